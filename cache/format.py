@@ -1,0 +1,255 @@
+"""The cache format, version 1: the manifest's fields, its file names, its fingerprint.
+
+    cache/imdb/
+      manifest.json                    written last; no manifest = no cache
+      tokenizer/                       tokenizer.json and its config
+      train/shard-00000.safetensors …
+      train/plans/<plan id>/plan.json, epoch-0000.safetensors …
+
+A manifest is JSON in one canonical layout, and ends with the sha256 of everything before it: a single flipped
+byte is noticed at open. It is parsed as if a stranger had written it, with every count bounded.
+"""
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from .sealed import NAME_PATTERN, Fields, Json, read_small_file, seal, unseal
+
+FORMAT = "lengthwise-cache"
+VERSION = 1
+MANIFEST = "manifest.json"
+TOKENIZER = "tokenizer"
+PLANS = "plans"
+
+MAX_MANIFEST_BYTES = 128 * 1024 * 1024
+MAX_LENGTH = 1 << 20
+"""Longest row a cache may hold, tokens."""
+MAX_COUNT = 1 << 48
+"""Most rows, tokens or bytes that a manifest may claim."""
+
+DEFAULT_SHARD_BYTES = 256 * 1024 * 1024
+
+
+@dataclass(frozen=True)
+class FileInfo:
+    """One file of the cache, relative to the folder that lists it."""
+
+    file: str
+    bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class ShardInfo(FileInfo):
+    """One shard: `rows` rows of together `tokens` tokens."""
+
+    rows: int
+    tokens: int
+
+
+@dataclass(frozen=True)
+class SplitInfo:
+    """One split. `length_histogram[n]` counts its rows of n tokens; the rows being sorted, it gives every length."""
+
+    rows: int
+    tokens: int
+    shortest: int
+    longest: int
+    length_histogram: tuple[int, ...]
+    shards: tuple[ShardInfo, ...]
+
+
+@dataclass(frozen=True)
+class TokenizerInfo:
+    """The tokenizer that made the ids.
+
+    Attributes:
+        name: what the user asked for: a Hub id, a folder's name, `minilm`.
+        revision: commit on the Hub, or None.
+        sha256: of its tokenizer.json.
+        vocab_size: ids are 0..vocab_size-1, added tokens included.
+        pad_id: the id that fills padded batches.
+        padding_side: "right" or "left".
+        files: what lies in `tokenizer/`.
+    """
+
+    name: str
+    revision: str | None
+    sha256: str
+    vocab_size: int
+    pad_id: int
+    padding_side: str
+    files: tuple[FileInfo, ...]
+
+
+@dataclass(frozen=True)
+class Task:
+    """What the labels mean. `kind` is "classification": one class per row, `label_names[class]` its name."""
+
+    kind: str
+    label_names: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """Everything a cache says of itself; see the module's docstring and the README's format section.
+
+    Attributes:
+        name: the cache's name.
+        fingerprint: sha256 over what determines the content; see `fingerprint_of`.
+        source: where the text came from: kind, name, revision or file hashes, columns, selection.
+        max_length: rows were truncated to this many tokens.
+        plan: settings of the plan the build was asked for, the default of `train run`.
+        build: how it was built (engine, versions); not part of the fingerprint.
+        created: UTC time, ISO 8601; not part of the fingerprint.
+    """
+
+    name: str
+    fingerprint: str
+    source: Json
+    tokenizer: TokenizerInfo
+    max_length: int
+    task: Task
+    plan: Json
+    splits: dict[str, SplitInfo]
+    build: Json = field(default_factory=dict)
+    created: str = ""
+
+    def to_bytes(self) -> bytes:
+        """The manifest's file content."""
+        return seal({"format": FORMAT, "version": VERSION, **asdict(self)})
+
+    @classmethod
+    def from_bytes(cls, data: bytes, path: Path) -> "Manifest":
+        """Parse and check a manifest; `path` is named in errors.
+
+        Raises:
+            FormatVersionError: another version wrote it.
+            CorruptCacheError: anything else is not as `to_bytes` writes it.
+        """
+        raw = unseal(data, path, FORMAT, VERSION)
+        fields = Fields(raw, path)
+        splits = fields.mapping("splits")
+        return cls(
+            name=fields.name("name"),
+            fingerprint=fields.digest("fingerprint"),
+            source=fields.mapping("source"),
+            tokenizer=_tokenizer(Fields(fields.mapping("tokenizer"), path)),
+            max_length=fields.integer("max_length", 1, MAX_LENGTH),
+            task=_task(Fields(fields.mapping("task"), path)),
+            plan=fields.mapping("plan"),
+            splits={name: _split(name, Fields(splits, path), path) for name in splits},
+            build=fields.mapping("build"),
+            created=fields.text("created"),
+        )
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """Read the manifest of the cache in `folder`.
+
+    Raises:
+        NotACacheError: there is none.
+        FormatVersionError, CorruptCacheError: see `Manifest.from_bytes`.
+    """
+    path = folder / MANIFEST
+    return Manifest.from_bytes(read_small_file(path, MAX_MANIFEST_BYTES), path)
+
+
+def fingerprint_of(content: Mapping[str, Any]) -> str:
+    """The identity of a cache's content: sha256 over the source's hashes, columns and selection, the tokenizer's
+    bytes, truncation, special tokens and the format version. Never over a live object or a time."""
+    canonical = json.dumps({"format": FORMAT, "version": VERSION, **content}, sort_keys=True, ensure_ascii=True)
+    return hashlib.sha256(canonical.encode()).hexdigest()
+
+
+def sha256_file(path: Path) -> str:
+    """sha256 of a file, as hex digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def shard_name(split: str, index: int) -> str:
+    """The path of a split's shard, relative to the cache."""
+    return f"{split}/shard-{index:05d}.safetensors"
+
+
+def shard_tensors(rows: int, tokens: int, vocab_size: int) -> dict[str, tuple[str, tuple[int, ...]]]:
+    """The tensors of a shard: name to (safetensors dtype, shape)."""
+    return {
+        "input_ids": ("U16" if vocab_size <= 1 << 16 else "U32", (tokens,)),
+        "offsets": ("I64", (rows + 1,)),
+        "source_rows": ("I64", (rows,)),
+        "labels": ("I64", (rows,)),
+    }
+
+
+# --- the parts of a manifest
+
+
+def _file(fields: Fields, kind: Callable[[str], bool]) -> dict[str, Any]:
+    return {
+        "file": fields.check("file", "a file name inside the cache", lambda v: isinstance(v, str) and kind(v)),
+        "bytes": fields.integer("bytes", 0, MAX_COUNT),
+        "sha256": fields.digest("sha256"),
+    }
+
+
+def _tokenizer(fields: Fields) -> TokenizerInfo:
+    vocab_size = fields.integer("vocab_size", 1, 1 << 31)
+    plain = NAME_PATTERN.fullmatch
+    files = [FileInfo(**_file(item, lambda v: bool(plain(v)))) for item in fields.objects("files")]
+    return TokenizerInfo(
+        name=fields.text("name"),
+        revision=fields.check("revision", "text or null", lambda v: v is None or isinstance(v, str)),
+        sha256=fields.digest("sha256"),
+        vocab_size=vocab_size,
+        pad_id=fields.integer("pad_id", 0, vocab_size - 1),
+        padding_side=fields.check("padding_side", '"right" or "left"', lambda v: v in ("right", "left")),
+        files=tuple(files),
+    )
+
+
+def _task(fields: Fields) -> Task:
+    kind = fields.check("kind", '"classification"', lambda v: v == "classification")
+    return Task(kind=kind, label_names=fields.texts("label_names"))
+
+
+def _split(name: str, parent: Fields, path: Path) -> SplitInfo:
+    if not NAME_PATTERN.fullmatch(name) or name == TOKENIZER:
+        raise parent.wrong(name, "a split with a plain name")
+    fields = Fields(parent.mapping(name), path)
+    rows, tokens = fields.integer("rows", 0, MAX_COUNT), fields.integer("tokens", 0, MAX_COUNT)
+    counts = fields.check("length_histogram", "a list of counts", _is_histogram)
+    lengths = [length for length, count in enumerate(counts) if count] or [0]
+    shards = tuple(_shard(name, i, item) for i, item in enumerate(fields.objects("shards")))
+    sums = (
+        ("rows", sum(counts), rows),
+        ("tokens", sum(length * count for length, count in enumerate(counts)), tokens),
+        ("shortest", lengths[0], fields.integer("shortest", 0, MAX_LENGTH)),
+        ("longest", lengths[-1], fields.integer("longest", 0, MAX_LENGTH)),
+        ("rows", sum(shard.rows for shard in shards), rows),
+        ("tokens", sum(shard.tokens for shard in shards), tokens),
+    )
+    for key, found, stated in sums:
+        if found != stated:
+            raise fields.wrong(key, f"{found:,} (from the histogram or the shards)")
+    return SplitInfo(rows, tokens, lengths[0], lengths[-1], tuple(counts), shards)
+
+
+def _is_histogram(value: Any) -> bool:
+    if not isinstance(value, list) or len(value) > MAX_LENGTH + 1:
+        return False
+    return all(type(count) is int and 0 <= count <= MAX_COUNT for count in value) and sum(value) <= MAX_COUNT
+
+
+def _shard(split: str, index: int, fields: Fields) -> ShardInfo:
+    name = shard_name(split, index)
+    return ShardInfo(
+        **_file(fields, lambda v: v == name),
+        rows=fields.integer("rows", 0, MAX_COUNT),
+        tokens=fields.integer("tokens", 0, MAX_COUNT),
+    )

@@ -1,0 +1,187 @@
+"""Plans on disk: one folder a plan, one file an epoch, `plan.json` last.
+
+    train/plans/smart-b16-s0/plan.json, epoch-0000.safetensors …
+
+An epoch is drawn, written and read by itself, so a plan of any number of epochs needs the memory of one.
+"""
+
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import safetensors.numpy
+
+from .errors import CorruptCacheError, InputError, MismatchError, NotACacheError
+from .format import MAX_COUNT, PLANS, FileInfo
+from .plans import EpochPlan, Ints, PlanSpec
+from .sealed import Fields, Json, read_small_file, seal, unseal
+from .tensors import MappedFile
+from .writer import file_info, replacing, storage_errors, sync
+
+PLAN_FORMAT = "lengthwise-plan"
+PLAN_VERSION = 1
+PLAN_FILE = "plan.json"
+MAX_PLAN_BYTES = 16 * 1024 * 1024
+
+
+@dataclass(frozen=True)
+class EpochInfo(FileInfo):
+    """The file of one epoch."""
+
+    batches: int
+    padded_tokens: int
+
+
+@dataclass(frozen=True)
+class StoredPlan:
+    """What a `plan.json` says, and the epochs beside it.
+
+    Attributes:
+        folder: where it lies.
+        spec: the settings it was drawn from.
+        rows: rows of its split.
+        epochs: its files, epoch 0 first.
+    """
+
+    folder: Path
+    spec: PlanSpec
+    rows: int
+    epochs: tuple[EpochInfo, ...]
+
+    def load(self, epoch: int, lengths: Ints, max_length: int) -> EpochPlan:
+        """Map one epoch's plan and check that it is a plan of rows of these `lengths`.
+
+        Raises:
+            CorruptCacheError: a row is missing, out of range or there twice, or a batch does not fit its width.
+        """
+        info = self.epochs[epoch]
+        expected = {
+            "rows": ("U32" if self.rows <= 1 << 32 else "I64", (self.rows,)),
+            "batch_offsets": ("I64", (info.batches + 1,)),
+            "widths": ("I32", (info.batches,)),
+        }
+        plan = EpochPlan(**MappedFile(self.folder / info.file, expected).tensors)
+        wrong = _fault(plan, lengths, max_length, info.padded_tokens)
+        if wrong:
+            raise CorruptCacheError(
+                f"{self.folder / info.file}: {wrong}; delete the folder {self.folder} and run `prep plan` again"
+            )
+        return plan
+
+
+def _fault(plan: EpochPlan, lengths: Ints, max_length: int, padded_tokens: int) -> str:
+    rows, offsets, widths = plan.rows, plan.batch_offsets, plan.widths
+    if len(rows) and int(rows.max()) >= len(lengths):
+        return f"names row {int(rows.max()):,} of a split of {len(lengths):,} rows"
+    seen = np.zeros(len(lengths), bool)
+    seen[rows] = True
+    if not seen.all():
+        return f"leaves out row {int(np.argmin(seen)):,}"
+    if offsets[0] != 0 or offsets[-1] != len(rows) or (len(widths) and int(np.diff(offsets).min()) < 1):
+        return "its batches do not follow one another"
+    falls = np.flatnonzero(rows[1:] < rows[:-1]) + 1
+    if not np.isin(falls, offsets).all():
+        return "the rows of a batch do not ascend"
+    if len(widths) and (np.any(widths < lengths[rows[offsets[1:] - 1]]) or int(widths.max()) > max_length):
+        return "a batch's width does not fit its rows"
+    if plan.padded_tokens != padded_tokens:
+        return f"holds {plan.padded_tokens:,} padded tokens, plan.json says {padded_tokens:,}"
+    return ""
+
+
+def stored_plans(split_folder: Path, fingerprint: str, rows: int) -> dict[PlanSpec, StoredPlan]:
+    """The complete plans in a split's folder.
+
+    Raises:
+        MismatchError: a plan belongs to another cache or split.
+        CorruptCacheError, FormatVersionError: a plan.json is damaged.
+    """
+    found = {}
+    for path in sorted((split_folder / PLANS).glob(f"*/{PLAN_FILE}")):
+        plan = read_plan(path, fingerprint, split_folder.name, rows)
+        found[plan.spec] = plan
+    return found
+
+
+def read_plan(path: Path, fingerprint: str, split: str, rows: int) -> StoredPlan:
+    """Read one plan.json; see `stored_plans` for what it raises."""
+    raw = unseal(read_small_file(path, MAX_PLAN_BYTES), path, PLAN_FORMAT, PLAN_VERSION)
+    fields = Fields(raw, path)
+    owner = (fields.digest("cache"), fields.name("split"), fields.integer("rows", 0, MAX_COUNT))
+    if owner != (fingerprint, split, rows):
+        raise MismatchError(
+            f"{path}: this plan was drawn for {owner[2]:,} rows of split {owner[1]!r} of the cache {owner[0][:12]}, "
+            f"not for {rows:,} rows of {split!r} of {fingerprint[:12]}; delete {path.parent} and run `prep plan` again"
+        )
+    try:
+        settings: Json = {name: raw.get(name) for name in ("strategy", "batch_size", "max_tokens", "seed")}
+        spec = PlanSpec(**settings)
+    except (InputError, TypeError) as error:
+        raise CorruptCacheError(f"{path}: {error}") from None
+    if path.parent.name != spec.id:
+        raise CorruptCacheError(f"{path}: holds the plan {spec.id}, not {path.parent.name}")
+    epochs = tuple(_epoch(item, epoch_name(epoch), rows) for epoch, item in enumerate(fields.objects("epochs")))
+    return StoredPlan(path.parent, spec, rows, epochs)
+
+
+def _epoch(fields: Fields, name: str, rows: int) -> EpochInfo:
+    return EpochInfo(
+        file=fields.check("file", name, lambda v: v == name),
+        bytes=fields.integer("bytes", 0, MAX_COUNT),
+        sha256=fields.digest("sha256"),
+        batches=fields.integer("batches", 0, rows),
+        padded_tokens=fields.integer("padded_tokens", 0, MAX_COUNT),
+    )
+
+
+def store_plan(
+    split_folder: Path, fingerprint: str, rows: int, spec: PlanSpec, epochs: Iterable[EpochPlan]
+) -> StoredPlan:
+    """Write the next epochs of a plan into a split's folder, behind those that are there.
+
+    Args:
+        split_folder: `<cache>/<split>`.
+        fingerprint: of the cache.
+        rows: rows of the split.
+        spec: the plan's settings.
+        epochs: the epochs to add, taken one at a time.
+
+    Raises:
+        StorageError: the folder cannot be written.
+    """
+    folder = split_folder / PLANS / spec.id
+    try:
+        infos = list(read_plan(folder / PLAN_FILE, fingerprint, split_folder.name, rows).epochs)
+    except NotACacheError:
+        infos = []
+    with storage_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        for plan in epochs:
+            infos.append(_write_epoch(folder / epoch_name(len(infos)), plan))
+        content: Json = {
+            "format": PLAN_FORMAT,
+            "version": PLAN_VERSION,
+            "cache": fingerprint,
+            "split": split_folder.name,
+            "rows": rows,
+            **asdict(spec),
+            "epochs": [asdict(info) for info in infos],
+        }
+        with replacing(folder / PLAN_FILE) as temporary:
+            temporary.write_bytes(seal(content))
+        sync(folder)
+    return StoredPlan(folder, spec, rows, tuple(infos))
+
+
+def _write_epoch(path: Path, plan: EpochPlan) -> EpochInfo:
+    tensors = {"rows": plan.rows, "batch_offsets": plan.batch_offsets, "widths": plan.widths}
+    with replacing(path) as temporary:
+        safetensors.numpy.save_file(tensors, temporary)
+        info = file_info(temporary)
+    return EpochInfo(path.name, info.bytes, info.sha256, len(plan), plan.padded_tokens)
+
+
+def epoch_name(epoch: int) -> str:
+    """The file of one epoch."""
+    return f"epoch-{epoch:04d}.safetensors"

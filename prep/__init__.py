@@ -1,0 +1,1 @@
+"""Preparation: text to cache. The command `prep` is its front; it never imports torch."""
