@@ -14,7 +14,7 @@ def gather_rows(flat: Ints, begins: Ints, lengths: Ints, width: int, pad: int, l
     Args:
         flat: (tokens,) values of all rows, end to end.
         begins: (B,) position of each row's first value in `flat`.
-        lengths: (B,) values of each row, none more than `width`.
+        lengths: (B,) values of each row, 0 to `width`.
         width: W.
         pad: what fills the rest of a row.
         left: whether to pad on the left.
@@ -23,13 +23,14 @@ def gather_rows(flat: Ints, begins: Ints, lengths: Ints, width: int, pad: int, l
         (B, W) of flat's dtype.
     """
     count = len(begins)
-    if count and int(begins[-1]) - int(begins[0]) == (count - 1) * width and (lengths == width).all():
-        begin = int(begins[0])
-        return flat[begin : begin + count * width].reshape(count, width)  # neighbours of one length: a view
-    columns = np.arange(width)
+    if (lengths == width).all() and (begins[1:] - begins[:-1] == width).all():  # neighbours of one length: a view
+        begin = int(begins[0]) if count else 0
+        return flat[begin : begin + count * width].reshape(count, width)
+    if not len(flat):
+        return np.full((count, width), pad, flat.dtype)
     shift = (width - lengths if left else np.zeros(count, np.int64))[:, None]
-    positions = begins[:, None] - shift + columns  # (B, W)
-    padded = flat.take(positions, mode="clip")
+    positions = begins[:, None] - shift + np.arange(width)  # (B, W)
+    padded: Ints = flat.take(positions, mode="clip")
     padded[~row_mask(lengths, width, left)] = pad
     return padded
 

@@ -8,7 +8,6 @@ under any numpy release.
 Shapes: N rows, M batches.
 """
 
-from array import array
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
@@ -19,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .errors import InputError
+from .slices import slice_batches
 
 Ints = npt.NDArray[Any]
 
@@ -52,7 +52,7 @@ class PlanSpec:
             wrong.append("--strategy budget takes --max-tokens, 1 or more, and no --batch-size")
         if self.strategy != "budget" and (self.max_tokens is not None or not _positive(self.batch_size)):
             wrong.append(f"--strategy {self.strategy} takes --batch-size, 1 or more, and no --max-tokens")
-        if not isinstance(self.seed, int) or not 0 <= self.seed < 1 << 63:
+        if type(self.seed) is not int or not 0 <= self.seed < 1 << 63:
             wrong.append(f"the plan's seed {self.seed!r} is not an integer of 0 or more")
         if wrong:
             raise InputError("; ".join(wrong))
@@ -115,11 +115,13 @@ def plan_epoch(lengths: Ints, spec: PlanSpec, epoch: int, max_length: int) -> Ep
         max_length: the width of `fixed` batches, tokens.
 
     Raises:
-        InputError: a row is longer than the token budget of `budget`.
+        InputError: the lengths do not ascend or pass `max_length`, or a row is longer than the budget of `budget`.
     """
     words = _words(spec, epoch)
     if len(lengths) == 0:
         return EpochPlan(np.zeros(0, np.uint32), np.zeros(1, np.int64), np.zeros(0, np.int32))
+    if np.any(lengths[1:] < lengths[:-1]) or lengths[0] < 0 or lengths[-1] > max_length:
+        raise InputError(f"the lengths of a plan's rows ascend from 0 or more to at most max_length, {max_length:,}")
     if spec.strategy == "budget":
         size = Budget(spec.max_tokens or 0)
         if lengths[-1] > size.tokens:
@@ -163,7 +165,8 @@ def _words(spec: PlanSpec, epoch: int) -> Words:
 def _below(words: npt.NDArray[np.uint64], high: Ints) -> Ints:
     """Each word as an integer uniform in 0..high-1 (53 bits of it)."""
     unit = (words >> np.uint64(11)).astype(np.float64) * 2.0**-53
-    return np.minimum((unit * high).astype(np.int64), high - 1)
+    drawn: Ints = np.minimum((unit * high).astype(np.int64), high - 1)
+    return drawn
 
 
 def _shuffled(count: int, words: Words) -> Ints:
@@ -195,71 +198,6 @@ def draw_starts(rows: int, batch_size: int, words: Words) -> Ints:
     return _below(words(len(places)), places)
 
 
-def slice_batches(rows: int, batch_size: int, starts: Ints) -> Ints:
-    """Cut 0..rows-1 into batches, each a contiguous slice of what remains of the list (Benesty 2020; McCormick 2020).
-
-    The naive way deletes each slice from one list, which costs N per batch. Here the list lies in leaves of a few
-    thousand rows under a Fenwick tree of their sizes: finding a place costs log N, deleting moves one leaf.
-
-    Args:
-        rows: N.
-        batch_size: rows of a batch; the last one takes what is left.
-        starts: (M,) for each batch the first position of its slice in what remains, in place.
-
-    Returns:
-        (N,) the batches' rows end to end.
-    """
-    code = "I" if rows <= 1 << 32 else "q"
-    every = np.arange(rows, dtype=np.uint32 if code == "I" else np.int64)
-    leaves = [array(code, every[i : i + _LEAF].tobytes()) for i in range(0, rows, _LEAF)]
-    tree = _Sizes([len(leaf) for leaf in leaves])
-    taken = array(code)
-    for start in starts.tolist():
-        missing = min(batch_size, rows - len(taken))
-        while missing:
-            index, position = tree.find(start)
-            part = leaves[index][position : position + missing]
-            taken.extend(part)
-            del leaves[index][position : position + missing]
-            tree.subtract(index, len(part))
-            missing -= len(part)
-    return np.frombuffer(taken, dtype=every.dtype)
-
-
-_LEAF = 4096
-"""Rows of a leaf: a deletion moves half of one, some 8 kB."""
-
-
-class _Sizes:
-    """A Fenwick tree (Fenwick 1994) over the sizes of the leaves."""
-
-    def __init__(self, sizes: list[int]) -> None:
-        self.count = len(sizes)
-        self.top = 1 << (self.count.bit_length() - 1)
-        self.sums = [0, *sizes]
-        for node in range(1, self.count + 1):
-            parent = node + (node & -node)
-            if parent <= self.count:
-                self.sums[parent] += self.sums[node]
-
-    def find(self, position: int) -> tuple[int, int]:
-        """The leaf that holds the element at `position` of the whole, and its position in that leaf."""
-        node, step, sums = 0, self.top, self.sums
-        while step:
-            child = node + step
-            if child <= self.count and sums[child] <= position:
-                node = child
-                position -= sums[child]
-            step >>= 1
-        return node, position
-
-    def subtract(self, leaf: int, amount: int) -> None:
-        node, sums = leaf + 1, self.sums
-        while node <= self.count:
-            sums[node] -= amount
-            node += node & -node
-
-
 # --- tight and budget: uniform batches first
 
 
@@ -286,7 +224,7 @@ class Budget:
     tokens: int
 
     def rows_at(self, length: int) -> int:
-        return self.tokens // length
+        return self.tokens // max(length, 1)
 
     def cut(self, lengths: Ints, phase: float) -> Ints:
         offsets, tokens = [0], max(int(phase * self.tokens), int(lengths[0]))
@@ -298,7 +236,7 @@ class Budget:
     @staticmethod
     def _close(lengths: Ints, start: int, tokens: int) -> int:
         """The largest end for which (end - start) x lengths[end - 1], which grows with end, stays in the budget."""
-        low, high = start + 1, min(len(lengths), start + tokens // int(lengths[start]))
+        low, high = start + 1, min(len(lengths), start + tokens // max(int(lengths[start]), 1))
         while low < high:
             middle = (low + high + 1) // 2
             if (middle - start) * int(lengths[middle - 1]) <= tokens:
@@ -310,7 +248,7 @@ class Budget:
 
 def _by_length(lengths: Ints, size: Count | Budget, words: Words) -> tuple[Ints, Ints]:
     """Shuffle within each length and cut full, uniform batches; cut the rest in length order; shuffle all batches."""
-    bounds = np.append(np.flatnonzero(np.diff(lengths, prepend=lengths[0] - 1)), len(lengths))
+    bounds = np.concatenate([[0], np.flatnonzero(np.diff(lengths)) + 1, [len(lengths)]])
     uniform: list[Ints] = []
     sizes: list[Ints] = []
     rest: list[Ints] = []
