@@ -84,11 +84,15 @@ def test_every_file_is_pinned_to_the_byte(golden: Cache) -> None:
 
 def test_the_manifest_reads_as_documented(golden: Cache) -> None:
     raw = json.loads((golden.folder / "manifest.json").read_bytes())
-    assert " ".join(raw) == "format version name fingerprint source tokenizer max_length task plan splits build created checksum"
+    assert " ".join(raw) == (
+        "format version name fingerprint source tokenizer max_length task plan splits build created checksum"
+    )
     assert (raw["format"], raw["version"]) == ("lengthwise-cache", 1)
-    assert " ".join(raw["tokenizer"]) == "name revision sha256 vocab_size pad_id padding_side files"assert raw["task"] == {"kind": "classification", "label_names": ["schlecht", "schön"]}
+    assert " ".join(raw["tokenizer"]) == "name revision sha256 vocab_size pad_id padding_side files"
+    assert raw["task"] == {"kind": "classification", "label_names": ["schlecht", "schön"]}
     split = raw["splits"]["train"]
-    assert " ".join(split) == "rows tokens shortest longest length_histogram shards"assert (split["rows"], split["tokens"], split["shortest"], split["longest"]) == (5, 17, 2, 5)
+    assert " ".join(split) == "rows tokens shortest longest length_histogram shards"
+    assert (split["rows"], split["tokens"], split["shortest"], split["longest"]) == (5, 17, 2, 5)
     assert split["length_histogram"] == [0, 0, 1, 2, 1, 1]
     assert [" ".join(shard) for shard in split["shards"]] == ["file bytes sha256 rows tokens"] * 2
     for shard in split["shards"]:
