@@ -103,7 +103,8 @@ class Batches:
             if value < 1:
                 raise InputError(f"{name} is {value}, expected 1 or more")
         self.split = split
-        self.plan = split.plan(spec or split.default_spec(), epoch)
+        self.spec = spec or split.default_spec()
+        self.plan = split.plan(self.spec, epoch)
         if not 0 <= start <= len(self.plan):
             raise InputError(f"start is step {start}, but the epoch has {len(self.plan):,} steps")
         self.device = torch.device(device)
@@ -127,12 +128,11 @@ class Batches:
         stride = self.world_size * self.accumulation
         parts = [planned[micro * self.world_size + self.rank :: stride] for micro in range(self.accumulation)]
         parts = [rows for rows in parts if len(rows)]
-        extra = int(self.plan.widths[step]) - int(self.split.lengths[planned[-1]])  # `fixed` pads further
-        return [self._batch(rows, extra, step, len(planned), rows is parts[-1]) for rows in parts]
+        return [self._batch(rows, step, len(planned), rows is parts[-1]) for rows in parts]
 
-    def _batch(self, rows: Ints, extra: int, step: int, step_rows: int, last: bool) -> Batch:
+    def _batch(self, rows: Ints, step: int, step_rows: int, last: bool) -> Batch:
         lengths = self.split.lengths[rows]
-        width = int(lengths[-1]) + extra
+        width = self.max_length if self.spec.strategy == "fixed" else int(lengths[-1])
         width = max(width, min(-(-width // self.multiple) * self.multiple, self.max_length))
         ids, labels = self.split.padded(rows, lengths, width)
         mask = None

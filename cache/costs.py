@@ -32,15 +32,18 @@ class PlanCost:
         return self.padded_tokens / self.real_tokens - 1 if self.real_tokens else 0.0
 
 
-def plan_cost(plan: EpochPlan, lengths: Ints, ranks: Sequence[int] = (1, 8, 64)) -> PlanCost:
-    """The cost of `plan` over rows of `lengths` tokens (N,), at each of some rank counts."""
+def plan_cost(plan: EpochPlan, lengths: Ints, ranks: Sequence[int] = (1, 8, 64), own_width: bool = True) -> PlanCost:
+    """The cost of `plan` over rows of `lengths` tokens (N,), at each of some rank counts.
+
+    `own_width` says that each rank pads to its own longest row, as with every strategy but `fixed`.
+    """
     shortest = lengths[plan.rows[plan.batch_offsets[:-1]]] if len(plan) else plan.widths
     return PlanCost(
         batches=len(plan),
         real_tokens=int(lengths.sum(dtype=np.int64)),
         padded_tokens=plan.padded_tokens,
         uniform_batches=int(np.count_nonzero(shortest == plan.widths)),
-        utilization={count: _utilization(plan, lengths, count) for count in ranks},
+        utilization={count: _utilization(plan, lengths, count, own_width) for count in ranks},
     )
 
 
@@ -50,18 +53,17 @@ def round_widths(plan: EpochPlan, multiple: int, max_length: int) -> EpochPlan:
     return EpochPlan(plan.rows, plan.batch_offsets, np.maximum(plan.widths, np.minimum(widths, max_length)))
 
 
-def _utilization(plan: EpochPlan, lengths: Ints, ranks: int) -> float:
-    """Rank r takes every `ranks`-th row of a batch from position r and pads to its own longest row."""
+def _utilization(plan: EpochPlan, lengths: Ints, ranks: int, own_width: bool) -> float:
+    """Rank r takes every `ranks`-th row of a batch from position r."""
     first, sizes = plan.batch_offsets[:-1], plan.sizes
     if not len(plan):
         return 1.0
-    extra = plan.widths - lengths[plan.rows[plan.batch_offsets[1:] - 1]]  # columns beyond the longest row: `fixed`
     total = np.zeros(len(plan), np.int64)
     slowest = np.zeros(len(plan), np.int64)
     for rank in range(ranks):
         rows = np.maximum(0, (sizes - rank + ranks - 1) // ranks)
         last = first + rank + (rows - 1) * ranks
-        widths = lengths[plan.rows[np.where(rows > 0, last, 0)]] + extra
+        widths = lengths[plan.rows[np.where(rows > 0, last, 0)]] if own_width else plan.widths
         cost = rows * widths
         total += cost
         slowest = np.maximum(slowest, cost)

@@ -1,0 +1,290 @@
+"""The build: text to cache.
+
+Text flows one way: record batches -> ids -> runs sorted by length -> shards -> plans -> manifest. Everything is
+written beside its place and renamed into it at the end.
+"""
+
+import datetime
+import shutil
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cache.errors import CacheError, InputError, MismatchError, NotACacheError
+from cache.format import (
+    DEFAULT_SHARD_BYTES,
+    TOKENIZER,
+    Manifest,
+    ShardInfo,
+    SplitInfo,
+    Task,
+    TokenizerInfo,
+    fingerprint_of,
+    read_manifest,
+)
+from cache.plans import Ints, PlanSpec
+from cache.reader import Cache, open_cache
+from cache.sealed import NAME_PATTERN, Json
+from cache.writer import file_info, publish, staging, storage_errors, write_manifest, write_shard
+
+from .encode import encode_source, id_type
+from .progress import Reporter
+from .runs import RunStore, merge
+from .sources import Source, open_source
+from .tokenize import Encoder, TokenizerFiles, default_max_length, find_tokenizer
+
+ROW_BYTES = 24
+"""Bytes of a row in a shard beside its ids: offset, source row, label."""
+
+
+@dataclass(frozen=True)
+class BuildSettings:
+    """What `prep build` was asked for.
+
+    Attributes:
+        source: preset, Hub dataset id, file or folder.
+        out: folder of the caches.
+        name: of this cache; None = the source's.
+        text, label: columns; None = the usual names.
+        tokenizer: Hub id, folder or `minilm`; None = the default.
+        max_length: tokens a row is truncated to; None = the preset's or the tokenizer's.
+        holdout: fraction of `train` held out as `test`; None = the source's default.
+        limit: most rows to take of each source split.
+        plan: the plan to draw for split `train`.
+        epochs: of it.
+        force: replace a different cache of the same name.
+        memory_bytes: about how much memory the build may take.
+        shard_bytes: size limit of a shard.
+    """
+
+    source: str
+    out: Path = Path("cache")
+    name: str | None = None
+    text: str | None = None
+    label: str | None = None
+    tokenizer: str | None = None
+    max_length: int | None = None
+    holdout: float | None = None
+    limit: int | None = None
+    plan: PlanSpec = field(default_factory=PlanSpec)
+    epochs: int = 3
+    force: bool = False
+    memory_bytes: int = 1 << 30
+    shard_bytes: int = DEFAULT_SHARD_BYTES
+
+    def __post_init__(self) -> None:
+        wrong = []
+        if self.name is not None and not NAME_PATTERN.fullmatch(self.name):
+            wrong.append(f"--name {self.name!r} is no plain name (letters, digits, '.', '_', '-')")
+        if self.max_length is not None and self.max_length < 1:
+            wrong.append(f"--max-length {self.max_length} is not 1 or more")
+        if self.holdout is not None and not 0 <= self.holdout < 1:
+            wrong.append(f"--holdout {self.holdout} is not a fraction from 0 to below 1")
+        if self.limit is not None and self.limit < 1:
+            wrong.append(f"--limit {self.limit} is not 1 or more")
+        if self.epochs < 0:
+            wrong.append(f"--epochs {self.epochs} is not 0 or more")
+        if wrong:
+            raise InputError("; ".join(wrong))
+
+
+@dataclass(frozen=True)
+class BuildResult:
+    """What became of it: the cache, whether it was there already, and how many epochs were planned now."""
+
+    cache: Cache
+    up_to_date: bool
+    planned: int
+
+
+def build(settings: BuildSettings, reporter: Reporter) -> BuildResult:
+    """Build a cache, or find that it is there.
+
+    Raises:
+        InputError: the source, its columns, texts or labels, or a setting is wrong.
+        MismatchError: another cache has the name, and `force` is not set.
+        StorageError: the folder cannot be written.
+    """
+    source = open_source(settings.source, settings.text, settings.label)
+    tokenizer = find_tokenizer(settings.tokenizer)
+    for note in filter(None, (source.note, tokenizer.note)):
+        reporter.say(note)
+    max_length = settings.max_length or source.max_length or default_max_length(tokenizer)
+    parts = Parts(source, tokenizer, Encoder(tokenizer, max_length))
+    manifest = _empty_manifest(settings, parts)
+    place = settings.out / manifest.name
+    cache = _existing(place, manifest, settings.force)
+    if cache is not None:
+        return BuildResult(cache, True, _write_plans(cache, settings, reporter))
+    with staging(place) as folder:
+        complete = _write(folder, manifest, settings, parts, reporter)
+        planned = _write_plans(Cache(folder, complete), settings, reporter)
+        publish(folder, place)
+    return BuildResult(open_cache(place), False, planned)
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What a build works with: the text, the tokenizer's bytes, the tokenizer at work."""
+
+    source: Source
+    tokenizer: TokenizerFiles
+    encoder: Encoder
+
+
+def _empty_manifest(settings: BuildSettings, parts: Parts) -> Manifest:
+    """The manifest but for what only the rows can tell."""
+    source, tokenizer, encoder = parts.source, parts.tokenizer, parts.encoder
+    holdout = source.holdout if settings.holdout is None else settings.holdout
+    if holdout and (set(source.splits) != {"train"}):
+        raise InputError(
+            f"--holdout takes part of a lone split 'train' as 'test', but {source.argument} has "
+            f"the splits {', '.join(source.splits)}; pass --holdout 0"
+        )
+    identity = {**source.identity, "holdout": holdout, "limit": settings.limit}
+    content = {
+        "source": identity,
+        "label_names": source.label_names,
+        "tokenizer": tokenizer.sha256,
+        "special_tokens": True,
+        "pad_id": encoder.pad_id,
+        "padding_side": encoder.padding_side,
+        "truncation_side": encoder.truncation_side,
+        "max_length": encoder.max_length,
+    }
+    return Manifest(
+        name=settings.name or source.name,
+        fingerprint=fingerprint_of(content),
+        source={"argument": source.argument, **identity},
+        tokenizer=TokenizerInfo(
+            tokenizer.name,
+            tokenizer.revision,
+            tokenizer.sha256,
+            encoder.vocab_size,
+            encoder.pad_id,
+            encoder.padding_side,
+            (),
+        ),
+        max_length=encoder.max_length,
+        task=Task("classification", source.label_names or ()),
+        plan=asdict(settings.plan),
+        splits={},
+    )
+
+
+def _existing(place: Path, wanted: Manifest, force: bool) -> Cache | None:
+    """The cache that is already there, if it is the one wanted."""
+    try:
+        found = read_manifest(place)
+    except NotACacheError:
+        if place.exists() and any(place.iterdir()):
+            raise InputError(
+                f"{place} exists and is no cache; move it away, or pass --name or --out for another place"
+            ) from None
+        return None
+    except CacheError:
+        if force:
+            return None
+        raise
+    if found.fingerprint == wanted.fingerprint:
+        return open_cache(place) if not force else None
+    if force:
+        return None
+    raise MismatchError(
+        f"{place} holds a different cache: {'; '.join(_differences(found, wanted))}. "
+        "Pass --name OTHER to keep both, or --force to replace it"
+    )
+
+
+def _differences(found: Manifest, wanted: Manifest) -> list[str]:
+    lines = [
+        f"{name} {before!r} there, {after!r} asked for"
+        for name, before, after in (
+            ("tokenizer", found.tokenizer.name, wanted.tokenizer.name),
+            ("tokenizer.json", found.tokenizer.sha256[:12], wanted.tokenizer.sha256[:12]),
+            ("max length", found.max_length, wanted.max_length),
+        )
+        if before != after
+    ]
+    keys = [key for key in {**found.source, **wanted.source} if key != "argument"]
+    for key in keys:
+        before, after = found.source.get(key), wanted.source.get(key)
+        if before != after and key == "files":
+            lines.append("the content of the source's files")
+        elif before != after:
+            lines.append(f"{key} {before!r} there, {after!r} asked for")
+    return lines or ["settings of the tokenizer"]
+
+
+# --- writing
+
+
+def _write(folder: Path, manifest: Manifest, settings: BuildSettings, parts: Parts, reporter: Reporter) -> Manifest:
+    """Write all files of the cache but its plans; returns the complete manifest."""
+    spill = folder / "runs"
+    holdout, limit = manifest.source["holdout"], settings.limit
+    encoded = encode_source(parts.source, parts.encoder, holdout, limit, spill, settings.memory_bytes, reporter)
+    vocab_size = parts.encoder.vocab_size
+    splits = {
+        name: _write_split(folder, name, store, encoded.classes[name], settings.shard_bytes, vocab_size)
+        for name, store in encoded.runs.items()
+    }
+    shutil.rmtree(spill, ignore_errors=True)
+    complete = replace(
+        manifest,
+        splits=splits,
+        task=Task("classification", encoded.label_names),
+        tokenizer=replace(manifest.tokenizer, files=_write_tokenizer(folder, parts.tokenizer)),
+        created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+    )
+    write_manifest(folder, complete)
+    return complete
+
+
+def _write_split(
+    folder: Path, name: str, store: RunStore, classes: Ints, shard_bytes: int, vocab_size: int
+) -> SplitInfo:
+    shards: list[ShardInfo] = []
+    counts = store.counts
+    for part in merge(store.runs, counts, id_type(vocab_size), shard_bytes, ROW_BYTES):
+        labels = classes[part.source_rows]
+        shards.append(write_shard(folder, name, len(shards), part.ids, part.lengths, part.source_rows, labels))
+    lengths = np.flatnonzero(counts)
+    return SplitInfo(
+        rows=int(counts.sum()),
+        tokens=int(counts @ np.arange(len(counts))),
+        shortest=int(lengths[0]) if len(lengths) else 0,
+        longest=int(lengths[-1]) if len(lengths) else 0,
+        length_histogram=tuple(counts.tolist()),
+        shards=tuple(shards),
+    )
+
+
+def _write_tokenizer(folder: Path, tokenizer: TokenizerFiles) -> tuple[Any, ...]:
+    target = folder / TOKENIZER
+    with storage_errors(target):
+        target.mkdir()
+        for name, content in tokenizer.files.items():
+            (target / name).write_bytes(content)
+        return tuple(file_info(target / name) for name in sorted(tokenizer.files))
+
+
+def _write_plans(cache: Cache, settings: BuildSettings, reporter: Reporter) -> int:
+    """Draw the epochs of the plan that are not there yet."""
+    if "train" not in cache:
+        return 0
+    with reporter.bar("planning", settings.epochs, "epoch") as bar:
+        _, added = cache["train"].keep_plan(settings.plan, settings.epochs, lambda _: bar.update(1))
+    return added
+
+
+def describe_source(source: Json) -> str:
+    """Where a cache's text came from, in a few words."""
+    kind = source.get("kind")
+    if kind == "hub":
+        return f"Hub dataset {source['dataset']} at {source['revision'][:12]}"
+    if kind == "package":
+        return f"{source['argument']} from the package {source['package']}"
+    return str(source.get("argument"))

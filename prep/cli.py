@@ -1,0 +1,292 @@
+"""The command `prep`: parse, call one function, print. Only click is imported before a command runs."""
+
+import json
+import os
+import shutil
+import signal
+import sys
+import time
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import click
+
+if TYPE_CHECKING:
+    from cache.plans import PlanSpec
+
+STRATEGIES = ("smart", "tight", "budget", "dynamic", "fixed")
+
+CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
+
+
+@click.group(context_settings=CONTEXT)
+@click.version_option(package_name="lengthwise", prog_name="prep")
+def cli() -> None:
+    """Turn a corpus into a cache: tokenized once, without padding, sorted by length, its batches planned ahead.
+
+    \b
+    Example:
+      prep build imdb
+      prep info cache/imdb
+      train run --cache cache/imdb
+    """
+
+
+def plan_options(command: Any) -> Any:
+    """The options that determine a plan."""
+    for option in (
+        click.option("--seed", default=0, show_default=True, help="Seed of the plan."),
+        click.option("--epochs", default=3, show_default=True, help="Epochs to plan ahead."),
+        click.option("--max-tokens", type=int, help="Padded tokens of a batch at most (strategy budget)."),
+        click.option("--batch-size", type=int, help="Rows of a batch, over all ranks.  [default: 16]"),
+        click.option(
+            "--strategy", type=click.Choice(STRATEGIES), default="smart", show_default=True, help="How to make batches."
+        ),
+    ):
+        command = option(command)
+    return command
+
+
+quiet_option = click.option("--quiet", "-q", is_flag=True, help="Print errors only.")
+
+
+def _plan_spec(strategy: str, batch_size: int | None, max_tokens: int | None, seed: int) -> "PlanSpec":
+    from cache.plans import PlanSpec
+
+    return PlanSpec.of(strategy, batch_size, max_tokens, seed)
+
+
+@cli.command()
+@click.argument("source")
+@click.option("--name", help="Name of the cache.  [default: the source's]")
+@click.option("--out", default="cache", show_default=True, help="Folder of the caches.")
+@click.option("--text", help="Column of the text.  [default: text, review, sentence, …]")
+@click.option("--label", help="Column of the label.  [default: label, class, target, …]")
+@click.option("--tokenizer", help="Hub id, folder, or minilm.  [default: bert-base-uncased]")
+@click.option("--max-length", type=int, help="Truncate rows to so many tokens.  [default: the preset's, else ≤ 512]")
+@click.option("--holdout", type=float, help="Fraction of a lone split train to hold out as test.")
+@click.option("--limit", type=int, help="Take at most so many rows of each split, drawn at random.")
+@plan_options
+@click.option("--memory", default="1GiB", show_default=True, help="About how much memory the build may take.")
+@click.option("--force", is_flag=True, help="Replace a different cache of the same name.")
+@quiet_option
+def build(source: str, quiet: bool, memory: str, **options: Any) -> None:
+    """Build the cache of SOURCE: a preset, a Hub dataset id, a file (csv, tsv, jsonl, parquet) or a folder.
+
+    \b
+    Examples:
+      prep build imdb
+      prep build reviews.csv --text review --label stars --holdout 0.1
+      prep build stanfordnlp/sst2 --tokenizer roberta-base --max-length 128
+    """
+    from pathlib import Path
+
+    from .build import BuildSettings
+    from .build import build as build_cache
+    from .progress import Reporter, elapsed
+
+    started = time.monotonic()
+    spec = _plan_spec(*(options.pop(name) for name in ("strategy", "batch_size", "max_tokens", "seed")))
+    options["out"] = Path(options["out"])
+    settings = BuildSettings(source, plan=spec, memory_bytes=_bytes(memory), **options)
+    result = build_cache(settings, Reporter(quiet))
+    if quiet:
+        return
+    if result.up_to_date:
+        plans = f", {result.planned} epochs of {spec.id} planned" if result.planned else ""
+        click.echo(f"{result.cache.folder} is up to date{plans}")
+    else:
+        _print_cache(result.cache)
+        click.echo(f"\nbuilt {result.cache.folder} in {elapsed(started)}")
+    click.echo(f"next: train run --cache {result.cache.folder}")
+
+
+def _bytes(size: str) -> int:
+    units = {"b": 1, "kib": 1 << 10, "mib": 1 << 20, "gib": 1 << 30, "kb": 10**3, "mb": 10**6, "gb": 10**9}
+    number = size.lower().rstrip("bkmgi ")
+    unit = size.lower()[len(number) :].strip() or "b"
+    try:
+        return int(float(number) * units[unit])
+    except (ValueError, KeyError):
+        raise click.UsageError(f"--memory {size!r} is no size; expected for example 512MiB or 2GiB") from None
+
+
+@cli.command()
+@click.argument("cache")
+@click.option("--split", default="train", show_default=True, help="Split to plan.")
+@plan_options
+@quiet_option
+def plan(cache: str, split: str, epochs: int, quiet: bool, **options: Any) -> None:
+    """Plan batches for CACHE, beside the plans it has.
+
+    \b
+    Examples:
+      prep plan cache/imdb --strategy tight --batch-size 32
+      prep plan cache/imdb --strategy budget --max-tokens 8192 --epochs 5
+    """
+    from cache.reader import open_cache
+
+    from .progress import Reporter
+    from .tables import TokenRow, format_token_table, token_table
+
+    spec = _plan_spec(**options)
+    rows = open_cache(cache)[split]
+    with Reporter(quiet).bar("planning", epochs, "epoch") as bar:
+        there, added = rows.keep_plan(spec, epochs, lambda _: bar.update(1))
+    if quiet:
+        return
+    table: list[TokenRow] = [row for row in token_table(rows) if row.spec == spec or row.spec.strategy == "fixed"]
+    click.echo(format_token_table(table))
+    click.echo(f"\n{cache}: {added} epochs of {spec.id} planned for {split!r}, {there} were there")
+    click.echo(f"next: train run --cache {cache} {_plan_flags(spec)}")
+
+
+def _plan_flags(spec: "PlanSpec") -> str:
+    size = f"--max-tokens {spec.max_tokens}" if spec.max_tokens else f"--batch-size {spec.batch_size}"
+    return f"--strategy {spec.strategy} {size}"
+
+
+@cli.command()
+@click.argument("cache")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def info(cache: str, as_json: bool) -> None:
+    """Print what CACHE holds, and what each way of batching it costs.
+
+    \b
+    Example:
+      prep info cache/imdb
+    """
+    from cache.reader import open_cache
+
+    from .tables import cache_facts
+
+    opened = open_cache(cache)
+    if as_json:
+        click.echo(json.dumps(cache_facts(opened), indent=2))
+    else:
+        _print_cache(opened)
+
+
+def _print_cache(cache: Any) -> None:
+    from .build import describe_source
+    from .tables import format_splits, format_token_table, token_table
+
+    manifest = cache.manifest
+    size = sum(shard.bytes for split in manifest.splits.values() for shard in split.shards)
+    click.echo(f"{manifest.name}  {describe_source(manifest.source)}, tokenizer {manifest.tokenizer.name}")
+    click.echo(f"{size / 1e6:,.1f} MB in {cache.folder}, fingerprint {manifest.fingerprint[:12]}\n")
+    click.echo(format_splits(cache))
+    split = "train" if "train" in cache else next(iter(cache))
+    click.echo(f"\nAn epoch of {split!r}, {cache[split].info.tokens:,} real tokens:")
+    click.echo(format_token_table(token_table(cache[split])))
+
+
+@cli.command()
+@click.argument("cache")
+@click.option("--split", default="train", show_default=True, help="Split to look at.")
+@click.option("--rows", default=5, show_default=True, help="How many rows.")
+@click.option("--seed", type=int, help="For the same rows again.")
+@click.option("--special-tokens", is_flag=True, help="Show [CLS], [SEP] and their like.")
+def show(cache: str, split: str, rows: int, seed: int | None, special_tokens: bool) -> None:
+    """Print random rows of CACHE as text, with their labels.
+
+    \b
+    Example:
+      prep show cache/imdb --rows 3
+    """
+    from cache.reader import open_cache
+
+    from .samples import format_sample, random_samples
+
+    width = shutil.get_terminal_size().columns
+    for sample in random_samples(open_cache(cache)[split], rows, seed, special_tokens):
+        click.echo(format_sample(sample, width))
+
+
+@cli.command()
+@click.argument("cache")
+@quiet_option
+def verify(cache: str, quiet: bool) -> None:
+    """Check every byte of CACHE, its plans included, against its checksum.
+
+    \b
+    Example:
+      prep verify cache/imdb
+    """
+    from cache.reader import open_cache
+
+    from .progress import Reporter
+
+    opened = open_cache(cache)
+    files = size = 0
+    total = sum(shard.bytes for split in opened.values() for shard in split.info.shards)
+    with Reporter(quiet).bar("verifying", total, "B") as bar:
+        for checked in opened.verify():
+            files, size = files + 1, size + checked.bytes
+            bar.update(checked.bytes)
+    if not quiet:
+        click.echo(f"{cache} is sound: {files} files, {size:,} bytes, each as its checksum says")
+
+
+@cli.command("list")
+@click.argument("folder", default="cache")
+def list_caches(folder: str) -> None:
+    """Print the presets, and the caches under FOLDER (default: cache).
+
+    \b
+    Example:
+      prep list
+    """
+    from .presets import PRESETS
+    from .samples import find_caches
+    from .tables import align
+
+    click.echo("presets")
+    for preset in PRESETS.values():
+        click.echo(f"  {preset.name:16} {preset.about}; {preset.hub}")
+    caches = find_caches(folder)
+    click.echo(f"\ncaches under {folder}" if caches else f"\nno caches under {folder}; next: prep build imdb")
+    lines = [["cache", "rows", "tokens", "tokenizer", "max length", "built"]]
+    for cache in caches:
+        infos = cache.manifest.splits.values()
+        lines.append(
+            [
+                f"  {cache.folder}",
+                f"{sum(info.rows for info in infos):,}",
+                f"{sum(info.tokens for info in infos):,}",
+                cache.manifest.tokenizer.name,
+                str(cache.manifest.max_length),
+                cache.manifest.created[:16].replace("T", " "),
+            ]
+        )
+    if caches:
+        click.echo(align(lines))
+
+
+def main() -> NoReturn:
+    """Run the command; typed errors become a message and an exit code, Ctrl-C 130, SIGTERM 143."""
+    signal.signal(signal.SIGTERM, _terminate)
+    try:
+        code = cli.main(standalone_mode=False)
+    except click.exceptions.Exit as stop:
+        code = stop.exit_code
+    except click.ClickException as error:
+        error.show()
+        code = error.exit_code
+    except (click.Abort, KeyboardInterrupt):
+        click.echo("stopped", err=True)
+        code = 130
+    except BrokenPipeError:  # for example `prep list | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 141
+    except Exception as error:
+        from cache.errors import LengthwiseError
+
+        if not isinstance(error, LengthwiseError):
+            raise
+        click.echo(f"error: {error}", err=True)
+        code = error.exit_code
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _terminate(*_: object) -> NoReturn:
+    sys.exit(143)

@@ -1,0 +1,168 @@
+"""From texts in any order to rows in ascending length, in bounded memory.
+
+Each chunk of encoded rows is sorted by itself into a *run*. Runs are then merged length by length, by copying whole
+stretches of rows of one length: no comparison of single rows, no copy of the corpus in memory. Runs that do not fit
+are kept in a file until then.
+
+Both steps are stable, so that rows of one length stay in source order.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from cache.plans import Ints
+from cache.writer import storage_errors
+
+
+@dataclass(frozen=True)
+class Run:
+    """Some rows of a split, sorted by length.
+
+    Attributes:
+        ids: (tokens,) rows end to end.
+        counts: (longest+1,) int64, rows of each length.
+        source_rows: (rows,) int64.
+    """
+
+    ids: Ints
+    counts: Ints
+    source_rows: Ints
+
+    @property
+    def row_starts(self) -> Ints:
+        """(longest+1,) the first row of each length."""
+        return np.cumsum(self.counts) - self.counts
+
+    @property
+    def token_starts(self) -> Ints:
+        """(longest+1,) the first token of each length."""
+        tokens = self.counts * np.arange(len(self.counts))
+        return np.cumsum(tokens) - tokens
+
+
+def sort_run(ids: Ints, lengths: Ints, source_rows: Ints) -> Run:
+    """Sort encoded rows by length.
+
+    Args:
+        ids: (tokens,) rows end to end, of the type to store.
+        lengths: (rows,) tokens of each.
+        source_rows: (rows,) each row's number in the source.
+    """
+    longest = int(lengths.max(initial=0))
+    order = np.argsort(lengths.astype(np.uint16 if longest < 1 << 16 else np.int64), kind="stable")
+    begins = (np.cumsum(lengths) - lengths)[order]
+    sizes = lengths[order]
+    ends = np.cumsum(sizes)
+    positions = np.arange(len(ids)) + np.repeat(begins - (ends - sizes), sizes)
+    return Run(ids[positions], np.bincount(lengths, minlength=1), source_rows[order])
+
+
+@dataclass
+class RunStore:
+    """The runs of one split; beyond `limit_bytes` of ids their ids wait in files.
+
+    Attributes:
+        folder: where files go; whoever made it removes it.
+        limit_bytes: ids to keep in memory.
+        runs: in source order.
+    """
+
+    folder: Path
+    limit_bytes: int
+    runs: list[Run] = field(default_factory=list)
+    held_bytes: int = 0
+
+    def add(self, run: Run) -> None:
+        """Take the next run."""
+        if self.held_bytes + run.ids.nbytes > self.limit_bytes and len(run.ids):
+            path = self.folder / f"run-{len(self.runs):05d}.bin"
+            with storage_errors(path):
+                self.folder.mkdir(parents=True, exist_ok=True)
+                run.ids.tofile(path)
+            run = Run(np.memmap(path, run.ids.dtype, "r"), run.counts, run.source_rows)
+        else:
+            self.held_bytes += run.ids.nbytes
+        self.runs.append(run)
+
+    @property
+    def counts(self) -> Ints:
+        """(longest+1,) rows of each length over all runs."""
+        total = np.zeros(max((len(run.counts) for run in self.runs), default=1), np.int64)
+        for run in self.runs:
+            total[: len(run.counts)] += run.counts
+        return total
+
+
+@dataclass(frozen=True)
+class Sorted:
+    """Rows of one shard, ready to be written: (tokens,) ids, (rows,) lengths, (rows,) source rows."""
+
+    ids: Ints
+    lengths: Ints
+    source_rows: Ints
+
+
+def merge(runs: list[Run], counts: Ints, dtype: type, limit_bytes: int, row_bytes: int) -> Iterator[Sorted]:
+    """Merge runs into shards.
+
+    Args:
+        runs: in source order.
+        counts: (longest+1,) rows of each length over all of them.
+        dtype: of the ids.
+        limit_bytes: of one shard; a shard has at least one row.
+        row_bytes: bytes a row takes in a shard beside its ids.
+    """
+    stretches = Stretches(runs)
+    for lengths in _shard_lengths(counts, np.dtype(dtype).itemsize, limit_bytes, row_bytes):
+        ids: Ints = np.empty(int(lengths.sum()), dtype)
+        source_rows = np.empty(len(lengths), np.int64)
+        row = token = 0
+        while row < len(lengths):
+            part_ids, part_rows = stretches.take(len(lengths) - row)
+            ids[token : token + len(part_ids)] = part_ids
+            source_rows[row : row + len(part_rows)] = part_rows
+            row, token = row + len(part_rows), token + len(part_ids)
+        yield Sorted(ids, lengths, source_rows)
+
+
+def _shard_lengths(counts: Ints, item_bytes: int, limit_bytes: int, row_bytes: int) -> Iterator[Ints]:
+    """The lengths of the rows of each shard, in order: as many rows as fit."""
+    lengths = np.repeat(np.arange(len(counts)), counts)
+    ends = np.cumsum(lengths * item_bytes + row_bytes)
+    first = 0
+    while first < len(lengths):
+        before = int(ends[first - 1]) if first else 0
+        last = max(first + 1, int(np.searchsorted(ends, before + limit_bytes, side="right")))
+        yield lengths[first:last]
+        first = last
+
+
+class Stretches:
+    """The stretches of equal length of all runs, shortest first, runs in order, taken piece by piece."""
+
+    def __init__(self, runs: list[Run]) -> None:
+        self.source = self._all(runs)
+        self.ids: Ints = np.zeros(0)
+        self.rows: Ints = np.zeros(0)
+        self.length = 0
+
+    @staticmethod
+    def _all(runs: list[Run]) -> Iterator[tuple[Ints, Ints, int]]:
+        starts = [(run.row_starts, run.token_starts) for run in runs]
+        for length in range(max((len(run.counts) for run in runs), default=0)):
+            for run, (row_starts, token_starts) in zip(runs, starts, strict=True):
+                count = int(run.counts[length]) if length < len(run.counts) else 0
+                if count:
+                    row, token = int(row_starts[length]), int(token_starts[length])
+                    yield run.ids[token : token + count * length], run.source_rows[row : row + count], length
+
+    def take(self, most: int) -> tuple[Ints, Ints]:
+        """At most so many rows of the next stretch: their ids and source rows."""
+        if not len(self.rows):
+            self.ids, self.rows, self.length = next(self.source)
+        ids, rows = self.ids[: most * self.length], self.rows[:most]
+        self.ids, self.rows = self.ids[most * self.length :], self.rows[most:]
+        return ids, rows

@@ -1,0 +1,68 @@
+"""Rows turned back into text, for a look at what a cache holds."""
+
+import textwrap
+from dataclasses import dataclass
+
+import numpy as np
+
+from cache.format import TOKENIZER
+from cache.reader import Cache, Split
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A decoded row: its number, its number in the source, tokens, label and text."""
+
+    row: int
+    source_row: int
+    tokens: int
+    label: str
+    text: str
+
+
+def random_samples(split: Split, count: int, seed: int | None, special_tokens: bool = False) -> list[Sample]:
+    """Decode some random rows.
+
+    Args:
+        split: where from.
+        count: how many, at most all.
+        seed: for the same rows again; None for others each time.
+        special_tokens: keep [CLS], [SEP] and their like in the text.
+    """
+    from tokenizers import Tokenizer
+
+    tokenizer = Tokenizer.from_file(str(split.cache.folder / TOKENIZER / "tokenizer.json"))
+    names = split.cache.manifest.task.label_names
+    chosen = np.random.default_rng(seed).choice(len(split), min(count, len(split)), replace=False)
+    samples = []
+    for number in chosen.tolist():
+        row = split[number]
+        text = tokenizer.decode(row.input_ids.tolist(), skip_special_tokens=not special_tokens)
+        samples.append(Sample(number, row.source_row, len(row.input_ids), names[row.label], text))
+    return samples
+
+
+def format_sample(sample: Sample, width: int) -> str:
+    """A sample as wrapped text of at most `width` columns."""
+    head = f"{sample.label}  (row {sample.row:,}, source row {sample.source_row:,}, {sample.tokens} tokens)"
+    body = textwrap.fill(sample.text, width=max(width, 24), initial_indent="  ", subsequent_indent="  ")
+    return f"{head}\n{body}\n"
+
+
+def find_caches(folder: str) -> list[Cache]:
+    """The caches directly below a folder, by name; damaged ones are left out."""
+    from pathlib import Path
+
+    from cache.errors import CacheError
+    from cache.format import MANIFEST
+    from cache.reader import open_cache
+
+    found = []
+    for path in sorted(Path(folder).glob(f"*/{MANIFEST}")):
+        if path.parent.name.startswith("."):
+            continue
+        try:
+            found.append(open_cache(path.parent))
+        except CacheError:
+            continue
+    return found

@@ -1,0 +1,163 @@
+"""What a cache holds, as tables: for people as text, for machines as JSON."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from cache.costs import PlanCost, plan_cost
+from cache.plans import PlanSpec
+from cache.reader import Cache, Split
+
+RANKS = (1, 8, 64)
+"""Rank counts for which the token table tells how busy the ranks are."""
+
+
+@dataclass(frozen=True)
+class TokenRow:
+    """One line of the token table: a plan and what its first epoch costs."""
+
+    spec: PlanSpec
+    stored_epochs: int
+    cost: PlanCost
+
+    def saving(self, fixed: PlanCost) -> float:
+        """Fraction of the padded tokens of fixed padding that this plan does not compute."""
+        return 1 - self.cost.padded_tokens / fixed.padded_tokens if fixed.padded_tokens else 0.0
+
+
+def token_table(split: Split) -> list[TokenRow]:
+    """Fixed, dynamic, smart and tight at the default batch size, and every other plan that is stored."""
+    default = split.default_spec()
+    batch_size = default.batch_size or 16
+    stored = split.stored_plans()
+    specs = [PlanSpec(strategy, batch_size, None, default.seed) for strategy in ("fixed", "dynamic", "smart", "tight")]
+    specs += [spec for spec in stored if spec not in specs]
+    return [
+        TokenRow(
+            spec,
+            len(stored[spec].epochs) if spec in stored else 0,
+            plan_cost(split.plan(spec, 0), split.lengths, RANKS, own_width=spec.strategy != "fixed"),
+        )
+        for spec in specs
+    ]
+
+
+def format_token_table(rows: list[TokenRow]) -> str:
+    """The token table as text."""
+    fixed = rows[0].cost
+    lines = [["padding", "batch", "steps", "padded tokens", "overhead", "against fixed", "no padding", *_rank_heads()]]
+    for row in rows:
+        cost = row.cost
+        lines.append(
+            [
+                row.spec.strategy + (f" ({row.stored_epochs} epochs planned)" if row.stored_epochs else ""),
+                f"{row.spec.batch_size or f'{row.spec.max_tokens:,} tokens'}",
+                f"{cost.batches:,}",
+                f"{cost.padded_tokens:,}",
+                f"{cost.overhead:.1%}",
+                f"{row.saving(fixed):.1%} less" if row.cost is not fixed else "",
+                f"{cost.uniform_batches / max(cost.batches, 1):.0%}",
+                *(f"{cost.utilization[count]:.0%}" for count in RANKS[1:]),
+            ]
+        )
+    return align(lines)
+
+
+def _rank_heads() -> list[str]:
+    return [f"{count} ranks busy" for count in RANKS[1:]]
+
+
+def align(lines: Sequence[Sequence[str]]) -> str:
+    """Columns of text: the first flush left, the others flush right."""
+    widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
+    return "\n".join(
+        "  ".join(cell.ljust(width) if column == 0 else cell.rjust(width) for column, (cell, width) in enumerate(cells))
+        for cells in (list(zip(line, widths, strict=True)) for line in lines)
+    )
+
+
+def format_splits(cache: Cache) -> str:
+    """Rows, tokens, lengths and classes of each split."""
+    names = cache.manifest.task.label_names
+    lines = [["split", "rows", "tokens", "shortest", "median", "longest", "truncated at", "classes"]]
+    for name, split in cache.items():
+        info = split.info
+        at_limit = int((split.lengths == cache.manifest.max_length).sum())
+        lines.append(
+            [
+                name,
+                f"{info.rows:,}",
+                f"{info.tokens:,}",
+                str(info.shortest),
+                str(int(np.median(split.lengths))) if info.rows else "0",
+                str(info.longest),
+                f"{cache.manifest.max_length} ({at_limit / max(info.rows, 1):.0%} of rows)",
+                _balance(class_counts(split), names),
+            ]
+        )
+    return align(lines)
+
+
+def class_counts(split: Split) -> list[int]:
+    """Rows of each class."""
+    counts = np.bincount(split.labels, minlength=len(split.cache.manifest.task.label_names))
+    return [int(count) for count in counts]
+
+
+MOST_CLASSES = 6
+"""Classes named in the summary; beyond, only their number is given."""
+
+
+def _balance(counts: list[int], names: tuple[str, ...]) -> str:
+    rows = max(sum(counts), 1)
+    shown = [f"{name} {count / rows:.0%}" for name, count in list(zip(names, counts, strict=True))[:MOST_CLASSES]]
+    more = [f"and {len(names) - MOST_CLASSES:,} more"] if len(names) > MOST_CLASSES else []
+    return ", ".join(shown + more)
+
+
+def cache_facts(cache: Cache) -> dict[str, Any]:
+    """Everything `prep info --json` says."""
+    manifest = cache.manifest
+    splits = {}
+    for name, split in cache.items():
+        rows = token_table(split)
+        splits[name] = {
+            "rows": split.info.rows,
+            "tokens": split.info.tokens,
+            "shortest": split.info.shortest,
+            "longest": split.info.longest,
+            "bytes": sum(shard.bytes for shard in split.info.shards),
+            "classes": dict(zip(manifest.task.label_names, class_counts(split), strict=True)),
+            "plans": [_plan_facts(row, rows[0].cost) for row in rows],
+        }
+    return {
+        "name": manifest.name,
+        "folder": str(cache.folder),
+        "fingerprint": manifest.fingerprint,
+        "created": manifest.created,
+        "source": manifest.source,
+        "tokenizer": {"name": manifest.tokenizer.name, "vocab_size": manifest.tokenizer.vocab_size},
+        "max_length": manifest.max_length,
+        "task": manifest.task.kind,
+        "label_names": list(manifest.task.label_names),
+        "splits": splits,
+    }
+
+
+def _plan_facts(row: TokenRow, fixed: PlanCost) -> dict[str, Any]:
+    return {
+        "strategy": row.spec.strategy,
+        "batch_size": row.spec.batch_size,
+        "max_tokens": row.spec.max_tokens,
+        "seed": row.spec.seed,
+        "stored_epochs": row.stored_epochs,
+        "batches": row.cost.batches,
+        "real_tokens": row.cost.real_tokens,
+        "padded_tokens": row.cost.padded_tokens,
+        "overhead": row.cost.overhead,
+        "saving": row.saving(fixed),
+        "uniform_batches": row.cost.uniform_batches,
+        "utilization": {str(count): value for count, value in row.cost.utilization.items()},
+    }

