@@ -30,6 +30,7 @@ from cache.sealed import NAME_PATTERN, Json
 from cache.writer import file_info, publish, staging, storage_errors, write_manifest, write_shard
 
 from .encode import encode_source, id_type
+from .engines import ParityError
 from .progress import Reporter
 from .runs import RunStore, merge
 from .sources import Source, open_source
@@ -49,6 +50,7 @@ class BuildSettings:
         name: of this cache; None = the source's.
         text, label: columns; None = the usual names.
         tokenizer: Hub id, folder or `minilm`; None = the default.
+        engine: who tokenizes, one of `prep.engines.ENGINES`.
         max_length: tokens a row is truncated to; None = the preset's or the tokenizer's.
         holdout: fraction of `train` held out as `test`; None = the source's default.
         limit: most rows to take of each source split.
@@ -65,6 +67,7 @@ class BuildSettings:
     text: str | None = None
     label: str | None = None
     tokenizer: str | None = None
+    engine: str = "auto"
     max_length: int | None = None
     holdout: float | None = None
     limit: int | None = None
@@ -112,7 +115,7 @@ def build(settings: BuildSettings, reporter: Reporter) -> BuildResult:
     for note in filter(None, (source.note, tokenizer.note)):
         reporter.say(note)
     max_length = settings.max_length or source.max_length or default_max_length(tokenizer)
-    parts = Parts(source, tokenizer, Encoder(tokenizer, max_length))
+    parts = Parts(source, tokenizer, Encoder(tokenizer, max_length, settings.engine))
     manifest = _empty_manifest(settings, parts)
     place = settings.out / manifest.name
     cache = _existing(place, manifest, settings.force)
@@ -225,7 +228,14 @@ def _write(folder: Path, manifest: Manifest, settings: BuildSettings, parts: Par
     """Write all files of the cache but its plans; returns the complete manifest."""
     spill = folder / "runs"
     holdout, limit = manifest.source["holdout"], settings.limit
-    encoded = encode_source(parts.source, parts.encoder, holdout, limit, spill, settings.memory_bytes, reporter)
+    arguments = (parts.source, parts.encoder, holdout, limit, spill, settings.memory_bytes, reporter)
+    try:
+        encoded = encode_source(*arguments)
+    except ParityError as difference:
+        reporter.say(f"warning: {difference}; tokenizing everything with tokenizers instead")
+        parts.encoder.use("tokenizers")
+        shutil.rmtree(spill, ignore_errors=True)
+        encoded = encode_source(*arguments)
     vocab_size = parts.encoder.vocab_size
     splits = {
         name: _write_split(folder, name, store, encoded.classes[name], settings.shard_bytes, vocab_size)
@@ -237,6 +247,7 @@ def _write(folder: Path, manifest: Manifest, settings: BuildSettings, parts: Par
         splits=splits,
         task=Task("classification", encoded.label_names),
         tokenizer=replace(manifest.tokenizer, files=_write_tokenizer(folder, parts.tokenizer)),
+        build=parts.encoder.facts(),
         created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     )
     write_manifest(folder, complete)

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 STRATEGIES = ("smart", "tight", "budget", "dynamic", "fixed")
 
+ENGINES = ("auto", "nanotoken", "gigatoken", "tokenizers")
+
 CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
 
 
@@ -62,6 +64,13 @@ def _plan_spec(strategy: str, batch_size: int | None, max_tokens: int | None, se
 @click.option("--text", help="Column of the text.  [default: text, review, sentence, …]")
 @click.option("--label", help="Column of the label.  [default: label, class, target, …]")
 @click.option("--tokenizer", help="Hub id, folder, or minilm.  [default: bert-base-uncased]")
+@click.option(
+    "--engine",
+    type=click.Choice(ENGINES),
+    default="auto",
+    show_default=True,
+    help="Who tokenizes; the fast ones are checked on every build.",
+)
 @click.option("--max-length", type=int, help="Truncate rows to so many tokens.  [default: the preset's, else ≤ 512]")
 @click.option("--holdout", type=float, help="Fraction of a lone split train to hold out as test.")
 @click.option("--limit", type=int, help="Take at most so many rows of each split, drawn at random.")

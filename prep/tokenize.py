@@ -8,15 +8,16 @@ import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from cache.errors import InputError
 from cache.names import DEFAULT_MODEL, PACKAGED, hub_reachable, local_folder, packaged_model
 from cache.plans import Ints
 from cache.sealed import Json
+
+from .engines import ParityCheck, Rules, choose_engine
 
 TOKENIZER_JSON = "tokenizer.json"
 CONFIG_FILES = ("tokenizer_config.json", "special_tokens_map.json")
@@ -137,59 +138,75 @@ class Encoder:
         pad_id: the padding token's id.
         padding_side, truncation_side: "right" or "left".
         max_length: tokens of the longest row.
+        engine: who encodes.
+        check: what proves a fast engine right; None with `tokenizers` itself.
     """
 
-    def __init__(self, files: TokenizerFiles, max_length: int) -> None:
+    def __init__(self, files: TokenizerFiles, max_length: int, engine: str = "auto") -> None:
         """
         Raises:
-            InputError: tokenizer.json does not parse, there is no padding token, or `max_length` has no room for text.
+            InputError: tokenizer.json does not parse, there is no padding token, `max_length` has no room for text,
+                or the engine does not take this tokenizer.
         """
         from tokenizers import Tokenizer
 
+        text = files.files[TOKENIZER_JSON].decode()
         try:
-            self.backend: Any = Tokenizer.from_str(files.files[TOKENIZER_JSON].decode())
+            backend: Any = Tokenizer.from_str(text)
         except Exception as error:  # the library raises bare Exception
             raise InputError(f"the tokenizer.json of {files.name!r} cannot be read: {error}") from error
         config = files.config
         self.max_length = max_length
         self.padding_side = _side(config, "padding_side")
         self.truncation_side = _side(config, "truncation_side")
-        self.vocab_size: int = 1 + max(self.backend.get_vocab(with_added_tokens=True).values())
-        self.pad_id = self._pad_id(files)
-        specials = self.backend.num_special_tokens_to_add(False)
+        self.vocab_size: int = 1 + max(backend.get_vocab(with_added_tokens=True).values())
+        self.pad_id = _pad_id(files, backend)
+        specials = backend.num_special_tokens_to_add(False)
         if max_length <= specials:
             raise InputError(
                 f"--max-length {max_length} leaves no room for text: the tokenizer adds {specials} special tokens; "
                 f"pass at least {specials + 1}"
             )
-        self.backend.no_padding()
-        self.backend.enable_truncation(max_length, direction=self.truncation_side)
+        self.rules = Rules(text, max_length, self.truncation_side, self.pad_id)
+        self.use(engine)
 
-    def _pad_id(self, files: TokenizerFiles) -> int:
-        token = files.config.get("pad_token")
-        if isinstance(token, dict):
-            token = token.get("content")
-        candidates = [token] if token else ["[PAD]", "<pad>"]
-        ids = [self.backend.token_to_id(candidate) for candidate in candidates]
-        found = [number for number in ids if number is not None]
-        if not found:
-            raise InputError(
-                f"the tokenizer {files.name!r} has no padding token, which batches need; "
-                'add "pad_token" to its tokenizer_config.json, or pass another --tokenizer'
-            )
-        return int(found[0])
+    def use(self, engine: str) -> None:
+        """Choose the engine, by a name of `prep.engines.ENGINES`."""
+        self.engine = choose_engine(engine, self.rules)
+        self.check = None if self.engine.name == "tokenizers" else ParityCheck(self.rules)
 
     def encode(self, texts: Sequence[str]) -> tuple[Ints, Ints]:
         """Encode texts.
 
         Returns:
             (tokens,) uint32 ids, rows end to end; (rows,) int64 lengths.
+
+        Raises:
+            ParityError: a fast engine was wrong.
         """
-        encodings = self.backend.encode_batch_fast(list(texts))
-        rows = [encoding.ids for encoding in encodings]
-        lengths = np.fromiter(map(len, rows), np.int64, len(rows))
-        flat = np.fromiter((number for row in rows for number in row), np.uint32, int(lengths.sum()))
-        return flat, lengths
+        ids, lengths = self.engine.encode(texts)
+        if self.check:
+            self.check.check(self.engine.name, texts, ids, lengths)
+        return ids, lengths
+
+    def facts(self) -> Json:
+        """Engine, version and rows checked, for the manifest."""
+        checked = self.check.rows if self.check else 0
+        return {"engine": self.engine.name, "version": version(self.engine.name), "rows_checked": checked}
+
+
+def _pad_id(files: TokenizerFiles, backend: Any) -> int:
+    token = files.config.get("pad_token")
+    if isinstance(token, dict):
+        token = token.get("content")
+    ids = [backend.token_to_id(candidate) for candidate in ([token] if token else ["[PAD]", "<pad>"])]
+    found = [number for number in ids if number is not None]
+    if not found:
+        raise InputError(
+            f"the tokenizer {files.name!r} has no padding token, which batches need; "
+            'add "pad_token" to its tokenizer_config.json, or pass another --tokenizer'
+        )
+    return int(found[0])
 
 
 def _side(config: Json, key: str) -> str:

@@ -1,0 +1,217 @@
+"""Engines: who turns texts into ids. `tokenizers` always can; nanotoken and gigatoken are 10 to 100 times faster.
+
+The fast ones are young, so no build trusts them: every chunk that one of them encodes is checked on some of its own
+rows against `tokenizers` (`ParityCheck`), and a single difference sends the whole build back to `tokenizers`.
+"""
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+
+from cache.errors import InputError
+from cache.plans import Ints
+
+ENGINES = ("auto", "nanotoken", "gigatoken", "tokenizers")
+
+
+class Engine(Protocol):
+    """Encodes texts: special tokens added, truncated, not padded."""
+
+    name: str
+
+    def encode(self, texts: Sequence[str]) -> tuple[Ints, Ints]:
+        """Texts to (tokens,) uint32 ids, rows end to end, and (rows,) int64 lengths."""
+        ...
+
+
+@dataclass(frozen=True)
+class Rules:
+    """What an engine needs to know beside tokenizer.json.
+
+    Attributes:
+        tokenizer_json: its content.
+        max_length: tokens of a row at most, special tokens included.
+        truncation_side: "right" or "left", the side where tokens are dropped.
+        pad_id: used for scratch space only.
+    """
+
+    tokenizer_json: str
+    max_length: int
+    truncation_side: str
+    pad_id: int
+
+
+class TokenizersEngine:
+    """Hugging Face `tokenizers`, the reference."""
+
+    name = "tokenizers"
+
+    def __init__(self, rules: Rules) -> None:
+        from tokenizers import Tokenizer
+
+        self.backend: Any = Tokenizer.from_str(rules.tokenizer_json)
+        self.backend.no_padding()
+        self.backend.enable_truncation(rules.max_length, direction=rules.truncation_side)
+
+    def encode(self, texts: Sequence[str]) -> tuple[Ints, Ints]:
+        rows = [encoding.ids for encoding in self.backend.encode_batch_fast(list(texts))]
+        lengths = np.fromiter(map(len, rows), np.int64, len(rows))
+        return np.concatenate([np.zeros(0, np.uint32), *(np.array(row, np.uint32) for row in rows)]), lengths
+
+
+class NanotokenEngine:
+    """nanotoken: WordPiece."""
+
+    name = "nanotoken"
+
+    def __init__(self, rules: Rules) -> None:
+        import nanotoken
+
+        self.rules = rules
+        self.backend = nanotoken.Tokenizer.from_json(rules.tokenizer_json)
+
+    def encode(self, texts: Sequence[str]) -> tuple[Ints, Ints]:
+        rules = self.rules
+        rows = self.backend.encode_batch(texts, max_length=rules.max_length, truncation_side=rules.truncation_side)
+        return rows.ids, rows.lengths
+
+
+class GigatokenEngine:
+    """gigatoken: byte-level BPE, and SentencePiece BPE with byte fallback. It leaves special tokens to its caller."""
+
+    name = "gigatoken"
+
+    def __init__(self, rules: Rules) -> None:
+        import gigatoken
+        from tokenizers import Tokenizer
+
+        self.rules = rules
+        self.backend = gigatoken.Tokenizer.from_json(rules.tokenizer_json)
+        self.before, self.after = special_ids(Tokenizer.from_str(rules.tokenizer_json))
+
+    def encode(self, texts: Sequence[str]) -> tuple[Ints, Ints]:
+        rules = self.rules
+        matrix, lengths = self.backend.encode_batch_padded(
+            list(texts),
+            rules.pad_id,
+            max_length=rules.max_length,
+            truncate=True,
+            truncate_left=rules.truncation_side == "left",
+            prefix=self.before,
+            suffix=self.after,
+        )
+        lengths = np.asarray(lengths, np.int64)
+        return matrix[np.arange(matrix.shape[1]) < lengths[:, None]], lengths
+
+
+def special_ids(backend: Any) -> tuple[list[int], list[int]]:
+    """The special tokens that a tokenizer puts before and after a single text.
+
+    Raises:
+        ValueError: it does not simply put some before and some after.
+    """
+    backend.no_padding()
+    backend.no_truncation()
+    bare, full = backend.encode("a", add_special_tokens=False).ids, backend.encode("a").ids
+    for start in range(len(full) - len(bare) + 1):
+        if full[start : start + len(bare)] == bare:
+            return full[:start], full[start + len(bare) :]
+    raise ValueError("its special tokens are not simply put around the text")
+
+
+FAST: dict[str, tuple[str, Callable[[Rules], Engine]]] = {
+    "nanotoken": ("WordPiece", NanotokenEngine),
+    "gigatoken": ("BPE", GigatokenEngine),
+}
+"""Fast engines: the tokenizer model each is for, and how to make it."""
+
+
+def choose_engine(name: str, rules: Rules) -> Engine:
+    """The engine asked for; for "auto" the fastest one that is installed and takes this tokenizer.
+
+    Raises:
+        InputError: the engine asked for is not installed, or does not take this tokenizer.
+    """
+    if name == "tokenizers":
+        return TokenizersEngine(rules)
+    model = str((json.loads(rules.tokenizer_json).get("model") or {}).get("type"))
+    for engine, (kind, make) in FAST.items():
+        if name not in ("auto", engine) or (name == "auto" and kind != model):
+            continue
+        try:
+            return make(rules)
+        except ImportError:
+            if name != "auto":
+                raise InputError(f"--engine {engine} is not installed: pip install {engine}") from None
+        except Exception as error:  # each library has errors of its own for what it does not take
+            if name != "auto":
+                raise InputError(
+                    f"--engine {engine} does not take this {model} tokenizer: {error}; pass --engine tokenizers"
+                ) from error
+    return TokenizersEngine(rules)
+
+
+class ParityError(Exception):
+    """A fast engine gave other ids than `tokenizers`: for `text`, `found` instead of `expected`."""
+
+    def __init__(self, engine: str, text: str, found: list[int], expected: list[int]) -> None:
+        self.engine, self.text, self.found, self.expected = engine, text, found, expected
+        at = next((i for i, pair in enumerate(zip(found, expected, strict=False)) if pair[0] != pair[1]), -1)
+        at = at if at >= 0 else min(len(found), len(expected))
+        super().__init__(
+            f"{engine} and tokenizers disagree at token {at} of the text {text[:200]!r}: "
+            f"{found[at : at + 5]} instead of {expected[at : at + 5]}"
+        )
+
+
+class ParityCheck:
+    """Encodes some rows of every chunk again with `tokenizers`: its longest, some with non-ASCII text, a random sample.
+
+    Attributes:
+        rows: how many rows were checked so far.
+    """
+
+    FIRST = (64, 192, 320)
+    """Rows checked of the first chunk: longest, non-ASCII, at random; what one lacks, the sample makes up for."""
+    LATER = (8, 24, 32)
+    """Likewise of each later chunk."""
+
+    def __init__(self, rules: Rules) -> None:
+        self.reference = TokenizersEngine(rules)
+        self.rows = 0
+        self.chunks = 0
+
+    def check(self, engine: str, texts: Sequence[str], ids: Ints, lengths: Ints) -> None:
+        """Check a chunk.
+
+        Raises:
+            ParityError: a row differs.
+        """
+        chosen = self._choose(texts)
+        self.chunks += 1
+        self.rows += len(chosen)
+        expected, sizes = self.reference.encode([texts[row] for row in chosen])
+        begins = np.cumsum(lengths) - lengths
+        position = 0
+        for row, size in zip(chosen, sizes.tolist(), strict=True):
+            found = ids[begins[row] : begins[row] + lengths[row]]
+            wanted = expected[position : position + size]
+            if not np.array_equal(found, wanted):
+                raise ParityError(engine, texts[row], found.tolist(), wanted.tolist())
+            position += size
+
+    def _choose(self, texts: Sequence[str]) -> list[int]:
+        longest, foreign, sample = self.LATER if self.rows >= sum(self.FIRST) else self.FIRST
+        total = min(longest + foreign + sample, len(texts))
+        random = np.random.default_rng(self.chunks).permutation(len(texts)).tolist()
+        sizes = np.fromiter(map(len, texts), np.int64, len(texts))
+        chosen = dict.fromkeys(np.argsort(-sizes, kind="stable")[:longest].tolist())
+        chosen.update(dict.fromkeys([row for row in random if not texts[row].isascii()][:foreign]))
+        for row in random:
+            if len(chosen) >= total:
+                break
+            chosen[row] = None
+        return list(chosen)
