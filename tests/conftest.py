@@ -1,0 +1,24 @@
+"""What the tests share. No test talks to the Hub, whatever the machine it runs on."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from cache import Cache
+from prep.build import BuildSettings, build
+from prep.progress import Reporter
+
+
+@pytest.fixture(autouse=True, scope="session")
+def offline() -> Iterator[None]:
+    """Keep the libraries, in this process and in those it starts, from the network."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HF_HUB_OFFLINE", "1")
+        yield
+
+
+@pytest.fixture(scope="session")
+def imdb_cache(tmp_path_factory: pytest.TempPathFactory, offline: None) -> Cache:
+    """The cache of all 25,000 packaged IMDb reviews, none held out, as `prep build imdb --holdout 0` makes it."""
+    settings = BuildSettings("imdb", out=tmp_path_factory.mktemp("imdb") / "cache", holdout=0.0)
+    return build(settings, Reporter(quiet=True)).cache
