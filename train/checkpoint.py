@@ -1,0 +1,188 @@
+"""Checkpoints: everything a run needs to go on exactly, complete or not there.
+
+    checkpoints/step-000123/
+      model.safetensors       weights and buffers by name
+      optimizer.safetensors   <parameter>.exp_avg, <parameter>.exp_avg_sq, <parameter>.step
+      random.safetensors      states of the random generators, uint8
+      config.json             the model's configuration
+      state.json              position, sums, sizes and checksums of the other files; sealed with its own checksum
+
+A checkpoint is written into a hidden folder beside its place, flushed, and renamed; older ones go after that.
+"""
+
+import shutil
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+from transformers import PreTrainedModel
+
+from cache.errors import CorruptCacheError, MismatchError, NotACacheError
+from cache.format import FileInfo, sha256_file
+from cache.sealed import read_small_file, seal, unseal
+from cache.writer import file_info, publish, staging, storage_errors
+
+from . import device as devices
+from .loop import Job
+from .state import Meter, State, Sums
+
+FORMAT = "lengthwise-checkpoint"
+VERSION = 1
+STATE = "state.json"
+MAX_STATE_BYTES = 16 * 1024 * 1024
+WEIGHTS, OPTIMIZER, RANDOM = "model.safetensors", "optimizer.safetensors", "random.safetensors"
+
+Tensors = dict[str, torch.Tensor]
+
+
+def save_checkpoint(root: Path, job: Job, state: State, owner: dict[str, Any], records: dict[str, int]) -> Path:
+    """Write the checkpoint of the present step.
+
+    Args:
+        root: the run's `checkpoints` folder.
+        job: model and optimizer.
+        state: where the run stands.
+        owner: what it belongs to: cache fingerprint and settings.
+        records: bytes of each record file up to here.
+
+    Returns:
+        Its folder.
+
+    Raises:
+        StorageError: the file system refused; older checkpoints are as they were.
+    """
+    place = root / f"step-{state.step:06d}"
+    if place.exists():
+        return place  # of the same step: the run went through its end of epoch since, which will be done again
+    with staging(place) as folder:
+        with storage_errors(place):
+            safetensors.torch.save_file(_weights(job.model), folder / WEIGHTS)
+            safetensors.torch.save_file(_moments(job), folder / OPTIMIZER)
+            safetensors.torch.save_file(devices.random_state(job.device), folder / RANDOM)
+            job.model.config.to_json_file(folder / "config.json", use_diff=True)
+            files = [asdict(file_info(path)) for path in sorted(folder.iterdir())]
+            window, _, _ = state.meter.read()
+            content = {
+                "format": FORMAT,
+                "version": VERSION,
+                **owner,
+                **{name: getattr(state, name) for name in _POSITION},
+                "window": asdict(window),
+                "epoch_sums": asdict(state.epoch_sums),
+                "records": records,
+                "files": files,
+            }
+            (folder / STATE).write_bytes(seal(content))
+        publish(folder, place)
+    return place
+
+
+_POSITION = ("epoch", "epoch_step", "step", "skipped", "epoch_seconds", "seconds")
+
+
+def _weights(model: PreTrainedModel) -> Tensors:
+    kept = model.state_dict().keys()
+    named: Iterator[tuple[str, torch.Tensor]] = (
+        item for source in (model.named_parameters(), model.named_buffers()) for item in source
+    )  # each tensor once, even where two names share it
+    return {name: tensor.detach().contiguous() for name, tensor in named if name in kept}
+
+
+def _moments(job: Job) -> Tensors:
+    return {
+        f"{name}.{moment}": tensor.detach().contiguous()
+        for name, parameter in job.model.named_parameters()
+        for moment, tensor in job.optimizer.state.get(parameter, {}).items()
+    }
+
+
+def prune(root: Path, keep: int) -> None:
+    """Delete all but the `keep` newest checkpoints."""
+    for folder in checkpoints(root)[keep:]:
+        remove(folder)
+
+
+def remove(folder: Path) -> None:
+    """Delete a checkpoint; from the first moment on it is none."""
+    with storage_errors(folder):
+        (folder / STATE).unlink(missing_ok=True)
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def checkpoints(root: Path) -> list[Path]:
+    """The checkpoints under a folder, newest first."""
+    found = [path for path in root.glob("step-*") if path.name[5:].isdigit() and (path / STATE).exists()]
+    return sorted(found, key=lambda path: int(path.name[5:]), reverse=True)
+
+
+def clean(root: Path) -> None:
+    """Delete what a killed process left half-written."""
+    for path in [*root.glob(".step-*"), *root.glob("step-*")]:
+        if path.is_dir() and (path.name.startswith(".") or not (path / STATE).exists()):
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def newest(root: Path, owner: dict[str, Any], warn: Any) -> tuple[Path, dict[str, Any]] | None:
+    """The newest checkpoint that is sound, and its state; damaged newer ones are reported and deleted.
+
+    Raises:
+        MismatchError: it belongs to another cache or to other settings.
+    """
+    for folder in checkpoints(root):
+        try:
+            content = read_state(folder)
+        except (CorruptCacheError, NotACacheError) as error:
+            warn(f"{error}; going back to the checkpoint before it")
+            remove(folder)
+            continue
+        differing = [name for name in owner if content.get(name) != owner[name]]
+        if differing:
+            lines = [f"{name}: {content.get(name)!r:.80} there, {owner[name]!r:.80} here" for name in differing]
+            raise MismatchError(f"the checkpoint {folder} belongs to another run:\n  " + "\n  ".join(lines))
+        return folder, content
+    return None
+
+
+def read_state(folder: Path) -> dict[str, Any]:
+    """A checkpoint's state.json, every file beside it checked to the byte.
+
+    Raises:
+        CorruptCacheError: a file is missing or differs.
+    """
+    path = folder / STATE
+    content = unseal(read_small_file(path, MAX_STATE_BYTES), path, FORMAT, VERSION)
+    for entry in content["files"]:
+        info, file = FileInfo(**entry), folder / entry["file"]
+        if not file.is_file() or file.stat().st_size != info.bytes or sha256_file(file) != info.sha256:
+            raise CorruptCacheError(f"{file}: is missing or differs from its checksum")
+    return content
+
+
+def load_checkpoint(folder: Path, content: dict[str, Any], job: Job) -> State:
+    """Put weights, optimizer and random state back as they were.
+
+    Returns:
+        Where the run stood.
+
+    Raises:
+        MismatchError: the tensors are not this model's.
+    """
+    try:
+        saved = safetensors.torch.load_file(folder / WEIGHTS)
+        present = {**dict(job.model.named_parameters()), **dict(job.model.named_buffers())}
+        with torch.no_grad():
+            for name in _weights(job.model).keys() | saved.keys():
+                present[name].copy_(saved[name])
+        moments = safetensors.torch.load_file(folder / OPTIMIZER, device=str(job.device))
+        parameters = dict(job.model.named_parameters())
+        for name, tensor in moments.items():
+            parameter, _, moment = name.rpartition(".")
+            job.optimizer.state[parameters[parameter]][moment] = tensor
+        devices.set_random_state(safetensors.torch.load_file(folder / RANDOM), job.device)
+    except (KeyError, RuntimeError) as error:
+        raise MismatchError(f"{folder}: its tensors are not those of this model ({error})") from None
+    position = {name: content[name] for name in _POSITION}
+    return State(Meter(job.device, Sums(**content["window"])), epoch_sums=Sums(**content["epoch_sums"]), **position)

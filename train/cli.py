@@ -1,0 +1,231 @@
+"""The command `train`: parse, call one function, print. Nothing slow is imported before a command runs."""
+
+import contextlib
+import json
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from cache.errors import InputError, LengthwiseError
+from cache.plans import STRATEGIES
+
+from .config import ON_NONFINITE, PRECISIONS, Settings
+from .signals import Stopped
+
+if TYPE_CHECKING:
+    import torch
+
+Command = Callable[..., Any]
+
+
+def main() -> None:
+    """Run the command line and exit."""
+    try:
+        cli(standalone_mode=False)
+    except click.exceptions.Exit as error:
+        sys.exit(error.exit_code)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except LengthwiseError as error:
+        click.echo(f"error: {error}", err=True)
+        sys.exit(error.exit_code)
+    except (click.Abort, KeyboardInterrupt):
+        sys.exit(130)
+    except Stopped as error:
+        sys.exit(error.exit_code)
+    except BrokenPipeError:
+        sys.stderr.close()  # whoever read our output has gone; Python would complain about it at exit
+        sys.exit(141)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(package_name="lengthwise", prog_name="train")
+def cli() -> None:
+    """Fine-tune an encoder on a cache that `prep build` made.
+
+    \b
+    Example:
+      train run --cache cache/imdb
+    """
+
+
+def settings_options(command: Command) -> Command:
+    """Give a command a flag for each setting; the help of each is its type, unit and default."""
+    for name, kind, text in reversed(_FLAGS):
+        command = click.option("--" + name, type=kind, default=None, help=text)(command)
+    flag = click.option("--compile/--no-compile", "compile", default=None, help="Compile the model with torch.compile.")
+    return flag(command)
+
+
+_FLAGS: tuple[tuple[str, Any, str], ...] = (
+    ("cache", str, "Folder of the cache, made by `prep build`."),
+    ("model", str, "Folder, Hub id, or minilm. Default: the model whose tokenizer made the cache."),
+    ("out", str, "Run folder to make. Default: the first free runs/<cache name>-<n>."),
+    ("epochs", int, "Passes over the training split. Default: 3."),
+    ("max-steps", int, "Most optimizer steps, over all epochs."),
+    ("lr", float, "Peak learning rate of AdamW. Default: 5e-5."),
+    ("eps", float, "AdamW's epsilon. Default: 1e-8."),
+    ("beta1", float, "AdamW's decay of the mean of gradients. Default: 0.9."),
+    ("beta2", float, "AdamW's decay of the mean of squared gradients. Default: 0.999."),
+    ("weight-decay", float, "Decoupled weight decay; biases and norms are exempt. Default: 0."),
+    ("warmup-steps", int, "Steps over which the learning rate rises. Default: 0."),
+    ("warmup-ratio", float, "The same as a share of all steps, 0 to 1."),
+    ("clip", float, "Largest norm of the gradients; 0 clips nothing. Default: 1."),
+    ("accumulation", int, "Micro-batches a step is computed in; they share its batch size. Default: 1."),
+    ("precision", click.Choice(PRECISIONS), "Default: auto, which is bf16 where the hardware is built for it."),
+    ("device", str, "auto, cpu, cuda, cuda:1, mps, … Default: auto."),
+    ("seed", int, "Seed of the new head and of dropout. Default: 321."),
+    ("strategy", click.Choice(STRATEGIES), "How batches are planned. Default: as the cache was built."),
+    ("batch-size", int, "Rows of one optimizer step. Default: as the cache was built."),
+    ("max-tokens", int, "Most padded tokens of one step, for --strategy budget."),
+    ("plan-seed", int, "Seed of the plan. Default: as the cache was built."),
+    ("pad-to-multiple-of", int, "Round batch widths up to a multiple, tokens. Default: 8 on CUDA, else 1."),
+    ("eval-split", str, "Split to evaluate after each epoch, or none. Default: test where there is one."),
+    ("eval-batch-size", int, "Rows of an evaluation batch. Default: 64."),
+    ("save-every", int, "Steps between checkpoints. Default: one at the end of each epoch."),
+    ("keep", int, "Checkpoints kept. Default: 2."),
+    ("log-every", int, "Steps between records in metrics.jsonl. Default: 10."),
+    ("on-nonfinite", click.Choice(ON_NONFINITE), "When a loss is not finite. Default: stop."),
+)
+
+
+@cli.command()
+@settings_options
+@click.option(
+    "--resume", "resume", metavar="RUN", type=click.Path(path_type=Path), help="Go on with this run, exactly."
+)
+@click.option("--quiet", is_flag=True, help="Show no progress and no report.")
+def run(resume: Path | None, quiet: bool, **flags: Any) -> None:
+    """Fine-tune a model on a cache, or go on with an interrupted run.
+
+    \b
+    Examples:
+      train run --cache cache/imdb
+      train run --cache cache/imdb --model minilm --epochs 1 --lr 1e-4 --strategy tight
+      train run --resume runs/imdb-1
+    """
+    given = {name: value for name, value in flags.items() if value is not None}
+    if resume is None:
+        if "cache" not in given:
+            raise InputError("--cache is missing, expected a cache's folder; `prep list` shows the caches here")
+        settings = Settings(**given)
+    from . import run as runs
+
+    warn = _warn
+    if resume is not None:
+        runs.resume_run(resume, given, click.echo, warn, quiet)
+    else:
+        runs.start_run(settings, click.echo, warn, quiet)
+
+
+@cli.command("eval")
+@click.argument("model")
+@click.option("--cache", required=True, help="Folder of the cache.")
+@click.option("--split", default="test", show_default=True, help="Split of the cache.")
+@click.option("--batch-size", type=click.IntRange(1), default=64, show_default=True, help="Rows of a batch.")
+@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, …")
+@click.option("--precision", type=click.Choice(PRECISIONS), default="auto", show_default=True)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def evaluate(model: str, cache: str, split: str, batch_size: int, device: str, precision: str, as_json: bool) -> None:
+    """Score a run, a model folder or a Hub model on a split: accuracy, F1, confusion counts.
+
+    \b
+    Example:
+      train eval runs/imdb-1 --cache cache/imdb --split test
+    """
+    from cache import open_cache
+
+    from .evaluate import evaluate as score
+    from .finished import finished_model, load_classifier
+    from .model import Needs
+
+    opened = open_cache(cache)
+    rows = opened[split]
+    with _on(device, precision) as (place, exact):
+        needs = Needs(opened.manifest, opened.folder, rows.info.longest)
+        classifier = load_classifier(finished_model(model), place, needs)
+        scores = score(classifier, rows, place, exact, batch_size)
+    assert scores is not None
+    names = opened.manifest.task.label_names
+    if as_json:
+        click.echo(json.dumps({"model": model, "cache": cache, "split": split, "labels": names, **scores.to_json()}))
+        return
+    click.echo(f"rows       {scores.rows:,} of split {split}")
+    click.echo(f"loss       {scores.mean_loss:.4f}")
+    click.echo(f"accuracy   {scores.accuracy:.4f} ({sum(scores.correct):,} right)")
+    click.echo(f"F1         {scores.f1:.4f} ({f'class {names[1]}' if len(names) == 2 else 'mean over classes'})")
+    for number in range(min(len(names), 20)):
+        counts = scores.confusion[number] if scores.confusion else ()
+        found = ", ".join(f"{names[c]} {count:,}" for c, count in enumerate(counts) if count)
+        click.echo(f"  {names[number]}: {scores.actual[number]:,} rows, found as {found or 'nothing'}")
+
+
+@cli.command()
+@click.argument("model")
+@click.argument("texts", nargs=-1)
+@click.option("--file", type=click.Path(path_type=Path), help="Read texts from a file, one a line.")
+@click.option("--batch-size", type=click.IntRange(1), default=32, show_default=True, help="Texts of a batch.")
+@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, …")
+@click.option("--precision", type=click.Choice(PRECISIONS), default="fp32", show_default=True)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON lines.")
+def predict(
+    model: str, texts: tuple[str, ...], file: Path | None, batch_size: int, device: str, precision: str, as_json: bool
+) -> None:
+    """Label texts: from the arguments, from a file, or from standard input, one a line.
+
+    \b
+    Examples:
+      train predict runs/imdb-1 "A film one will not forget." "Two hours too long."
+      train predict runs/imdb-1 --file reviews.txt --json
+    """
+    if texts and file is not None:
+        raise InputError("texts and --file are both given, expected one of them")
+    if not texts and file is None and sys.stdin.isatty():
+        raise InputError('no text was given; pass texts, --file FILE, or pipe them in: echo "…" | train predict MODEL')
+    from .predict import Predictor, read_file, read_texts
+
+    given = list(texts) or (read_file(file) if file is not None else read_texts(sys.stdin.buffer.read(), "stdin"))
+    with _on(device, precision) as (place, exact):
+        predictor = Predictor(model, place, exact, batch_size)
+        for result in predictor(given):
+            if as_json:
+                content = {"text": result.text, "label": result.label, "probability": result.probability}
+                click.echo(json.dumps(content, ensure_ascii=False))
+            else:
+                click.echo(f"{result.label}\t{result.probability:.4f}\t{result.text}")
+
+
+@cli.command()
+@click.argument("runs", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option("--json", "as_json", is_flag=True, help="Print one line of JSON a run.")
+def compare(runs: tuple[Path, ...], as_json: bool) -> None:
+    """Show runs side by side, as a table in Markdown.
+
+    \b
+    Example:
+      train compare runs/imdb-1 runs/imdb-2
+    """
+    from .compare import comparison, read_result, to_json
+
+    results = [read_result(folder) for folder in runs]
+    if as_json:
+        for result in results:
+            click.echo(to_json(result))
+    else:
+        click.echo(comparison(results))
+
+
+def _warn(text: str) -> None:
+    click.echo(text, err=True)
+
+
+@contextlib.contextmanager
+def _on(device: str, precision: str) -> Iterator[tuple["torch.device", str]]:
+    from .device import pick_device, pick_precision
+
+    place = pick_device(device)
+    yield place, pick_precision(precision, place)

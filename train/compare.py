@@ -1,0 +1,104 @@
+"""Runs side by side: the tutorial's table, in Markdown."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from .records import METRICS, SUMMARY, TIMING, RunInfo, clock, read_records, read_run
+
+COLUMNS = (
+    "run",
+    "padding",
+    "model",
+    "batch size",
+    "max length",
+    "accuracy",
+    "device",
+    "time per epoch",
+    "steps",
+    "padded tokens",
+)
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """What a run's folder says of it.
+
+    Attributes:
+        folder: of the run.
+        info: its settings.
+        accuracy: of its last evaluation, None where there was none.
+        epoch_seconds: training time of each epoch, seconds.
+        steps: optimizer steps done.
+        padded_tokens: tokens computed in training, padding included.
+        finished: whether it came to its end.
+    """
+
+    folder: Path
+    info: RunInfo
+    accuracy: float | None
+    epoch_seconds: tuple[float, ...]
+    steps: int
+    padded_tokens: int
+    finished: bool
+
+
+def read_result(folder: Path) -> RunResult:
+    """Read what a run has recorded so far.
+
+    Raises:
+        InputError: the folder is no run.
+    """
+    info = read_run(folder)
+    metrics, timing = read_records(folder / METRICS), read_records(folder / TIMING)
+    steps = [record for record in metrics if record["kind"] == "step"]
+    accuracies = [record["accuracy"] for record in metrics if record["kind"] == "eval"]
+    return RunResult(
+        folder=folder,
+        info=info,
+        accuracy=accuracies[-1] if accuracies else None,
+        epoch_seconds=tuple(record["seconds"] for record in timing if record["kind"] == "epoch"),
+        steps=steps[-1]["step"] if steps else 0,
+        padded_tokens=sum(record["padded_tokens"] for record in steps),
+        finished=(folder / SUMMARY).is_file(),
+    )
+
+
+def comparison(results: list[RunResult]) -> str:
+    """The table of some runs in Markdown, one run a row."""
+    rows = [COLUMNS, *(_cells(result) for result in results)]
+    widths = [max(len(row[i]) for row in rows) for i in range(len(COLUMNS))]
+    lines = ["| " + " | ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)) + " |" for row in rows]
+    lines.insert(1, "| " + " | ".join("-" * width for width in widths) + " |")
+    return "\n".join(lines)
+
+
+def _cells(result: RunResult) -> tuple[str, ...]:
+    settings, seconds = result.info.settings, result.epoch_seconds
+    size = f"{settings.max_tokens:,} tokens" if settings.batch_size is None else str(settings.batch_size)
+    return (
+        str(result.folder) + ("" if result.finished else " (not finished)"),
+        str(settings.strategy),
+        Path(str(settings.model)).name,
+        size,
+        str(result.info.max_length),
+        "" if result.accuracy is None else f"{result.accuracy:.4f}",
+        f"{result.info.environment['device']}, {settings.precision}",
+        clock(sum(seconds) / len(seconds)) if seconds else "",
+        f"{result.steps:,}",
+        f"{result.padded_tokens:,}",
+    )
+
+
+def to_json(result: RunResult) -> str:
+    """A run's result as one line of JSON."""
+    content = {
+        "run": str(result.folder),
+        "settings": result.info.settings.to_json(),
+        "accuracy": result.accuracy,
+        "epoch_seconds": result.epoch_seconds,
+        "steps": result.steps,
+        "padded_tokens": result.padded_tokens,
+        "finished": result.finished,
+    }
+    return json.dumps(content)

@@ -1,0 +1,104 @@
+"""The device a run computes on: which one, how precisely, its random state and its memory.
+
+All devices go through `torch.accelerator` and `torch.get_device_module`, so that one path serves them all.
+"""
+
+import contextlib
+import resource
+import sys
+from contextlib import AbstractContextManager
+
+import torch
+
+from cache.errors import InputError
+
+
+def pick_device(name: str) -> torch.device:
+    """The device called `name`; `auto` is the accelerator, or the CPU where there is none.
+
+    Raises:
+        InputError: there is no such device here.
+    """
+    accelerator = torch.accelerator.current_accelerator(check_available=True)
+    if name == "auto":
+        return accelerator or torch.device("cpu")
+    here = ["cpu"] + [f"{accelerator.type}:{i}" for i in range(torch.accelerator.device_count()) if accelerator]
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        device = None
+    if device and (device.type == "cpu" or str(device) in here or (device.index is None and f"{device}:0" in here)):
+        return device
+    raise InputError(f"--device {name!r} is not on this machine, expected auto or one of {', '.join(here)}")
+
+
+def pick_precision(name: str, device: torch.device) -> str:
+    """`fp32` or `bf16`; `auto` is bf16 where the device computes it natively.
+
+    Raises:
+        InputError: bf16 was asked for on a device that autocast cannot serve.
+    """
+    if name == "auto":
+        return "bf16" if _native_bf16(device) else "fp32"
+    if name == "bf16" and not torch.amp.autocast_mode.is_autocast_available(device.type):
+        raise InputError(f"--precision bf16 does not work on {device}; pass --precision fp32")
+    return name
+
+
+def _native_bf16(device: torch.device) -> bool:
+    if device.type == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    if device.type == "cpu":  # torch has no public question for these
+        probes = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
+        return any(getattr(torch.cpu, probe, bool)() for probe in probes)
+    return False
+
+
+def autocast(device: torch.device, precision: str) -> AbstractContextManager[None]:
+    """The context in which a forward pass computes at `precision`."""
+    if precision == "bf16":
+        return torch.autocast(device.type, dtype=torch.bfloat16)
+    return contextlib.nullcontext()
+
+
+def prepare(device: torch.device) -> None:
+    """Let a GPU's fp32 products use TF32, and count its peak memory from here."""
+    if device.type != "cpu":
+        torch.set_float32_matmul_precision("high")
+        module = torch.get_device_module(device)
+        if hasattr(module, "reset_peak_memory_stats"):
+            module.reset_peak_memory_stats(device)
+
+
+def peak_memory_bytes(device: torch.device) -> int | None:
+    """Most memory held so far: of an accelerator its tensors', on the CPU the whole process'; None if unknown."""
+    if device.type == "cpu":
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return peak if sys.platform == "darwin" else peak * 1024
+    module = torch.get_device_module(device)
+    if not hasattr(module, "max_memory_allocated"):
+        return None
+    return int(module.max_memory_allocated(device))
+
+
+def random_state(device: torch.device) -> dict[str, torch.Tensor]:
+    """The states of the random generators a step draws from, each a uint8 tensor: the CPU's, the accelerator's."""
+    states = {"cpu": torch.get_rng_state()}
+    if device.type != "cpu":
+        states[device.type] = torch.get_device_module(device).get_rng_state(device)
+    return states
+
+
+def set_random_state(states: dict[str, torch.Tensor], device: torch.device) -> None:
+    """Put back what `random_state` took."""
+    torch.set_rng_state(states["cpu"])
+    if device.type != "cpu":
+        torch.get_device_module(device).set_rng_state(states[device.type], device)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether torch raised this for want of memory; on the CPU it raises a plain RuntimeError."""
+    text = str(error).lower()
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or (
+        isinstance(error, RuntimeError) and ("out of memory" in text or "can't allocate memory" in text)
+    )

