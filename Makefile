@@ -1,0 +1,40 @@
+# Two commands do everything: `make demo` and `make test`. Each makes .venv and installs what it needs.
+
+PYTHON ?= python3
+BIN := .venv/bin
+PIP_INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+
+.PHONY: demo test lint types wheel check clean
+
+demo: .venv/demo.stamp
+	$(BIN)/prep build imdb
+	$(BIN)/train run --cache cache/imdb --strategy tight --lr 1e-4 --max-steps 60 --eval-rows 500
+
+test: .venv/dev.stamp
+	$(BIN)/python -m pytest
+
+lint: .venv/dev.stamp
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: .venv/dev.stamp
+	$(BIN)/mypy
+
+# Both commands from a built wheel, in a folder of its own.
+wheel: .venv/dev.stamp
+	$(BIN)/python tests/check_wheel.py
+
+check: test lint types wheel
+
+.venv/demo.stamp: pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(PIP_INSTALL) --editable '.[demo]'
+	touch $@
+
+.venv/dev.stamp: pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(PIP_INSTALL) --editable '.[dev]'
+	touch $@
+
+clean:
+	rm -rf .venv build dist *.egg-info
