@@ -5,7 +5,7 @@
 An epoch is drawn, written and read by itself, so a plan of any number of epochs needs the memory of one.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -16,8 +16,9 @@ from .errors import CorruptCacheError, InputError, MismatchError, NotACacheError
 from .format import MAX_COUNT, PLANS, FileInfo
 from .plans import EpochPlan, Ints, PlanSpec
 from .sealed import Fields, Json, read_small_file, seal, unseal
+from .storage import locked, replacing, storage_errors, sync
 from .tensors import MappedFile
-from .writer import file_info, replacing, storage_errors, sync
+from .writer import file_info
 
 PLAN_FORMAT = "lengthwise-plan"
 PLAN_VERSION = 1
@@ -136,42 +137,69 @@ def _epoch(fields: Fields, name: str, rows: int) -> EpochInfo:
 
 
 def store_plan(
-    split_folder: Path, fingerprint: str, rows: int, spec: PlanSpec, epochs: Iterable[EpochPlan]
+    split_folder: Path,
+    fingerprint: str,
+    rows: int,
+    spec: PlanSpec,
+    epochs: int,
+    draw: Callable[[int], EpochPlan],
 ) -> StoredPlan:
-    """Write the next epochs of a plan into a split's folder, behind those that are there.
+    """Write those of the first `epochs` epochs of a plan that are not there yet into a split's folder.
+
+    Two processes that store one plan at once take turns, and the second finds the work done.
 
     Args:
         split_folder: `<cache>/<split>`.
         fingerprint: of the cache.
         rows: rows of the split.
         spec: the plan's settings.
-        epochs: the epochs to add, taken one at a time.
+        epochs: how many epochs are wanted.
+        draw: makes the plan of one epoch.
 
     Raises:
         StorageError: the folder cannot be written.
     """
     folder = split_folder / PLANS / spec.id
-    try:
-        infos = list(read_plan(folder / PLAN_FILE, fingerprint, split_folder.name, rows).epochs)
-    except NotACacheError:
-        infos = []
     with storage_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
-        for plan in epochs:
-            infos.append(_write_epoch(folder / epoch_name(len(infos)), plan))
-        content: Json = {
+        with locked(folder.with_name(f".{spec.id}.lock"), waiting=lambda owner: None) as alone:
+            if alone:
+                _remove_debris(folder)
+            infos = _epochs_there(folder, fingerprint, rows)
+            for epoch in range(len(infos), epochs):
+                infos.append(_write_epoch(folder / epoch_name(epoch), draw(epoch)))
+            stored = StoredPlan(folder, spec, rows, tuple(infos))
+            with replacing(folder / PLAN_FILE) as temporary:
+                temporary.write_bytes(_plan_json(stored, fingerprint))
+            sync(folder)
+    return stored
+
+
+def _epochs_there(folder: Path, fingerprint: str, rows: int) -> list[EpochInfo]:
+    try:
+        return list(read_plan(folder / PLAN_FILE, fingerprint, folder.parent.parent.name, rows).epochs)
+    except NotACacheError:
+        return []
+
+
+def _remove_debris(folder: Path) -> None:
+    """Remove what a killed process left of files it was writing."""
+    for path in folder.glob(".*"):
+        path.unlink(missing_ok=True)
+
+
+def _plan_json(plan: StoredPlan, fingerprint: str) -> bytes:
+    return seal(
+        {
             "format": PLAN_FORMAT,
             "version": PLAN_VERSION,
             "cache": fingerprint,
-            "split": split_folder.name,
-            "rows": rows,
-            **asdict(spec),
-            "epochs": [asdict(info) for info in infos],
+            "split": plan.folder.parent.parent.name,
+            "rows": plan.rows,
+            **asdict(plan.spec),
+            "epochs": [asdict(info) for info in plan.epochs],
         }
-        with replacing(folder / PLAN_FILE) as temporary:
-            temporary.write_bytes(seal(content))
-        sync(folder)
-    return StoredPlan(folder, spec, rows, tuple(infos))
+    )
 
 
 def _write_epoch(path: Path, plan: EpochPlan) -> EpochInfo:

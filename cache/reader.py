@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .errors import CorruptCacheError, InputError, StorageError
+from .errors import CorruptCacheError, InputError, NotACacheError, StorageError
 from .format import (
     TOKENIZER,
     FileInfo,
@@ -28,6 +28,7 @@ from .format import (
 from .padding import gather_rows
 from .planfiles import StoredPlan, store_plan, stored_plans
 from .plans import EpochPlan, Ints, PlanSpec, plan_epoch
+from .publishing import recover
 from .tensors import MappedFile
 
 if TYPE_CHECKING:
@@ -63,7 +64,14 @@ def open_cache(folder: str | Path, *, verify: bool = False) -> "Cache":
         FormatVersionError: another version wrote it.
         CorruptCacheError: the manifest or a file's size is not as written, or with `verify` any byte.
     """
-    cache = Cache(Path(folder), read_manifest(Path(folder)))
+    path = Path(folder)
+    try:
+        manifest = read_manifest(path)
+    except NotACacheError:
+        if not recover(path):
+            raise
+        manifest = read_manifest(path)
+    cache = Cache(path, manifest)
     if verify:
         for _ in cache.verify():
             pass
@@ -298,14 +306,13 @@ class Split:
         stored = self.stored_plans().get(spec)
         there = len(stored.epochs) if stored else 0
 
-        def missing() -> Iterator[EpochPlan]:
-            for epoch in range(there, epochs):
-                progress(epoch)
-                yield self.draw(spec, epoch)
+        def draw(epoch: int) -> EpochPlan:
+            progress(epoch)
+            return self.draw(spec, epoch)
 
         if there < epochs:
             folder = self.cache.folder / self.name
-            store_plan(folder, self.cache.manifest.fingerprint, len(self), spec, missing())
+            store_plan(folder, self.cache.manifest.fingerprint, len(self), spec, epochs, draw)
         return there, max(0, epochs - there)
 
     def try_keep_plan(self, spec: PlanSpec, epochs: int) -> bool:

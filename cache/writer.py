@@ -1,81 +1,27 @@
-"""Writing a cache: complete or not at all.
+"""Writing a cache: its shards, its manifest; how they get into place is in `publishing`."""
 
-It is written into a hidden folder beside its place, flushed to disk, and renamed into place, so that a half-built
-cache is never seen.
-"""
-
-import contextlib
-import os
-import shutil
-import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import safetensors.numpy
 
-from .errors import StorageError
-from .format import MANIFEST, FileInfo, Manifest, ShardInfo, sha256_file, shard_name
+from .errors import InputError
+from .format import MANIFEST, MAX_MANIFEST_BYTES, FileInfo, Manifest, ShardInfo, sha256_file, shard_name
 from .plans import Ints
+from .publishing import building, publish, staging
+from .storage import replacing, storage_errors, sync
 
-
-@contextlib.contextmanager
-def storage_errors(path: Path) -> Iterator[None]:
-    """Turn the file system's refusals into a `StorageError` that names `path` and the reason."""
-    try:
-        yield
-    except OSError as error:
-        raise StorageError(f"cannot write {path}: {error.strerror or error}") from error
-    except safetensors.SafetensorError as error:  # the library wraps the system's error in text
-        raise StorageError(f"cannot write {path}: {error}") from error
-
-
-@contextlib.contextmanager
-def staging(place: Path) -> Iterator[Path]:
-    """A new empty folder beside `place`, removed unless it was renamed away.
-
-    Raises:
-        StorageError: it cannot be made.
-    """
-    with storage_errors(place.parent):
-        place.parent.mkdir(parents=True, exist_ok=True)
-        folder = Path(tempfile.mkdtemp(prefix=f".{place.name}.building-", dir=place.parent))
-        folder.chmod(0o755)
-    try:
-        yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-def publish(folder: Path, place: Path) -> None:
-    """Rename a finished folder to `place`; what was there before goes away, but stays whole for who has it mapped."""
-    with storage_errors(place):
-        sync_tree(folder)
-        if place.exists():
-            old = Path(tempfile.mkdtemp(prefix=f".{place.name}.replaced-", dir=place.parent))
-            place.rename(old / place.name)
-            folder.rename(place)
-            shutil.rmtree(old, ignore_errors=True)
-        else:
-            folder.rename(place)
-        sync(place.parent)
-
-
-def sync(path: Path) -> None:
-    """fsync a file or folder."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
-def sync_tree(folder: Path) -> None:
-    """fsync every file and folder below `folder`, itself included."""
-    for parent, _, files in os.walk(folder):
-        for name in files:
-            sync(Path(parent, name))
-        sync(Path(parent))
+__all__ = [
+    "building",
+    "file_info",
+    "publish",
+    "replacing",
+    "staging",
+    "storage_errors",
+    "sync",
+    "write_manifest",
+    "write_shard",
+]
 
 
 def write_shard(
@@ -118,22 +64,17 @@ def file_info(path: Path) -> FileInfo:
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:
-    """Write the manifest, the last file of a cache."""
+    """Write the manifest, the last file of a cache.
+
+    Raises:
+        InputError: it is larger than a reader would accept.
+    """
     path = folder / MANIFEST
+    data = manifest.to_bytes()
+    if len(data) > MAX_MANIFEST_BYTES:
+        raise InputError(
+            f"the manifest of {manifest.name} would be {len(data):,} bytes, but at most {MAX_MANIFEST_BYTES:,} are "
+            f"read back; its {len(manifest.task.label_names):,} label names take most of it"
+        )
     with storage_errors(path):
-        path.write_bytes(manifest.to_bytes())
-
-
-@contextlib.contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """A temporary path beside `path`; what was written there is flushed and renamed to `path`, or removed."""
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    os.close(handle)
-    temporary = Path(name)
-    try:
-        yield temporary
-        temporary.chmod(0o644)
-        sync(temporary)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+        path.write_bytes(data)

@@ -1,0 +1,131 @@
+"""The file system's side of writing: refusals as one typed error, durable files, locks that die with their owner."""
+
+import contextlib
+import errno
+import fcntl
+import os
+import secrets
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import safetensors
+
+from .errors import StorageError
+
+
+@contextlib.contextmanager
+def storage_errors(path: Path, action: str = "write") -> Iterator[None]:
+    """Turn the file system's refusals into a `StorageError` that names `path` and the reason."""
+    try:
+        yield
+    except OSError as error:
+        raise StorageError(f"cannot {action} {path}: {error.strerror or error}") from error
+    except safetensors.SafetensorError as error:  # the library wraps the system's error in text
+        raise StorageError(f"cannot {action} {path}: {error}") from error
+
+
+def sync(path: Path) -> None:
+    """fsync a file or folder."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def sync_tree(folder: Path) -> None:
+    """fsync every file and folder below `folder`, itself included."""
+    for parent, _, files in os.walk(folder):
+        for name in files:
+            sync(Path(parent, name))
+        sync(Path(parent))
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A temporary path beside `path`; what was written there is flushed and renamed to `path`, or removed."""
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    try:
+        yield temporary
+        sync(temporary)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+_held: set[int] = set()
+_NO_LOCKS_HERE = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EINVAL)
+
+
+def _let_go() -> None:
+    """A forked worker does not share its parent's locks, else it would hold them beyond the parent's death."""
+    for handle in _held:
+        os.close(handle)
+    _held.clear()
+
+
+os.register_at_fork(after_in_child=_let_go)
+
+
+@contextlib.contextmanager
+def locked(path: Path, waiting: Callable[[str], object] | None = None) -> Iterator[bool]:
+    """Hold the lock file `path`, which one process or thread can do at a time; the system frees it when that one dies.
+
+    Args:
+        path: made when needed, removed at the end.
+        waiting: called once with the owner's process number, as text, if another one holds it. None: do not wait.
+
+    Yields:
+        Whether it is held. False where `waiting` is None and another one holds it, or where the file system has no
+        locks.
+
+    Raises:
+        OSError: the lock file cannot be made.
+    """
+    handle, held = _acquire(path, waiting)
+    try:
+        yield held
+    finally:
+        if held:
+            _held.discard(handle)
+            path.unlink(missing_ok=True)
+        os.close(handle)
+
+
+def _acquire(path: Path, waiting: Callable[[str], object] | None) -> tuple[int, bool]:
+    while True:
+        handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        try:
+            held = _flock(handle, waiting)
+            if not held or _is_at(handle, path):
+                break
+        except BaseException:
+            os.close(handle)
+            raise
+        os.close(handle)  # its owner removed it meanwhile
+    if held:
+        _held.add(handle)
+        os.pwrite(handle, f"{os.getpid():<10}".encode(), 0)
+    return handle, held
+
+
+def _flock(handle: int, waiting: Callable[[str], object] | None) -> bool:
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        if waiting is None:
+            return False
+        waiting(os.pread(handle, 10, 0).decode(errors="replace").strip() or "?")
+        fcntl.flock(handle, fcntl.LOCK_EX)
+    except OSError as error:
+        if error.errno in _NO_LOCKS_HERE:
+            return False
+        raise
+    return True
+
+
+def _is_at(handle: int, path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(handle), path.stat())
+    except FileNotFoundError:
+        return False
