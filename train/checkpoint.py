@@ -80,7 +80,7 @@ def save_checkpoint(root: Path, job: Job, state: State, owner: dict[str, Any], r
     return place
 
 
-_POSITION = ("epoch", "epoch_step", "step", "skipped", "epoch_seconds", "seconds")
+_POSITION = ("epoch", "epoch_step", "step", "skipped", "epoch_seconds", "seconds", "scores")
 
 
 def _weights(model: PreTrainedModel) -> Tensors:
@@ -119,10 +119,11 @@ def checkpoints(root: Path) -> list[Path]:
 
 
 def clean(root: Path) -> None:
-    """Delete what a killed process left half-written."""
-    for path in [*root.glob(".step-*"), *root.glob("step-*")]:
-        if path.is_dir() and (path.name.startswith(".") or not (path / STATE).exists()):
-            shutil.rmtree(path, ignore_errors=True)
+    """Delete what a killed process left half-written, in the checkpoints' folder and in the run's."""
+    unfinished = [*root.glob(".step-*"), *root.parent.glob(".*.building-*")]
+    unfinished += [path for path in root.glob("step-*") if not (path / STATE).exists()]
+    for path in unfinished:
+        shutil.rmtree(path, ignore_errors=True)
 
 
 def newest(root: Path, owner: dict[str, Any], warn: Any) -> tuple[Path, dict[str, Any]] | None:

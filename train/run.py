@@ -15,7 +15,7 @@ import torch
 import transformers
 from transformers import PretrainedConfig, PreTrainedModel
 
-from cache.errors import InputError, MismatchError
+from cache.errors import InputError, MismatchError, StorageError
 from cache.names import local_folder
 from cache.plans import PlanSpec
 from cache.reader import Cache, Split, open_cache
@@ -99,10 +99,13 @@ def start_run(settings: Settings, say: Say, warn: Say, quiet: bool = False) -> P
         start = Start(job, _info(job, cache, model_digest(folder)), State(Meter(device)), {})
         _announce(start, folder, say, quiet)
         torch.manual_seed(resolved.seed)
-        place = make_run_folder(resolved.out, cache.manifest.name)
         stop.gentle = True
-        write_json(place / SETTINGS, start.info.to_json())
-        return _go(place, start, say, quiet, stop)
+        place = _begin_folder(start.info)
+        lock = lock_run(place)
+        try:
+            return _go(place, start, say, quiet, stop)
+        finally:
+            os.close(lock)
 
 
 def resume_run(folder: Path, given: Mapping[str, Any], say: Say, warn: Say, quiet: bool = False) -> Path:
@@ -139,11 +142,8 @@ def _take_up(folder: Path, settings: Settings, info: RunInfo, warn: Say, say: Sa
     split = _training_split(cache)
     device = devices.pick_device(settings.device)
     _refuse(folder, _differences(info, settings, cache, device))
-    root = folder / CHECKPOINTS
-    if root.is_dir():
-        clean(root)
-    owner = _owner(info)
-    found = newest(root, owner, warn)
+    clean(folder / CHECKPOINTS)
+    found = newest(folder / CHECKPOINTS, _owner(info), warn)
     if found is None:  # killed before its first checkpoint: the same beginning gives the same run
         model = load_model(model_folder(str(settings.model)), _needs(cache, split, settings), settings.seed)
         job = _job(model, split, settings, device)
@@ -159,6 +159,17 @@ def _take_up(folder: Path, settings: Settings, info: RunInfo, warn: Say, say: Sa
     if state.step < job.total_steps:
         try_heaviest(job, state)
     return start
+
+
+def _begin_folder(info: RunInfo) -> Path:
+    """The new run's folder, with its settings in it."""
+    place = make_run_folder(info.settings.out, info.cache_name)
+    try:
+        write_json(place / SETTINGS, info.to_json())
+    except StorageError:
+        place.rmdir()
+        raise
+    return place
 
 
 def _differences(info: RunInfo, settings: Settings, cache: Cache, device: torch.device) -> list[str]:
@@ -309,14 +320,13 @@ def _go(folder: Path, start: Start, say: Say, quiet: bool, stop: StopRequest) ->
     export_model(folder / MODEL, job, start.info)
     state.seconds += time.monotonic() - began
     memory = devices.peak_memory_bytes(job.device)
-    scores = watch.scores.to_json() if watch.scores else None
     summary: Json = {
         "steps": state.step,
         "seconds": state.seconds,
         "peak_memory_bytes": memory,
         "skipped_updates": state.skipped,
         "eval_split": job.settings.eval_split,
-        "scores": scores,
+        "scores": state.scores,
     }
     write_json(folder / SUMMARY, summary)
     if not quiet:
@@ -337,6 +347,8 @@ def export_model(place: Path, job: Job, info: RunInfo) -> None:
             for path in job.split.cache.tokenizer_folder.iterdir():
                 shutil.copyfile(path, folder / path.name)
         write_json(folder / CARD, card)
+        if place.exists():  # of a run that was killed between this and its summary
+            shutil.rmtree(place)
         publish(folder, place)
 
 

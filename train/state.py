@@ -4,6 +4,7 @@ Shapes: () a number.
 """
 
 from dataclasses import asdict, dataclass, field
+from typing import Any
 
 import torch
 
@@ -87,6 +88,7 @@ class State:
         skipped: updates left out in the whole run, up to the last log point.
         epoch_seconds: training time of the epoch under way.
         seconds: time of the whole run.
+        scores: of the last evaluation, as `Scores.to_json` gives them.
     """
 
     meter: Meter
@@ -97,3 +99,4 @@ class State:
     skipped: int = 0
     epoch_seconds: float = 0.0
     seconds: float = 0.0
+    scores: dict[str, Any] | None = None

@@ -51,7 +51,6 @@ class Watch:
         self.screen, self.stop = screen, stop
         self.metrics = Records(folder / METRICS, sizes.get(METRICS, 0))
         self.timing = Records(folder / TIMING, sizes.get(TIMING, 0))
-        self.scores: Scores | None = None
         self.mark = time.monotonic()
 
     def log(self) -> None:
@@ -106,7 +105,7 @@ class Watch:
             line += f"  {split}: loss {scores.mean_loss:.4f}, accuracy {scores.accuracy:.4f}, F1 {scores.f1:.4f}"
             line += f" ({clock(eval_seconds)})"
         self.screen.say(line)
-        self.scores = scores
+        state.scores = scores.to_json() if scores is not None else None
         state.epoch, state.epoch_step, state.epoch_sums, state.epoch_seconds = state.epoch + 1, 0, Sums(), 0.0
         last, every = state.epoch == len(job.steps), job.settings.save_every
         if last or self.stop or not every or state.step % every == 0:
