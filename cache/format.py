@@ -10,13 +10,18 @@ A manifest is JSON in one canonical layout, and ends with the sha256 of everythi
 byte is noticed at open. It is parsed as if a stranger had written it, with every count bounded.
 """
 
+import contextlib
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+import re
+import shlex
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from .errors import CorruptCacheError, InputError
+from .plans import PlanSpec
 from .sealed import NAME_PATTERN, Fields, Json, read_small_file, seal, unseal
 
 FORMAT = "lengthwise-cache"
@@ -25,7 +30,7 @@ MANIFEST = "manifest.json"
 TOKENIZER = "tokenizer"
 PLANS = "plans"
 
-MAX_MANIFEST_BYTES = 128 * 1024 * 1024
+MAX_MANIFEST_BYTES = 32 * 1024 * 1024
 MAX_LENGTH = 1 << 20
 """Longest row a cache may hold, tokens."""
 MAX_COUNT = 1 << 48
@@ -134,15 +139,16 @@ class Manifest:
         raw = unseal(data, path, FORMAT, VERSION)
         fields = Fields(raw, path)
         splits = fields.mapping("splits")
+        max_length = fields.integer("max_length", 1, MAX_LENGTH)
         return cls(
             name=fields.name("name"),
             fingerprint=fields.digest("fingerprint"),
             source=fields.mapping("source"),
             tokenizer=_tokenizer(Fields(fields.mapping("tokenizer"), path)),
-            max_length=fields.integer("max_length", 1, MAX_LENGTH),
+            max_length=max_length,
             task=_task(Fields(fields.mapping("task"), path)),
-            plan=fields.mapping("plan"),
-            splits={name: _split(name, Fields(splits, path), path) for name in splits},
+            plan=fields.check("plan", "settings of a plan", _is_plan),
+            splits={name: _split(name, Fields(splits, path), max_length) for name in splits},
             build=fields.mapping("build"),
             created=fields.text("created"),
         )
@@ -156,7 +162,29 @@ def read_manifest(folder: Path) -> Manifest:
         FormatVersionError, CorruptCacheError: see `Manifest.from_bytes`.
     """
     path = folder / MANIFEST
-    return Manifest.from_bytes(read_small_file(path, MAX_MANIFEST_BYTES), path)
+    data = read_small_file(path, MAX_MANIFEST_BYTES)
+    with naming_remedy(_salvaged_argument(data)):
+        return Manifest.from_bytes(data, path)
+
+
+@contextlib.contextmanager
+def naming_remedy(argument: object) -> Iterator[None]:
+    """Add the way out to the message of a `CorruptCacheError`: the command that builds a cache of source `argument`."""
+    try:
+        yield
+    except CorruptCacheError as error:
+        usable = isinstance(argument, str) and argument.isprintable() and 0 < len(argument) < 1000
+        source = shlex.quote(str(argument)) if usable else "SOURCE"
+        raise CorruptCacheError(
+            f"{error}; to build the cache anew: prep build {source} --force (with the other options it was built with)"
+        ) from None
+
+
+def _salvaged_argument(data: bytes) -> object:
+    found = re.search(rb'"argument": ("(?:[^"\\]|\\.)*")', data)
+    with contextlib.suppress(ValueError):
+        return json.loads(found.group(1)) if found else None
+    return None
 
 
 def fingerprint_of(content: Mapping[str, Any]) -> str:
@@ -202,6 +230,9 @@ def _tokenizer(fields: Fields) -> TokenizerInfo:
     vocab_size = fields.integer("vocab_size", 1, 1 << 31)
     plain = NAME_PATTERN.fullmatch
     files = [FileInfo(**_file(item, lambda v: bool(plain(v)))) for item in fields.objects("files")]
+    digests = {info.file: info.sha256 for info in files}
+    if len(digests) != len(files) or digests.get("tokenizer.json") != fields.digest("sha256"):
+        raise fields.wrong("files", "each file once, tokenizer.json with the tokenizer's sha256 among them")
     return TokenizerInfo(
         name=fields.text("name"),
         revision=fields.check("revision", "text or null", lambda v: v is None or isinstance(v, str)),
@@ -218,10 +249,17 @@ def _task(fields: Fields) -> Task:
     return Task(kind=kind, label_names=fields.texts("label_names"))
 
 
-def _split(name: str, parent: Fields, path: Path) -> SplitInfo:
+def _is_plan(value: Any) -> bool:
+    try:
+        return isinstance(value, dict) and isinstance(PlanSpec(**value), PlanSpec)
+    except (InputError, TypeError):
+        return False
+
+
+def _split(name: str, parent: Fields, max_length: int) -> SplitInfo:
     if not NAME_PATTERN.fullmatch(name) or name == TOKENIZER:
         raise parent.wrong(name, "a split with a plain name")
-    fields = Fields(parent.mapping(name), path)
+    fields = Fields(parent.mapping(name), parent.path)
     rows, tokens = fields.integer("rows", 0, MAX_COUNT), fields.integer("tokens", 0, MAX_COUNT)
     counts = fields.check("length_histogram", "a list of counts", _is_histogram)
     lengths = [length for length, count in enumerate(counts) if count] or [0]
@@ -229,8 +267,8 @@ def _split(name: str, parent: Fields, path: Path) -> SplitInfo:
     sums = (
         ("rows", sum(counts), rows),
         ("tokens", sum(length * count for length, count in enumerate(counts)), tokens),
-        ("shortest", lengths[0], fields.integer("shortest", 0, MAX_LENGTH)),
-        ("longest", lengths[-1], fields.integer("longest", 0, MAX_LENGTH)),
+        ("shortest", lengths[0], fields.integer("shortest", 0, max_length)),
+        ("longest", lengths[-1], fields.integer("longest", 0, max_length)),
         ("rows", sum(shard.rows for shard in shards), rows),
         ("tokens", sum(shard.tokens for shard in shards), tokens),
     )

@@ -5,7 +5,8 @@
 An epoch is drawn, written and read by itself, so a plan of any number of epochs needs the memory of one.
 """
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from .format import MAX_COUNT, PLANS, FileInfo
 from .plans import EpochPlan, Ints, PlanSpec
 from .sealed import Fields, Json, read_small_file, seal, unseal
 from .storage import locked, replacing, storage_errors, sync
-from .tensors import MappedFile
+from .tensors import Expected, MappedFile, check_header, opened
 from .writer import file_info
 
 PLAN_FORMAT = "lengthwise-plan"
@@ -57,38 +58,74 @@ class StoredPlan:
             CorruptCacheError: a row is missing, out of range or there twice, or a batch does not fit its width.
         """
         info = self.epochs[epoch]
-        expected = {
+        path = self.folder / info.file
+        with _naming_folder(self.folder):
+            mapped = MappedFile(path, self._tensors(info), info.bytes).tensors
+            plan = EpochPlan(**{name: array.copy() for name, array in mapped.items()})  # a cut file cannot hurt a copy
+            wrong = _fault(plan, lengths) or _unfit(plan, self.spec, lengths, max_length)
+            if not wrong and plan.padded_tokens != info.padded_tokens:
+                wrong = f"holds {plan.padded_tokens:,} padded tokens, plan.json says {info.padded_tokens:,}"
+            if wrong:
+                raise CorruptCacheError(f"{path}: {wrong}")
+        return plan
+
+    def check_headers(self) -> None:
+        """Check that every epoch's file is there, with the size and the header it should have.
+
+        Raises:
+            CorruptCacheError: one is not.
+        """
+        for info in self.epochs:
+            path = self.folder / info.file
+            with _naming_folder(self.folder), opened(path, info.bytes) as file:
+                check_header(file, info.bytes, self._tensors(info), path)
+
+    def _tensors(self, info: EpochInfo) -> Expected:
+        return {
             "rows": ("U32" if self.rows <= 1 << 32 else "I64", (self.rows,)),
             "batch_offsets": ("I64", (info.batches + 1,)),
             "widths": ("I32", (info.batches,)),
         }
-        plan = EpochPlan(**MappedFile(self.folder / info.file, expected).tensors)
-        wrong = _fault(plan, lengths, max_length, info.padded_tokens)
-        if wrong:
-            raise CorruptCacheError(
-                f"{self.folder / info.file}: {wrong}; delete the folder {self.folder} and run `prep plan` again"
-            )
-        return plan
 
 
-def _fault(plan: EpochPlan, lengths: Ints, max_length: int, padded_tokens: int) -> str:
-    rows, offsets, widths = plan.rows, plan.batch_offsets, plan.widths
-    if len(rows) and int(rows.max()) >= len(lengths):
-        return f"names row {int(rows.max()):,} of a split of {len(lengths):,} rows"
+@contextlib.contextmanager
+def _naming_folder(folder: Path) -> Iterator[None]:
+    """Add to the message of a `CorruptCacheError` what helps where only a plan is damaged."""
+    try:
+        yield
+    except CorruptCacheError as error:
+        raise CorruptCacheError(f"{error}; delete {folder}: its plans are then drawn again") from None
+
+
+def _fault(plan: EpochPlan, lengths: Ints) -> str:
+    """What is wrong with a plan as an arrangement of all rows; empty if nothing."""
+    rows, offsets = plan.rows, plan.batch_offsets
+    if len(rows) and not 0 <= int(rows.min()) <= int(rows.max()) < len(lengths):
+        return f"names a row outside 0..{len(lengths) - 1}"
     seen = np.zeros(len(lengths), bool)
     seen[rows] = True
     if not seen.all():
         return f"leaves out row {int(np.argmin(seen)):,}"
-    if offsets[0] != 0 or offsets[-1] != len(rows) or (len(widths) and int(np.diff(offsets).min()) < 1):
+    if offsets[0] != 0 or offsets[-1] != len(rows) or np.any(offsets[1:] <= offsets[:-1]):
         return "its batches do not follow one another"
     falls = np.flatnonzero(rows[1:] < rows[:-1]) + 1
     if not np.isin(falls, offsets).all():
         return "the rows of a batch do not ascend"
-    if len(widths) and (np.any(widths < lengths[rows[offsets[1:] - 1]]) or int(widths.max()) > max_length):
-        return "a batch's width does not fit its rows"
-    if plan.padded_tokens != padded_tokens:
-        return f"holds {plan.padded_tokens:,} padded tokens, plan.json says {padded_tokens:,}"
     return ""
+
+
+def _unfit(plan: EpochPlan, spec: PlanSpec, lengths: Ints, max_length: int) -> str:
+    """What in a plan is not as its settings say; empty if nothing."""
+    if not len(plan):
+        return ""
+    longest = lengths[plan.rows[plan.batch_offsets[1:] - 1]]
+    if not np.array_equal(plan.widths, np.full_like(longest, max_length) if spec.strategy == "fixed" else longest):
+        return "a batch's width does not fit its rows"
+    if spec.max_tokens is None:
+        most, limit = int(plan.sizes.max()), spec.batch_size or 0
+    else:
+        most, limit = int((plan.sizes * plan.widths).max()), spec.max_tokens
+    return f"a batch of {most:,} passes the plan's limit of {limit:,}" if most > limit else ""
 
 
 def stored_plans(split_folder: Path, fingerprint: str, rows: int) -> dict[PlanSpec, StoredPlan]:
@@ -101,13 +138,19 @@ def stored_plans(split_folder: Path, fingerprint: str, rows: int) -> dict[PlanSp
     found = {}
     for path in sorted((split_folder / PLANS).glob(f"*/{PLAN_FILE}")):
         plan = read_plan(path, fingerprint, split_folder.name, rows)
+        plan.check_headers()
         found[plan.spec] = plan
     return found
 
 
 def read_plan(path: Path, fingerprint: str, split: str, rows: int) -> StoredPlan:
     """Read one plan.json; see `stored_plans` for what it raises."""
-    raw = unseal(read_small_file(path, MAX_PLAN_BYTES), path, PLAN_FORMAT, PLAN_VERSION)
+    data = read_small_file(path, MAX_PLAN_BYTES)
+    with _naming_folder(path.parent):
+        return _parsed(unseal(data, path, PLAN_FORMAT, PLAN_VERSION), path, fingerprint, split, rows)
+
+
+def _parsed(raw: Json, path: Path, fingerprint: str, split: str, rows: int) -> StoredPlan:
     fields = Fields(raw, path)
     owner = (fields.digest("cache"), fields.name("split"), fields.integer("rows", 0, MAX_COUNT))
     if owner != (fingerprint, split, rows):

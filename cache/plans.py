@@ -117,6 +117,8 @@ def plan_epoch(lengths: Ints, spec: PlanSpec, epoch: int, max_length: int) -> Ep
     Raises:
         InputError: the lengths do not ascend or pass `max_length`, or a row is longer than the budget of `budget`.
     """
+    if epoch < 0:
+        raise InputError(f"epoch {epoch} is negative")
     words = _words(spec, epoch)
     if len(lengths) == 0:
         return EpochPlan(np.zeros(0, np.uint32), np.zeros(1, np.int64), np.zeros(0, np.int32))

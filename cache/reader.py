@@ -1,55 +1,25 @@
-"""Opening and reading a cache: memory-mapped shards, rows, plans, padded batches.
+"""Opening a cache: every file there, of the right size and header, nothing outside its folder; milliseconds.
 
     imdb = open_cache("cache/imdb")
     for batch in imdb["train"].batches(epoch=0): ...
 
-Opening reads the manifest and looks at the files' sizes: milliseconds. A shard is mapped when a row of it is first
-wanted, and its header, offsets and labels are checked then; `verify` reads every byte.
+Opening reads the manifest, maps every shard and checks its header and the edges of its offsets, and does the same
+for stored plans. `verify` reads every byte.
 """
 
-import functools
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from .errors import CorruptCacheError, InputError, NotACacheError, StorageError
-from .format import (
-    TOKENIZER,
-    FileInfo,
-    Manifest,
-    SplitInfo,
-    read_manifest,
-    sha256_file,
-    shard_tensors,
-)
-from .padding import gather_rows
-from .planfiles import StoredPlan, store_plan, stored_plans
-from .plans import EpochPlan, Ints, PlanSpec, plan_epoch
+from .errors import CorruptCacheError, InputError, NotACacheError
+from .format import MANIFEST, TOKENIZER, FileInfo, Manifest, naming_remedy, read_manifest, sha256_file
 from .publishing import recover
-from .tensors import MappedFile
+from .splits import Row, Split
+from .storage import storage_errors
+from .tensors import opened
 
-if TYPE_CHECKING:
-    import torch
-
-    from .batches import Batches
-
-
-@dataclass(frozen=True)
-class Row:
-    """One tokenized example.
-
-    Attributes:
-        input_ids: (length,) uint16 or uint32, special tokens included, no padding.
-        label: its class id.
-        source_row: its index in the source split.
-    """
-
-    input_ids: Ints
-    label: int
-    source_row: int
+__all__ = ["Cache", "Row", "Split", "open_cache"]
 
 
 def open_cache(folder: str | Path, *, verify: bool = False) -> "Cache":
@@ -65,17 +35,29 @@ def open_cache(folder: str | Path, *, verify: bool = False) -> "Cache":
         CorruptCacheError: the manifest or a file's size is not as written, or with `verify` any byte.
     """
     path = Path(folder)
-    try:
-        manifest = read_manifest(path)
-    except NotACacheError:
-        if not recover(path):
-            raise
-        manifest = read_manifest(path)
-    cache = Cache(path, manifest)
+    while True:
+        before = _identity(path)
+        try:
+            cache = Cache(path, _read_manifest(path))
+        except CorruptCacheError:
+            if _identity(path) == before:
+                raise
+            continue  # it was replaced while it was being opened
+        if before == _identity(path):
+            break
     if verify:
         for _ in cache.verify():
             pass
     return cache
+
+
+def _read_manifest(path: Path) -> Manifest:
+    try:
+        return read_manifest(path)
+    except NotACacheError:
+        if not recover(path):
+            raise
+        return read_manifest(path)
 
 
 class Cache(Mapping[str, "Split"]):
@@ -88,9 +70,15 @@ class Cache(Mapping[str, "Split"]):
 
     def __init__(self, folder: Path, manifest: Manifest) -> None:
         self.folder, self.manifest = folder, manifest
-        self._splits = {name: Split(self, name, info) for name, info in manifest.splits.items()}
-        for info in self._files():
-            _check_size(folder, info)
+        self._root = os.path.realpath(folder)
+        self._identity = _identity(folder)
+        with self.naming_remedy():
+            for info in self._tokenizer_files():
+                with opened(self.path_of(info.file), info.bytes):
+                    pass
+            self._splits = {name: Split(self, name, info) for name, info in manifest.splits.items()}
+            for split in self._splits.values():
+                split.stored_plans()
 
     def __getitem__(self, split: str) -> "Split":
         if split not in self._splits:
@@ -115,12 +103,28 @@ class Cache(Mapping[str, "Split"]):
         """The folder of the tokenizer that made the ids; `AutoTokenizer.from_pretrained` reads it."""
         return self.folder / TOKENIZER
 
-    def _files(self) -> Iterator[FileInfo]:
-        """Every file the manifest lists, relative to the cache."""
+    def path_of(self, name: str) -> Path:
+        """The path of something in the cache.
+
+        Raises:
+            CorruptCacheError: it is a link that leaves the cache.
+        """
+        path = self.folder / name
+        if not os.path.realpath(path).startswith(self._root + os.sep):
+            raise CorruptCacheError(f"{path}: is a link that leaves the cache")
+        return path
+
+    def was_replaced(self) -> bool:
+        """Whether another cache, or none, is at the folder now. The mapped shards are still those of this one."""
+        return _identity(self.folder) != self._identity
+
+    def naming_remedy(self) -> AbstractContextManager[None]:
+        """Within it, a `CorruptCacheError` ends with the command that builds this cache anew."""
+        return naming_remedy(self.manifest.source.get("argument"))
+
+    def _tokenizer_files(self) -> Iterator[FileInfo]:
         for info in self.manifest.tokenizer.files:
             yield FileInfo(f"{TOKENIZER}/{info.file}", info.bytes, info.sha256)
-        for split in self.manifest.splits.values():
-            yield from split.shards
 
     def verify(self) -> Iterator[FileInfo]:
         """Check every byte of every file, plans included; yields each file once it is found sound.
@@ -128,268 +132,29 @@ class Cache(Mapping[str, "Split"]):
         Raises:
             CorruptCacheError: a file is missing, of another size, or differs from its checksum.
         """
-        plans = [(split, plan) for split in self.values() for plan in split.stored_plans().values()]
-        files = list(self._files())
-        for _, plan in plans:
-            prefix = plan.folder.relative_to(self.folder).as_posix()
-            files += [FileInfo(f"{prefix}/{info.file}", info.bytes, info.sha256) for info in plan.epochs]
-        for info in files:
-            _check_size(self.folder, info)
-            if sha256_file(self.folder / info.file) != info.sha256:
-                raise CorruptCacheError(
-                    f"{self.folder / info.file}: its bytes differ from the checksum in the manifest; {self._remedy()}"
-                )
-            yield info
-        for split in self.values():
-            split.check_rows()
-        for split, plan in plans:
-            for epoch in range(len(plan.epochs)):
-                plan.load(epoch, split.lengths, self.manifest.max_length)
-
-    def _remedy(self) -> str:
-        return f"build it anew: prep build {self.manifest.source.get('argument', '…')} --force"
+        with self.naming_remedy():
+            plans = [(split, plan) for split in self.values() for plan in split.stored_plans().values()]
+            files = [*self._tokenizer_files(), *(shard for split in self.values() for shard in split.info.shards)]
+            for _, plan in plans:
+                prefix = plan.folder.relative_to(self.folder).as_posix()
+                files += [FileInfo(f"{prefix}/{info.file}", info.bytes, info.sha256) for info in plan.epochs]
+            for info in files:
+                path = self.path_of(info.file)
+                with opened(path, info.bytes), storage_errors(path, "read"):
+                    if sha256_file(path) != info.sha256:
+                        raise CorruptCacheError(f"{path}: its bytes differ from their checksum")
+                yield info
+            for split in self.values():
+                split.check_rows()
+            for split, plan in plans:
+                for epoch in range(len(plan.epochs)):
+                    plan.load(epoch, split.lengths, self.manifest.max_length)
 
 
-def _check_size(folder: Path, info: FileInfo) -> None:
-    path = folder / info.file
+def _identity(folder: Path) -> tuple[int, int] | None:
+    """What tells the cache at `folder` from one that replaced it."""
     try:
-        found = path.stat().st_size
-        inside = path.resolve().is_relative_to(folder.resolve())
+        stat = (folder / MANIFEST).stat()
     except OSError:
-        raise CorruptCacheError(f"{path}: the file is missing, though the manifest lists it") from None
-    if not inside:
-        raise CorruptCacheError(f"{path}: is a link that leaves the cache")
-    if found != info.bytes:
-        raise CorruptCacheError(f"{path}: is {found:,} bytes, the manifest says {info.bytes:,}")
-
-
-class Split:
-    """One split of a cache. Rows are numbered 0..len-1 in ascending length.
-
-    Attributes:
-        cache: the cache it belongs to.
-        name: "train", "test", …
-        info: what the manifest says of it.
-    """
-
-    def __init__(self, cache: Cache, name: str, info: SplitInfo) -> None:
-        self.cache, self.name, self.info = cache, name, info
-        self.first_rows = np.cumsum([0, *(shard.rows for shard in info.shards)])
-        self._shards: dict[int, MappedFile] = {}
-
-    def __len__(self) -> int:
-        return self.info.rows
-
-    def __getitem__(self, row: int) -> Row:
-        if not -len(self) <= row < len(self):
-            raise IndexError(f"row {row} of a split of {len(self)} rows")
-        row %= len(self)
-        index = int(np.searchsorted(self.first_rows, row, side="right")) - 1
-        tensors, local = self.shard(index), row - int(self.first_rows[index])
-        begin, end = tensors["offsets"][local : local + 2]
-        ids = tensors["input_ids"][begin:end]
-        self.check_ids(ids)
-        return Row(ids, int(tensors["labels"][local]), int(tensors["source_rows"][local]))
-
-    def __iter__(self) -> Iterator[Row]:
-        return (self[row] for row in range(len(self)))
-
-    def __repr__(self) -> str:
-        return f"Split({self.name!r}, {len(self):,} rows, {self.info.tokens:,} tokens)"
-
-    @functools.cached_property
-    def lengths(self) -> Ints:
-        """(rows,) int32, tokens of each row, ascending."""
-        histogram = np.array(self.info.length_histogram, np.int64)
-        return np.repeat(np.arange(len(histogram), dtype=np.int32), histogram)
-
-    @property
-    def labels(self) -> Ints:
-        """(rows,) int64, each row's class id."""
-        return self._column("labels")
-
-    @property
-    def source_rows(self) -> Ints:
-        """(rows,) int64, each row's index in the source split."""
-        return self._column("source_rows")
-
-    def _column(self, name: str) -> Ints:
-        parts = [self.shard(index)[name] for index in range(len(self.info.shards))]
-        return parts[0] if len(parts) == 1 else np.concatenate([np.zeros(0, np.int64), *parts])
-
-    def shard(self, index: int) -> dict[str, Ints]:
-        """The tensors of a shard, mapped and checked when first asked for."""
-        if index not in self._shards:
-            self._shards[index] = self._map(index)
-        return self._shards[index].tensors
-
-    def _map(self, index: int) -> MappedFile:
-        info = self.info.shards[index]
-        path = self.cache.folder / info.file
-        shard = MappedFile(path, shard_tensors(info.rows, info.tokens, self.cache.manifest.tokenizer.vocab_size))
-        first = int(self.first_rows[index])
-        lengths = np.diff(shard.tensors["offsets"])
-        labels = shard.tensors["labels"]
-        classes = len(self.cache.manifest.task.label_names)
-        if shard.tensors["offsets"][0] != 0 or not np.array_equal(lengths, self.lengths[first : first + info.rows]):
-            raise CorruptCacheError(f"{path}: its rows do not have the lengths the manifest gives them")
-        if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < classes:
-            raise CorruptCacheError(f"{path}: holds a label outside 0..{classes - 1}")
-        return shard
-
-    def check_ids(self, ids: Ints) -> None:
-        """Refuse ids outside the vocabulary: a model would read past its embedding table.
-
-        Raises:
-            CorruptCacheError: there is one.
-        """
-        if ids.size and int(ids.max()) >= self.cache.manifest.tokenizer.vocab_size:
-            raise CorruptCacheError(
-                f"{self.cache.folder}: split {self.name!r} holds the id {int(ids.max())}, its vocabulary ends at "
-                f"{self.cache.manifest.tokenizer.vocab_size - 1}; run `prep verify {self.cache.folder}`"
-            )
-
-    def check_unchanged(self) -> None:
-        """Check that no mapped shard was changed under the mapping; see `MappedFile.check_unchanged`."""
-        for shard in self._shards.values():
-            shard.check_unchanged()
-
-    def check_rows(self) -> None:
-        """Check the content of every row as far as its meaning goes: ids, labels, source rows.
-
-        Raises:
-            CorruptCacheError: an id is outside the vocabulary, or a source row is negative.
-        """
-        for index, info in enumerate(self.info.shards):
-            tensors = self.shard(index)
-            self.check_ids(tensors["input_ids"])
-            if info.rows and int(tensors["source_rows"].min()) < 0:
-                raise CorruptCacheError(f"{self.cache.folder / info.file}: holds a negative source row")
-
-    # --- plans
-
-    def stored_plans(self) -> dict[PlanSpec, StoredPlan]:
-        """The plans that lie beside the shards."""
-        return stored_plans(self.cache.folder / self.name, self.cache.manifest.fingerprint, len(self))
-
-    def default_spec(self) -> PlanSpec:
-        """The plan settings the build was asked for."""
-        return PlanSpec(**self.cache.manifest.plan)
-
-    def plan(self, spec: PlanSpec, epoch: int) -> EpochPlan:
-        """The plan of one epoch: read where it is stored, drawn where it is not. Both give the same batches."""
-        stored = self.stored_plans().get(spec)
-        if stored and epoch < len(stored.epochs):
-            return stored.load(epoch, self.lengths, self.cache.manifest.max_length)
-        return self.draw(spec, epoch)
-
-    def draw(self, spec: PlanSpec, epoch: int) -> EpochPlan:
-        """Draw the plan of one epoch, whether or not it is stored."""
-        return plan_epoch(self.lengths, spec, epoch, self.cache.manifest.max_length)
-
-    def keep_plan(
-        self, spec: PlanSpec, epochs: int, progress: Callable[[int], Any] = lambda epoch: None
-    ) -> tuple[int, int]:
-        """Make sure that a plan of at least so many epochs is stored.
-
-        Args:
-            spec: its settings.
-            epochs: how many epochs are wanted.
-            progress: called with the number of each epoch before it is drawn.
-
-        Returns:
-            Epochs that were there, and epochs added.
-
-        Raises:
-            StorageError: the cache's folder cannot be written.
-        """
-        stored = self.stored_plans().get(spec)
-        there = len(stored.epochs) if stored else 0
-
-        def draw(epoch: int) -> EpochPlan:
-            progress(epoch)
-            return self.draw(spec, epoch)
-
-        if there < epochs:
-            folder = self.cache.folder / self.name
-            store_plan(folder, self.cache.manifest.fingerprint, len(self), spec, epochs, draw)
-        return there, max(0, epochs - there)
-
-    def try_keep_plan(self, spec: PlanSpec, epochs: int) -> bool:
-        """`keep_plan`, but False where the cache is read-only; its plans are then drawn in memory."""
-        try:
-            self.keep_plan(spec, epochs)
-        except StorageError:
-            return False
-        return True
-
-    # --- batches
-
-    def padded(self, rows: Ints, lengths: Ints, width: int) -> tuple[Ints, Ints]:
-        """Rows laid out as a rectangle, and their labels.
-
-        Args:
-            rows: (B,) row numbers, ascending.
-            lengths: (B,) their lengths.
-            width: W, at least the longest.
-
-        Returns:
-            (B, W) ids as stored, padded with the tokenizer's pad id; (B,) int64 labels.
-
-        Raises:
-            CorruptCacheError: an id is outside the vocabulary.
-        """
-        tokenizer = self.cache.manifest.tokenizer
-        first = int(np.searchsorted(self.first_rows, rows[0], side="right")) - 1
-        last = int(np.searchsorted(self.first_rows, rows[-1], side="right")) - 1
-        parts = []
-        for index in range(first, last + 1):
-            base, end = self.first_rows[index : index + 2]
-            chosen = slice(*np.searchsorted(rows, (base, end))) if first < last else slice(None)
-            tensors, local = self.shard(index), rows[chosen] - base
-            ids = gather_rows(
-                tensors["input_ids"],
-                tensors["offsets"][local],
-                lengths[chosen],
-                width,
-                tokenizer.pad_id,
-                tokenizer.padding_side == "left",
-            )
-            parts.append((ids, tensors["labels"][local]))
-        ids, labels = parts[0] if len(parts) == 1 else map(np.concatenate, zip(*parts, strict=True))
-        self.check_ids(ids)
-        return ids, labels
-
-    def batches(
-        self,
-        epoch: int = 0,
-        spec: PlanSpec | None = None,
-        *,
-        device: "str | torch.device" = "cpu",
-        rank: int = 0,
-        world_size: int = 1,
-        accumulation: int = 1,
-        start: int = 0,
-        pad_to_multiple_of: int = 1,
-        always_mask: bool = False,
-    ) -> "Batches":
-        """The padded batches of one epoch as tensors; `cache.batches.Batches` explains each option.
-
-        Example:
-            for batch in split.batches(epoch=0, spec=PlanSpec("tight", 32), device="cuda"):
-                loss = model(**batch.model_inputs()).loss
-        """
-        from .batches import Batches
-
-        return Batches(
-            self,
-            epoch,
-            spec,
-            device=device,
-            rank=rank,
-            world_size=world_size,
-            accumulation=accumulation,
-            start=start,
-            pad_to_multiple_of=pad_to_multiple_of,
-            always_mask=always_mask,
-        )
+        return None
+    return stat.st_dev, stat.st_ino

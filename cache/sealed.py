@@ -11,7 +11,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
-from .errors import CorruptCacheError, FormatVersionError, NotACacheError
+from .errors import CorruptCacheError, FormatVersionError, NotACacheError, StorageError
+from .storage import open_regular
 
 NAME_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 """What a cache, split or file may be called: it becomes a name in a folder."""
@@ -33,11 +34,11 @@ def unseal(data: bytes, path: Path, format_name: str, version: int) -> Json:
         CorruptCacheError: it does not parse, is another format, or differs from what `seal` would write.
     """
     try:
-        raw = json.loads(data.decode("utf-8"), object_pairs_hook=unique_keys, parse_constant=_reject)
+        raw = _parse(data)
     except (ValueError, RecursionError) as error:
-        raise CorruptCacheError(f"{path}: does not parse as JSON ({error}); {_REBUILD}") from None
+        raise CorruptCacheError(f"{path}: does not parse as JSON ({error})") from None
     if not isinstance(raw, dict) or raw.get("format") != format_name:
-        raise CorruptCacheError(f"{path}: not a {format_name} file; {_REBUILD}")
+        raise CorruptCacheError(f"{path}: not a {format_name} file")
     if type(raw.get("version")) is int and raw["version"] != version:
         raise FormatVersionError(
             f"{path}: written in format version {raw['version']}, this release reads version {version}; "
@@ -49,11 +50,32 @@ def unseal(data: bytes, path: Path, format_name: str, version: int) -> Json:
     except (ValueError, RecursionError):
         sealed = b""
     if sealed != data:
-        raise CorruptCacheError(f"{path}: its checksum {checksum!r:.80} does not fit its content; {_REBUILD}")
+        raise CorruptCacheError(
+            f"{path}: its checksum {checksum!r:.80} does not fit its content; it was damaged or edited"
+        )
     return raw
 
 
-_REBUILD = "the file was damaged or edited, so build the cache anew with `prep build … --force`"
+MAX_DEPTH = 16
+MAX_NESTED = 1 << 20
+"""Most lists and objects in one file, which bounds the memory that parsing and laying it out again can take."""
+
+
+def _parse(data: bytes) -> Any:
+    if data.count(b"[") + data.count(b"{") > MAX_NESTED:
+        raise ValueError("more lists and objects than a file of this kind has")
+    raw = json.loads(data.decode("utf-8"), object_pairs_hook=unique_keys, parse_constant=_reject)
+    level = [raw]
+    for _ in range(MAX_DEPTH):
+        level = [part for item in level if isinstance(item, (dict, list)) for part in _parts(item)]
+    if level:
+        raise ValueError(f"nested more than {MAX_DEPTH} deep")
+    return raw
+
+
+def _parts(item: Json | list[Any]) -> list[Any]:
+    values = item.values() if isinstance(item, dict) else item
+    return [value for value in values if isinstance(value, (dict, list))]
 
 
 def _layout(content: Json) -> str:
@@ -81,13 +103,15 @@ def _reject(constant: str) -> NoReturn:
 def read_small_file(path: Path, limit: int) -> bytes:
     """The bytes of a JSON file of a cache, refused beyond `limit` bytes."""
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             data = file.read(limit + 1)
     except (FileNotFoundError, NotADirectoryError):
         what = "is a folder without a manifest" if path.parent.is_dir() else "does not exist"
         raise NotACacheError(
             f"{path.parent} {what}, so it is no cache; `prep list` shows the caches here, `prep build` makes one"
         ) from None
+    except OSError as error:
+        raise StorageError(f"cannot read {path}: {error.strerror or error}") from error
     if len(data) > limit:
         raise CorruptCacheError(f"{path}: larger than {limit:,} bytes, which no file of this kind is")
     return data
@@ -100,7 +124,7 @@ class Fields:
         self.raw, self.path = raw, path
 
     def wrong(self, key: str, expected: str) -> CorruptCacheError:
-        return CorruptCacheError(f"{self.path}: {key!r} is {self.raw.get(key)!r:.80}, expected {expected}; {_REBUILD}")
+        return CorruptCacheError(f"{self.path}: {key!r} is {self.raw.get(key)!r:.80}, expected {expected}")
 
     def check(self, key: str, expected: str, accept: Callable[[Any], bool]) -> Any:
         if key not in self.raw or not accept(self.raw[key]):

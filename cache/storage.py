@@ -7,10 +7,12 @@ import os
 import secrets
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from stat import S_ISREG
+from typing import BinaryIO
 
 import safetensors
 
-from .errors import StorageError
+from .errors import CorruptCacheError, StorageError
 
 
 @contextlib.contextmanager
@@ -22,6 +24,20 @@ def storage_errors(path: Path, action: str = "write") -> Iterator[None]:
         raise StorageError(f"cannot {action} {path}: {error.strerror or error}") from error
     except safetensors.SafetensorError as error:  # the library wraps the system's error in text
         raise StorageError(f"cannot {action} {path}: {error}") from error
+
+
+def open_regular(path: Path) -> BinaryIO:
+    """Open a file of a cache for reading, which a pipe or device in its place would block for ever.
+
+    Raises:
+        CorruptCacheError: it is no regular file.
+        OSError: it cannot be opened.
+    """
+    file = os.fdopen(os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK), "rb", buffering=0)
+    if not S_ISREG(os.fstat(file.fileno()).st_mode):
+        file.close()
+        raise CorruptCacheError(f"{path}: is no regular file")
+    return file
 
 
 def sync(path: Path) -> None:

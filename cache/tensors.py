@@ -5,20 +5,26 @@ the mapped file, and because a cache may come from a stranger: the header is che
 of data is believed.
 """
 
+import contextlib
 import json
+import math
 import mmap
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, TypeGuard
+from typing import Any, BinaryIO, TypeGuard
 
 import numpy as np
 import numpy.typing as npt
 
-from .errors import CorruptCacheError
+from .errors import CorruptCacheError, StorageError
 from .sealed import unique_keys
+from .storage import open_regular, storage_errors
 
 Array = npt.NDArray[Any]
+
+Expected = Mapping[str, tuple[str, tuple[int, ...]]]
+"""What a file must hold: name to (safetensors dtype, shape)."""
 
 DTYPES: dict[str, np.dtype[Any]] = {
     "U8": np.dtype("<u1"),
@@ -41,38 +47,37 @@ class MappedFile:
     Args:
         path: the file.
         expected: what the file must hold, name to (safetensors dtype, number of elements per axis).
+        size: bytes that the file must have.
 
     Raises:
         CorruptCacheError: the file is missing, or its size, header or tensors are not as expected.
+        StorageError: the system does not let it be read.
     """
 
-    def __init__(self, path: Path, expected: Mapping[str, tuple[str, tuple[int, ...]]]) -> None:
+    def __init__(self, path: Path, expected: Expected, size: int) -> None:
         self.path = path
         self.tensors: dict[str, Array] = {}
-        try:
-            with path.open("rb") as file:
-                self.identity = _identity(os.fstat(file.fileno()))
-                offsets = check_header(file.read(8 + MAX_HEADER_BYTES), self.identity[2], expected, path)
-                data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-        except FileNotFoundError:
-            raise CorruptCacheError(f"{path}: the file is missing, though the cache lists it") from None
+        with opened(path, size) as file:
+            self.identity = _identity(os.fstat(file.fileno()))
+            offsets = check_header(file, size, expected, path)
+            with storage_errors(path, "map"):
+                data = mmap.mmap(file.fileno(), size, access=mmap.ACCESS_READ)
         for name, (dtype, shape) in expected.items():
-            count = int(np.prod(shape, dtype=np.int64))
-            self.tensors[name] = np.frombuffer(data, DTYPES[dtype], count, offsets[name]).reshape(shape)
+            self.tensors[name] = np.frombuffer(data, DTYPES[dtype], math.prod(shape), offsets[name]).reshape(shape)
 
     def check_unchanged(self) -> None:
-        """Refuse to go on if the file under the mapping was replaced, cut or written to.
+        """Refuse to go on if the file under the mapping was cut or written to.
 
         Reading a page past the end of a file that shrank kills the process (SIGBUS), so readers call this
-        before each epoch and each mapping.
+        before each epoch.
         """
         try:
             now = _identity(self.path.stat())
         except OSError:
-            now = None
-        if now is not None and now[:2] != self.identity[:2]:
-            return  # replaced by a rename: the mapping still holds the complete old file
-        if now is not None and now != self.identity:
+            return  # removed: the mapping keeps the complete file alive
+        if now[:2] != self.identity[:2]:
+            return  # replaced by a rename: the same
+        if now != self.identity:
             raise CorruptCacheError(
                 f"{self.path}: the file changed while it was in use (size {self.identity[2]:,} to {now[2]:,} bytes); "
                 "stop whatever writes to it and open the cache again"
@@ -83,13 +88,27 @@ def _identity(stat: os.stat_result) -> tuple[int, int, int, int]:
     return stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns
 
 
-def check_header(
-    head: bytes, size: int, expected: Mapping[str, tuple[str, tuple[int, ...]]], path: Path
-) -> dict[str, int]:
+@contextlib.contextmanager
+def opened(path: Path, size: int) -> Iterator[BinaryIO]:
+    """A file of a cache, open for reading; it must be a regular file of `size` bytes."""
+    try:
+        file = open_regular(path)
+    except (FileNotFoundError, NotADirectoryError):
+        raise CorruptCacheError(f"{path}: the file is missing, though the cache lists it") from None
+    except OSError as error:
+        raise StorageError(f"cannot read {path}: {error.strerror}") from error
+    with file:
+        found = os.fstat(file.fileno()).st_size
+        if found != size:
+            raise CorruptCacheError(f"{path}: is {found:,} bytes long, expected {size:,}")
+        yield file
+
+
+def check_header(file: BinaryIO, size: int, expected: Expected, path: Path) -> dict[str, int]:
     """Check a safetensors header against what the file must hold.
 
     Args:
-        head: the first bytes of the file, at least the whole header.
+        file: at its beginning.
         size: bytes of the whole file.
         expected: name to (dtype, shape), every tensor of the file.
         path: named in errors.
@@ -102,24 +121,24 @@ def check_header(
     """
 
     def broken(why: str) -> CorruptCacheError:
-        return CorruptCacheError(f"{path}: {why}; run `prep verify` on its cache, then build it anew with --force")
+        return CorruptCacheError(f"{path}: {why}")
 
-    length = int.from_bytes(head[:8], "little")
-    if len(head) < 8 or length > min(size - 8, MAX_HEADER_BYTES):
+    length = int.from_bytes(file.read(8), "little")
+    if size < 8 or length > min(size - 8, MAX_HEADER_BYTES):
         raise broken(f"not a safetensors file (header of {length:,} bytes in a file of {size:,})")
     try:
-        header = json.loads(head[8 : 8 + length], object_pairs_hook=unique_keys)
+        header = json.loads(file.read(length).decode(), object_pairs_hook=unique_keys)
     except (ValueError, RecursionError) as error:
         raise broken(f"the safetensors header does not parse ({error})") from None
     if not isinstance(header, dict) or set(header) != set(expected):
-        raise broken(f"holds the tensors {', '.join(map(repr, header))}, expected {', '.join(map(repr, expected))}")
+        raise broken(f"holds the tensors {list(header)!r:.200}, expected {list(expected)}")
     start, spans = 8 + length, {}
     for name, (dtype, shape) in expected.items():
         entry = header[name]
         span = entry.get("data_offsets") if isinstance(entry, dict) else None
         if entry != {"dtype": dtype, "shape": list(shape), "data_offsets": span}:
-            raise broken(f"tensor {name!r} is {entry}, expected {dtype} {list(shape)}")
-        nbytes = int(np.prod(shape, dtype=object)) * DTYPES[dtype].itemsize
+            raise broken(f"tensor {name!r} is {entry!r:.200}, expected {dtype} {list(shape)}")
+        nbytes = math.prod(shape) * DTYPES[dtype].itemsize
         if not _is_span(span) or span[1] - span[0] != nbytes or span[0] < 0:
             raise broken(f"tensor {name!r} lies at {span}, expected {nbytes:,} bytes")
         if (start + span[0]) % DTYPES[dtype].itemsize:

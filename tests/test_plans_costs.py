@@ -25,16 +25,16 @@ def cases(draw: st.DrawFn) -> tuple[Ints, PlanSpec]:
 def test_costs_equal_sums_over_every_batch_and_rank(case: tuple[Ints, PlanSpec], ranks: int) -> None:
     lengths, spec = case
     plan = plan_epoch(lengths, spec, 0, MAX_LENGTH)
-    cost = plan_cost(plan, lengths, (ranks,))
+    fixed = spec.strategy == "fixed"
+    cost = plan_cost(plan, lengths, (ranks,), own_width=not fixed)
     computed = waited = padded = uniform = 0
     for batch in range(len(plan)):
         rows = plan.rows[plan.batch_offsets[batch] : plan.batch_offsets[batch + 1]]
-        width = MAX_LENGTH if spec.strategy == "fixed" else max(lengths[rows])
+        width = MAX_LENGTH if fixed else max(lengths[rows])
         padded += len(rows) * width
         uniform += all(lengths[row] == width for row in rows)
-        extra = width - max(lengths[rows])
         per_rank = [rows[rank::ranks] for rank in range(ranks)]
-        work = [len(own) * (max(lengths[own]) + extra) if len(own) else 0 for own in per_rank]
+        work = [len(own) * (MAX_LENGTH if fixed else max(lengths[own])) if len(own) else 0 for own in per_rank]
         computed += sum(work)
         waited += ranks * max(work)
     assert (cost.batches, cost.real_tokens, cost.padded_tokens) == (len(plan), sum(lengths.tolist()), padded)

@@ -1,0 +1,300 @@
+"""One split of an open cache: its rows, its plans, its padded batches.
+
+Shards are mapped when the cache is opened. Their offsets, edges apart, and their labels are read and checked when a
+row of the shard is first wanted; ids are checked batch by batch, on their way to the model.
+"""
+
+import functools
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from .errors import CorruptCacheError, StorageError
+from .format import SplitInfo, shard_tensors
+from .padding import gather_rows
+from .planfiles import StoredPlan, store_plan, stored_plans
+from .plans import EpochPlan, Ints, PlanSpec, plan_epoch
+from .tensors import MappedFile
+
+if TYPE_CHECKING:
+    import torch
+
+    from .batches import Batches
+    from .reader import Cache
+
+
+@dataclass(frozen=True)
+class Row:
+    """One tokenized example.
+
+    Attributes:
+        input_ids: (length,) uint16 or uint32, special tokens included, no padding.
+        label: its class id.
+        source_row: its index in the source split.
+    """
+
+    input_ids: Ints
+    label: int
+    source_row: int
+
+
+class Split:
+    """One split of a cache. Rows are numbered 0..len-1 in ascending length.
+
+    Attributes:
+        cache: the cache it belongs to.
+        name: "train", "test", …
+        info: what the manifest says of it.
+    """
+
+    def __init__(self, cache: "Cache", name: str, info: SplitInfo) -> None:
+        self.cache, self.name, self.info = cache, name, info
+        self.first_rows = np.cumsum([0, *(shard.rows for shard in info.shards)])
+        self._shards = [self._map(index) for index in range(len(info.shards))]
+        self._sound: set[int] = set()
+
+    def __len__(self) -> int:
+        return self.info.rows
+
+    def __getitem__(self, row: int) -> Row:
+        if not -len(self) <= row < len(self):
+            raise IndexError(f"row {row} of a split of {len(self)} rows")
+        row %= len(self)
+        index = int(np.searchsorted(self.first_rows, row, side="right")) - 1
+        tensors, local = self.shard(index), row - int(self.first_rows[index])
+        begin, end = tensors["offsets"][local : local + 2]
+        ids = tensors["input_ids"][begin:end]
+        self.check_ids(ids)
+        return Row(ids, int(tensors["labels"][local]), int(tensors["source_rows"][local]))
+
+    def __iter__(self) -> Iterator[Row]:
+        return (self[row] for row in range(len(self)))
+
+    def __repr__(self) -> str:
+        return f"Split({self.name!r}, {len(self):,} rows, {self.info.tokens:,} tokens)"
+
+    @functools.cached_property
+    def lengths(self) -> Ints:
+        """(rows,) int32, tokens of each row, ascending."""
+        histogram = np.array(self.info.length_histogram, np.int64)
+        try:
+            return np.repeat(np.arange(len(histogram), dtype=np.int32), histogram)
+        except MemoryError:
+            raise StorageError(f"{self.cache.folder}: {len(self):,} rows do not fit in this machine's memory") from None
+
+    @property
+    def labels(self) -> Ints:
+        """(rows,) int64, each row's class id."""
+        return self._column("labels")
+
+    @property
+    def source_rows(self) -> Ints:
+        """(rows,) int64, each row's index in the source split."""
+        return self._column("source_rows")
+
+    def _column(self, name: str) -> Ints:
+        parts = [self.shard(index)[name] for index in range(len(self.info.shards))]
+        return parts[0] if len(parts) == 1 else np.concatenate([np.zeros(0, np.int64), *parts])
+
+    def shard(self, index: int) -> dict[str, Ints]:
+        """The tensors of a shard, its lengths and labels checked when first asked for."""
+        if index not in self._sound:
+            self._shards[index].check_unchanged()
+            with self.cache.naming_remedy():
+                self._check(index)
+            self._sound.add(index)
+        return self._shards[index].tensors
+
+    def _map(self, index: int) -> MappedFile:
+        """Map a shard, all of it at opening: whoever has it mapped keeps it, though the cache be replaced later."""
+        info = self.info.shards[index]
+        path = self.cache.path_of(info.file)
+        shard = MappedFile(
+            path, shard_tensors(info.rows, info.tokens, self.cache.manifest.tokenizer.vocab_size), info.bytes
+        )
+        edges = shard.tensors["offsets"][[0, -1]].tolist()
+        if edges != [0, info.tokens]:
+            raise CorruptCacheError(
+                f"{path}: its offsets run from {edges[0]} to {edges[1]}, expected 0 to {info.tokens}"
+            )
+        return shard
+
+    def _check(self, index: int) -> None:
+        tensors, path = self._shards[index].tensors, self._shards[index].path
+        first, last = (int(row) for row in self.first_rows[index : index + 2])
+        labels, classes = tensors["labels"], len(self.cache.manifest.task.label_names)
+        if not np.array_equal(np.diff(tensors["offsets"]), self.lengths[first:last]):
+            raise CorruptCacheError(f"{path}: its rows do not have the lengths the manifest gives them")
+        if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < classes:
+            raise CorruptCacheError(f"{path}: holds a label outside 0..{classes - 1}")
+
+    def check_ids(self, ids: Ints) -> None:
+        """Refuse ids outside the vocabulary: a model would read past its embedding table.
+
+        Raises:
+            CorruptCacheError: there is one.
+        """
+        vocab_size = self.cache.manifest.tokenizer.vocab_size
+        if ids.size and int(ids.max()) >= vocab_size:
+            with self.cache.naming_remedy():
+                raise CorruptCacheError(
+                    f"{self.cache.folder / self.name}: holds the id {int(ids.max())}, its vocabulary ends at "
+                    f"{vocab_size - 1}; `prep verify {self.cache.folder}` names the file"
+                )
+
+    def check_unchanged(self) -> None:
+        """Check that no mapped shard was changed under the mapping; see `MappedFile.check_unchanged`."""
+        for shard in self._shards:
+            shard.check_unchanged()
+
+    def check_rows(self) -> None:
+        """Check the content of every row as far as its meaning goes: ids, labels, source rows.
+
+        Raises:
+            CorruptCacheError: an id is outside the vocabulary, or a source row is negative.
+        """
+        for index, info in enumerate(self.info.shards):
+            tensors = self.shard(index)
+            self.check_ids(tensors["input_ids"])
+            if info.rows and int(tensors["source_rows"].min()) < 0:
+                raise CorruptCacheError(f"{self.cache.folder / info.file}: holds a negative source row")
+
+    # --- plans
+
+    def stored_plans(self) -> dict[PlanSpec, StoredPlan]:
+        """The plans that lie beside the shards."""
+        with self.cache.naming_remedy():
+            return stored_plans(self.cache.path_of(self.name), self.cache.manifest.fingerprint, len(self))
+
+    def default_spec(self) -> PlanSpec:
+        """The plan settings the build was asked for."""
+        return PlanSpec(**self.cache.manifest.plan)
+
+    def plan(self, spec: PlanSpec, epoch: int) -> EpochPlan:
+        """The plan of one epoch: read where it is stored, drawn where it is not. Both give the same batches.
+
+        Raises:
+            CorruptCacheError: a stored plan is damaged.
+            InputError: the epoch is negative.
+        """
+        if epoch >= 0 and not self.cache.was_replaced():
+            stored = self.stored_plans().get(spec)
+            if stored and epoch < len(stored.epochs):
+                with self.cache.naming_remedy():
+                    return stored.load(epoch, self.lengths, self.cache.manifest.max_length)
+        return self.draw(spec, epoch)
+
+    def draw(self, spec: PlanSpec, epoch: int) -> EpochPlan:
+        """Draw the plan of one epoch, whether or not it is stored."""
+        return plan_epoch(self.lengths, spec, epoch, self.cache.manifest.max_length)
+
+    def keep_plan(
+        self, spec: PlanSpec, epochs: int, progress: Callable[[int], Any] = lambda epoch: None
+    ) -> tuple[int, int]:
+        """Make sure that a plan of at least so many epochs is stored.
+
+        Args:
+            spec: its settings.
+            epochs: how many epochs are wanted.
+            progress: called with the number of each epoch before it is drawn.
+
+        Returns:
+            Epochs that were there, and epochs added.
+
+        Raises:
+            StorageError: the cache's folder cannot be written.
+        """
+        if self.cache.was_replaced():
+            raise StorageError(f"{self.cache.folder}: another cache is there now; open it again to store plans in it")
+        stored = self.stored_plans().get(spec)
+        there = len(stored.epochs) if stored else 0
+
+        def draw(epoch: int) -> EpochPlan:
+            progress(epoch)
+            return self.draw(spec, epoch)
+
+        if there < epochs:
+            folder = self.cache.folder / self.name
+            store_plan(folder, self.cache.manifest.fingerprint, len(self), spec, epochs, draw)
+        return there, max(0, epochs - there)
+
+    def try_keep_plan(self, spec: PlanSpec, epochs: int) -> bool:
+        """`keep_plan`, but False where the cache is read-only; its plans are then drawn in memory."""
+        try:
+            self.keep_plan(spec, epochs)
+        except StorageError:
+            return False
+        return True
+
+    # --- batches
+
+    def padded(self, rows: Ints, lengths: Ints, width: int) -> tuple[Ints, Ints]:
+        """Rows laid out as a rectangle, and their labels.
+
+        Args:
+            rows: (B,) row numbers, ascending.
+            lengths: (B,) their lengths.
+            width: W, at least the longest.
+
+        Returns:
+            (B, W) ids as stored, padded with the tokenizer's pad id; (B,) int64 labels.
+
+        Raises:
+            CorruptCacheError: an id is outside the vocabulary.
+        """
+        tokenizer = self.cache.manifest.tokenizer
+        first = int(np.searchsorted(self.first_rows, rows[0], side="right")) - 1
+        last = int(np.searchsorted(self.first_rows, rows[-1], side="right")) - 1
+        parts = []
+        for index in range(first, last + 1):
+            base, end = self.first_rows[index : index + 2]
+            chosen = slice(*np.searchsorted(rows, (base, end))) if first < last else slice(None)
+            tensors, local = self.shard(index), rows[chosen] - base
+            ids = gather_rows(
+                tensors["input_ids"],
+                tensors["offsets"][local],
+                lengths[chosen],
+                width,
+                tokenizer.pad_id,
+                tokenizer.padding_side == "left",
+            )
+            parts.append((ids, tensors["labels"][local]))
+        ids, labels = parts[0] if len(parts) == 1 else map(np.concatenate, zip(*parts, strict=True))
+        self.check_ids(ids)
+        return ids, labels
+
+    def batches(
+        self,
+        epoch: int = 0,
+        spec: PlanSpec | None = None,
+        *,
+        device: "str | torch.device" = "cpu",
+        rank: int = 0,
+        world_size: int = 1,
+        accumulation: int = 1,
+        start: int = 0,
+        pad_to_multiple_of: int = 1,
+        always_mask: bool = False,
+    ) -> "Batches":
+        """The padded batches of one epoch as tensors; `cache.batches.Batches` explains each option.
+
+        Example:
+            for batch in split.batches(epoch=0, spec=PlanSpec("tight", 32), device="cuda"):
+                loss = model(**batch.model_inputs()).loss
+        """
+        from .batches import Batches
+
+        return Batches(
+            self,
+            epoch,
+            spec,
+            device=device,
+            rank=rank,
+            world_size=world_size,
+            accumulation=accumulation,
+            start=start,
+            pad_to_multiple_of=pad_to_multiple_of,
+            always_mask=always_mask,
+        )
