@@ -7,20 +7,22 @@ Shapes: B rows of this rank and micro-step, W columns.
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
 from .errors import InputError
-from .padding import row_mask
+from .feeds import FEEDS, choose_feed
 from .plans import EpochPlan, Ints, PlanSpec
+from .schedule import Layout, MicroBatches, micro_batches
 
 if TYPE_CHECKING:
     from .reader import Split
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True, eq=False)
 class Batch:
     """The rows of one optimizer step that this rank computes at one micro-step.
 
@@ -63,9 +65,8 @@ class Batch:
 class Batches:
     """The padded batches of one epoch, in the plan's order.
 
-    With R ranks and A accumulation steps, rank r at micro-step a takes every (R*A)-th row of a planned batch from
-    position a*R + r: all ranks get rows of almost the same lengths, and step k trains on the same rows for any R
-    and A. A micro-step that would be left without rows is skipped.
+    `cache.schedule` says which rows of a planned batch are this rank's at which micro-step; a micro-step that would be
+    left without rows is skipped.
 
     Args:
         split: whose rows.
@@ -73,11 +74,12 @@ class Batches:
         spec: the plan's settings; default: the plan the cache was built with.
         device: where the tensors shall be.
         rank: this process's number, 0..world_size-1.
-        world_size: R.
-        accumulation: A.
+        world_size: number of processes that share each batch.
+        accumulation: micro-batches a batch is computed in.
         start: steps to skip at the beginning, at no cost.
         pad_to_multiple_of: round widths up, as far as the cache's max length.
         always_mask: give a mask even where no row needs one.
+        feed: how tokens get to the device, one of `cache.feeds.FEEDS`; all give the same tensors.
 
     Raises:
         InputError: an option is out of range.
@@ -96,21 +98,25 @@ class Batches:
         start: int = 0,
         pad_to_multiple_of: int = 1,
         always_mask: bool = False,
+        feed: str = "auto",
     ) -> None:
         if not 0 <= rank < world_size:
             raise InputError(f"rank {rank} is not one of {world_size} ranks, 0..{world_size - 1}")
         for name, value in (("accumulation", accumulation), ("pad_to_multiple_of", pad_to_multiple_of)):
             if value < 1:
                 raise InputError(f"{name} is {value}, expected 1 or more")
+        if feed not in FEEDS:
+            raise InputError(f"feed {feed!r} is none of {', '.join(FEEDS)}")
         self.split = split
         self.spec = spec or split.default_spec()
         self.plan = split.plan(self.spec, epoch)
         if not 0 <= start <= len(self.plan):
             raise InputError(f"start is step {start}, but the epoch has {len(self.plan):,} steps")
+        self.start, self.always_mask, self.feed = start, always_mask, feed
         self.device = torch.device(device)
-        self.rank, self.world_size, self.accumulation = rank, world_size, accumulation
-        self.start, self.multiple, self.always_mask = start, pad_to_multiple_of, always_mask
-        self.max_length = split.cache.manifest.max_length
+        max_length = split.cache.manifest.max_length
+        fixed = self.spec.strategy == "fixed"
+        self.layout = Layout(rank, world_size, accumulation, max_length, fixed, pad_to_multiple_of)
 
     def __len__(self) -> int:
         """Optimizer steps from `start` to the end of the epoch."""
@@ -118,40 +124,34 @@ class Batches:
 
     def __iter__(self) -> Iterator[Batch]:
         self.split.check_unchanged()
-        for step in range(self.start, len(self.plan)):
-            yield from self.step(step)
+        return self._batches(self.start, len(self.plan))
 
     def step(self, step: int) -> list[Batch]:
         """This rank's micro-batches of one step."""
-        begin, end = (int(offset) for offset in self.plan.batch_offsets[step : step + 2])
-        planned = self.plan.rows[begin:end].astype(np.int64)
-        stride = self.world_size * self.accumulation
-        parts = [planned[micro * self.world_size + self.rank :: stride] for micro in range(self.accumulation)]
-        parts = [rows for rows in parts if len(rows)]
-        return [self._batch(rows, step, len(planned), rows is parts[-1]) for rows in parts]
+        return list(self._batches(step, step + 1))
 
-    def _batch(self, rows: Ints, step: int, step_rows: int, last: bool) -> Batch:
-        lengths = self.split.lengths[rows]
-        width = self.max_length if self.spec.strategy == "fixed" else int(lengths[-1])
-        width = max(width, min(-(-width // self.multiple) * self.multiple, self.max_length))
-        ids, labels = self.split.padded(rows, lengths, width)
-        mask = None
-        if self.always_mask or int(lengths[0]) < width:
-            left = self.split.cache.manifest.tokenizer.padding_side == "left"
-            mask = self._tensor(row_mask(lengths, width, left))
-        return Batch(
-            input_ids=self._tensor(ids),
-            attention_mask=mask,
-            labels=self._tensor(labels),
-            rows=rows,
-            step=step,
-            step_rows=step_rows,
-            last=last,
-            real_tokens=int(lengths.sum()),
-        )
+    def _batches(self, begin: int, end: int) -> Iterator[Batch]:
+        feed = choose_feed(self.feed, self.split, self.device, self.always_mask)
+        for stretch, padded in feed(self._stretches(begin, end)):
+            facts = zip(
+                pairwise(stretch.offsets.tolist()),
+                stretch.steps.tolist(),
+                stretch.step_rows.tolist(),
+                stretch.last.tolist(),
+                stretch.real_tokens.tolist(),
+                padded,
+                strict=True,
+            )
+            for (first, stop), step, step_rows, last, real_tokens, (ids, mask, labels) in facts:
+                yield Batch(ids, mask, labels, stretch.rows[first:stop], step, step_rows, last, real_tokens)
 
-    def _tensor(self, values: Ints) -> torch.Tensor:
-        return torch.from_numpy(values.astype(np.int64)).to(self.device, non_blocking=True)
+    def _stretches(self, begin: int, end: int) -> Iterator[MicroBatches]:
+        """The micro-batches some steps at a time: few at first, so that the first batch comes at once."""
+        steps = 8
+        while begin < end:
+            stop = min(begin + steps, end)
+            yield micro_batches(self.plan, self.split.lengths, begin, stop, self.layout)
+            begin, steps = stop, min(2 * steps, 256)
 
 
 def heaviest_step(plan: EpochPlan) -> int:

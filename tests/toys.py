@@ -45,10 +45,13 @@ def write_cache(
     max_length: int = 48,
     shards: int = 1,
     lengths: Ints | None = None,
+    padding_side: str = "right",
+    vocab_size: int = len(SPECIALS) + len(WORDS),
 ) -> Cache:
     """Write a cache of random rows with a real tokenizer, through the writer alone.
 
     Labels can be learned: a row of class c holds mostly words number c, c + classes, c + 2 classes, …
+    A larger vocabulary spreads the words' ids over all of it.
     """
     random = np.random.default_rng(seed)
     infos = {}
@@ -59,10 +62,11 @@ def write_cache(
             sizes = np.sort(random.integers(3, max_length + 1, rows)) if lengths is None else lengths
             labels = random.integers(0, len(classes), rows)
             ids = [_row(random, int(size), int(label), len(classes)) for size, label in zip(sizes, labels, strict=True)]
+            ids = [_spread(row, vocab_size) for row in ids]
             source_rows = random.permutation(rows)
             parts = []
             for index, part in enumerate(np.array_split(np.arange(rows), shards)):
-                flat = np.concatenate([np.zeros(0, np.uint16), *(ids[row] for row in part)])
+                flat = np.concatenate([_spread(np.zeros(0), vocab_size), *(ids[row] for row in part)])
                 parts.append(write_shard(folder, name, index, flat, sizes[part], source_rows[part], labels[part]))
             infos[name] = SplitInfo(
                 rows,
@@ -76,7 +80,7 @@ def write_cache(
             name=place.name,
             fingerprint=fingerprint_of({"seed": seed, "splits": splits}),
             source={"kind": "toy", "argument": "toy.csv"},
-            tokenizer=TokenizerInfo("toy", None, files[0].sha256, len(SPECIALS) + len(WORDS), 0, "right", files),
+            tokenizer=TokenizerInfo("toy", None, files[0].sha256, vocab_size, 0, padding_side, files),
             max_length=max_length,
             task=Task("classification", classes),
             plan={"strategy": "smart", "batch_size": 8, "max_tokens": None, "seed": 0},
@@ -92,4 +96,10 @@ def _row(random: np.random.Generator, size: int, label: int, classes: int) -> In
     words = random.integers(0, len(WORDS) // classes, size - 2) * classes + label
     noise = random.integers(0, len(WORDS), size - 2)
     chosen = np.where(random.random(size - 2) < 0.8, words, noise) + len(SPECIALS)
-    return np.concatenate([[2], chosen, [3]]).astype(np.uint16)
+    return np.concatenate([[2], chosen, [3]])
+
+
+def _spread(ids: Ints, vocab_size: int) -> Ints:
+    """Ids of the small vocabulary spread over one of `vocab_size`, in the type it is stored in."""
+    stored = np.uint16 if vocab_size <= 1 << 16 else np.uint32
+    return (ids * (vocab_size // (len(SPECIALS) + len(WORDS)))).astype(stored)

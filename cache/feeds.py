@@ -1,0 +1,247 @@
+"""From stored ids, two bytes a token, to padded tensors where the model is. Three ways, the same tensors.
+
+- direct: padded by numpy on the CPU, from the mapped shards.
+- resident: the split's tokens are copied to the device once, as stored; batches are gathered, padded and masked there.
+- streamed: a background thread gathers the tokens of the next steps into pinned memory; they are copied as stored,
+  without waiting, and padded on the device.
+
+Shapes: B rows, W columns, N rows and T tokens of a stretch of steps.
+"""
+
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
+
+import numpy as np
+import torch
+
+from .gather import flat_tokens, locate
+from .padding import row_mask
+from .plans import Ints
+from .schedule import MicroBatches
+
+if TYPE_CHECKING:
+    from .reader import Split
+
+FEEDS = ("auto", "direct", "resident", "streamed")
+
+RESIDENT_SHARE = 8
+"""A split stays on the device if it takes at most 1/8 of the memory that is free there."""
+RESIDENT_BYTES = 1 << 30
+"""The limit where the device cannot tell its free memory."""
+
+Padded = tuple[torch.Tensor, torch.Tensor | None, torch.Tensor]
+"""input_ids (B, W) int64, attention_mask (B, W) int64 or None, labels (B,) int64."""
+
+Feed = Callable[[Iterator[MicroBatches]], Iterator[tuple[MicroBatches, Iterator[Padded]]]]
+"""Takes stretches of micro-batches, gives each back with its padded tensors."""
+
+
+def choose_feed(name: str, split: "Split", device: torch.device, always_mask: bool) -> Feed:
+    """The feed of a name in `FEEDS`; "auto" is direct on a CPU, else resident where the split fits, else streamed."""
+    if name == "auto":
+        name = "direct" if device.type == "cpu" else "resident" if _fits(split, device) else "streamed"
+    make: Any = {"direct": DirectFeed, "resident": ResidentFeed, "streamed": StreamedFeed}[name]
+    feed: Feed = make(split, device, always_mask)
+    return feed
+
+
+def _fits(split: "Split", device: torch.device) -> bool:
+    size = sum(shard.bytes for shard in split.info.shards)
+    free = getattr(torch.get_device_module(device), "mem_get_info", None)
+    return size <= (free(device)[0] // RESIDENT_SHARE if free else RESIDENT_BYTES)
+
+
+class DirectFeed:
+    """Pads with numpy; batches of neighbours or of one length, which are most of them, without looking at rows."""
+
+    def __init__(self, split: "Split", device: torch.device, always_mask: bool) -> None:
+        self.split, self.device, self.always_mask = split, device, always_mask
+        tokenizer = split.cache.manifest.tokenizer
+        self.pad_id, self.left = tokenizer.pad_id, tokenizer.padding_side == "left"
+
+    def __call__(self, stretches: Iterator[MicroBatches]) -> Iterator[tuple[MicroBatches, Iterator[Padded]]]:
+        for stretch in stretches:
+            yield stretch, self._stretch(stretch)
+
+    def _stretch(self, stretch: MicroBatches) -> Iterator[Padded]:
+        found = locate(self.split, stretch.rows)
+        firsts, lasts = stretch.offsets[:-1], stretch.offsets[1:] - 1
+        alone = found.shards[firsts] == found.shards[lasts]
+        neighbours = alone & (stretch.rows[lasts] - stretch.rows[firsts] == lasts - firsts)
+        labels = torch.from_numpy(found.labels)
+        plain = zip(
+            stretch.offsets[:-1].tolist(),
+            stretch.offsets[1:].tolist(),
+            stretch.widths.tolist(),
+            found.shards[firsts].tolist(),
+            found.begins[firsts].tolist(),
+            (found.begins[lasts] + stretch.lengths[lasts]).tolist(),
+            neighbours.tolist(),
+            (alone & stretch.uniform).tolist(),
+            stretch.uniform.tolist(),
+            strict=True,
+        )
+        for first, stop, width, shard, begin, end, contiguous, one_length, uniform in plain:
+            rows, lengths = stretch.rows[first:stop], stretch.lengths[first:stop]
+            mask = None if uniform and not self.always_mask else row_mask(lengths, width, self.left)
+            if contiguous or one_length:
+                tokens = self.split.shard(shard)["input_ids"][begin:end]
+                if one_length:  # rows of one length lie in one block
+                    tokens = tokens.reshape(-1, width)
+                    tokens = tokens if contiguous else tokens.take(rows - rows[0], axis=0)
+                self.split.check_ids(tokens)
+                ids = tokens.astype(np.int64) if one_length else self._spread(tokens, lengths, width, mask)
+            else:
+                ids = self.split.padded(rows, lengths, width)[0].astype(np.int64)
+            yield (
+                self._tensor(ids),
+                None if mask is None else self._tensor(mask.astype(np.int64)),
+                self._tensor(labels[first:stop]),
+            )
+
+    def _spread(self, tokens: Ints, lengths: Ints, width: int, mask: Ints | None) -> Ints:
+        """Rows that lie end to end, laid out under their mask."""
+        padded = np.full((len(lengths), width), self.pad_id, np.int64)
+        padded[row_mask(lengths, width, self.left) if mask is None else mask] = tokens
+        return padded
+
+    def _tensor(self, values: Ints | torch.Tensor) -> torch.Tensor:
+        tensor = values if isinstance(values, torch.Tensor) else torch.from_numpy(values)
+        return tensor if self.device.type == "cpu" else tensor.to(self.device, non_blocking=True)
+
+
+@dataclass(frozen=True)
+class DeviceRows:
+    """Rows on a device, unpadded.
+
+    Attributes:
+        tokens: (T,) int16 or int32, the bits of the stored ids, rows end to end.
+        begins: (N,) int64, position of each row's first token.
+        lengths: (N,) int64.
+        labels: (N,) int64.
+    """
+
+    tokens: torch.Tensor
+    begins: torch.Tensor
+    lengths: torch.Tensor
+    labels: torch.Tensor
+
+    def take(self, rows: torch.Tensor) -> "DeviceRows":
+        """Some of the rows; the tokens stay where they are."""
+        return DeviceRows(self.tokens, self.begins[rows], self.lengths[rows], self.labels[rows])
+
+
+class DevicePadder:
+    """Gathers, pads and masks on the device, without a word to the host."""
+
+    def __init__(self, split: "Split", device: torch.device, always_mask: bool) -> None:
+        tokenizer = split.cache.manifest.tokenizer
+        self.always_mask = always_mask
+        self.pad_id, self.left = tokenizer.pad_id, tokenizer.padding_side == "left"
+        self.columns = torch.arange(split.cache.manifest.max_length, device=device)
+
+    def pad(self, stretch: MicroBatches, rows: DeviceRows) -> Iterator[Padded]:
+        """Padded tensors of each micro-batch; `rows` are the stretch's, in its order."""
+        plain = zip(stretch.offsets.tolist(), stretch.offsets[1:].tolist(), stretch.widths.tolist(),
+                    stretch.uniform.tolist(), strict=False)  # fmt: skip
+        for first, stop, width, uniform in plain:
+            columns = self.columns[:width]
+            lengths = rows.lengths[first:stop, None]  # (B, 1)
+            shift = width - lengths if self.left else 0
+            positions = rows.begins[first:stop, None] - shift + columns  # (B, W)
+            ids = rows.tokens[positions.clamp_(0, len(rows.tokens) - 1)].long()
+            if rows.tokens.dtype == torch.int16:
+                ids &= 0xFFFF
+            mask = None
+            if self.always_mask or not uniform:
+                mask = columns >= shift if self.left else columns < lengths
+                ids = torch.where(mask, ids, self.pad_id)
+                mask = mask.long()
+            yield ids, mask, rows.labels[first:stop]
+
+
+_RESIDENT: "WeakKeyDictionary[Split, dict[torch.device, DeviceRows]]" = WeakKeyDictionary()
+"""What lies on devices, for as long as the split is open: the next epoch finds it there."""
+
+
+class ResidentFeed:
+    """The whole split on the device; a stretch costs the copy of its row numbers."""
+
+    def __init__(self, split: "Split", device: torch.device, always_mask: bool) -> None:
+        self.padder, self.device = DevicePadder(split, device, always_mask), device
+        kept = _RESIDENT.setdefault(split, {})
+        if device not in kept:
+            kept[device] = self._load(split, device)
+        self.store = kept[device]
+
+    @staticmethod
+    def _load(split: "Split", device: torch.device) -> DeviceRows:
+        shards = [split.shard(index)["input_ids"] for index in range(len(split.info.shards))]
+        for tokens in shards:
+            split.check_ids(tokens)
+        lengths = split.lengths.astype(np.int64)
+        parts = [_bits(tokens).to(device) for tokens in shards]
+        return DeviceRows(
+            torch.cat(parts) if len(parts) != 1 else parts[0],
+            torch.from_numpy(np.cumsum(lengths) - lengths).to(device),
+            torch.from_numpy(lengths).to(device),
+            torch.from_numpy(np.array(split.labels)).to(device),
+        )
+
+    def __call__(self, stretches: Iterator[MicroBatches]) -> Iterator[tuple[MicroBatches, Iterator[Padded]]]:
+        for stretch in stretches:
+            rows = _pinned(torch.from_numpy(stretch.rows), self.device).to(self.device, non_blocking=True)
+            yield stretch, self.padder.pad(stretch, self.store.take(rows))
+
+
+class StreamedFeed:
+    """The tokens of the next stretches, gathered by a background thread while the device computes."""
+
+    AHEAD = 2
+    """Stretches gathered ahead."""
+
+    def __init__(self, split: "Split", device: torch.device, always_mask: bool) -> None:
+        self.split, self.device = split, device
+        self.padder = DevicePadder(split, device, always_mask)
+
+    def __call__(self, stretches: Iterator[MicroBatches]) -> Iterator[tuple[MicroBatches, Iterator[Padded]]]:
+        thread = ThreadPoolExecutor(1, thread_name_prefix="lengthwise-feed")
+        waiting: list[tuple[MicroBatches, Future[DeviceRows]]] = []
+        try:
+            for stretch in stretches:
+                waiting.append((stretch, thread.submit(self.gather, stretch)))
+                if len(waiting) > self.AHEAD:
+                    yield self._deliver(*waiting.pop(0))
+            while waiting:
+                yield self._deliver(*waiting.pop(0))
+        finally:
+            thread.shutdown(wait=True, cancel_futures=True)
+
+    def gather(self, stretch: MicroBatches) -> DeviceRows:
+        """The rows of a stretch end to end in pinned memory, ready to be copied without waiting."""
+        found = locate(self.split, stretch.rows)
+        tokens = flat_tokens(self.split, found, stretch.lengths)
+        lengths = stretch.lengths.astype(np.int64)
+        begins = torch.from_numpy(np.cumsum(lengths) - lengths)
+        parts = (_bits(tokens), begins, torch.from_numpy(lengths), torch.from_numpy(found.labels))
+        return DeviceRows(*(_pinned(part, self.device) for part in parts))
+
+    def _deliver(self, stretch: MicroBatches, gathered: "Future[DeviceRows]") -> tuple[MicroBatches, Iterator[Padded]]:
+        rows = gathered.result()
+        there = [getattr(rows, name).to(self.device, non_blocking=True) for name in DeviceRows.__dataclass_fields__]
+        return stretch, self.padder.pad(stretch, DeviceRows(*there))
+
+
+def _bits(tokens: Ints) -> torch.Tensor:
+    """Stored ids as a tensor of the signed type of the same size: torch indexes those everywhere."""
+    signed = np.int16 if tokens.dtype == np.uint16 else np.int32
+    view = tokens.view(signed)
+    return torch.from_numpy(view if view.flags.writeable else view.copy())
+
+
+def _pinned(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """In page-locked memory, from which a copy to the device need not wait; as it is for a CPU."""
+    return tensor if device.type == "cpu" else tensor.pin_memory()

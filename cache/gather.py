@@ -1,0 +1,75 @@
+"""Where rows lie in their shards, and their tokens end to end: for many rows at once, looping over shards only."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from .plans import Ints
+
+if TYPE_CHECKING:
+    from .reader import Split
+
+
+@dataclass(frozen=True)
+class Located:
+    """Where N rows lie.
+
+    Attributes:
+        shards: (N,) the shard of each row.
+        begins: (N,) int64, position of its first token in that shard.
+        labels: (N,) int64, its label.
+    """
+
+    shards: Ints
+    begins: Ints
+    labels: Ints
+
+
+def locate(split: "Split", rows: Ints) -> Located:
+    """Find rows.
+
+    Args:
+        split: whose rows.
+        rows: (N,) int64 row numbers, in any order.
+    """
+    if len(split.info.shards) == 1:
+        tensors = split.shard(0)
+        return Located(np.zeros(len(rows), np.int64), tensors["offsets"][rows], tensors["labels"][rows])
+    shards = np.searchsorted(split.first_rows, rows, side="right") - 1
+    begins, labels = np.empty(len(rows), np.int64), np.empty(len(rows), np.int64)
+    for shard in np.unique(shards).tolist():
+        chosen = np.flatnonzero(shards == shard)
+        tensors, local = split.shard(shard), rows[chosen] - split.first_rows[shard]
+        begins[chosen], labels[chosen] = tensors["offsets"][local], tensors["labels"][local]
+    return Located(shards, begins, labels)
+
+
+def flat_tokens(split: "Split", found: Located, lengths: Ints) -> Ints:
+    """The tokens of rows, end to end, as stored.
+
+    Args:
+        split: whose rows.
+        found: where they lie.
+        lengths: (N,) tokens of each.
+
+    Returns:
+        (T,) uint16 or uint32.
+
+    Raises:
+        CorruptCacheError: an id is outside the vocabulary.
+    """
+    ends = np.cumsum(lengths)
+    positions = np.arange(int(ends[-1])) + np.repeat(found.begins - (ends - lengths), lengths)
+    used = np.unique(found.shards).tolist()
+    tokens = split.shard(used[0])["input_ids"]
+    if len(used) == 1:
+        flat: Ints = tokens[positions]
+    else:
+        flat = np.empty(len(positions), tokens.dtype)
+        owner = np.repeat(found.shards, lengths)
+        for shard in used:
+            mine = owner == shard
+            flat[mine] = split.shard(shard)["input_ids"][positions[mine]]
+    split.check_ids(flat)
+    return flat

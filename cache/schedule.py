@@ -1,0 +1,120 @@
+"""From a plan to what one rank computes: its micro-batches, a stretch of steps at a time, without a loop over rows.
+
+With R ranks and A accumulation steps, rank r at micro-step a takes every (R*A)-th row of a planned batch from position
+a*R + r. Rows of a planned batch ascend in length, so all ranks get rows of almost the same lengths, and step k trains
+on the same rows for any R and A.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from .plans import EpochPlan, Ints
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How planned batches are shared out and padded.
+
+    Attributes:
+        rank: this process's number, 0..world_size-1.
+        world_size: R.
+        accumulation: A.
+        max_length: of the cache, tokens.
+        fixed: pad every batch to `max_length`; otherwise to its longest row.
+        multiple: round widths up to a multiple of so many tokens, as far as `max_length`.
+    """
+
+    rank: int
+    world_size: int
+    accumulation: int
+    max_length: int
+    fixed: bool
+    multiple: int
+
+
+@dataclass(frozen=True)
+class MicroBatches:
+    """Consecutive micro-batches of one rank: N rows in M micro-batches, end to end.
+
+    Attributes:
+        rows: (N,) int64 row numbers, ascending within a micro-batch.
+        lengths: (N,) tokens of each row.
+        offsets: (M+1,) micro-batch i is rows[offsets[i]:offsets[i+1]].
+        widths: (M,) columns of each, tokens.
+        steps: (M,) the optimizer step each belongs to.
+        step_rows: (M,) rows of that step over all ranks and micro-steps.
+        last: (M,) bool, whether it is its step's last on this rank.
+    """
+
+    rows: Ints
+    lengths: Ints
+    offsets: Ints
+    widths: Ints
+    steps: Ints
+    step_rows: Ints
+    last: Ints
+
+    def __len__(self) -> int:
+        return len(self.widths)
+
+    @property
+    def uniform(self) -> Ints:
+        """(M,) bool, whether every row fills the width: no padding, no mask."""
+        filled: Ints = self.lengths[self.offsets[:-1]] == self.widths
+        return filled
+
+    @property
+    def real_tokens(self) -> Ints:
+        """(M,) int64, sum of the lengths."""
+        return np.add.reduceat(self.lengths, self.offsets[:-1], dtype=np.int64)
+
+
+def micro_batches(plan: EpochPlan, lengths: Ints, begin: int, end: int, layout: Layout) -> MicroBatches:
+    """A rank's micro-batches of the steps `begin` to `end`, those left without rows skipped.
+
+    Args:
+        plan: the epoch.
+        lengths: (rows of the split,) tokens of each.
+        begin, end: a range of steps.
+        layout: ranks, accumulation, padding.
+    """
+    first, stop = int(plan.batch_offsets[begin]), int(plan.batch_offsets[end])
+    rows = plan.rows[first:stop].astype(np.int64)
+    sizes = np.diff(plan.batch_offsets[begin : end + 1])
+    key = np.repeat(np.arange(len(sizes)), sizes)  # the step each row belongs to
+    if layout.world_size * layout.accumulation > 1:
+        rows, key = _share(rows, key, sizes, layout)
+    counts = np.bincount(key, minlength=len(sizes) * layout.accumulation)
+    filled = np.flatnonzero(counts)
+    offsets = np.append(0, np.cumsum(counts[filled]))
+    own = lengths[rows]
+    longest = own[offsets[1:] - 1]
+    steps = filled // layout.accumulation
+    return MicroBatches(
+        rows=rows,
+        lengths=own,
+        offsets=offsets,
+        widths=_widths(longest, layout),
+        steps=steps + begin,
+        step_rows=sizes[steps],
+        last=np.append(steps[1:] != steps[:-1], np.ones(min(len(steps), 1), bool)),
+    )
+
+
+def _share(rows: Ints, step: Ints, sizes: Ints, layout: Layout) -> tuple[Ints, Ints]:
+    """This rank's rows, micro-batch after micro-batch, and the micro-batch each belongs to."""
+    position = np.arange(len(rows)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+    place = position % (layout.world_size * layout.accumulation)
+    mine = place % layout.world_size == layout.rank
+    key = (step * layout.accumulation + place // layout.world_size)[mine]
+    order = np.argsort(key, kind="stable")
+    return rows[mine][order], key[order]
+
+
+def _widths(longest: Ints, layout: Layout) -> Ints:
+    if layout.fixed:
+        return np.full(len(longest), layout.max_length)
+    rounded = -(-longest // layout.multiple) * layout.multiple
+    widths: Ints = np.maximum(longest, np.minimum(rounded, layout.max_length))
+    return widths
