@@ -277,6 +277,7 @@ class Split:
         start: int = 0,
         pad_to_multiple_of: int = 1,
         always_mask: bool = False,
+        feed: str = "auto",
     ) -> "Batches":
         """The padded batches of one epoch as tensors; `cache.batches.Batches` explains each option.
 
@@ -297,4 +298,5 @@ class Split:
             start=start,
             pad_to_multiple_of=pad_to_multiple_of,
             always_mask=always_mask,
+            feed=feed,
         )
