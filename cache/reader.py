@@ -16,7 +16,7 @@ from .errors import CorruptCacheError, InputError, NotACacheError
 from .format import MANIFEST, TOKENIZER, FileInfo, Manifest, naming_remedy, read_manifest, sha256_file
 from .publishing import recover
 from .splits import Row, Split
-from .storage import storage_errors
+from .storage import check_inside, storage_errors
 from .tensors import opened
 
 __all__ = ["Cache", "Row", "Split", "open_cache"]
@@ -110,8 +110,7 @@ class Cache(Mapping[str, "Split"]):
             CorruptCacheError: it is a link that leaves the cache.
         """
         path = self.folder / name
-        if not os.path.realpath(path).startswith(self._root + os.sep):
-            raise CorruptCacheError(f"{path}: is a link that leaves the cache")
+        check_inside(path, self._root)
         return path
 
     def was_replaced(self) -> bool:

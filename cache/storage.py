@@ -33,11 +33,21 @@ def open_regular(path: Path) -> BinaryIO:
         CorruptCacheError: it is no regular file.
         OSError: it cannot be opened.
     """
-    file = os.fdopen(os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK), "rb", buffering=0)
-    if not S_ISREG(os.fstat(file.fileno()).st_mode):
-        file.close()
+    handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    if not S_ISREG(os.fstat(handle).st_mode):
+        os.close(handle)
         raise CorruptCacheError(f"{path}: is no regular file")
-    return file
+    return os.fdopen(handle, "rb", buffering=0)
+
+
+def check_inside(path: Path, root: str) -> None:
+    """Refuse a path that a link leads out of the cache whose real path is `root`.
+
+    Raises:
+        CorruptCacheError: it does.
+    """
+    if not os.path.realpath(path).startswith(root + os.sep):
+        raise CorruptCacheError(f"{path}: is a link that leaves the cache")
 
 
 def sync(path: Path) -> None:

@@ -131,7 +131,7 @@ def check_header(file: BinaryIO, size: int, expected: Expected, path: Path) -> d
     except (ValueError, RecursionError) as error:
         raise broken(f"the safetensors header does not parse ({error})") from None
     if not isinstance(header, dict) or set(header) != set(expected):
-        raise broken(f"holds the tensors {list(header)!r:.200}, expected {list(expected)}")
+        raise broken(f"its header is {header!r:.200}, expected the tensors {', '.join(expected)}")
     start, spans = 8 + length, {}
     for name, (dtype, shape) in expected.items():
         entry = header[name]
