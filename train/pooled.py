@@ -11,6 +11,7 @@ drawn.
 Shapes: B rows, W columns, H width, N heads of D.
 """
 
+import sys
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -19,20 +20,9 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
-from transformers.models.bert.modeling_bert import BertLayer
-from transformers.models.bert.modeling_bert import eager_attention_forward as bert_eager
-from transformers.models.camembert.modeling_camembert import CamembertLayer
-from transformers.models.distilbert.modeling_distilbert import TransformerBlock as DistilBertLayer
-from transformers.models.distilbert.modeling_distilbert import eager_attention_forward as distilbert_eager
-from transformers.models.electra.modeling_electra import ElectraLayer
-from transformers.models.roberta.modeling_roberta import RobertaLayer
-from transformers.models.xlm_roberta.modeling_xlm_roberta import XLMRobertaLayer
 
 ATTENTIONS = ("sdpa", "eager")
 """Attention implementations that take one query and many keys under a (B, 1, W, W) mask."""
-
-BERT_LIKE: tuple[type[nn.Module], ...] = (BertLayer, RobertaLayer, XLMRobertaLayer, CamembertLayer, ElectraLayer)
-"""Layers that are built as BERT's is."""
 
 
 def use_pooled_only(model: PreTrainedModel) -> str:
@@ -46,17 +36,14 @@ def use_pooled_only(model: PreTrainedModel) -> str:
     if model.config._attn_implementation not in ATTENTIONS:
         return f"its attention is {model.config._attn_implementation}, not {' or '.join(ATTENTIONS)}"
     layer = _last_layer(model)
-    if isinstance(layer, BERT_LIKE) and not layer.is_decoder:
-        forward = bert_layer
-    elif isinstance(layer, DistilBertLayer):
-        forward = distilbert_layer
-    else:
+    forward = FORWARDS.get(f"{type(layer).__module__}.{type(layer).__name__}")
+    if forward is None or getattr(layer, "is_decoder", False):
         return f"layers of {type(model).__name__} have no such form"
     layer.forward = partial(forward, layer)
     return ""
 
 
-def _last_layer(model: PreTrainedModel) -> nn.Module | None:
+def _last_layer(model: PreTrainedModel) -> Any:
     """The last layer of the encoder below the head, whatever the model calls it."""
     encoder: Any = getattr(model.base_model, "encoder", None) or getattr(model.base_model, "transformer", None)
     layers = getattr(encoder, "layer", None)
@@ -72,7 +59,7 @@ def bert_layer(
     first = hidden[:, :1]  # (B, 1, H)
     part = layer.attention.self
     context = _attend(
-        part, (part.query, part.key, part.value), part.attention_head_size, hidden, attention_mask, bert_eager, options
+        part, (part.query, part.key, part.value), part.attention_head_size, hidden, attention_mask, options
     )
     attended = layer.attention.output(context, first)
     output: torch.Tensor = layer.feed_forward_chunk(attended)
@@ -85,7 +72,7 @@ def distilbert_layer(
     """DistilBERT's layer for the first token: (B, W, H) in, (B, 1, H) out."""
     part = layer.attention
     projections = (part.q_lin, part.k_lin, part.v_lin)
-    context = _attend(part, projections, part.attention_head_size, hidden, attention_mask, distilbert_eager, options)
+    context = _attend(part, projections, part.attention_head_size, hidden, attention_mask, options)
     attended = layer.sa_layer_norm(part.out_lin(context) + hidden[:, :1])
     output: torch.Tensor = layer.output_layer_norm(layer.ffn.ff_chunk(attended) + attended)
     return output
@@ -97,7 +84,6 @@ def _attend(
     head_size: int,
     hidden: torch.Tensor,
     mask: torch.Tensor | None,
-    eager: Callable[..., Any],
     options: dict[str, Any],
 ) -> torch.Tensor:
     """Attention of the first token to all of them, through the interface the model is set to: (B, 1, H)."""
@@ -106,6 +92,7 @@ def _attend(
         return states.view(*states.shape[:-1], -1, head_size).transpose(1, 2)  # (B, N, tokens, D)
 
     query, key, value = projections
+    eager = sys.modules[type(part).__module__].eager_attention_forward  # the model's own
     attend: Callable[..., Any] = ALL_ATTENTION_FUNCTIONS.get_interface(part.config._attn_implementation, eager)
     context, _ = attend(
         part,
@@ -118,3 +105,17 @@ def _attend(
         **options,
     )
     return context.reshape(len(hidden), 1, -1)  # type: ignore[no-any-return]
+
+
+FORWARDS: dict[str, Callable[..., torch.Tensor]] = {
+    f"transformers.models.{model}.modeling_{model}.{layer}": forward
+    for model, layer, forward in (
+        ("bert", "BertLayer", bert_layer),
+        ("roberta", "RobertaLayer", bert_layer),
+        ("xlm_roberta", "XLMRobertaLayer", bert_layer),
+        ("camembert", "CamembertLayer", bert_layer),
+        ("electra", "ElectraLayer", bert_layer),
+        ("distilbert", "TransformerBlock", distilbert_layer),
+    )
+}
+"""What computes the last layer of each class that has such a form; the ones beside BERT's are built as it is."""
