@@ -81,7 +81,7 @@ def _parts(item: Json | list[Any]) -> list[Any]:
 def _layout(content: Json) -> str:
     text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False)
     # Histograms on one line: a raw line break stands only between JSON tokens, never inside a string.
-    return re.sub(r"\[\n\s+(\d[\d,\s]*?)\n\s+\]", _one_line, text) + "\n"
+    return re.sub(r"\[\n\s+(\d[\d,\s]*)\n\s+\]", _one_line, text) + "\n"
 
 
 def _one_line(match: re.Match[str]) -> str:
