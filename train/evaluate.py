@@ -15,6 +15,7 @@ from cache.plans import PlanSpec
 from cache.reader import Split
 
 from . import device as devices
+from .inputs import model_inputs
 
 MAX_CONFUSION_CLASSES = 1024
 """Up to so many classes the whole confusion matrix is counted, C x C."""
@@ -106,7 +107,7 @@ def evaluate(
         for batch in split.batches(0, PlanSpec("tight", batch_size), device=device):
             if stop():
                 return None
-            output = model(**batch.model_inputs())
+            output = model(**model_inputs(batch, model.config))
             found = output.logits.argmax(dim=1)  # (B,)
             loss += output.loss.float() * len(batch)
             ones = torch.ones_like(found)

@@ -21,6 +21,7 @@ from cache.reader import Split
 
 from . import device as devices
 from .config import Settings
+from .inputs import model_inputs
 from .state import State
 
 
@@ -111,7 +112,7 @@ def backward(job: Job, batch: Batch) -> torch.Tensor:
     Raises:
         MemoryShortError: it does not fit into memory.
     """
-    inputs = batch.model_inputs()
+    inputs = model_inputs(batch, job.model.config)
     if job.settings.compile:
         _mark_dynamic(inputs)
     try:
@@ -128,10 +129,9 @@ def backward(job: Job, batch: Batch) -> torch.Tensor:
 
 def _mark_dynamic(inputs: dict[str, torch.Tensor]) -> None:
     """Tell torch.compile which axes change from batch to batch: one compilation serves all widths and row counts."""
-    for name, tensor in inputs.items():
-        torch._dynamo.maybe_mark_dynamic(tensor, 0)
-        if name != "labels":
-            torch._dynamo.maybe_mark_dynamic(tensor, 1)
+    for tensor in inputs.values():
+        for axis in range(tensor.ndim):
+            torch._dynamo.maybe_mark_dynamic(tensor, axis)
 
 
 def _memory_short(job: Job, batch: Batch) -> MemoryShortError:

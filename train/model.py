@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForSequenceClassification, PretrainedConfig, PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
@@ -249,7 +250,7 @@ def load_weights(folder: Path, config: PretrainedConfig) -> PreTrainedModel:
                 local_files_only=True,
                 output_loading_info=True,
             )
-    except (RuntimeError, ValueError, OSError) as error:
+    except (RuntimeError, ValueError, OSError, SafetensorError) as error:
         reason = str(error).strip().splitlines()[0]
         raise MismatchError(f"{folder}: the weights cannot be loaded ({reason}); pass another --model") from None
     model, report = _as_model(loaded[0]), loaded[1]

@@ -38,7 +38,7 @@ class Predictor:
 
     Args:
         name: a run, a model folder or a Hub id.
-        device: from `device.pick_device`.
+        device: where to compute.
         precision: `fp32` or `bf16`.
         batch_size: texts of a batch.
 
@@ -46,14 +46,16 @@ class Predictor:
         InputError: there is no such model, or it has no tokenizer.
     """
 
-    def __init__(self, name: str, device: torch.device, precision: str = "fp32", batch_size: int = 32) -> None:
+    def __init__(
+        self, name: str, device: str | torch.device = "cpu", precision: str = "fp32", batch_size: int = 32
+    ) -> None:
         from tokenizers import Tokenizer
 
         folder = finished_model(name)
         if not (folder / "tokenizer.json").is_file():
             raise InputError(f"{folder} holds no tokenizer.json, expected one beside the model")
-        self.device, self.precision, self.batch_size = device, precision, batch_size
-        self.model: PreTrainedModel = load_classifier(folder, device)
+        self.device, self.precision, self.batch_size = torch.device(device), precision, batch_size
+        self.model: PreTrainedModel = load_classifier(folder, self.device)
         self.tokenizer: Any = Tokenizer.from_file(str(folder / "tokenizer.json"))
         self.tokenizer.no_padding()
         self.tokenizer.enable_truncation(longest_text(folder))
