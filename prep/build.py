@@ -27,7 +27,7 @@ from cache.format import (
 from cache.plans import Ints, PlanSpec
 from cache.reader import Cache, open_cache
 from cache.sealed import NAME_PATTERN, Json
-from cache.writer import file_info, publish, staging, storage_errors, write_manifest, write_shard
+from cache.writer import building, file_info, publish, staging, storage_errors, write_manifest, write_shard
 
 from .encode import encode_source, id_type
 from .engines import ParityError
@@ -119,8 +119,16 @@ def build(settings: BuildSettings, reporter: Reporter) -> BuildResult:
     manifest = _empty_manifest(settings, parts)
     place = settings.out / manifest.name
     cache = _existing(place, manifest, settings.force)
-    if cache is not None:
-        return BuildResult(cache, True, _write_plans(cache, settings, reporter))
+    if cache is None:
+        with building(place, reporter.say):
+            # Another process may have built it while this one waited; --force replaces what it meant to replace.
+            cache = _existing(place, manifest, settings.force)
+            if cache is None:
+                return _build(place, manifest, settings, parts, reporter)
+    return BuildResult(cache, True, _write_plans(cache, settings, reporter))
+
+
+def _build(place: Path, manifest: Manifest, settings: BuildSettings, parts: Parts, reporter: Reporter) -> BuildResult:
     with staging(place) as folder:
         complete = _write(folder, manifest, settings, parts, reporter)
         planned = _write_plans(Cache(folder, complete), settings, reporter)
