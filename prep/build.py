@@ -29,11 +29,12 @@ from cache.reader import Cache, open_cache
 from cache.sealed import NAME_PATTERN, Json
 from cache.writer import building, file_info, publish, staging, storage_errors, write_manifest, write_shard
 
+from .corpus import Source
 from .encode import encode_source, id_type
 from .engines import ParityError
 from .progress import Reporter
 from .runs import RunStore, merge
-from .sources import Source, open_source
+from .sources import open_source
 from .tokenize import Encoder, TokenizerFiles, default_max_length, find_tokenizer
 
 ROW_BYTES = 24
@@ -102,6 +103,15 @@ class BuildResult:
     planned: int
 
 
+@dataclass(frozen=True)
+class Parts:
+    """What a build works with: the text, the tokenizer's bytes, the tokenizer at work."""
+
+    source: Source
+    tokenizer: TokenizerFiles
+    encoder: Encoder
+
+
 def build(settings: BuildSettings, reporter: Reporter) -> BuildResult:
     """Build a cache, or find that it is there.
 
@@ -134,15 +144,6 @@ def _build(place: Path, manifest: Manifest, settings: BuildSettings, parts: Part
         planned = _write_plans(Cache(folder, complete), settings, reporter)
         publish(folder, place)
     return BuildResult(open_cache(place), False, planned)
-
-
-@dataclass(frozen=True)
-class Parts:
-    """What a build works with: the text, the tokenizer's bytes, the tokenizer at work."""
-
-    source: Source
-    tokenizer: TokenizerFiles
-    encoder: Encoder
 
 
 def _empty_manifest(settings: BuildSettings, parts: Parts) -> Manifest:
@@ -234,7 +235,7 @@ def _differences(found: Manifest, wanted: Manifest) -> list[str]:
 
 def _write(folder: Path, manifest: Manifest, settings: BuildSettings, parts: Parts, reporter: Reporter) -> Manifest:
     """Write all files of the cache but its plans; returns the complete manifest."""
-    spill = folder / "runs"
+    spill = folder / ".runs"  # no split has such a name
     holdout, limit = manifest.source["holdout"], settings.limit
     arguments = (parts.source, parts.encoder, holdout, limit, spill, settings.memory_bytes, reporter)
     try:
