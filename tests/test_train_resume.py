@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -171,12 +172,12 @@ def test_a_damaged_checkpoint_is_reported_and_the_one_before_it_used(place, monk
 
 def test_sigterm_saves_a_checkpoint_and_exits_143_and_says_how_to_go_on(place):
     """The console entry point in a process of its own, not a fork."""
-    command = [sys.executable, "-c", "from train.cli import main; main()", *arguments("term", epochs=500)]
+    command = [sys.executable, "-c", "from train.cli import main; main()", *arguments("term", epochs=40)]
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent), "OMP_NUM_THREADS": "1"}
     process = subprocess.Popen(command, cwd=place, env=environment, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL)
     run = place / "term"
     while process.poll() is None and not (run / "metrics.jsonl").exists():
-        pass
+        time.sleep(0.01)
     process.send_signal(signal.SIGTERM)
     errors = process.communicate(timeout=120)[1].decode()
     assert process.returncode == 143
@@ -185,7 +186,7 @@ def test_sigterm_saves_a_checkpoint_and_exits_143_and_says_how_to_go_on(place):
 
 
 def test_the_first_ctrl_c_saves_and_exits_130(place):
-    process = spawn(place, *arguments("interrupted", epochs=500))
+    process = spawn(place, *arguments("interrupted", epochs=40))
     wait_for_lines(place / "interrupted" / "metrics.jsonl", 1, process)
     os.kill(process.pid, signal.SIGINT)
     assert ended(process) == 130
@@ -211,7 +212,7 @@ def hang_in_step() -> None:
 def test_the_second_ctrl_c_stops_at_once(place):
     process = spawn(place, *arguments("hung"), prepare=hang_in_step)
     while process.is_alive() and not (place / "hanging").exists():
-        pass
+        time.sleep(0.01)
     os.kill(process.pid, signal.SIGINT)
     assert ended(process) == 130
     assert not checkpoints(place / "hung" / "checkpoints")
@@ -275,6 +276,16 @@ def test_flags_that_contradict_the_run_are_refused_all_at_once(halfway):
         assert line in text
     assert "--epochs" not in text
     assert "--keep" not in text
+
+
+def test_the_same_settings_spelled_otherwise_are_no_contradiction(halfway, place, tmp_path, monkeypatch):
+    """A relative path of the model, `auto` where the run found out the same."""
+    monkeypatch.chdir(place)
+    monkeypatch.setattr("train.device._native_bf16", lambda device: False)
+    shutil.copytree(halfway, tmp_path / "same")
+    given = {"model": "model", "precision": "auto", "cache": "toy", "lr": 1e-3, "device": "auto"}
+    resume_run(tmp_path / "same", given, quiet_say, quiet_say, quiet=True)
+    assert result(tmp_path / "same") == result(place / "whole")
 
 
 def test_another_cache_is_refused_by_its_fingerprint(halfway, place):

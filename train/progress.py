@@ -58,3 +58,4 @@ class Screen:
         """Take the bar away."""
         if self.bar is not None:
             self.bar.close()
+            self.bar = None

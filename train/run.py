@@ -12,21 +12,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import transformers
-from transformers import PretrainedConfig, PreTrainedModel
+from transformers import PretrainedConfig
 
-from cache.errors import InputError, MismatchError, StorageError
+from cache.errors import MismatchError, StorageError
 from cache.names import local_folder
-from cache.plans import PlanSpec
-from cache.reader import Cache, Split, open_cache
+from cache.reader import Cache, open_cache
 from cache.writer import publish, staging, storage_errors
 
 from . import device as devices
 from .checkpoint import clean, load_checkpoint, newest
 from .config import FREE_ON_RESUME, NO_SPLIT, Settings, contradictions
-from .loop import Job, make_optimizer, train
+from .loop import Job, train
 from .model import (
-    Needs,
     fresh_model,
     label_names,
     load_model,
@@ -35,6 +32,7 @@ from .model import (
     quiet_transformers,
     read_config,
 )
+from .prepare import absolute, describe, make_job, needs_of, owner_of, resolve, training_split
 from .progress import Screen
 from .records import (
     CHECKPOINTS,
@@ -52,7 +50,7 @@ from .records import (
 )
 from .signals import Stopped, StopRequest
 from .state import Meter, State
-from .trial import epoch_steps, try_heaviest
+from .trial import try_heaviest
 from .watch import Watch
 
 CARD = "lengthwise.json"
@@ -91,19 +89,21 @@ def start_run(settings: Settings, say: Say, warn: Say, quiet: bool = False) -> P
         if settings.out is not None:
             check_out(settings.out)
         cache = open_cache(settings.cache)
-        split = _training_split(cache)
-        resolved, device = _resolve(settings, cache, split)
+        split = training_split(cache)
+        resolved, device = resolve(settings, cache, split)
         folder = model_folder(str(resolved.model))
-        model = load_model(folder, _needs(cache, split, resolved), resolved.seed)
-        job = _job(model, split, resolved, device)
-        start = Start(job, _info(job, cache, model_digest(folder)), State(Meter(device)), {})
-        _announce(start, folder, say, quiet)
+        model = load_model(folder, needs_of(cache, split, resolved), resolved.seed)
+        job = make_job(model, split, resolved, device)
+        start = Start(job, describe(job, cache, model_digest(folder)), State(Meter(device)), {})
+        heaviest = try_heaviest(job, start.state)
         torch.manual_seed(resolved.seed)
         stop.gentle = True
         place = _begin_folder(start.info)
         lock = lock_run(place)
+        report = _silent if quiet else say
+        _announce(start, heaviest, report)
         try:
-            return _go(place, start, say, quiet, stop)
+            return _go(place, start, Screen(job.total_steps, 0, quiet, report), stop)
         finally:
             os.close(lock)
 
@@ -121,7 +121,7 @@ def resume_run(folder: Path, given: Mapping[str, Any], say: Say, warn: Say, quie
         LengthwiseError, Stopped: as for `start_run`.
     """
     info = read_run(folder)
-    _refuse(folder, contradictions(info.settings, given))
+    _refuse(folder, contradictions(info.settings, _found_out(given)))
     free = {name: value for name, value in given.items() if name in FREE_ON_RESUME}
     settings = replace(info.settings, **free)
     if (folder / SUMMARY).exists():
@@ -130,35 +130,48 @@ def resume_run(folder: Path, given: Mapping[str, Any], say: Say, warn: Say, quie
     lock = lock_run(folder)
     try:
         with StopRequest(warn) as stop:
-            start = _take_up(folder, settings, info, warn, say, quiet)
+            start = _take_up(folder, settings, info, warn)
             stop.gentle = True
-            return _go(folder, start, say, quiet, stop)
+            report, total = _silent if quiet else say, start.job.total_steps
+            report(f"resuming {folder} at step {start.state.step:,} of {total:,}")
+            return _go(folder, start, Screen(total, start.state.step, quiet, report), stop)
     finally:
         os.close(lock)
 
 
-def _take_up(folder: Path, settings: Settings, info: RunInfo, warn: Say, say: Say, quiet: bool) -> Start:
+def _silent(text: str) -> None:
+    pass
+
+
+def _found_out(given: Mapping[str, Any]) -> dict[str, Any]:
+    """What was given on the command line as a run's settings would hold it."""
+    found = dict(given)
+    if "model" in given:
+        found["model"] = absolute(given["model"])
+    if given.get("precision") == "auto":
+        found["precision"] = devices.pick_precision("auto", devices.pick_device(given.get("device", "auto")))
+    return found
+
+
+def _take_up(folder: Path, settings: Settings, info: RunInfo, warn: Say) -> Start:
     cache = open_cache(settings.cache)
-    split = _training_split(cache)
+    split = training_split(cache)
     device = devices.pick_device(settings.device)
     _refuse(folder, _differences(info, settings, cache, device))
     clean(folder / CHECKPOINTS)
-    found = newest(folder / CHECKPOINTS, _owner(info), warn)
+    found = newest(folder / CHECKPOINTS, owner_of(info), warn)
     if found is None:  # killed before its first checkpoint: the same beginning gives the same run
-        model = load_model(model_folder(str(settings.model)), _needs(cache, split, settings), settings.seed)
-        job = _job(model, split, settings, device)
+        model = load_model(model_folder(str(settings.model)), needs_of(cache, split, settings), settings.seed)
+        job = make_job(model, split, settings, device)
         state, sizes = State(Meter(device)), {}
         torch.manual_seed(settings.seed)
     else:
         place, content = found
-        job = _job(fresh_model(read_config(place)), split, settings, device)
+        job = make_job(fresh_model(read_config(place)), split, settings, device)
         state, sizes = load_checkpoint(place, content, job), dict(content["records"])
-    start = Start(job, info, state, sizes)
-    if not quiet:
-        say(f"resuming {folder} at step {state.step:,} of {job.total_steps:,}")
     if state.step < job.total_steps:
         try_heaviest(job, state)
-    return start
+    return Start(job, info, state, sizes)
 
 
 def _begin_folder(info: RunInfo) -> Path:
@@ -196,99 +209,9 @@ def _refuse(folder: Path, differences: list[str]) -> None:
         )
 
 
-def _training_split(cache: Cache) -> Split:
-    split = cache["train"]
-    if not len(split):
-        raise InputError(f"{cache.folder}: its split 'train' has no rows, so there is nothing to train on")
-    return split
-
-
-def _resolve(settings: Settings, cache: Cache, split: Split) -> tuple[Settings, torch.device]:
-    """The settings with nothing left to be found out, so that they give the same run anywhere."""
-    device = devices.pick_device(settings.device)
-    spec = settings.plan_spec(split.default_spec())
-    eval_split = settings.eval_split
-    if eval_split is None:
-        eval_split = "test" if "test" in cache and len(cache["test"]) else NO_SPLIT
-    elif eval_split != NO_SPLIT and not len(cache[eval_split]):
-        raise InputError(f"--eval-split {eval_split}: it has no rows; pass another one, or --eval-split {NO_SPLIT}")
-    multiple = settings.pad_to_multiple_of or (8 if device.type == "cuda" else 1)
-    resolved = replace(
-        settings.with_plan(spec),
-        cache=str(cache.folder.resolve()),
-        model=_absolute(settings.model or cache.manifest.tokenizer.name),
-        device=str(device),
-        precision=devices.pick_precision(settings.precision, device),
-        pad_to_multiple_of=multiple,
-        eval_split=eval_split,
-    )
-    return resolved, device
-
-
-def _absolute(model: str) -> str:
-    path = Path(model).expanduser()
-    return str(path.resolve()) if path.is_dir() else model
-
-
-def _spec(settings: Settings) -> PlanSpec:
-    return PlanSpec(str(settings.strategy), settings.batch_size, settings.max_tokens, settings.plan_seed or 0)
-
-
-def _needs(cache: Cache, split: Split, settings: Settings) -> Needs:
-    others = [] if settings.eval_split in (None, NO_SPLIT) else [cache[str(settings.eval_split)]]
-    width = max(part.info.longest for part in [split, *others])
-    multiple = settings.pad_to_multiple_of or 1
-    width = max(width, min(-(-width // multiple) * multiple, cache.manifest.max_length))
-    if settings.strategy == "fixed":
-        width = cache.manifest.max_length
-    return Needs(cache.manifest, cache.folder, width)
-
-
-def _job(model: PreTrainedModel, split: Split, settings: Settings, device: torch.device) -> Job:
-    devices.prepare(device)
-    spec = _spec(settings)
-    split.try_keep_plan(spec, settings.epochs)
-    model = model.to(device)  # type: ignore[arg-type]  # transformers types `to` as for half-loaded models
-    forward = torch.compile(model) if settings.compile else model
-    optimizer = make_optimizer(model, settings)
-    return Job(model, forward, optimizer, split, spec, settings, device, epoch_steps(split, spec, settings))
-
-
-def _info(job: Job, cache: Cache, digest: str) -> RunInfo:
-    return RunInfo(
-        settings=job.settings,
-        cache_name=cache.manifest.name,
-        cache_fingerprint=cache.manifest.fingerprint,
-        model_digest=digest,
-        max_length=cache.manifest.max_length,
-        total_steps=job.total_steps,
-        environment={
-            "torch": torch.__version__,
-            "transformers": transformers.__version__,
-            "device": _device_name(job.device),
-            "threads": torch.get_num_threads(),
-        },
-    )
-
-
-def _device_name(device: torch.device) -> str:
-    if device.type == "cpu":
-        return f"CPU, {torch.get_num_threads()} threads"
-    module = torch.get_device_module(device)
-    return str(module.get_device_name(device)) if hasattr(module, "get_device_name") else device.type.upper()
-
-
-def _owner(info: RunInfo) -> Json:
-    """What a checkpoint belongs to: all that determines the run's numbers."""
-    settings = {name: value for name, value in info.settings.to_json().items() if name not in FREE_ON_RESUME}
-    return {"cache": info.cache_fingerprint, "base_model": info.model_digest, "settings": settings}
-
-
-def _announce(start: Start, folder: Path, say: Say, quiet: bool) -> None:
+def _announce(start: Start, heaviest: tuple[int, int], say: Say) -> None:
     job, settings = start.job, start.job.settings
-    rows, width = try_heaviest(job, start.state)
-    if quiet:
-        return
+    rows, width = heaviest
     parameters = sum(parameter.numel() for parameter in job.model.parameters())
     say(f"model      {settings.model} ({parameters / 1e6:,.1f} M parameters, {_labels(job.model.config)})")
     say(f"cache      {settings.cache} ({len(job.split):,} rows, {job.split.info.tokens:,} tokens), plan {job.spec.id}")
@@ -302,13 +225,12 @@ def _labels(config: PretrainedConfig) -> str:
     return "labels " + ", ".join(names[:4]) + more
 
 
-def _go(folder: Path, start: Start, say: Say, quiet: bool, stop: StopRequest) -> Path:
+def _go(folder: Path, start: Start, screen: Screen, stop: StopRequest) -> Path:
     """Train to the end, write the model, then the summary."""
     job, state = start.job, start.state
     with storage_errors(folder):
         (folder / CHECKPOINTS).mkdir(exist_ok=True)
-    screen = Screen(job.total_steps, state.step, quiet, say)
-    watch = Watch(job, state, folder, _owner(start.info), start.sizes, screen, stop)
+    watch = Watch(job, state, folder, owner_of(start.info), start.sizes, screen, stop)
     try:
         finished = train(job, state, watch)
     finally:
@@ -329,8 +251,7 @@ def _go(folder: Path, start: Start, say: Say, quiet: bool, stop: StopRequest) ->
         "scores": state.scores,
     }
     write_json(folder / SUMMARY, summary)
-    if not quiet:
-        _conclude(folder, summary, job, say)
+    _conclude(folder, summary, job, screen.say)
     return folder
 
 
