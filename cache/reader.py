@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
 
-from .errors import CorruptCacheError, InputError, NotACacheError
+from .errors import CacheError, CorruptCacheError, InputError, NotACacheError
 from .format import MANIFEST, TOKENIZER, FileInfo, Manifest, naming_remedy, read_manifest, sha256_file
 from .publishing import recover
 from .splits import Row, Split
@@ -32,14 +32,16 @@ def open_cache(folder: str | Path, *, verify: bool = False) -> "Cache":
     Raises:
         NotACacheError: the folder holds no cache.
         FormatVersionError: another version wrote it.
-        CorruptCacheError: the manifest or a file's size is not as written, or with `verify` any byte.
+        CorruptCacheError: the manifest, or a file's size or header is not as written, or with `verify` any byte.
+        MismatchError: a stored plan is of another cache.
+        StorageError: the system does not let a file be read.
     """
     path = Path(folder)
     while True:
         before = _identity(path)
         try:
             cache = Cache(path, _read_manifest(path))
-        except CorruptCacheError:
+        except CacheError:
             if _identity(path) == before:
                 raise
             continue  # it was replaced while it was being opened
