@@ -10,12 +10,12 @@ import numpy as np
 from cache.errors import InputError
 from cache.plans import Ints
 
+from .corpus import Source
 from .files import LABEL, TEXT, Stream
 from .labels import Coded, code_labels, resolve_classes
 from .progress import Reporter
 from .runs import RunStore, sort_run
 from .select import Mask, held_out, limit_rows
-from .sources import Source
 from .tokenize import Encoder
 
 if TYPE_CHECKING:
@@ -82,6 +82,8 @@ def encode_source(
     if not any(store.runs for store in runs.values()):
         raise InputError(f"{source.argument} holds no rows")
     names, classes = resolve_classes(pieces, source.label_names)
+    for line in _oddities(names, classes):
+        reporter.say(f"warning: {line}")
     return Encoded(names, runs, {name: classes[split] for name, split in origin.items()})
 
 
@@ -109,7 +111,13 @@ def _routes(
         return batches, {split: chosen}
     _, classes = resolve_classes({split: coded}, source.label_names)
     test = held_out(classes[split], chosen, holdout)
-    return batches, {split: chosen & ~test, "test": test}
+    train = chosen & ~test
+    if rows and not (test.any() and train.any()):
+        raise InputError(
+            f"a holdout of {holdout} of {int(chosen.sum()):,} rows, taken from each class, leaves no row to "
+            f"{'train' if test.any() else 'test'}; pass --holdout 0 or another fraction"
+        )
+    return batches, {split: train, "test": test}
 
 
 def _encode(
@@ -118,22 +126,47 @@ def _encode(
     """Encode the rows of a batch that belong to a split, as one run."""
     import pyarrow as pa
 
-    texts = batch.column(TEXT)
-    if pa.types.is_dictionary(texts.type):
-        texts = texts.dictionary_decode()
-    if texts.null_count:
-        row = first_row + texts.is_null().to_numpy(zero_copy_only=False).argmax()
-        raise InputError(f"row {row} of split {split!r} (counted from 0) has no text")
-    if len(texts) and not (pa.types.is_string(texts.type) or pa.types.is_large_string(texts.type)):
-        raise InputError(f"the text column of split {split!r} holds {texts.type}, expected text; see --text")
-    rows = np.arange(first_row, first_row + batch.num_rows)
+    texts, rows = _texts(batch.column(TEXT), split, first_row), np.arange(first_row, first_row + batch.num_rows)
     if mask is not None:
         part = mask[first_row : first_row + batch.num_rows]
         texts, rows = texts.filter(pa.array(part)), rows[part]
     if not len(rows):
         return
     ids, lengths = encoder.encode(texts.to_pylist())
+    if not lengths.all():
+        raise InputError(
+            f"row {rows[np.argmin(lengths)]} of split {split!r} (counted from 0) has no tokens: its text is empty, and "
+            "the tokenizer adds no special tokens; remove the row"
+        )
     store.add(sort_run(ids.astype(id_type(encoder.vocab_size)), lengths, rows))
+
+
+def _texts(texts: "pa.Array", split: str, first_row: int) -> "pa.Array":
+    import pyarrow as pa
+
+    if pa.types.is_dictionary(texts.type):
+        texts = texts.dictionary_decode()
+    if texts.null_count:
+        row = first_row + texts.is_null().to_numpy(zero_copy_only=False).argmax()
+        raise InputError(f"row {row} of split {split!r} (counted from 0) has no text; fill it in or remove the row")
+    kind = texts.type
+    if len(texts) and not (pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)):
+        raise InputError(f"the text column of split {split!r} holds {kind}, expected text; see --text")
+    return texts
+
+
+def _oddities(names: tuple[str, ...], classes: dict[str, Ints]) -> Iterator[str]:
+    """What is allowed, but rarely meant."""
+    rows = sum(map(len, classes.values()))
+    if len(names) == 1:
+        yield f"all rows have the label {names[0]!r}: there is nothing to learn"
+    elif len(names) > max(100, rows // 2):
+        yield f"{len(names):,} classes in {rows:,} rows; if that is not the label column, name it with --label"
+    if len(classes.get("train", ())):
+        absent = np.flatnonzero(np.bincount(classes["train"], minlength=len(names)) == 0).tolist()
+        if absent:
+            more = f" and {len(absent) - 5:,} more" if len(absent) > 5 else ""
+            yield f"no row of 'train' has the label {', '.join(repr(names[number]) for number in absent[:5])}{more}"
 
 
 def id_type(vocab_size: int) -> type[Any]:

@@ -2,15 +2,19 @@
 
 A stream yields Arrow record batches with the columns `text` and `label`, so that a corpus of any size passes through
 in pieces. Files that fit comfortably are read whole, which uses every core.
+
+A stream notes what its files look like when it is made, and refuses them if they look otherwise once they were read:
+make it first, then hash the files.
 """
 
-import codecs
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cache.errors import InputError
+
+from .diagnose import not_utf8, reading
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -29,10 +33,14 @@ FORMATS = {
     ".parquet": "parquet",
 }
 
-WHOLE_BYTES = 256 * 1024 * 1024
-"""Files up to this size are read in one piece."""
-BLOCK_BYTES = 16 * 1024 * 1024
-"""Larger ones in blocks of this many bytes."""
+WHOLE_BYTES = 256 << 20
+"""csv files up to this size are read in one piece."""
+BLOCK_BYTES = (16 << 20, 128 << 20, 1 << 30)
+"""Files are parsed in blocks of this many bytes; where a row is longer than a block, in blocks of the next size."""
+HEAD_BYTES = (256 << 10, *BLOCK_BYTES)
+"""Likewise for a look at the columns."""
+BATCH_ROWS = 1 << 14
+"""Rows of a record batch of a parquet file, fewer where they are long."""
 
 
 def format_of(path: Path) -> str | None:
@@ -52,62 +60,147 @@ def column_names(path: Path) -> list[str]:
         InputError: the file cannot be read as what its ending says.
     """
     with reading(path):
-        kind = format_of(path)
-        if kind == "parquet":
-            import pyarrow.parquet
-
-            return list(pyarrow.parquet.read_schema(path).names)
-        first = _open_csv(path, None) if kind == "csv" else _open_json(path, None)
-        with first as reader:
-            return list(reader.schema.names)
+        return list(_schema(path).names)
 
 
-def table_stream(path: Path, text: str, label: str, where: tuple[str, str] | None = None) -> Stream:
-    """The columns `text` and `label` of a table file; `where` = (column, value) keeps the rows that have it."""
-    wanted = [text, label, *([where[0]] if where else [])]
+def table_stream(paths: Sequence[Path], text: str, label: str, where: tuple[str, str] | None = None) -> Stream:
+    """The columns `text` and `label` of table files, one after the other; `where` = (column, value) keeps the rows
+    that have it."""
+    wanted = list(dict.fromkeys([text, label, *([where[0]] if where else [])]))
+    check = watch(paths)
 
     def batches() -> Iterator["pa.RecordBatch"]:
         import pyarrow as pa
         import pyarrow.compute as pc
 
-        with reading(path):
-            for batch in _read(path, wanted):
-                if where:
-                    batch = batch.filter(pc.equal(batch.column(where[0]), where[1]))
-                yield pa.RecordBatch.from_arrays([batch.column(text), batch.column(label)], [TEXT, LABEL])
+        for path in paths:
+            with reading(path):
+                for batch in _read(path, wanted):
+                    if where:
+                        batch = batch.filter(pc.equal(batch.column(where[0]), where[1]))
+                    chosen = pa.RecordBatch.from_arrays([batch.column(text), batch.column(label)], [TEXT, LABEL])
+                    chosen.validate(full=True)  # not all readers look whether text is UTF-8
+                    yield chosen
+        check()
 
     return batches
 
 
+def watch(paths: Sequence[Path]) -> Callable[[], None]:
+    """Note what files look like now. Returns a function that raises an `InputError` if one looks otherwise by then."""
+    before = [_look(path) for path in paths]
+
+    def check() -> None:
+        for path, look in zip(paths, before, strict=True):
+            if _look(path) != look:
+                raise InputError(f"{path} changed while it was being read; build again once nothing writes to it")
+
+    return check
+
+
+def _look(path: Path) -> tuple[int, int, int] | None:
+    try:
+        stat = path.stat()
+    except OSError:
+        return None
+    return stat.st_ino, stat.st_size, stat.st_mtime_ns
+
+
+# --- tables
+
+
 def _read(path: Path, columns: list[str]) -> Iterator["pa.RecordBatch"]:
+    if format_of(path) == "parquet":
+        yield from _read_parquet(path, columns)
+        return
+    done = 0
+    for block_bytes in BLOCK_BYTES:
+        skip = done
+        with _growing(block_bytes), _blocks(path, columns, block_bytes) as blocks:
+            for batch in blocks:
+                fresh = batch.slice(min(skip, batch.num_rows))
+                skip -= batch.num_rows - fresh.num_rows
+                done += fresh.num_rows
+                yield fresh
+            return
+
+
+@contextlib.contextmanager
+def _growing(block_bytes: int) -> Iterator[None]:
+    """Let a row that is longer than a block pass as long as there is a larger size to try."""
+    import pyarrow as pa
+
+    try:
+        yield
+    except pa.ArrowInvalid as error:
+        if "straddling" not in str(error) or block_bytes == BLOCK_BYTES[-1]:
+            raise
+
+
+def _blocks(path: Path, columns: list[str], block_bytes: int) -> Any:
+    """A context manager around the batches of a csv or json file."""
+    if format_of(path) == "json":
+        return _open_json(path, columns, block_bytes)
+    if path.stat().st_size > WHOLE_BYTES or _compressed(path):
+        return _open_csv(path, columns, block_bytes)
+    import pyarrow.csv
+
+    return contextlib.nullcontext(pyarrow.csv.read_csv(path, **_csv_options(path, columns, block_bytes)).to_batches())
+
+
+def _schema(path: Path) -> Any:
+    """The columns and, where the format knows them or they show at its head, their types."""
     kind = format_of(path)
     if kind == "parquet":
         import pyarrow.parquet
 
-        with pyarrow.parquet.ParquetFile(path) as file:
-            yield from file.iter_batches(batch_size=1 << 14, columns=list(dict.fromkeys(columns)))
-    elif kind == "csv" and path.stat().st_size <= WHOLE_BYTES and path.suffix != ".gz":
-        import pyarrow.csv
-
-        yield from pyarrow.csv.read_csv(path, **_csv_options(path, columns)).to_batches()
-    else:
-        with _open_csv(path, columns) if kind == "csv" else _open_json(path, columns) as reader:
-            yield from reader
+        return pyarrow.parquet.read_schema(path)
+    for block_bytes in HEAD_BYTES:
+        with _growing(block_bytes):
+            first = _open_csv(path, None, block_bytes) if kind == "csv" else _open_json(path, None, block_bytes)
+            with first as reader:
+                return reader.schema
+    raise AssertionError("the largest block either fits or raises")
 
 
-def _csv_options(path: Path, columns: list[str] | None) -> dict[str, Any]:
+def _read_parquet(path: Path, columns: list[str]) -> Iterator["pa.RecordBatch"]:
+    import pyarrow.parquet
+
+    with pyarrow.parquet.ParquetFile(path) as file:
+        meta = file.metadata
+        size = sum(meta.row_group(group).total_byte_size for group in range(meta.num_row_groups))
+        fitting = BLOCK_BYTES[0] * max(meta.num_rows, 1) // max(size, 1)
+        yield from file.iter_batches(batch_size=min(max(fitting, 1), BATCH_ROWS), columns=columns)
+
+
+def _compressed(path: Path) -> bool:
+    return path.suffix.lower() == ".gz"
+
+
+def _input(path: Path) -> Any:
+    import pyarrow as pa
+
+    return pa.input_stream(str(path), compression="gzip" if _compressed(path) else None)
+
+
+def _open_csv(path: Path, columns: list[str] | None, block_bytes: int) -> Any:
+    import pyarrow.csv
+
+    return pyarrow.csv.open_csv(_input(path), **_csv_options(path, columns, block_bytes))
+
+
+def _csv_options(path: Path, columns: list[str] | None, block_bytes: int) -> dict[str, Any]:
     """Every column is read as text: types guessed from the first block would fail on a later one. Labels find their
     type in prep.labels. An empty cell is missing; a quoted empty cell is an empty text."""
     import pyarrow as pa
     import pyarrow.csv
 
-    delimiter = "\t" if ".tsv" in path.suffixes else ","
     return {
-        "read_options": pyarrow.csv.ReadOptions(block_size=BLOCK_BYTES),
-        "parse_options": pyarrow.csv.ParseOptions(newlines_in_values=True, delimiter=delimiter),
+        "read_options": pyarrow.csv.ReadOptions(block_size=block_bytes),
+        "parse_options": pyarrow.csv.ParseOptions(newlines_in_values=True, delimiter=delimiter_of(path)),
         "convert_options": pyarrow.csv.ConvertOptions(
             column_types={name: pa.string() for name in columns or ()},
-            include_columns=list(dict.fromkeys(columns)) if columns else None,
+            include_columns=columns,
             null_values=[""],
             strings_can_be_null=True,
             quoted_strings_can_be_null=False,
@@ -115,20 +208,40 @@ def _csv_options(path: Path, columns: list[str] | None) -> dict[str, Any]:
     }
 
 
-def _open_csv(path: Path, columns: list[str] | None) -> Any:
-    import pyarrow.csv
+def delimiter_of(path: Path) -> str:
+    """What separates the cells of a csv or tsv file."""
+    return "\t" if ".tsv" in path.name.lower() else ","
 
-    return pyarrow.csv.open_csv(path, **_csv_options(path, columns))
 
-
-def _open_json(path: Path, columns: list[str] | None) -> Any:
+def _open_json(path: Path, columns: list[str] | None, block_bytes: int) -> Any:
+    """With `columns`, the first of which is the text: other fields are passed over, whatever they hold, and text is
+    text even where it looks like a date."""
+    import pyarrow as pa
     import pyarrow.json
 
-    return pyarrow.json.open_json(path, read_options=pyarrow.json.ReadOptions(block_size=BLOCK_BYTES))
+    read = pyarrow.json.ReadOptions(block_size=block_bytes)
+    if columns is None:
+        return pyarrow.json.open_json(_input(path), read_options=read)
+    found = _schema(path)
+    types = [pa.string() if i == 0 else _plain(found.field(name).type) for i, name in enumerate(columns)]
+    parse = pyarrow.json.ParseOptions(
+        explicit_schema=pa.schema(list(zip(columns, types, strict=True))), unexpected_field_behavior="ignore"
+    )
+    return pyarrow.json.open_json(_input(path), read_options=read, parse_options=parse)
+
+
+def _plain(kind: Any) -> Any:
+    import pyarrow as pa
+
+    return pa.string() if pa.types.is_temporal(kind) or pa.types.is_null(kind) else kind
+
+
+# --- folders of text files
 
 
 def text_files_stream(files: list[tuple[Path, str]]) -> Stream:
     """One row a file: its text, and the label given with it."""
+    check = watch([path for path, _ in files])
 
     def batches() -> Iterator["pa.RecordBatch"]:
         import pyarrow as pa
@@ -137,58 +250,15 @@ def text_files_stream(files: list[tuple[Path, str]]) -> Stream:
             part = files[i : i + 4096]
             texts = [_text_of(path) for path, _ in part]
             yield pa.RecordBatch.from_pydict({TEXT: texts, LABEL: [label for _, label in part]})
+        check()
 
     return batches
 
 
 def _text_of(path: Path) -> str:
-    data = path.read_bytes()
+    with reading(path):
+        data = path.read_bytes()
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise InputError(not_utf8(path, error.start)) from None
-
-
-def not_utf8(path: Path, position: int) -> str:
-    """The message for text in another encoding."""
-    return (
-        f"{path}: not UTF-8 text at byte {position:,}; convert it first, "
-        f"for example: iconv -f latin1 -t utf-8 {path.name} > utf8-{path.name}"
-    )
-
-
-@contextlib.contextmanager
-def reading(path: Path) -> Iterator[None]:
-    """Turn pyarrow's and the system's complaints about `path` into an `InputError` that names it and says why."""
-    import pyarrow as pa
-
-    try:
-        yield
-    except (pa.ArrowException, OSError) as error:
-        raise InputError(_reason(path, error)) from error
-
-
-def _reason(path: Path, error: Exception) -> str:
-    text = str(error)
-    if isinstance(error, OSError) and error.strerror:
-        return f"cannot read {path}: {error.strerror}"
-    if "UTF8" in text or "UTF-8" in text:
-        position = first_invalid_byte(path)
-        if position is not None:
-            return not_utf8(path, position)
-    return f"cannot read {path}: {text}"
-
-
-def first_invalid_byte(path: Path) -> int | None:
-    """The position of the first byte that is not UTF-8, None where there is none."""
-    decoder = codecs.getincrementaldecoder("utf-8")()
-    position = 0
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            pending = len(decoder.getstate()[0])
-            try:
-                decoder.decode(block)
-            except UnicodeDecodeError as error:
-                return position - pending + error.start
-            position += len(block)
-    return None if not decoder.getstate()[0] else position - len(decoder.getstate()[0])

@@ -3,6 +3,7 @@
 Labels pass by in pieces, one a record batch, and only their distinct values are looked at one by one.
 """
 
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -37,12 +38,19 @@ def code_labels(labels: "pa.Array", split: str, first_row: int) -> Coded:
         first_row: number of its first row in the split, for errors.
 
     Raises:
-        InputError: a label is missing.
+        InputError: a label is missing, or the column holds no single values.
     """
+    import pyarrow as pa
+
     if labels.null_count:
         row = first_row + labels.is_null().to_numpy(zero_copy_only=False).argmax()
-        raise InputError(f"row {row} of split {split!r} (counted from 0) has no label")
-    encoded = labels if hasattr(labels, "dictionary") else labels.dictionary_encode()
+        raise InputError(f"row {row} of split {split!r} (counted from 0) has no label; give it one or remove the row")
+    try:
+        encoded = labels if pa.types.is_dictionary(labels.type) else labels.dictionary_encode()
+    except pa.ArrowNotImplementedError:
+        raise InputError(
+            f"the label column of split {split!r} holds {labels.type}, expected one class a row; see --label"
+        ) from None
     return Coded(encoded.dictionary.to_pylist(), encoded.indices.to_numpy(zero_copy_only=False).astype(np.int64))
 
 
@@ -51,8 +59,8 @@ def resolve_classes(
 ) -> tuple[tuple[str, ...], dict[str, npt.NDArray[np.int64]]]:
     """Give every label its class id.
 
-    Whole numbers, also as text, are sorted as numbers; other text alphabetically. Where the class names are known,
-    a label is a name or a class id.
+    Whole numbers, also as text, are classes sorted as numbers; other text alphabetically. A number with a fraction is
+    no class. Where the class names are known, a label is a name or a class id.
 
     Args:
         pieces: split name to the pieces of its label column, in order.
@@ -107,14 +115,14 @@ def _class_of(value: Any, known: tuple[str, ...] | None) -> int | str:
     """The label as a whole number where it is one, else as text; with known classes, its id."""
     if isinstance(value, bool):
         label: int | str = str(value).lower() if known is None else int(value)
-    elif isinstance(value, float):
-        if not value.is_integer():
-            raise ValueError("which is no class: classes are whole numbers or names")
-        label = int(value)
-    elif isinstance(value, int | str):
+    elif isinstance(value, str):
+        label = value if known and value in known else _number(value)
+    elif isinstance(value, float | int):
         label = _whole(value)
     else:
         raise ValueError(f"which is no class but a {type(value).__name__}")
+    if label == "":
+        raise ValueError("which names no class; give the row a label or remove it")
     if known is None:
         return label
     if isinstance(label, str) and label in known:
@@ -124,8 +132,14 @@ def _class_of(value: Any, known: tuple[str, ...] | None) -> int | str:
     raise ValueError(f"which is none of the classes {', '.join(known)} (0 to {len(known) - 1})")
 
 
-def _whole(value: int | str) -> int | str:
-    """Text that spells a whole number as a computer would is that number: csv files know no types."""
-    if isinstance(value, str) and len(value) < 19 and value.lstrip("-").isdecimal() and value == str(int(value)):
-        return int(value)
-    return value
+def _number(text: str) -> int | str:
+    """Text that spells a number as a computer would is that number, for csv files know no types."""
+    if len(text) < 19 and text != "-0" and re.fullmatch(r"-?(0|[1-9][0-9]*)(\.[0-9]+)?", text):
+        return _whole(float(text)) if "." in text else int(text)
+    return text
+
+
+def _whole(value: float) -> int:
+    if not float(value).is_integer():
+        raise ValueError("which is no class: classes are whole numbers or names")
+    return int(value)

@@ -81,7 +81,7 @@ class RunStore:
             path = self.folder / f"run-{len(self.runs):05d}.bin"
             with storage_errors(path):
                 self.folder.mkdir(parents=True, exist_ok=True)
-                run.ids.tofile(path)
+                path.write_bytes(np.ascontiguousarray(run.ids).data)
             run = Run(np.memmap(path, run.ids.dtype, "r"), run.counts, run.source_rows)
         else:
             self.held_bytes += run.ids.nbytes

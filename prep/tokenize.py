@@ -7,7 +7,7 @@ none (an old vocab.txt) goes through transformers, once.
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from cache.names import DEFAULT_MODEL, PACKAGED, hub_reachable, local_folder, pa
 from cache.plans import Ints
 from cache.sealed import Json
 
-from .engines import ParityCheck, Rules, choose_engine
+from .engines import ParityCheck, ParityError, Rules, choose_engine
 
 TOKENIZER_JSON = "tokenizer.json"
 CONFIG_FILES = ("tokenizer_config.json", "special_tokens_map.json")
@@ -48,8 +48,16 @@ class TokenizerFiles:
 
     @property
     def config(self) -> Json:
-        """The content of tokenizer_config.json."""
-        return dict(json.loads(self.files.get(CONFIG_FILES[0], b"{}")))
+        """The content of tokenizer_config.json, and of the older special_tokens_map.json where that says more."""
+        config: Json = {}
+        for file in reversed(CONFIG_FILES):
+            try:
+                config.update(json.loads(self.files.get(file, b"{}")))
+            except (ValueError, TypeError, RecursionError) as error:
+                raise InputError(
+                    f"the {file} of the tokenizer {self.name!r} does not parse as a JSON object: {error}"
+                ) from None
+        return config
 
 
 def find_tokenizer(name: str | None) -> TokenizerFiles:
@@ -82,12 +90,15 @@ def find_tokenizer(name: str | None) -> TokenizerFiles:
 
 
 def _from_folder(name: str, folder: Path) -> TokenizerFiles:
-    files = {file: (folder / file).read_bytes() for file in CONFIG_FILES if (folder / file).is_file()}
-    if (folder / TOKENIZER_JSON).is_file():
-        files[TOKENIZER_JSON] = (folder / TOKENIZER_JSON).read_bytes()
-    else:
+    try:
+        files = {
+            file: (folder / file).read_bytes() for file in (TOKENIZER_JSON, *CONFIG_FILES) if (folder / file).is_file()
+        }
+    except OSError as error:
+        raise InputError(f"cannot read the tokenizer in {folder}: {error}") from error
+    if TOKENIZER_JSON not in files:
         files[TOKENIZER_JSON] = _converted(folder)
-    return TokenizerFiles(name, None, files)
+    return configured(TokenizerFiles(name, None, files))
 
 
 def _converted(folder: Path) -> bytes:
@@ -126,8 +137,48 @@ def _from_hub(name: str) -> TokenizerFiles | None:
             files[file] = path.read_bytes()
             revision = path.parent.name  # …/snapshots/<commit>/tokenizer.json
     if TOKENIZER_JSON in files:
-        return TokenizerFiles(name, revision, files)
+        return configured(TokenizerFiles(name, revision, files))
     return None
+
+
+def configured(tokenizer: TokenizerFiles) -> TokenizerFiles:
+    """Settle contradictions between tokenizer.json and tokenizer_config.json as transformers does: the latter wins.
+
+    transformers makes the normalizer of a BERT-like tokenizer class anew from the configuration, lower-casing unless
+    told otherwise, and puts `add_prefix_space` into a byte-level one.
+    """
+    config = tokenizer.config
+    parts = _parsed(tokenizer)
+    normalizer, splitter = (dict(parts.get(part) or {}) for part in ("normalizer", "pre_tokenizer"))
+    if normalizer.get("type") == "BertNormalizer":
+        own_class = config.get("tokenizer_class") not in (None, *GENERIC_CLASSES)
+        for key, name, default in BERT_SETTINGS:
+            if key in config or own_class:
+                normalizer[name] = config.get(key, default)
+    if splitter.get("type") == "ByteLevel" and isinstance(config.get("add_prefix_space"), bool):
+        splitter["add_prefix_space"] = config["add_prefix_space"]
+    settled = {**parts, "normalizer": normalizer or None, "pre_tokenizer": splitter or None}
+    if settled == {**parts, "normalizer": parts.get("normalizer"), "pre_tokenizer": parts.get("pre_tokenizer")}:
+        return tokenizer
+    text = json.dumps(settled, ensure_ascii=False, separators=(",", ":"))
+    return replace(tokenizer, files={**tokenizer.files, TOKENIZER_JSON: text.encode()})
+
+
+GENERIC_CLASSES = ("PreTrainedTokenizerFast", "TokenizersBackend", "PreTrainedTokenizer")
+"""Tokenizer classes of transformers that take tokenizer.json as it is."""
+BERT_SETTINGS = (
+    ("do_lower_case", "lowercase", True),
+    ("strip_accents", "strip_accents", None),
+    ("tokenize_chinese_chars", "handle_chinese_chars", True),
+)
+"""Key of tokenizer_config.json, key of the normalizer in tokenizer.json, transformers' default."""
+
+
+def _parsed(tokenizer: TokenizerFiles) -> Json:
+    try:
+        return dict(json.loads(tokenizer.files[TOKENIZER_JSON]))
+    except (ValueError, TypeError, RecursionError) as error:
+        raise InputError(f"the tokenizer.json of {tokenizer.name!r} does not parse as a JSON object: {error}") from None
 
 
 class Encoder:
@@ -159,7 +210,7 @@ class Encoder:
         self.max_length = max_length
         self.padding_side = _side(config, "padding_side")
         self.truncation_side = _side(config, "truncation_side")
-        self.vocab_size: int = 1 + max(backend.get_vocab(with_added_tokens=True).values())
+        self.vocab_size: int = 1 + max(backend.get_vocab(with_added_tokens=True).values(), default=-1)
         self.pad_id = _pad_id(files, backend)
         specials = backend.num_special_tokens_to_add(False)
         if max_length <= specials:
@@ -182,11 +233,17 @@ class Encoder:
             (tokens,) uint32 ids, rows end to end; (rows,) int64 lengths.
 
         Raises:
-            ParityError: a fast engine was wrong.
+            ParityError: a fast engine was wrong, or failed.
         """
-        ids, lengths = self.engine.encode(texts)
-        if self.check:
-            self.check.check(self.engine.name, texts, ids, lengths)
+        if self.check is None:
+            return self.engine.encode(texts)
+        try:
+            ids, lengths = self.engine.encode(texts)
+        except (KeyboardInterrupt, SystemExit, MemoryError):
+            raise
+        except BaseException as error:  # a panic in Rust is no Exception
+            raise ParityError(f"{self.engine.name} failed: {error}") from error
+        self.check.check(self.engine.name, texts, ids, lengths)
         return ids, lengths
 
     def facts(self) -> Json:
@@ -199,12 +256,13 @@ def _pad_id(files: TokenizerFiles, backend: Any) -> int:
     token = files.config.get("pad_token")
     if isinstance(token, dict):
         token = token.get("content")
-    ids = [backend.token_to_id(candidate) for candidate in ([token] if token else ["[PAD]", "<pad>"])]
+    ids = [backend.token_to_id(candidate) for candidate in ([str(token)] if token else ["[PAD]", "<pad>"])]
     found = [number for number in ids if number is not None]
     if not found:
+        has = f"has the padding token {token!r}, which its vocabulary lacks" if token else "has no padding token"
         raise InputError(
-            f"the tokenizer {files.name!r} has no padding token, which batches need; "
-            'add "pad_token" to its tokenizer_config.json, or pass another --tokenizer'
+            f"the tokenizer {files.name!r} {has}, and batches need one; "
+            'set "pad_token" in its tokenizer_config.json to a token of the vocabulary, or pass another --tokenizer'
         )
     return int(found[0])
 
@@ -217,4 +275,4 @@ def _side(config: Json, key: str) -> str:
 def default_max_length(files: TokenizerFiles) -> int:
     """The tokenizer's own limit, at most 512 tokens."""
     limit = files.config.get("model_max_length")
-    return min(int(limit), LONGEST_DEFAULT) if isinstance(limit, int | float) and limit > 0 else LONGEST_DEFAULT
+    return int(min(limit, LONGEST_DEFAULT)) if isinstance(limit, int | float) and limit >= 1 else LONGEST_DEFAULT

@@ -1,0 +1,93 @@
+"""A corpus, ready to be read, whatever it comes from."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from cache.errors import InputError
+from cache.format import TOKENIZER
+from cache.sealed import NAME_PATTERN, Json
+
+from .files import Stream
+
+TEXT_NAMES = ("text", "review", "sentence", "content", "document", "comment", "body")
+LABEL_NAMES = ("label", "labels", "class", "target", "sentiment", "category", "rating")
+"""Columns taken for text and label where the user names none, the first that is there."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """A corpus, ready to be read.
+
+    Attributes:
+        argument: what the user typed.
+        name: the default name of its cache.
+        identity: what it is, for the manifest and the fingerprint: kind, file hashes or revision, columns.
+        splits: split name to its stream.
+        label_names: the classes where they are known beforehand, class 0 first.
+        max_length: default truncation, tokens; None = the tokenizer's limit.
+        holdout: fraction of `train` held out as `test` where the user does not say.
+        size_bytes: of its files, for the progress bar; 0 where unknown.
+        note: a line for the user about where the text comes from.
+    """
+
+    argument: str
+    name: str
+    identity: Json
+    splits: dict[str, Stream]
+    label_names: tuple[str, ...] | None = None
+    max_length: int | None = None
+    holdout: float = 0.0
+    size_bytes: int = 0
+    note: str = ""
+
+
+def choose_columns(names: Sequence[str], text: str | None, label: str | None, where: Path | str) -> tuple[str, str]:
+    """The columns of text and label: those asked for, else those with a usual name.
+
+    Args:
+        names: the columns there are.
+        text, label: what the user asked for.
+        where: named in errors.
+
+    Raises:
+        InputError: a column is not there, or there twice, or nothing tells which one it is.
+    """
+    text = text or _usual("text", names, TEXT_NAMES, where)
+    label = label or _usual("label", names, LABEL_NAMES, where)
+    for flag, name in (("--text", text), ("--label", label)):
+        if name not in names:
+            raise InputError(f"{where} has no column {name!r} for {flag}; it has {', '.join(map(repr, names))}")
+        if names.count(name) > 1:
+            raise InputError(f"{where} has {names.count(name)} columns {name!r}; rename all but one")
+    if text == label:
+        raise InputError(f"{where}: the column {text!r} cannot be text and label at once; see --text and --label")
+    return text, label
+
+
+def _usual(what: str, names: Sequence[str], usual: tuple[str, ...], where: Path | str) -> str:
+    for name in usual:
+        if name in names:
+            return name
+    hint = ""
+    if len(names) == 1 and any(mark in names[0] for mark in ";\t|"):
+        hint = "; are its cells separated by something else than commas? Convert it, or end its name in .tsv for tabs"
+    raise InputError(
+        f"{where}: which column is the {what}? It has {', '.join(map(repr, names))}; "
+        f"name one with --{what} COLUMN{hint}"
+    )
+
+
+def cache_name(name: str) -> str:
+    """A name for a cache made from that of a file, folder or dataset."""
+    plain = "".join(letter if NAME_PATTERN.fullmatch("a" + letter) else "-" for letter in name).lstrip("-._")
+    return plain[:100] or "corpus"
+
+
+def check_split_name(name: str, where: Path) -> None:
+    """Raise an `InputError` where a split cannot be called so."""
+    if not NAME_PATTERN.fullmatch(name) or name == TOKENIZER:
+        raise InputError(
+            f"{where} would be the split {name!r}, which is no name for a split (letters, digits, '.', '_', '-'; not "
+            f"{TOKENIZER!r}); rename it, for example to train{''.join(where.suffixes)}"
+        )
