@@ -201,9 +201,13 @@ def choose_engine(name: str, rules: Rules) -> Engine:
         except Exception as error:  # each library has errors of its own for what it does not take
             if name != "auto":
                 raise InputError(
-                    f"--engine {engine} does not take this {model} tokenizer: {error}; pass --engine tokenizers"
+                    f"--engine {engine} does not take this {model} tokenizer: {_first_line(error)}; pass --engine tokenizers"
                 ) from error
     return TokenizersEngine(rules)
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).splitlines()), type(error).__name__)
 
 
 class ParityError(Exception):
