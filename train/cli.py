@@ -57,8 +57,15 @@ def settings_options(command: Command) -> Command:
     """Give a command a flag for each setting; the help of each is its type, unit and default."""
     for name, kind, text in reversed(_FLAGS):
         command = click.option("--" + name, type=kind, default=None, help=text)(command)
-    flag = click.option("--compile/--no-compile", "compile", default=None, help="Compile the model with torch.compile.")
-    return flag(command)
+    for flag, text in _SWITCHES:
+        command = click.option(f"--{flag}/--no-{flag}", default=None, help=text)(command)
+    return command
+
+
+_SWITCHES = (
+    ("compile", "Compile the model with torch.compile. Default: no."),
+    ("pooled-only", "Compute the last layer for the pooled token alone; same logits. Default: where the model can."),
+)
 
 
 _FLAGS: tuple[tuple[str, Any, str], ...] = (
@@ -85,6 +92,7 @@ _FLAGS: tuple[tuple[str, Any, str], ...] = (
     ("plan-seed", int, "Seed of the plan. Default: as the cache was built."),
     ("pad-to-multiple-of", int, "Round batch widths up to a multiple, tokens. Default: 8 on CUDA, else 1."),
     ("eval-split", str, "Split to evaluate after each epoch, or none. Default: test where there is one."),
+    ("eval-rows", int, "About how many rows of it to evaluate, always the same ones. Default: all."),
     ("eval-batch-size", int, "Rows of an evaluation batch. Default: 64."),
     ("save-every", int, "Steps between checkpoints. Default: one at the end of each epoch."),
     ("keep", int, "Checkpoints kept. Default: 2."),
@@ -126,11 +134,21 @@ def run(resume: Path | None, quiet: bool, **flags: Any) -> None:
 @click.argument("model")
 @click.option("--cache", required=True, help="Folder of the cache.")
 @click.option("--split", default="test", show_default=True, help="Split of the cache.")
+@click.option("--rows", "limit", type=click.IntRange(1), help="About how many rows, always the same.  [default: all]")
 @click.option("--batch-size", type=click.IntRange(1), default=64, show_default=True, help="Rows of a batch.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, …")
 @click.option("--precision", type=click.Choice(PRECISIONS), default="auto", show_default=True)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def evaluate(model: str, cache: str, split: str, batch_size: int, device: str, precision: str, as_json: bool) -> None:
+def evaluate(
+    model: str,
+    cache: str,
+    split: str,
+    limit: int | None,
+    batch_size: int,
+    device: str,
+    precision: str,
+    as_json: bool,
+) -> None:
     """Score a run, a model folder or a Hub model on a split: accuracy, F1, confusion counts.
 
     \b
@@ -148,7 +166,7 @@ def evaluate(model: str, cache: str, split: str, batch_size: int, device: str, p
     with _on(device, precision) as (place, exact):
         needs = Needs(opened.manifest, opened.folder, rows.info.longest)
         classifier = load_classifier(finished_model(model), place, needs)
-        scores = score(classifier, rows, place, exact, batch_size)
+        scores = score(classifier, rows, place, exact, batch_size, limit)
     assert scores is not None
     names = opened.manifest.task.label_names
     if as_json:
@@ -202,15 +220,22 @@ def predict(
 @cli.command()
 @click.argument("runs", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option("--json", "as_json", is_flag=True, help="Print one line of JSON a run.")
-def compare(runs: tuple[Path, ...], as_json: bool) -> None:
+@click.option("--html", type=click.Path(path_type=Path), help="Also draw the runs' curves, on one HTML page.")
+def compare(runs: tuple[Path, ...], as_json: bool, html: Path | None) -> None:
     """Show runs side by side, as a table in Markdown.
 
     \b
-    Example:
+    Examples:
       train compare runs/imdb-1 runs/imdb-2
+      train compare runs/imdb-* --html runs.html
     """
     from .compare import comparison, read_result, to_json
 
+    if html is not None:
+        from .figures import write_comparison
+
+        size = write_comparison(runs, html)
+        click.echo(f"wrote {html} ({size / 1e3:,.0f} kB)", err=True)
     results = [read_result(folder) for folder in runs]
     if as_json:
         for result in results:

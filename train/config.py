@@ -62,6 +62,9 @@ class Settings:
     """fp32, bf16 (autocast), or auto: bf16 where the hardware is built for it."""
     compile: bool = False
     """Whether to compile the model with torch.compile."""
+    pooled_only: bool = True
+    """Whether to compute the last layer for the pooled token alone, where the model is one of those that can; see
+    `train.pooled`."""
     device: str = "auto"
     """Where to compute: auto, cpu, cuda, cuda:1, mps, …"""
     seed: int = 321
@@ -78,6 +81,8 @@ class Settings:
     """Batch widths are rounded up to a multiple of this, tokens. None: 8 on CUDA, else 1."""
     eval_split: str | None = None
     """Split to evaluate after each epoch, or `none`. None: `test` where the cache has it."""
+    eval_rows: int | None = None
+    """About how many rows of it to evaluate, in random batches that are always the same. None: all."""
     eval_batch_size: int = 64
     """Rows of one evaluation batch."""
     save_every: int | None = None
@@ -113,8 +118,9 @@ class Settings:
             optional = name not in ("cache", "device")
             if not (optional and getattr(self, name) is None) and not _is_text(getattr(self, name)):
                 found.append((name, "a name"))
-        if type(self.compile) is not bool:
-            found.append(("compile", "true or false"))
+        found += [
+            (name, "true or false") for name in ("compile", "pooled_only") if type(getattr(self, name)) is not bool
+        ]
         return found
 
     def to_json(self) -> dict[str, Any]:
@@ -191,6 +197,7 @@ _INTEGERS = {  # field: lowest value, whether None is allowed
     "max_tokens": (1, True),
     "plan_seed": (0, True),
     "pad_to_multiple_of": (1, True),
+    "eval_rows": (1, True),
     "eval_batch_size": (1, False),
     "save_every": (1, True),
     "keep": (1, False),

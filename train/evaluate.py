@@ -26,7 +26,7 @@ class Scores:
     """What a classifier did on a split.
 
     Attributes:
-        rows: rows of the split.
+        rows: rows that were scored.
         loss: cross-entropy, summed over rows.
         correct: rows whose class was found, per class.
         predicted: rows that were given each class.
@@ -81,9 +81,10 @@ def evaluate(
     device: torch.device,
     precision: str,
     batch_size: int = 64,
+    limit: int | None = None,
     stop: Callable[[], bool] = lambda: False,
 ) -> Scores | None:
-    """Score a classifier on every row of a split, in uniform batches where possible; their order does not matter.
+    """Score a classifier on the rows of a split, in uniform batches where possible; their order does not matter.
 
     Args:
         model: on `device`.
@@ -91,6 +92,8 @@ def evaluate(
         device: where to compute.
         precision: `fp32` or `bf16`.
         batch_size: rows of a batch.
+        limit: stop after the batch that reaches so many rows; batches come in an order that is random, but always the
+            same. None: every row.
         stop: asked before each batch; once it says so, there is no result.
 
     Raises:
@@ -102,11 +105,15 @@ def evaluate(
     counts = torch.zeros(3, classes, dtype=torch.int64, device=device)  # correct, predicted, actual
     matrix = torch.zeros(classes**2 if classes <= MAX_CONFUSION_CLASSES else 0, dtype=torch.int64, device=device)
     loss = torch.zeros((), device=device)
+    rows = 0
     model.eval()
     with torch.inference_mode(), devices.autocast(device, precision):
         for batch in split.batches(0, PlanSpec("tight", batch_size), device=device):
             if stop():
                 return None
+            if rows >= (limit or len(split)):
+                break
+            rows += len(batch)
             output = model(**model_inputs(batch, model.config))
             found = output.logits.argmax(dim=1)  # (B,)
             loss += output.loss.float() * len(batch)
@@ -117,5 +124,5 @@ def evaluate(
             if len(matrix):
                 matrix.index_add_(0, batch.labels * classes + found, ones)
     correct, predicted, actual = (tuple(row) for row in counts.tolist())
-    rows = tuple(tuple(row) for row in matrix.view(classes, classes).tolist()) if len(matrix) else None
-    return Scores(len(split), float(loss), correct, predicted, actual, rows)
+    confusion = tuple(tuple(row) for row in matrix.view(classes, classes).tolist()) if len(matrix) else None
+    return Scores(rows, float(loss), correct, predicted, actual, confusion)

@@ -22,6 +22,7 @@ from .model import (
     read_config,
     usable_positions,
 )
+from .pooled import use_pooled_only
 from .records import MODEL, SETTINGS
 from .run import CARD
 
@@ -74,6 +75,7 @@ def load_classifier(folder: Path, device: torch.device, needs: Needs | None = No
     devices.prepare(device)
     model = load_weights(folder, config)
     model.to(device)  # type: ignore[arg-type]  # transformers types `to` as for half-loaded models
+    use_pooled_only(model)  # the same logits
     model.eval()
     return model
 

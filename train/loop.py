@@ -42,6 +42,7 @@ class Job:
         settings: resolved, with nothing left at `auto`.
         device: where to compute.
         steps: optimizer steps of each epoch; the last epoch may be cut short.
+        stock: why the last layer is computed for every token; empty where it is not.
     """
 
     model: PreTrainedModel
@@ -52,6 +53,7 @@ class Job:
     settings: Settings
     device: torch.device
     steps: tuple[int, ...]
+    stock: str = ""
 
     @property
     def total_steps(self) -> int:

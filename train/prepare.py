@@ -15,6 +15,7 @@ from . import device as devices
 from .config import FREE_ON_RESUME, NO_SPLIT, Settings
 from .loop import Job, make_optimizer
 from .model import Needs
+from .pooled import use_pooled_only
 from .records import Json, RunInfo
 from .trial import epoch_steps
 
@@ -80,9 +81,11 @@ def make_job(model: PreTrainedModel, split: Split, settings: Settings, device: t
     spec = _spec(settings)
     split.try_keep_plan(spec, settings.epochs)
     model = model.to(device)  # type: ignore[arg-type]  # transformers types `to` as for half-loaded models
+    stock = use_pooled_only(model) if settings.pooled_only else "--no-pooled-only"
     forward = torch.compile(model) if settings.compile else model
     optimizer = make_optimizer(model, settings)
-    return Job(model, forward, optimizer, split, spec, settings, device, epoch_steps(split, spec, settings))
+    steps = epoch_steps(split, spec, settings)
+    return Job(model, forward, optimizer, split, spec, settings, device, steps, stock)
 
 
 def describe(job: Job, cache: Cache, digest: str) -> RunInfo:

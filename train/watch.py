@@ -146,6 +146,7 @@ class Watch:
             self.job.device,
             settings.precision,
             settings.eval_batch_size,
+            settings.eval_rows,
             lambda: bool(self.stop),
         )
 
