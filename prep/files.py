@@ -8,6 +8,7 @@ make it first, then hash the files.
 """
 
 import contextlib
+import json
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -60,7 +61,7 @@ def column_names(path: Path) -> list[str]:
         InputError: the file cannot be read as what its ending says.
     """
     with reading(path):
-        return list(_schema(path).names)
+        return _names(path)
 
 
 def table_stream(paths: Sequence[Path], text: str, label: str, where: tuple[str, str] | None = None) -> Stream:
@@ -148,18 +149,20 @@ def _blocks(path: Path, columns: list[str], block_bytes: int) -> Any:
     return contextlib.nullcontext(pyarrow.csv.read_csv(path, **_csv_options(path, columns, block_bytes)).to_batches())
 
 
-def _schema(path: Path) -> Any:
-    """The columns and, where the format knows them or they show at its head, their types."""
+def _names(path: Path) -> list[str]:
     kind = format_of(path)
     if kind == "parquet":
         import pyarrow.parquet
 
-        return pyarrow.parquet.read_schema(path)
+        return list(pyarrow.parquet.read_schema(path).names)
+    head = _json_head(path) if kind == "json" else {}
+    if head:
+        return list(head)
     for block_bytes in HEAD_BYTES:
         with _growing(block_bytes):
             first = _open_csv(path, None, block_bytes) if kind == "csv" else _open_json(path, None, block_bytes)
             with first as reader:
-                return reader.schema
+                return list(reader.schema.names)
     raise AssertionError("the largest block either fits or raises")
 
 
@@ -222,18 +225,39 @@ def _open_json(path: Path, columns: list[str] | None, block_bytes: int) -> Any:
     read = pyarrow.json.ReadOptions(block_size=block_bytes)
     if columns is None:
         return pyarrow.json.open_json(_input(path), read_options=read)
-    found = _schema(path)
-    types = [pa.string() if i == 0 else _plain(found.field(name).type) for i, name in enumerate(columns)]
+    head = _json_head(path)
+    types = [pa.string() if name == columns[0] else _json_type(head.get(name, [])) for name in columns]
     parse = pyarrow.json.ParseOptions(
         explicit_schema=pa.schema(list(zip(columns, types, strict=True))), unexpected_field_behavior="ignore"
     )
     return pyarrow.json.open_json(_input(path), read_options=read, parse_options=parse)
 
 
-def _plain(kind: Any) -> Any:
+def _json_head(path: Path) -> dict[str, list[Any]]:
+    """The fields of the first objects of a file and their values, as far as they parse."""
+    with _input(path) as file:
+        text = file.read(HEAD_BYTES[0]).decode("utf-8-sig", "replace").strip()
+    decoder, fields, position = json.JSONDecoder(), dict[str, list[Any]](), 0
+    with contextlib.suppress(ValueError, AttributeError, RecursionError):  # the head's end, or what pyarrow will refuse
+        while position < len(text):
+            row, position = decoder.raw_decode(text, position)
+            for name, value in row.items():
+                fields.setdefault(name, []).append(value)
+            while text[position : position + 1].isspace():
+                position += 1
+    return fields
+
+
+def _json_type(values: list[Any]) -> Any:
+    """The type of a field by its first values; that of the very first one where they are mixed."""
     import pyarrow as pa
 
-    return pa.string() if pa.types.is_temporal(kind) or pa.types.is_null(kind) else kind
+    values = [value for value in values if value is not None]
+    for sample in (values, values[:1]):
+        with contextlib.suppress(pa.ArrowException, OverflowError):
+            found = pa.infer_type(sample)
+            return pa.string() if pa.types.is_null(found) else found
+    return pa.string()
 
 
 # --- folders of text files

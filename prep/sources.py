@@ -4,6 +4,7 @@ A `Source` also says what it is in a way that can be compared: hashes of the fil
 """
 
 import difflib
+import os
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -151,7 +152,7 @@ def _folder(argument: str, path: Path, text: str | None, label: str | None) -> S
 
 def _plain(name: str) -> str:
     """A file's name as text, even where its bytes are none."""
-    return name.encode("utf-8", "backslashreplace").decode()
+    return os.fsencode(name).decode("utf-8", "backslashreplace")
 
 
 def _by_split(tables: list[Path]) -> dict[str, list[Path]]:
@@ -178,12 +179,13 @@ def _table_files(
     for path in paths:
         text, label = choose_columns(column_names(path), text, label, path)
     streams = {split: table_stream(files, str(text), str(label)) for split, files in splits.items()}
+    identity = _files_identity(splits, str(text), str(label))
     return Source(
         argument=argument,
         name=cache_name(name),
-        identity={"kind": "files", **_files_identity(splits, str(text), str(label))},
+        identity={"kind": "files", **identity},
         splits=streams,
-        size_bytes=sum(path.stat().st_size for path in paths),
+        size_bytes=sum(file["bytes"] for file in identity["files"]),
     )
 
 
