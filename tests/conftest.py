@@ -1,12 +1,17 @@
 """What the tests share. No test talks to the Hub, whatever the machine it runs on."""
 
+import signal
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from cache import Cache
 from prep.build import BuildSettings, build
 from prep.progress import Reporter
+
+from .commands import Done, Prep
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -22,6 +27,25 @@ def imdb_cache(tmp_path_factory: pytest.TempPathFactory, offline: None) -> Cache
     """The cache of all 25,000 packaged IMDb reviews, none held out, as `prep build imdb --holdout 0` makes it."""
     settings = BuildSettings("imdb", out=tmp_path_factory.mktemp("imdb") / "cache", holdout=0.0)
     return build(settings, Reporter(quiet=True)).cache
+
+
+@pytest.fixture
+def prep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Iterator[Prep]:
+    """Run the command in this process, in an empty folder."""
+    from prep import cli
+
+    monkeypatch.chdir(tmp_path)
+    handler = signal.getsignal(signal.SIGTERM)
+
+    def run(*arguments: str) -> Done:
+        monkeypatch.setattr(sys, "argv", ["prep", *arguments])
+        with pytest.raises(SystemExit) as stopped:
+            cli.main()
+        printed = capsys.readouterr()
+        return Done(int(stopped.value.code or 0), printed.out, printed.err, tmp_path)
+
+    yield run
+    signal.signal(signal.SIGTERM, handler)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
