@@ -152,10 +152,10 @@ class Cache(Mapping[str, "Split"]):
                     plan.load(epoch, split.lengths, self.manifest.max_length)
 
 
-def _identity(folder: Path) -> tuple[int, int] | None:
-    """What tells the cache at `folder` from one that replaced it."""
+def _identity(folder: Path) -> tuple[int, int, int, int] | None:
+    """What tells the cache at `folder` from one that replaced it; a later file may have an earlier one's inode."""
     try:
         stat = (folder / MANIFEST).stat()
     except OSError:
         return None
-    return stat.st_dev, stat.st_ino
+    return stat.st_dev, stat.st_ino, stat.st_mtime_ns, stat.st_size

@@ -122,32 +122,40 @@ def _acquire(path: Path, waiting: Callable[[str], object] | None) -> tuple[int, 
     while True:
         handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
         try:
-            held = _flock(handle, waiting)
+            held, waited = _flock(handle, waiting)
             if not held or _is_at(handle, path):
                 break
         except BaseException:
             os.close(handle)
             raise
         os.close(handle)  # its owner removed it meanwhile
+        if waited:
+            waiting = _say_no_more
     if held:
         _held.add(handle)
         os.pwrite(handle, f"{os.getpid():<10}".encode(), 0)
     return handle, held
 
 
-def _flock(handle: int, waiting: Callable[[str], object] | None) -> bool:
+def _flock(handle: int, waiting: Callable[[str], object] | None) -> tuple[bool, bool]:
+    """Whether the lock was got, and whether it had to be waited for."""
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         if waiting is None:
-            return False
+            return False, False
         waiting(os.pread(handle, 10, 0).decode(errors="replace").strip() or "?")
         fcntl.flock(handle, fcntl.LOCK_EX)
+        return True, True
     except OSError as error:
         if error.errno in _NO_LOCKS_HERE:
-            return False
+            return False, False
         raise
-    return True
+    return True, False
+
+
+def _say_no_more(owner: str) -> None:
+    """Whoever has been told that it waits need not hear of every owner before it."""
 
 
 def _is_at(handle: int, path: Path) -> bool:

@@ -160,5 +160,6 @@ def test_of_eight_processes_that_build_one_cache_one_does_and_the_others_find_it
     ended = [builder.end(process) for process in [builder.start(place, NEW) for _ in range(8)]]
     assert [one["exit"] for one in ended] == [0] * 8
     assert sum("building" in one["said"] for one in ended) == 1
+    assert all(sum("waiting for it" in line for line in one["said"]) <= 1 for one in ended)
     assert found_at(place, reference) == NEW
     assert names_in(place.parent) == ["toy"]

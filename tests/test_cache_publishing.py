@@ -117,7 +117,12 @@ def test_where_the_file_system_has_no_locks_builds_work_but_touch_nothing_that_m
 # --- replacing
 
 
-def test_a_cache_is_there_at_every_moment_while_it_is_replaced(tmp_path: Path) -> None:
+@pytest.mark.parametrize("exchange", [True, False], ids=["exchange", "two renames"])
+def test_a_cache_can_be_opened_at_every_moment_while_it_is_replaced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, exchange: bool
+) -> None:
+    if not exchange:
+        monkeypatch.setattr(publishing, "_exchange", lambda one, two: False)
     place, stop, failed = tmp_path / "toy", threading.Event(), []
     write_cache(place, {"train": 5}, seed=1)
 
@@ -132,7 +137,8 @@ def test_a_cache_is_there_at_every_moment_while_it_is_replaced(tmp_path: Path) -
     thread = threading.Thread(target=read)
     thread.start()
     for number in range(30):
-        write_cache(place, {"train": (5, 9)[number % 2]}, seed=number)
+        with building(place):
+            write_cache(place, {"train": (5, 9)[number % 2]}, seed=number)
     stop.set()
     thread.join()
     assert failed == []
