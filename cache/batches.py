@@ -150,7 +150,9 @@ class Batches:
         steps = 8
         while begin < end:
             stop = min(begin + steps, end)
-            yield micro_batches(self.plan, self.split.lengths, begin, stop, self.layout)
+            stretch = micro_batches(self.plan, self.split.lengths, begin, stop, self.layout)
+            if len(stretch):
+                yield stretch
             begin, steps = stop, min(2 * steps, 256)
 
 

@@ -11,13 +11,14 @@ Shapes: B rows, W columns, N rows and T tokens of a stretch of steps.
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
 
-from .gather import flat_tokens, locate
+from .gather import Located, flat_tokens, locate
 from .padding import row_mask
 from .plans import Ints
 from .schedule import MicroBatches
@@ -54,8 +55,37 @@ def _fits(split: "Split", device: torch.device) -> bool:
     return size <= (free(device)[0] // RESIDENT_SHARE if free else RESIDENT_BYTES)
 
 
+MOST_BLOCKS = 6
+"""A batch of more stretches of one length than this is gathered token by token."""
+
+
+class _Blocks:
+    """The stretches of rows of one length within micro-batches. On disk such rows lie in one rectangle, so that a
+    whole stretch is copied at once.
+
+    Attributes:
+        first: (M+1,) the first block of each micro-batch.
+        starts: the first row of each block, then the number of rows.
+        lengths, shards, begins, ends: of each block, the length of its rows, their shard, and the part of its tokens
+            from the first row's first to the last row's last.
+    """
+
+    def __init__(self, stretch: MicroBatches, found: Located) -> None:
+        new = np.ones(len(stretch.rows), bool)
+        new[1:] = (np.diff(stretch.lengths) != 0) | (np.diff(found.shards) != 0)
+        new[stretch.offsets[:-1]] = True
+        starts = np.flatnonzero(new)
+        lasts = np.append(starts[1:], len(new)) - 1
+        self.first = np.searchsorted(starts, stretch.offsets)
+        self.starts = [*starts.tolist(), len(new)]
+        self.lengths = stretch.lengths[starts].tolist()
+        self.shards = found.shards[starts].tolist()
+        self.begins = found.begins[starts].tolist()
+        self.ends = (found.begins[lasts] + stretch.lengths[lasts]).tolist()
+
+
 class DirectFeed:
-    """Pads with numpy; batches of neighbours or of one length, which are most of them, without looking at rows."""
+    """Pads with numpy, a block of rows of one length at a time."""
 
     def __init__(self, split: "Split", device: torch.device, always_mask: bool) -> None:
         self.split, self.device, self.always_mask = split, device, always_mask
@@ -68,45 +98,44 @@ class DirectFeed:
 
     def _stretch(self, stretch: MicroBatches) -> Iterator[Padded]:
         found = locate(self.split, stretch.rows)
-        firsts, lasts = stretch.offsets[:-1], stretch.offsets[1:] - 1
-        alone = found.shards[firsts] == found.shards[lasts]
-        neighbours = alone & (stretch.rows[lasts] - stretch.rows[firsts] == lasts - firsts)
+        blocks = _Blocks(stretch, found)
         labels = torch.from_numpy(found.labels)
         plain = zip(
-            stretch.offsets[:-1].tolist(),
-            stretch.offsets[1:].tolist(),
+            pairwise(stretch.offsets.tolist()),
             stretch.widths.tolist(),
-            found.shards[firsts].tolist(),
-            found.begins[firsts].tolist(),
-            (found.begins[lasts] + stretch.lengths[lasts]).tolist(),
-            neighbours.tolist(),
-            (alone & stretch.uniform).tolist(),
             stretch.uniform.tolist(),
+            pairwise(blocks.first.tolist()),
             strict=True,
         )
-        for first, stop, width, shard, begin, end, contiguous, one_length, uniform in plain:
+        for (first, stop), width, uniform, (block, end) in plain:
             rows, lengths = stretch.rows[first:stop], stretch.lengths[first:stop]
-            mask = None if uniform and not self.always_mask else row_mask(lengths, width, self.left)
-            if contiguous or one_length:
-                tokens = self.split.shard(shard)["input_ids"][begin:end]
-                if one_length:  # rows of one length lie in one block
-                    tokens = tokens.reshape(-1, width)
-                    tokens = tokens if contiguous else tokens.take(rows - rows[0], axis=0)
-                self.split.check_ids(tokens)
-                ids = tokens.astype(np.int64) if one_length else self._spread(tokens, lengths, width, mask)
-            else:
+            if end - block > MOST_BLOCKS:
                 ids = self.split.padded(rows, lengths, width)[0].astype(np.int64)
-            yield (
-                self._tensor(ids),
-                None if mask is None else self._tensor(mask.astype(np.int64)),
-                self._tensor(labels[first:stop]),
-            )
+            elif uniform and end - block == 1:
+                ids = self._block(blocks, block, stretch).astype(np.int64)
+            else:
+                ids = np.full((stop - first, width), self.pad_id, np.int64)
+                for number in range(block, end):
+                    part = self._block(blocks, number, stretch)
+                    top, size = blocks.starts[number] - first, part.shape[1]
+                    columns = slice(width - size, width) if self.left else slice(size)
+                    ids[top : top + len(part), columns] = part
+            self.split.check_ids(ids)
+            mask = None
+            if not uniform or self.always_mask:
+                mask = self._tensor(row_mask(lengths, width, self.left).astype(np.int64))
+            yield self._tensor(ids), mask, self._tensor(labels[first:stop])
 
-    def _spread(self, tokens: Ints, lengths: Ints, width: int, mask: Ints | None) -> Ints:
-        """Rows that lie end to end, laid out under their mask."""
-        padded = np.full((len(lengths), width), self.pad_id, np.int64)
-        padded[row_mask(lengths, width, self.left) if mask is None else mask] = tokens
-        return padded
+    def _block(self, blocks: "_Blocks", number: int, stretch: MicroBatches) -> Ints:
+        """The rows of a block as stored, (rows, length)."""
+        start, stop = blocks.starts[number], blocks.starts[number + 1]
+        begin, end, length = blocks.begins[number], blocks.ends[number], blocks.lengths[number]
+        lying: Ints = self.split.shard(blocks.shards[number])["input_ids"][begin:end].reshape(-1, length)
+        if len(lying) == stop - start:
+            return lying
+        rows = stretch.rows[start:stop]
+        chosen: Ints = lying.take(rows - rows[0], axis=0)
+        return chosen
 
     def _tensor(self, values: Ints | torch.Tensor) -> torch.Tensor:
         tensor = values if isinstance(values, torch.Tensor) else torch.from_numpy(values)

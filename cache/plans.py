@@ -8,7 +8,7 @@ under any numpy release.
 Shapes: N rows, M batches.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 from math import ceil
@@ -138,7 +138,8 @@ def plan_epoch(lengths: Ints, spec: PlanSpec, epoch: int, max_length: int) -> Ep
         batch_size = spec.batch_size or 0
         offsets = np.append(np.arange(0, len(lengths), batch_size), len(lengths))
         if spec.strategy == "smart":
-            rows = slice_batches(len(lengths), batch_size, draw_starts(len(lengths), batch_size, words))
+            places = slice_batches(len(lengths), batch_size, draw_starts(len(lengths), batch_size, words))
+            rows = _sort_within(_ties_shuffled(lengths, words)[places], offsets)
         else:
             rows = _sort_within(_shuffled(len(lengths), words), offsets)
     if spec.strategy == "fixed":
@@ -188,6 +189,27 @@ def _shuffled(count: int, words: Words) -> Ints:
 
 def _row_type(count: int) -> type[Any]:
     return np.uint32 if count <= 1 << 32 else np.int64
+
+
+def _groups(lengths: Ints) -> Iterator[tuple[int, int]]:
+    """First and end of each stretch of equal lengths."""
+    return pairwise([0, *(np.flatnonzero(np.diff(lengths)) + 1).tolist(), len(lengths)])
+
+
+def _group_shuffled(start: int, end: int, rows: int, words: Words) -> Ints:
+    """start..end-1 in random order, in the type of a plan of so many rows."""
+    shuffled: Ints = _shuffled(end - start, words).astype(_row_type(rows), copy=False)
+    shuffled += _row_type(rows)(start)
+    return shuffled
+
+
+def _ties_shuffled(lengths: Ints, words: Words) -> Ints:
+    """0..N-1 in ascending length, rows of one length in random order.
+
+    Many corpora come sorted by label, and a truncated one has thousands of rows of the greatest length: in source
+    order, contiguous slices of those would be batches of a single class.
+    """
+    return np.concatenate([_group_shuffled(start, end, len(lengths), words) for start, end in _groups(lengths)])
 
 
 # --- smart: the tutorials' way
@@ -250,12 +272,11 @@ class Budget:
 
 def _by_length(lengths: Ints, size: Count | Budget, words: Words) -> tuple[Ints, Ints]:
     """Shuffle within each length and cut full, uniform batches; cut the rest in length order; shuffle all batches."""
-    bounds = np.concatenate([[0], np.flatnonzero(np.diff(lengths)) + 1, [len(lengths)]])
     uniform: list[Ints] = []
     sizes: list[Ints] = []
     rest: list[Ints] = []
-    for start, end in pairwise(bounds.tolist()):
-        group = _shuffled(end - start, words) + _row_type(len(lengths))(start)
+    for start, end in _groups(lengths):
+        group = _group_shuffled(start, end, len(lengths), words)
         per_batch = size.rows_at(int(lengths[start]))
         batches = len(group) // per_batch
         full = group[: batches * per_batch].reshape(batches, per_batch)
@@ -279,6 +300,10 @@ def _unit(words: Words) -> float:
 
 def _sort_within(rows: Ints, offsets: Ints) -> Ints:
     """Sort the rows of each batch."""
+    size = int(offsets[1])
+    if np.array_equal(offsets, np.append(np.arange(0, len(rows), size), len(rows))):  # but for the last, of one size
+        whole = len(rows) // size * size
+        return np.concatenate([np.sort(rows[:whole].reshape(-1, size), axis=1).ravel(), np.sort(rows[whole:])])
     batch = np.repeat(np.arange(len(offsets) - 1, dtype=np.uint32), np.diff(offsets))
     return rows[np.lexsort((rows, batch))]
 

@@ -135,7 +135,7 @@ def golden_lengths() -> Ints:
 
 
 GOLDEN = {
-    "smart-b16-s0": "435aab0b892cd2de2e22f0935862a65d2cad109a14d1b41cbc14b63978a2c8c2",
+    "smart-b16-s0": "4e1355f2bb58ad5acee6b0d4d6feb967521266331b0da1b8eb3c3cbdd10bf24c",
     "tight-b16-s0": "db853b156963ddc704432031d458e3c6a55b259d46a415ac65a013e4ba6d81ac",
     "budget-t64-s0": "05177c41081fadb5bcf2b1ee8af0c0a64dff0cf0aba0dcedd01677465a69732e",
     "dynamic-b16-s0": "32686d40bf5792eee3461810393e8ba9507851328db4cb2e7dbd5657947007fd",

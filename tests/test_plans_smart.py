@@ -51,8 +51,30 @@ def test_the_same_draws_give_the_naive_algorithms_batches(rows: int, size: int, 
 def test_whole_epochs_equal_the_naive_algorithm_at_real_leaf_size(rows: int, size: int) -> None:
     spec = PlanSpec("smart", size, None, 5)
     starts = plans.draw_starts(rows, size, plans._words(spec, 2))
-    plan = plan_epoch(np.full(rows, 9, np.int32), spec, 2, 9)
+    plan = plan_epoch(np.arange(rows, dtype=np.int32), spec, 2, rows)  # all lengths differ: the list has one order
     assert plan.rows.tolist() == naive(rows, size, starts.tolist())
+
+
+@given(lengths=st.lists(st.integers(1, 9), min_size=1, max_size=200), size=st.integers(1, 20), seed=st.integers(0, 99))
+def test_with_ties_the_lengths_of_every_batch_equal_the_naive_algorithms(
+    lengths: list[int], size: int, seed: int
+) -> None:
+    """Rows of one length change places, nothing else."""
+    ascending = np.sort(np.array(lengths, np.int32))
+    spec = PlanSpec("smart", size, None, seed)
+    starts = plans.draw_starts(len(lengths), size, plans._words(spec, 0))
+    plan = plan_epoch(ascending, spec, 0, 9)
+    expected = ascending[naive(len(lengths), size, starts.tolist())]
+    assert ascending[plan.rows].tolist() == expected.tolist()
+    assert sorted(plan.rows.tolist()) == list(range(len(lengths)))
+
+
+def test_rows_of_one_length_are_mixed() -> None:
+    """A corpus sorted by label and cut to one length: hardly a batch of a single class."""
+    labels = np.arange(3200) // 1600
+    plan = plan_epoch(np.full(3200, 9, np.int32), PlanSpec("smart", 16), 0, 9)
+    classes = labels[plan.rows].reshape(-1, 16).sum(axis=1)
+    assert np.count_nonzero((classes == 0) | (classes == 16)) <= 1
 
 
 def chi_square_sigmas(counts: Ints) -> float:
