@@ -176,7 +176,7 @@ def test_fuzzed_input_is_refused_with_a_typed_error_or_sound(
 
 
 @pytest.mark.faults
-@pytest.mark.parametrize(("run", "inputs"), zip(FUZZERS, (40_000, 80_000, 80_000, 400_000, 400_000), strict=True))
+@pytest.mark.parametrize(("run", "inputs"), list(zip(FUZZERS, (40_000, 80_000, 80_000, 400_000, 400_000), strict=True)))
 def test_a_million_fuzzed_inputs(
     run: Callable[[dict[str, bytes], int], int], inputs: int, seeds: dict[str, bytes]
 ) -> None:
