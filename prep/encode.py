@@ -10,6 +10,7 @@ import numpy as np
 from cache.errors import InputError
 from cache.plans import Ints
 
+from .arrow import bool_array
 from .corpus import Source
 from .files import LABEL, TEXT, Stream
 from .labels import Coded, code_labels, resolve_classes
@@ -124,12 +125,11 @@ def _encode(
     batch: "pa.RecordBatch", split: str, first_row: int, mask: Mask | None, encoder: Encoder, store: RunStore
 ) -> None:
     """Encode the rows of a batch that belong to a split, as one run."""
-    import pyarrow as pa
 
     texts, rows = _texts(batch.column(TEXT), split, first_row), np.arange(first_row, first_row + batch.num_rows)
     if mask is not None:
         part = mask[first_row : first_row + batch.num_rows]
-        texts, rows = texts.filter(pa.array(part)), rows[part]
+        texts, rows = texts.filter(bool_array(part)), rows[part]
     if not len(rows):
         return
     ids, lengths = encoder.encode(texts.to_pylist())

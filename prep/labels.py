@@ -12,6 +12,8 @@ import numpy.typing as npt
 
 from cache.errors import InputError
 
+from .arrow import distinct
+
 if TYPE_CHECKING:
     import pyarrow as pa
 
@@ -46,12 +48,11 @@ def code_labels(labels: "pa.Array", split: str, first_row: int) -> Coded:
         row = first_row + labels.is_null().to_numpy(zero_copy_only=False).argmax()
         raise InputError(f"row {row} of split {split!r} (counted from 0) has no label; give it one or remove the row")
     try:
-        encoded = labels if pa.types.is_dictionary(labels.type) else labels.dictionary_encode()
+        return Coded(*distinct(labels))
     except pa.ArrowNotImplementedError:
         raise InputError(
             f"the label column of split {split!r} holds {labels.type}, expected one class a row; see --label"
         ) from None
-    return Coded(encoded.dictionary.to_pylist(), encoded.indices.to_numpy(zero_copy_only=False).astype(np.int64))
 
 
 def resolve_classes(
