@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP_INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: demo test lint types wheel check clean
+.PHONY: demo test lint types wheel check bench bench-quick clean
 
 demo: .venv/demo.stamp
 	$(BIN)/prep build imdb
@@ -26,6 +26,15 @@ wheel: .venv/dev.stamp
 
 check: test lint types wheel
 
+# Every stage beside its peers; a full run wants a quiet machine and some hours, and is kept in benchmarks/results.
+STAGES = prepare plans feed training versus_fixed quality
+
+bench: .venv/bench.stamp
+	for stage in $(STAGES); do $(BIN)/python -m benchmarks.$$stage || exit 1; done
+
+bench-quick: .venv/bench.stamp
+	for stage in $(STAGES); do $(BIN)/python -m benchmarks.$$stage --quick || exit 1; done
+
 .venv/demo.stamp: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(PIP_INSTALL) --editable '.[demo]'
@@ -36,5 +45,12 @@ check: test lint types wheel
 	$(PIP_INSTALL) --editable '.[dev]'
 	touch $@
 
+.venv/bench.stamp: pyproject.toml constraints.txt benchmarks/peers.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(PIP_INSTALL) --editable '.[bench]'
+	rm -rf .peers
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --target .peers -r benchmarks/peers.txt
+	touch $@
+
 clean:
-	rm -rf .venv build dist *.egg-info
+	rm -rf .venv .peers build dist *.egg-info
