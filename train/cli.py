@@ -10,15 +10,18 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from cache.errors import InputError, LengthwiseError
-from cache.plans import STRATEGIES
 
-from .config import ON_NONFINITE, PRECISIONS, Settings
 from .signals import Stopped
 
 if TYPE_CHECKING:
     import torch
 
 Command = Callable[..., Any]
+
+# Spelled out, because the modules they come from load numpy; a test compares them.
+STRATEGIES = ("smart", "tight", "budget", "dynamic", "fixed")
+PRECISIONS = ("auto", "fp32", "bf16")
+ON_NONFINITE = ("stop", "skip")
 
 
 def main() -> None:
@@ -117,17 +120,17 @@ def run(resume: Path | None, quiet: bool, **flags: Any) -> None:
       train run --resume runs/imdb-1
     """
     given = {name: value for name, value in flags.items() if value is not None}
-    if resume is None:
-        if "cache" not in given:
-            raise InputError("--cache is missing, expected a cache's folder; `prep list` shows the caches here")
-        settings = Settings(**given)
+    if resume is None and "cache" not in given:
+        raise InputError("--cache is missing, expected a cache's folder; `prep list` shows the caches here")
+    from .config import Settings
+
+    settings = Settings(**given) if resume is None else None  # what is wrong shows before torch is loaded
     from . import run as runs
 
-    warn = _warn
     if resume is not None:
-        runs.resume_run(resume, given, click.echo, warn, quiet)
-    else:
-        runs.start_run(settings, click.echo, warn, quiet)
+        runs.resume_run(resume, given, click.echo, _warn, quiet)
+    elif settings is not None:
+        runs.start_run(settings, click.echo, _warn, quiet)
 
 
 @cli.command("eval")
