@@ -32,7 +32,7 @@ def main(cache_folder: str, model_name: str, steps: int = 20) -> float:
         accelerator.print(f"step {batch.step}: loss {loss.item():.4f}")
         if number == steps:
             break
-    return float(loss)
+    return loss.item()
 
 
 if __name__ == "__main__":

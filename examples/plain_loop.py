@@ -32,11 +32,11 @@ def main(cache_folder: str, model_name: str, steps: int = 20, state_file: str = 
         loss.backward()
         optimizer.step()
         optimizer.zero_grad()
-        print(f"epoch {stream.epoch} step {batch.step}: {tuple(batch.input_ids.shape)} loss {loss.item():.4f}")
+        print(f"step {batch.step}: {tuple(batch.input_ids.shape)} loss {loss.item():.4f}")
         if number == steps:
             break
     Path(state_file).write_text(json.dumps(stream.state_dict()))
-    return float(loss)
+    return loss.item()
 
 
 if __name__ == "__main__":
