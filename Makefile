@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP_INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: demo test lint types wheel check bench bench-quick clean
+.PHONY: demo test lint types wheel check bench bench-quick pictures clean
 
 demo: .venv/demo.stamp
 	$(BIN)/prep build imdb
@@ -34,6 +34,13 @@ bench: .venv/bench.stamp
 
 bench-quick: .venv/bench.stamp
 	for stage in $(STAGES); do $(BIN)/python -m benchmarks.$$stage --quick || exit 1; done
+
+# The pictures that the README shows, of all the packaged reviews.
+pictures: .venv/dev.stamp
+	$(BIN)/prep build imdb --name reviews --out build --holdout 0 --quiet
+	$(BIN)/prep report build/reviews --out build/reviews.html --png build/pictures
+	mkdir -p docs/pictures
+	for name in batches costs; do cp build/pictures/$$name.png build/pictures/$$name-dark.png docs/pictures/ || exit 1; done
 
 .venv/demo.stamp: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
