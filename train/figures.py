@@ -248,7 +248,7 @@ def _cells(group: Group) -> list[str]:
         f"{info.max_length:,}",
         _mean(np.array(accuracies), ".4f") if accuracies else "",
         f"{info.environment['device']}, {settings.precision}",
-        clock(float(np.mean(epochs))) + (f"{PLUS_MINUS}{np.std(epochs, ddof=1):.1f} s" if len(epochs) > 1 else "")
+        clock(float(np.mean(epochs))) + (f"{PLUS_MINUS}{np.std(epochs, ddof=1):.1f}\u00a0s" if len(epochs) > 1 else "")
         if epochs
         else "",
         f"{np.mean([result.steps for result in results]):,.0f}",
