@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP_INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: demo test lint types wheel check bench bench-quick pictures clean
+.PHONY: demo test faults lint types wheel check bench bench-quick pictures clean
 
 demo: .venv/demo.stamp
 	$(BIN)/prep build imdb
@@ -12,6 +12,10 @@ demo: .venv/demo.stamp
 
 test: .venv/dev.stamp
 	$(BIN)/python -m pytest
+
+# The full counts of what breaks things for real: kills, flipped bytes, fuzzing. Half an hour on two cores.
+faults: .venv/dev.stamp
+	$(BIN)/python -m pytest -m faults -s
 
 lint: .venv/dev.stamp
 	$(BIN)/ruff check .
