@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
+from weakref import WeakKeyDictionary
 
 import numpy as np
 
@@ -43,6 +44,38 @@ def locate(split: "Split", rows: Ints) -> Located:
         tensors, local = split.shard(shard), rows[chosen] - split.first_rows[shard]
         begins[chosen], labels[chosen] = tensors["offsets"][local], tensors["labels"][local]
     return Located(shards, begins, labels)
+
+
+def check_once(split: "Split", found: Located, lengths: Ints) -> None:
+    """Check the ids of rows, each piece of a shard the first time a row of it is read.
+
+    Args:
+        split: whose rows.
+        found: where they lie.
+        lengths: (N,) tokens of each.
+
+    Raises:
+        CorruptCacheError: an id is outside the vocabulary.
+    """
+    seen = _SEEN.setdefault(split, {})
+    for shard in np.unique(found.shards).tolist():
+        chosen = found.shards == shard
+        begins = found.begins[chosen]
+        tokens = split.shard(shard)["input_ids"]
+        if shard not in seen:
+            seen[shard] = np.zeros(-(-len(tokens) // _PIECE) + 1, bool)
+        firsts, lasts = begins // _PIECE, (begins + np.maximum(lengths[chosen], 1) - 1) // _PIECE
+        for piece in np.unique(np.concatenate([firsts, lasts])).tolist():
+            if not seen[shard][piece]:
+                split.check_ids(tokens[piece * _PIECE : (piece + 1) * _PIECE])
+                seen[shard][piece] = True
+
+
+_PIECE = 1 << 20
+"""Tokens checked at once: no row is longer (`cache.format.MAX_LENGTH`), so each lies in at most two pieces."""
+
+_SEEN: "WeakKeyDictionary[Split, dict[int, Ints]]" = WeakKeyDictionary()
+"""The pieces that were checked, for as long as the split is open."""
 
 
 def flat_tokens(split: "Split", found: Located, lengths: Ints) -> Ints:
