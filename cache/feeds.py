@@ -18,7 +18,7 @@ from weakref import WeakKeyDictionary
 import numpy as np
 import torch
 
-from .gather import Located, check_once, flat_tokens, locate
+from .gather import Located, check_once, distinct, flat_tokens, locate
 from .padding import row_mask
 from .plans import Ints
 from .schedule import MicroBatches
@@ -79,7 +79,7 @@ class _Blocks:
         self.first = np.searchsorted(starts, stretch.offsets)
         self.starts = [*starts.tolist(), len(rows)]
         self.places = rows - np.repeat(rows[starts], lasts - starts + 1)
-        self._tokens = {shard: split.shard(shard)["input_ids"] for shard in np.unique(found.shards).tolist()}
+        self._tokens = {shard: split.shard(shard)["input_ids"] for shard in distinct(found.shards)}
         self._shards = found.shards[starts].tolist()
         self._lengths = stretch.lengths[starts].tolist()
         self._begins = found.begins[starts].tolist()

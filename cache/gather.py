@@ -27,6 +27,12 @@ class Located:
     labels: Ints
 
 
+def distinct(numbers: Ints) -> list[int]:
+    """The distinct values of small numbers of 0 or more, ascending. `np.unique` would import numpy.ma: 7 ms."""
+    found: list[int] = np.flatnonzero(np.bincount(numbers)).tolist()
+    return found
+
+
 def locate(split: "Split", rows: Ints) -> Located:
     """Find rows.
 
@@ -39,7 +45,7 @@ def locate(split: "Split", rows: Ints) -> Located:
         return Located(np.zeros(len(rows), np.int64), tensors["offsets"][rows], tensors["labels"][rows])
     shards = np.searchsorted(split.first_rows, rows, side="right") - 1
     begins, labels = np.empty(len(rows), np.int64), np.empty(len(rows), np.int64)
-    for shard in np.unique(shards).tolist():
+    for shard in distinct(shards):
         chosen = np.flatnonzero(shards == shard)
         tensors, local = split.shard(shard), rows[chosen] - split.first_rows[shard]
         begins[chosen], labels[chosen] = tensors["offsets"][local], tensors["labels"][local]
@@ -58,14 +64,14 @@ def check_once(split: "Split", found: Located, lengths: Ints) -> None:
         CorruptCacheError: an id is outside the vocabulary.
     """
     seen = _SEEN.setdefault(split, {})
-    for shard in np.unique(found.shards).tolist():
+    for shard in distinct(found.shards):
         chosen = found.shards == shard
         begins = found.begins[chosen]
         tokens = split.shard(shard)["input_ids"]
         if shard not in seen:
             seen[shard] = np.zeros(-(-len(tokens) // _PIECE) + 1, bool)
         firsts, lasts = begins // _PIECE, (begins + np.maximum(lengths[chosen], 1) - 1) // _PIECE
-        for piece in np.unique(np.concatenate([firsts, lasts])).tolist():
+        for piece in distinct(np.concatenate([firsts, lasts])):
             if not seen[shard][piece]:
                 split.check_ids(tokens[piece * _PIECE : (piece + 1) * _PIECE])
                 seen[shard][piece] = True
@@ -94,7 +100,7 @@ def flat_tokens(split: "Split", found: Located, lengths: Ints) -> Ints:
     """
     ends = np.cumsum(lengths)
     positions = np.arange(int(ends[-1])) + np.repeat(found.begins - (ends - lengths), lengths)
-    used = np.unique(found.shards).tolist()
+    used = distinct(found.shards)
     tokens = split.shard(used[0])["input_ids"]
     if len(used) == 1:
         flat: Ints = tokens[positions]
