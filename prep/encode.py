@@ -10,7 +10,7 @@ import numpy as np
 from cache.errors import InputError
 from cache.plans import Ints
 
-from .arrow import bool_array
+from .arrow import kept
 from .corpus import Source
 from .files import LABEL, TEXT, Stream
 from .labels import Coded, code_labels, resolve_classes
@@ -80,6 +80,7 @@ def encode_source(
                     _encode(batch, split, first_row, mask, encoder, runs[name])
                 first_row += batch.num_rows
                 bar.update(batch.nbytes)
+    encoder.settle()
     if not any(store.runs for store in runs.values()):
         raise InputError(f"{source.argument} holds no rows")
     names, classes = resolve_classes(pieces, source.label_names)
@@ -129,7 +130,7 @@ def _encode(
     texts, rows = _texts(batch.column(TEXT), split, first_row), np.arange(first_row, first_row + batch.num_rows)
     if mask is not None:
         part = mask[first_row : first_row + batch.num_rows]
-        texts, rows = texts.filter(bool_array(part)), rows[part]
+        texts, rows = kept(texts, part), rows[part]
     if not len(rows):
         return
     ids, lengths = encoder.encode(texts.to_pylist())

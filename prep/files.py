@@ -17,7 +17,7 @@ import numpy as np
 
 from cache.errors import InputError
 
-from .arrow import bool_array, distinct
+from .arrow import distinct, kept
 from .diagnose import not_utf8, reading
 
 if TYPE_CHECKING:
@@ -81,7 +81,7 @@ def table_stream(paths: Sequence[Path], text: str, label: str, where: tuple[str,
                 for batch in _read(path, wanted):
                     if where:
                         values, codes = distinct(batch.column(where[0]))
-                        batch = batch.filter(bool_array(np.array([value == where[1] for value in values])[codes]))
+                        batch = kept(batch, np.array([value == where[1] for value in values], bool)[codes])
                     chosen = pa.RecordBatch.from_arrays([batch.column(text), batch.column(label)], [TEXT, LABEL])
                     chosen.validate(full=True)  # not all readers look whether text is UTF-8
                     yield chosen

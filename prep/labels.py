@@ -42,14 +42,12 @@ def code_labels(labels: "pa.Array", split: str, first_row: int) -> Coded:
     Raises:
         InputError: a label is missing, or the column holds no single values.
     """
-    import pyarrow as pa
-
     if labels.null_count:
         row = first_row + labels.is_null().to_numpy(zero_copy_only=False).argmax()
         raise InputError(f"row {row} of split {split!r} (counted from 0) has no label; give it one or remove the row")
     try:
         return Coded(*distinct(labels))
-    except pa.ArrowNotImplementedError:
+    except TypeError:
         raise InputError(
             f"the label column of split {split!r} holds {labels.type}, expected one class a row; see --label"
         ) from None
@@ -92,7 +90,7 @@ def _classes(split: str, coded: list[Coded], known: tuple[str, ...] | None) -> l
     result, first_row = [], 0
     for piece in coded:
         classes = {}
-        for code in np.unique(piece.codes).tolist():
+        for code in np.flatnonzero(np.bincount(piece.codes)).tolist():
             value = piece.values[code]
             try:
                 classes[code] = _class_of(value, known)

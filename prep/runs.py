@@ -53,11 +53,11 @@ def sort_run(ids: Ints, lengths: Ints, source_rows: Ints) -> Run:
     """
     longest = int(lengths.max(initial=0))
     order = np.argsort(lengths.astype(np.uint16 if longest < 1 << 16 else np.int64), kind="stable")
-    begins = (np.cumsum(lengths) - lengths)[order]
-    sizes = lengths[order]
-    ends = np.cumsum(sizes)
-    positions = np.arange(len(ids)) + np.repeat(begins - (ends - sizes), sizes)
-    return Run(ids[positions], np.bincount(lengths, minlength=1), source_rows[order])
+    ends = np.cumsum(lengths)
+    bounds = zip((ends - lengths)[order].tolist(), ends[order].tolist(), strict=True)
+    # A slice a row: ten times faster than an index of every token, which is four times as large as the tokens.
+    rows = [ids[:0], *(ids[begin:end] for begin, end in bounds)]
+    return Run(np.concatenate(rows), np.bincount(lengths, minlength=1), source_rows[order])
 
 
 @dataclass
