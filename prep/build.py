@@ -245,7 +245,8 @@ def _write(folder: Path, manifest: Manifest, settings: BuildSettings, parts: Par
         parts.encoder.use("tokenizers")
         shutil.rmtree(spill, ignore_errors=True)
         encoded = encode_source(*arguments)
-    vocab_size = parts.encoder.vocab_size
+    facts, vocab_size = parts.encoder.facts(), parts.encoder.vocab_size
+    parts.encoder.release()
     splits = {
         name: _write_split(folder, name, store, encoded.classes[name], settings.shard_bytes, vocab_size)
         for name, store in encoded.runs.items()
@@ -256,7 +257,7 @@ def _write(folder: Path, manifest: Manifest, settings: BuildSettings, parts: Par
         splits=splits,
         task=Task("classification", encoded.label_names),
         tokenizer=replace(manifest.tokenizer, files=_write_tokenizer(folder, parts.tokenizer)),
-        build=parts.encoder.facts(),
+        build=facts,
         created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     )
     write_manifest(folder, complete)

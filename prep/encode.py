@@ -23,8 +23,8 @@ from .tokenize import Encoder
 if TYPE_CHECKING:
     import pyarrow as pa
 
-RUNS_SHARE = 8
-"""Ids of a split may take 1/8 of a build's memory; the engine's caches, a shard and the text under way take more."""
+RUNS_SHARE = 16
+"""Ids of a split may take 1/16 of a build's memory; the engine's caches, a shard and the text under way take more."""
 
 KEPT_BYTES = 256 * 1024 * 1024
 """A split up to this size is kept in memory between choosing its rows and encoding them."""

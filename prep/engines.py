@@ -79,6 +79,7 @@ class NanotokenEngine:
     def __init__(self, rules: Rules) -> None:
         import nanotoken
 
+        nanotoken.set_cache_entries(1 << 19)  # some 65 MiB a thread instead of 130, no slower on the reviews
         self.rules = rules
         self.backend = nanotoken.Tokenizer.from_json(rules.tokenizer_json)
 

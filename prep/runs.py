@@ -158,7 +158,7 @@ class Sorted:
 
 
 def merge(runs: list[Run], counts: Ints, dtype: type, limit_bytes: int, row_bytes: int) -> Iterator[Sorted]:
-    """Merge runs into shards.
+    """Merge runs into shards, each in the same memory: what is given lasts until the next one is asked for.
 
     Args:
         runs: in source order.
@@ -168,9 +168,13 @@ def merge(runs: list[Run], counts: Ints, dtype: type, limit_bytes: int, row_byte
         row_bytes: bytes a row takes in a shard beside its ids.
     """
     stretches = Stretches(runs)
+    buffer: Ints = np.empty(0, dtype)
     for lengths in _shard_lengths(counts, np.dtype(dtype).itemsize, limit_bytes, row_bytes):
-        ids: Ints = np.empty(int(lengths.sum()), dtype)
-        source_rows = np.empty(len(lengths), np.int64)
+        tokens = int(lengths.sum())
+        if tokens > len(buffer):
+            buffer = np.empty(0, dtype)  # let go of the old one first
+            buffer = np.empty(tokens, dtype)
+        ids, source_rows = buffer[:tokens], np.empty(len(lengths), np.int64)
         row = token = 0
         while row < len(lengths):
             part_ids, part_rows = stretches.take(len(lengths) - row)

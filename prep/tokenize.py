@@ -274,6 +274,10 @@ class Encoder:
         if self.checking is not None:
             self.checking.result()
 
+    def release(self) -> None:
+        """Let go of the engine, whose caches take hundreds of megabytes; there is nothing more to encode."""
+        self.engine, self.check, self.checking = self.reference, None, None
+
     def facts(self) -> Json:
         """Engine, version and rows checked, for the manifest."""
         checked = self.check.rows if self.check else 0
