@@ -18,6 +18,7 @@ from cache.plans import Ints
 from cache.sealed import Json
 
 from .engines import ParityCheck, ParityError, Rules, choose_engine
+from .pairs import PairEncoder
 
 TOKENIZER_JSON = "tokenizer.json"
 CONFIG_FILES = ("tokenizer_config.json", "special_tokens_map.json")
@@ -191,9 +192,10 @@ class Encoder:
         max_length: tokens of the longest row.
         engine: who encodes.
         check: what proves a fast engine right; None with `tokenizers` itself.
+        pairs: the encoder of pairs of texts; None where texts come alone.
     """
 
-    def __init__(self, files: TokenizerFiles, max_length: int, engine: str = "auto") -> None:
+    def __init__(self, files: TokenizerFiles, max_length: int, engine: str = "auto", pair: bool = False) -> None:
         """
         Raises:
             InputError: tokenizer.json does not parse, there is no padding token, `max_length` has no room for text,
@@ -219,12 +221,14 @@ class Encoder:
                 f"pass at least {specials + 1}"
             )
         self.rules = Rules(text, max_length, self.truncation_side, self.pad_id)
+        self.pair = pair
         self.use(engine)
 
     def use(self, engine: str) -> None:
         """Choose the engine, by a name of `prep.engines.ENGINES`."""
         self.engine = choose_engine(engine, self.rules)
         self.check = None if self.engine.name == "tokenizers" else ParityCheck(self.rules)
+        self.pairs = PairEncoder(self.rules, self.engine, self.check) if self.pair else None
 
     def encode(self, texts: Sequence[str]) -> tuple[Ints, Ints]:
         """Encode texts.

@@ -89,7 +89,7 @@ def test_the_manifest_reads_as_documented(golden: Cache) -> None:
     )
     assert (raw["format"], raw["version"]) == ("lengthwise-cache", 1)
     assert " ".join(raw["tokenizer"]) == "name revision sha256 vocab_size pad_id padding_side files"
-    assert raw["task"] == {"kind": "classification", "label_names": ["schlecht", "schön"]}
+    assert raw["task"] == {"kind": "classification", "label_names": ["schlecht", "schön"], "pair": False}
     split = raw["splits"]["train"]
     assert " ".join(split) == "rows tokens shortest longest length_histogram shards"
     assert (split["rows"], split["tokens"], split["shortest"], split["longest"]) == (5, 17, 2, 5)
