@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP_INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: demo test lint types wheel check clean
+.PHONY: demo test faults lint types wheel check bench bench-quick pictures clean
 
 demo: .venv/demo.stamp
 	$(BIN)/prep build imdb
@@ -12,6 +12,10 @@ demo: .venv/demo.stamp
 
 test: .venv/dev.stamp
 	$(BIN)/python -m pytest
+
+# The full counts of what breaks things for real: kills, flipped bytes, fuzzing. Half an hour on two cores.
+faults: .venv/dev.stamp
+	$(BIN)/python -m pytest -m faults -s
 
 lint: .venv/dev.stamp
 	$(BIN)/ruff check .
@@ -26,6 +30,22 @@ wheel: .venv/dev.stamp
 
 check: test lint types wheel
 
+# Every stage beside its peers; a full run wants a quiet machine and some hours, and is kept in benchmarks/results.
+STAGES = prepare plans feed training versus_fixed quality
+
+bench: .venv/bench.stamp
+	for stage in $(STAGES); do $(BIN)/python -m benchmarks.$$stage || exit 1; done
+
+bench-quick: .venv/bench.stamp
+	for stage in $(STAGES); do $(BIN)/python -m benchmarks.$$stage --quick || exit 1; done
+
+# The pictures that the README shows, of all the packaged reviews.
+pictures: .venv/dev.stamp
+	$(BIN)/prep build imdb --name reviews --out build --holdout 0 --quiet
+	$(BIN)/prep report build/reviews --out build/reviews.html --png build/pictures
+	mkdir -p docs/pictures
+	for name in batches costs; do cp build/pictures/$$name.png build/pictures/$$name-dark.png docs/pictures/ || exit 1; done
+
 .venv/demo.stamp: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(PIP_INSTALL) --editable '.[demo]'
@@ -36,5 +56,12 @@ check: test lint types wheel
 	$(PIP_INSTALL) --editable '.[dev]'
 	touch $@
 
+.venv/bench.stamp: pyproject.toml constraints.txt benchmarks/peers.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(PIP_INSTALL) --editable '.[bench]'
+	rm -rf .peers
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --target .peers -r benchmarks/peers.txt
+	touch $@
+
 clean:
-	rm -rf .venv build dist *.egg-info
+	rm -rf .venv .peers build dist *.egg-info

@@ -1,24 +1,30 @@
 """The cache: tokenized rows on disk, sorted by length, their batches planned ahead.
 
-from cache import open_cache
+    from cache import open_cache
 
-imdb = open_cache("cache/imdb")
-for batch in imdb["train"].batches(epoch=0):
-    loss = model(**batch.model_inputs()).loss
+    imdb = open_cache("cache/imdb")
+    for batch in imdb["train"].batches(epoch=0):
+        loss = model(**batch.model_inputs()).loss
+
+Names are looked up when they are first used: importing `cache.errors` alone, as the commands do, loads no numpy.
 """
 
-from .errors import (
-    CacheError,
-    CorruptCacheError,
-    FormatVersionError,
-    InputError,
-    LengthwiseError,
-    MismatchError,
-    NotACacheError,
-    StorageError,
-)
-from .plans import STRATEGIES, EpochPlan, PlanSpec, plan_epoch
-from .reader import Cache, Row, Split, open_cache
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from .errors import (
+        CacheError,
+        CorruptCacheError,
+        FormatVersionError,
+        InputError,
+        LengthwiseError,
+        MismatchError,
+        NotACacheError,
+        StorageError,
+    )
+    from .plans import STRATEGIES, EpochPlan, PlanSpec, plan_epoch
+    from .reader import Cache, Row, Split, open_cache
 
 __all__ = [
     "STRATEGIES",
@@ -38,3 +44,14 @@ __all__ = [
     "open_cache",
     "plan_epoch",
 ]
+
+_MODULES = ("errors", "plans", "reader")
+
+
+def __getattr__(name: str) -> object:
+    if name in __all__:
+        for module in _MODULES:
+            found = getattr(import_module(f".{module}", __name__), name, None)
+            if found is not None:
+                return found
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -12,13 +12,13 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
 
-from .gather import Located, flat_tokens, locate
+from .gather import Located, check_once, distinct, flat_tokens, locate
 from .labels import for_model, token_types
 from .padding import row_mask
 from .plans import Ints
@@ -33,6 +33,9 @@ RESIDENT_SHARE = 8
 """A split stays on the device if it takes at most 1/8 of the memory that is free there."""
 RESIDENT_BYTES = 1 << 30
 """The limit where the device cannot tell its free memory."""
+
+
+Given = TypeVar("Given", torch.Tensor, torch.Tensor | None)
 
 
 class Padded(NamedTuple):
@@ -74,22 +77,33 @@ class _Blocks:
     Attributes:
         first: (M+1,) the first block of each micro-batch.
         starts: the first row of each block, then the number of rows.
-        lengths, shards, begins, ends: of each block, the length of its rows, their shard, and the part of its tokens
-            from the first row's first to the last row's last.
+        places: (N,) each row's place in the rectangle of its block.
     """
 
-    def __init__(self, stretch: MicroBatches, found: Located) -> None:
-        new = np.ones(len(stretch.rows), bool)
+    def __init__(self, split: "Split", stretch: MicroBatches, found: Located) -> None:
+        rows = stretch.rows
+        new = np.ones(len(rows), bool)
         new[1:] = (np.diff(stretch.lengths) != 0) | (np.diff(found.shards) != 0)
         new[stretch.offsets[:-1]] = True
         starts = np.flatnonzero(new)
-        lasts = np.append(starts[1:], len(new)) - 1
+        lasts = np.append(starts[1:], len(rows)) - 1
         self.first = np.searchsorted(starts, stretch.offsets)
-        self.starts = [*starts.tolist(), len(new)]
-        self.lengths = stretch.lengths[starts].tolist()
-        self.shards = found.shards[starts].tolist()
-        self.begins = found.begins[starts].tolist()
-        self.ends = (found.begins[lasts] + stretch.lengths[lasts]).tolist()
+        self.starts = [*starts.tolist(), len(rows)]
+        self.places = rows - np.repeat(rows[starts], lasts - starts + 1)
+        self._tokens = {shard: split.shard(shard)["input_ids"] for shard in distinct(found.shards)}
+        self._shards = found.shards[starts].tolist()
+        self._lengths = stretch.lengths[starts].tolist()
+        self._begins = found.begins[starts].tolist()
+        self._ends = (found.begins[lasts] + stretch.lengths[lasts]).tolist()
+        self._whole = (self.places[lasts] == lasts - starts).tolist()
+
+    def __getitem__(self, number: int) -> Ints:
+        """The rows of a block as stored, (rows, length)."""
+        tokens = self._tokens[self._shards[number]][self._begins[number] : self._ends[number]]
+        rectangle: Ints = tokens.reshape(-1, self._lengths[number])
+        if not self._whole[number]:
+            rectangle = rectangle.take(self.places[self.starts[number] : self.starts[number + 1]], axis=0)
+        return rectangle
 
 
 class DirectFeed:
@@ -97,6 +111,8 @@ class DirectFeed:
 
     def __init__(self, split: "Split", device: torch.device, always_mask: bool) -> None:
         self.split, self.device, self.always_mask = split, device, always_mask
+        self.on_cpu = device.type == "cpu"
+        self.one = torch.ones(1, 1, dtype=torch.int64)  # a mask that is all ones needs no memory
         tokenizer = split.cache.manifest.tokenizer
         self.pad_id, self.left = tokenizer.pad_id, tokenizer.padding_side == "left"
 
@@ -106,51 +122,56 @@ class DirectFeed:
 
     def _stretch(self, stretch: MicroBatches) -> Iterator[Padded]:
         found = locate(self.split, stretch.rows)
-        blocks = _Blocks(stretch, found)
-        labels = torch.from_numpy(found.labels)
+        check_once(self.split, found, stretch.lengths)
+        blocks = _Blocks(self.split, stretch, found)
+        labels = torch.from_numpy(found.labels).split(np.diff(stretch.offsets).tolist())
         plain = zip(
             pairwise(stretch.offsets.tolist()),
             stretch.widths.tolist(),
             stretch.uniform.tolist(),
             pairwise(blocks.first.tolist()),
+            labels,
             strict=True,
         )
-        for (first, stop), width, uniform, (block, end) in plain:
-            rows, lengths = stretch.rows[first:stop], stretch.lengths[first:stop]
-            if end - block > MOST_BLOCKS:
-                ids = self.split.padded(rows, lengths, width).astype(np.int64)
-            elif uniform and end - block == 1:
-                ids = self._block(blocks, block, stretch).astype(np.int64)
+        for (first, stop), width, uniform, (block, end), label in plain:
+            shape, lengths, mask = (stop - first, width), stretch.lengths[first:stop], None
+            if uniform and end - block == 1:
+                ids = torch.from_numpy(blocks[block].astype(np.int64))
+            elif end - block <= MOST_BLOCKS:
+                ids, mask = self._laid_out(blocks, block, end, shape)
             else:
-                ids = np.full((stop - first, width), self.pad_id, np.int64)
-                for number in range(block, end):
-                    part = self._block(blocks, number, stretch)
-                    top, size = blocks.starts[number] - first, part.shape[1]
-                    columns = slice(width - size, width) if self.left else slice(size)
-                    ids[top : top + len(part), columns] = part
-            self.split.check_ids(ids)
-            mask = None
-            if not uniform or self.always_mask:
-                mask = self._tensor(row_mask(lengths, width, self.left).astype(np.int64))
+                ids, mask = self._gathered(stretch.rows[first:stop], lengths, width)
+            if uniform:
+                mask = self.one.expand(shape) if self.always_mask else None
             types = None
             if found.first_lengths is not None:
-                types = self._tensor(token_types(found.first_lengths[first:stop], lengths, width, self.left))
-            yield Padded(self._tensor(ids), mask, self._tensor(labels[first:stop]), types)
+                types = torch.from_numpy(token_types(found.first_lengths[first:stop], lengths, width, self.left))
+            yield Padded(self._placed(ids), self._placed(mask), self._placed(label), self._placed(types))
 
-    def _block(self, blocks: "_Blocks", number: int, stretch: MicroBatches) -> Ints:
-        """The rows of a block as stored, (rows, length)."""
-        start, stop = blocks.starts[number], blocks.starts[number + 1]
-        begin, end, length = blocks.begins[number], blocks.ends[number], blocks.lengths[number]
-        lying: Ints = self.split.shard(blocks.shards[number])["input_ids"][begin:end].reshape(-1, length)
-        if len(lying) == stop - start:
-            return lying
-        rows = stretch.rows[start:stop]
-        chosen: Ints = lying.take(rows - rows[0], axis=0)
-        return chosen
+    def _placed(self, tensor: Given) -> Given:
+        return tensor if self.on_cpu or tensor is None else tensor.to(self.device, non_blocking=True)
 
-    def _tensor(self, values: Ints | torch.Tensor) -> torch.Tensor:
-        tensor = values if isinstance(values, torch.Tensor) else torch.from_numpy(values)
-        return tensor if self.device.type == "cpu" else tensor.to(self.device, non_blocking=True)
+    def _gathered(self, rows: Ints, lengths: Ints, width: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Rows of many lengths, token by token: ids and mask (B, W)."""
+        ids = self.split.padded(rows, lengths, width).astype(np.int64)
+        return torch.from_numpy(ids), torch.from_numpy(row_mask(lengths, width, self.left).astype(np.int64))
+
+    def _laid_out(
+        self, blocks: _Blocks, block: int, end: int, shape: tuple[int, int]
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Blocks one below the other: ids and mask (B, W)."""
+        ids, mask = np.empty(shape, np.int64), np.empty(shape, np.int64)
+        ids.fill(self.pad_id)
+        mask.fill(0)
+        top, width = 0, shape[1]
+        for number in range(block, end):
+            part = blocks[number]
+            bottom, size = top + len(part), part.shape[1]
+            columns = slice(width - size, width) if self.left else slice(size)
+            ids[top:bottom, columns] = part
+            mask[top:bottom, columns] = 1
+            top = bottom
+        return torch.from_numpy(ids), torch.from_numpy(mask)
 
 
 @dataclass(frozen=True)

@@ -110,8 +110,9 @@ def _fault(plan: EpochPlan, lengths: Ints) -> str:
         return f"leaves out row {int(np.argmin(seen)):,}"
     if offsets[0] != 0 or offsets[-1] != len(rows) or np.any(offsets[1:] <= offsets[:-1]):
         return "its batches do not follow one another"
-    falls = np.flatnonzero(rows[1:] < rows[:-1]) + 1
-    if not np.isin(falls, offsets).all():
+    ascends = rows[1:] > rows[:-1]
+    ascends[offsets[1:-1] - 1] = True
+    if not ascends.all():
         return "the rows of a batch do not ascend"
     return ""
 

@@ -7,11 +7,12 @@ row of the shard is first wanted; ids are checked batch by batch, on their way t
 import functools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .errors import CorruptCacheError, StorageError
+from .errors import CorruptCacheError, MismatchError, StorageError
 from .format import SplitInfo, shard_tensors
 from .labels import fault
 from .padding import gather_rows
@@ -73,6 +74,10 @@ class Split:
         self.check_ids(ids)
         first = int(tensors["first_lengths"][local]) if self.cache.manifest.task.pair else None
         return Row(ids, tensors["labels"][local].tolist(), int(tensors["source_rows"][local]), first)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """A copy in another process, such as a DataLoader's worker, opens the cache anew."""
+        return reopened, (self.cache.folder.resolve(), self.cache.manifest.fingerprint, self.name)
 
     def __iter__(self) -> Iterator[Row]:
         return (self[row] for row in range(len(self)))
@@ -311,3 +316,20 @@ class Split:
             always_mask=always_mask,
             feed=feed,
         )
+
+
+def reopened(folder: Path, fingerprint: str, name: str) -> Split:
+    """The split of a cache that another process has open.
+
+    Raises:
+        MismatchError: another cache is there by now.
+    """
+    from .reader import open_cache
+
+    cache = open_cache(folder)
+    if cache.manifest.fingerprint != fingerprint:
+        raise MismatchError(
+            f"{folder} was replaced by another cache ({cache.manifest.fingerprint[:12]}, not {fingerprint[:12]}); "
+            "open it anew in the main process"
+        )
+    return cache[name]

@@ -13,6 +13,7 @@ import click
 if TYPE_CHECKING:
     from cache.plans import PlanSpec
 
+# Spelled out, because the modules they come from load numpy; a test compares them.
 STRATEGIES = ("smart", "tight", "budget", "dynamic", "fixed")
 
 ENGINES = ("auto", "nanotoken", "gigatoken", "tokenizers")
@@ -218,6 +219,35 @@ def show(cache: str, split: str, rows: int, seed: int | None, special_tokens: bo
     width = shutil.get_terminal_size().columns
     for sample in random_samples(open_cache(cache)[split], rows, seed, special_tokens):
         click.echo(format_sample(sample, width))
+
+
+@cli.command()
+@click.argument("cache")
+@click.option("--out", help="HTML file to write.  [default: <name of the cache>-report.html]")
+@click.option("--png", help="Folder to write the pictures to as PNG files.")
+@click.option("--split", help="Split to draw.  [default: train]")
+@quiet_option
+def report(cache: str, out: str | None, png: str | None, split: str | None, quiet: bool) -> None:
+    """Draw CACHE: its lengths, its batches with their padding, what they cost, on one HTML page.
+
+    \b
+    Examples:
+      prep report cache/imdb
+      prep report cache/imdb --out imdb.html --png pictures
+    """
+    from pathlib import Path
+
+    from cache.reader import open_cache
+
+    from .report import make_report, write_pictures, write_report
+
+    opened = open_cache(cache)
+    drawn = make_report(opened, split)
+    path = Path(out or f"{opened.manifest.name}-report.html")
+    size = write_report(drawn, path)
+    pictures = write_pictures(drawn, Path(png)) if png else []
+    if not quiet:
+        click.echo(f"wrote {path} ({size / 1e3:,.0f} kB)" + (f" and {len(pictures)} pictures in {png}" if png else ""))
 
 
 @cli.command()

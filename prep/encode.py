@@ -11,6 +11,7 @@ from cache.errors import InputError
 from cache.format import Task
 from cache.plans import Ints
 
+from .arrow import bool_array
 from .corpus import Source
 from .files import LABEL, PAIR, TEXT, Stream
 from .labels import Coded, code_labels, find_task, resolve_classes, resolve_numbers
@@ -165,13 +166,12 @@ def _encode(
     Returns:
         Their source rows, and their tokens of token type 0; in a cache without pairs all tokens.
     """
-    import pyarrow as pa
 
     rows = np.arange(first_row, first_row + batch.num_rows)
     columns = [_texts(batch.column(name), split, first_row) for name in ((TEXT, PAIR) if encoder.pairs else (TEXT,))]
     if mask is not None:
         part = mask[first_row : first_row + batch.num_rows]
-        columns, rows = [texts.filter(pa.array(part)) for texts in columns], rows[part]
+        columns, rows = [texts.filter(bool_array(part)) for texts in columns], rows[part]
     if not len(rows):
         return rows, rows
     if encoder.pairs:

@@ -13,8 +13,11 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from cache.errors import InputError
 
+from .arrow import bool_array, distinct
 from .corpus import Columns
 from .diagnose import not_utf8, reading
 
@@ -82,13 +85,13 @@ def table_stream(paths: Sequence[Path], columns: Columns, where: tuple[str, str]
     check = watch(paths)
 
     def batches() -> Iterator["pa.RecordBatch"]:
-        import pyarrow.compute as pc
 
         for path in paths:
             with reading(path):
                 for batch in _read(path, wanted, len(columns.texts)):
                     if where:
-                        batch = batch.filter(pc.equal(batch.column(where[0]), where[1]))
+                        values, codes = distinct(batch.column(where[0]))
+                        batch = batch.filter(bool_array(np.array([value == where[1] for value in values])[codes]))
                     chosen = named(batch, columns)
                     chosen.validate(full=True)  # not all readers look whether text is UTF-8
                     yield chosen

@@ -14,6 +14,8 @@ import numpy.typing as npt
 from cache.errors import InputError
 from cache.format import MAX_MULTI_LABELS
 
+from .arrow import distinct
+
 if TYPE_CHECKING:
     import pyarrow as pa
 
@@ -65,20 +67,17 @@ def code_labels(labels: "pa.Array", split: str, first_row: int) -> Coded:
     if pa.types.is_list(labels.type) or pa.types.is_large_list(labels.type) or pa.types.is_fixed_size_list(labels.type):
         return _code_lists(labels, split, first_row)
     try:
-        encoded = labels if pa.types.is_dictionary(labels.type) else labels.dictionary_encode()
+        return Coded(*distinct(labels))
     except pa.ArrowNotImplementedError:
         raise InputError(
             f"the label column of split {split!r} holds {labels.type}, expected one class a row, or a list of them; "
             "see --label"
         ) from None
-    return Coded(encoded.dictionary.to_pylist(), encoded.indices.to_numpy(zero_copy_only=False).astype(np.int64))
 
 
 def _code_lists(labels: "pa.Array", split: str, first_row: int) -> Coded:
     """Lists of classes, a list a row."""
-    import pyarrow.compute as pc
-
-    counts = pc.list_value_length(labels).to_numpy(zero_copy_only=False).astype(np.int64)
+    counts = np.array([len(held) for held in labels.to_pylist()], np.int64)
     flat = labels.flatten()
     if flat.null_count:
         position = int(flat.is_null().to_numpy(zero_copy_only=False).argmax())

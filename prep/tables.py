@@ -27,20 +27,24 @@ class TokenRow:
         return 1 - self.cost.padded_tokens / fixed.padded_tokens if fixed.padded_tokens else 0.0
 
 
-def token_table(split: Split) -> list[TokenRow]:
+def table_specs(split: Split) -> list[PlanSpec]:
     """Fixed, dynamic, smart and tight at the default batch size, and every other plan that is stored."""
     default = split.default_spec()
     batch_size = default.batch_size or 16
-    stored = split.stored_plans()
     specs = [PlanSpec(strategy, batch_size, None, default.seed) for strategy in ("fixed", "dynamic", "smart", "tight")]
-    specs += [spec for spec in stored if spec not in specs]
+    return specs + [spec for spec in split.stored_plans() if spec not in specs]
+
+
+def token_table(split: Split) -> list[TokenRow]:
+    """What each of `table_specs` costs."""
+    stored = split.stored_plans()
     return [
         TokenRow(
             spec,
             len(stored[spec].epochs) if spec in stored else 0,
             plan_cost(split.plan(spec, 0), split.lengths, RANKS, own_width=spec.strategy != "fixed"),
         )
-        for spec in specs
+        for spec in table_specs(split)
     ]
 
 

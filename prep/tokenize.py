@@ -6,6 +6,7 @@ none (an old vocab.txt) goes through transformers, once.
 
 import hashlib
 import json
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import version
@@ -17,7 +18,7 @@ from cache.names import DEFAULT_MODEL, PACKAGED, hub_reachable, local_folder, pa
 from cache.plans import Ints
 from cache.sealed import Json
 
-from .engines import ParityCheck, ParityError, Rules, choose_engine
+from .engines import ParityCheck, ParityError, Rules, TokenizersEngine, choose_engine
 from .pairs import PairEncoder
 
 TOKENIZER_JSON = "tokenizer.json"
@@ -117,10 +118,12 @@ def _converted(folder: Path) -> bytes:
 
 def _from_hub(name: str) -> TokenizerFiles | None:
     """From the Hub, or from its local cache; None where neither has it."""
+    offline = not hub_reachable()
+    if offline and not _in_local_hub(name):
+        return None  # without importing its client, which takes half a second
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
-    offline = not hub_reachable()
     files, revision = {}, None
     for file in (TOKENIZER_JSON, *CONFIG_FILES):
         try:
@@ -140,6 +143,14 @@ def _from_hub(name: str) -> TokenizerFiles | None:
     if TOKENIZER_JSON in files:
         return configured(TokenizerFiles(name, revision, files))
     return None
+
+
+def _in_local_hub(name: str) -> bool:
+    """Whether the Hub's cache on this machine has anything of that name."""
+    env = os.environ
+    home = Path(env.get("HF_HOME") or Path(env.get("XDG_CACHE_HOME") or "~/.cache", "huggingface"))
+    hub = Path(env.get("HF_HUB_CACHE") or env.get("HUGGINGFACE_HUB_CACHE") or home / "hub")
+    return (hub.expanduser() / f"models--{name.replace('/', '--')}").is_dir()
 
 
 def configured(tokenizer: TokenizerFiles) -> TokenizerFiles:
@@ -222,12 +233,13 @@ class Encoder:
             )
         self.rules = Rules(text, max_length, self.truncation_side, self.pad_id)
         self.pair = pair
+        self.reference = TokenizersEngine(self.rules, backend)
         self.use(engine)
 
     def use(self, engine: str) -> None:
         """Choose the engine, by a name of `prep.engines.ENGINES`."""
-        self.engine = choose_engine(engine, self.rules)
-        self.check = None if self.engine.name == "tokenizers" else ParityCheck(self.rules)
+        self.engine = self.reference if engine == "tokenizers" else choose_engine(engine, self.rules)
+        self.check = None if self.engine.name == "tokenizers" else ParityCheck(self.reference)
         self.pairs = PairEncoder(self.rules, self.engine, self.check) if self.pair else None
 
     def encode(self, texts: Sequence[str]) -> tuple[Ints, Ints]:

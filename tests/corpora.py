@@ -70,3 +70,13 @@ def decoded(cache: Cache, split: str = "train") -> dict[int, tuple[list[int], st
 def content(folder: Path) -> dict[str, bytes]:
     """Every file below a folder."""
     return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+def check_rows(cache: Cache, rows: Rows, split: str = "train") -> None:
+    """The split holds these rows, ids as transformers makes them."""
+    expected = ids_by_transformers([text for text, _ in rows], cache.tokenizer_folder)
+    found = decoded(cache, split)
+    assert sorted(found) == list(range(len(rows)))
+    for number, (_, label) in enumerate(rows):
+        assert found[number] == (expected[number], str(label))
+    assert list(cache.verify())

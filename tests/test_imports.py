@@ -63,12 +63,12 @@ def test_slow_libraries_are_imported_where_they_are_used(path: Path) -> None:
     if path.parent.name == "prep":
         assert not names & {"transformers", "datasets", "pyarrow", "tokenizers", "huggingface_hub", "nanotoken"}
     if path.name == "cli.py":
-        assert names - set(sys.stdlib_module_names) <= {"click"}
+        assert names - set(sys.stdlib_module_names) <= {"click", "cache"}
     if path.parent.name == "train" and path.name != "predict.py":
         assert "tokenizers" not in names
 
 
-TENSOR_MODULES = ("batches.py", "feed.py")
+TENSOR_MODULES = ("batches.py", "feeds.py", "loops.py")
 
 
 @pytest.mark.parametrize("command", ["prep", "train"])
@@ -92,3 +92,17 @@ def test_importing_cache_loads_no_torch() -> None:
     code = "import sys, cache; assert not {'torch', 'transformers', 'pyarrow'} & set(sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, cwd=ROOT)
     assert done.returncode == 0, done.stderr
+
+
+def test_the_commands_choices_are_the_librarys() -> None:
+    """What the command-line modules spell out so as to load nothing."""
+    import cache.plans
+    import prep.cli
+    import prep.engines
+    import train.cli
+    import train.config
+
+    assert prep.cli.STRATEGIES == train.cli.STRATEGIES == cache.plans.STRATEGIES
+    assert prep.cli.ENGINES == prep.engines.ENGINES
+    assert train.cli.PRECISIONS == train.config.PRECISIONS
+    assert train.cli.ON_NONFINITE == train.config.ON_NONFINITE

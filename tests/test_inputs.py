@@ -31,13 +31,8 @@ refused_file("a near name", "reviews.csv", GOOD, "did you mean reviews.csv?", op
 refused_file("a near preset", "x", "", "did you mean imdb", options=("imbd",))
 refused_file("an empty name", "x", "", "'' is no source", options=("",))
 refused_file("an unknown kind", "a.xlsx", b"PK", "a.xlsx: of no known kind", ".csv", ".parquet", options=("a.xlsx",))
-refused_file(
-    "latin-1 csv",
-    "a.csv",
-    "text,label\nword1 café,x\n".encode("latin1"),
-    "a.csv: not UTF-8 text at byte 20",
-    "iconv -f latin1",
-)
+LATIN1 = "text,label\nword1 café,x\n".encode("latin1")
+refused_file("latin-1 csv", "a.csv", LATIN1, "a.csv: not UTF-8 text at byte 20", "iconv -f latin1")
 refused_file(
     "latin-1 jsonl", "a.jsonl", '{"text": "café", "label": 1}\n'.encode("latin1"), "a.jsonl: not UTF-8 text at byte 13"
 )

@@ -163,15 +163,15 @@ def test_a_split_without_rows_is_kept(prep: Prep) -> None:
     assert prep("info", "cache/a").code == prep("show", "cache/a", "--split", "test").code == 0
 
 
-def test_a_hundred_thousand_classes_are_built_and_wondered_at(prep: Prep) -> None:
-    write("a.csv", "text,label\n" + "".join(f"word{number % 200},id{number:06}\n" for number in range(100_000)))
+def test_a_million_classes_are_built_and_wondered_at(prep: Prep) -> None:
+    write("a.csv", "text,label\n" + "".join(f"word{number % 200},id{number:06}\n" for number in range(1_000_000)))
     done = build(prep, "a.csv")
     assert done.code == 0
     assert done.err == (
-        "warning: 100,000 classes in 100,000 rows; if that is not the label column, name it with --label\n"
+        "warning: 1,000,000 classes in 1,000,000 rows; if that is not the label column, name it with --label\n"
     )
     cache = open_cache("cache/a")
-    assert len(cache.manifest.task.label_names) == 100_000
+    assert len(cache.manifest.task.label_names) == 1_000_000
     split = cache["train"]
-    assert np.array_equal(np.sort(split.labels), np.arange(100_000))
+    assert np.array_equal(np.sort(split.labels), np.arange(1_000_000))
     assert np.array_equal(split.labels, split.source_rows)

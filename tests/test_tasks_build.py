@@ -13,7 +13,7 @@ from cache import Cache, InputError, MismatchError, PlanSpec
 from prep.engines import ParityCheck, ParityError, Rules, TokenizersEngine, choose_engine
 from prep.pairs import PairEncoder, longest_first
 from tests.corpora import build_toy
-from tests.test_prep_engines import KINDS
+from tests.kinds import KINDS
 from tests.toys import WORDS, write_tokenizer
 
 
@@ -93,7 +93,7 @@ def test_a_fast_engine_puts_pairs_together_as_tokenizers_does(kind: str, side: s
         rules = Rules(KINDS[kind][1](), max_length, side, 1)
         engine = choose_engine("auto", rules)
         assert engine.name != "tokenizers"
-        encoder = PairEncoder(rules, engine, ParityCheck(rules))
+        encoder = PairEncoder(rules, engine, ParityCheck(TokenizersEngine(rules)))
         for found, expected in zip(encoder.encode(*texts), encoder.by_tokenizers(*texts), strict=True):
             np.testing.assert_array_equal(found, expected)
 
@@ -124,7 +124,7 @@ def test_a_wrong_engine_is_found_on_pairs(tmp_path: Path) -> None:
             ids[-1] += 1
             return ids, lengths
 
-    encoder = PairEncoder(rules, Wrong(rules), ParityCheck(rules))
+    encoder = PairEncoder(rules, Wrong(rules), ParityCheck(TokenizersEngine(rules)))
     with pytest.raises(ParityError, match="wrong and tokenizers disagree"):
         encoder.encode(["word1 word2"], ["word3"])
 
@@ -202,7 +202,9 @@ BAD: list[tuple[list[dict[str, Any]], dict[str, Any], str]] = [
 
 
 @pytest.mark.parametrize(("rows", "settings", "complaint"), BAD, ids=[complaint for *_, complaint in BAD])
-def test_bad_input_is_named(tmp_path: Path, rows: list[dict[str, Any]], settings: dict[str, Any], complaint: str) -> None:
+def test_bad_input_is_named(
+    tmp_path: Path, rows: list[dict[str, Any]], settings: dict[str, Any], complaint: str
+) -> None:
     """What is wrong, where, and the way out; nothing is left behind."""
     source = write(tmp_path / "bad.jsonl", rows)
     with pytest.raises(InputError, match=complaint):

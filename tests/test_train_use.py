@@ -330,7 +330,7 @@ def test_every_setting_has_a_flag_and_a_line_of_documentation():
 
     from train.config import Settings
 
-    flags = {option.name for option in cli.commands["run"].params} - {"resume", "quiet"}
+    flags = {option.name for option in cli.commands["run"].params} - {"resume", "quiet", "config"}
     names = [field.name for field in fields(Settings)]
     assert flags == set(names)
     source = inspect.getsource(Settings)

@@ -10,15 +10,18 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from cache.errors import InputError, LengthwiseError
-from cache.plans import STRATEGIES
 
-from .config import ON_NONFINITE, PRECISIONS, Settings
 from .signals import Stopped
 
 if TYPE_CHECKING:
     import torch
 
 Command = Callable[..., Any]
+
+# Spelled out, because the modules they come from load numpy; a test compares them.
+STRATEGIES = ("smart", "tight", "budget", "dynamic", "fixed")
+PRECISIONS = ("auto", "fp32", "bf16")
+ON_NONFINITE = ("stop", "skip")
 
 
 def main() -> None:
@@ -107,7 +110,13 @@ _FLAGS: tuple[tuple[str, Any, str], ...] = (
     "--resume", "resume", metavar="RUN", type=click.Path(path_type=Path), help="Go on with this run, exactly."
 )
 @click.option("--quiet", is_flag=True, help="Show no progress and no report.")
-def run(resume: Path | None, quiet: bool, **flags: Any) -> None:
+@click.option(
+    "--config",
+    metavar="FILE",
+    type=click.Path(path_type=Path),
+    help="Take settings from a .toml or .json file, or from a run's settings.json; flags go on top.",
+)
+def run(resume: Path | None, quiet: bool, config: Path | None, **flags: Any) -> None:
     """Fine-tune a model on a cache, or go on with an interrupted run.
 
     \b
@@ -115,19 +124,24 @@ def run(resume: Path | None, quiet: bool, **flags: Any) -> None:
       train run --cache cache/imdb
       train run --cache cache/imdb --model minilm --epochs 1 --lr 1e-4 --strategy tight
       train run --resume runs/imdb-1
+      train run --config runs/imdb-1/settings.json --seed 1
     """
+    from .config import Settings, read_settings
+
     given = {name: value for name, value in flags.items() if value is not None}
-    if resume is None:
-        if "cache" not in given:
-            raise InputError("--cache is missing, expected a cache's folder; `prep list` shows the caches here")
-        settings = Settings(**given)
+    if config is not None:
+        if resume is not None:
+            raise InputError("--config and --resume are both given, expected one of them")
+        given = read_settings(config) | given
+    if resume is None and "cache" not in given:
+        raise InputError("--cache is missing, expected a cache's folder; `prep list` shows the caches here")
+    settings = Settings.from_json(given) if resume is None else None  # what is wrong shows before torch is loaded
     from . import run as runs
 
-    warn = _warn
     if resume is not None:
-        runs.resume_run(resume, given, click.echo, warn, quiet)
-    else:
-        runs.start_run(settings, click.echo, warn, quiet)
+        runs.resume_run(resume, given, click.echo, _warn, quiet)
+    elif settings is not None:
+        runs.start_run(settings, click.echo, _warn, quiet)
 
 
 @cli.command("eval")

@@ -4,9 +4,12 @@ A `Settings` is checked when it is made, all that is wrong with it is reported a
 plain JSON. Flags of the command line are its field names with dashes.
 """
 
+import json
 import math
+import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
 from typing import Any, Self
 
 from cache.errors import InputError
@@ -170,6 +173,26 @@ class Settings:
     def warmup(self, total_steps: int) -> int:
         """Warm-up steps of a run of so many steps."""
         return self.warmup_steps or math.ceil(self.warmup_ratio * total_steps)
+
+
+def read_settings(path: Path) -> dict[str, Any]:
+    """Settings from a TOML file, a JSON file, or the settings.json of a run, which then names no run folder.
+
+    Raises:
+        InputError: it cannot be read, or is not a table of settings.
+    """
+    try:
+        text = path.read_text("utf-8")
+        content = tomllib.loads(text) if path.suffix == ".toml" else json.loads(text)
+    except OSError as error:
+        raise InputError(f"--config {path}: {error.strerror}; expected a .toml or .json file") from None
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"--config {path} does not parse: {error}") from None
+    if isinstance(content, dict) and isinstance(content.get("settings"), dict):
+        content = {name: value for name, value in content["settings"].items() if name != "out"}
+    if not isinstance(content, dict):
+        raise InputError(f"--config {path} holds a {type(content).__name__}, expected names and values of settings")
+    return {name.replace("-", "_"): value for name, value in content.items()}
 
 
 def flag(name: str) -> str:

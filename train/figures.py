@@ -6,10 +6,11 @@ from typing import Any
 
 import numpy as np
 
+from cache.axes import Axes, frame, spread
 from cache.errors import InputError
 from cache.page import header, page, section, table
 from cache.storage import replacing, storage_errors
-from cache.svg import SERIES, Axes, Figure, Panel, band, clip, frame, label, line, spread
+from cache.svg import SERIES, Figure, Panel, band, clip, label, line
 
 from .curves import Floats, Group, group_runs, read_curves, smooth, spread_of
 from .records import clock
@@ -209,6 +210,8 @@ def _several(groups: Sequence[Group]) -> bool:
 # --- the table
 
 
+PLUS_MINUS = "\u00a0±\u00a0"
+
 HEAD = (
     "runs",
     "padding",
@@ -227,9 +230,8 @@ def table_html(groups: Sequence[Group]) -> str:
     """The tutorial's table, a group a row: means, ± standard deviations where there are several runs."""
     rows = [_cells(group) for group in groups]
     note = "Means over the runs of a group, ± their standard deviation." if _several(groups) else ""
-    return (
-        f'<section id="table"><h2>{_count(len(groups), "group")} side by side</h2>{table(HEAD, rows, note)}</section>'
-    )
+    head = f"<h2>{_count(len(groups), 'group')} side by side</h2>" + (f'<p class="about">{note}</p>' if note else "")
+    return f'<section id="table">{head}{table(HEAD, rows)}</section>'
 
 
 def _cells(group: Group) -> list[str]:
@@ -246,7 +248,7 @@ def _cells(group: Group) -> list[str]:
         f"{info.max_length:,}",
         _mean(np.array(accuracies), ".4f") if accuracies else "",
         f"{info.environment['device']}, {settings.precision}",
-        clock(float(np.mean(epochs))) + (f" ± {np.std(epochs, ddof=1):.1f} s" if len(epochs) > 1 else "")
+        clock(float(np.mean(epochs))) + (f"{PLUS_MINUS}{np.std(epochs, ddof=1):.1f}\u00a0s" if len(epochs) > 1 else "")
         if epochs
         else "",
         f"{np.mean([result.steps for result in results]):,.0f}",
@@ -255,5 +257,5 @@ def _cells(group: Group) -> list[str]:
 
 
 def _mean(values: Any, form: str) -> str:
-    deviation = f" ± {np.std(values, ddof=1):{form}}" if len(values) > 1 else ""
+    deviation = f"{PLUS_MINUS}{np.std(values, ddof=1):{form}}" if len(values) > 1 else ""
     return f"{np.mean(values):{form}}{deviation}"

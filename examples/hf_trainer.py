@@ -1,0 +1,38 @@
+"""The Hugging Face Trainer over planned batches. Needs the package accelerate.
+
+python examples/hf_trainer.py cache/imdb minilm out
+"""
+
+import sys
+from typing import Any
+
+from torch.utils.data import DataLoader
+from transformers import AutoModelForSequenceClassification, Trainer, TrainingArguments
+
+from cache import open_cache
+from cache.loops import StepDataset
+from cache.names import local_folder
+
+
+class PlannedTrainer(Trainer):
+    """Takes its batches as planned; accelerate tells the dataset the epoch, and skips to the step to resume at."""
+
+    def get_train_dataloader(self) -> DataLoader[Any]:
+        """A loader whose items are whole batches."""
+        return self.accelerator.prepare(DataLoader(self.train_dataset, batch_size=None))
+
+
+def main(cache_folder: str, model_name: str, out: str, resume: bool = False, **arguments: Any) -> Trainer:
+    """Train, or go on from the newest checkpoint in `out`."""
+    cache = open_cache(cache_folder)
+    names = cache.manifest.task.label_names
+    folder = local_folder(model_name) or model_name
+    model = AutoModelForSequenceClassification.from_pretrained(folder, num_labels=len(names))
+    settings = TrainingArguments(out, report_to="none", **arguments)
+    trainer = PlannedTrainer(model, settings, train_dataset=StepDataset(cache["train"], always_mask=True))
+    trainer.train(resume_from_checkpoint=resume)
+    return trainer
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:4], max_steps=20, logging_steps=5)
