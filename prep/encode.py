@@ -13,8 +13,8 @@ from cache.plans import Ints
 
 from .arrow import bool_array
 from .corpus import Source
-from .files import LABEL, PAIR, TEXT, Stream
-from .labels import Coded, code_labels, find_task, resolve_classes, resolve_numbers
+from .files import LABEL, LABELS, PAIR, TEXT, Stream
+from .labels import Coded, code_columns, code_labels, find_task, resolve_classes, resolve_numbers
 from .progress import Reporter
 from .runs import RunStore, sort_run
 from .select import Mask, held_out, limit_rows
@@ -82,7 +82,7 @@ def encode_source(
                 origin[name], firsts[name] = split, []
             pieces[split], first_row = [], 0
             for batch in batches:
-                pieces[split].append(code_labels(batch.column(LABEL), split, first_row))
+                pieces[split].append(_code(batch, split, first_row))
                 for name, mask in routes.items():
                     firsts[name].append(_encode(batch, split, first_row, mask, encoder, runs[name]))
                 first_row += batch.num_rows
@@ -93,6 +93,13 @@ def encode_source(
     own = {name: labels[split] for name, split in origin.items()}
     sizes = {name: len(column) for name, column in own.items()} if encoder.pairs else {}
     return Encoded(found, runs, own, {name: _by_source_row(firsts[name], rows) for name, rows in sizes.items()})
+
+
+def _code(batch: "pa.RecordBatch", split: str, first_row: int) -> Coded:
+    """The labels of a batch, from one column or from one for each class."""
+    if LABELS in batch.schema.names:
+        return code_columns(batch.column(LABELS), split, first_row)
+    return code_labels(batch.column(LABEL), split, first_row)
 
 
 def _labels(
@@ -130,7 +137,7 @@ def _routes(
     kept: list[pa.RecordBatch] | None = []
     coded, rows, size = [], 0, 0
     for batch in stream():
-        coded.append(code_labels(batch.column(LABEL), split, rows))
+        coded.append(_code(batch, split, rows))
         rows += batch.num_rows
         size += batch.nbytes
         if kept is not None:

@@ -24,11 +24,11 @@ from .diagnose import not_utf8, reading
 if TYPE_CHECKING:
     import pyarrow as pa
 
-TEXT, PAIR, LABEL = "text", "text_pair", "label"
+TEXT, PAIR, LABEL, LABELS = "text", "text_pair", "label", "labels"
 
 Stream = Callable[[], Iterator["pa.RecordBatch"]]
 """A function that starts reading from the front and yields record batches with the columns text, perhaps text_pair,
-and label: a struct with a field for each class where each has a column."""
+and label, or labels: a struct with a field for each class where each has a column."""
 
 FORMATS = {
     ".csv": "csv",
@@ -73,10 +73,12 @@ def named(batch: "pa.RecordBatch", columns: Columns) -> "pa.RecordBatch":
     """A batch with the columns that a stream has."""
     import pyarrow as pa
 
-    labels = [batch.column(name) for name in columns.labels]
-    label = labels[0] if len(labels) == 1 else pa.StructArray.from_arrays(labels, list(columns.labels))
-    texts = [batch.column(name) for name in columns.texts]
-    return pa.RecordBatch.from_arrays([*texts, label], [*[TEXT, PAIR][: len(texts)], LABEL])
+    texts, labels = ([batch.column(name) for name in names] for names in (columns.texts, columns.labels))
+    names = [TEXT, PAIR][: len(texts)]
+    if len(labels) == 1:
+        return pa.RecordBatch.from_arrays([*texts, *labels], [*names, LABEL])
+    classes = pa.StructArray.from_arrays(labels, list(columns.labels))
+    return pa.RecordBatch.from_arrays([*texts, classes], [*names, LABELS])
 
 
 def table_stream(paths: Sequence[Path], columns: Columns, where: tuple[str, str] | None = None) -> Stream:

@@ -50,7 +50,7 @@ def code_labels(labels: "pa.Array", split: str, first_row: int) -> Coded:
     """Take a piece of a label column apart into distinct values and codes.
 
     Args:
-        labels: Arrow array of any plain type; of lists of one; or of structs with a field for each class.
+        labels: Arrow array of any plain type, or of lists of one.
         split: named in errors.
         first_row: number of its first row in the split, for errors.
 
@@ -62,8 +62,6 @@ def code_labels(labels: "pa.Array", split: str, first_row: int) -> Coded:
     if labels.null_count:
         row = first_row + labels.is_null().to_numpy(zero_copy_only=False).argmax()
         raise InputError(f"row {row} of split {split!r} (counted from 0) has no label; give it one or remove the row")
-    if pa.types.is_struct(labels.type):
-        return _code_columns(labels, split, first_row)
     if pa.types.is_list(labels.type) or pa.types.is_large_list(labels.type) or pa.types.is_fixed_size_list(labels.type):
         return _code_lists(labels, split, first_row)
     try:
@@ -93,8 +91,8 @@ YES_NO = {"0": False, "1": True, "false": False, "true": True, "0.0": False, "1.
 """What the column of a class may say of a row."""
 
 
-def _code_columns(labels: "pa.Array", split: str, first_row: int) -> Coded:
-    """A column a class, each 0 or 1."""
+def code_columns(labels: "pa.Array", split: str, first_row: int) -> Coded:
+    """The same for structs with a field for each class, which holds 0 or 1."""
     names = [field.name for field in labels.type]
     held = np.zeros((len(labels), len(names)), bool)  # (N, C)
     for number, name in enumerate(names):

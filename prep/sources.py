@@ -136,7 +136,7 @@ def _folder(argument: str, path: Path, asked: Columns) -> Source:
             f"for example: {path}/train/pos/1.txt"
         )
     if asked != Columns():
-        raise InputError(f"{path} is a folder of text files, which has no columns: leave out --text… and --label")
+        raise InputError(f"{path} is a folder of text files, which has no columns: leave out --text and --label")
     for split in labelled:
         check_split_name(split, path / split)
     streams = {split: text_files_stream(members) for split, members in labelled.items()}
