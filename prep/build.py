@@ -251,7 +251,8 @@ def _write(folder: Path, manifest: Manifest, settings: BuildSettings, parts: Par
     """Write all files of the cache but its plans; returns the complete manifest."""
     spill = folder / ".runs"  # no split has such a name
     holdout, limit = manifest.source["holdout"], settings.limit
-    arguments = (parts.source, parts.encoder, settings.task, holdout, limit, spill, settings.memory_bytes, reporter)
+    task = parts.source.task if settings.task == "auto" else settings.task
+    arguments = (parts.source, parts.encoder, task, holdout, limit, spill, settings.memory_bytes, reporter)
     try:
         encoded = encode_source(*arguments)
     except ParityError as difference:

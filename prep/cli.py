@@ -290,7 +290,7 @@ def list_caches(folder: str) -> None:
 
     click.echo("presets")
     for preset in PRESETS.values():
-        click.echo(f"  {preset.name:16} {preset.about}; {preset.hub}")
+        click.echo(f"  {preset.name:16} {preset.about}; {preset.metric}; {preset.hub}")
     caches = find_caches(folder)
     click.echo(f"\ncaches under {folder}" if caches else f"\nno caches under {folder}; next: prep build imdb")
     lines = [["cache", "rows", "tokens", "tokenizer", "max length", "built"]]

