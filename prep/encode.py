@@ -1,5 +1,6 @@
 """A source's rows: which split each goes to, their ids sorted into runs, their labels."""
 
+import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -7,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from cache.errors import InputError
+from cache.errors import InputError, StorageError
 from cache.format import Task
 from cache.plans import Ints
 
-from .arrow import bool_array
+from .arrow import kept
 from .corpus import Source
 from .files import LABEL, LABELS, PAIR, TEXT, Stream
 from .labels import Coded, code_columns, code_labels, find_task, resolve_classes, resolve_numbers
@@ -22,6 +23,9 @@ from .tokenize import Encoder
 
 if TYPE_CHECKING:
     import pyarrow as pa
+
+RUNS_SHARE = 8
+"""Ids of a split may take 1/8 of a build's memory; the engine's caches, a shard and the text under way take more."""
 
 KEPT_BYTES = 256 * 1024 * 1024
 """A split up to this size is kept in memory between choosing its rows and encoding them."""
@@ -69,16 +73,18 @@ def encode_source(
 
     Raises:
         InputError: a text or label is missing or of a wrong kind, or there are no rows at all.
+        StorageError: the disk has no room for the cache, by what its first piece takes; or it refuses.
     """
     runs: dict[str, RunStore] = {}
     pieces: dict[str, list[Coded]] = {}
     origin: dict[str, str] = {}
     firsts: dict[str, list[tuple[Ints, Ints]]] = {}
+    read_bytes = 0
     with reporter.bar("tokenizing", source.size_bytes, "B") as bar:
         for split, stream in source.splits.items():
             batches, routes = _routes(split, stream, source, task, holdout, limit)
             for name in routes:
-                runs[name] = RunStore(spill / name, memory_bytes // 4)
+                runs[name] = RunStore(spill / name, memory_bytes // RUNS_SHARE)
                 origin[name], firsts[name] = split, []
             pieces[split], first_row = [], 0
             for batch in batches:
@@ -86,7 +92,11 @@ def encode_source(
                 for name, mask in routes.items():
                     firsts[name].append(_encode(batch, split, first_row, mask, encoder, runs[name]))
                 first_row += batch.num_rows
+                read_bytes += batch.nbytes
+                if read_bytes == batch.nbytes:
+                    _check_room(spill.parent, runs, read_bytes, source.size_bytes, memory_bytes)
                 bar.update(batch.nbytes)
+    encoder.settle()
     if not any(store.runs for store in runs.values()):
         raise InputError(f"{source.argument} holds no rows")
     found, labels = _labels(task, pieces, source, reporter)
@@ -123,6 +133,19 @@ def _by_source_row(parts: list[tuple[Ints, Ints]], rows: int) -> Ints:
     for numbers, values in parts:
         column[numbers] = values
     return column
+
+
+def _check_room(folder: Path, runs: dict[str, RunStore], read: int, total: int, memory_bytes: int) -> None:
+    """Compare the free disk with what the whole source will take, going by its first piece."""
+    made = sum(store.held_bytes + (store.file.size if store.file else 0) for store in runs.values())
+    cache = made * max(total, read) / max(read, 1)
+    spilled = cache if cache > memory_bytes // RUNS_SHARE else 0
+    free = shutil.disk_usage(folder).free
+    if cache + spilled > free:
+        raise StorageError(
+            f"{folder.parent}: about {(cache + spilled) / 1e6:,.0f} MB are needed, half of it for a while, and "
+            f"{free / 1e6:,.0f} MB are free; make room, pass --out on another disk, or a smaller --max-length"
+        )
 
 
 def _routes(
@@ -178,7 +201,7 @@ def _encode(
     columns = [_texts(batch.column(name), split, first_row) for name in ((TEXT, PAIR) if encoder.pairs else (TEXT,))]
     if mask is not None:
         part = mask[first_row : first_row + batch.num_rows]
-        columns, rows = [texts.filter(bool_array(part)) for texts in columns], rows[part]
+        columns, rows = [kept(texts, part) for texts in columns], rows[part]
     if not len(rows):
         return rows, rows
     if encoder.pairs:

@@ -17,7 +17,7 @@ import numpy as np
 
 from cache.errors import InputError
 
-from .arrow import bool_array, distinct
+from .arrow import distinct, kept
 from .corpus import Columns
 from .diagnose import not_utf8, reading
 
@@ -93,7 +93,7 @@ def table_stream(paths: Sequence[Path], columns: Columns, where: tuple[str, str]
                 for batch in _read(path, wanted, len(columns.texts)):
                     if where:
                         values, codes = distinct(batch.column(where[0]))
-                        batch = batch.filter(bool_array(np.array([value == where[1] for value in values])[codes]))
+                        batch = kept(batch, np.array([value == where[1] for value in values], bool)[codes])
                     chosen = named(batch, columns)
                     chosen.validate(full=True)  # not all readers look whether text is UTF-8
                     yield chosen

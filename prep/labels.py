@@ -66,7 +66,7 @@ def code_labels(labels: "pa.Array", split: str, first_row: int) -> Coded:
         return _code_lists(labels, split, first_row)
     try:
         return Coded(*distinct(labels))
-    except pa.ArrowNotImplementedError:
+    except TypeError:
         raise InputError(
             f"the label column of split {split!r} holds {labels.type}, expected one class a row, or a list of them; "
             "see --label"
@@ -249,7 +249,7 @@ def _classes(split: str, coded: list[Coded], known: tuple[str, ...] | None) -> l
     result, first_row = [], 0
     for piece in coded:
         classes = {}
-        for code in np.unique(piece.codes).tolist():
+        for code in np.flatnonzero(np.bincount(piece.codes)).tolist():
             value = piece.values[code]
             try:
                 classes[code] = _class_of(value, known)

@@ -7,9 +7,11 @@ are kept in a file until then.
 Both steps are stable, so that rows of one length stay in source order.
 """
 
+import os
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -27,7 +29,7 @@ class Run:
         source_rows: (rows,) int64.
     """
 
-    ids: Ints
+    ids: "Ints | Spilled"
     counts: Ints
     source_rows: Ints
 
@@ -53,38 +55,88 @@ def sort_run(ids: Ints, lengths: Ints, source_rows: Ints) -> Run:
     """
     longest = int(lengths.max(initial=0))
     order = np.argsort(lengths.astype(np.uint16 if longest < 1 << 16 else np.int64), kind="stable")
-    begins = (np.cumsum(lengths) - lengths)[order]
-    sizes = lengths[order]
-    ends = np.cumsum(sizes)
-    positions = np.arange(len(ids)) + np.repeat(begins - (ends - sizes), sizes)
-    return Run(ids[positions], np.bincount(lengths, minlength=1), source_rows[order])
+    ends = np.cumsum(lengths)
+    bounds = zip((ends - lengths)[order].tolist(), ends[order].tolist(), strict=True)
+    # A slice a row: ten times faster than an index of every token, which is four times as large as the tokens.
+    rows = [ids[:0], *(ids[begin:end] for begin, end in bounds)]
+    return Run(np.concatenate(rows), np.bincount(lengths, minlength=1), source_rows[order])
+
+
+class SpillFile:
+    """A file that ids are appended to and read back from; whoever named it removes it."""
+
+    def __init__(self, path: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self.handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o600)
+        self.size = 0
+
+    def append(self, ids: Ints) -> "Spilled":
+        """Write ids at the end."""
+        data = np.ascontiguousarray(ids).data.cast("B")
+        begin = self.size
+        while len(data):
+            written = os.pwrite(self.handle, data, self.size)
+            data, self.size = data[written:], self.size + written
+        return Spilled(self, begin, len(ids), ids.dtype)
+
+    def __del__(self) -> None:
+        os.close(self.handle)
+
+
+@dataclass(frozen=True)
+class Spilled:
+    """Ids in a file: slices of them are read when asked for. (A memory map would count as memory in use.)
+
+    Attributes:
+        file: where they are.
+        begin: position of the first one, bytes.
+        size: how many.
+        dtype: of each.
+    """
+
+    file: SpillFile
+    begin: int
+    size: int
+    dtype: np.dtype[Any]
+
+    def __len__(self) -> int:
+        return self.size
+
+    def __getitem__(self, part: slice) -> Ints:
+        start, stop, _ = part.indices(self.size)
+        width = self.dtype.itemsize
+        return np.frombuffer(os.pread(self.file.handle, (stop - start) * width, self.begin + start * width), self.dtype)
 
 
 @dataclass
 class RunStore:
-    """The runs of one split; beyond `limit_bytes` of ids their ids wait in files.
+    """The runs of one split; beyond `limit_bytes` of ids their ids wait in a file.
 
     Attributes:
-        folder: where files go; whoever made it removes it.
+        path: of that file; whoever named it removes it.
         limit_bytes: ids to keep in memory.
         runs: in source order.
     """
 
-    folder: Path
+    path: Path
     limit_bytes: int
     runs: list[Run] = field(default_factory=list)
     held_bytes: int = 0
+    file: SpillFile | None = None
 
     def add(self, run: Run) -> None:
-        """Take the next run."""
-        if self.held_bytes + run.ids.nbytes > self.limit_bytes and len(run.ids):
-            path = self.folder / f"run-{len(self.runs):05d}.bin"
-            with storage_errors(path):
-                self.folder.mkdir(parents=True, exist_ok=True)
-                path.write_bytes(np.ascontiguousarray(run.ids).data)
-            run = Run(np.memmap(path, run.ids.dtype, "r"), run.counts, run.source_rows)
+        """Take the next run.
+
+        Raises:
+            StorageError: its ids cannot be written.
+        """
+        size = run.ids[:].nbytes
+        if self.held_bytes + size > self.limit_bytes and size:
+            with storage_errors(self.path):
+                self.file = self.file or SpillFile(self.path)
+                run = replace(run, ids=self.file.append(run.ids[:]))
         else:
-            self.held_bytes += run.ids.nbytes
+            self.held_bytes += size
         self.runs.append(run)
 
     @property

@@ -29,7 +29,7 @@ def held_out(classes: npt.NDArray[np.int64], chosen: Mask, fraction: float) -> M
     held = np.zeros(len(classes), bool)
     order = _random_order(len(classes))
     order = order[chosen[order]]
-    for number in np.unique(classes[chosen]):
+    for number in np.flatnonzero(np.bincount(classes[chosen])):
         members = order[classes[order] == number]
         held[members[: round(len(members) * fraction)]] = True
     return held

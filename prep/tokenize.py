@@ -8,6 +8,7 @@ import hashlib
 import json
 import os
 from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -241,6 +242,7 @@ class Encoder:
         self.engine = self.reference if engine == "tokenizers" else choose_engine(engine, self.rules)
         self.check = None if self.engine.name == "tokenizers" else ParityCheck(self.reference)
         self.pairs = PairEncoder(self.rules, self.engine, self.check) if self.pair else None
+        self.checking: Future[None] | None = None
 
     def encode(self, texts: Sequence[str]) -> tuple[Ints, Ints]:
         """Encode texts.
@@ -248,8 +250,10 @@ class Encoder:
         Returns:
             (tokens,) uint32 ids, rows end to end; (rows,) int64 lengths.
 
+        A fast engine's rows are checked in the background; `settle` waits for that.
+
         Raises:
-            ParityError: a fast engine was wrong, or failed.
+            ParityError: a fast engine failed, or was wrong in what was encoded before.
         """
         if self.check is None:
             return self.engine.encode(texts)
@@ -259,8 +263,20 @@ class Encoder:
             raise
         except BaseException as error:  # a panic in Rust is no Exception
             raise ParityError(f"{self.engine.name} failed: {error}") from error
-        self.check.check(self.engine.name, texts, ids, lengths)
+        self.settle()
+        thread = ThreadPoolExecutor(1)
+        self.checking = thread.submit(self.check.check, self.engine.name, texts, ids, lengths)
+        thread.shutdown(wait=False)
         return ids, lengths
+
+    def settle(self) -> None:
+        """Wait until everything that was encoded is checked.
+
+        Raises:
+            ParityError: a fast engine was wrong.
+        """
+        if self.checking is not None:
+            self.checking.result()
 
     def facts(self) -> Json:
         """Engine, version and rows checked, for the manifest."""
