@@ -29,7 +29,8 @@ class Batch:
     Attributes:
         input_ids: (B, W) int64.
         attention_mask: (B, W) int64, 1 at tokens; None where every row is W long and no mask is needed.
-        labels: (B,) int64.
+        labels: by task (B,) int64 classes, (B,) float32 numbers, or (B, C) float32, 1 at the classes a row has.
+        token_type_ids: (B, W) int64 in a cache of pairs, 1 at the second text and what closes it; None elsewhere.
         rows: (B,) row numbers in the split, ascending.
         step: number of the optimizer step in its epoch.
         step_rows: rows of that step over all ranks and micro-steps: weigh a mean loss by B / step_rows.
@@ -45,6 +46,7 @@ class Batch:
     step_rows: int
     last: bool
     real_tokens: int
+    token_type_ids: torch.Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -55,10 +57,13 @@ class Batch:
         return self.input_ids.numel()
 
     def model_inputs(self) -> dict[str, torch.Tensor]:
-        """Keyword arguments for a transformers model: input_ids, labels, and attention_mask where one is needed."""
+        """Keyword arguments for a transformers model: input_ids, labels, attention_mask where one is needed, and
+        token_type_ids in a cache of pairs."""
         inputs = {"input_ids": self.input_ids, "labels": self.labels}
         if self.attention_mask is not None:
             inputs["attention_mask"] = self.attention_mask
+        if self.token_type_ids is not None:
+            inputs["token_type_ids"] = self.token_type_ids
         return inputs
 
 
@@ -142,8 +147,8 @@ class Batches:
                 padded,
                 strict=True,
             )
-            for (first, stop), step, step_rows, last, real_tokens, (ids, mask, labels) in facts:
-                yield Batch(ids, mask, labels, stretch.rows[first:stop], step, step_rows, last, real_tokens)
+            for (first, stop), step, step_rows, last, real_tokens, (ids, mask, labels, types) in facts:
+                yield Batch(ids, mask, labels, stretch.rows[first:stop], step, step_rows, last, real_tokens, types)
 
     def _stretches(self, begin: int, end: int) -> Iterator[MicroBatches]:
         """The micro-batches some steps at a time: few at first, so that the first batch comes at once."""

@@ -12,13 +12,14 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
 
 from .gather import Located, check_once, distinct, flat_tokens, locate
+from .labels import for_model, token_types
 from .padding import row_mask
 from .plans import Ints
 from .schedule import MicroBatches
@@ -33,8 +34,18 @@ RESIDENT_SHARE = 8
 RESIDENT_BYTES = 1 << 30
 """The limit where the device cannot tell its free memory."""
 
-Padded = tuple[torch.Tensor, torch.Tensor | None, torch.Tensor]
-"""input_ids (B, W) int64, attention_mask (B, W) int64 or None, labels (B,) int64."""
+
+Given = TypeVar("Given", torch.Tensor, torch.Tensor | None)
+
+
+class Padded(NamedTuple):
+    """A batch's tensors; `cache.batches.Batch` says what they are."""
+
+    input_ids: torch.Tensor
+    attention_mask: torch.Tensor | None
+    labels: torch.Tensor
+    token_type_ids: torch.Tensor | None
+
 
 Feed = Callable[[Iterator[MicroBatches]], Iterator[tuple[MicroBatches, Iterator[Padded]]]]
 """Takes stretches of micro-batches, gives each back with its padded tensors."""
@@ -123,23 +134,26 @@ class DirectFeed:
             strict=True,
         )
         for (first, stop), width, uniform, (block, end), label in plain:
-            shape, mask = (stop - first, width), None
+            shape, lengths, mask = (stop - first, width), stretch.lengths[first:stop], None
             if uniform and end - block == 1:
                 ids = torch.from_numpy(blocks[block].astype(np.int64))
             elif end - block <= MOST_BLOCKS:
                 ids, mask = self._laid_out(blocks, block, end, shape)
             else:
-                ids, mask = self._gathered(stretch.rows[first:stop], stretch.lengths[first:stop], width)
+                ids, mask = self._gathered(stretch.rows[first:stop], lengths, width)
             if uniform:
                 mask = self.one.expand(shape) if self.always_mask else None
-            yield self._placed(ids), None if mask is None else self._placed(mask), self._placed(label)
+            types = None
+            if found.first_lengths is not None:
+                types = torch.from_numpy(token_types(found.first_lengths[first:stop], lengths, width, self.left))
+            yield Padded(self._placed(ids), self._placed(mask), self._placed(label), self._placed(types))
 
-    def _placed(self, tensor: torch.Tensor) -> torch.Tensor:
-        return tensor if self.on_cpu else tensor.to(self.device, non_blocking=True)
+    def _placed(self, tensor: Given) -> Given:
+        return tensor if self.on_cpu or tensor is None else tensor.to(self.device, non_blocking=True)
 
     def _gathered(self, rows: Ints, lengths: Ints, width: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Rows of many lengths, token by token: ids and mask (B, W)."""
-        ids = self.split.padded(rows, lengths, width)[0].astype(np.int64)
+        ids = self.split.padded(rows, lengths, width).astype(np.int64)
         return torch.from_numpy(ids), torch.from_numpy(row_mask(lengths, width, self.left).astype(np.int64))
 
     def _laid_out(
@@ -168,17 +182,27 @@ class DeviceRows:
         tokens: (T,) int16 or int32, the bits of the stored ids, rows end to end.
         begins: (N,) int64, position of each row's first token.
         lengths: (N,) int64.
-        labels: (N,) int64.
+        labels: (N,) int64 or float32, or (N, C) float32.
+        first_lengths: (N,) int32, tokens of token type 0; None where there are no pairs.
     """
 
     tokens: torch.Tensor
     begins: torch.Tensor
     lengths: torch.Tensor
     labels: torch.Tensor
+    first_lengths: torch.Tensor | None = None
 
     def take(self, rows: torch.Tensor) -> "DeviceRows":
         """Some of the rows; the tokens stay where they are."""
-        return DeviceRows(self.tokens, self.begins[rows], self.lengths[rows], self.labels[rows])
+        first = None if self.first_lengths is None else self.first_lengths[rows]
+        return DeviceRows(self.tokens, self.begins[rows], self.lengths[rows], self.labels[rows], first)
+
+    def to(self, device: torch.device) -> "DeviceRows":
+        """The rows on a device, copied without waiting."""
+        parts = [self.tokens, self.begins, self.lengths, self.labels]
+        if self.first_lengths is not None:
+            parts.append(self.first_lengths)
+        return DeviceRows(*(part.to(device, non_blocking=True) for part in parts))
 
 
 class DevicePadder:
@@ -207,7 +231,11 @@ class DevicePadder:
                 mask = columns >= shift if self.left else columns < lengths
                 ids = torch.where(mask, ids, self.pad_id)
                 mask = mask.long()
-            yield ids, mask, rows.labels[first:stop]
+            types = None
+            if rows.first_lengths is not None:
+                begins = rows.first_lengths[first:stop, None] + shift
+                types = ((columns >= begins) & (columns < shift + lengths)).long()
+            yield Padded(ids, mask, rows.labels[first:stop], types)
 
 
 _RESIDENT: "WeakKeyDictionary[Split, dict[torch.device, DeviceRows]]" = WeakKeyDictionary()
@@ -235,7 +263,8 @@ class ResidentFeed:
             torch.cat(parts) if len(parts) != 1 else parts[0],
             torch.from_numpy(np.cumsum(lengths) - lengths).to(device),
             torch.from_numpy(lengths).to(device),
-            torch.from_numpy(np.array(split.labels)).to(device),
+            torch.from_numpy(np.array(for_model(split.labels))).to(device),
+            torch.from_numpy(np.array(split.first_lengths)).to(device) if split.cache.manifest.task.pair else None,
         )
 
     def __call__(self, stretches: Iterator[MicroBatches]) -> Iterator[tuple[MicroBatches, Iterator[Padded]]]:
@@ -273,13 +302,13 @@ class StreamedFeed:
         tokens = flat_tokens(self.split, found, stretch.lengths)
         lengths = stretch.lengths.astype(np.int64)
         begins = torch.from_numpy(np.cumsum(lengths) - lengths)
-        parts = (_bits(tokens), begins, torch.from_numpy(lengths), torch.from_numpy(found.labels))
+        parts = [_bits(tokens), begins, torch.from_numpy(lengths), torch.from_numpy(found.labels)]
+        if found.first_lengths is not None:
+            parts.append(torch.from_numpy(found.first_lengths))
         return DeviceRows(*(_pinned(part, self.device) for part in parts))
 
     def _deliver(self, stretch: MicroBatches, gathered: "Future[DeviceRows]") -> tuple[MicroBatches, Iterator[Padded]]:
-        rows = gathered.result()
-        there = [getattr(rows, name).to(self.device, non_blocking=True) for name in DeviceRows.__dataclass_fields__]
-        return stretch, self.padder.pad(stretch, DeviceRows(*there))
+        return stretch, self.padder.pad(stretch, gathered.result().to(self.device))
 
 
 def _bits(tokens: Ints) -> torch.Tensor:

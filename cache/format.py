@@ -36,6 +36,11 @@ MAX_LENGTH = 1 << 20
 MAX_COUNT = 1 << 48
 """Most rows, tokens or bytes that a manifest may claim."""
 
+KINDS = ("classification", "regression", "multi-label")
+"""What labels may be; see `Task`."""
+MAX_MULTI_LABELS = 4096
+"""Most classes of a multi-label task, whose labels take a byte each in every row."""
+
 DEFAULT_SHARD_BYTES = 256 * 1024 * 1024
 
 
@@ -93,10 +98,20 @@ class TokenizerInfo:
 
 @dataclass(frozen=True)
 class Task:
-    """What the labels mean. `kind` is "classification": one class per row, `label_names[class]` its name."""
+    """What the labels mean.
+
+    Attributes:
+        kind: "classification", one class per row; "regression", one number; "multi-label", any of the classes.
+        label_names: the classes, class 0 first; none for regression.
+        pair: whether a row holds two texts.
+    """
 
     kind: str
     label_names: tuple[str, ...]
+    pair: bool = False
+
+
+CLASSIFICATION = Task("classification", ())
 
 
 @dataclass(frozen=True)
@@ -205,13 +220,21 @@ def shard_name(split: str, index: int) -> str:
     return f"{split}/shard-{index:05d}.safetensors"
 
 
-def shard_tensors(rows: int, tokens: int, vocab_size: int) -> dict[str, tuple[str, tuple[int, ...]]]:
+def shard_tensors(
+    rows: int, tokens: int, vocab_size: int, task: Task = CLASSIFICATION
+) -> dict[str, tuple[str, tuple[int, ...]]]:
     """The tensors of a shard: name to (safetensors dtype, shape)."""
+    labels: dict[str, tuple[str, tuple[int, ...]]] = {
+        "classification": ("I64", (rows,)),
+        "regression": ("F32", (rows,)),
+        "multi-label": ("U8", (rows, len(task.label_names))),
+    }
     return {
         "input_ids": ("U16" if vocab_size <= 1 << 16 else "U32", (tokens,)),
         "offsets": ("I64", (rows + 1,)),
         "source_rows": ("I64", (rows,)),
-        "labels": ("I64", (rows,)),
+        "labels": labels[task.kind],
+        **({"first_lengths": ("I32", (rows,))} if task.pair else {}),
     }
 
 
@@ -245,8 +268,13 @@ def _tokenizer(fields: Fields) -> TokenizerInfo:
 
 
 def _task(fields: Fields) -> Task:
-    kind = fields.check("kind", '"classification"', lambda v: v == "classification")
-    return Task(kind=kind, label_names=fields.texts("label_names"))
+    kind = fields.check("kind", f"one of {', '.join(KINDS)}", lambda v: isinstance(v, str) and v in KINDS)
+    names = fields.texts("label_names")
+    if kind == "regression" and names:
+        raise fields.wrong("label_names", "none, for numbers have no classes")
+    if kind == "multi-label" and not 0 < len(names) <= MAX_MULTI_LABELS:
+        raise fields.wrong("label_names", f"1 to {MAX_MULTI_LABELS:,} classes")
+    return Task(kind, names, fields.check("pair", "true or false", lambda v: type(v) is bool))
 
 
 def _is_plan(value: Any) -> bool:

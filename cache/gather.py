@@ -6,6 +6,7 @@ from weakref import WeakKeyDictionary
 
 import numpy as np
 
+from .labels import for_model
 from .plans import Ints
 
 if TYPE_CHECKING:
@@ -19,12 +20,14 @@ class Located:
     Attributes:
         shards: (N,) the shard of each row.
         begins: (N,) int64, position of its first token in that shard.
-        labels: (N,) int64, its label.
+        labels: (N,) or (N, C), its label as a loss takes it; see `cache.labels`.
+        first_lengths: (N,) its tokens of token type 0; None where the cache holds no pairs.
     """
 
     shards: Ints
     begins: Ints
     labels: Ints
+    first_lengths: Ints | None
 
 
 def distinct(numbers: Ints) -> list[int]:
@@ -40,16 +43,25 @@ def locate(split: "Split", rows: Ints) -> Located:
         split: whose rows.
         rows: (N,) int64 row numbers, in any order.
     """
+    names = ("offsets", "labels", *(("first_lengths",) if split.cache.manifest.task.pair else ()))
     if len(split.info.shards) == 1:
-        tensors = split.shard(0)
-        return Located(np.zeros(len(rows), np.int64), tensors["offsets"][rows], tensors["labels"][rows])
-    shards = np.searchsorted(split.first_rows, rows, side="right") - 1
-    begins, labels = np.empty(len(rows), np.int64), np.empty(len(rows), np.int64)
+        shards, found = np.zeros(len(rows), np.int64), {name: split.shard(0)[name][rows] for name in names}
+    else:
+        shards = np.searchsorted(split.first_rows, rows, side="right") - 1
+        found = _from_shards(split, rows, shards, names)
+    return Located(shards, found["offsets"], for_model(found["labels"]), found.get("first_lengths"))
+
+
+def _from_shards(split: "Split", rows: Ints, shards: Ints, names: tuple[str, ...]) -> dict[str, Ints]:
+    """Rows of some tensors of several shards."""
+    first = split.shard(int(shards[0]))
+    found = {name: np.empty((len(rows), *first[name].shape[1:]), first[name].dtype) for name in names}
     for shard in distinct(shards):
         chosen = np.flatnonzero(shards == shard)
         tensors, local = split.shard(shard), rows[chosen] - split.first_rows[shard]
-        begins[chosen], labels[chosen] = tensors["offsets"][local], tensors["labels"][local]
-    return Located(shards, begins, labels)
+        for name in names:
+            found[name][chosen] = tensors[name][local]
+    return found
 
 
 def check_once(split: "Split", found: Located, lengths: Ints) -> None:

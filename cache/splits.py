@@ -14,6 +14,7 @@ import numpy as np
 
 from .errors import CorruptCacheError, MismatchError, StorageError
 from .format import SplitInfo, shard_tensors
+from .labels import fault
 from .padding import gather_rows
 from .planfiles import StoredPlan, store_plan, stored_plans
 from .plans import EpochPlan, Ints, PlanSpec, plan_epoch
@@ -32,13 +33,16 @@ class Row:
 
     Attributes:
         input_ids: (length,) uint16 or uint32, special tokens included, no padding.
-        label: its class id.
+        label: by task its class id, its number, or for each class 0 or 1.
         source_row: its index in the source split.
+        first_length: in a cache of pairs its tokens of token type 0, which come first: special tokens, the first text
+            and its separator; None elsewhere.
     """
 
     input_ids: Ints
-    label: int
+    label: Any
     source_row: int
+    first_length: int | None = None
 
 
 class Split:
@@ -68,7 +72,8 @@ class Split:
         begin, end = tensors["offsets"][local : local + 2]
         ids = tensors["input_ids"][begin:end]
         self.check_ids(ids)
-        return Row(ids, int(tensors["labels"][local]), int(tensors["source_rows"][local]))
+        first = int(tensors["first_lengths"][local]) if self.cache.manifest.task.pair else None
+        return Row(ids, tensors["labels"][local].tolist(), int(tensors["source_rows"][local]), first)
 
     def __reduce__(self) -> tuple[Any, ...]:
         """A copy in another process, such as a DataLoader's worker, opens the cache anew."""
@@ -91,8 +96,13 @@ class Split:
 
     @property
     def labels(self) -> Ints:
-        """(rows,) int64, each row's class id."""
+        """Each row's label: by task (rows,) int64 class ids, (rows,) float32, or (rows, classes) uint8."""
         return self._column("labels")
+
+    @property
+    def first_lengths(self) -> Ints:
+        """(rows,) int32, in a cache of pairs each row's tokens of token type 0."""
+        return self._column("first_lengths")
 
     @property
     def source_rows(self) -> Ints:
@@ -101,7 +111,7 @@ class Split:
 
     def _column(self, name: str) -> Ints:
         parts = [self.shard(index)[name] for index in range(len(self.info.shards))]
-        return parts[0] if len(parts) == 1 else np.concatenate([np.zeros(0, np.int64), *parts])
+        return np.concatenate(parts) if len(parts) > 1 else parts[0] if parts else np.zeros(0, np.int64)
 
     def shard(self, index: int) -> dict[str, Ints]:
         """The tensors of a shard, its lengths and labels checked when first asked for."""
@@ -116,9 +126,9 @@ class Split:
         """Map a shard, all of it at opening: whoever has it mapped keeps it, though the cache be replaced later."""
         info = self.info.shards[index]
         path = self.cache.path_of(info.file)
-        shard = MappedFile(
-            path, shard_tensors(info.rows, info.tokens, self.cache.manifest.tokenizer.vocab_size), info.bytes
-        )
+        manifest = self.cache.manifest
+        expected = shard_tensors(info.rows, info.tokens, manifest.tokenizer.vocab_size, manifest.task)
+        shard = MappedFile(path, expected, info.bytes)
         edges = shard.tensors["offsets"][[0, -1]].tolist()
         if edges != [0, info.tokens]:
             raise CorruptCacheError(
@@ -129,11 +139,12 @@ class Split:
     def _check(self, index: int) -> None:
         tensors, path = self._shards[index].tensors, self._shards[index].path
         first, last = (int(row) for row in self.first_rows[index : index + 2])
-        labels, classes = tensors["labels"], len(self.cache.manifest.task.label_names)
-        if not np.array_equal(np.diff(tensors["offsets"]), self.lengths[first:last]):
+        lengths = self.lengths[first:last]
+        if not np.array_equal(np.diff(tensors["offsets"]), lengths):
             raise CorruptCacheError(f"{path}: its rows do not have the lengths the manifest gives them")
-        if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < classes:
-            raise CorruptCacheError(f"{path}: holds a label outside 0..{classes - 1}")
+        wrong = fault(self.cache.manifest.task, tensors, lengths)
+        if wrong:
+            raise CorruptCacheError(f"{path}: {wrong}")
 
     def check_ids(self, ids: Ints) -> None:
         """Refuse ids outside the vocabulary: a model would read past its embedding table.
@@ -235,8 +246,8 @@ class Split:
 
     # --- batches
 
-    def padded(self, rows: Ints, lengths: Ints, width: int) -> tuple[Ints, Ints]:
-        """Rows laid out as a rectangle, and their labels.
+    def padded(self, rows: Ints, lengths: Ints, width: int) -> Ints:
+        """Rows laid out as a rectangle.
 
         Args:
             rows: (B,) row numbers, ascending.
@@ -244,7 +255,7 @@ class Split:
             width: W, at least the longest.
 
         Returns:
-            (B, W) ids as stored, padded with the tokenizer's pad id; (B,) int64 labels.
+            (B, W) ids as stored, padded with the tokenizer's pad id.
 
         Raises:
             CorruptCacheError: an id is outside the vocabulary.
@@ -265,10 +276,10 @@ class Split:
                 tokenizer.pad_id,
                 tokenizer.padding_side == "left",
             )
-            parts.append((ids, tensors["labels"][local]))
-        ids, labels = parts[0] if len(parts) == 1 else map(np.concatenate, zip(*parts, strict=True))
-        self.check_ids(ids)
-        return ids, labels
+            parts.append(ids)
+        padded: Ints = parts[0] if len(parts) == 1 else np.concatenate(parts)
+        self.check_ids(padded)
+        return padded
 
     def batches(
         self,

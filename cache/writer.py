@@ -6,10 +6,22 @@ import numpy as np
 import safetensors.numpy
 
 from .errors import InputError
-from .format import MANIFEST, MAX_MANIFEST_BYTES, FileInfo, Manifest, ShardInfo, sha256_file, shard_name
+from .format import (
+    CLASSIFICATION,
+    MANIFEST,
+    MAX_MANIFEST_BYTES,
+    FileInfo,
+    Manifest,
+    ShardInfo,
+    Task,
+    sha256_file,
+    shard_name,
+    shard_tensors,
+)
 from .plans import Ints
 from .publishing import building, publish, staging
 from .storage import replacing, storage_errors, sync
+from .tensors import DTYPES
 
 __all__ = [
     "building",
@@ -25,7 +37,15 @@ __all__ = [
 
 
 def write_shard(
-    folder: Path, split: str, index: int, input_ids: Ints, lengths: Ints, source_rows: Ints, labels: Ints
+    folder: Path,
+    split: str,
+    index: int,
+    input_ids: Ints,
+    lengths: Ints,
+    source_rows: Ints,
+    labels: Ints,
+    task: Task = CLASSIFICATION,
+    first_lengths: Ints | None = None,
 ) -> ShardInfo:
     """Write one shard of a cache under construction.
 
@@ -36,18 +56,24 @@ def write_shard(
         input_ids: (tokens,) uint16, or uint32 where the vocabulary needs it; rows end to end.
         lengths: (rows,) tokens of each row.
         source_rows: (rows,) each row's index in its source split.
-        labels: (rows,) class ids.
+        labels: by task (rows,) class ids, (rows,) numbers, or (rows, classes) 0 or 1.
+        task: what the labels mean.
+        first_lengths: (rows,) tokens of token type 0 of each row, for pairs.
 
     Returns:
         What the manifest says of it.
     """
     offsets = np.zeros(len(lengths) + 1, np.int64)
     np.cumsum(lengths, out=offsets[1:])
+    contents = {"offsets": offsets, "source_rows": source_rows, "labels": labels, "first_lengths": first_lengths}
+    expected = shard_tensors(len(lengths), len(input_ids), 1, task)
     tensors = {
         "input_ids": np.ascontiguousarray(input_ids),
-        "offsets": offsets,
-        "source_rows": np.ascontiguousarray(source_rows, np.int64),
-        "labels": np.ascontiguousarray(labels, np.int64),
+        **{
+            name: np.ascontiguousarray(contents[name], DTYPES[expected[name][0]])
+            for name in expected
+            if name in contents
+        },
     }
     name = shard_name(split, index)
     path = folder / name

@@ -15,6 +15,7 @@ import numpy as np
 from cache.errors import CacheError, InputError, MismatchError, NotACacheError
 from cache.format import (
     DEFAULT_SHARD_BYTES,
+    KINDS,
     TOKENIZER,
     Manifest,
     ShardInfo,
@@ -24,21 +25,21 @@ from cache.format import (
     fingerprint_of,
     read_manifest,
 )
-from cache.plans import Ints, PlanSpec
+from cache.plans import PlanSpec
 from cache.reader import Cache, open_cache
 from cache.sealed import NAME_PATTERN, Json
 from cache.writer import building, file_info, publish, staging, storage_errors, write_manifest, write_shard
 
-from .corpus import Source
-from .encode import encode_source, id_type
+from .corpus import Columns, Source
+from .encode import Encoded, encode_source, id_type
 from .engines import ParityError
 from .progress import Reporter
-from .runs import RunStore, merge
+from .runs import merge
 from .sources import open_source
 from .tokenize import Encoder, TokenizerFiles, default_max_length, find_tokenizer
 
-ROW_BYTES = 24
-"""Bytes of a row in a shard beside its ids: offset, source row, label."""
+ROW_BYTES = 16
+"""Bytes of a row in a shard beside its ids, label and first length: offset, source row."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,9 @@ class BuildSettings:
         source: preset, Hub dataset id, file or folder.
         out: folder of the caches.
         name: of this cache; None = the source's.
-        text, label: columns; None = the usual names.
+        text, label: columns; None = the usual names. Several labels: one column a class.
+        text_pair: column of a second text; None = texts come alone.
+        task: what the labels are, one of `cache.format.KINDS`, or "auto" to find out.
         tokenizer: Hub id, folder or `minilm`; None = the default.
         engine: who tokenizes, one of `prep.engines.ENGINES`.
         max_length: tokens a row is truncated to; None = the preset's or the tokenizer's.
@@ -66,7 +69,9 @@ class BuildSettings:
     out: Path = Path("cache")
     name: str | None = None
     text: str | None = None
-    label: str | None = None
+    label: str | tuple[str, ...] | None = None
+    text_pair: str | None = None
+    task: str = "auto"
     tokenizer: str | None = None
     engine: str = "auto"
     max_length: int | None = None
@@ -82,6 +87,8 @@ class BuildSettings:
         wrong = []
         if self.name is not None and not NAME_PATTERN.fullmatch(self.name):
             wrong.append(f"--name {self.name!r} is no plain name (letters, digits, '.', '_', '-')")
+        if self.task not in ("auto", *KINDS):
+            wrong.append(f"--task {self.task!r} is none of auto, {', '.join(KINDS)}")
         if self.max_length is not None and self.max_length < 1:
             wrong.append(f"--max-length {self.max_length} is not 1 or more")
         if self.holdout is not None and not 0 <= self.holdout < 1:
@@ -92,6 +99,12 @@ class BuildSettings:
             wrong.append(f"--epochs {self.epochs} is not 0 or more")
         if wrong:
             raise InputError("; ".join(wrong))
+
+    @property
+    def columns(self) -> Columns:
+        """The columns asked for."""
+        labels = (self.label,) if isinstance(self.label, str) else tuple(self.label or ())
+        return Columns(self.text, self.text_pair, labels)
 
 
 @dataclass(frozen=True)
@@ -120,12 +133,12 @@ def build(settings: BuildSettings, reporter: Reporter) -> BuildResult:
         MismatchError: another cache has the name, and `force` is not set.
         StorageError: the folder cannot be written.
     """
-    source = open_source(settings.source, settings.text, settings.label)
+    source = open_source(settings.source, settings.columns)
     tokenizer = find_tokenizer(settings.tokenizer)
     for note in filter(None, (source.note, tokenizer.note)):
         reporter.say(note)
     max_length = settings.max_length or source.max_length or default_max_length(tokenizer)
-    parts = Parts(source, tokenizer, Encoder(tokenizer, max_length, settings.engine))
+    parts = Parts(source, tokenizer, Encoder(tokenizer, max_length, settings.engine, source.pair))
     manifest = _empty_manifest(settings, parts)
     place = settings.out / manifest.name
     cache = _existing(place, manifest, settings.force)
@@ -155,7 +168,8 @@ def _empty_manifest(settings: BuildSettings, parts: Parts) -> Manifest:
             f"--holdout takes part of a lone split 'train' as 'test', but {source.argument} has "
             f"the splits {', '.join(source.splits)}; pass --holdout 0"
         )
-    identity = {**source.identity, "holdout": holdout, "limit": settings.limit}
+    asked = {} if settings.task == "auto" else {"task": settings.task}
+    identity = {**source.identity, "holdout": holdout, "limit": settings.limit, **asked}
     content = {
         "source": identity,
         "label_names": source.label_names,
@@ -180,7 +194,7 @@ def _empty_manifest(settings: BuildSettings, parts: Parts) -> Manifest:
             (),
         ),
         max_length=encoder.max_length,
-        task=Task("classification", source.label_names or ()),
+        task=Task("classification", source.label_names or (), source.pair),  # as far as it is known yet
         plan=asdict(settings.plan),
         splits={},
     )
@@ -237,7 +251,8 @@ def _write(folder: Path, manifest: Manifest, settings: BuildSettings, parts: Par
     """Write all files of the cache but its plans; returns the complete manifest."""
     spill = folder / ".runs"  # no split has such a name
     holdout, limit = manifest.source["holdout"], settings.limit
-    arguments = (parts.source, parts.encoder, holdout, limit, spill, settings.memory_bytes, reporter)
+    task = parts.source.task if settings.task == "auto" else settings.task
+    arguments = (parts.source, parts.encoder, task, holdout, limit, spill, settings.memory_bytes, reporter)
     try:
         encoded = encode_source(*arguments)
     except ParityError as difference:
@@ -247,15 +262,12 @@ def _write(folder: Path, manifest: Manifest, settings: BuildSettings, parts: Par
         encoded = encode_source(*arguments)
     facts, vocab_size = parts.encoder.facts(), parts.encoder.vocab_size
     parts.encoder.release()
-    splits = {
-        name: _write_split(folder, name, store, encoded.classes[name], settings.shard_bytes, vocab_size)
-        for name, store in encoded.runs.items()
-    }
+    splits = {name: _write_split(folder, name, encoded, settings.shard_bytes, vocab_size) for name in encoded.runs}
     shutil.rmtree(spill, ignore_errors=True)
     complete = replace(
         manifest,
         splits=splits,
-        task=Task("classification", encoded.label_names),
+        task=encoded.task,
         tokenizer=replace(manifest.tokenizer, files=_write_tokenizer(folder, parts.tokenizer)),
         build=facts,
         created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
@@ -264,14 +276,16 @@ def _write(folder: Path, manifest: Manifest, settings: BuildSettings, parts: Par
     return complete
 
 
-def _write_split(
-    folder: Path, name: str, store: RunStore, classes: Ints, shard_bytes: int, vocab_size: int
-) -> SplitInfo:
+def _write_split(folder: Path, name: str, encoded: Encoded, shard_bytes: int, vocab_size: int) -> SplitInfo:
     shards: list[ShardInfo] = []
+    store, labels, firsts = encoded.runs[name], encoded.labels[name], encoded.first_lengths.get(name)
     counts = store.counts
-    for part in merge(store.runs, counts, id_type(vocab_size), shard_bytes, ROW_BYTES):
-        labels = classes[part.source_rows]
-        shards.append(write_shard(folder, name, len(shards), part.ids, part.lengths, part.source_rows, labels))
+    row_bytes = ROW_BYTES + labels[:1].nbytes + (4 if encoded.task.pair else 0)
+    for part in merge(store.runs, counts, id_type(vocab_size), shard_bytes, row_bytes):
+        rows = part.source_rows
+        first = None if firsts is None else firsts[rows]
+        arrays = (part.ids, part.lengths, rows, labels[rows])
+        shards.append(write_shard(folder, name, len(shards), *arrays, encoded.task, first))
     lengths = np.flatnonzero(counts)
     return SplitInfo(
         rows=int(counts.sum()),

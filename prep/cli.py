@@ -18,6 +18,8 @@ STRATEGIES = ("smart", "tight", "budget", "dynamic", "fixed")
 
 ENGINES = ("auto", "nanotoken", "gigatoken", "tokenizers")
 
+TASKS = ("auto", "classification", "regression", "multi-label")
+
 CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
 
 
@@ -63,7 +65,11 @@ def _plan_spec(strategy: str, batch_size: int | None, max_tokens: int | None, se
 @click.option("--name", help="Name of the cache.  [default: the source's]")
 @click.option("--out", default="cache", show_default=True, help="Folder of the caches.")
 @click.option("--text", help="Column of the text.  [default: text, review, sentence, …]")
-@click.option("--label", help="Column of the label.  [default: label, class, target, …]")
+@click.option("--text-pair", help="Column of a second text, for rows of two.")
+@click.option("--label", multiple=True, help="Column of the label; several: a class each.  [default: label, class, …]")
+@click.option(
+    "--task", type=click.Choice(TASKS), default="auto", show_default=True, help="What labels are; auto finds out."
+)
 @click.option("--tokenizer", help="Hub id, folder, or minilm.  [default: bert-base-uncased]")
 @click.option(
     "--engine",
@@ -87,6 +93,8 @@ def build(source: str, quiet: bool, memory: str, **options: Any) -> None:
       prep build imdb
       prep build reviews.csv --text review --label stars --holdout 0.1
       prep build stanfordnlp/sst2 --tokenizer roberta-base --max-length 128
+      prep build pairs.jsonl --text premise --text-pair hypothesis
+      prep build comments.csv --label toxic --label insult --label threat
     """
     from pathlib import Path
 
@@ -183,7 +191,8 @@ def _print_cache(cache: Any) -> None:
     manifest = cache.manifest
     size = sum(shard.bytes for split in manifest.splits.values() for shard in split.shards)
     click.echo(f"{manifest.name}  {describe_source(manifest.source)}, tokenizer {manifest.tokenizer.name}")
-    click.echo(f"{size / 1e6:,.1f} MB in {cache.folder}, fingerprint {manifest.fingerprint[:12]}\n")
+    click.echo(f"{size / 1e6:,.1f} MB in {cache.folder}, fingerprint {manifest.fingerprint[:12]}")
+    click.echo(f"task {manifest.task.kind}{' of pairs' * manifest.task.pair}\n")
     click.echo(format_splits(cache))
     split = "train" if "train" in cache else next(iter(cache))
     click.echo(f"\nAn epoch of {split!r}, {cache[split].info.tokens:,} real tokens:")
@@ -281,7 +290,7 @@ def list_caches(folder: str) -> None:
 
     click.echo("presets")
     for preset in PRESETS.values():
-        click.echo(f"  {preset.name:16} {preset.about}; {preset.hub}")
+        click.echo(f"  {preset.name:16} {preset.about}; {preset.metric}; {preset.hub}")
     caches = find_caches(folder)
     click.echo(f"\ncaches under {folder}" if caches else f"\nno caches under {folder}; next: prep build imdb")
     lines = [["cache", "rows", "tokens", "tokenizer", "max length", "built"]]

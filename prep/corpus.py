@@ -3,16 +3,54 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from cache.errors import InputError
 from cache.format import TOKENIZER
 from cache.sealed import NAME_PATTERN, Json
 
-from .files import Stream
+if TYPE_CHECKING:
+    from .files import Stream
 
 TEXT_NAMES = ("text", "review", "sentence", "content", "document", "comment", "body")
 LABEL_NAMES = ("label", "labels", "class", "target", "sentiment", "category", "rating")
 """Columns taken for text and label where the user names none, the first that is there."""
+
+
+@dataclass(frozen=True)
+class Columns:
+    """Which columns hold what; what is None or empty is yet to be found.
+
+    Attributes:
+        text: the text, or the first one of a pair.
+        pair: the second text of a pair, None where texts come alone.
+        labels: one column, or one for each class of a multi-label task, holding 0 or 1.
+    """
+
+    text: str | None = None
+    pair: str | None = None
+    labels: tuple[str, ...] = ()
+
+    @property
+    def texts(self) -> list[str]:
+        """The columns of text."""
+        return [name for name in (self.text, self.pair) if name is not None]
+
+    @property
+    def names(self) -> list[str]:
+        """All of them."""
+        return [*self.texts, *self.labels]
+
+    @property
+    def identity(self) -> Json:
+        """What a cache's manifest says of them."""
+        pair = {"text_pair": self.pair} if self.pair else {}
+        return {"text": self.text, **pair, "label": self.labels[0] if len(self.labels) == 1 else list(self.labels)}
+
+    @property
+    def classes(self) -> tuple[str, ...] | None:
+        """The classes, where each has a column."""
+        return self.labels if len(self.labels) > 1 else None
 
 
 @dataclass(frozen=True)
@@ -28,41 +66,51 @@ class Source:
         max_length: default truncation, tokens; None = the tokenizer's limit.
         holdout: fraction of `train` held out as `test` where the user does not say.
         size_bytes: of its files, for the progress bar; 0 where unknown.
+        pair: whether a row holds two texts.
+        task: what the labels are, where that is known beforehand; "auto" elsewhere.
         note: a line for the user about where the text comes from.
     """
 
     argument: str
     name: str
     identity: Json
-    splits: dict[str, Stream]
+    splits: "dict[str, Stream]"
     label_names: tuple[str, ...] | None = None
     max_length: int | None = None
     holdout: float = 0.0
     size_bytes: int = 0
     note: str = ""
+    pair: bool = False
+    task: str = "auto"
 
 
-def choose_columns(names: Sequence[str], text: str | None, label: str | None, where: Path | str) -> tuple[str, str]:
+def choose_columns(names: Sequence[str], asked: Columns, where: Path | str) -> Columns:
     """The columns of text and label: those asked for, else those with a usual name.
 
     Args:
         names: the columns there are.
-        text, label: what the user asked for.
+        asked: what the user asked for.
         where: named in errors.
 
     Raises:
         InputError: a column is not there, or there twice, or nothing tells which one it is.
     """
-    text = text or _usual("text", names, TEXT_NAMES, where)
-    label = label or _usual("label", names, LABEL_NAMES, where)
-    for flag, name in (("--text", text), ("--label", label)):
+    text = asked.text or _usual("text", names, TEXT_NAMES, where)
+    labels = asked.labels or (_usual("label", names, LABEL_NAMES, where),)
+    flags = [("--text", text), *((("--text-pair", asked.pair),) if asked.pair else ())]
+    for flag, name in [*flags, *(("--label", label) for label in labels)]:
         if name not in names:
             raise InputError(f"{where} has no column {name!r} for {flag}; it has {', '.join(map(repr, names))}")
         if names.count(name) > 1:
             raise InputError(f"{where} has {names.count(name)} columns {name!r}; rename all but one")
-    if text == label:
-        raise InputError(f"{where}: the column {text!r} cannot be text and label at once; see --text and --label")
-    return text, label
+    if text in labels or asked.pair in labels:
+        name = text if text in labels else asked.pair
+        raise InputError(f"{where}: the column {name!r} cannot be text and label at once; see --text and --label")
+    if text == asked.pair:
+        raise InputError(f"{where}: the column {text!r} cannot be both texts of a pair; see --text and --text-pair")
+    if len(set(labels)) < len(labels):
+        raise InputError(f"{where}: a column is named twice with --label ({', '.join(labels)}); name each once")
+    return Columns(text, asked.pair, labels)
 
 
 def _usual(what: str, names: Sequence[str], usual: tuple[str, ...], where: Path | str) -> str:

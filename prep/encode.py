@@ -1,4 +1,4 @@
-"""A source's rows: which split each goes to, their ids sorted into runs, their classes."""
+"""A source's rows: which split each goes to, their ids sorted into runs, their labels."""
 
 import shutil
 from collections.abc import Iterator
@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from cache.errors import InputError, StorageError
+from cache.format import Task
 from cache.plans import Ints
 
 from .arrow import kept
 from .corpus import Source
-from .files import LABEL, TEXT, Stream
-from .labels import Coded, code_labels, resolve_classes
+from .files import LABEL, LABELS, PAIR, TEXT, Stream
+from .labels import Coded, code_columns, code_labels, find_task, resolve_classes, resolve_numbers
 from .progress import Reporter
 from .runs import RunStore, sort_run
 from .select import Mask, held_out, limit_rows
@@ -35,19 +36,23 @@ class Encoded:
     """All rows of a source, encoded.
 
     Attributes:
-        label_names: the classes, class 0 first.
+        task: what the labels mean.
         runs: split of the cache to its runs.
-        classes: split of the cache to (source rows,) the class of each row of the source split it comes from.
+        labels: split of the cache to (source rows,) or (source rows, classes), the label of each row of the source
+            split it comes from.
+        first_lengths: split of the cache to (source rows,) tokens of token type 0, likewise; empty without pairs.
     """
 
-    label_names: tuple[str, ...]
+    task: Task
     runs: dict[str, RunStore]
-    classes: dict[str, Ints]
+    labels: dict[str, Ints]
+    first_lengths: dict[str, Ints]
 
 
 def encode_source(
     source: Source,
     encoder: Encoder,
+    task: str,
     holdout: float,
     limit: int | None,
     spill: Path,
@@ -59,6 +64,7 @@ def encode_source(
     Args:
         source: what to read.
         encoder: the tokenizer.
+        task: what the labels are, one of `cache.format.KINDS`, or "auto".
         holdout: fraction of split `train` that becomes `test`.
         limit: most rows of each source split.
         spill: folder for ids that do not fit in memory; the caller removes it.
@@ -72,18 +78,19 @@ def encode_source(
     runs: dict[str, RunStore] = {}
     pieces: dict[str, list[Coded]] = {}
     origin: dict[str, str] = {}
+    firsts: dict[str, list[tuple[Ints, Ints]]] = {}
     read_bytes = 0
     with reporter.bar("tokenizing", source.size_bytes, "B") as bar:
         for split, stream in source.splits.items():
-            batches, routes = _routes(split, stream, source, holdout, limit)
+            batches, routes = _routes(split, stream, source, task, holdout, limit)
             for name in routes:
                 runs[name] = RunStore(spill / name, memory_bytes // RUNS_SHARE)
-                origin[name] = split
+                origin[name], firsts[name] = split, []
             pieces[split], first_row = [], 0
             for batch in batches:
-                pieces[split].append(code_labels(batch.column(LABEL), split, first_row))
+                pieces[split].append(_code(batch, split, first_row))
                 for name, mask in routes.items():
-                    _encode(batch, split, first_row, mask, encoder, runs[name])
+                    firsts[name].append(_encode(batch, split, first_row, mask, encoder, runs[name]))
                 first_row += batch.num_rows
                 read_bytes += batch.nbytes
                 if read_bytes == batch.nbytes:
@@ -92,10 +99,40 @@ def encode_source(
     encoder.settle()
     if not any(store.runs for store in runs.values()):
         raise InputError(f"{source.argument} holds no rows")
-    names, classes = resolve_classes(pieces, source.label_names)
-    for line in _oddities(names, classes):
+    found, labels = _labels(task, pieces, source, reporter)
+    own = {name: labels[split] for name, split in origin.items()}
+    sizes = {name: len(column) for name, column in own.items()} if encoder.pairs else {}
+    return Encoded(found, runs, own, {name: _by_source_row(firsts[name], rows) for name, rows in sizes.items()})
+
+
+def _code(batch: "pa.RecordBatch", split: str, first_row: int) -> Coded:
+    """The labels of a batch, from one column or from one for each class."""
+    if LABELS in batch.schema.names:
+        return code_columns(batch.column(LABELS), split, first_row)
+    return code_labels(batch.column(LABEL), split, first_row)
+
+
+def _labels(
+    asked: str, pieces: dict[str, list[Coded]], source: Source, reporter: Reporter
+) -> tuple[Task, dict[str, Ints]]:
+    """The task, and the labels of each source split."""
+    kind = find_task(asked, pieces, source.label_names)
+    if asked == "auto" and kind != "classification":
+        reporter.say(f"task {kind}, found from the labels; --task settles it")
+    if kind == "regression":
+        return Task(kind, (), source.pair), dict(resolve_numbers(pieces))
+    names, labels = resolve_classes(pieces, source.label_names)
+    for line in _oddities(names, labels):
         reporter.say(f"warning: {line}")
-    return Encoded(names, runs, {name: classes[split] for name, split in origin.items()})
+    return Task(kind, names, source.pair), labels
+
+
+def _by_source_row(parts: list[tuple[Ints, Ints]], rows: int) -> Ints:
+    """Values of some source rows, as (rows,) int32."""
+    column = np.zeros(rows, np.int32)
+    for numbers, values in parts:
+        column[numbers] = values
+    return column
 
 
 def _check_room(folder: Path, runs: dict[str, RunStore], read: int, total: int, memory_bytes: int) -> None:
@@ -112,7 +149,7 @@ def _check_room(folder: Path, runs: dict[str, RunStore], read: int, total: int, 
 
 
 def _routes(
-    split: str, stream: Stream, source: Source, holdout: float, limit: int | None
+    split: str, stream: Stream, source: Source, task: str, holdout: float, limit: int | None
 ) -> tuple[Iterator["pa.RecordBatch"], dict[str, Mask | None]]:
     """The batches of a source split, and for each split of the cache that comes from it the rows it takes.
 
@@ -123,7 +160,7 @@ def _routes(
     kept: list[pa.RecordBatch] | None = []
     coded, rows, size = [], 0, 0
     for batch in stream():
-        coded.append(code_labels(batch.column(LABEL), split, rows))
+        coded.append(_code(batch, split, rows))
         rows += batch.num_rows
         size += batch.nbytes
         if kept is not None:
@@ -133,8 +170,7 @@ def _routes(
     batches = iter(kept) if kept is not None else stream()
     if not holdout:
         return batches, {split: chosen}
-    _, classes = resolve_classes({split: coded}, source.label_names)
-    test = held_out(classes[split], chosen, holdout)
+    test = held_out(_strata(split, coded, source, task), chosen, holdout)
     train = chosen & ~test
     if rows and not (test.any() and train.any()):
         raise InputError(
@@ -144,24 +180,42 @@ def _routes(
     return batches, {split: train, "test": test}
 
 
+def _strata(split: str, coded: list[Coded], source: Source, task: str) -> Ints:
+    """(rows,) what a row is held out alongside of: its class, or all rows where each has not just one."""
+    if find_task(task, {split: coded}, source.label_names) != "classification":
+        return np.zeros(sum(piece.rows for piece in coded), np.int64)
+    strata: Ints = resolve_classes({split: coded}, source.label_names)[1][split]
+    return strata
+
+
 def _encode(
     batch: "pa.RecordBatch", split: str, first_row: int, mask: Mask | None, encoder: Encoder, store: RunStore
-) -> None:
-    """Encode the rows of a batch that belong to a split, as one run."""
+) -> tuple[Ints, Ints]:
+    """Encode the rows of a batch that belong to a split, as one run.
 
-    texts, rows = _texts(batch.column(TEXT), split, first_row), np.arange(first_row, first_row + batch.num_rows)
+    Returns:
+        Their source rows, and their tokens of token type 0; in a cache without pairs all tokens.
+    """
+
+    rows = np.arange(first_row, first_row + batch.num_rows)
+    columns = [_texts(batch.column(name), split, first_row) for name in ((TEXT, PAIR) if encoder.pairs else (TEXT,))]
     if mask is not None:
         part = mask[first_row : first_row + batch.num_rows]
-        texts, rows = kept(texts, part), rows[part]
+        columns, rows = [kept(texts, part) for texts in columns], rows[part]
     if not len(rows):
-        return
-    ids, lengths = encoder.encode(texts.to_pylist())
+        return rows, rows
+    if encoder.pairs:
+        ids, lengths, first_lengths = encoder.pairs.encode(columns[0].to_pylist(), columns[1].to_pylist())
+    else:
+        ids, lengths = encoder.encode(columns[0].to_pylist())
+        first_lengths = lengths
     if not lengths.all():
         raise InputError(
             f"row {rows[np.argmin(lengths)]} of split {split!r} (counted from 0) has no tokens: its text is empty, and "
             "the tokenizer adds no special tokens; remove the row"
         )
     store.add(sort_run(ids.astype(id_type(encoder.vocab_size)), lengths, rows))
+    return rows, first_lengths
 
 
 def _texts(texts: "pa.Array", split: str, first_row: int) -> "pa.Array":
@@ -180,13 +234,15 @@ def _texts(texts: "pa.Array", split: str, first_row: int) -> "pa.Array":
 
 def _oddities(names: tuple[str, ...], classes: dict[str, Ints]) -> Iterator[str]:
     """What is allowed, but rarely meant."""
-    rows = sum(map(len, classes.values()))
-    if len(names) == 1:
+    rows, single = sum(map(len, classes.values())), all(column.ndim == 1 for column in classes.values())
+    if len(names) == 1 and single:
         yield f"all rows have the label {names[0]!r}: there is nothing to learn"
     elif len(names) > max(100, rows // 2):
         yield f"{len(names):,} classes in {rows:,} rows; if that is not the label column, name it with --label"
     if len(classes.get("train", ())):
-        absent = np.flatnonzero(np.bincount(classes["train"], minlength=len(names)) == 0).tolist()
+        train = classes["train"]
+        counts = np.bincount(train, minlength=len(names)) if single else train.sum(axis=0, dtype=np.int64)
+        absent = np.flatnonzero(counts == 0).tolist()
         if absent:
             more = f" and {len(absent) - 5:,} more" if len(absent) > 5 else ""
             yield f"no row of 'train' has the label {', '.join(repr(names[number]) for number in absent[:5])}{more}"

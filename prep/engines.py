@@ -29,6 +29,10 @@ class Engine(Protocol):
         """Texts to (tokens,) uint32 ids, rows end to end, and (rows,) int64 lengths."""
         ...
 
+    def encode_bare(self, texts: Sequence[str]) -> tuple[Ints, Ints]:
+        """The same without special tokens, not truncated."""
+        ...
+
 
 @dataclass(frozen=True)
 class Rules:
@@ -70,6 +74,14 @@ class TokenizersEngine:
             rows += [np.array(encoding.ids, np.uint32) for encoding in encodings]
         return join_rows(rows)
 
+    def encode_bare(self, texts: Sequence[str]) -> tuple[Ints, Ints]:
+        self.backend.no_truncation()
+        try:
+            encodings = self.backend.encode_batch_fast(list(texts), add_special_tokens=False)
+        finally:
+            self.backend.enable_truncation(self.rules.max_length, direction=self.rules.truncation_side)
+        return join_rows([np.array(encoding.ids, np.uint32) for encoding in encodings])
+
 
 class NanotokenEngine:
     """nanotoken: WordPiece."""
@@ -86,6 +98,10 @@ class NanotokenEngine:
     def encode(self, texts: Sequence[str]) -> tuple[Ints, Ints]:
         rules = self.rules
         rows = self.backend.encode_batch(texts, max_length=rules.max_length, truncation_side=rules.truncation_side)
+        return rows.ids, rows.lengths
+
+    def encode_bare(self, texts: Sequence[str]) -> tuple[Ints, Ints]:
+        rows = self.backend.encode_batch(texts, add_special_tokens=False)
         return rows.ids, rows.lengths
 
 
@@ -110,24 +126,35 @@ class GigatokenEngine:
         self.careful = TokenizersEngine(rules)
 
     def encode(self, texts: Sequence[str]) -> tuple[Ints, Ints]:
+        return self._all(texts, self.rules.max_length, (self.before, self.after), self.careful.encode)
+
+    def encode_bare(self, texts: Sequence[str]) -> tuple[Ints, Ints]:
+        return self._all(texts, None, ([], []), self.careful.encode_bare)
+
+    def _all(
+        self,
+        texts: Sequence[str],
+        max_length: int | None,
+        around: tuple[list[int], list[int]],
+        careful: Callable[[Sequence[str]], tuple[Ints, Ints]],
+    ) -> tuple[Ints, Ints]:
         rows: list[Ints] = []
         for first in range(0, len(texts), self.ROWS):
-            rows += self._encode(texts[first : first + self.ROWS])
+            rows += self._encode(texts[first : first + self.ROWS], max_length, *around)
         young = [row for row, text in enumerate(texts) if not text.isascii() and has_young_letters(text)]
-        for row, ids in zip(young, split_rows(*self.careful.encode([texts[row] for row in young])), strict=True):
+        for row, ids in zip(young, split_rows(*careful([texts[row] for row in young])), strict=True):
             rows[row] = ids
         return join_rows(rows)
 
-    def _encode(self, texts: Sequence[str]) -> list[Ints]:
-        rules = self.rules
+    def _encode(self, texts: Sequence[str], max_length: int | None, before: list[int], after: list[int]) -> list[Ints]:
         matrix, lengths = self.backend.encode_batch_padded(
             list(texts),
-            rules.pad_id,
-            max_length=rules.max_length,
-            truncate=True,
-            truncate_left=rules.truncation_side == "left",
-            prefix=self.before,
-            suffix=self.after,
+            self.rules.pad_id,
+            max_length=max_length,
+            truncate=max_length is not None,
+            truncate_left=self.rules.truncation_side == "left",
+            prefix=before,
+            suffix=after,
         )
         return [row[:length] for row, length in zip(matrix, lengths, strict=True)]
 
@@ -253,23 +280,28 @@ class ParityCheck:
         """
         if len(lengths) != len(texts) or int(lengths.sum()) != len(ids):
             raise ParityError(f"{engine} gave {len(lengths):,} rows for {len(texts):,} texts")
-        chosen = self._choose(texts)
-        self.chunks += 1
-        self.rows += len(chosen)
+        chosen = self.choose(texts)
         begins = np.cumsum(lengths) - lengths
-        expected = split_rows(*self.reference.encode([self._kept(texts[row]) for row in chosen]))
+        expected = split_rows(*self.reference.encode([self.kept(texts[row]) for row in chosen]))
         for row, wanted in zip(chosen, expected, strict=True):
             found = ids[begins[row] : begins[row] + lengths[row]]
             if not np.array_equal(found, wanted):
                 raise ParityError.differing(engine, texts[row], found.tolist(), wanted.tolist())
 
-    def _kept(self, text: str) -> str:
+    def kept(self, text: str) -> str:
         """Of a text of megabytes the side that is not truncated, for the reference would take minutes over all of it.
 
         Where that makes a difference, it is taken for the engine's: the build is then slow, but right.
         """
         most = self.reference.rules.max_length * LONG_TOKEN
         return text[:most] if self.reference.rules.truncation_side == "right" else text[-most:]
+
+    def choose(self, texts: Sequence[str]) -> list[int]:
+        """The rows of the next chunk to check; they are counted."""
+        chosen = self._choose(texts)
+        self.chunks += 1
+        self.rows += len(chosen)
+        return chosen
 
     def _choose(self, texts: Sequence[str]) -> list[int]:
         longest, foreign, sample = self.LATER if self.rows >= sum(self.FIRST) else self.FIRST

@@ -1,7 +1,7 @@
 """Local files as streams of columns: csv, tsv, jsonl, parquet, folders of text files. All reading is pyarrow's.
 
-A stream yields Arrow record batches with the columns `text` and `label`, so that a corpus of any size passes through
-in pieces. Files that fit comfortably are read whole, which uses every core.
+A stream yields Arrow record batches with the columns `text`, `text_pair` where there are pairs, and `label`, so that a
+corpus of any size passes through in pieces. Files that fit comfortably are read whole, which uses every core.
 
 A stream notes what its files look like when it is made, and refuses them if they look otherwise once they were read:
 make it first, then hash the files.
@@ -18,15 +18,17 @@ import numpy as np
 from cache.errors import InputError
 
 from .arrow import distinct, kept
+from .corpus import Columns
 from .diagnose import not_utf8, reading
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-TEXT, LABEL = "text", "label"
+TEXT, PAIR, LABEL, LABELS = "text", "text_pair", "label", "labels"
 
 Stream = Callable[[], Iterator["pa.RecordBatch"]]
-"""A function that starts reading from the front and yields record batches with the columns text and label."""
+"""A function that starts reading from the front and yields record batches with the columns text, perhaps text_pair,
+and label, or labels: a struct with a field for each class where each has a column."""
 
 FORMATS = {
     ".csv": "csv",
@@ -67,22 +69,32 @@ def column_names(path: Path) -> list[str]:
         return _names(path)
 
 
-def table_stream(paths: Sequence[Path], text: str, label: str, where: tuple[str, str] | None = None) -> Stream:
-    """The columns `text` and `label` of table files, one after the other; `where` = (column, value) keeps the rows
-    that have it."""
-    wanted = list(dict.fromkeys([text, label, *([where[0]] if where else [])]))
+def named(batch: "pa.RecordBatch", columns: Columns) -> "pa.RecordBatch":
+    """A batch with the columns that a stream has."""
+    import pyarrow as pa
+
+    texts, labels = ([batch.column(name) for name in names] for names in (columns.texts, columns.labels))
+    names = [TEXT, PAIR][: len(texts)]
+    if len(labels) == 1:
+        return pa.RecordBatch.from_arrays([*texts, *labels], [*names, LABEL])
+    classes = pa.StructArray.from_arrays(labels, list(columns.labels))
+    return pa.RecordBatch.from_arrays([*texts, classes], [*names, LABELS])
+
+
+def table_stream(paths: Sequence[Path], columns: Columns, where: tuple[str, str] | None = None) -> Stream:
+    """Some columns of table files, one file after the other; `where` = (column, value) keeps the rows that have it."""
+    wanted = list(dict.fromkeys([*columns.names, *([where[0]] if where else [])]))
     check = watch(paths)
 
     def batches() -> Iterator["pa.RecordBatch"]:
-        import pyarrow as pa
 
         for path in paths:
             with reading(path):
-                for batch in _read(path, wanted):
+                for batch in _read(path, wanted, len(columns.texts)):
                     if where:
                         values, codes = distinct(batch.column(where[0]))
                         batch = kept(batch, np.array([value == where[1] for value in values], bool)[codes])
-                    chosen = pa.RecordBatch.from_arrays([batch.column(text), batch.column(label)], [TEXT, LABEL])
+                    chosen = named(batch, columns)
                     chosen.validate(full=True)  # not all readers look whether text is UTF-8
                     yield chosen
         check()
@@ -113,14 +125,15 @@ def _look(path: Path) -> tuple[int, int, int] | None:
 # --- tables
 
 
-def _read(path: Path, columns: list[str]) -> Iterator["pa.RecordBatch"]:
+def _read(path: Path, columns: list[str], texts: int) -> Iterator["pa.RecordBatch"]:
+    """The columns of a file, the first `texts` of which are text."""
     if format_of(path) == "parquet":
         yield from _read_parquet(path, columns)
         return
     done = 0
     for block_bytes in BLOCK_BYTES:
         skip = done
-        with _growing(block_bytes), _blocks(path, columns, block_bytes) as blocks:
+        with _growing(block_bytes), _blocks(path, columns, texts, block_bytes) as blocks:
             for batch in blocks:
                 fresh = batch.slice(min(skip, batch.num_rows))
                 skip -= batch.num_rows - fresh.num_rows
@@ -141,10 +154,10 @@ def _growing(block_bytes: int) -> Iterator[None]:
             raise
 
 
-def _blocks(path: Path, columns: list[str], block_bytes: int) -> Any:
+def _blocks(path: Path, columns: list[str], texts: int, block_bytes: int) -> Any:
     """A context manager around the batches of a csv or json file."""
     if format_of(path) == "json":
-        return _open_json(path, columns, block_bytes)
+        return _open_json(path, columns, block_bytes, texts)
     if path.stat().st_size > WHOLE_BYTES or _compressed(path):
         return _open_csv(path, columns, block_bytes)
     import pyarrow.csv
@@ -219,9 +232,9 @@ def delimiter_of(path: Path) -> str:
     return "\t" if ".tsv" in path.name.lower() else ","
 
 
-def _open_json(path: Path, columns: list[str] | None, block_bytes: int) -> Any:
-    """With `columns`, the first of which is the text: other fields are passed over, whatever they hold, and text is
-    text even where it looks like a date."""
+def _open_json(path: Path, columns: list[str] | None, block_bytes: int, texts: int = 0) -> Any:
+    """With `columns`, the first `texts` of which are text: other fields are passed over, whatever they hold, and text
+    is text even where it looks like a date."""
     import pyarrow as pa
     import pyarrow.json
 
@@ -229,7 +242,7 @@ def _open_json(path: Path, columns: list[str] | None, block_bytes: int) -> Any:
     if columns is None:
         return pyarrow.json.open_json(_input(path), read_options=read)
     head = _json_head(path)
-    types = [pa.string() if name == columns[0] else _json_type(head.get(name, [])) for name in columns]
+    types = [pa.string() if name in columns[:texts] else _json_type(head.get(name, [])) for name in columns]
     parse = pyarrow.json.ParseOptions(
         explicit_schema=pa.schema(list(zip(columns, types, strict=True))), unexpected_field_behavior="ignore"
     )

@@ -7,20 +7,20 @@ from typing import TYPE_CHECKING, Any
 from cache.errors import InputError
 from cache.names import hub_reachable
 
-from .corpus import Source, cache_name, choose_columns
-from .files import LABEL, TEXT, Stream
+from .corpus import Columns, Source, cache_name, choose_columns
+from .files import Stream, named
 from .presets import PRESETS
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
 
-def open_hub(argument: str, text: str | None, label: str | None, wanted: tuple[str, ...] = ()) -> Source:
+def open_hub(argument: str, asked: Columns, wanted: tuple[str, ...] = ()) -> Source:
     """Open a dataset.
 
     Args:
         argument: its id; `:config` may follow.
-        text, label: columns, None for the usual ones.
+        asked: columns; the usual ones for those that are not named.
         wanted: splits to take, in this order; none = all.
 
     Raises:
@@ -34,7 +34,8 @@ def open_hub(argument: str, text: str | None, label: str | None, wanted: tuple[s
     if not splits:
         raise InputError(f"{dataset_id} has none of the splits {', '.join(wanted)}; it has {', '.join(data)}")
     features = next(iter(splits.values())).features
-    text, label = choose_columns(list(features), text, label, dataset_id)
+    columns = choose_columns(list(features), asked, dataset_id)
+    label = columns.labels[0]
     unlabelled = [split for split, rows in splits.items() if _has_no_labels(rows, label)]
     splits = {split: rows for split, rows in splits.items() if split not in unlabelled}
     if not splits:
@@ -48,11 +49,11 @@ def open_hub(argument: str, text: str | None, label: str | None, wanted: tuple[s
             "config": builder.config.name,
             "revision": str(builder.hash),
             "splits": list(splits),
-            "text": text,
-            "label": label,
+            **columns.identity,
         },
-        splits={split: _stream(rows, text, label) for split, rows in splits.items()},
-        label_names=tuple(features[label].names) if hasattr(features[label], "names") else None,
+        splits={split: _stream(rows, columns) for split, rows in splits.items()},
+        label_names=columns.classes or _names(features[label]),
+        pair=columns.pair is not None,
         note=f"left out, for its labels are not public: {', '.join(unlabelled)}" if unlabelled else "",
     )
 
@@ -85,9 +86,16 @@ def _has_no_labels(rows: Any, label: str) -> bool:
     return bool(found["min"] == found["max"] == -1)
 
 
-def _stream(rows: Any, text: str, label: str) -> Stream:
+def _names(feature: Any) -> tuple[str, ...] | None:
+    """The classes of a label, or of a list of labels, where the dataset says them."""
+    names = getattr(getattr(feature, "feature", feature), "names", None)
+    return tuple(names) if names else None
+
+
+def _stream(rows: Any, columns: Columns) -> Stream:
     def batches() -> Iterator["pa.RecordBatch"]:
-        for table in rows.select_columns([text, label]).with_format("arrow").iter(1 << 14):
-            yield from table.select([text, label]).rename_columns([TEXT, LABEL]).to_batches()
+        for table in rows.select_columns(columns.names).with_format("arrow").iter(1 << 14):
+            for batch in table.to_batches():
+                yield named(batch, columns)
 
     return batches

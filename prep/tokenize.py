@@ -20,6 +20,7 @@ from cache.plans import Ints
 from cache.sealed import Json
 
 from .engines import ParityCheck, ParityError, Rules, TokenizersEngine, choose_engine
+from .pairs import PairEncoder
 
 TOKENIZER_JSON = "tokenizer.json"
 CONFIG_FILES = ("tokenizer_config.json", "special_tokens_map.json")
@@ -203,9 +204,10 @@ class Encoder:
         max_length: tokens of the longest row.
         engine: who encodes.
         check: what proves a fast engine right; None with `tokenizers` itself.
+        pairs: the encoder of pairs of texts; None where texts come alone.
     """
 
-    def __init__(self, files: TokenizerFiles, max_length: int, engine: str = "auto") -> None:
+    def __init__(self, files: TokenizerFiles, max_length: int, engine: str = "auto", pair: bool = False) -> None:
         """
         Raises:
             InputError: tokenizer.json does not parse, there is no padding token, `max_length` has no room for text,
@@ -231,6 +233,7 @@ class Encoder:
                 f"pass at least {specials + 1}"
             )
         self.rules = Rules(text, max_length, self.truncation_side, self.pad_id)
+        self.pair = pair
         self.reference = TokenizersEngine(self.rules, backend)
         self.use(engine)
 
@@ -238,6 +241,7 @@ class Encoder:
         """Choose the engine, by a name of `prep.engines.ENGINES`."""
         self.engine = self.reference if engine == "tokenizers" else choose_engine(engine, self.rules)
         self.check = None if self.engine.name == "tokenizers" else ParityCheck(self.reference)
+        self.pairs = PairEncoder(self.rules, self.engine, self.check) if self.pair else None
         self.checking: Future[None] | None = None
 
     def encode(self, texts: Sequence[str]) -> tuple[Ints, Ints]:

@@ -58,7 +58,7 @@ def write_golden(place: Path) -> Cache:
 
 
 GOLDEN = {
-    "manifest.json": "d1ed42b4535c134b6ab65963c82cd37a",
+    "manifest.json": "b6599c3e9da405fce604026726d7a42b",
     "tokenizer/tokenizer.json": "57e581c3649293a7eace115171ac0e4e",
     "train/plans/smart-b2-s3/epoch-0000.safetensors": "28b5849b4cf2632128a802f48a35758c",
     "train/plans/smart-b2-s3/epoch-0001.safetensors": "ca679a14d59b23b8da7100fa615d800c",
@@ -89,7 +89,7 @@ def test_the_manifest_reads_as_documented(golden: Cache) -> None:
     )
     assert (raw["format"], raw["version"]) == ("lengthwise-cache", 1)
     assert " ".join(raw["tokenizer"]) == "name revision sha256 vocab_size pad_id padding_side files"
-    assert raw["task"] == {"kind": "classification", "label_names": ["schlecht", "schön"]}
+    assert raw["task"] == {"kind": "classification", "label_names": ["schlecht", "schön"], "pair": False}
     split = raw["splits"]["train"]
     assert " ".join(split) == "rows tokens shortest longest length_histogram shards"
     assert (split["rows"], split["tokens"], split["shortest"], split["longest"]) == (5, 17, 2, 5)

@@ -134,12 +134,14 @@ refused_file(
     "a.jsonl",
     [{"text": "word1", "label": 1}, {"text": "word1", "label": 0.5}],
     "row 1 of split 'train' (counted from 0) has the label 0.5, which is no class",
+    options=("--task", "classification"),
 )
 refused_file(
     "fractions as labels in csv",
     "a.csv",
     "text,label\nword1,1\nword2,2.5\n",
     "row 1 of split 'train' (counted from 0) has the label '2.5', which is no class",
+    options=("--task", "classification"),
 )
 refused_file(
     "NaN as a label",
@@ -159,8 +161,9 @@ refused_file(
     "lists as labels",
     "a.jsonl",
     [{"text": "word1", "label": [1, 2]}],
-    "the label column of split 'train' holds list",
-    "one class a row",
+    "--task classification takes one label a row",
+    "see --label and --task",
+    options=("--task", "classification"),
 )
 refused_file(
     "objects as labels",

@@ -178,3 +178,39 @@ def test_without_hub_and_package_the_default_tokenizer_says_what_to_install(monk
 def test_an_explicit_tokenizer_has_no_stand_in() -> None:
     with pytest.raises(InputError, match=r"'roberta-base' is no folder here.*pass --tokenizer"):
         find_tokenizer("roberta-base")
+
+
+def write_configured(folder: Path, config: str, splits: tuple[str, ...], names: list[str] | None) -> None:
+    """A dataset of one configuration with pairs, its labels classes or, without `names`, numbers."""
+    import datasets
+
+    label = datasets.ClassLabel(names=names) if names else datasets.Value("float32")
+    columns = {"premise": datasets.Value("string"), "hypothesis": datasets.Value("string"), "label": label}
+    columns |= {"sentence1": datasets.Value("string"), "sentence2": datasets.Value("string")}
+    texts = ["word1 word2", "word3", "word4 word5 word6", "word7"]
+    labels = [n % len(names) for n in range(4)] if names else [0.0, 1.0, 2.0, 5.0]
+    data = {name: labels if name == "label" else texts for name in columns}
+    (folder / config).mkdir(parents=True)
+    for split in splits:
+        datasets.Dataset.from_dict(data, features=datasets.Features(columns)).to_parquet(
+            folder / config / f"{split}.parquet"
+        )
+    files = "".join(f"  - split: {split}\n    path: {config}/{split}.parquet\n" for split in splits)
+    (folder / "README.md").write_text(f"---\nconfigs:\n- config_name: {config}\n  data_files:\n{files}---\n")
+
+
+def test_glue_presets_know_their_pairs_splits_and_classes(tmp_path: Path, hub: Path) -> None:
+    splits = ("train", "validation_matched", "validation_mismatched", "test_matched")
+    write_configured(hub / "nyu-mll" / "glue", "mnli", splits, ["entailment", "neutral", "contradiction"])
+    cache = build_toy("mnli", tmp_path).cache
+    assert list(cache) == list(splits[:3])
+    assert (cache.folder.name, cache.manifest.task.kind, cache.manifest.task.pair) == ("mnli", "classification", True)
+    assert cache.manifest.task.label_names == ("entailment", "neutral", "contradiction")
+    assert {row.source_row: row.input_ids.tolist() for row in cache["train"]}[0] == [2, 6, 7, 3, 6, 7, 3]
+
+
+def test_a_preset_of_numbers_is_a_regression_though_its_numbers_be_whole(tmp_path: Path, hub: Path) -> None:
+    write_configured(hub / "nyu-mll" / "glue", "stsb", ("train", "validation"), None)
+    cache = build_toy("stsb", tmp_path).cache
+    assert (cache.manifest.task.kind, cache.manifest.task.label_names) == ("regression", ())
+    assert sorted(cache["train"].labels.tolist()) == [0, 1, 2, 5]

@@ -11,9 +11,9 @@ from cache.errors import InputError, LengthwiseError, MismatchError
 from tests.models import write_model
 from tests.toys import WORDS, write_cache
 from train.cli import cli, main
-from train.evaluate import Scores
 from train.predict import Predictor, read_texts
 from train.records import clock, read_records
+from train.scores import ClassScores
 
 
 @pytest.fixture(scope="module")
@@ -130,7 +130,7 @@ def test_eval_prints_accuracy_f1_and_counts(command):
 
 
 def test_f1_of_many_classes_is_the_mean_over_those_that_occur():
-    scores = Scores(6, 0.0, correct=(2, 1, 0, 0), predicted=(3, 2, 1, 0), actual=(2, 3, 1, 0), confusion=None)
+    scores = ClassScores(6, 0.0, correct=(2, 1, 0, 0), predicted=(3, 2, 1, 0), actual=(2, 3, 1, 0), confusion=None)
     assert scores.f1 == pytest.approx((2 * 2 / 5 + 2 * 1 / 5 + 0) / 3)
     assert scores.accuracy == 0.5
 

@@ -163,7 +163,10 @@ def evaluate(
     precision: str,
     as_json: bool,
 ) -> None:
-    """Score a run, a model folder or a Hub model on a split: accuracy, F1, confusion counts.
+    """Score a run, a model folder or a Hub model on a split.
+
+    Accuracy, F1 and confusion counts; for numbers the correlations of Pearson and Spearman; for sets of classes micro
+    and macro F1.
 
     \b
     Example:
@@ -188,12 +191,8 @@ def evaluate(
         return
     click.echo(f"rows       {scores.rows:,} of split {split}")
     click.echo(f"loss       {scores.mean_loss:.4f}")
-    click.echo(f"accuracy   {scores.accuracy:.4f} ({sum(scores.correct):,} right)")
-    click.echo(f"F1         {scores.f1:.4f} ({f'class {names[1]}' if len(names) == 2 else 'mean over classes'})")
-    for number in range(min(len(names), 20)):
-        counts = scores.confusion[number] if scores.confusion else ()
-        found = ", ".join(f"{names[c]} {count:,}" for c, count in enumerate(counts) if count)
-        click.echo(f"  {names[number]}: {scores.actual[number]:,} rows, found as {found or 'nothing'}")
+    for title, text in scores.lines(names):
+        click.echo(f"{title:10} {text}" if title else f"  {text}")
 
 
 @cli.command()
@@ -208,6 +207,8 @@ def predict(
     model: str, texts: tuple[str, ...], file: Path | None, batch_size: int, device: str, precision: str, as_json: bool
 ) -> None:
     """Label texts: from the arguments, from a file, or from standard input, one a line.
+
+    A model that was trained on pairs takes both texts on one line, a tab between them.
 
     \b
     Examples:
@@ -224,11 +225,7 @@ def predict(
     with _on(device, precision) as (place, exact):
         predictor = Predictor(model, place, exact, batch_size)
         for result in predictor(given):
-            if as_json:
-                content = {"text": result.text, "label": result.label, "probability": result.probability}
-                click.echo(json.dumps(content, ensure_ascii=False))
-            else:
-                click.echo(f"{result.label}\t{result.probability:.4f}\t{result.text}")
+            click.echo(json.dumps(result.to_json(), ensure_ascii=False) if as_json else result.to_line())
 
 
 @cli.command()

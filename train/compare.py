@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from .records import METRICS, SUMMARY, TIMING, RunInfo, clock, read_records, read_run
+from .scores import main_score
 
 COLUMNS = (
     "run",
@@ -27,7 +28,7 @@ class RunResult:
     Attributes:
         folder: of the run.
         info: its settings.
-        accuracy: of its last evaluation, None where there was none.
+        score: name and value of the main score of its last evaluation, None where there was none.
         epoch_seconds: training time of each epoch, seconds.
         steps: optimizer steps done.
         padded_tokens: tokens computed in training, padding included.
@@ -36,11 +37,16 @@ class RunResult:
 
     folder: Path
     info: RunInfo
-    accuracy: float | None
+    score: tuple[str, float] | None
     epoch_seconds: tuple[float, ...]
     steps: int
     padded_tokens: int
     finished: bool
+
+    @property
+    def accuracy(self) -> float | None:
+        """Of its last evaluation, None where there was none or the task has none."""
+        return self.score[1] if self.score and self.score[0] == "accuracy" else None
 
 
 def read_result(folder: Path) -> RunResult:
@@ -52,11 +58,11 @@ def read_result(folder: Path) -> RunResult:
     info = read_run(folder)
     metrics, timing = read_records(folder / METRICS), read_records(folder / TIMING)
     steps = [record for record in metrics if record["kind"] == "step"]
-    accuracies = [record["accuracy"] for record in metrics if record["kind"] == "eval"]
+    scores = [main_score(record) for record in metrics if record["kind"] == "eval"]
     return RunResult(
         folder=folder,
         info=info,
-        accuracy=accuracies[-1] if accuracies else None,
+        score=scores[-1] if scores else None,
         epoch_seconds=tuple(record["seconds"] for record in timing if record["kind"] == "epoch"),
         steps=steps[-1]["step"] if steps else 0,
         padded_tokens=sum(record["padded_tokens"] for record in steps),
@@ -66,7 +72,9 @@ def read_result(folder: Path) -> RunResult:
 
 def comparison(results: list[RunResult]) -> str:
     """The table of some runs in Markdown, one run a row."""
-    rows = [COLUMNS, *(_cells(result) for result in results)]
+    several = any(result.score and result.score[0] != "accuracy" for result in results)
+    heads = tuple("score" if several and name == "accuracy" else name for name in COLUMNS)
+    rows = [heads, *(_cells(result) for result in results)]
     widths = [max(len(row[i]) for row in rows) for i in range(len(COLUMNS))]
     lines = ["| " + " | ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)) + " |" for row in rows]
     lines.insert(1, "| " + " | ".join("-" * width for width in widths) + " |")
@@ -82,12 +90,19 @@ def _cells(result: RunResult) -> tuple[str, ...]:
         Path(str(settings.model)).name,
         size,
         str(result.info.max_length),
-        "" if result.accuracy is None else f"{result.accuracy:.4f}",
+        _score(result),
         f"{result.info.environment['device']}, {settings.precision}",
         clock(sum(seconds) / len(seconds)) if seconds else "",
         f"{result.steps:,}",
         f"{result.padded_tokens:,}",
     )
+
+
+def _score(result: RunResult) -> str:
+    if result.score is None:
+        return ""
+    name, value = result.score
+    return f"{value:.4f}" if name == "accuracy" else f"{name} {value:.4f}"
 
 
 def to_json(result: RunResult) -> str:
@@ -96,6 +111,7 @@ def to_json(result: RunResult) -> str:
         "run": str(result.folder),
         "settings": result.info.settings.to_json(),
         "accuracy": result.accuracy,
+        **({} if result.score is None else dict([result.score])),
         "epoch_seconds": result.epoch_seconds,
         "steps": result.steps,
         "padded_tokens": result.padded_tokens,

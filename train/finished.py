@@ -11,11 +11,13 @@ from cache.errors import InputError, MismatchError
 
 from . import device as devices
 from .model import (
+    PROBLEMS,
     Needs,
     check_fit,
     check_weights,
     empty_classifier,
     has_trained_head,
+    kind_of,
     label_names,
     load_weights,
     model_folder,
@@ -65,13 +67,13 @@ def load_classifier(folder: Path, device: torch.device, needs: Needs | None = No
     if needs is not None:
         check_fit(folder, config, needs)
         names = label_names(config)
-        if names != needs.label_names and not all(name.startswith("LABEL_") for name in names):
+        if needs.label_names and names != needs.label_names and not all(name.startswith("LABEL_") for name in names):
             raise MismatchError(
                 f"the labels of {folder} are {', '.join(names[:8])}, those of the cache {needs.folder} are "
                 f"{', '.join(needs.label_names[:8])}; evaluate it on a cache with the same labels in the same order"
             )
         config.pad_token_id = needs.manifest.tokenizer.pad_id
-    config.problem_type = "single_label_classification"
+    config.problem_type = PROBLEMS[kind_of(config)]
     devices.prepare(device)
     model = load_weights(folder, config)
     model.to(device)  # type: ignore[arg-type]  # transformers types `to` as for half-loaded models
@@ -89,6 +91,11 @@ def longest_text(folder: Path) -> int:
     stated = _json(folder / "tokenizer_config.json").get("model_max_length")
     limits = [n for n in (positions, stated) if isinstance(n, int) and 0 < n < 1 << 20]
     return min(limits, default=LONGEST_DEFAULT)
+
+
+def takes_pairs(folder: Path) -> bool:
+    """Whether the model was trained on pairs of texts."""
+    return _json(folder / CARD).get("pair") is True
 
 
 def pads_left(folder: Path) -> bool:

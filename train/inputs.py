@@ -16,8 +16,11 @@ READY_MASKS = frozenset({"bert", "camembert", "distilbert", "electra", "roberta"
 
 
 def model_inputs(batch: Batch, config: PretrainedConfig) -> dict[str, torch.Tensor]:
-    """Keyword arguments for the model of this configuration: input_ids, labels, and a mask where one is needed."""
+    """Keyword arguments for the model of this configuration: input_ids, labels, a mask where one is needed, and
+    token types where the cache has them and the model knows two."""
     inputs = batch.model_inputs()
+    if getattr(config, "type_vocab_size", 0) < 2:
+        inputs.pop("token_type_ids", None)  # it knows no types, or one only
     mask = batch.attention_mask
     if mask is not None and config.model_type in READY_MASKS and config._attn_implementation == "sdpa":
         inputs["attention_mask"] = mask.bool()[:, None, None, :].expand(-1, 1, mask.shape[1], -1)  # (B, 1, W, W)

@@ -44,8 +44,18 @@ class Needs:
 
     @property
     def label_names(self) -> tuple[str, ...]:
-        """Names of the classes, class 0 first."""
+        """Names of the classes, class 0 first; none where labels are numbers."""
         return self.manifest.task.label_names
+
+    @property
+    def kind(self) -> str:
+        """What the labels are, one of `cache.format.KINDS`."""
+        return self.manifest.task.kind
+
+    @property
+    def outputs(self) -> int:
+        """Numbers that the head gives for a row."""
+        return 1 if self.kind == "regression" else len(self.label_names)
 
 
 def model_folder(name: str) -> Path:
@@ -178,7 +188,9 @@ def _config_faults(config: PretrainedConfig, needs: Needs) -> Iterator[str]:
     pad_id = getattr(config, "pad_token_id", None)
     if pad_id is not None and pad_id != tokenizer.pad_id:
         yield f"padding: its pad id is {pad_id}, the cache's is {tokenizer.pad_id}"
-    if has_trained_head(config) and config.num_labels != len(needs.label_names):
+    if has_trained_head(config) and kind_of(config) != needs.kind:
+        yield f"task: its head was trained for {kind_of(config)}, the cache is for {needs.kind}"
+    elif has_trained_head(config) and config.num_labels != needs.outputs:
         yield (
             f"labels: its classifier was trained for {config.num_labels} classes, the cache has "
             f"{len(needs.label_names)} ({', '.join(needs.label_names[:8])})"
@@ -225,11 +237,26 @@ def label_names(config: PretrainedConfig) -> tuple[str, ...]:
     return tuple(names.get(number, f"LABEL_{number}") for number in range(config.num_labels or 0))
 
 
+PROBLEMS: dict[str, Any] = {
+    "classification": "single_label_classification",
+    "regression": "regression",
+    "multi-label": "multi_label_classification",
+}
+"""Kind of a task, and what transformers calls it."""
+
+
+def kind_of(config: PretrainedConfig) -> str:
+    """What a trained sequence classifier's head is for, as the kind of a task."""
+    kinds = {problem: kind for kind, problem in PROBLEMS.items()}
+    return kinds.get(str(config.problem_type), "regression" if config.num_labels == 1 else "classification")
+
+
 def label(config: PretrainedConfig, needs: Needs) -> None:
     """Write the cache's labels and pad id into a configuration."""
-    config.id2label = dict(enumerate(needs.label_names))
-    config.label2id = {name: number for number, name in enumerate(needs.label_names)}
-    config.problem_type = "single_label_classification"
+    names = needs.label_names or ("LABEL_0",)  # transformers' name for a head of one number
+    config.id2label = dict(enumerate(names))
+    config.label2id = {name: number for number, name in enumerate(names)}
+    config.problem_type = PROBLEMS[needs.kind]
     config.pad_token_id = needs.manifest.tokenizer.pad_id
 
 

@@ -4,21 +4,23 @@ Shapes: B rows, W columns, C classes.
 """
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from transformers import PreTrainedModel
 
 from cache.errors import InputError
+from cache.labels import token_types
 from cache.padding import gather_rows, row_mask
 
 from . import device as devices
-from .finished import finished_model, load_classifier, longest_text, pads_left
-from .model import label_names
+from .finished import finished_model, load_classifier, longest_text, pads_left, takes_pairs
+from .model import kind_of, label_names
 
 TEXTS_AT_A_TIME = 8192
 """Texts that are tokenized and sorted together: memory stays bounded however long the input is."""
@@ -31,6 +33,48 @@ class Prediction:
     text: str
     label: str
     probability: float
+
+    def to_json(self) -> dict[str, Any]:
+        """Text, label and probability."""
+        return asdict(self)
+
+    def to_line(self) -> str:
+        """Label, probability and text, tabs between them."""
+        return f"{self.label}\t{self.probability:.4f}\t{self.text}"
+
+
+@dataclass(frozen=True)
+class NumberPrediction:
+    """The number that a regression gives a text."""
+
+    text: str
+    value: float
+
+    def to_json(self) -> dict[str, Any]:
+        """Text and value."""
+        return asdict(self)
+
+    def to_line(self) -> str:
+        """Value and text, a tab between them."""
+        return f"{self.value:.6g}\t{self.text}"
+
+
+@dataclass(frozen=True)
+class SetPrediction:
+    """The labels whose probability is above a half, and the probability of each label."""
+
+    text: str
+    labels: tuple[str, ...]
+    probabilities: dict[str, float]
+
+    def to_json(self) -> dict[str, Any]:
+        """Text, labels and the probability of each label there is."""
+        return asdict(self)
+
+    def to_line(self) -> str:
+        """The labels, each with its probability, and the text, a tab between them."""
+        found = ", ".join(f"{label} {self.probabilities[label]:.4f}" for label in self.labels)
+        return f"{found or 'none'}\t{self.text}"
 
 
 class Predictor:
@@ -59,29 +103,47 @@ class Predictor:
         self.tokenizer: Any = Tokenizer.from_file(str(folder / "tokenizer.json"))
         self.tokenizer.no_padding()
         self.tokenizer.enable_truncation(longest_text(folder))
-        self.left = pads_left(folder)
+        self.left, self.pair, self.kind = pads_left(folder), takes_pairs(folder), kind_of(self.model.config)
+        self.typed = self.pair and getattr(self.model.config, "type_vocab_size", 0) > 1
 
-    def __call__(self, texts: Iterable[str]) -> Iterator[Prediction]:
-        """A prediction for each text, in order; reads ahead some thousand texts at most."""
+    def __call__(self, texts: Iterable[str]) -> Iterator[Prediction | NumberPrediction | SetPrediction]:
+        """A prediction for each text, in order; reads ahead some thousand texts at most.
+
+        A model of pairs takes both in one text, a tab between them.
+
+        Raises:
+            InputError: it is a model of pairs, and a text holds no tab, or several.
+        """
         source = iter(texts)
         while chunk := list(islice(source, TEXTS_AT_A_TIME)):
             yield from self._predict(chunk)
 
-    def _predict(self, texts: list[str]) -> Iterator[Prediction]:
-        encoded = [encoding.ids for encoding in self.tokenizer.encode_batch_fast(texts)]
-        lengths = np.array([len(ids) for ids in encoded])
-        order = np.argsort(lengths, kind="stable")
-        best: list[tuple[int, float]] = [(0, 0.0)] * len(texts)
+    def _predict(self, texts: list[str]) -> Iterator[Prediction | NumberPrediction | SetPrediction]:
+        given = [split_pair(text) for text in texts] if self.pair else texts
+        encoded = self.tokenizer.encode_batch_fast(given)
+        order = np.argsort([len(encoding.ids) for encoding in encoded], kind="stable")
+        outputs = np.zeros((len(texts), self.model.config.num_labels or 1), np.float32)
         for start in range(0, len(order), self.batch_size):
             rows = order[start : start + self.batch_size]
-            for row, result in zip(rows, self._batch([encoded[row] for row in rows]), strict=True):
-                best[row] = result
+            outputs[rows] = self._batch([encoded[row] for row in rows])
         names = label_names(self.model.config)
-        for text, (label, probability) in zip(texts, best, strict=True):
-            yield Prediction(text, names[label], probability)
+        for text, output in zip(texts, outputs, strict=True):
+            yield self._prediction(text, output, names)
 
-    def _batch(self, rows: list[list[int]]) -> list[tuple[int, float]]:
-        """The most probable class of each row of a batch, and its probability."""
+    def _prediction(
+        self, text: str, output: npt.NDArray[np.float32], names: tuple[str, ...]
+    ) -> Prediction | NumberPrediction | SetPrediction:
+        if self.kind == "regression":
+            return NumberPrediction(text, float(output[0]))
+        if self.kind == "multi-label":
+            chances = dict(zip(names, output.tolist(), strict=True))
+            return SetPrediction(text, tuple(name for name, chance in chances.items() if chance > 0.5), chances)
+        best = int(output.argmax())
+        return Prediction(text, names[best], float(output[best]))
+
+    def _batch(self, encoded: list[Any]) -> npt.NDArray[np.float32]:
+        """(B, C) what the model says of each row: probabilities, or a number."""
+        rows = [encoding.ids for encoding in encoded]
         lengths = np.array([len(ids) for ids in rows])
         width = max(1, int(lengths.max()))
         begins = np.cumsum(lengths) - lengths
@@ -90,11 +152,33 @@ class Predictor:
         inputs = {"input_ids": gather_rows(flat, begins, lengths, width, pad, self.left)}
         if int(lengths.min()) < width:
             inputs["attention_mask"] = row_mask(lengths, width, self.left)
+        if self.typed:
+            first = np.array([encoding.type_ids.count(0) for encoding in encoded])
+            inputs["token_type_ids"] = token_types(first, lengths, width, self.left)
         tensors = {name: torch.from_numpy(np.array(a, np.int64)).to(self.device) for name, a in inputs.items()}
         with torch.inference_mode(), devices.autocast(self.device, self.precision):
-            chances = self.model(**tensors).logits.float().softmax(dim=1)  # (B, C)
-        probability, label = chances.max(dim=1)
-        return list(zip(label.tolist(), probability.tolist(), strict=True))
+            logits = self.model(**tensors).logits.float()  # (B, C)
+        if self.kind == "classification":
+            logits = logits.softmax(dim=1)
+        elif self.kind == "multi-label":
+            logits = logits.sigmoid()
+        outputs: npt.NDArray[np.float32] = logits.cpu().numpy()
+        return outputs
+
+
+def split_pair(text: str) -> tuple[str, str]:
+    """The two texts on a line.
+
+    Raises:
+        InputError: there is no tab, or there are several.
+    """
+    parts = text.split("\t")
+    if len(parts) != 2:
+        raise InputError(
+            f"the text {text[:60]!r} holds {len(parts) - 1} tabs, but the model takes pairs; put one tab between the "
+            "first and the second text"
+        )
+    return parts[0], parts[1]
 
 
 def read_texts(data: bytes, source: str) -> list[str]:

@@ -25,6 +25,7 @@ from .config import FREE_ON_RESUME, NO_SPLIT, Settings, contradictions
 from .loop import Job, train
 from .model import (
     fresh_model,
+    kind_of,
     label_names,
     load_model,
     model_digest,
@@ -221,6 +222,8 @@ def _announce(start: Start, heaviest: tuple[int, int], say: Say) -> None:
 
 
 def _labels(config: PretrainedConfig) -> str:
+    if kind_of(config) == "regression":
+        return "regression"
     names = label_names(config)
     more = f", … {len(names)} labels" if len(names) > 4 else ""
     return "labels " + ", ".join(names[:4]) + more
@@ -262,7 +265,8 @@ def export_model(place: Path, job: Job, info: RunInfo) -> None:
     Raises:
         StorageError: the file system refused.
     """
-    card = {"max_length": info.max_length, "cache": info.cache_name, "cache_fingerprint": info.cache_fingerprint}
+    card: Json = {"max_length": info.max_length, "cache": info.cache_name, "cache_fingerprint": info.cache_fingerprint}
+    card |= {"task": job.split.cache.manifest.task.kind, "pair": job.split.cache.manifest.task.pair}
     with staging(place) as folder:
         with storage_errors(place), quiet_transformers():
             job.model.save_pretrained(folder)
@@ -284,4 +288,5 @@ def _conclude(folder: Path, summary: Json, job: Job, say: Say) -> None:
     split = job.settings.eval_split
     if split != NO_SPLIT:
         say(f"next       train eval {folder} --cache {job.settings.cache} --split {split}")
-    say(f'next       train predict {folder} "a text of your own"')
+    example = "$'first text\\tsecond text'" if job.split.cache.manifest.task.pair else '"a text of your own"'
+    say(f"next       train predict {folder} {example}")

@@ -9,15 +9,20 @@ from cache.reader import Split
 from . import device as devices
 from .checkpoint import checkpoints, prune, save_checkpoint
 from .config import NO_SPLIT
-from .evaluate import Scores, evaluate
+from .evaluate import evaluate
 from .loop import Job, schedule
 from .progress import Screen
 from .records import CHECKPOINTS, METRICS, TIMING, Json, Records, clock
+from .scores import Scores
 from .signals import StopRequest
 from .state import Meter, State, Sums
 
 ROWS_NAMED = 16
 """Rows of a batch that an error lists."""
+
+
+TITLES = {"f1": "F1", "f1_micro": "micro F1", "f1_macro": "macro F1", "pearson": "Pearson", "spearman": "Spearman"}
+"""How scores are called in a line of the report, where not by their names."""
 
 
 class NonFiniteError(LengthwiseError):
@@ -100,10 +105,10 @@ class Watch:
         line = f"epoch {state.epoch + 1}/{len(job.steps)}  loss {_number(loss)}  time {clock(state.epoch_seconds)}"
         if scores is not None:
             split = job.settings.eval_split
-            result = {"loss": scores.mean_loss, "accuracy": scores.accuracy, "f1": scores.f1, "rows": scores.rows}
+            result = scores.summary()
             self.metrics.add({"kind": "eval", **position, "split": split, **result})
-            line += f"  {split}: loss {scores.mean_loss:.4f}, accuracy {scores.accuracy:.4f}, F1 {scores.f1:.4f}"
-            line += f" ({clock(eval_seconds)})"
+            shown = [f"{TITLES.get(name, name)} {value:.4f}" for name, value in result.items() if name != "rows"]
+            line += f"  {split}: {', '.join(shown)} ({clock(eval_seconds)})"
         self.screen.say(line)
         state.scores = scores.to_json() if scores is not None else None
         state.epoch, state.epoch_step, state.epoch_sums, state.epoch_seconds = state.epoch + 1, 0, Sums(), 0.0
