@@ -41,8 +41,9 @@ def open_cache(folder: str | Path, *, verify: bool = False) -> "Cache":
         before = _identity(path)
         try:
             cache = Cache(path, _read_manifest(path))
-        except CacheError:
-            if _identity(path) == before:
+        except CacheError as error:
+            now = _identity(path)
+            if now == before and (now is not None or isinstance(error, NotACacheError)):
                 raise
             continue  # it was replaced while it was being opened
         if before == _identity(path):

@@ -42,11 +42,12 @@ def test_its_commands_run_in_order(folder: Path) -> None:
         assert done.returncode == 0, f"{line}\n{done.stdout}{done.stderr}"
 
 
-def test_its_python_runs(folder: Path) -> None:
-    """Every Python block runs as a script, on the caches the commands have built."""
+def test_its_python_runs(folder: Path, tmp_path: Path) -> None:
+    """Every Python block runs as a script, on the caches the commands have built. The script lies in another folder:
+    beside a data folder called `cache`, an editable install, as tests have it, is not found."""
     assert blocks("python")
     for number, block in enumerate(blocks("python")):
-        script = folder / f"block_{number}.py"
+        script = tmp_path / f"block_{number}.py"
         script.write_text(block)
         done = subprocess.run([sys.executable, script], cwd=folder, capture_output=True, text=True, timeout=120)
         assert done.returncode == 0, done.stderr
