@@ -68,6 +68,7 @@ def settings_options(command: Command) -> Command:
 _SWITCHES = (
     ("compile", "Compile the model with torch.compile. Default: no."),
     ("pooled-only", "Compute the last layer for the pooled token alone; same logits. Default: where the model can."),
+    ("cpu-kernels", "On a CPU, attention by blocks and dropout from raw bits. Default: yes, unless compiled."),
 )
 
 

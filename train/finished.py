@@ -10,6 +10,7 @@ from transformers import PreTrainedModel
 from cache.errors import InputError, MismatchError
 
 from . import device as devices
+from .attention import use_cpu_kernels
 from .model import (
     PROBLEMS,
     Needs,
@@ -77,6 +78,7 @@ def load_classifier(folder: Path, device: torch.device, needs: Needs | None = No
     devices.prepare(device)
     model = load_weights(folder, config)
     model.to(device)  # type: ignore[arg-type]  # transformers types `to` as for half-loaded models
+    use_cpu_kernels(model, device)
     use_pooled_only(model)  # the same logits
     model.eval()
     return model

@@ -43,6 +43,7 @@ class Job:
         device: where to compute.
         steps: optimizer steps of each epoch; the last epoch may be cut short.
         stock: why the last layer is computed for every token; empty where it is not.
+        torchs: why attention and dropout are torch's; empty where they are `train.attention`'s and `train.dropout`'s.
     """
 
     model: PreTrainedModel
@@ -54,6 +55,7 @@ class Job:
     device: torch.device
     steps: tuple[int, ...]
     stock: str = ""
+    torchs: str = ""
 
     @property
     def total_steps(self) -> int:

@@ -21,7 +21,9 @@ from torch import nn
 from transformers import PreTrainedModel
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-ATTENTIONS = ("sdpa", "eager")
+from .attention import NAME as BLOCKED
+
+ATTENTIONS = ("sdpa", "eager", BLOCKED)
 """Attention implementations that take one query and many keys under a (B, 1, W, W) mask."""
 
 

@@ -12,6 +12,7 @@ from cache.plans import PlanSpec
 from cache.reader import Cache, Split
 
 from . import device as devices
+from .attention import use_cpu_kernels
 from .config import FREE_ON_RESUME, NO_SPLIT, Settings
 from .loop import Job, make_optimizer
 from .model import Needs
@@ -81,11 +82,14 @@ def make_job(model: PreTrainedModel, split: Split, settings: Settings, device: t
     spec = _spec(settings)
     split.try_keep_plan(spec, settings.epochs)
     model = model.to(device)  # type: ignore[arg-type]  # transformers types `to` as for half-loaded models
+    torchs = "--no-cpu-kernels"
+    if settings.cpu_kernels:
+        torchs = "--compile" if settings.compile else use_cpu_kernels(model, device)
     stock = use_pooled_only(model) if settings.pooled_only else "--no-pooled-only"
     forward = torch.compile(model) if settings.compile else model
     optimizer = make_optimizer(model, settings)
     steps = epoch_steps(split, spec, settings)
-    return Job(model, forward, optimizer, split, spec, settings, device, steps, stock)
+    return Job(model, forward, optimizer, split, spec, settings, device, steps, stock, torchs)
 
 
 def describe(job: Job, cache: Cache, digest: str) -> RunInfo:

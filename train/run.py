@@ -217,6 +217,8 @@ def _announce(start: Start, heaviest: tuple[int, int], say: Say) -> None:
     say(f"model      {settings.model} ({parameters / 1e6:,.1f} M parameters, {_labels(job.model.config)})")
     say(f"cache      {settings.cache} ({len(job.split):,} rows, {job.split.info.tokens:,} tokens), plan {job.spec.id}")
     say(f"last layer {f'for every token: {job.stock}' if job.stock else 'for the pooled token alone'}")
+    if job.device.type == "cpu":
+        say(f"attention  {f'by torch: {job.torchs}' if job.torchs else 'by blocks, dropout from raw bits'}")
     say(f"device     {start.info.environment['device']}, {settings.precision}{', compiled' * settings.compile}")
     say(f"steps      {job.total_steps:,} in {len(job.steps)} epochs; the heaviest batch, {rows} x {width}, fits")
 
