@@ -20,6 +20,7 @@ import torch
 
 from cache import PlanSpec, Split, open_cache
 from cache.plans import EpochPlan
+from train.attention import use_cpu_kernels
 from train.device import autocast, pick_precision
 from train.model import Needs, load_model, quiet_transformers
 
@@ -89,7 +90,7 @@ def chosen(task: Task, plan: EpochPlan) -> EpochPlan:
 def ours(task: Task, strategy: str, **options: Any) -> Run:
     """`train run` on a cache of just the chosen batches."""
     spec = PlanSpec(strategy, task.batch_size)
-    name = f"{strategy}-{task.batch_size}-{task.steps}-" + ("pooled" if not options else "stock")
+    name = "-".join([strategy, str(task.batch_size), str(task.steps), *options])
     place = sample_cache(task.split, chosen(task, task.split.draw(spec, 0)), spec, WORK / "training" / name)
     settings = {
         "cache": str(place),
@@ -243,6 +244,7 @@ def parts(task: Task) -> Run:
     def run(steps: int) -> Json:
         torch.manual_seed(SEED)
         model = task.classifier().to(task.device)
+        use_cpu_kernels(model, task.device)
         model.train()
         optimizer = torch.optim.AdamW(model.parameters(), lr=task.lr, weight_decay=0.0, fused=True)
         trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
@@ -273,7 +275,8 @@ def parts(task: Task) -> Run:
 PEERS: dict[str, Callable[[Task], Run]] = {
     "ours": lambda task: ours(task, "tight"),
     "ours_smart": lambda task: ours(task, "smart"),
-    "ours_stock": lambda task: ours(task, "tight", pooled_only=False),
+    "ours_every_token": lambda task: ours(task, "tight", pooled_only=False),
+    "ours_plain": lambda task: ours(task, "tight", pooled_only=False, cpu_kernels=False),
     "trainer_grouped": lambda task: trainer(task, grouped_plan(task)),
     "trainer_random": lambda task: trainer(task, task.split.draw(PlanSpec("dynamic", task.batch_size), 0)),
     "tutorial": lambda task: plain(task, "smart"),
