@@ -75,13 +75,14 @@ def measure(command: Sequence[str | Path], env: Mapping[str, str] | None = None)
 
 
 def environment(more: Mapping[str, str] | None = None) -> dict[str, str]:
-    """The environment of every measured process: nobody looks for the Hub, nobody draws progress bars."""
+    """The environment of every measured process: nobody looks for the Hub, draws bars or compiles modules anew."""
     quiet = {
         "HF_HUB_OFFLINE": "1",
         "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",
         "HF_HOME": str(WORK / "hf"),
         "TOKENIZERS_PARALLELISM": "true",
         "PYTHONWARNINGS": "ignore",
+        "PYTHONDONTWRITEBYTECODE": "",
     }
     return {**os.environ, **quiet, **(more or {})}
 

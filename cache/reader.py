@@ -74,6 +74,7 @@ class Cache(Mapping[str, "Split"]):
     def __init__(self, folder: Path, manifest: Manifest) -> None:
         self.folder, self.manifest = folder, manifest
         self._root = os.path.realpath(folder)
+        self._inside: set[Path] = set()  # folders that no link leads out of it
         self._identity = _identity(folder)
         with self.naming_remedy():
             for info in self._tokenizer_files():
@@ -113,7 +114,11 @@ class Cache(Mapping[str, "Split"]):
             CorruptCacheError: it is a link that leaves the cache.
         """
         path = self.folder / name
-        check_inside(path, self._root)
+        if path.parent not in self._inside:
+            check_inside(path.parent, self._root)
+            self._inside.add(path.parent)
+        if path.is_symlink():
+            check_inside(path, self._root)
         return path
 
     def was_replaced(self) -> bool:

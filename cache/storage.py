@@ -46,7 +46,7 @@ def check_inside(path: Path, root: str) -> None:
     Raises:
         CorruptCacheError: it does.
     """
-    if not os.path.realpath(path).startswith(root + os.sep):
+    if not (os.path.realpath(path) + os.sep).startswith(root + os.sep):
         raise CorruptCacheError(f"{path}: is a link that leaves the cache")
 
 
