@@ -90,7 +90,9 @@ def encode_source(
             for batch in batches:
                 pieces[split].append(_code(batch, split, first_row))
                 for name, mask in routes.items():
-                    firsts[name].append(_encode(batch, split, first_row, mask, encoder, runs[name]))
+                    coded = _encode(batch, split, first_row, mask, encoder, runs[name])
+                    if encoder.pairs:
+                        firsts[name].append(coded)
                 first_row += batch.num_rows
                 read_bytes += batch.nbytes
                 if read_bytes == batch.nbytes:
@@ -194,7 +196,7 @@ def _encode(
     """Encode the rows of a batch that belong to a split, as one run.
 
     Returns:
-        Their source rows, and their tokens of token type 0; in a cache without pairs all tokens.
+        Their source rows, and in a cache of pairs their tokens of token type 0.
     """
 
     rows = np.arange(first_row, first_row + batch.num_rows)

@@ -168,12 +168,10 @@ def merge(runs: list[Run], counts: Ints, dtype: type, limit_bytes: int, row_byte
         row_bytes: bytes a row takes in a shard beside its ids.
     """
     stretches = Stretches(runs)
-    buffer: Ints = np.empty(0, dtype)
+    total, longest = int(counts @ np.arange(len(counts))), len(counts) - 1
+    buffer: Ints = np.empty(min(total, max(longest, limit_bytes // np.dtype(dtype).itemsize)), dtype)
     for lengths in _shard_lengths(counts, np.dtype(dtype).itemsize, limit_bytes, row_bytes):
         tokens = int(lengths.sum())
-        if tokens > len(buffer):
-            buffer = np.empty(0, dtype)  # let go of the old one first
-            buffer = np.empty(tokens, dtype)
         ids, source_rows = buffer[:tokens], np.empty(len(lengths), np.int64)
         row = token = 0
         while row < len(lengths):
@@ -186,14 +184,18 @@ def merge(runs: list[Run], counts: Ints, dtype: type, limit_bytes: int, row_byte
 
 def _shard_lengths(counts: Ints, item_bytes: int, limit_bytes: int, row_bytes: int) -> Iterator[Ints]:
     """The lengths of the rows of each shard, in order: as many rows as fit."""
-    lengths = np.repeat(np.arange(len(counts)), counts)
-    ends = np.cumsum(lengths * item_bytes + row_bytes)
-    first = 0
-    while first < len(lengths):
-        before = int(ends[first - 1]) if first else 0
-        last = max(first + 1, int(np.searchsorted(ends, before + limit_bytes, side="right")))
-        yield lengths[first:last]
-        first = last
+    part, room = np.zeros_like(counts), limit_bytes
+    for length, count in enumerate(counts.tolist()):
+        size = length * item_bytes + row_bytes
+        while count:
+            if room < size and part.any():
+                yield np.repeat(np.arange(len(part)), part)
+                part, room = np.zeros_like(counts), limit_bytes
+            fitting = min(count, max(1, room // size))
+            part[length] += fitting
+            count, room = count - fitting, room - fitting * size
+    if part.any():
+        yield np.repeat(np.arange(len(part)), part)
 
 
 class Stretches:
