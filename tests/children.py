@@ -12,11 +12,15 @@ from collections.abc import Callable
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 
+import pytest
 import torch
 
 import train.checkpoint
+import train.loop
 import train.run
 from train.cli import main
+from train.loop import Job
+from train.state import State
 
 SLOW_IMPORTS = ["tests.children", "transformers.models.bert.modeling_bert"]
 
@@ -66,3 +70,15 @@ def kill_in_second_checkpoint() -> None:
         publish(folder, place)
 
     train.checkpoint.publish = dying
+
+
+def stop_after(patch: pytest.MonkeyPatch, step: int) -> None:
+    """Ask the next run in this process to stop, as SIGTERM does, when its `step`-th optimizer step is done."""
+    update = train.loop.update
+
+    def stopping(job: Job, state: State) -> None:
+        update(job, state)
+        if state.step == step:
+            signal.raise_signal(signal.SIGTERM)
+
+    patch.setattr(train.loop, "update", stopping)

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from cache.errors import InputError, MismatchError
-from tests.children import ended, kill_in_second_checkpoint, spawn, wait_for_lines
+from tests.children import ended, kill_in_second_checkpoint, spawn, stop_after, wait_for_lines
 from tests.models import write_model
 from tests.toys import write_cache
 from train.checkpoint import checkpoints
@@ -72,20 +72,6 @@ def result(run: Path) -> dict[str, bytes]:
     files = [last / name for name in ("model.safetensors", "optimizer.safetensors", "random.safetensors")]
     files += [run / "metrics.jsonl", run / "model" / "model.safetensors"]
     return {path.name if path.parent == last else str(path.relative_to(run)): path.read_bytes() for path in files}
-
-
-def stop_after(monkeypatch, step: int) -> None:
-    """Ask the next run to stop as SIGTERM does, when its `step`-th optimizer step is done."""
-    import train.loop
-
-    update = train.loop.update
-
-    def stopping(job, state):
-        update(job, state)
-        if state.step == step:
-            signal.raise_signal(signal.SIGTERM)
-
-    monkeypatch.setattr(train.loop, "update", stopping)
 
 
 @pytest.mark.parametrize("step", [1, 4, 8, 9, 10, 17])
