@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from .errors import InputError
-from .feeds import FEEDS, choose_feed
+from .feeds import FEEDS, Look, choose_feed
 from .plans import EpochPlan, Ints, PlanSpec
 from .schedule import Layout, MicroBatches, micro_batches
 
@@ -84,6 +84,8 @@ class Batches:
         start: steps to skip at the beginning, at no cost.
         pad_to_multiple_of: round widths up, as far as the cache's max length.
         always_mask: give a mask even where no row needs one.
+        padding_side: "right" or "left"; default: what the tokenizer asks for. A model that reads the first token, as
+            BERT does, or numbers positions from the left needs "right".
         feed: how tokens get to the device, one of `cache.feeds.FEEDS`; all give the same tensors.
 
     Raises:
@@ -103,6 +105,7 @@ class Batches:
         start: int = 0,
         pad_to_multiple_of: int = 1,
         always_mask: bool = False,
+        padding_side: str | None = None,
         feed: str = "auto",
     ) -> None:
         if not 0 <= rank < world_size:
@@ -112,12 +115,16 @@ class Batches:
                 raise InputError(f"{name} is {value}, expected 1 or more")
         if feed not in FEEDS:
             raise InputError(f"feed {feed!r} is none of {', '.join(FEEDS)}")
+        side = padding_side or split.cache.manifest.tokenizer.padding_side
+        if side not in ("right", "left"):
+            raise InputError(f"padding_side {side!r} is neither right nor left")
         self.split = split
         self.spec = spec or split.default_spec()
         self.plan = split.plan(self.spec, epoch)
         if not 0 <= start <= len(self.plan):
             raise InputError(f"start is step {start}, but the epoch has {len(self.plan):,} steps")
-        self.start, self.always_mask, self.feed = start, always_mask, feed
+        self.start, self.feed = start, feed
+        self.look = Look(always_mask, side == "left")
         self.device = torch.device(device)
         max_length = split.cache.manifest.max_length
         fixed = self.spec.strategy == "fixed"
@@ -136,7 +143,7 @@ class Batches:
         return list(self._batches(step, step + 1))
 
     def _batches(self, begin: int, end: int) -> Iterator[Batch]:
-        feed = choose_feed(self.feed, self.split, self.device, self.always_mask)
+        feed = choose_feed(self.feed, self.split, self.device, self.look)
         for stretch, padded in feed(self._stretches(begin, end)):
             facts = zip(
                 pairwise(stretch.offsets.tolist()),

@@ -51,12 +51,24 @@ Feed = Callable[[Iterator[MicroBatches]], Iterator[tuple[MicroBatches, Iterator[
 """Takes stretches of micro-batches, gives each back with its padded tensors."""
 
 
-def choose_feed(name: str, split: "Split", device: torch.device, always_mask: bool) -> Feed:
+class Look(NamedTuple):
+    """How batches are to look.
+
+    Attributes:
+        always_mask: a mask even where no row needs one.
+        left: padding on the left.
+    """
+
+    always_mask: bool
+    left: bool
+
+
+def choose_feed(name: str, split: "Split", device: torch.device, look: Look) -> Feed:
     """The feed of a name in `FEEDS`; "auto" is direct on a CPU, else resident where the split fits, else streamed."""
     if name == "auto":
         name = "direct" if device.type == "cpu" else "resident" if _fits(split, device) else "streamed"
     make: Any = {"direct": DirectFeed, "resident": ResidentFeed, "streamed": StreamedFeed}[name]
-    feed: Feed = make(split, device, always_mask)
+    feed: Feed = make(split, device, look)
     return feed
 
 
@@ -109,12 +121,11 @@ class _Blocks:
 class DirectFeed:
     """Pads with numpy, a block of rows of one length at a time."""
 
-    def __init__(self, split: "Split", device: torch.device, always_mask: bool) -> None:
-        self.split, self.device, self.always_mask = split, device, always_mask
+    def __init__(self, split: "Split", device: torch.device, look: Look) -> None:
+        self.split, self.device = split, device
         self.on_cpu = device.type == "cpu"
         self.one = torch.ones(1, 1, dtype=torch.int64)  # a mask that is all ones needs no memory
-        tokenizer = split.cache.manifest.tokenizer
-        self.pad_id, self.left = tokenizer.pad_id, tokenizer.padding_side == "left"
+        self.pad_id, (self.always_mask, self.left) = split.cache.manifest.tokenizer.pad_id, look
 
     def __call__(self, stretches: Iterator[MicroBatches]) -> Iterator[tuple[MicroBatches, Iterator[Padded]]]:
         for stretch in stretches:
@@ -153,7 +164,7 @@ class DirectFeed:
 
     def _gathered(self, rows: Ints, lengths: Ints, width: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Rows of many lengths, token by token: ids and mask (B, W)."""
-        ids = self.split.padded(rows, lengths, width).astype(np.int64)
+        ids = self.split.padded(rows, lengths, width, self.left).astype(np.int64)
         return torch.from_numpy(ids), torch.from_numpy(row_mask(lengths, width, self.left).astype(np.int64))
 
     def _laid_out(
@@ -208,10 +219,8 @@ class DeviceRows:
 class DevicePadder:
     """Gathers, pads and masks on the device, without a word to the host."""
 
-    def __init__(self, split: "Split", device: torch.device, always_mask: bool) -> None:
-        tokenizer = split.cache.manifest.tokenizer
-        self.always_mask = always_mask
-        self.pad_id, self.left = tokenizer.pad_id, tokenizer.padding_side == "left"
+    def __init__(self, split: "Split", device: torch.device, look: Look) -> None:
+        self.pad_id, (self.always_mask, self.left) = split.cache.manifest.tokenizer.pad_id, look
         self.columns = torch.arange(split.cache.manifest.max_length, device=device)
 
     def pad(self, stretch: MicroBatches, rows: DeviceRows) -> Iterator[Padded]:
@@ -245,8 +254,8 @@ _RESIDENT: "WeakKeyDictionary[Split, dict[torch.device, DeviceRows]]" = WeakKeyD
 class ResidentFeed:
     """The whole split on the device; a stretch costs the copy of its row numbers."""
 
-    def __init__(self, split: "Split", device: torch.device, always_mask: bool) -> None:
-        self.padder, self.device = DevicePadder(split, device, always_mask), device
+    def __init__(self, split: "Split", device: torch.device, look: Look) -> None:
+        self.padder, self.device = DevicePadder(split, device, look), device
         kept = _RESIDENT.setdefault(split, {})
         if device not in kept:
             kept[device] = self._load(split, device)
@@ -279,9 +288,9 @@ class StreamedFeed:
     AHEAD = 2
     """Stretches gathered ahead."""
 
-    def __init__(self, split: "Split", device: torch.device, always_mask: bool) -> None:
+    def __init__(self, split: "Split", device: torch.device, look: Look) -> None:
         self.split, self.device = split, device
-        self.padder = DevicePadder(split, device, always_mask)
+        self.padder = DevicePadder(split, device, look)
 
     def __call__(self, stretches: Iterator[MicroBatches]) -> Iterator[tuple[MicroBatches, Iterator[Padded]]]:
         thread = ThreadPoolExecutor(1, thread_name_prefix="lengthwise-feed")

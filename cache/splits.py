@@ -246,13 +246,14 @@ class Split:
 
     # --- batches
 
-    def padded(self, rows: Ints, lengths: Ints, width: int) -> Ints:
+    def padded(self, rows: Ints, lengths: Ints, width: int, left: bool) -> Ints:
         """Rows laid out as a rectangle.
 
         Args:
             rows: (B,) row numbers, ascending.
             lengths: (B,) their lengths.
             width: W, at least the longest.
+            left: whether to pad on the left.
 
         Returns:
             (B, W) ids as stored, padded with the tokenizer's pad id.
@@ -260,7 +261,7 @@ class Split:
         Raises:
             CorruptCacheError: an id is outside the vocabulary.
         """
-        tokenizer = self.cache.manifest.tokenizer
+        pad_id = self.cache.manifest.tokenizer.pad_id
         first = int(np.searchsorted(self.first_rows, rows[0], side="right")) - 1
         last = int(np.searchsorted(self.first_rows, rows[-1], side="right")) - 1
         parts = []
@@ -273,8 +274,8 @@ class Split:
                 tensors["offsets"][local],
                 lengths[chosen],
                 width,
-                tokenizer.pad_id,
-                tokenizer.padding_side == "left",
+                pad_id,
+                left,
             )
             parts.append(ids)
         padded: Ints = parts[0] if len(parts) == 1 else np.concatenate(parts)
@@ -293,6 +294,7 @@ class Split:
         start: int = 0,
         pad_to_multiple_of: int = 1,
         always_mask: bool = False,
+        padding_side: str | None = None,
         feed: str = "auto",
     ) -> "Batches":
         """The padded batches of one epoch as tensors; `cache.batches.Batches` explains each option.
@@ -314,6 +316,7 @@ class Split:
             start=start,
             pad_to_multiple_of=pad_to_multiple_of,
             always_mask=always_mask,
+            padding_side=padding_side,
             feed=feed,
         )
 

@@ -115,6 +115,21 @@ def test_ranks_and_micro_steps_together_compute_the_planned_batch(
         assert sum(len(part) for part in every) == len(planned), "the weights B / step_rows add up to 1"
 
 
+@pytest.mark.parametrize("feed", ["direct", "resident", "streamed"])
+def test_the_side_of_padding_can_be_chosen_against_the_tokenizers_own(cache: Cache, feed: str) -> None:
+    split, side, spec = cache["train"], cache.manifest.tokenizer.padding_side, PlanSpec("dynamic", 8)
+    other = "left" if side == "right" else "right"
+    pairs = zip(split.batches(0, spec), split.batches(0, spec, padding_side=other, feed=feed), strict=True)
+    for one, two in pairs:
+        if one.attention_mask is None or two.attention_mask is None:
+            assert torch.equal(one.input_ids, two.input_ids)
+            continue
+        assert torch.equal(two.attention_mask, one.attention_mask.flip(1))
+        for row, ids, mask in zip(two.rows.tolist(), two.input_ids, two.attention_mask.bool(), strict=True):
+            assert ids[mask].tolist() == split[row].input_ids.tolist()
+            assert set(ids[~mask].tolist()) <= {cache.manifest.tokenizer.pad_id}
+
+
 def test_starting_at_a_step_gives_the_rest_of_the_epoch(cache: Cache) -> None:
     split = cache["train"]
     whole = list(split.batches(0))
@@ -133,6 +148,7 @@ def test_starting_at_a_step_gives_the_rest_of_the_epoch(cache: Cache) -> None:
         ({"world_size": 0}, "0 ranks"),
         ({"accumulation": 0}, "accumulation is 0"),
         ({"pad_to_multiple_of": 0}, "pad_to_multiple_of is 0"),
+        ({"padding_side": "top"}, "padding_side 'top' is neither right nor left"),
         ({"start": -1}, "step -1"),
         ({"start": 1000}, "step 1000"),
     ],

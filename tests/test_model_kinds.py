@@ -1,6 +1,7 @@
 """Each kind of encoder with a tokenizer of its kind, from text to predictions, against transformers itself."""
 
 import json
+import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -189,6 +190,31 @@ def test_the_report_says_what_becomes_of_the_last_layer(made: Made) -> None:
     [line] = [line for line in made.said.splitlines() if line.startswith("last layer")]
     expected = "pooled token alone" if made.kind.pooled else "for every token: layers of "
     assert expected in line
+
+
+def test_a_tokenizer_that_asks_for_padding_on_the_left_does_not_get_it(made: Made) -> None:
+    """These models need it on the right: the run says so, its weights are the same, and so are predictions, also of
+    the exported folder in the pipeline."""
+    shutil.copytree(made.folder / "model", made.folder / "left" / "model")
+    padded_left(made.folder / "left" / "model")
+    cache = prep_build(made.folder / "left", "one", rows_of(74))
+    assert cache.manifest.tokenizer.padding_side == "left"
+    assert "padding    on the right, which the model needs" in train_run(made.folder / "left", "run")
+    runs = [made.folder / "run", made.folder / "left" / "run"]
+    for file in ("metrics.jsonl", "model/model.safetensors"):
+        assert runs[0].joinpath(file).read_bytes() == runs[1].joinpath(file).read_bytes()
+    assert AutoTokenizer.from_pretrained(runs[1] / "model").padding_side == "right"
+    texts = [" ".join(row["text"].split()) for row in rows_of(8)]
+    found = [command(train_cli, "predict", run, *texts) for run in runs]
+    padded_left(runs[1] / "model")  # as in any folder that comes from elsewhere
+    found.append(command(train_cli, "predict", runs[1], *texts))
+    assert found[0] == found[1] == found[2]
+
+
+def padded_left(folder: Path) -> None:
+    """Let a tokenizer's configuration ask for padding on the left."""
+    path = folder / "tokenizer_config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "padding_side": "left"}))
 
 
 def test_pairs_are_read_as_transformers_reads_them(made: Made) -> None:

@@ -187,6 +187,12 @@ def test_a_model_that_cannot_classify_is_refused(tmp_path, needs):
         load_model(folder, needs, 0)
 
 
+def test_a_model_that_needs_padding_on_the_left_is_refused(tmp_path, needs):
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "xlnet"}))
+    with pytest.raises(InputError, match=r"type 'xlnet' reads the last column of a batch, .* padding on the left"):
+        load_model(tmp_path, needs, 0)
+
+
 def test_a_folder_without_a_configuration_is_no_model(tmp_path, needs):
     with pytest.raises(InputError, match=r"holds no config\.json, so it is no model"):
         load_model(tmp_path, needs, 0)

@@ -10,7 +10,7 @@ from cache.plans import PlanSpec
 from cache.reader import Split
 
 from . import device as devices
-from .inputs import model_inputs
+from .inputs import PADDING_SIDE, model_inputs
 from .scores import Scores, tally_of
 
 
@@ -45,7 +45,7 @@ def evaluate(
     rows = 0
     model.eval()
     with torch.inference_mode(), devices.autocast(device, precision):
-        for batch in split.batches(0, PlanSpec("tight", batch_size), device=device):
+        for batch in split.batches(0, PlanSpec("tight", batch_size), device=device, padding_side=PADDING_SIDE):
             if stop():
                 return None
             if rows >= (limit or len(split)):

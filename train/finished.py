@@ -100,11 +100,6 @@ def takes_pairs(folder: Path) -> bool:
     return _json(folder / CARD).get("pair") is True
 
 
-def pads_left(folder: Path) -> bool:
-    """Whether the model's tokenizer pads on the left."""
-    return bool(_json(folder / "tokenizer_config.json").get("padding_side") == "left")
-
-
 def _json(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text("utf-8"))

@@ -14,6 +14,10 @@ from cache.batches import Batch
 READY_MASKS = frozenset({"bert", "camembert", "distilbert", "electra", "roberta", "xlm-roberta"})
 """Model types that take a (B, 1, W, W) mask and number positions without looking at it; a test compares each."""
 
+PADDING_SIDE = "right"
+"""Whatever the tokenizer asks for: classifiers read a row's first token, or the last that is no padding, and tables of
+positions begin at the first column."""
+
 
 def model_inputs(batch: Batch, config: PretrainedConfig) -> dict[str, torch.Tensor]:
     """Keyword arguments for the model of this configuration: input_ids, labels, a mask where one is needed, and

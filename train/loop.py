@@ -21,7 +21,7 @@ from cache.reader import Split
 
 from . import device as devices
 from .config import Settings
-from .inputs import model_inputs
+from .inputs import PADDING_SIDE, model_inputs
 from .state import State
 
 
@@ -71,6 +71,7 @@ class Job:
             accumulation=self.settings.accumulation,
             start=start,
             pad_to_multiple_of=self.settings.pad_to_multiple_of or 1,
+            padding_side=PADDING_SIDE,
         )
         for batch in batches:
             if batch.step == self.steps[epoch]:

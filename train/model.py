@@ -24,6 +24,8 @@ WEIGHTS = "model.safetensors"
 WEIGHTS_INDEX = "model.safetensors.index.json"
 HUB_FILES = ["config.json", "*.safetensors", "*.safetensors.index.json", "tokenizer.json"]
 
+ENCODERS = "an encoder such as BERT, RoBERTa, DistilBERT, ELECTRA, DeBERTa or ModernBERT"
+
 POSITION_TABLES = ("position_embeddings", "embed_positions", "wpe")
 """What models call the embedding table that limits a row's length."""
 
@@ -96,7 +98,8 @@ def read_config(folder: Path) -> PretrainedConfig:
     """The configuration in a model's folder.
 
     Raises:
-        InputError: there is none, or it asks for code of its own, which is never run.
+        InputError: there is none, it asks for code of its own, which is never run, or the model reads the last column
+            of a batch, as XLNet does.
     """
     if not (folder / "config.json").is_file():
         raise InputError(f"{folder} holds no config.json, so it is no model; pass a folder written by save_pretrained")
@@ -108,6 +111,11 @@ def read_config(folder: Path) -> PretrainedConfig:
             f"{folder}/config.json cannot be used ({reason}); code in a model's folder is not run"
         ) from None
     assert isinstance(config, PretrainedConfig)
+    if getattr(config, "summary_type", None) == "last":
+        raise InputError(
+            f"{folder}: a model of type {config.model_type!r} reads the last column of a batch, so it needs padding on "
+            f"the left, which is not supported; pass {ENCODERS}"
+        )
     return config
 
 
@@ -135,8 +143,7 @@ def empty_classifier(config: PretrainedConfig) -> PreTrainedModel:
             return _as_model(AutoModelForSequenceClassification.from_config(config, trust_remote_code=False))
     except ValueError:
         raise InputError(
-            f"a model of type {config.model_type!r} has no sequence classifier in transformers; "
-            "pass an encoder such as BERT, RoBERTa, DistilBERT or ELECTRA"
+            f"a model of type {config.model_type!r} has no sequence classifier in transformers; pass {ENCODERS}"
         ) from None
 
 

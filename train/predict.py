@@ -19,7 +19,7 @@ from cache.labels import token_types
 from cache.padding import gather_rows, row_mask
 
 from . import device as devices
-from .finished import finished_model, load_classifier, longest_text, pads_left, takes_pairs
+from .finished import finished_model, load_classifier, longest_text, takes_pairs
 from .model import kind_of, label_names
 
 TEXTS_AT_A_TIME = 8192
@@ -103,7 +103,7 @@ class Predictor:
         self.tokenizer: Any = Tokenizer.from_file(str(folder / "tokenizer.json"))
         self.tokenizer.no_padding()
         self.tokenizer.enable_truncation(longest_text(folder))
-        self.left, self.pair, self.kind = pads_left(folder), takes_pairs(folder), kind_of(self.model.config)
+        self.pair, self.kind = takes_pairs(folder), kind_of(self.model.config)
         self.typed = self.pair and getattr(self.model.config, "type_vocab_size", 0) > 1
 
     def __call__(self, texts: Iterable[str]) -> Iterator[Prediction | NumberPrediction | SetPrediction]:
@@ -149,12 +149,12 @@ class Predictor:
         begins = np.cumsum(lengths) - lengths
         pad = self.model.config.pad_token_id or 0
         flat = np.array([number for ids in rows for number in ids] + [pad], np.int64)  # the pad: never empty
-        inputs = {"input_ids": gather_rows(flat, begins, lengths, width, pad, self.left)}
+        inputs = {"input_ids": gather_rows(flat, begins, lengths, width, pad)}
         if int(lengths.min()) < width:
-            inputs["attention_mask"] = row_mask(lengths, width, self.left)
+            inputs["attention_mask"] = row_mask(lengths, width)
         if self.typed:
             first = np.array([encoding.type_ids.count(0) for encoding in encoded])
-            inputs["token_type_ids"] = token_types(first, lengths, width, self.left)
+            inputs["token_type_ids"] = token_types(first, lengths, width, left=False)
         tensors = {name: torch.from_numpy(np.array(a, np.int64)).to(self.device) for name, a in inputs.items()}
         with torch.inference_mode(), devices.autocast(self.device, self.precision):
             logits = self.model(**tensors).logits.float()  # (B, C)

@@ -3,6 +3,7 @@
 Everything that can be refused is refused before the run folder is made.
 """
 
+import json
 import os
 import shutil
 import time
@@ -22,6 +23,7 @@ from cache.writer import publish, staging, storage_errors
 from . import device as devices
 from .checkpoint import clean, load_checkpoint, newest
 from .config import FREE_ON_RESUME, NO_SPLIT, Settings, contradictions
+from .inputs import PADDING_SIDE
 from .loop import Job, train
 from .model import (
     fresh_model,
@@ -216,6 +218,8 @@ def _announce(start: Start, heaviest: tuple[int, int], say: Say) -> None:
     parameters = sum(parameter.numel() for parameter in job.model.parameters())
     say(f"model      {settings.model} ({parameters / 1e6:,.1f} M parameters, {_labels(job.model.config)})")
     say(f"cache      {settings.cache} ({len(job.split):,} rows, {job.split.info.tokens:,} tokens), plan {job.spec.id}")
+    if job.split.cache.manifest.tokenizer.padding_side != PADDING_SIDE:
+        say(f"padding    on the {PADDING_SIDE}, which the model needs; the tokenizer asks for the other side")
     say(f"last layer {f'for every token: {job.stock}' if job.stock else 'for the pooled token alone'}")
     if job.device.type == "cpu":
         say(f"attention  {f'by torch: {job.torchs}' if job.torchs else 'by blocks, dropout from raw bits'}")
@@ -272,12 +276,20 @@ def export_model(place: Path, job: Job, info: RunInfo) -> None:
     with staging(place) as folder:
         with storage_errors(place), quiet_transformers():
             job.model.save_pretrained(folder)
-            for path in job.split.cache.tokenizer_folder.iterdir():
-                shutil.copyfile(path, folder / path.name)
+            _copy_tokenizer(job.split.cache, folder)
         write_json(folder / CARD, card)
         if place.exists():  # of a run that was killed between this and its summary
             shutil.rmtree(place)
         publish(folder, place)
+
+
+def _copy_tokenizer(cache: Cache, folder: Path) -> None:
+    """Put the cache's tokenizer beside the model, which was trained with padding on the right and needs it there."""
+    for path in cache.tokenizer_folder.iterdir():
+        shutil.copyfile(path, folder / path.name)
+    if cache.manifest.tokenizer.padding_side != PADDING_SIDE:
+        path = folder / "tokenizer_config.json"
+        write_json(path, {**json.loads(path.read_text("utf-8")), "padding_side": PADDING_SIDE})
 
 
 def _conclude(folder: Path, summary: Json, job: Job, say: Say) -> None:
