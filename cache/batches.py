@@ -26,16 +26,20 @@ if TYPE_CHECKING:
 class Batch:
     """The rows of one optimizer step that this rank computes at one micro-step.
 
+    Every rank has as many micro-batches as the others, or they would wait for each other's gradients for ever. Where a
+    step has too few rows for all ranks, some get a filler: its tensors hold one row of another rank, but `rows` is
+    empty and `len(batch)` is 0, so that a loss weighed by `len(batch) / step_rows` counts for nothing.
+
     Attributes:
         input_ids: (B, W) int64.
         attention_mask: (B, W) int64, 1 at tokens; None where every row is W long and no mask is needed.
         labels: by task (B,) int64 classes, (B,) float32 numbers, or (B, C) float32, 1 at the classes a row has.
         token_type_ids: (B, W) int64 in a cache of pairs, 1 at the second text and what closes it; None elsewhere.
-        rows: (B,) row numbers in the split, ascending.
+        rows: (B,) row numbers in the split, ascending; (0,) in a filler.
         step: number of the optimizer step in its epoch.
-        step_rows: rows of that step over all ranks and micro-steps: weigh a mean loss by B / step_rows.
-        last: whether this is the step's last micro-step on this rank.
-        real_tokens: tokens that are no padding.
+        step_rows: rows of that step over all ranks and micro-steps: weigh a mean loss by len(batch) / step_rows.
+        last: whether this is the step's last micro-step; the same on all ranks.
+        real_tokens: tokens that are no padding; 0 in a filler.
     """
 
     input_ids: torch.Tensor
@@ -49,11 +53,12 @@ class Batch:
     token_type_ids: torch.Tensor | None = None
 
     def __len__(self) -> int:
+        """Rows that count: B, or 0 in a filler."""
         return len(self.rows)
 
     @property
     def padded_tokens(self) -> int:
-        """B x W."""
+        """B x W, computed even in a filler."""
         return self.input_ids.numel()
 
     def model_inputs(self) -> dict[str, torch.Tensor]:
@@ -70,8 +75,8 @@ class Batch:
 class Batches:
     """The padded batches of one epoch, in the plan's order.
 
-    `cache.schedule` says which rows of a planned batch are this rank's at which micro-step; a micro-step that would be
-    left without rows is skipped.
+    `cache.schedule` says which rows of a planned batch are this rank's at which micro-step; one that would leave every
+    rank without rows is skipped.
 
     Args:
         split: whose rows.
@@ -146,7 +151,7 @@ class Batches:
         feed = choose_feed(self.feed, self.split, self.device, self.look)
         for stretch, padded in feed(self._stretches(begin, end)):
             facts = zip(
-                pairwise(stretch.offsets.tolist()),
+                _counted(stretch),
                 stretch.steps.tolist(),
                 stretch.step_rows.tolist(),
                 stretch.last.tolist(),
@@ -154,8 +159,8 @@ class Batches:
                 padded,
                 strict=True,
             )
-            for (first, stop), step, step_rows, last, real_tokens, (ids, mask, labels, types) in facts:
-                yield Batch(ids, mask, labels, stretch.rows[first:stop], step, step_rows, last, real_tokens, types)
+            for rows, step, step_rows, last, real_tokens, (ids, mask, labels, types) in facts:
+                yield Batch(ids, mask, labels, rows, step, step_rows, last, real_tokens, types)
 
     def _stretches(self, begin: int, end: int) -> Iterator[MicroBatches]:
         """The micro-batches some steps at a time: few at first, so that the first batch comes at once."""
@@ -166,6 +171,12 @@ class Batches:
             if len(stretch):
                 yield stretch
             begin, steps = stop, min(2 * steps, 256)
+
+
+def _counted(stretch: MicroBatches) -> Iterator[Ints]:
+    """The rows of each micro-batch, none of a filler."""
+    for (first, stop), filler in zip(pairwise(stretch.offsets.tolist()), stretch.filler.tolist(), strict=True):
+        yield stretch.rows[first : first if filler else stop]
 
 
 def heaviest_step(plan: EpochPlan) -> int:

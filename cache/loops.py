@@ -50,7 +50,7 @@ class BatchStream:
                     ends = batch.step + 1 == len(batches.plan)
                     self.epoch, self.step = (epoch + 1, 0) if ends else (epoch, batch.step + 1)
                 yield batch
-            self.epoch, self.step = epoch + 1, 0  # also where the last steps had no rows for this rank
+            self.epoch, self.step = epoch + 1, 0  # also where an epoch has no steps
 
     def state_dict(self) -> dict[str, Any]:
         """Where the stream stands: plain values, for JSON or a checkpoint."""

@@ -3,6 +3,10 @@
 With R ranks and A accumulation steps, rank r at micro-step a takes every (R*A)-th row of a planned batch from position
 a*R + r. Rows of a planned batch ascend in length, so all ranks get rows of almost the same lengths, and step k trains
 on the same rows for any R and A.
+
+All ranks have the same number of micro-batches, so that none waits for the others' gradients for ever. Where a small
+batch leaves a rank nothing at a micro-step at which others have rows, it computes the batch's longest row as well, and
+counts it for nothing: a filler.
 """
 
 from dataclasses import dataclass
@@ -35,7 +39,7 @@ class Layout:
 
 @dataclass(frozen=True)
 class MicroBatches:
-    """Consecutive micro-batches of one rank: N rows in M micro-batches, end to end.
+    """Consecutive micro-batches of one rank: N rows in M micro-batches, fillers included, end to end.
 
     Attributes:
         rows: (N,) int64 row numbers, ascending within a micro-batch.
@@ -44,7 +48,8 @@ class MicroBatches:
         widths: (M,) columns of each, tokens.
         steps: (M,) the optimizer step each belongs to.
         step_rows: (M,) rows of that step over all ranks and micro-steps.
-        last: (M,) bool, whether it is its step's last on this rank.
+        last: (M,) bool, whether it is its step's last.
+        filler: (M,) bool, whether its only row is another rank's.
     """
 
     rows: Ints
@@ -54,6 +59,7 @@ class MicroBatches:
     steps: Ints
     step_rows: Ints
     last: Ints
+    filler: Ints
 
     def __len__(self) -> int:
         return len(self.widths)
@@ -66,12 +72,12 @@ class MicroBatches:
 
     @property
     def real_tokens(self) -> Ints:
-        """(M,) int64, sum of the lengths."""
-        return np.add.reduceat(self.lengths, self.offsets[:-1], dtype=np.int64)
+        """(M,) int64, sum of the lengths; 0 in a filler."""
+        return np.add.reduceat(self.lengths, self.offsets[:-1], dtype=np.int64) * ~self.filler
 
 
 def micro_batches(plan: EpochPlan, lengths: Ints, begin: int, end: int, layout: Layout) -> MicroBatches:
-    """A rank's micro-batches of the steps `begin` to `end`, those left without rows skipped.
+    """A rank's micro-batches of the steps `begin` to `end`, but for micro-steps that leave every rank without rows.
 
     Args:
         plan: the epoch.
@@ -83,10 +89,13 @@ def micro_batches(plan: EpochPlan, lengths: Ints, begin: int, end: int, layout: 
     rows = plan.rows[first:stop].astype(np.int64)
     sizes = np.diff(plan.batch_offsets[begin : end + 1])
     key = np.repeat(np.arange(len(sizes)), sizes)  # the step each row belongs to
+    fillers = np.zeros(0, np.int64)
     if layout.world_size * layout.accumulation > 1:
-        rows, key = _share(rows, key, sizes, layout)
+        rows, key, fillers = _share(rows, key, sizes, layout)
     counts = np.bincount(key, minlength=len(sizes) * layout.accumulation)
     filled = np.flatnonzero(counts)
+    filler = np.zeros(len(counts), bool)
+    filler[fillers] = True
     offsets = np.append(0, np.cumsum(counts[filled]))
     own = lengths[rows]
     longest = own[offsets[1:] - 1]
@@ -99,17 +108,22 @@ def micro_batches(plan: EpochPlan, lengths: Ints, begin: int, end: int, layout: 
         steps=steps + begin,
         step_rows=sizes[steps],
         last=np.append(steps[1:] != steps[:-1], np.ones(min(len(steps), 1), bool)),
+        filler=filler[filled],
     )
 
 
-def _share(rows: Ints, step: Ints, sizes: Ints, layout: Layout) -> tuple[Ints, Ints]:
-    """This rank's rows, micro-batch after micro-batch, and the micro-batch each belongs to."""
-    position = np.arange(len(rows)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
-    place = position % (layout.world_size * layout.accumulation)
-    mine = place % layout.world_size == layout.rank
-    key = (step * layout.accumulation + place // layout.world_size)[mine]
+def _share(rows: Ints, step: Ints, sizes: Ints, layout: Layout) -> tuple[Ints, Ints, Ints]:
+    """This rank's rows, micro-batch after micro-batch, the micro-batch each belongs to, and those that are fillers."""
+    ranks, ends = layout.world_size, np.cumsum(sizes)
+    position = np.arange(len(rows)) - np.repeat(ends - sizes, sizes)
+    place = position % (ranks * layout.accumulation)
+    mine = place % ranks == layout.rank
+    # A batch with less rows than places ends amid a micro-step, in which the ranks behind its last row have nothing.
+    short = np.flatnonzero((sizes < ranks * layout.accumulation) & ((sizes - 1) % ranks < layout.rank))
+    fillers = short * layout.accumulation + (sizes[short] - 1) // ranks
+    key = np.append((step * layout.accumulation + place // ranks)[mine], fillers)
     order = np.argsort(key, kind="stable")
-    return rows[mine][order], key[order]
+    return np.append(rows[mine], rows[ends[short] - 1])[order], key[order], fillers
 
 
 def _widths(longest: Ints, layout: Layout) -> Ints:

@@ -98,8 +98,10 @@ def test_widths_round_up_to_a_multiple_as_the_collator_does_but_not_past_the_max
 def test_ranks_and_micro_steps_together_compute_the_planned_batch(
     cache: Cache, spec: PlanSpec, ranks: int, accumulation: int
 ) -> None:
-    """Every row of the plan's batch once, each on its place: rank r at micro-step a has every (W*A)-th from a*W+r."""
-    split = cache["train"]
+    """Every row of the plan's batch once, each on its place: rank r at micro-step a has every (W*A)-th from a*W+r. All
+    ranks have equally many micro-batches; one without rows of its own computes the longest row, which does not count.
+    """
+    split, side = cache["train"], cache.manifest.tokenizer.padding_side
     plan = split.plan(spec, 2)
     feeds = [split.batches(2, spec, rank=rank, world_size=ranks, accumulation=accumulation) for rank in range(ranks)]
     for step in range(len(plan)):
@@ -107,12 +109,24 @@ def test_ranks_and_micro_steps_together_compute_the_planned_batch(
         parts = [feed.step(step) for feed in feeds]
         for rank, own in enumerate(parts):
             expected = [planned[micro * ranks + rank :: ranks * accumulation] for micro in range(accumulation)]
-            assert [part.rows.tolist() for part in own] == [rows.tolist() for rows in expected if len(rows)]
-            assert [part.last for part in own] == [False] * (len(own) - 1) + [True] * bool(own)
+            micro_steps = min(accumulation, -(-len(planned) // ranks))
+            assert [part.rows.tolist() for part in own] == [rows.tolist() for rows in expected[:micro_steps]]
+            assert not any(len(rows) for rows in expected[micro_steps:])
+            assert [part.last for part in own] == [False] * (micro_steps - 1) + [True]
+            for part in own:
+                computed = part.rows.tolist() or [int(planned[-1])]
+                lengths = split.lengths[computed].tolist()
+                assert part.real_tokens == sum(split.lengths[part.rows])
+                assert part.input_ids.shape == (len(computed), 24 if spec.strategy == "fixed" else max(lengths))
+                rows = [
+                    ids[:n] if side == "right" else ids[-n:] for ids, n in zip(part.input_ids, lengths, strict=True)
+                ]
+                assert [row.tolist() for row in rows] == [split[row].input_ids.tolist() for row in computed]
+                assert part.labels.tolist() == split.labels[computed].tolist()
         every = [part for own in parts for part in own]
         assert sorted(np.concatenate([part.rows for part in every]).tolist()) == sorted(planned.tolist())
         assert {part.step_rows for part in every} == {len(planned)}
-        assert sum(len(part) for part in every) == len(planned), "the weights B / step_rows add up to 1"
+        assert sum(len(part) for part in every) == len(planned), "the weights len(batch) / step_rows add up to 1"
 
 
 @pytest.mark.parametrize("feed", ["direct", "resident", "streamed"])

@@ -1,18 +1,22 @@
 """For other people's loops: a stream whose place can be saved, a torch dataset of whole batches."""
 
 import json
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from torch.utils.data import DataLoader
 
-from cache import MismatchError, PlanSpec
+from cache import MismatchError, PlanSpec, open_cache
 from cache.loops import BatchStream, StepDataset
 from cache.reader import Cache
+from tests.children import CONTEXT, ended
 from tests.toys import write_cache
 
 TIGHT = PlanSpec("tight", 7)
+NINES = PlanSpec("tight", 9)
 
 
 @pytest.fixture(scope="module")
@@ -45,9 +49,81 @@ def test_a_stream_taken_up_at_any_step_goes_on_where_it_was(corpus: Cache) -> No
         assert [batch.rows.tolist() for batch in other] == everything[number:]
 
 
-def test_a_rank_without_any_row_comes_to_an_end(corpus: Cache) -> None:
-    """More ranks than rows in a batch: the last rank sees nothing, and does not wait for it."""
-    assert list(BatchStream(corpus["train"], 2, TIGHT, rank=7, world_size=8)) == []
+class Bag(torch.nn.Module):
+    """A linear classifier of the mean of a row's embeddings."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.embedding, self.classifier = torch.nn.Embedding(205, 8), torch.nn.Linear(8, 2)
+        self.double()
+
+    def forward(
+        self, input_ids: torch.Tensor, labels: torch.Tensor, attention_mask: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
+        mean = (self.embedding(input_ids) * mask[:, :, None]).sum(1) / mask.sum(1, keepdim=True)  # (B, 8)
+        return torch.nn.functional.cross_entropy(self.classifier(mean), labels)
+
+
+def gradients(model: torch.nn.Module) -> torch.Tensor:
+    return torch.cat([parameter.grad.flatten() for parameter in model.parameters()])
+
+
+@pytest.mark.parametrize("accumulation", [1, 3])
+@pytest.mark.parametrize("world", [2, 3, 8])
+def test_all_ranks_take_the_same_steps_and_their_gradients_add_up(corpus: Cache, world: int, accumulation: int) -> None:
+    """100 rows in batches of 9, one of a single row, of which some ranks have none: at every micro-step all of them go
+    forward and backward, step and place stay equal, and the sum of the gradients is that of one process."""
+    options = {"world_size": world, "accumulation": accumulation}
+    streams = [BatchStream(corpus["train"], 1, NINES, rank=rank, **options) for rank in range(world)]
+    alone, model, fillers = iter(BatchStream(corpus["train"], 1, NINES)), Bag(), 0
+    for parts in zip(*streams, strict=True):
+        assert len({(part.step, part.last, part.step_rows) for part in parts}) == 1
+        assert len({json.dumps(stream.state_dict()) for stream in streams}) == 1
+        for part in parts:
+            (model(**part.model_inputs()) * len(part) / part.step_rows).backward()
+            fillers += len(part) == 0
+        if parts[0].last:
+            summed = gradients(model)
+            model.zero_grad()
+            model(**next(alone).model_inputs()).backward()
+            torch.testing.assert_close(summed, gradients(model), rtol=0, atol=1e-12)
+            model.zero_grad()
+    assert next(alone, None) is None
+    assert fillers > 0
+
+
+def train_as_rank(rank: int, world: int, folder: Path, cache: Path) -> None:
+    """One of the processes of a data-parallel training; the first one saves the weights."""
+    torch.distributed.init_process_group("gloo", f"file://{folder}/meeting", timedelta(seconds=60), world, rank)
+    model = Bag()
+    train_bag(model, BatchStream(open_cache(cache)["train"], 2, NINES, rank=rank, world_size=world), world)
+    if rank == 0:
+        save_file(model.state_dict(), folder / "weights.safetensors")
+    torch.distributed.destroy_process_group()
+
+
+def train_bag(model: Bag, stream: BatchStream, world: int) -> None:
+    parallel = torch.nn.parallel.DistributedDataParallel(model) if world > 1 else model
+    optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
+    for batch in stream:
+        (parallel(**batch.model_inputs()) * len(batch) * world / batch.step_rows).backward()  # DDP takes the mean
+        optimizer.step()
+        optimizer.zero_grad()
+
+
+def test_three_processes_train_as_one_does(corpus: Cache, tmp_path: Path) -> None:
+    """DistributedDataParallel over batches of 9 and of one row: no rank waits for ever, the weights come out equal."""
+    ranks = [CONTEXT.Process(target=train_as_rank, args=(rank, 3, tmp_path, corpus.folder)) for rank in range(3)]
+    for process in ranks:
+        process.start()
+    assert [ended(process) for process in ranks] == [0, 0, 0]
+    alone = Bag()
+    train_bag(alone, BatchStream(corpus["train"], 2, NINES), 1)
+    found = load_file(tmp_path / "weights.safetensors")
+    for name, weight in alone.state_dict().items():
+        torch.testing.assert_close(found[name], weight, rtol=0, atol=1e-12)
 
 
 def test_the_state_of_another_stream_is_refused(corpus: Cache) -> None:
@@ -57,6 +133,7 @@ def test_the_state_of_another_stream_is_refused(corpus: Cache) -> None:
         BatchStream(corpus["train"], 2, PlanSpec("smart", 8)).load_state_dict(state)
 
 
+@pytest.mark.filterwarnings("ignore:This DataLoader will create")  # more workers than this machine has cores
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_data_loader_gives_the_planned_batches(corpus: Cache, workers: int) -> None:
     """In the plan's order, with workers and without, in every epoch."""
