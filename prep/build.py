@@ -16,6 +16,7 @@ from cache.errors import CacheError, InputError, MismatchError, NotACacheError
 from cache.format import (
     DEFAULT_SHARD_BYTES,
     KINDS,
+    MAX_LENGTH,
     TOKENIZER,
     Manifest,
     ShardInfo,
@@ -89,8 +90,8 @@ class BuildSettings:
             wrong.append(f"--name {self.name!r} is no plain name (letters, digits, '.', '_', '-')")
         if self.task not in ("auto", *KINDS):
             wrong.append(f"--task {self.task!r} is none of auto, {', '.join(KINDS)}")
-        if self.max_length is not None and self.max_length < 1:
-            wrong.append(f"--max-length {self.max_length} is not 1 or more")
+        if self.max_length is not None and not 1 <= self.max_length <= MAX_LENGTH:
+            wrong.append(f"--max-length {self.max_length} is not from 1 to {MAX_LENGTH}")
         if self.holdout is not None and not 0 <= self.holdout < 1:
             wrong.append(f"--holdout {self.holdout} is not a fraction from 0 to below 1")
         if self.limit is not None and self.limit < 1:

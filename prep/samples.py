@@ -65,10 +65,10 @@ def format_sample(sample: Sample, width: int) -> str:
 
 
 def find_caches(folder: str) -> list[Cache]:
-    """The caches directly below a folder, by name; damaged ones are left out."""
+    """The caches directly below a folder, by name; those that are damaged or cannot be read are left out."""
     from pathlib import Path
 
-    from cache.errors import CacheError
+    from cache.errors import CacheError, StorageError
     from cache.format import MANIFEST
     from cache.reader import open_cache
 
@@ -78,6 +78,6 @@ def find_caches(folder: str) -> list[Cache]:
             continue
         try:
             found.append(open_cache(path.parent))
-        except CacheError:
+        except (CacheError, StorageError):
             continue
     return found

@@ -247,7 +247,14 @@ refused_file(
     "pass at least 3",
     options=("a.csv", "--max-length", "2"),
 )
-refused_file("max length 0", "a.csv", GOOD, "--max-length 0 is not 1 or more", options=("a.csv", "--max-length", "0"))
+for length in (0, (1 << 20) + 1):
+    refused_file(
+        f"max length {length}",
+        "a.csv",
+        GOOD,
+        f"--max-length {length} is not from 1 to 1048576",
+        options=("a.csv", "--max-length", str(length)),
+    )
 refused_file(
     "settings that are all wrong",
     "a.csv",

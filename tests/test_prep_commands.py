@@ -1,10 +1,13 @@
 """The commands of `prep` beside build, and how it exits."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from cache import StorageError, open_cache
 
 from .commands import GOOD, Prep, build, write
 
@@ -36,6 +39,19 @@ def test_commands_tell_what_a_cache_holds(prep: Prep) -> None:
     listed = prep("list").out
     assert "imdb" in listed
     assert "cache/a" in listed
+
+
+def test_a_cache_that_cannot_be_read_is_left_out_of_the_list(prep: Prep) -> None:
+    build(prep, write("a.csv", GOOD))
+    shutil.copytree("cache/a", "cache/b")
+    Path("cache/b/tokenizer/tokenizer.json").unlink()
+    Path("cache/b/tokenizer/tokenizer.json").symlink_to("tokenizer.json")  # to itself
+    with pytest.raises(StorageError):
+        open_cache("cache/b")
+    listed = prep("list")
+    assert listed.code == 0
+    assert "cache/a" in listed.out
+    assert "cache/b" not in listed.out
 
 
 def test_a_flipped_byte_is_found_by_verify(prep: Prep) -> None:
