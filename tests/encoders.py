@@ -201,6 +201,9 @@ MODERN = {"global_attn_every_n_layers": 2, "local_attention": 8, "hidden_size": 
 KINDS = {
     "bert": bert("bert", typed=True),
     "minilm": bert("bert", typed=True, config={"hidden_act": "gelu", "num_attention_heads": 4}),
+    "multilingual-minilm": Kind(  # a BERT that says its pad id is 0, with XLM-RoBERTa's tokenizer, whose is 1
+        "bert", xlmr_unigram, "XLMRobertaTokenizer", ROBERTA_TOKENS, {"pad_token_id": 0}, pad_id=1, typed=True
+    ),
     "distilbert": bert("distilbert", config=DISTIL),
     "electra": bert("electra", typed=True, config={"embedding_size": 16}),
     "roberta": Kind("roberta", roberta_bpe, "RobertaTokenizer", ROBERTA_TOKENS, ONE_TYPE, **ROBERTA),

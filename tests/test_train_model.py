@@ -33,7 +33,10 @@ REFUSED = {
         {"kind": "roberta", "max_position_embeddings": 48},
         "positions: it takes rows of at most 47 tokens, the cache's batches are up to 48 wide",
     ),
-    "padding": ({"pad_token_id": 1}, "padding: its pad id is 1, the cache's is 0"),
+    "padding": (
+        {"kind": "roberta", "pad_token_id": 1},
+        "padding: it numbers positions from its pad id 1, the cache's is 0",
+    ),
     "labels": ({"classes": 3}, "labels: its classifier was trained for 3 classes, the cache has 2 (neg, pos)"),
 }
 
@@ -50,7 +53,8 @@ def test_a_model_that_does_not_fit_is_refused_before_its_weights_are_read(tmp_pa
 
 
 def test_all_reasons_are_given_at_once(tmp_path, needs):
-    folder = write_model(tmp_path / "model", vocab_size=100, max_position_embeddings=8, pad_token_id=3, classes=5)
+    sizes = {"vocab_size": 100, "max_position_embeddings": 8, "pad_token_id": 3}
+    folder = write_model(tmp_path / "model", kind="roberta", classes=5, **sizes)
     with pytest.raises(MismatchError) as error:
         load_model(folder, needs, 0)
     for word in ("vocabulary:", "positions:", "padding:", "labels:"):

@@ -147,16 +147,24 @@ def empty_classifier(config: PretrainedConfig) -> PreTrainedModel:
         ) from None
 
 
-def usable_positions(model: PreTrainedModel) -> int | None:
-    """The longest row a model can take, tokens; None where nothing in it limits that.
+def position_table(model: PreTrainedModel) -> torch.nn.Embedding | None:
+    """The embeddings of a model's positions, if it has such.
 
     RoBERTa and its kin number positions from their padding id + 1; torch knows it as the table's padding index.
     """
     for name, module in model.named_modules():
         if name.rpartition(".")[2] in POSITION_TABLES and isinstance(module, torch.nn.Embedding):
-            unused = 0 if module.padding_idx is None else module.padding_idx + 1
-            return module.num_embeddings - unused - int(getattr(module, "offset", 0))
+            return module
     return None
+
+
+def usable_positions(model: PreTrainedModel) -> int | None:
+    """The longest row a model can take, tokens; None where nothing in it limits that."""
+    table = position_table(model)
+    if table is None:
+        return None
+    unused = 0 if table.padding_idx is None else table.padding_idx + 1
+    return table.num_embeddings - unused - int(getattr(table, "offset", 0))
 
 
 def has_trained_head(config: PretrainedConfig) -> bool:
@@ -192,9 +200,9 @@ def _config_faults(config: PretrainedConfig, needs: Needs) -> Iterator[str]:
             f"positions: it takes rows of at most {positions:,} tokens, the cache's batches are up to {needs.width:,} "
             f"wide; build it with --max-length {positions}"
         )
-    pad_id = getattr(config, "pad_token_id", None)
-    if pad_id is not None and pad_id != tokenizer.pad_id:
-        yield f"padding: its pad id is {pad_id}, the cache's is {tokenizer.pad_id}"
+    numbered = position_table(model)
+    if numbered is not None and numbered.padding_idx not in (None, tokenizer.pad_id):
+        yield f"padding: it numbers positions from its pad id {numbered.padding_idx}, the cache's is {tokenizer.pad_id}"
     if has_trained_head(config) and kind_of(config) != needs.kind:
         yield f"task: its head was trained for {kind_of(config)}, the cache is for {needs.kind}"
     elif has_trained_head(config) and config.num_labels != needs.outputs:
