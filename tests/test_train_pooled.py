@@ -10,6 +10,7 @@ from transformers import (
     AutoModelForSequenceClassification,
     BertConfig,
     CamembertConfig,
+    DebertaV2Config,
     DistilBertConfig,
     ElectraConfig,
     ModernBertConfig,
@@ -50,26 +51,36 @@ def tiny(name: str, attention: str = "sdpa") -> PreTrainedModel:
     return model.double().eval()
 
 
-def batch(masked: bool) -> dict[str, torch.Tensor]:
+def batch(masked: bool, problem: str = "single_label_classification") -> dict[str, torch.Tensor]:
     """Three rows of up to eleven tokens, with a mask where the shorter ones are padded."""
     torch.manual_seed(1)
-    inputs = {"input_ids": torch.randint(5, 100, (3, 11)), "labels": torch.tensor([0, 2, 1])}
+    inputs = {"input_ids": torch.randint(5, 100, (3, 11)), "labels": LABELS[problem]}
     if masked:
         inputs["attention_mask"] = (torch.arange(11) < torch.tensor([[11], [7], [2]])).long()
     return inputs
 
 
+LABELS = {
+    "single_label_classification": torch.tensor([0, 2, 1]),
+    "multi_label_classification": torch.tensor([[1.0, 0, 1], [0, 0, 0], [0, 1, 0]], dtype=torch.float64),
+    "regression": torch.tensor([[0.5, -1, 2], [0, 0, 1], [3, 1, 0]], dtype=torch.float64),
+}
+"""Of each problem type that transformers knows, for a head of three outputs."""
+
+
+@pytest.mark.parametrize("problem", LABELS)
 @pytest.mark.parametrize("masked", [False, True], ids=["uniform", "padded"])
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
 @pytest.mark.parametrize("name", SUPPORTED)
-def test_logits_and_all_gradients_equal_the_stock_models(name: str, attention: str, masked: bool) -> None:
+def test_logits_and_all_gradients_equal_the_stock_models(name: str, attention: str, masked: bool, problem: str) -> None:
     """To 1e-12 in double precision, every parameter that has a gradient in one has the same in the other."""
     stock = tiny(name, attention)
+    stock.config.problem_type = problem  # type: ignore[assignment]
     pooled = copy.deepcopy(stock)
     assert use_pooled_only(pooled) == ""
     results = []
     for model in (stock, pooled):
-        output = model(**batch(masked))
+        output = model(**batch(masked, problem))
         output.loss.backward()
         results.append(output.logits.detach())
     torch.testing.assert_close(results[1], results[0], rtol=0, atol=1e-12)
@@ -101,14 +112,19 @@ def test_the_last_layer_computes_one_token() -> None:
     assert seen == [(3, 11, 32), (3, 1, 32)]
 
 
-def test_what_it_cannot_serve_stays_stock_with_a_reason() -> None:
-    """A model of another build, a head that reads every token."""
-    modern = AutoModelForSequenceClassification.from_config(
-        ModernBertConfig(
-            **{**SMALL, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2, "cls_token_id": 1, "sep_token_id": 2}
-        )
-    )
-    assert "ModernBert" in use_pooled_only(modern)
+@pytest.mark.parametrize("pooling", ["cls", "mean"])
+def test_a_layer_of_another_build_stays_stock_with_a_reason(pooling: str) -> None:
+    """ModernBERT, whatever it pools, and DeBERTa."""
+    ids = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2, "cls_token_id": 1, "sep_token_id": 2}
+    for config in (ModernBertConfig(**SMALL, **ids, classifier_pooling=pooling), DebertaV2Config(**SMALL)):
+        model = AutoModelForSequenceClassification.from_config(config)
+        before = [vars(module).get("forward") for module in model.modules()]
+        assert use_pooled_only(model) == f"layers of {type(model).__name__} have no such form"
+        assert [vars(module).get("forward") for module in model.modules()] == before
+
+
+def test_a_head_that_reads_every_token_stays_stock_with_a_reason() -> None:
+    """Its encoder's last layer is left as it is."""
     masked = AutoModelForMaskedLM.from_config(BertConfig(**SMALL))
     assert "reads more than one token" in use_pooled_only(masked)
     assert "forward" not in vars(masked.base_model.encoder.layer[-1])
