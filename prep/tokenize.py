@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,9 @@ from .pairs import PairEncoder
 
 TOKENIZER_JSON = "tokenizer.json"
 CONFIG_FILES = ("tokenizer_config.json", "special_tokens_map.json")
+SENTENCEPIECE = ("spm.model", "spiece.model", "sentencepiece.bpe.model", "tokenizer.model")
+VOCABULARIES = ("vocab.txt", "vocab.json", *SENTENCEPIECE)
+"""Older forms of a tokenizer: one of these, with merges.txt beside a vocab.json."""
 LONGEST_DEFAULT = 512
 """A tokenizer's own limit is taken as the default max length up to here, tokens."""
 
@@ -106,14 +110,23 @@ def _from_folder(name: str, folder: Path) -> TokenizerFiles:
 
 def _converted(folder: Path) -> bytes:
     """tokenizer.json of a folder that has only an older form, through transformers."""
+    held = [file for file in VOCABULARIES if (folder / file).is_file()]
+    if not held:  # transformers would make an empty tokenizer of the model's configuration
+        raise InputError(
+            f"{folder} holds no tokenizer.json, nor an older form of a tokenizer ({', '.join(VOCABULARIES)})"
+        )
+    if held[0] in SENTENCEPIECE and find_spec("sentencepiece") is None:
+        raise InputError(
+            f"{folder} holds its tokenizer as {held[0]}, which needs sentencepiece: pip install sentencepiece"
+        )
     from transformers import AutoTokenizer
 
     try:
         slow: Any = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
         return bytes(slow.backend_tokenizer.to_str(), "utf-8")
-    except (OSError, ValueError, AttributeError, KeyError, TypeError) as error:
+    except (OSError, ValueError, AttributeError, KeyError, TypeError, ImportError) as error:
         raise InputError(
-            f"{folder} holds no tokenizer.json, nor an older form of a tokenizer that can be converted: {error}"
+            f"{folder} holds no tokenizer.json, and its {held[0]} cannot be converted to one: {error}"
         ) from error
 
 
@@ -122,28 +135,33 @@ def _from_hub(name: str) -> TokenizerFiles | None:
     offline = not hub_reachable()
     if offline and not _in_local_hub(name):
         return None  # without importing its client, which takes half a second
+    found = {file: path for file in (TOKENIZER_JSON, *CONFIG_FILES) if (path := _hub_file(name, file, offline))}
+    files = {file: path.read_bytes() for file, path in found.items()}
+    if TOKENIZER_JSON not in found:
+        older = [
+            path for file in (*VOCABULARIES, "merges.txt", "config.json") if (path := _hub_file(name, file, offline))
+        ]
+        if not any(path.name in VOCABULARIES for path in older):
+            return None
+        found[TOKENIZER_JSON] = older[0]
+        files[TOKENIZER_JSON] = _converted(older[0].parent)
+    return configured(TokenizerFiles(name, found[TOKENIZER_JSON].parent.name, files))  # …/snapshots/<commit>/…
+
+
+def _hub_file(name: str, file: str, offline: bool) -> Path | None:
+    """A file of a model on the Hub, or in the Hub's local cache; None where there is none."""
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
-    files, revision = {}, None
-    for file in (TOKENIZER_JSON, *CONFIG_FILES):
-        try:
-            path = Path(hf_hub_download(name, file, local_files_only=offline))
-        except LocalEntryNotFoundError:
-            path = None
-        except EntryNotFoundError:
-            path = None
-        except (HFValidationError, HfHubHTTPError, OSError) as error:
-            raise InputError(
-                f"cannot get the tokenizer {name!r} from the Hugging Face Hub: {str(error).strip().splitlines()[0]}; "
-                "check the name, or pass --tokenizer FOLDER"
-            ) from error
-        if path:
-            files[file] = path.read_bytes()
-            revision = path.parent.name  # …/snapshots/<commit>/tokenizer.json
-    if TOKENIZER_JSON in files:
-        return configured(TokenizerFiles(name, revision, files))
-    return None
+    try:
+        return Path(hf_hub_download(name, file, local_files_only=offline))
+    except (EntryNotFoundError, LocalEntryNotFoundError):
+        return None
+    except (HFValidationError, HfHubHTTPError, OSError) as error:
+        raise InputError(
+            f"cannot get the tokenizer {name!r} from the Hugging Face Hub: {str(error).strip().splitlines()[0]}; "
+            "check the name, or pass --tokenizer FOLDER"
+        ) from error
 
 
 def _in_local_hub(name: str) -> bool:

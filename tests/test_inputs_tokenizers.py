@@ -108,6 +108,43 @@ def test_an_old_vocab_txt_is_converted(prep: Prep) -> None:
     assert done.rows() == [([2, 5, 3], "x"), ([2, 6, 3], "y")]
 
 
+def test_a_model_s_folder_without_vocabulary_is_no_tokenizer(prep: Prep) -> None:
+    """Of its configuration alone transformers would make a tokenizer that knows nothing but special tokens."""
+    write("model/config.json", '{"model_type": "deberta-v2"}')
+    write("model/tokenizer_config.json", '{"do_lower_case": false}')
+    done = build(prep, write("a.csv", GOOD), "--tokenizer", "model")
+    assert done.code == 2
+    assert (
+        "model holds no tokenizer.json, nor an older form of a tokenizer (vocab.txt, vocab.json, spm.model" in done.err
+    )
+
+
+def test_a_sentencepiece_model_says_what_to_install(prep: Prep, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As DeBERTa-v3's on the Hub, which has no other form."""
+    write("model/spm.model", b"")
+    monkeypatch.setattr("prep.tokenize.find_spec", lambda name: None)
+    done = build(prep, write("a.csv", GOOD), "--tokenizer", "model")
+    assert done.code == 2
+    assert "holds its tokenizer as spm.model, which needs sentencepiece: pip install sentencepiece" in done.err
+
+
+def test_a_tokenizer_of_an_older_form_in_the_hubs_cache_is_converted(
+    prep: Prep, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Models older than tokenizer.json have a vocab.txt only."""
+    monkeypatch.setenv("HF_HUB_CACHE", "hub")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", "hub")
+    commit = "0123456789abcdef0123456789abcdef01234567"
+    stored = "hub/models--somebody--old"
+    write(f"{stored}/refs/main", commit)
+    write(f"{stored}/snapshots/{commit}/vocab.txt", "\n".join([*SPECIALS, "word1", "word2"]) + "\n")
+    write(f"{stored}/snapshots/{commit}/config.json", '{"model_type": "bert"}')
+    done = build(prep, write("a.csv", GOOD), "--tokenizer", "somebody/old")
+    assert done.rows() == [([2, 5, 3], "x"), ([2, 6, 3], "y")]
+    manifest = open_cache("cache/a").manifest
+    assert (manifest.tokenizer.name, manifest.tokenizer.revision) == ("somebody/old", commit)
+
+
 def test_the_default_max_length_is_the_tokenizers_own_up_to_512(prep: Prep) -> None:
     for limit, expected in ((128, 128), (100_000, 512), (1e30, 512), (None, 512), (0, 512)):
         shutil.rmtree("tok", ignore_errors=True)
