@@ -20,6 +20,7 @@ from cache.names import DEFAULT_MODEL, PACKAGED, hub_reachable, local_folder, pa
 from cache.plans import Ints
 from cache.sealed import Json
 
+from .classes import made_anew
 from .engines import ParityCheck, ParityError, Rules, TokenizersEngine, choose_engine
 from .pairs import PairEncoder
 
@@ -173,36 +174,13 @@ def _in_local_hub(name: str) -> bool:
 
 
 def configured(tokenizer: TokenizerFiles) -> TokenizerFiles:
-    """Settle contradictions between tokenizer.json and tokenizer_config.json as transformers does: the latter wins.
-
-    transformers makes the normalizer of a BERT-like tokenizer class anew from the configuration, lower-casing unless
-    told otherwise, and puts `add_prefix_space` into a byte-level one.
-    """
-    config = tokenizer.config
+    """Settle contradictions between tokenizer.json and tokenizer_config.json as transformers does: the latter wins."""
     parts = _parsed(tokenizer)
-    normalizer, splitter = (dict(parts.get(part) or {}) for part in ("normalizer", "pre_tokenizer"))
-    if normalizer.get("type") == "BertNormalizer":
-        own_class = config.get("tokenizer_class") not in (None, *GENERIC_CLASSES)
-        for key, name, default in BERT_SETTINGS:
-            if key in config or own_class:
-                normalizer[name] = config.get(key, default)
-    if splitter.get("type") == "ByteLevel" and isinstance(config.get("add_prefix_space"), bool):
-        splitter["add_prefix_space"] = config["add_prefix_space"]
-    settled = {**parts, "normalizer": normalizer or None, "pre_tokenizer": splitter or None}
-    if settled == {**parts, "normalizer": parts.get("normalizer"), "pre_tokenizer": parts.get("pre_tokenizer")}:
+    settled = {**parts, **made_anew(parts, tokenizer.config)}
+    if settled == parts:
         return tokenizer
     text = json.dumps(settled, ensure_ascii=False, separators=(",", ":"))
     return replace(tokenizer, files={**tokenizer.files, TOKENIZER_JSON: text.encode()})
-
-
-GENERIC_CLASSES = ("PreTrainedTokenizerFast", "TokenizersBackend", "PreTrainedTokenizer")
-"""Tokenizer classes of transformers that take tokenizer.json as it is."""
-BERT_SETTINGS = (
-    ("do_lower_case", "lowercase", True),
-    ("strip_accents", "strip_accents", None),
-    ("tokenize_chinese_chars", "handle_chinese_chars", True),
-)
-"""Key of tokenizer_config.json, key of the normalizer in tokenizer.json, transformers' default."""
 
 
 def _parsed(tokenizer: TokenizerFiles) -> Json:

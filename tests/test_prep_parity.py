@@ -2,11 +2,13 @@
 
 import json
 from collections.abc import Callable, Sequence
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from tokenizers import Tokenizer, normalizers, pre_tokenizers
 
 from cache.plans import Ints
 from prep import engines
@@ -17,8 +19,11 @@ from prep.engines import (
     split_rows,
 )
 from prep.progress import Reporter
+from prep.tokenize import Encoder, find_tokenizer
 
 from .corpora import build_toy, content, decoded, ids_by_transformers, toy_rows, write_rows
+from .encoders import KINDS, tokenizer_json, write_encoder
+from .encoders import texts as sentence_texts
 from .kinds import wordpiece
 from .toys import write_tokenizer
 
@@ -168,3 +173,48 @@ def test_the_configuration_counts_as_in_transformers(tmp_path: Path, config: dic
     assert [decoded(cache)[row][0] for row in range(2)] == expected
     assert ids_by_transformers(texts, cache.tokenizer_folder, 7) == expected
     assert cache.manifest.tokenizer.padding_side == config.get("padding_side", "right")
+
+
+FOREIGN = [
+    "A  film\nof two\tlines ",
+    " NAÏVE … ½ ＡＢＣ ﬁne e\u0301, it's\u00a0good",
+    "<s> </s> [SEP] x <mask> y <pad> [PAD] z",
+    "中文 émigré",
+]
+
+
+@pytest.mark.parametrize("config", [{}, {"add_prefix_space": False}, {"add_prefix_space": True}, {"lower": 1}], ids=str)
+@pytest.mark.parametrize(
+    ("name", "parts"),
+    [
+        ("bert", "own"),
+        *product(("roberta", "xlm-roberta", "camembert", "deberta-v3", "modernbert-cls"), ("own", "other")),
+    ],
+)
+def test_ids_are_those_of_the_tokenizer_class(tmp_path: Path, name: str, parts: str, config: dict[str, Any]) -> None:
+    """Also where tokenizer.json normalizes and splits in another way than transformers' class of that name."""
+    kind = KINDS[name]
+    tokenizer = Tokenizer.from_str(tokenizer_json(kind.tokenizer))
+    if parts == "other":
+        tokenizer.normalizer = normalizers.Sequence([normalizers.Strip(), normalizers.NFKC(), normalizers.Lowercase()])
+        tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first")
+    folder = write_tokenizer(tmp_path / "tokenizer")
+    tokenizer.save(str(folder / "tokenizer.json"))
+    settings = {"do_lower_case": True, "split_by_punct": True} if "lower" in config else config
+    said = {f"{role}_token": token for role, token in kind.tokens.items()}
+    content = {"tokenizer_class": kind.tokenizer_class, **said, **settings}
+    (folder / "tokenizer_config.json").write_text(json.dumps(content))
+    texts = [*FOREIGN, *sentence_texts()[:20]]
+    found, lengths = Encoder(find_tokenizer(str(folder)), 64, "tokenizers").encode(texts)
+    assert [row.tolist() for row in split_rows(found, lengths)] == ids_by_transformers(texts, folder, 64)
+
+
+def test_a_tokenizer_that_its_class_leaves_as_it_is_keeps_its_bytes(tmp_path: Path) -> None:
+    """Also where an older version wrote its settings in other words."""
+    for name in KINDS:
+        folder = write_encoder(tmp_path / name, KINDS[name])
+        text = (folder / "tokenizer.json").read_text()
+        older = text.replace('"prepend_scheme":"always","split":true', '"add_prefix_space":true')
+        (folder / "tokenizer.json").write_text(older)
+        assert (older != text) == ("Metaspace" in text)
+        assert find_tokenizer(str(folder)).files["tokenizer.json"].decode() == older
