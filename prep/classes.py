@@ -35,16 +35,18 @@ def made_anew(parts: Json, config: Json) -> Json:
         config: the content of tokenizer_config.json.
     """
     name = config.get("tokenizer_class")
+    if name in GENERIC:
+        return {}
     make = CLASSES.get(str(name).removesuffix("Fast"))
     if make:
         made = make(parts, config)
         return {key: part for key, part in made.items() if _spelled_out(part) != _spelled_out(parts.get(key))}
-    changed, own = {}, name not in (None, *GENERIC)
+    changed: Json = {}
     normalizer, splitter = (_as_object(parts.get(key)) for key in ("normalizer", "pre_tokenizer"))
     if normalizer.get("type") == "BertNormalizer":
-        keys = [row for row in BERT_SETTINGS if row[0] in config or own]
+        keys = [row for row in BERT_SETTINGS if row[0] in config or name]
         changed["normalizer"] = {**normalizer, **{ours: config.get(key, default) for key, ours, default in keys}}
-    if splitter.get("type") == "ByteLevel" and own and isinstance(config.get("add_prefix_space"), bool):
+    if splitter.get("type") == "ByteLevel" and isinstance(config.get("add_prefix_space"), bool):
         changed["pre_tokenizer"] = {**splitter, "add_prefix_space": config["add_prefix_space"]}
     return changed
 

@@ -152,6 +152,7 @@ def test_enough_rows_are_checked_the_longest_and_foreign_ones_first() -> None:
         {"tokenize_chinese_chars": False},
         {"tokenizer_class": "DistilBertTokenizer"},
         {"tokenizer_class": "PreTrainedTokenizerFast", "do_lower_case": None},
+        {"tokenizer_class": "PreTrainedTokenizerFast", "do_lower_case": False},
         {"padding_side": "left", "truncation_side": "left"},
     ],
     ids=str,
