@@ -79,6 +79,9 @@ class StepDataset(Dataset[dict[str, torch.Tensor]]):
     For `torch.utils.data.DataLoader(StepDataset(split), batch_size=None)`, with workers or without, and for trainers
     that want a DataLoader. `set_epoch` chooses the epoch; accelerate and the Hugging Face Trainer call it.
 
+    With several ranks an item does not tell its weight, so that a trainer which takes the mean of the ranks' gradients
+    gives rows of a small batch, and fillers, another weight than `BatchStream` lets one give them.
+
     Args:
         split: whose rows.
         spec: the plan's settings; default: the plan the cache was built with.
