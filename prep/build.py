@@ -126,15 +126,20 @@ class Parts:
     encoder: Encoder
 
 
-def build(settings: BuildSettings, reporter: Reporter) -> BuildResult:
+def build(settings: BuildSettings, reporter: Reporter, source: Source | None = None) -> BuildResult:
     """Build a cache, or find that it is there.
+
+    Args:
+        settings: what is asked for.
+        reporter: where progress goes.
+        source: what to read; None = what `settings.source` names.
 
     Raises:
         InputError: the source, its columns, texts or labels, or a setting is wrong.
         MismatchError: another cache has the name, and `force` is not set.
         StorageError: the folder cannot be written.
     """
-    source = open_source(settings.source, settings.columns)
+    source = source or open_source(settings.source, settings.columns)
     tokenizer = find_tokenizer(settings.tokenizer)
     for note in filter(None, (source.note, tokenizer.note)):
         reporter.say(note)
@@ -166,7 +171,7 @@ def _empty_manifest(settings: BuildSettings, parts: Parts) -> Manifest:
     holdout = source.holdout if settings.holdout is None else settings.holdout
     if holdout and (set(source.splits) != {"train"}):
         raise InputError(
-            f"--holdout takes part of a lone split 'train' as 'test', but {source.argument} has "
+            f"--holdout takes part of a lone split 'train' as 'test', but {source.where} has "
             f"the splits {', '.join(source.splits)}; pass --holdout 0"
         )
     asked = {} if settings.task == "auto" else {"task": settings.task}
@@ -240,6 +245,8 @@ def _differences(found: Manifest, wanted: Manifest) -> list[str]:
         before, after = found.source.get(key), wanted.source.get(key)
         if before != after and key == "files":
             lines.append("the content of the source's files")
+        elif before != after and key == "tables":
+            lines.append("the texts or labels")
         elif before != after:
             lines.append(f"{key} {before!r} there, {after!r} asked for")
     return lines or ["settings of the tokenizer"]
@@ -323,4 +330,4 @@ def describe_source(source: Json) -> str:
         return f"Hub dataset {source['dataset']} at {source['revision'][:12]}"
     if kind == "package":
         return f"{source['argument']} from the package {source['package']}"
-    return str(source.get("argument"))
+    return str(source.get("argument") or "data given from Python")

@@ -86,7 +86,8 @@ def _plan_spec(strategy: str, batch_size: int | None, max_tokens: int | None, se
 @click.option("--force", is_flag=True, help="Replace a different cache of the same name.")
 @quiet_option
 def build(source: str, quiet: bool, memory: str, **options: Any) -> None:
-    """Build the cache of SOURCE: a preset, a Hub dataset id, a file (csv, tsv, jsonl, parquet) or a folder.
+    """Build the cache of SOURCE: a preset, a Hub dataset id, a file (csv, tsv, jsonl, parquet) or a folder:
+    of such files, of split/label/*.txt, or as datasets' save_to_disk writes it.
 
     \b
     Examples:
@@ -95,6 +96,7 @@ def build(source: str, quiet: bool, memory: str, **options: Any) -> None:
       prep build stanfordnlp/sst2 --tokenizer roberta-base --max-length 128
       prep build pairs.jsonl --text premise --text-pair hypothesis
       prep build comments.csv --label toxic --label insult --label threat
+      prep build saved_dataset --tokenizer bert-base-cased
     """
     from pathlib import Path
 

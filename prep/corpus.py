@@ -58,7 +58,7 @@ class Source:
     """A corpus, ready to be read.
 
     Attributes:
-        argument: what the user typed.
+        argument: what the user typed; empty for data given from Python.
         name: the default name of its cache.
         identity: what it is, for the manifest and the fingerprint: kind, file hashes or revision, columns.
         splits: split name to its stream.
@@ -82,6 +82,11 @@ class Source:
     note: str = ""
     pair: bool = False
     task: str = "auto"
+
+    @property
+    def where(self) -> str:
+        """What errors call it."""
+        return self.argument or "the data given"
 
 
 def choose_columns(names: Sequence[str], asked: Columns, where: Path | str) -> Columns:

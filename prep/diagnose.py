@@ -14,6 +14,8 @@ from typing import IO, cast
 
 from cache.errors import InputError
 
+BINARY = {".arrow", ".parquet"}
+"""Endings of files that hold no text."""
 UTF16_MARKS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
 
@@ -40,13 +42,13 @@ def _reason(path: Path, error: Exception) -> str:
         return f"cannot read {path}: {error.strerror}"
     endings = [suffix.lower() for suffix in path.suffixes]
     with contextlib.suppress(OSError, EOFError):  # a gz file may be broken itself
-        if ".parquet" not in endings:
+        if not BINARY.intersection(endings):
             position = first_invalid_byte(path)
             if position is not None:
                 return not_utf8(path, position)
         if ".csv" in endings or ".tsv" in endings:
             text += _ragged_row(path, "\t" if ".tsv" in endings else ",")
-        elif ".parquet" not in endings:
+        elif not BINARY.intersection(endings):
             text += _bad_json(path)
     return f"cannot read {path}: {text}"
 

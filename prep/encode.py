@@ -88,7 +88,7 @@ def encode_source(
                 origin[name], firsts[name] = split, []
             pieces[split], first_row = [], 0
             for batch in batches:
-                pieces[split].append(_code(batch, split, first_row))
+                pieces[split].append(code_batch(batch, split, first_row))
                 for name, mask in routes.items():
                     coded = _encode(batch, split, first_row, mask, encoder, runs[name])
                     if encoder.pairs:
@@ -100,14 +100,14 @@ def encode_source(
                 bar.update(batch.nbytes)
     encoder.settle()
     if not any(store.runs for store in runs.values()):
-        raise InputError(f"{source.argument} holds no rows")
+        raise InputError(f"{source.where} holds no rows")
     found, labels = _labels(task, pieces, source, reporter)
     own = {name: labels[split] for name, split in origin.items()}
     sizes = {name: len(column) for name, column in own.items()} if encoder.pairs else {}
     return Encoded(found, runs, own, {name: _by_source_row(firsts[name], rows) for name, rows in sizes.items()})
 
 
-def _code(batch: "pa.RecordBatch", split: str, first_row: int) -> Coded:
+def code_batch(batch: "pa.RecordBatch", split: str, first_row: int) -> Coded:
     """The labels of a batch, from one column or from one for each class."""
     if LABELS in batch.schema.names:
         return code_columns(batch.column(LABELS), split, first_row)
@@ -162,7 +162,7 @@ def _routes(
     kept: list[pa.RecordBatch] | None = []
     coded, rows, size = [], 0, 0
     for batch in stream():
-        coded.append(_code(batch, split, rows))
+        coded.append(code_batch(batch, split, rows))
         rows += batch.num_rows
         size += batch.nbytes
         if kept is not None:
@@ -200,7 +200,9 @@ def _encode(
     """
 
     rows = np.arange(first_row, first_row + batch.num_rows)
-    columns = [_texts(batch.column(name), split, first_row) for name in ((TEXT, PAIR) if encoder.pairs else (TEXT,))]
+    columns = [
+        checked_texts(batch.column(name), split, first_row) for name in ((TEXT, PAIR) if encoder.pairs else (TEXT,))
+    ]
     if mask is not None:
         part = mask[first_row : first_row + batch.num_rows]
         columns, rows = [kept(texts, part) for texts in columns], rows[part]
@@ -220,7 +222,8 @@ def _encode(
     return rows, first_lengths
 
 
-def _texts(texts: "pa.Array", split: str, first_row: int) -> "pa.Array":
+def checked_texts(texts: "pa.Array", split: str, first_row: int) -> "pa.Array":
+    """A column of text, or an `InputError`: it is none, or a text is missing."""
     import pyarrow as pa
 
     if pa.types.is_dictionary(texts.type):

@@ -1,18 +1,14 @@
 """Datasets of the Hugging Face Hub, or of its local cache where the Hub cannot be reached."""
 
 import os
-from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from cache.errors import InputError
 from cache.names import hub_reachable
 
 from .corpus import Columns, Source, cache_name, choose_columns
-from .files import Stream, named
+from .frames import dataset_frame, frame_stream, known_classes, split_hidden
 from .presets import PRESETS
-
-if TYPE_CHECKING:
-    import pyarrow as pa
 
 
 def open_hub(argument: str, asked: Columns, wanted: tuple[str, ...] = ()) -> Source:
@@ -30,16 +26,11 @@ def open_hub(argument: str, asked: Columns, wanted: tuple[str, ...] = ()) -> Sou
         os.environ["HF_HUB_OFFLINE"] = "1"  # its client would retry for half a minute
     dataset_id, _, config = argument.partition(":")
     builder, data = _load(dataset_id, config or None)
-    splits = {split: data[split] for split in wanted or data if split in data}
-    if not splits:
+    frames = {split: dataset_frame(data[split]) for split in wanted or data if split in data}
+    if not frames:
         raise InputError(f"{dataset_id} has none of the splits {', '.join(wanted)}; it has {', '.join(data)}")
-    features = next(iter(splits.values())).features
-    columns = choose_columns(list(features), asked, dataset_id)
-    label = columns.labels[0]
-    unlabelled = [split for split, rows in splits.items() if _has_no_labels(rows, label)]
-    splits = {split: rows for split, rows in splits.items() if split not in unlabelled}
-    if not splits:
-        raise InputError(f"no row of {dataset_id} has a label: column {label!r} is -1 everywhere; see --label")
+    columns = choose_columns(next(iter(frames.values())).names, asked, dataset_id)
+    frames, note = split_hidden(frames, columns)
     return Source(
         argument=argument,
         name=cache_name(dataset_id.rpartition("/")[2] + (f"-{config}" if config else "")),
@@ -48,13 +39,13 @@ def open_hub(argument: str, asked: Columns, wanted: tuple[str, ...] = ()) -> Sou
             "dataset": dataset_id,
             "config": builder.config.name,
             "revision": str(builder.hash),
-            "splits": list(splits),
+            "splits": list(frames),
             **columns.identity,
         },
-        splits={split: _stream(rows, columns) for split, rows in splits.items()},
-        label_names=columns.classes or _names(features[label]),
+        splits={split: frame_stream(frame, columns, f"{dataset_id}, {split}") for split, frame in frames.items()},
+        label_names=known_classes(frames, columns),
         pair=columns.pair is not None,
-        note=f"left out, for its labels are not public: {', '.join(unlabelled)}" if unlabelled else "",
+        note=note,
     )
 
 
@@ -74,28 +65,3 @@ def _load(dataset_id: str, config: str | None) -> tuple[Any, Any]:
             f"configuration is given as {dataset_id}:NAME) and the connection, or give a local file. "
             f"Presets: {', '.join(PRESETS)}"
         ) from error
-
-
-def _has_no_labels(rows: Any, label: str) -> bool:
-    """Whether every label is -1, the Hub's way of keeping the answers of a test split to itself."""
-    import pyarrow.compute as pc
-
-    if not hasattr(rows.features[label], "names") or not len(rows):
-        return False
-    found = pc.min_max(rows.data.column(label)).as_py()
-    return bool(found["min"] == found["max"] == -1)
-
-
-def _names(feature: Any) -> tuple[str, ...] | None:
-    """The classes of a label, or of a list of labels, where the dataset says them."""
-    names = getattr(getattr(feature, "feature", feature), "names", None)
-    return tuple(names) if names else None
-
-
-def _stream(rows: Any, columns: Columns) -> Stream:
-    def batches() -> Iterator["pa.RecordBatch"]:
-        for table in rows.select_columns(columns.names).with_format("arrow").iter(1 << 14):
-            for batch in table.to_batches():
-                yield named(batch, columns)
-
-    return batches

@@ -19,6 +19,7 @@ from .diagnose import reading
 from .files import FORMATS, column_names, format_of, table_stream, text_files_stream
 from .hub import open_hub
 from .presets import PRESETS, Preset
+from .saved import is_saved, open_saved
 
 ANY = Columns()
 """No column named: the usual ones."""
@@ -122,6 +123,8 @@ def _preset(preset: Preset, asked: Columns) -> Source:
 
 
 def _folder(argument: str, path: Path, asked: Columns) -> Source:
+    if is_saved(path):
+        return open_saved(argument, path, asked)
     tables = sorted(file for file in path.iterdir() if file.is_file() and format_of(file) and file.name[0] != ".")
     if tables:
         return _table_files(argument, path.resolve().name, _by_split(tables), asked)

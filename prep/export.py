@@ -1,0 +1,117 @@
+"""A split of a cache as a `datasets.Dataset`, for what wants one. The ids stay where they are: mapped, not copied."""
+
+import hashlib
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from cache.errors import InputError
+from cache.plans import Ints
+from cache.splits import Split
+
+if TYPE_CHECKING:
+    import datasets
+    import pyarrow as pa
+
+
+def to_dataset(split: Split) -> "datasets.Dataset":
+    """The rows of a split, in ascending length, as transformers' Trainer and collators take them.
+
+    Args:
+        split: of an open cache.
+
+    Returns:
+        A dataset with the columns `input_ids` (lists of uint16 or uint32, read from the cache's files as they are
+        used), in a cache of pairs `token_type_ids`, `labels` (classes with their names; float32; or for several labels
+        a row float32 0 or 1 for each class), and `source_row`, the row's index in the source split. There is no mask:
+        collators make it as they pad.
+
+    Raises:
+        InputError: the package `datasets` is not installed.
+        CorruptCacheError: the split holds an id that its vocabulary lacks, or other wrong content.
+
+    Example:
+        train = to_dataset(open_cache("cache/imdb")["train"])
+    """
+    try:
+        import datasets
+    except ImportError:
+        raise InputError(
+            "to_dataset needs the package datasets, which is not installed; run: pip install datasets"
+        ) from None
+    import pyarrow as pa
+
+    features = _features(split)
+    schema = features.arrow_schema
+    tables = [pa.Table.from_arrays(columns, schema=schema) for columns in _shards(split, schema)]
+    identity = f"{split.cache.manifest.fingerprint} {split.name} to_dataset"
+    return datasets.Dataset(
+        pa.concat_tables(tables) if tables else schema.empty_table(),
+        info=datasets.DatasetInfo(features=features),
+        split=datasets.NamedSplit(split.name),
+        fingerprint=hashlib.sha256(identity.encode()).hexdigest()[:16],  # else it would pickle all rows to hash them
+    )
+
+
+def _features(split: Split) -> "datasets.Features":
+    from datasets import ClassLabel, Features, List, Value
+
+    manifest = split.cache.manifest
+    task = manifest.task
+    ids = "uint16" if manifest.tokenizer.vocab_size <= 1 << 16 else "uint32"
+    labels = {
+        "classification": lambda: ClassLabel(names=list(task.label_names)),
+        "regression": lambda: Value("float32"),
+        "multi-label": lambda: List(Value("float32"), length=len(task.label_names)),
+    }[task.kind]()
+    types = {"token_type_ids": List(Value("int8"))} if task.pair else {}
+    return Features({"input_ids": List(Value(ids)), **types, "labels": labels, "source_row": Value("int64")})
+
+
+def _shards(split: Split, schema: "pa.Schema") -> Iterator[list["pa.Array"]]:
+    """The columns of each shard."""
+    import pyarrow as pa
+
+    for index in range(len(split.info.shards)):
+        tensors = split.shard(index)
+        split.check_ids(tensors["input_ids"])
+        offsets, labels = tensors["offsets"], tensors["labels"]
+        columns = [_lists(offsets, tensors["input_ids"], schema.field("input_ids").type)]
+        if split.cache.manifest.task.pair:
+            types = token_types(offsets, tensors["first_lengths"])
+            columns.append(_lists(offsets, types, schema.field("token_type_ids").type))
+        if labels.ndim == 2:
+            flat = _values(labels.astype(np.float32).ravel(), pa.float32())
+            columns.append(pa.FixedSizeListArray.from_arrays(flat, type=schema.field("labels").type))
+        else:
+            columns.append(_values(labels, schema.field("labels").type))
+        yield [*columns, _values(tensors["source_rows"], pa.int64())]
+
+
+def token_types(offsets: Ints, first_lengths: Ints) -> Ints:
+    """(tokens,) int8, for rows end to end: 0 for the first tokens of a row, 1 for the others.
+
+    Args:
+        offsets: (rows+1,) where each row begins.
+        first_lengths: (rows,) tokens of type 0 of each.
+    """
+    steps = np.zeros(int(offsets[-1]) + 1, np.int8)
+    np.add.at(steps, offsets[:-1] + first_lengths, 1)
+    np.add.at(steps, offsets[1:], -1)
+    types: Ints = np.cumsum(steps[:-1], dtype=np.int8)
+    return types
+
+
+def _values(values: Ints, kind: Any) -> "pa.Array":
+    """An array over memory that stays where it is."""
+    import pyarrow as pa
+
+    return pa.Array.from_buffers(kind, len(values), [None, pa.py_buffer(values)])
+
+
+def _lists(offsets: Ints, values: Ints, kind: Any) -> "pa.Array":
+    import pyarrow as pa
+
+    ends = pa.py_buffer(offsets.astype(np.int32))  # a shard is far below 2^31 tokens
+    return pa.Array.from_buffers(kind, len(offsets) - 1, [None, ends], children=[_values(values, kind.value_type)])
