@@ -18,6 +18,8 @@ STRATEGIES = ("smart", "tight", "budget", "dynamic", "fixed")
 
 ENGINES = ("auto", "nanotoken", "gigatoken", "tokenizers")
 
+PRECISIONS = ("bf16", "fp32")
+
 TASKS = ("auto", "classification", "regression", "multi-label")
 
 CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
@@ -103,11 +105,12 @@ def build(source: str, quiet: bool, memory: str, **options: Any) -> None:
     from .build import BuildSettings
     from .build import build as build_cache
     from .progress import Reporter, elapsed
+    from .sizes import parse_bytes
 
     started = time.monotonic()
     spec = _plan_spec(*(options.pop(name) for name in ("strategy", "batch_size", "max_tokens", "seed")))
     options["out"] = Path(options["out"])
-    settings = BuildSettings(source, plan=spec, memory_bytes=_bytes(memory), **options)
+    settings = BuildSettings(source, plan=spec, memory_bytes=parse_bytes(memory), **options)
     result = build_cache(settings, Reporter(quiet))
     if quiet:
         return
@@ -118,16 +121,6 @@ def build(source: str, quiet: bool, memory: str, **options: Any) -> None:
         _print_cache(result.cache)
         click.echo(f"\nbuilt {result.cache.folder} in {elapsed(started)}")
     click.echo(f"next: train run --cache {result.cache.folder}")
-
-
-def _bytes(size: str) -> int:
-    units = {"b": 1, "kib": 1 << 10, "mib": 1 << 20, "gib": 1 << 30, "kb": 10**3, "mb": 10**6, "gb": 10**9}
-    number = size.lower().rstrip("bkmgi ")
-    unit = size.lower()[len(number) :].strip() or "b"
-    try:
-        return int(float(number) * units[unit])
-    except (ValueError, KeyError):
-        raise click.UsageError(f"--memory {size!r} is no size; expected for example 512MiB or 2GiB") from None
 
 
 @cli.command()
@@ -167,23 +160,37 @@ def _plan_flags(spec: "PlanSpec") -> str:
 
 @cli.command()
 @click.argument("cache")
+@click.option("--model", help="Predict the memory of training this model on it: folder, Hub id, or minilm.")
+@click.option("--memory", multiple=True, help="Memory of a GPU, for --model.  [default: 8, 16, 24, 40 and 80GiB]")
+@click.option("--precision", type=click.Choice(PRECISIONS), help="Of training, for --model.  [default: bf16]")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def info(cache: str, as_json: bool) -> None:
+def info(cache: str, model: str | None, memory: tuple[str, ...], precision: str | None, as_json: bool) -> None:
     """Print what CACHE holds, and what each way of batching it costs.
 
     \b
-    Example:
+    Examples:
       prep info cache/imdb
+      prep info cache/imdb --model bert-base-uncased
+      prep info cache/imdb --model minilm --memory 12GiB --precision fp32
     """
     from cache.reader import open_cache
 
+    from .forecast import forecast, forecast_facts, format_forecast
+    from .sizes import parse_bytes
     from .tables import cache_facts
 
+    if model is None and (memory or precision):
+        raise click.UsageError("--memory and --precision go with --model")
     opened = open_cache(cache)
+    sizes = tuple(parse_bytes(size) for size in memory)
+    found = forecast(opened, model, precision or "bf16", sizes) if model is not None else None
     if as_json:
-        click.echo(json.dumps(cache_facts(opened), indent=2))
-    else:
-        _print_cache(opened)
+        facts = cache_facts(opened)
+        click.echo(json.dumps(facts | ({"memory": forecast_facts(found)} if found else {}), indent=2))
+        return
+    _print_cache(opened)
+    if found:
+        click.echo(f"\n{format_forecast(found)}")
 
 
 def _print_cache(cache: Any) -> None:

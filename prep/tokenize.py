@@ -134,7 +134,7 @@ def _converted(folder: Path) -> bytes:
 def _from_hub(name: str) -> TokenizerFiles | None:
     """From the Hub, or from its local cache; None where neither has it."""
     offline = not hub_reachable()
-    if offline and not _in_local_hub(name):
+    if offline and not in_local_hub(name):
         return None  # without importing its client, which takes half a second
     found = {file: path for file in (TOKENIZER_JSON, *CONFIG_FILES) if (path := _hub_file(name, file, offline))}
     files = {file: path.read_bytes() for file, path in found.items()}
@@ -165,7 +165,7 @@ def _hub_file(name: str, file: str, offline: bool) -> Path | None:
         ) from error
 
 
-def _in_local_hub(name: str) -> bool:
+def in_local_hub(name: str) -> bool:
     """Whether the Hub's cache on this machine has anything of that name."""
     env = os.environ
     home = Path(env.get("HF_HOME") or Path(env.get("XDG_CACHE_HOME") or "~/.cache", "huggingface"))
