@@ -3,7 +3,8 @@
 The count is that of Korthikanti et al. 2022, *Reducing Activation Recomputation in Large Transformer Models*, section
 4.1: per layer and token 34 H bytes in 16 bits and 5 N W for attention kept as a matrix. It differs where `train run`
 does: residuals and norms in fp32 under autocast, an input cast three times for query, key and value, attention that
-keeps no matrix on a GPU, and a last layer for the pooled token alone. A test compares the count with what torch keeps.
+keeps no matrix on a GPU and one on a CPU, and a last layer for the pooled token alone. A test compares the count with
+what torch keeps.
 
 Letters: H hidden width, I intermediate width, N heads, B rows, W columns of a batch; B W tokens.
 """
@@ -23,7 +24,7 @@ class Setting:
 
     Attributes:
         precision: fp32, or bf16 by autocast.
-        gpu: on a GPU; else on a CPU, where attention with dropout keeps its matrix.
+        gpu: on a GPU; else on a CPU, with the kernels `train run` has for it.
         masked: whether the batch has padding, and so a mask.
         pooled_only: whether the last layer is computed for the pooled token alone, as `train run` does.
     """
@@ -60,10 +61,11 @@ def _layer_token(model: ModelSize, width: int, setting: Setting) -> int:
     linear = size * ((inputs + 2) * model.hidden + 2 * model.intermediate)  # inputs of six products, of gelu
     norms = 2 * (stream * model.hidden + 2 * FP32)  # inputs, mean, deviation
     dropouts = (1 if model.kind == "distilbert" else 2) * _dropout_bytes(model, size, setting) * model.hidden
-    if not setting.gpu and model.attention_dropout:  # as a matrix: softmax, its mask, their product
-        attention = FP32 * 3 * (model.hidden + model.heads * width)
-    else:
-        attention = size * 3 * model.hidden + FP32 * model.heads + (size * width if setting.masked else 0)
+    attention = 3 * size * model.hidden  # queries, keys, values
+    if not setting.gpu and (model.attention_dropout or size == BF16):  # by blocks: probabilities, dropout in their sign
+        attention += size * model.heads * width
+    else:  # torch's: a sum for each row of scores, and the mask as numbers to add
+        attention += FP32 * model.heads + (size * width if setting.masked else 0)
     return linear + norms + dropouts + attention
 
 
@@ -78,9 +80,8 @@ def _stream_bytes(model: ModelSize, setting: Setting) -> int:
 def _last_layer_token(model: ModelSize, setting: Setting) -> int:
     """The same of a last layer that is computed for one token of a row: its input, keys and values."""
     size = ELEMENT_BYTES[setting.precision]
-    matrix = not setting.gpu and model.attention_dropout
     casts = 1 if _stream_bytes(model, setting) == size else 2
-    return model.hidden * (casts * size + 2 * (FP32 if matrix else size))
+    return size * (casts + 2) * model.hidden
 
 
 def _embedding_token(model: ModelSize, setting: Setting) -> int:
@@ -91,7 +92,7 @@ def _embedding_token(model: ModelSize, setting: Setting) -> int:
 
 
 def _dropout_bytes(model: ModelSize, size: int, setting: Setting) -> int:
-    """Bytes that say of an element whether it was dropped; a CPU keeps its factor."""
+    """Bytes that say of an element whether it was dropped; on a CPU as many as the element has."""
     if not model.hidden_dropout:
         return 0
     return 1 if setting.gpu else size
@@ -104,7 +105,7 @@ def peak_bytes(model: ModelSize, rows: int, width: int, setting: Setting) -> int
     way, or at its end, with all gradients. In between, kept tensors go as gradients come.
     """
     size = ELEMENT_BYTES[setting.precision]
-    under_way = rows * width * (2 * size * model.intermediate + 2 * FP32 * model.hidden)
+    under_way = rows * width * (size * model.intermediate + 2 * FP32 * model.hidden)
     begin = kept_bytes(model, rows, width, setting) + under_way
     return fixed_bytes(model) + max(begin, FP32 * model.parameters)
 

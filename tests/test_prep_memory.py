@@ -14,6 +14,7 @@ from prep.forecast import forecast, format_forecast
 from prep.memory import ELEMENT_BYTES, Setting, kept_bytes, most_rows, most_tokens, peak_bytes
 from prep.model_size import DEFAULTS, DISTILBERT_NAMES, ModelSize, read_size
 from prep.sizes import parse_bytes
+from train.attention import use_cpu_kernels
 from train.config import PRECISIONS
 from train.pooled import FORWARDS, use_pooled_only
 
@@ -28,6 +29,7 @@ TINY = {
     "intermediate_size": 80,
     "max_position_embeddings": 128,
 }
+CPU = torch.device("cpu")
 SHAPES = ((7, 23), (2, 100))
 
 
@@ -73,12 +75,10 @@ def kept_by_torch(model: PreTrainedModel, rows: int, width: int, setting: Settin
 def test_what_is_kept_for_the_backward_pass(
     tmp_path: Path, kind: str, attention: float, hidden: float, pooled_only: bool
 ) -> None:
-    """Within 3% of what torch keeps: each type of model, both precisions, with and without a mask and dropouts.
-
-    Without dropout in attention the CPU's kernel keeps what a GPU's does.
-    """
+    """Within 3% of what torch keeps: each type of model, both precisions, with and without a mask and dropouts."""
     config = config_of(kind, **TINY, attention_probs_dropout_prob=attention, hidden_dropout_prob=hidden)
     model, size = made(config, tmp_path)
+    assert use_cpu_kernels(model, CPU) == ""
     assert not pooled_only or use_pooled_only(model) == ""
     for precision in ELEMENT_BYTES:
         for masked in (False, True):
@@ -88,10 +88,26 @@ def test_what_is_kept_for_the_backward_pass(
                 assert kept_bytes(size, rows, width, setting) == pytest.approx(found, rel=0.03), (setting, rows, width)
 
 
+@pytest.mark.parametrize("kind", [kind for kind in DEFAULTS if kind != "electra"])
+def test_attention_without_a_matrix_as_on_a_gpu(tmp_path: Path, kind: str) -> None:
+    """torch's own attention on a CPU keeps what its kernels on a GPU keep, where nothing is dropped; so the count for a
+    GPU holds here. ELECTRA's norms differ between the two."""
+    config = config_of(kind, **TINY, attention_probs_dropout_prob=0.0, hidden_dropout_prob=0.0)
+    model, size = made(config, tmp_path)
+    assert use_pooled_only(model) == ""
+    for precision in ELEMENT_BYTES:
+        for masked in (False, True):
+            setting = Setting(precision, True, masked)
+            for rows, width in SHAPES:
+                found = kept_by_torch(model, rows, width, setting)
+                assert kept_bytes(size, rows, width, setting) == pytest.approx(found, rel=0.03), (setting, rows, width)
+
+
 def test_what_the_packaged_bert_keeps() -> None:
     folder = packaged_model()
     assert folder is not None
     model = AutoModelForSequenceClassification.from_config(AutoConfig.from_pretrained(folder)).train()
+    use_cpu_kernels(model, CPU)
     assert use_pooled_only(model) == ""
     for precision in ELEMENT_BYTES:
         for rows, width in ((2, 32), (4, 128), (1, 400)):
@@ -107,10 +123,12 @@ def test_what_the_packaged_bert_keeps() -> None:
 def test_the_peak_of_a_step(
     tmp_path: Path, precision: str, vocabulary: int, rows: int, width: int, attention: float
 ) -> None:
-    """From as much as torch's allocator counts to a tenth more, whether activations or gradients make the peak."""
+    """Within 7% of what torch's allocator counts, whether activations or gradients make the peak."""
     larger = {"hidden_size": 96, "intermediate_size": 384, "num_hidden_layers": 4, "max_position_embeddings": 256}
-    sizes = {**TINY, **larger, "vocab_size": vocabulary, "attention_probs_dropout_prob": attention}
-    model, size = made(config_of("bert", **sizes), tmp_path)
+    # What says which elements are dropped is numpy's, which the allocator does not count.
+    dropouts = {"attention_probs_dropout_prob": attention, "hidden_dropout_prob": 0.0}
+    model, size = made(config_of("bert", **{**TINY, **larger, **dropouts, "vocab_size": vocabulary}), tmp_path)
+    use_cpu_kernels(model, CPU)
     use_pooled_only(model)
     setting = Setting(precision, gpu=False)
     optimizer = torch.optim.AdamW(model.parameters(), fused=True)
@@ -124,7 +142,7 @@ def test_the_peak_of_a_step(
 
     step()  # makes the moments
     found = 12 * size.parameters + peak_of(step)
-    assert found * 0.99 <= peak_bytes(size, rows, width, setting) <= found * 1.1
+    assert peak_bytes(size, rows, width, setting) == pytest.approx(found, rel=0.07)
 
 
 def peak_of(action: Any) -> int:
@@ -171,11 +189,11 @@ def test_what_fits_is_the_most_that_fits(memory: int) -> None:
         assert any(peak_bytes(size, -(-(tokens + 1) // width), width, setting) > memory for width in (16, 400))
 
 
-def test_a_gpu_keeps_less_than_a_cpu() -> None:
-    """No matrix of attention, and a byte for a dropped element: less by at least the matrix."""
-    size = read_size("minilm", 2)
-    cpu, gpu = (kept_bytes(size, 8, 400, Setting("bf16", on_gpu)) for on_gpu in (False, True))
-    assert cpu - gpu > 5 * 8 * 12 * 400 * 400 * 3 * 4 * 0.9
+def test_a_gpu_keeps_no_matrix_and_a_byte_for_a_dropped_element() -> None:
+    """What a CPU keeps more in 5 whole layers of 6, and in its embeddings."""
+    size, tokens = read_size("minilm", 2), 8 * 400
+    cpu, gpu = (kept_bytes(size, 8, 400, Setting("fp32", on_gpu, masked=False)) for on_gpu in (False, True))
+    assert cpu - gpu == pytest.approx(tokens * 4 * (5 * 12 * 400) + tokens * 3 * 384 * (5 * 2 + 1), rel=0.01)
 
 
 # --- the command
