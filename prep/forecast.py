@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from cache.errors import InputError
 from cache.plans import PlanSpec
 from cache.reader import Cache, Split
 
@@ -17,6 +18,8 @@ GPUS = (8, 16, 24, 40, 80)
 """Memory of the GPUs that are shown where the user names none, GiB."""
 SPARE = 0.1
 """Share of a GPU's memory left to its context, the workspaces of libraries and fragmentation."""
+ROW_KINDS = ("classification", "regression", "multi-label")
+"""Tasks whose head reads one token of a row."""
 BATCH_SIZES = (16, 32, 64, 128)
 GPU_MULTIPLE = 8
 """`train run` rounds widths up to a multiple of this on CUDA."""
@@ -73,9 +76,11 @@ def forecast(cache: Cache, model: str, precision: str = "bf16", memories: tuple[
         memories: of GPUs, bytes; none = those of `GPUS`.
 
     Raises:
-        InputError: the model cannot be had, or is of a type whose memory is not predicted.
+        InputError: the model cannot be had, or it or the task is of a kind whose memory is not predicted.
     """
     task, limit = cache.manifest.task, cache.manifest.max_length
+    if task.kind not in ROW_KINDS:
+        raise InputError(f"memory is predicted for {', '.join(ROW_KINDS)}, and {cache.folder} is for {task.kind}")
     size = read_size(model, len(task.label_names) or 1)
     split = cache["train" if "train" in cache else next(iter(cache))]
     longest, shortest = split.info.longest or limit, split.info.shortest or limit

@@ -90,22 +90,22 @@ def build_cache(
     columns = tuple(label) if label is not None and not isinstance(label, str) else label
     named_source = isinstance(data, str | os.PathLike)
     settings = BuildSettings(
-        os.fspath(data) if named_source else "",
-        Path(out),
-        name,
-        text,
-        columns,
-        text_pair,
-        task,
-        tokenizer,
-        engine,
-        max_length,
-        holdout,
-        limit,
-        PlanSpec.of(strategy, batch_size, max_tokens, seed),
-        epochs,
-        force,
-        memory_bytes,
+        source=os.fspath(data) if named_source else "",
+        out=Path(out),
+        name=name,
+        text=text,
+        label=columns,
+        text_pair=text_pair,
+        task=task,
+        tokenizer=tokenizer,
+        engine=engine,
+        max_length=max_length,
+        holdout=holdout,
+        limit=limit,
+        plan=PlanSpec.of(strategy, batch_size, max_tokens, seed),
+        epochs=epochs,
+        force=force,
+        memory_bytes=memory_bytes,
     )
     if named_source and (labels is not None or text_pairs is not None):
         raise InputError(f"{data!r} is taken for a preset, a file, a folder or a Hub id, which takes no labels=")

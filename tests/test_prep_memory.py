@@ -1,6 +1,7 @@
 """Predicted memory against what torch keeps and allocates, and against transformers' own count of parameters."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -221,6 +222,13 @@ def test_an_empty_split_is_predicted_at_the_max_length(tmp_path: Path) -> None:
     found = forecast(write_cache(tmp_path / "a", {"train": 0}), "minilm")
     assert found.width == 48
     assert "largest" not in format_forecast(found)
+
+
+def test_a_task_with_another_head_is_refused(tmp_path: Path) -> None:
+    cache = write_cache(tmp_path / "a", {"train": 5})
+    cache.manifest = replace(cache.manifest, task=replace(cache.manifest.task, kind="tokens"))
+    with pytest.raises(InputError, match="a is for tokens"):
+        forecast(cache, "minilm")
 
 
 @pytest.mark.parametrize(
