@@ -22,6 +22,20 @@ def distinct(column: "pa.Array") -> tuple[list[Any], npt.NDArray[np.int64]]:
     return list(numbers), codes
 
 
+def is_list(kind: Any) -> bool:
+    """Whether an Arrow type is one of lists."""
+    import pyarrow as pa
+
+    return bool(pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind))
+
+
+def is_text(kind: Any) -> bool:
+    """Whether an Arrow type is one of text."""
+    import pyarrow as pa
+
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind))
+
+
 def kept(rows: "pa.Array | pa.RecordBatch", mask: npt.NDArray[np.bool_]) -> Any:
     """The rows for which `mask` (rows,) is true; without a copy where they lie together."""
     chosen = np.flatnonzero(mask)

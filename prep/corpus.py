@@ -12,8 +12,8 @@ from cache.sealed import NAME_PATTERN, Json
 if TYPE_CHECKING:
     from .files import Stream
 
-TEXT_NAMES = ("text", "review", "sentence", "content", "document", "comment", "body")
-LABEL_NAMES = ("label", "labels", "class", "target", "sentiment", "category", "rating")
+TEXT_NAMES = ("text", "review", "sentence", "content", "document", "comment", "body", "tokens", "words")
+LABEL_NAMES = ("label", "labels", "class", "target", "sentiment", "category", "rating", "ner_tags", "tags", "pos_tags")
 """Columns taken for text and label where the user names none, the first that is there."""
 
 
@@ -67,6 +67,7 @@ class Source:
         holdout: fraction of `train` held out as `test` where the user does not say.
         size_bytes: of its files, for the progress bar; 0 where unknown.
         pair: whether a row holds two texts.
+        words: whether a row's text is a list of words, each with a tag.
         task: what the labels are, where that is known beforehand; "auto" elsewhere.
         note: a line for the user about where the text comes from.
     """
@@ -81,6 +82,7 @@ class Source:
     size_bytes: int = 0
     note: str = ""
     pair: bool = False
+    words: bool = False
     task: str = "auto"
 
 

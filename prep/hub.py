@@ -54,6 +54,7 @@ def open_hub(argument: str, asked: Columns, wanted: tuple[str, ...] = ()) -> Sou
         splits={split: _stream(rows, columns) for split, rows in splits.items()},
         label_names=columns.classes or _names(features[label]),
         pair=columns.pair is not None,
+        words=_is_list(features[columns.text]),
         note=f"left out, for its labels are not public: {', '.join(unlabelled)}" if unlabelled else "",
     )
 
@@ -84,6 +85,10 @@ def _has_no_labels(rows: Any, label: str) -> bool:
         return False
     found = pc.min_max(rows.data.column(label)).as_py()
     return bool(found["min"] == found["max"] == -1)
+
+
+def _is_list(feature: Any) -> bool:
+    return isinstance(feature, list) or hasattr(feature, "feature")
 
 
 def _names(feature: Any) -> tuple[str, ...] | None:
