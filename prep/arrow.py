@@ -29,6 +29,14 @@ def is_list(kind: Any) -> bool:
     return bool(pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind))
 
 
+def list_counts(column: "pa.Array") -> npt.NDArray[np.int64]:
+    """(rows,) how many values each list of a column without nulls has."""
+    if hasattr(column.type, "list_size"):
+        return np.full(len(column), column.type.list_size, np.int64)
+    counts: npt.NDArray[np.int64] = np.diff(column.offsets.to_numpy().astype(np.int64))
+    return counts
+
+
 def is_text(kind: Any) -> bool:
     """Whether an Arrow type is one of text."""
     import pyarrow as pa

@@ -242,9 +242,9 @@ def _encode_words(
     """Encode the rows of a chunk that belong to a split, as one run of ids and marks."""
     if mask is not None:
         chunk = chunk.kept(mask)
-    if not chunk.words:
+    if not len(chunk.rows):
         return
-    ids, lengths, marks = encoder.encode(chunk.words, chunk.marks)
+    ids, lengths, marks = encoder.encode(chunk.words)
     check_tokens(lengths, chunk.rows, chunk.split)
     store.add(sort_run(pack(ids, marks, vocab_size), lengths, chunk.rows))
 

@@ -14,7 +14,7 @@ import numpy.typing as npt
 from cache.errors import InputError
 from cache.format import MAX_MULTI_LABELS
 
-from .arrow import distinct, is_list
+from .arrow import distinct, is_list, list_counts
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -43,7 +43,12 @@ class Coded:
         """The row whose label stands at a position of `codes`."""
         if self.counts is None:
             return position
-        return int(np.searchsorted(np.cumsum(self.counts), position, side="right"))
+        return row_of(self.counts, position)
+
+
+def row_of(counts: npt.NDArray[np.int64], position: int) -> int:
+    """The row that a value belongs to, where rows of so many values (rows,) lie end to end."""
+    return int(np.searchsorted(np.cumsum(counts), position, side="right"))
 
 
 def code_labels(labels: "pa.Array", split: str, first_row: int) -> Coded:
@@ -73,11 +78,11 @@ def code_labels(labels: "pa.Array", split: str, first_row: int) -> Coded:
 
 def _code_lists(labels: "pa.Array", split: str, first_row: int) -> Coded:
     """Lists of classes, a list a row."""
-    counts = np.array([len(held) for held in labels.to_pylist()], np.int64)
+    counts = list_counts(labels)
     flat = labels.flatten()
     if flat.null_count:
         position = int(flat.is_null().to_numpy(zero_copy_only=False).argmax())
-        row = first_row + int(np.searchsorted(np.cumsum(counts), position, side="right"))
+        row = first_row + row_of(counts, position)
         raise InputError(f"row {row} of split {split!r} (counted from 0) has a label that is null; remove it")
     coded = code_labels(flat, split, first_row)
     if coded.counts is not None:

@@ -15,10 +15,11 @@ from cache.errors import InputError
 from cache.format import IGNORED, MAX_TOKEN_LABELS
 from cache.plans import Ints
 
-from .arrow import is_list, is_text
+from .arrow import is_list, is_text, list_counts
 from .files import LABEL, TEXT
-from .labels import Coded, classes_of, code_labels, number_classes
+from .labels import Coded, classes_of, code_labels, number_classes, row_of
 from .select import Mask
+from .words import Words
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -65,26 +66,16 @@ class Tags:
 
 @dataclass(frozen=True)
 class TaggedWords:
-    """Rows of a source split.
-
-    Attributes:
-        split: its name.
-        rows: (N,) their numbers in it.
-        words: of each row.
-        marks: (V,) the number of each word's tag.
-    """
+    """Rows of a source split: its name, (N,) their numbers in it, their words marked by the number of their tag."""
 
     split: str
     rows: Ints
-    words: list[list[str]]
-    marks: Ints
+    words: Words
 
     def kept(self, mask: Mask) -> "TaggedWords":
         """Those for which `mask` (rows of the split,) is true."""
         part = mask[self.rows]
-        counts = np.fromiter(map(len, self.words), np.int64, len(self.words))
-        words = [words for words, keep in zip(self.words, part.tolist(), strict=True) if keep]
-        return TaggedWords(self.split, self.rows[part], words, self.marks[np.repeat(part, counts)])
+        return TaggedWords(self.split, self.rows[part], self.words.kept(part))
 
 
 def tagged_words(batch: "pa.RecordBatch", split: str, first_row: int, tags: Tags) -> TaggedWords:
@@ -100,10 +91,10 @@ def tagged_words(batch: "pa.RecordBatch", split: str, first_row: int, tags: Tags
         raise InputError(
             f"the text column of split {split!r} holds {kind}, expected lists of words as text; see --text"
         )
-    words = texts.to_pylist()
-    for number, row in enumerate(words):
-        if None in row:
-            raise InputError(f"row {first_row + number} of split {split!r} (counted from 0) has a word that is null")
+    counts, flat = list_counts(texts), texts.flatten()
+    if flat.null_count:
+        row = first_row + row_of(counts, flat.is_null().to_numpy(zero_copy_only=False).argmax())
+        raise InputError(f"row {row} of split {split!r} (counted from 0) has a word that is null; remove it")
     labels = batch.column(LABEL) if LABEL in batch.schema.names else None
     coded = None if labels is None else code_labels(labels, split, first_row)
     if labels is None or coded is None or coded.counts is None:
@@ -112,14 +103,17 @@ def tagged_words(batch: "pa.RecordBatch", split: str, first_row: int, tags: Tags
             f"{'is in several columns' if labels is None else f'column holds {labels.type}'}, expected one column of "
             "lists of tags, a tag a word; see --label"
         )
-    for number, (row, count) in enumerate(zip(words, coded.counts.tolist(), strict=True)):
-        if len(row) != count:
-            raise InputError(
-                f"row {first_row + number} of split {split!r} (counted from 0) has {len(row)} words and {count} tags, "
-                "expected a tag for each word"
-            )
-    rows = np.arange(first_row, first_row + batch.num_rows)
-    return TaggedWords(split, rows, words, tags.marks(coded, split, first_row))
+    differing = np.flatnonzero(counts != coded.counts)
+    if len(differing):
+        row = int(differing[0])
+        raise InputError(
+            f"row {first_row + row} of split {split!r} (counted from 0) has {counts[row]} words and "
+            f"{coded.counts[row]} tags, expected a tag for each word"
+        )
+    encoded = flat.dictionary_encode()
+    numbers = encoded.indices.to_numpy().astype(np.int64)
+    words = Words(encoded.dictionary.to_pylist(), numbers, counts, tags.marks(coded, split, first_row))
+    return TaggedWords(split, np.arange(first_row, first_row + batch.num_rows), words)
 
 
 def check_filled(texts: "pa.Array", split: str, first_row: int) -> None:

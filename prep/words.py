@@ -11,7 +11,8 @@ Shapes: N rows, V words, T tokens.
 """
 
 from collections.abc import Sequence
-from itertools import chain
+from dataclasses import dataclass
+from itertools import chain, compress, pairwise
 from typing import Any
 
 import numpy as np
@@ -21,13 +22,54 @@ from cache.plans import Ints
 
 from .engines import Engine, ParityCheck, ParityError, Rules, TokenizersEngine, special_ids, split_rows
 
-Words = Sequence[Sequence[str]]
-"""The words of each row."""
 Marked = tuple[Ints, Ints, Ints]
 """(T,) uint32 ids, rows end to end; (N,) int64 lengths; (T,) int64 marks: the word's at its first token, else 0."""
 
 KEPT_WORDS = 50
 """Words of a row that the reference is given for each token it may have: more than that no truncation leaves."""
+
+
+@dataclass(frozen=True)
+class Words:
+    """Rows of words.
+
+    Attributes:
+        distinct: each word there is once.
+        numbers: (V,) the words of all rows, end to end: places in `distinct`.
+        counts: (N,) words of each row.
+        marks: (V,) a number above 0 for each word.
+    """
+
+    distinct: list[str]
+    numbers: Ints
+    counts: Ints
+    marks: Ints
+
+    @classmethod
+    def of(cls, rows: Sequence[Sequence[str]], marks: Ints) -> "Words":
+        """Rows of words as lists, and the mark of each word."""
+        places: dict[str, int] = {}
+        numbers = [places.setdefault(word, len(places)) for word in chain.from_iterable(rows)]
+        counts = np.array([len(row) for row in rows], np.int64)
+        return cls(list(places), np.array(numbers, np.int64), counts, marks)
+
+    @property
+    def begins(self) -> Ints:
+        """(N+1,) row i is numbers[begins[i]:begins[i+1]]."""
+        return np.append(0, np.cumsum(self.counts))
+
+    def lists(self) -> list[list[str]]:
+        """The words of each row."""
+        words = list(map(self.distinct.__getitem__, self.numbers.tolist()))
+        return [words[begin:end] for begin, end in pairwise(self.begins.tolist())]
+
+    def kept(self, rows: Ints) -> "Words":
+        """The rows for which `rows` (N,) is true."""
+        each = np.repeat(rows, self.counts)
+        numbers = self.numbers[each]
+        used = np.bincount(numbers, minlength=len(self.distinct)) > 0
+        distinct = list(compress(self.distinct, used.tolist()))
+        return Words(distinct, (np.cumsum(used) - 1)[numbers], self.counts[rows], self.marks[each])
 
 
 def pack(ids: Ints, marks: Ints, vocab_size: int) -> Ints:
@@ -66,45 +108,36 @@ class WordEncoder:
             raise InputError(f"the tokenizer does not take words: {error}; pass another --tokenizer") from None
         self.reference.backend.enable_truncation(rules.max_length, direction=rules.truncation_side)
 
-    def encode(self, rows: Words, marks: Ints) -> Marked:
+    def encode(self, words: Words) -> Marked:
         """Encode rows of words.
-
-        Args:
-            rows: the words of each row, V together.
-            marks: (V,) a number above 0 for each word.
 
         Raises:
             ParityError: a fast engine was wrong, or failed.
         """
         if self.check is None:
-            return self.by_tokenizers(rows, marks)
-        numbers: dict[str, int] = {}
-        words = np.array([numbers.setdefault(word, len(numbers)) for word in chain.from_iterable(rows)], np.int64)
+            return self.by_tokenizers(words.lists(), words.marks)
         try:
-            encoded = self.engine.encode_bare(list(numbers))
-            if len(encoded[1]) != len(numbers) or int(encoded[1].sum()) != len(encoded[0]):
+            encoded = self.engine.encode_bare(words.distinct)
+            if len(encoded[1]) != len(words.distinct) or int(encoded[1].sum()) != len(encoded[0]):
                 raise ValueError("gave other rows than words")
         except (KeyboardInterrupt, SystemExit, MemoryError):
             raise
         except BaseException as error:  # a panic in Rust is no Exception
             raise ParityError(f"{self.engine.name} failed: {error}") from error
-        found = self.assemble(encoded, words, np.fromiter(map(len, rows), np.int64, len(rows)), marks)
-        self._compare(rows, marks, found)
+        found = self.assemble(encoded, words)
+        self._compare(words, found)
         return found
 
-    def assemble(self, encoded: tuple[Ints, Ints], words: Ints, counts: Ints, marks: Ints) -> Marked:
+    def assemble(self, encoded: tuple[Ints, Ints], words: Words) -> Marked:
         """Put encoded words together to rows, truncate them, put special tokens around.
 
         Args:
-            encoded: (tokens,) ids and (distinct words,) lengths of the distinct words.
-            words: (V,) which of those each word is.
-            counts: (N,) words of each row.
-            marks: (V,) of each word.
+            encoded: ids and lengths of the distinct words.
+            words: the rows.
         """
         ids, sizes = encoded
-        own = sizes[words]  # (V,) tokens of each word
-        ends = np.append(0, np.cumsum(own))
-        rows = ends[np.append(0, np.cumsum(counts))]  # (N+1,) where rows begin, before truncation
+        ends = np.append(0, np.cumsum(sizes[words.numbers]))  # (V+1,) where words begin
+        rows = ends[words.begins]  # (N+1,) where rows begin, before truncation
         kept = np.minimum(np.diff(rows), self.rules.max_length - len(self.before) - len(self.after))
         begins = rows[1:] - kept if self.rules.truncation_side == "left" else rows[:-1]
         starts = np.cumsum(kept) - kept
@@ -116,21 +149,21 @@ class WordEncoder:
         out = np.cumsum(lengths) - lengths
         flat, flat_marks = np.zeros(int(lengths.sum()), np.uint32), np.zeros(int(lengths.sum()), np.int64)
         inner = np.arange(len(places)) + np.repeat(out + len(self.before) - starts, kept)
-        flat[inner] = ids[(np.cumsum(sizes) - sizes)[words[word]] + places - ends[word]]
-        flat_marks[inner] = np.where(new, marks[word], 0)
+        flat[inner] = ids[(np.cumsum(sizes) - sizes)[words.numbers[word]] + places - ends[word]]
+        flat_marks[inner] = np.where(new, words.marks[word], 0)
         for offset, number in enumerate(self.before):
             flat[out + offset] = number
         for offset, number in enumerate(self.after):
             flat[out + len(self.before) + kept + offset] = number
         return flat, lengths, flat_marks
 
-    def by_tokenizers(self, rows: Words, marks: Ints) -> Marked:
-        """The reference."""
+    def by_tokenizers(self, rows: list[list[str]], marks: Ints) -> Marked:
+        """The reference: the words of each row, and the mark of each word."""
         found: list[Ints] = []
         found_marks: list[Ints] = []
         begins = np.append(0, np.cumsum(np.fromiter(map(len, rows), np.int64, len(rows))))
         for start in range(0, len(rows), TokenizersEngine.ROWS):
-            part = [list(words) for words in rows[start : start + TokenizersEngine.ROWS]]
+            part = rows[start : start + TokenizersEngine.ROWS]
             encodings = self.reference.backend.encode_batch(part, is_pretokenized=True)  # the fast one forgets words
             for begin, encoding in zip(begins[start:].tolist(), encodings, strict=False):
                 found.append(np.array(encoding.ids, np.uint32))
@@ -139,27 +172,23 @@ class WordEncoder:
         empty = np.zeros(0, np.uint32), np.zeros(0, np.int64)
         return np.concatenate([empty[0], *found]), lengths, np.concatenate([empty[1], *found_marks])
 
-    def _compare(self, rows: Words, marks: Ints, found: Marked) -> None:
+    def _compare(self, words: Words, found: Marked) -> None:
         """Encode some of the rows again; the longest and some with non-ASCII words are among them."""
         assert self.check is not None
-        chosen = self.check.choose([" ".join(words) for words in rows])
-        begins = np.append(0, np.cumsum(np.fromiter(map(len, rows), np.int64, len(rows))))
+        rows, begins = words.lists(), words.begins
+        chosen = np.sort(self.check.choose([" ".join(row) for row in rows]))
         most, left = self.rules.max_length * KEPT_WORDS, self.rules.truncation_side == "left"
-        again = [rows[row][-most:] if left else rows[row][:most] for row in chosen]
-        firsts = [
-            int(begins[row + 1]) - len(words) if left else int(begins[row])
-            for row, words in zip(chosen, again, strict=True)
-        ]
-        own = [marks[first : first + len(words)] for first, words in zip(firsts, again, strict=True)]
-        ids, lengths, wanted_marks = self.by_tokenizers(again, np.concatenate([marks[:0], *own]))
-        pieces = zip(split_rows(ids, lengths), split_rows(wanted_marks, lengths), strict=True)
+        part = slice(-most, None) if left else slice(most)
+        marks = [words.marks[begins[row] : begins[row + 1]][part] for row in chosen]
+        again = self.by_tokenizers([rows[row][part] for row in chosen], np.concatenate([words.marks[:0], *marks]))
         places = np.append(0, np.cumsum(found[1]))
-        for row, (wanted, wanted_mark) in zip(chosen, pieces, strict=True):
+        wanted = zip(split_rows(again[0], again[1]), split_rows(again[2], again[1]), strict=True)
+        for row, (ids, marked) in zip(chosen, wanted, strict=True):
             mine, mark = (part[places[row] : places[row + 1]] for part in (found[0], found[2]))
             text, name = " ".join(rows[row]), self.engine.name
-            if not np.array_equal(mine, wanted):
-                raise ParityError.differing(name, text, mine.tolist(), wanted.tolist())
-            if not np.array_equal(mark, wanted_mark):
+            if not np.array_equal(mine, ids):
+                raise ParityError.differing(name, text, mine.tolist(), ids.tolist())
+            if not np.array_equal(mark, marked):
                 raise ParityError(f"{name} and tokenizers disagree where the words of {text[:200]!r} begin")
 
 

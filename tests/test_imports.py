@@ -104,7 +104,7 @@ def test_the_commands_choices_are_the_librarys() -> None:
     import train.config
 
     assert prep.cli.STRATEGIES == train.cli.STRATEGIES == cache.plans.STRATEGIES
-    assert prep.cli.TASKS == ("auto", *cache.format.KINDS)
+    assert ("auto", *cache.format.KINDS) == prep.cli.TASKS
     assert prep.cli.ENGINES == prep.engines.ENGINES
     assert train.cli.PRECISIONS == train.config.PRECISIONS
     assert train.cli.ON_NONFINITE == train.config.ON_NONFINITE

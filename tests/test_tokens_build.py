@@ -19,7 +19,7 @@ from prep.report import make_report, report_page
 from prep.samples import random_samples
 from prep.tables import class_counts, format_splits
 from prep.tokenize import Encoder, TokenizerFiles, with_space_before
-from prep.words import WordEncoder, pack, unpack
+from prep.words import WordEncoder, Words, pack, unpack
 from tests.corpora import build_toy, content
 from tests.kinds import KINDS, byte_level
 from tests.toys import WORDS, write_tokenizer
@@ -144,7 +144,9 @@ def test_a_fast_engine_puts_words_together_as_tokenizers_does(kind: str, side: s
         engine = choose_engine("auto", rules)
         assert engine.name != "tokenizers"
         encoder = WordEncoder(rules, engine, ParityCheck(TokenizersEngine(rules)))
-        for found, expected in zip(encoder.encode(rows, marks), encoder.by_tokenizers(rows, marks), strict=True):
+        for found, expected in zip(
+            encoder.encode(Words.of(rows, marks)), encoder.by_tokenizers(rows, marks), strict=True
+        ):
             np.testing.assert_array_equal(found, expected)
 
 
@@ -199,7 +201,7 @@ def test_a_wrong_engine_is_found_on_words(tmp_path: Path, fault: str) -> None:
 
     encoder = WordEncoder(rules, Wrong(rules), ParityCheck(TokenizersEngine(rules)))
     with pytest.raises(ParityError, match="wrong and tokenizers disagree"):
-        encoder.encode([["word1", "word2"], ["word3"]], np.array([1, 2, 3]))
+        encoder.encode(Words.of([["word1", "word2"], ["word3"]], np.array([1, 2, 3])))
 
 
 def test_marks_that_are_off_are_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -209,7 +211,7 @@ def test_marks_that_are_off_are_found(tmp_path: Path, monkeypatch: pytest.Monkey
     honest = encoder.assemble
     monkeypatch.setattr(encoder, "assemble", lambda *given: (*honest(*given)[:2], np.roll(honest(*given)[2], 1)))
     with pytest.raises(ParityError, match="disagree where the words of 'word1 word2' begin"):
-        encoder.encode([["word1", "word2"]], np.array([1, 2]))
+        encoder.encode(Words.of([["word1", "word2"]], np.array([1, 2])))
 
 
 @pytest.mark.parametrize("vocab_size", [300, 1 << 16, (1 << 16) + 1, 1 << 31])
