@@ -12,9 +12,11 @@ from cache.sealed import NAME_PATTERN, Json
 if TYPE_CHECKING:
     from .files import Stream
 
-TEXT_NAMES = ("text", "review", "sentence", "content", "document", "comment", "body", "tokens", "words")
-LABEL_NAMES = ("label", "labels", "class", "target", "sentiment", "category", "rating", "ner_tags", "tags", "pos_tags")
-"""Columns taken for text and label where the user names none, the first that is there."""
+WORD_NAMES = ("tokens", "words")
+TEXT_NAMES = ("text", "review", "sentence", "content", "document", "comment", "body", *WORD_NAMES)
+LABEL_NAMES = ("label", "labels", "class", "target", "sentiment", "category", "rating")
+TAG_NAMES = ("ner_tags", "tags", "pos_tags", "labels")
+"""Columns taken for text and label where the user names none, the first that is there; words go with tags."""
 
 
 @dataclass(frozen=True)
@@ -98,7 +100,8 @@ def choose_columns(names: Sequence[str], asked: Columns, where: Path | str) -> C
         InputError: a column is not there, or there twice, or nothing tells which one it is.
     """
     text = asked.text or _usual("text", names, TEXT_NAMES, where)
-    labels = asked.labels or (_usual("label", names, LABEL_NAMES, where),)
+    usual = TAG_NAMES if text in WORD_NAMES else LABEL_NAMES
+    labels = asked.labels or (_usual("label", names, usual, where),)
     flags = [("--text", text), *((("--text-pair", asked.pair),) if asked.pair else ())]
     for flag, name in [*flags, *(("--label", label) for label in labels)]:
         if name not in names:

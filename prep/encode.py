@@ -112,16 +112,23 @@ def encode_source(
     if not any(store.runs for store in runs.values()):
         raise InputError(f"{source.argument} holds no rows")
     if encoder.words:
-        if task == "auto":
-            reporter.say(f"task {TOKENS}, found from the lists of words; --task settles it")
-        names, marked = tags.table()
-        if len(names) == 1:
-            reporter.say(f"warning: all words have the tag {names[0]!r}: there is nothing to learn")
-        return Encoded(Task(TOKENS, names), runs, {}, {}, marked)
+        return _tagged(task, tags, runs, reporter)
     found, labels = _labels(task, pieces, source, reporter)
     own = {name: labels[split] for name, split in origin.items()}
     sizes = {name: len(column) for name, column in own.items()} if encoder.pairs else {}
     return Encoded(found, runs, own, {name: _by_source_row(firsts[name], rows) for name, rows in sizes.items()})
+
+
+def _tagged(asked: str, tags: Tags, runs: dict[str, RunStore], reporter: Reporter) -> Encoded:
+    """What came of rows of words."""
+    if asked == "auto":
+        reporter.say(f"task {TOKENS}, found from the lists of words; --task settles it")
+    names, marked = tags.table()
+    if not names:
+        raise InputError("the lists of words are all empty, so there is no tag to learn; see --text")
+    if len(names) == 1:
+        reporter.say(f"warning: all words have the tag {names[0]!r}: there is nothing to learn")
+    return Encoded(Task(TOKENS, names), runs, {}, {}, marked)
 
 
 def _code(batch: "pa.RecordBatch", split: str, first_row: int) -> Coded:
