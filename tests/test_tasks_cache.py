@@ -135,6 +135,21 @@ def test_labels_of_tokens_take_a_byte_where_the_classes_fit_and_two_where_not(tm
         assert [label for row in cache["train"] for label in row.label] == known.labels.tolist()
 
 
+def test_a_shard_of_tagged_words_is_these_bytes(tmp_path: Path) -> None:
+    """Header and tensors, as the README has them: labels of a byte behind the ids, -100 as 0x9c."""
+    ids, labels = np.array([2, 7, 8, 3, 2, 3], np.uint16), np.array([-100, 2, -100, -100, -100, -100])
+    info = write_shard(tmp_path, "train", 0, ids, np.array([4, 2]), np.array([1, 0]), labels, TAGS)
+    data = (tmp_path / info.file).read_bytes()
+    size = int.from_bytes(data[:8], "little")
+    assert data[8 : 8 + size].decode().rstrip() == (
+        '{"offsets":{"dtype":"I64","shape":[3],"data_offsets":[0,24]},'
+        '"source_rows":{"dtype":"I64","shape":[2],"data_offsets":[24,40]},'
+        '"input_ids":{"dtype":"U16","shape":[6],"data_offsets":[40,52]},'
+        '"labels":{"dtype":"I8","shape":[6],"data_offsets":[52,58]}}'
+    )
+    assert data[8 + size + 40 :] == bytes.fromhex("0200 0700 0800 0300 0200 0300 9c 02 9c 9c 9c 9c")
+
+
 def test_a_row_has_its_label_and_first_length(tmp_path: Path) -> None:
     """As plain Python values, and as columns of the split."""
     cache, known = write(tmp_path / "pairs", Task("regression", (), pair=True))
