@@ -36,10 +36,14 @@ MAX_LENGTH = 1 << 20
 MAX_COUNT = 1 << 48
 """Most rows, tokens or bytes that a manifest may claim."""
 
-KINDS = ("classification", "regression", "multi-label")
+KINDS = ("classification", "regression", "multi-label", "token-classification")
 """What labels may be; see `Task`."""
 MAX_MULTI_LABELS = 4096
 """Most classes of a multi-label task, whose labels take a byte each in every row."""
+MAX_TOKEN_LABELS = 1 << 15
+"""Most classes of a token classification."""
+IGNORED = -100
+"""The label of tokens that have none: special tokens, all but the first of a word, padding. Losses pass over it."""
 
 DEFAULT_SHARD_BYTES = 256 * 1024 * 1024
 
@@ -101,7 +105,8 @@ class Task:
     """What the labels mean.
 
     Attributes:
-        kind: "classification", one class per row; "regression", one number; "multi-label", any of the classes.
+        kind: "classification", one class per row; "regression", one number; "multi-label", any of the classes;
+            "token-classification", one class per word, at its first token.
         label_names: the classes, class 0 first; none for regression.
         pair: whether a row holds two texts.
     """
@@ -109,6 +114,11 @@ class Task:
     kind: str
     label_names: tuple[str, ...]
     pair: bool = False
+
+    @property
+    def per_token(self) -> bool:
+        """Whether a row has a label for each token instead of one of its own."""
+        return self.kind == "token-classification"
 
 
 CLASSIFICATION = Task("classification", ())
@@ -228,6 +238,7 @@ def shard_tensors(
         "classification": ("I64", (rows,)),
         "regression": ("F32", (rows,)),
         "multi-label": ("U8", (rows, len(task.label_names))),
+        "token-classification": ("I8" if len(task.label_names) <= 1 << 7 else "I16", (tokens,)),
     }
     return {
         "input_ids": ("U16" if vocab_size <= 1 << 16 else "U32", (tokens,)),
@@ -274,7 +285,12 @@ def _task(fields: Fields) -> Task:
         raise fields.wrong("label_names", "none, for numbers have no classes")
     if kind == "multi-label" and not 0 < len(names) <= MAX_MULTI_LABELS:
         raise fields.wrong("label_names", f"1 to {MAX_MULTI_LABELS:,} classes")
-    return Task(kind, names, fields.check("pair", "true or false", lambda v: type(v) is bool))
+    if kind == "token-classification" and not 0 < len(names) <= MAX_TOKEN_LABELS:
+        raise fields.wrong("label_names", f"1 to {MAX_TOKEN_LABELS:,} classes")
+    pair = fields.check("pair", "true or false", lambda v: type(v) is bool)
+    if kind == "token-classification" and pair:
+        raise fields.wrong("pair", "false, for words come without a second text")
+    return Task(kind, names, pair)
 
 
 def _is_plan(value: Any) -> bool:

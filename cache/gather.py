@@ -20,13 +20,13 @@ class Located:
     Attributes:
         shards: (N,) the shard of each row.
         begins: (N,) int64, position of its first token in that shard.
-        labels: (N,) or (N, C), its label as a loss takes it; see `cache.labels`.
+        labels: (N,) or (N, C), its label as a loss takes it, see `cache.labels`; None where each token has one.
         first_lengths: (N,) its tokens of token type 0; None where the cache holds no pairs.
     """
 
     shards: Ints
     begins: Ints
-    labels: Ints
+    labels: Ints | None
     first_lengths: Ints | None
 
 
@@ -43,13 +43,15 @@ def locate(split: "Split", rows: Ints) -> Located:
         split: whose rows.
         rows: (N,) int64 row numbers, in any order.
     """
-    names = ("offsets", "labels", *(("first_lengths",) if split.cache.manifest.task.pair else ()))
+    task = split.cache.manifest.task
+    names = ("offsets", *(() if task.per_token else ("labels",)), *(("first_lengths",) if task.pair else ()))
     if len(split.info.shards) == 1:
         shards, found = np.zeros(len(rows), np.int64), {name: split.shard(0)[name][rows] for name in names}
     else:
         shards = np.searchsorted(split.first_rows, rows, side="right") - 1
         found = _from_shards(split, rows, shards, names)
-    return Located(shards, found["offsets"], for_model(found["labels"]), found.get("first_lengths"))
+    labels = for_model(found["labels"]) if "labels" in found else None
+    return Located(shards, found["offsets"], labels, found.get("first_lengths"))
 
 
 def _from_shards(split: "Split", rows: Ints, shards: Ints, names: tuple[str, ...]) -> dict[str, Ints]:
@@ -96,16 +98,17 @@ _SEEN: "WeakKeyDictionary[Split, dict[int, Ints]]" = WeakKeyDictionary()
 """The pieces that were checked, for as long as the split is open."""
 
 
-def flat_tokens(split: "Split", found: Located, lengths: Ints) -> Ints:
+def flat_tokens(split: "Split", found: Located, lengths: Ints, name: str = "input_ids") -> Ints:
     """The tokens of rows, end to end, as stored.
 
     Args:
         split: whose rows.
         found: where they lie.
         lengths: (N,) tokens of each.
+        name: "input_ids", or "labels" where each token has one.
 
     Returns:
-        (T,) uint16 or uint32.
+        (T,) uint16 or uint32; labels int8 or int16.
 
     Raises:
         CorruptCacheError: an id is outside the vocabulary.
@@ -113,7 +116,7 @@ def flat_tokens(split: "Split", found: Located, lengths: Ints) -> Ints:
     ends = np.cumsum(lengths)
     positions = np.arange(int(ends[-1])) + np.repeat(found.begins - (ends - lengths), lengths)
     used = distinct(found.shards)
-    tokens = split.shard(used[0])["input_ids"]
+    tokens = split.shard(used[0])[name]
     if len(used) == 1:
         flat: Ints = tokens[positions]
     else:
@@ -121,6 +124,7 @@ def flat_tokens(split: "Split", found: Located, lengths: Ints) -> Ints:
         owner = np.repeat(found.shards, lengths)
         for shard in used:
             mine = owner == shard
-            flat[mine] = split.shard(shard)["input_ids"][positions[mine]]
-    split.check_ids(flat)
+            flat[mine] = split.shard(shard)[name][positions[mine]]
+    if name == "input_ids":
+        split.check_ids(flat)
     return flat

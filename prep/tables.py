@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from cache.costs import PlanCost, plan_cost
+from cache.format import IGNORED
 from cache.plans import PlanSpec
 from cache.reader import Cache, Split
 
@@ -84,9 +85,9 @@ def align(lines: Sequence[Sequence[str]]) -> str:
 
 def format_splits(cache: Cache) -> str:
     """Rows, tokens, lengths and classes of each split."""
-    names = cache.manifest.task.label_names
+    task = cache.manifest.task
     lines = [["split", "rows", "tokens", "shortest", "median", "longest", "truncated at"]]
-    lines[0].append("labels" if cache.manifest.task.kind == "regression" else "classes")
+    lines[0].append("labels" if task.kind == "regression" else "tags of words" if task.per_token else "classes")
     for name, split in cache.items():
         info = split.info
         at_limit = int((split.lengths == cache.manifest.max_length).sum())
@@ -99,15 +100,17 @@ def format_splits(cache: Cache) -> str:
                 str(int(np.median(split.lengths))) if info.rows else "0",
                 str(info.longest),
                 f"{cache.manifest.max_length} ({at_limit / max(info.rows, 1):.0%} of rows)",
-                _balance(class_counts(split), names, info.rows) if names else _range(split),
+                _range(split) if task.kind == "regression" else _balance(split),
             ]
         )
     return align(lines)
 
 
 def class_counts(split: Split) -> list[int]:
-    """Rows of each class; none where labels are numbers."""
+    """Rows of each class, or labelled tokens; none where labels are numbers."""
     task, labels = split.cache.manifest.task, split.labels
+    if task.per_token:
+        labels = labels[labels != IGNORED]
     if task.kind == "multi-label":
         counts = labels.sum(axis=0, dtype=np.int64) if len(labels) else np.zeros(len(task.label_names), np.int64)
     elif task.kind == "regression":
@@ -129,9 +132,11 @@ def _range(split: Split) -> str:
     return f"{labels.min():.4g} to {labels.max():.4g}, mean {labels.mean(dtype=np.float64):.4g}"
 
 
-def _balance(counts: list[int], names: tuple[str, ...], rows: int) -> str:
+def _balance(split: Split) -> str:
+    task, counts = split.cache.manifest.task, class_counts(split)
+    names, total = task.label_names, sum(counts) if task.per_token else split.info.rows
     shown = [
-        f"{name} {count / max(rows, 1):.0%}" for name, count in list(zip(names, counts, strict=True))[:MOST_CLASSES]
+        f"{name} {count / max(total, 1):.0%}" for name, count in list(zip(names, counts, strict=True))[:MOST_CLASSES]
     ]
     more = [f"and {len(names) - MOST_CLASSES:,} more"] if len(names) > MOST_CLASSES else []
     return ", ".join(shown + more)

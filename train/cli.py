@@ -167,7 +167,7 @@ def evaluate(
     """Score a run, a model folder or a Hub model on a split.
 
     Accuracy, F1 and confusion counts; for numbers the correlations of Pearson and Spearman; for sets of classes micro
-    and macro F1.
+    and macro F1; for tags of words precision, recall and F1 of entities.
 
     \b
     Example:
@@ -209,7 +209,8 @@ def predict(
 ) -> None:
     """Label texts: from the arguments, from a file, or from standard input, one a line.
 
-    A model that was trained on pairs takes both texts on one line, a tab between them.
+    A model that was trained on pairs takes both texts on one line, a tab between them; one that was trained on words
+    gives each word of a text, cut at spaces, a tag.
 
     \b
     Examples:

@@ -51,7 +51,9 @@ def evaluate(
             if rows >= (limit or len(split)):
                 break
             rows += len(batch)
+            if not batch.targets:
+                continue
             output = model(**model_inputs(batch, model.config))
-            loss += output.loss.float() * len(batch)
+            loss += output.loss.float() * batch.targets
             tally.add(output.logits, batch.labels)
     return tally.scores(rows, float(loss))

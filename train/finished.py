@@ -74,9 +74,10 @@ def load_classifier(folder: Path, device: torch.device, needs: Needs | None = No
                 f"{', '.join(needs.label_names[:8])}; evaluate it on a cache with the same labels in the same order"
             )
         config.pad_token_id = needs.manifest.tokenizer.pad_id
-    config.problem_type = PROBLEMS[kind_of(config)]
+    kind = kind_of(config)
+    config.problem_type = PROBLEMS[kind]
     devices.prepare(device)
-    model = load_weights(folder, config)
+    model = load_weights(folder, config, kind)
     model.to(device)  # type: ignore[arg-type]  # transformers types `to` as for half-loaded models
     use_cpu_kernels(model, device)
     use_pooled_only(model)  # the same logits
@@ -89,7 +90,8 @@ def longest_text(folder: Path) -> int:
     length = _json(folder / CARD).get("max_length")
     if isinstance(length, int) and length > 0:
         return length
-    positions = usable_positions(empty_classifier(read_config(folder)))
+    config = read_config(folder)
+    positions = usable_positions(empty_classifier(config, kind_of(config)))
     stated = _json(folder / "tokenizer_config.json").get("model_max_length")
     limits = [n for n in (positions, stated) if isinstance(n, int) and 0 < n < 1 << 20]
     return min(limits, default=LONGEST_DEFAULT)

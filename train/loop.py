@@ -112,24 +112,27 @@ def train(job: Job, state: State, watcher: Watcher) -> bool:
 
 
 def backward(job: Job, batch: Batch) -> torch.Tensor:
-    """Add a micro-batch's share to the gradients; returns its loss (), summed over its rows, on the device.
+    """Add a micro-batch's share to the gradients; returns its loss (), summed over its targets, on the device.
+
+    One without a target, all its words cut off, has nothing to add; its mean loss would be 0 / 0.
 
     Raises:
         MemoryShortError: it does not fit into memory.
     """
+    if not batch.targets:
+        return torch.zeros((), device=job.device)
     inputs = model_inputs(batch, job.model.config)
     if job.settings.compile:
         _mark_dynamic(inputs)
     try:
         with devices.autocast(job.device, job.settings.precision):
-            loss: torch.Tensor = job.forward(**inputs).loss  # (), mean over the rows
-        share = len(batch) / batch.step_rows
-        (loss if share == 1 else loss * share).backward()
+            loss: torch.Tensor = job.forward(**inputs).loss  # (), mean over the targets
+        (loss if batch.share == 1 else loss * batch.share).backward()
     except (RuntimeError, MemoryError) as error:
         if devices.is_out_of_memory(error):
             raise _memory_short(job, batch) from None
         raise
-    return loss.detach() * len(batch)
+    return loss.detach() * batch.targets
 
 
 def _mark_dynamic(inputs: dict[str, torch.Tensor]) -> None:

@@ -13,7 +13,13 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from transformers import AutoConfig, AutoModelForSequenceClassification, PretrainedConfig, PreTrainedModel
+from transformers import (
+    AutoConfig,
+    AutoModelForSequenceClassification,
+    AutoModelForTokenClassification,
+    PretrainedConfig,
+    PreTrainedModel,
+)
 from transformers.utils import logging as transformers_logging
 
 from cache.errors import InputError, MismatchError
@@ -132,18 +138,24 @@ def check_weights(folder: Path) -> None:
         )
 
 
-def empty_classifier(config: PretrainedConfig) -> PreTrainedModel:
+def classifier_class(kind: str) -> Any:
+    """The class of transformers for a kind of task."""
+    return AutoModelForTokenClassification if kind == "token-classification" else AutoModelForSequenceClassification
+
+
+def empty_classifier(config: PretrainedConfig, kind: str) -> PreTrainedModel:
     """The classifier of a configuration without any memory for its weights, on torch's `meta` device.
 
     Raises:
-        InputError: transformers has no sequence classifier of this kind.
+        InputError: transformers has no such classifier of this type of model.
     """
     try:
         with torch.device("meta"), quiet_transformers():
-            return _as_model(AutoModelForSequenceClassification.from_config(config, trust_remote_code=False))
+            return _as_model(classifier_class(kind).from_config(config, trust_remote_code=False))
     except ValueError:
+        what = "token" if kind == "token-classification" else "sequence"
         raise InputError(
-            f"a model of type {config.model_type!r} has no sequence classifier in transformers; pass {ENCODERS}"
+            f"a model of type {config.model_type!r} has no {what} classifier in transformers; pass {ENCODERS}"
         ) from None
 
 
@@ -169,7 +181,12 @@ def usable_positions(model: PreTrainedModel) -> int | None:
 
 def has_trained_head(config: PretrainedConfig) -> bool:
     """Whether the model was saved as a classifier, its head trained."""
-    return any("ForSequenceClassification" in name for name in config.architectures or [])
+    heads = ("ForSequenceClassification", TOKEN_HEAD)
+    return any(head in name for name in config.architectures or [] for head in heads)
+
+
+TOKEN_HEAD = "ForTokenClassification"
+"""How the names of token classifiers end."""
 
 
 def check_fit(folder: Path, config: PretrainedConfig, needs: Needs) -> None:
@@ -189,7 +206,7 @@ def check_fit(folder: Path, config: PretrainedConfig, needs: Needs) -> None:
 
 
 def _config_faults(config: PretrainedConfig, needs: Needs) -> Iterator[str]:
-    model, tokenizer = empty_classifier(config), needs.manifest.tokenizer
+    model, tokenizer = empty_classifier(config, needs.kind), needs.manifest.tokenizer
     table = model.get_input_embeddings()
     entries = int(getattr(table, "num_embeddings", 0))
     if entries < tokenizer.vocab_size:
@@ -243,7 +260,7 @@ def load_model(folder: Path, needs: Needs, seed: int) -> PreTrainedModel:
     check_fit(folder, config, needs)
     label(config, needs)
     torch.manual_seed(seed)
-    return load_weights(folder, config)
+    return load_weights(folder, config, needs.kind)
 
 
 def label_names(config: PretrainedConfig) -> tuple[str, ...]:
@@ -253,6 +270,7 @@ def label_names(config: PretrainedConfig) -> tuple[str, ...]:
 
 
 PROBLEMS: dict[str, Any] = {
+    "token-classification": None,  # its models have one loss only
     "classification": "single_label_classification",
     "regression": "regression",
     "multi-label": "multi_label_classification",
@@ -261,7 +279,9 @@ PROBLEMS: dict[str, Any] = {
 
 
 def kind_of(config: PretrainedConfig) -> str:
-    """What a trained sequence classifier's head is for, as the kind of a task."""
+    """What a trained classifier's head is for, as the kind of a task."""
+    if any(TOKEN_HEAD in name for name in config.architectures or []):
+        return "token-classification"
     kinds = {problem: kind for kind, problem in PROBLEMS.items()}
     return kinds.get(str(config.problem_type), "regression" if config.num_labels == 1 else "classification")
 
@@ -275,15 +295,15 @@ def label(config: PretrainedConfig, needs: Needs) -> None:
     config.pad_token_id = needs.manifest.tokenizer.pad_id
 
 
-def load_weights(folder: Path, config: PretrainedConfig) -> PreTrainedModel:
-    """The classifier of `config` with the weights in `folder`; only its head may be new.
+def load_weights(folder: Path, config: PretrainedConfig, kind: str) -> PreTrainedModel:
+    """The classifier of `config` for a kind of task, with the weights in `folder`; only its head may be new.
 
     Raises:
         MismatchError: weights are missing beyond the head, or have other shapes.
     """
     try:
         with quiet_transformers():
-            loaded: Any = AutoModelForSequenceClassification.from_pretrained(
+            loaded: Any = classifier_class(kind).from_pretrained(
                 folder,
                 config=config,
                 dtype=torch.float32,  # without it, weights saved in half precision would stay so
@@ -306,10 +326,10 @@ def load_weights(folder: Path, config: PretrainedConfig) -> PreTrainedModel:
     return model
 
 
-def fresh_model(config: PretrainedConfig) -> PreTrainedModel:
+def fresh_model(config: PretrainedConfig, kind: str) -> PreTrainedModel:
     """The classifier of a configuration with weights yet to be filled in, as `--resume` does."""
     with quiet_transformers():
-        return _as_model(AutoModelForSequenceClassification.from_config(config, trust_remote_code=False).float())
+        return _as_model(classifier_class(kind).from_config(config, trust_remote_code=False).float())
 
 
 def model_digest(folder: Path) -> str:

@@ -21,7 +21,17 @@ ROWS_NAMED = 16
 """Rows of a batch that an error lists."""
 
 
-TITLES = {"f1": "F1", "f1_micro": "micro F1", "f1_macro": "macro F1", "pearson": "Pearson", "spearman": "Spearman"}
+TITLES = {
+    "f1": "F1",
+    "f1_micro": "micro F1",
+    "f1_macro": "macro F1",
+    "pearson": "Pearson",
+    "spearman": "Spearman",
+    "entity_precision": "precision",
+    "entity_recall": "recall",
+    "entity_f1": "entity F1",
+    "token_accuracy": "token accuracy",
+}
 """How scores are called in a line of the report, where not by their names."""
 
 
