@@ -1,0 +1,107 @@
+"""What both commands show while they work, on stderr: a bar on a terminal, now and then a plain line elsewhere.
+
+Only plain text, in no colours, so that NO_COLOR has nothing to ask for.
+"""
+
+import os
+import shutil
+import sys
+import time
+from types import TracebackType
+from typing import Self
+
+BAR_EVERY_S = 0.1
+LINE_EVERY_S = 15.0
+BAR_WIDTH = 24
+ERASE = "\r\x1b[K"
+"""To the beginning of the line, and clear it."""
+
+
+class Progress:
+    """How far a piece of work is, how fast it goes, how long it will take; a context that takes the bar away.
+
+    Args:
+        what: what is going on, for example "tokenizing".
+        total: amount at the end, 0 where it is not known.
+        unit: of the amount; bytes ("B") are shown as MB.
+        done: amount that was done before.
+        quiet: show nothing.
+        delay_s: show nothing of work that is done within so many seconds.
+    """
+
+    def __init__(
+        self, what: str, total: int, unit: str, *, done: int = 0, quiet: bool = False, delay_s: float = 0.0
+    ) -> None:
+        self.what, self.total, self.unit, self.quiet = what, total, unit, quiet
+        self.first = self.done = done
+        self.began = time.monotonic()
+        self.due = self.began + delay_s
+        self.on_terminal = is_terminal()
+        self.shown = False
+
+    def update(self, amount: int, note: str = "") -> None:
+        """Count what was done since the last call; `note` is shown behind it."""
+        self.done += amount
+        now = time.monotonic()
+        if self.quiet or now < self.due:
+            return
+        self.due = now + (BAR_EVERY_S if self.on_terminal else LINE_EVERY_S)
+        text = self._text(now - self.began, note)
+        if self.on_terminal:
+            text = ERASE + text[: shutil.get_terminal_size().columns - 1]
+        print(text, end="" if self.on_terminal else "\n", file=sys.stderr, flush=True)
+        self.shown = self.on_terminal
+
+    def clear(self) -> None:
+        """Take the bar away, before something else is printed; the next update brings it back."""
+        if self.shown:
+            print(ERASE, end="", file=sys.stderr, flush=True)
+            self.shown = False
+        if self.on_terminal:
+            self.due = min(self.due, time.monotonic())
+
+    def _text(self, elapsed: float, note: str) -> str:
+        rate = (self.done - self.first) / max(elapsed, 1e-9)
+        parts = [self.what]
+        if self.total:
+            share = min(1.0, self.done / self.total)
+            parts.append(f"{share:4.0%}")
+            if self.on_terminal:
+                parts.append(f"[{'#' * round(share * BAR_WIDTH):.<{BAR_WIDTH}}]")
+        parts += [self._amounts(), f"{self._amount(rate)} {self._unit}/s"]
+        parts.append(f"{clock(elapsed)} elapsed")
+        if self.total and rate:
+            parts.append(f"{clock(max(0, self.total - self.done) / rate)} left")
+        return "  ".join([*parts, note]).rstrip()
+
+    def _amounts(self) -> str:
+        end = f"/{self._amount(self.total)}" if self.total else ""
+        return f"{self._amount(self.done)}{end} {self._unit}"
+
+    @property
+    def _unit(self) -> str:
+        return "MB" if self.unit == "B" else self.unit
+
+    def _amount(self, value: float) -> str:
+        if self.unit == "B":
+            return f"{value / 1e6:,.1f}"
+        return f"{value:,.0f}" if value >= 10 or value == round(value) else f"{value:.2f}"
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.clear()
+
+
+def is_terminal() -> bool:
+    """Whether stderr is a terminal on which a line can be drawn again."""
+    return sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
+
+
+def clock(seconds: float) -> str:
+    """A duration as h:mm:ss."""
+    whole = round(seconds)
+    return f"{whole // 3600}:{whole // 60 % 60:02d}:{whole % 60:02d}"
