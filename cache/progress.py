@@ -12,7 +12,7 @@ from typing import Self
 
 BAR_EVERY_S = 0.1
 LINE_EVERY_S = 15.0
-BAR_WIDTH = 24
+BAR_WIDTH, LEAST_BAR = 24, 4
 ERASE = "\r\x1b[K"
 """To the beginning of the line, and clear it."""
 
@@ -40,17 +40,28 @@ class Progress:
         self.shown = False
 
     def update(self, amount: int, note: str = "") -> None:
-        """Count what was done since the last call; `note` is shown behind it."""
+        """Count what was done since the last call; `note` is shown instead of the plain speed."""
         self.done += amount
         now = time.monotonic()
         if self.quiet or now < self.due:
             return
         self.due = now + (BAR_EVERY_S if self.on_terminal else LINE_EVERY_S)
-        text = self._text(now - self.began, note)
+        share = f"{min(1.0, self.done / self.total):4.0%}" if self.total else ""
+        parts = [self._amounts(), *self._times(now - self.began), note or self._rate(now - self.began)]
         if self.on_terminal:
-            text = ERASE + text[: shutil.get_terminal_size().columns - 1]
-        print(text, end="" if self.on_terminal else "\n", file=sys.stderr, flush=True)
-        self.shown = self.on_terminal
+            print(ERASE + self._line(share, parts), end="", file=sys.stderr, flush=True)
+            self.shown = True
+        else:
+            print("  ".join(filter(None, [self.what, share, *parts])), file=sys.stderr, flush=True)
+
+    def _line(self, share: str, parts: list[str]) -> str:
+        """What fits into a line of the terminal, with a bar as long as there is room for."""
+        columns = shutil.get_terminal_size().columns - 1
+        room = min(BAR_WIDTH, columns - len("  ".join([self.what, share, "[]", *parts])))
+        bar = ""
+        if self.total and room >= LEAST_BAR:
+            bar = f"[{'#' * min(room, self.done * room // self.total):.<{room}}]"
+        return "  ".join(filter(None, [self.what, share, bar, *parts]))[:columns]
 
     def clear(self) -> None:
         """Take the bar away, before something else is printed; the next update brings it back."""
@@ -60,19 +71,13 @@ class Progress:
         if self.on_terminal:
             self.due = min(self.due, time.monotonic())
 
-    def _text(self, elapsed: float, note: str) -> str:
-        rate = (self.done - self.first) / max(elapsed, 1e-9)
-        parts = [self.what]
-        if self.total:
-            share = min(1.0, self.done / self.total)
-            parts.append(f"{share:4.0%}")
-            if self.on_terminal:
-                parts.append(f"[{'#' * round(share * BAR_WIDTH):.<{BAR_WIDTH}}]")
-        parts += [self._amounts(), f"{self._amount(rate)} {self._unit}/s"]
-        parts.append(f"{clock(elapsed)} elapsed")
-        if self.total and rate:
-            parts.append(f"{clock(max(0, self.total - self.done) / rate)} left")
-        return "  ".join([*parts, note]).rstrip()
+    def _times(self, elapsed: float) -> list[str]:
+        left = max(0, self.total - self.done) * elapsed / max(1, self.done - self.first)
+        ahead = [f"{clock(left)} left"] if self.total and self.done > self.first else []
+        return ([] if self.on_terminal else [f"{clock(elapsed)} elapsed"]) + ahead
+
+    def _rate(self, elapsed: float) -> str:
+        return f"{self._amount((self.done - self.first) / max(elapsed, 1e-9))} {self._unit}/s"
 
     def _amounts(self) -> str:
         end = f"/{self._amount(self.total)}" if self.total else ""

@@ -1,6 +1,7 @@
 """A source's rows: which split each goes to, their ids sorted into runs, their labels."""
 
 import shutil
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -97,7 +98,7 @@ def encode_source(
                 read_bytes += batch.nbytes
                 if read_bytes == batch.nbytes:
                     _check_room(spill.parent, runs, read_bytes, source.size_bytes, memory_bytes)
-                bar.update(batch.nbytes)
+                bar.update(batch.nbytes, _speed(runs, time.monotonic() - bar.began))
     encoder.settle()
     if not any(store.runs for store in runs.values()):
         raise InputError(f"{source.where} holds no rows")
@@ -105,6 +106,10 @@ def encode_source(
     own = {name: labels[split] for name, split in origin.items()}
     sizes = {name: len(column) for name, column in own.items()} if encoder.pairs else {}
     return Encoded(found, runs, own, {name: _by_source_row(firsts[name], rows) for name, rows in sizes.items()})
+
+
+def _speed(runs: dict[str, RunStore], seconds: float) -> str:
+    return f"{sum(store.tokens for store in runs.values()) / max(seconds, 1e-9):,.0f} tokens/s"
 
 
 def code_batch(batch: "pa.RecordBatch", split: str, first_row: int) -> Coded:

@@ -52,7 +52,7 @@ def model_card(name: str, info: RunInfo, config: PretrainedConfig, manifest: Man
     parts = [
         f"---\n{front}\n---\n",
         f"# {name}\n",
-        f"{_base(info)}, fine-tuned with lengthwise on the cache `{info.cache_name}`: {_task(manifest)}.\n",
+        f"{_base(info)}, fine-tuned with lengthwise on the cache {_code(info.cache_name)}: {_task(manifest)}.\n",
         "## How to use it\n",
         _usage(task, manifest),
         "## Results\n",
@@ -117,12 +117,12 @@ def _hub_id(info: RunInfo) -> str | None:
 
 
 def _base(info: RunInfo) -> str:
-    return f"`{_hub_id(info) or Path(str(info.settings.model)).name}`"
+    return _code(_hub_id(info) or Path(str(info.settings.model)).name)
 
 
 def _task(manifest: Manifest) -> str:
     task = manifest.task
-    names = [f"`{label}`" for label in task.label_names[:LABELS_SHOWN]]
+    names = [_code(label) for label in task.label_names[:LABELS_SHOWN]]
     more = [f"and {len(task.label_names) - LABELS_SHOWN:,} more"] if len(task.label_names) > LABELS_SHOWN else []
     labels = f", labels {', '.join([*names, *more])}" if names else ""
     return f"{task.kind}{' of pairs of texts' * task.pair}{labels}"
@@ -174,7 +174,7 @@ def _results(records: Sequence[Json], evaluations: Sequence[Json], manifest: Man
     if evaluations:
         last = evaluations[-1]
         total = manifest.splits[last["split"]].rows
-        lines.append(f"Evaluated on {last['rows']:,} of the {total:,} rows of split `{last['split']}`.\n")
+        lines.append(f"Evaluated on {last['rows']:,} of the {total:,} rows of split {_code(last['split'])}.\n")
     return "\n".join(lines)
 
 
@@ -184,7 +184,7 @@ def _facts(info: RunInfo, manifest: Manifest, records: Sequence[Json]) -> Iterab
     epochs = [record for record in records if record["kind"] == "epoch"]
     rows, real, padded = (sum(record[name] for record in epochs) for name in ("rows", "real_tokens", "padded_tokens"))
     yield "base model", f"{_base(info)}, sha256 {info.model_digest}"
-    yield "cache", f"`{info.cache_name}`, fingerprint {info.cache_fingerprint}"
+    yield "cache", f"{_code(info.cache_name)}, fingerprint {info.cache_fingerprint}"
     yield "data", _source(manifest.source)
     yield "tokenizer", f"{Path(manifest.tokenizer.name).name}, sha256 {manifest.tokenizer.sha256}"
     yield "plan", f"strategy {settings.strategy}, {size} a step, seed {settings.plan_seed}"
@@ -227,6 +227,12 @@ def _version() -> str | None:
         return version("lengthwise")
     except PackageNotFoundError:  # run from a checkout that is not installed
         return None
+
+
+def _code(text: str) -> str:
+    """A name as code in Markdown, whatever it holds."""
+    text = " ".join(text.split())
+    return f"`` {text} ``" if "`" in text else f"`{text}`"
 
 
 def _number(value: Any) -> str:

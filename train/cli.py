@@ -126,7 +126,11 @@ _FLAGS: tuple[tuple[str, Any, str], ...] = (
 @cli.command()
 @settings_options
 @click.option(
-    "--resume", "resume", metavar="RUN", type=click.Path(path_type=Path), help="Go on with this run, exactly."
+    "--resume",
+    metavar="RUN",
+    type=click.Path(path_type=Path),
+    shell_complete=_folders,
+    help="Go on with this run, exactly.",
 )
 @quiet_option
 @json_option
