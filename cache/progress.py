@@ -3,8 +3,8 @@
 Only plain text, in no colours, so that NO_COLOR has nothing to ask for.
 """
 
+import contextlib
 import os
-import shutil
 import sys
 import time
 from types import TracebackType
@@ -26,7 +26,8 @@ class Progress:
         unit: of the amount; bytes ("B") are shown as MB.
         done: amount that was done before.
         quiet: show nothing.
-        delay_s: show nothing of work that is done within so many seconds.
+        delay_s: show nothing of work that is done within so many seconds; where there is no terminal, unless it is
+            0, within `LINE_EVERY_S`.
     """
 
     def __init__(
@@ -35,8 +36,8 @@ class Progress:
         self.what, self.total, self.unit, self.quiet = what, total, unit, quiet
         self.first = self.done = done
         self.began = time.monotonic()
-        self.due = self.began + delay_s
         self.on_terminal = is_terminal()
+        self.due = self.began + (delay_s if self.on_terminal or not delay_s else LINE_EVERY_S)
         self.shown = False
 
     def update(self, amount: int, note: str = "") -> None:
@@ -56,7 +57,7 @@ class Progress:
 
     def _line(self, share: str, parts: list[str]) -> str:
         """What fits into a line of the terminal, with a bar as long as there is room for."""
-        columns = shutil.get_terminal_size().columns - 1
+        columns = _columns() - 1
         room = min(BAR_WIDTH, columns - len("  ".join([self.what, share, "[]", *parts])))
         bar = ""
         if self.total and room >= LEAST_BAR:
@@ -81,7 +82,7 @@ class Progress:
 
     def _amounts(self) -> str:
         end = f"/{self._amount(self.total)}" if self.total else ""
-        return f"{self._amount(self.done)}{end} {self._unit}"
+        return f"{self._amount(min(self.done, self.total or self.done))}{end} {self._unit}"
 
     @property
     def _unit(self) -> str:
@@ -104,6 +105,13 @@ class Progress:
 def is_terminal() -> bool:
     """Whether stderr is a terminal on which a line can be drawn again."""
     return sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
+
+
+def _columns() -> int:
+    """Of the terminal that stderr is, wherever stdout goes."""
+    with contextlib.suppress(OSError):
+        return os.get_terminal_size(sys.stderr.fileno()).columns or 80
+    return 80
 
 
 def clock(seconds: float) -> str:

@@ -5,6 +5,7 @@ import os
 import pty
 import re
 import select
+import sys
 import time
 from functools import partial
 from pathlib import Path
@@ -14,6 +15,7 @@ import pytest
 
 from cache import progress
 from cache.progress import Progress
+from train.progress import Screen
 
 from .children import ended, spawn
 from .corpora import toy_rows, write_rows
@@ -209,8 +211,30 @@ def test_plain_lines_come_every_15_seconds_and_short_work_is_not_shown(
     lines = capsys.readouterr().err.splitlines()
     assert lines == [
         f"counting  {share}%  {done}/100 rows  0:00:{done // 2:02d} elapsed  0:00:{50 - done // 2:02d} left  2 rows/s"
-        for share, done in (("  4", 4), (" 34", 34), (" 64", 64), (" 94", 94))
+        for share, done in ((" 30", 30), (" 60", 60), (" 90", 90))
     ]
+
+
+def test_a_warning_takes_the_place_of_the_bar(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Also that of an evaluation; after it the bar comes back at once."""
+    monkeypatch.setattr(progress, "is_terminal", lambda: True)
+    monkeypatch.setattr(progress, "BAR_EVERY_S", 1000)
+    window = Screen(100, 0, True, print, print)
+    window.begin()
+    window.warn("quiet, but this matters")
+    assert capsys.readouterr() == ("quiet, but this matters\n", "")
+    window = Screen(100, 0, False, print, lambda text: print(text, file=sys.stderr))
+    window.begin()
+    window.warn("first")
+    window.update(10, 0.5, 7.0)
+    with window.evaluating("test", 50) as evaluation:
+        evaluation.due = 0
+        evaluation.update(50)
+        window.warn("second")
+    left = screen(capsys.readouterr().err)
+    assert left == ["first", "second", ""]
 
 
 def test_what_was_done_before_does_not_count_as_speed(

@@ -105,14 +105,14 @@ def start_run(settings: Settings, say: Say, warn: Say, quiet: bool = False) -> P
         start = Start(job, describe(job, cache, model_digest(folder)), State(Meter(device)), {})
         heaviest = try_heaviest(job, start.state)
         torch.manual_seed(resolved.seed)
-        stop.gentle = True
+        screen = Screen(job.total_steps, 0, quiet, say, warn)
+        stop.gentle, stop.notice = True, screen.warn
         place = _begin_folder(start.info)
         lock = lock_run(place)
-        report = _silent if quiet else say
         try:
-            trackers = _open_trackers(place, start.info, warn, quiet)
-            _announce(start, heaviest, report)
-            return _go(place, start, Screen(job.total_steps, 0, quiet, report), stop, trackers)
+            trackers = _open_trackers(place, start.info, screen.warn, quiet)
+            _announce(start, heaviest, screen.say)
+            return _go(place, start, screen, stop, trackers)
         finally:
             os.close(lock)
 
@@ -133,25 +133,22 @@ def resume_run(folder: Path, given: Mapping[str, Any], say: Say, warn: Say, quie
     _refuse(folder, contradictions(info.settings, _found_out(given)))
     free = {name: value for name, value in given.items() if name in FREE_ON_RESUME}
     settings = replace(info.settings, **free)
-    check_installed(settings)
     if (folder / SUMMARY).exists():
         warn(f"{folder} is finished: {info.total_steps:,} steps; evaluate it with `train eval {folder} --cache CACHE`")
         return folder
+    check_installed(settings)
     lock = lock_run(folder)
     try:
         with StopRequest(warn) as stop:
             start = _take_up(folder, settings, info, warn)
-            stop.gentle = True
-            report, total = _silent if quiet else say, start.job.total_steps
-            trackers = open_trackers(settings, folder, info, start.state.step, warn, quiet)
-            report(f"resuming {folder} at step {start.state.step:,} of {total:,}")
-            return _go(folder, start, Screen(total, start.state.step, quiet, report), stop, trackers)
+            step, total = start.state.step, start.job.total_steps
+            screen = Screen(total, step, quiet, say, warn)
+            stop.gentle, stop.notice = True, screen.warn
+            trackers = open_trackers(settings, folder, info, step, screen.warn, quiet)
+            screen.say(f"resuming {folder} at step {step:,} of {total:,}")
+            return _go(folder, start, screen, stop, trackers)
     finally:
         os.close(lock)
-
-
-def _silent(text: str) -> None:
-    pass
 
 
 def _found_out(given: Mapping[str, Any]) -> dict[str, Any]:
@@ -267,6 +264,7 @@ def _train(folder: Path, start: Start, screen: Screen, stop: StopRequest, tracke
         (folder / CHECKPOINTS).mkdir(exist_ok=True)
     watch = Watch(job, state, folder, owner_of(start.info), start.sizes, screen, stop, trackers)
     trackers.catch_up(joined_records(folder))
+    screen.begin()
     try:
         finished = train(job, state, watch)
     finally:
