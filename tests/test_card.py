@@ -127,6 +127,8 @@ def test_models_and_data_of_the_hub_are_linked(trained: tuple[str, Path]) -> Non
     assert (data.base_model, data.datasets) == ("google-bert/bert-base-uncased", ["nyu-mll/glue"])
     assert "Hub dataset nyu-mll/glue, configuration sst2, revision 0a1b" in text
     assert kind in text or kind == "pairs"
+    given = model_card("run-1", info, config, replace(manifest, source={"argument": ""}), records)
+    assert "| data | given from Python |" in given
 
 
 @pytest.mark.parametrize(

@@ -213,7 +213,7 @@ def _source(source: Json) -> str:
     argument = str(source.get("argument", ""))
     if source.get("kind") == "package":
         return f"{argument} from the package {source['package']}"
-    return Path(argument).name or argument
+    return Path(argument).name or "given from Python"
 
 
 def _settings(info: RunInfo) -> Iterable[tuple[str, str]]:
