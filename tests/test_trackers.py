@@ -15,9 +15,9 @@ import pytest
 import torch
 
 from cache.errors import InputError, LengthwiseError
+from tests.children import stop_after
 from tests.models import write_model
 from tests.test_imports import ROOT, at_load, imported
-from tests.test_train_resume import stop_after
 from tests.toys import write_cache
 from tests.wandb_files import read_history
 from train.config import Settings
