@@ -1,6 +1,7 @@
 """A source's rows: which split each goes to, their ids sorted into runs, their labels."""
 
 import shutil
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -107,7 +108,7 @@ def encode_source(
                 read_bytes += batch.nbytes
                 if read_bytes == batch.nbytes:
                     _check_room(spill.parent, runs, read_bytes, source.size_bytes, memory_bytes)
-                bar.update(batch.nbytes)
+                bar.update(batch.nbytes, _speed(runs, time.monotonic() - bar.began))
     encoder.settle()
     if not any(store.runs for store in runs.values()):
         raise InputError(f"{source.where} holds no rows")
@@ -129,6 +130,10 @@ def _tagged(asked: str, tags: Tags, runs: dict[str, RunStore], reporter: Reporte
     if len(names) == 1:
         reporter.say(f"warning: all words have the tag {names[0]!r}: there is nothing to learn")
     return Encoded(Task(TOKENS, names), runs, {}, {}, marked)
+
+
+def _speed(runs: dict[str, RunStore], seconds: float) -> str:
+    return f"{sum(store.tokens for store in runs.values()) / max(seconds, 1e-9):,.0f} tokens/s"
 
 
 def code_batch(batch: "pa.RecordBatch", split: str, first_row: int) -> Coded:

@@ -22,6 +22,7 @@ def evaluate(
     batch_size: int = 64,
     limit: int | None = None,
     stop: Callable[[], bool] = lambda: False,
+    progress: Callable[[int], object] = lambda rows: None,
 ) -> Scores | None:
     """Score a model on the rows of a split, in uniform batches where possible; their order does not matter.
 
@@ -34,6 +35,7 @@ def evaluate(
         limit: stop after the batch that reaches so many rows; batches come in an order that is random, but always the
             same. None: every row.
         stop: asked before each batch; once it says so, there is no result.
+        progress: called with the rows of each batch when it is under way.
 
     Raises:
         InputError: the split has no rows.
@@ -56,4 +58,5 @@ def evaluate(
             output = model(**model_inputs(batch, model.config))
             loss += output.loss.float() * batch.targets
             tally.add(output.logits, batch.labels)
+            progress(len(batch))
     return tally.scores(rows, float(loss))

@@ -23,6 +23,19 @@ MAX_CONFUSION_CLASSES = 1024
 MAIN = ("accuracy", "spearman", "f1_micro", "entity_f1")
 """The scores that runs are compared by, one of each task; the first that is there."""
 
+TITLES = {
+    "f1": "F1",
+    "f1_micro": "micro F1",
+    "f1_macro": "macro F1",
+    "pearson": "Pearson",
+    "spearman": "Spearman",
+    "entity_precision": "precision",
+    "entity_recall": "recall",
+    "entity_f1": "entity F1",
+    "token_accuracy": "token accuracy",
+}
+"""How scores are called for people, where not by their names."""
+
 
 def main_score(scores: dict[str, Any]) -> tuple[str, float] | None:
     """Name and value of the score that stands for all of them; None where it could not be had."""
