@@ -58,7 +58,7 @@ class Progress:
             self.bar = tqdm(
                 desc=self.what, total=self.total or None, initial=self.first, unit=self._bar_unit,
                 unit_scale=self.unit == "B", delay=self.delay_s, mininterval=BAR_EVERY_S, miniters=1, leave=False,
-                position=0, dynamic_ncols=True, file=sys.stderr,
+                position=0, smoothing=0, dynamic_ncols=True, file=sys.stderr,
             )  # fmt: skip
             self.bar.start_t -= time.monotonic() - self.began
         if note:
