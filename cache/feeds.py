@@ -8,7 +8,7 @@
 Shapes: B rows, W columns, N rows and T tokens of a stretch of steps.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import pairwise
@@ -43,7 +43,7 @@ class Padded(NamedTuple):
 
     input_ids: torch.Tensor
     attention_mask: torch.Tensor | None
-    labels: torch.Tensor
+    labels: torch.Tensor | None
     token_type_ids: torch.Tensor | None
 
 
@@ -135,7 +135,9 @@ class DirectFeed:
         found = locate(self.split, stretch.rows)
         check_once(self.split, found, stretch.lengths)
         blocks = _Blocks(self.split, stretch, found)
-        labels = torch.from_numpy(found.labels).split(np.diff(stretch.offsets).tolist())
+        labels: Sequence[torch.Tensor | None] = [None] * len(stretch)
+        if found.labels is not None:
+            labels = torch.from_numpy(found.labels).split(np.diff(stretch.offsets).tolist())
         plain = zip(
             pairwise(stretch.offsets.tolist()),
             stretch.widths.tolist(),
@@ -193,27 +195,28 @@ class DeviceRows:
         tokens: (T,) int16 or int32, the bits of the stored ids, rows end to end.
         begins: (N,) int64, position of each row's first token.
         lengths: (N,) int64.
-        labels: (N,) int64 or float32, or (N, C) float32.
+        labels: (N,) int64 or float32, or (N, C) float32; None where there are no labels.
         first_lengths: (N,) int32, tokens of token type 0; None where there are no pairs.
     """
 
     tokens: torch.Tensor
     begins: torch.Tensor
     lengths: torch.Tensor
-    labels: torch.Tensor
-    first_lengths: torch.Tensor | None = None
+    labels: torch.Tensor | None
+    first_lengths: torch.Tensor | None
 
     def take(self, rows: torch.Tensor) -> "DeviceRows":
         """Some of the rows; the tokens stay where they are."""
-        first = None if self.first_lengths is None else self.first_lengths[rows]
-        return DeviceRows(self.tokens, self.begins[rows], self.lengths[rows], self.labels[rows], first)
+        return self.each(lambda part: part[rows], but="tokens")
 
     def to(self, device: torch.device) -> "DeviceRows":
         """The rows on a device, copied without waiting."""
-        parts = [self.tokens, self.begins, self.lengths, self.labels]
-        if self.first_lengths is not None:
-            parts.append(self.first_lengths)
-        return DeviceRows(*(part.to(device, non_blocking=True) for part in parts))
+        return self.each(lambda part: part.to(device, non_blocking=True))
+
+    def each(self, change: Callable[[torch.Tensor], torch.Tensor], but: str = "") -> "DeviceRows":
+        """The rows with every tensor that is there changed, `but` one."""
+        parts = vars(self).items()
+        return DeviceRows(**{name: part if part is None or name == but else change(part) for name, part in parts})
 
 
 class DevicePadder:
@@ -244,7 +247,7 @@ class DevicePadder:
             if rows.first_lengths is not None:
                 begins = rows.first_lengths[first:stop, None] + shift
                 types = ((columns >= begins) & (columns < shift + lengths)).long()
-            yield Padded(ids, mask, rows.labels[first:stop], types)
+            yield Padded(ids, mask, None if rows.labels is None else rows.labels[first:stop], types)
 
 
 _RESIDENT: "WeakKeyDictionary[Split, dict[torch.device, DeviceRows]]" = WeakKeyDictionary()
@@ -268,12 +271,13 @@ class ResidentFeed:
             split.check_ids(tokens)
         lengths = split.lengths.astype(np.int64)
         parts = [_bits(tokens).to(device) for tokens in shards]
+        task = split.cache.manifest.task
         return DeviceRows(
             torch.cat(parts) if len(parts) != 1 else parts[0],
             torch.from_numpy(np.cumsum(lengths) - lengths).to(device),
             torch.from_numpy(lengths).to(device),
-            torch.from_numpy(np.array(for_model(split.labels))).to(device),
-            torch.from_numpy(np.array(split.first_lengths)).to(device) if split.cache.manifest.task.pair else None,
+            torch.from_numpy(np.array(for_model(split.labels))).to(device) if task.labelled else None,
+            torch.from_numpy(np.array(split.first_lengths)).to(device) if task.pair else None,
         )
 
     def __call__(self, stretches: Iterator[MicroBatches]) -> Iterator[tuple[MicroBatches, Iterator[Padded]]]:
@@ -310,11 +314,14 @@ class StreamedFeed:
         found = locate(self.split, stretch.rows)
         tokens = flat_tokens(self.split, found, stretch.lengths)
         lengths = stretch.lengths.astype(np.int64)
-        begins = torch.from_numpy(np.cumsum(lengths) - lengths)
-        parts = [_bits(tokens), begins, torch.from_numpy(lengths), torch.from_numpy(found.labels)]
-        if found.first_lengths is not None:
-            parts.append(torch.from_numpy(found.first_lengths))
-        return DeviceRows(*(_pinned(part, self.device) for part in parts))
+        rows = DeviceRows(
+            _bits(tokens),
+            torch.from_numpy(np.cumsum(lengths) - lengths),
+            torch.from_numpy(lengths),
+            None if found.labels is None else torch.from_numpy(found.labels),
+            None if found.first_lengths is None else torch.from_numpy(found.first_lengths),
+        )
+        return rows.each(lambda part: _pinned(part, self.device))
 
     def _deliver(self, stretch: MicroBatches, gathered: "Future[DeviceRows]") -> tuple[MicroBatches, Iterator[Padded]]:
         return stretch, self.padder.pad(stretch, gathered.result().to(self.device))

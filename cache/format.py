@@ -36,8 +36,9 @@ MAX_LENGTH = 1 << 20
 MAX_COUNT = 1 << 48
 """Most rows, tokens or bytes that a manifest may claim."""
 
-KINDS = ("classification", "regression", "multi-label")
-"""What labels may be; see `Task`."""
+MLM = "mlm"
+KINDS = ("classification", "regression", "multi-label", MLM)
+"""What a cache may be for; see `Task`."""
 MAX_MULTI_LABELS = 4096
 """Most classes of a multi-label task, whose labels take a byte each in every row."""
 
@@ -101,14 +102,20 @@ class Task:
     """What the labels mean.
 
     Attributes:
-        kind: "classification", one class per row; "regression", one number; "multi-label", any of the classes.
-        label_names: the classes, class 0 first; none for regression.
+        kind: "classification", one class per row; "regression", one number; "multi-label", any of the classes; "mlm",
+            masked language modelling, which takes no labels.
+        label_names: the classes, class 0 first; none for regression and for mlm.
         pair: whether a row holds two texts.
     """
 
     kind: str
     label_names: tuple[str, ...]
     pair: bool = False
+
+    @property
+    def labelled(self) -> bool:
+        """Whether rows have labels."""
+        return self.kind != MLM
 
 
 CLASSIFICATION = Task("classification", ())
@@ -233,7 +240,7 @@ def shard_tensors(
         "input_ids": ("U16" if vocab_size <= 1 << 16 else "U32", (tokens,)),
         "offsets": ("I64", (rows + 1,)),
         "source_rows": ("I64", (rows,)),
-        "labels": labels[task.kind],
+        **({"labels": labels[task.kind]} if task.labelled else {}),
         **({"first_lengths": ("I32", (rows,))} if task.pair else {}),
     }
 
@@ -270,8 +277,8 @@ def _tokenizer(fields: Fields) -> TokenizerInfo:
 def _task(fields: Fields) -> Task:
     kind = fields.check("kind", f"one of {', '.join(KINDS)}", lambda v: isinstance(v, str) and v in KINDS)
     names = fields.texts("label_names")
-    if kind == "regression" and names:
-        raise fields.wrong("label_names", "none, for numbers have no classes")
+    if kind in ("regression", MLM) and names:
+        raise fields.wrong("label_names", f"none, for {kind} has no classes")
     if kind == "multi-label" and not 0 < len(names) <= MAX_MULTI_LABELS:
         raise fields.wrong("label_names", f"1 to {MAX_MULTI_LABELS:,} classes")
     return Task(kind, names, fields.check("pair", "true or false", lambda v: type(v) is bool))

@@ -20,13 +20,13 @@ class Located:
     Attributes:
         shards: (N,) the shard of each row.
         begins: (N,) int64, position of its first token in that shard.
-        labels: (N,) or (N, C), its label as a loss takes it; see `cache.labels`.
+        labels: (N,) or (N, C), its label as a loss takes it; see `cache.labels`. None where the cache holds none.
         first_lengths: (N,) its tokens of token type 0; None where the cache holds no pairs.
     """
 
     shards: Ints
     begins: Ints
-    labels: Ints
+    labels: Ints | None
     first_lengths: Ints | None
 
 
@@ -43,13 +43,15 @@ def locate(split: "Split", rows: Ints) -> Located:
         split: whose rows.
         rows: (N,) int64 row numbers, in any order.
     """
-    names = ("offsets", "labels", *(("first_lengths",) if split.cache.manifest.task.pair else ()))
+    task = split.cache.manifest.task
+    names = ("offsets", *(("labels",) if task.labelled else ()), *(("first_lengths",) if task.pair else ()))
     if len(split.info.shards) == 1:
         shards, found = np.zeros(len(rows), np.int64), {name: split.shard(0)[name][rows] for name in names}
     else:
         shards = np.searchsorted(split.first_rows, rows, side="right") - 1
         found = _from_shards(split, rows, shards, names)
-    return Located(shards, found["offsets"], for_model(found["labels"]), found.get("first_lengths"))
+    labels = for_model(found["labels"]) if task.labelled else None
+    return Located(shards, found["offsets"], labels, found.get("first_lengths"))
 
 
 def _from_shards(split: "Split", rows: Ints, shards: Ints, names: tuple[str, ...]) -> dict[str, Ints]:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .errors import CorruptCacheError, MismatchError, StorageError
+from .errors import CorruptCacheError, InputError, MismatchError, StorageError
 from .format import SplitInfo, shard_tensors
 from .labels import fault
 from .padding import gather_rows
@@ -33,7 +33,7 @@ class Row:
 
     Attributes:
         input_ids: (length,) uint16 or uint32, special tokens included, no padding.
-        label: by task its class id, its number, or for each class 0 or 1.
+        label: by task its class id, its number, or for each class 0 or 1; None in a cache without labels.
         source_row: its index in the source split.
         first_length: in a cache of pairs its tokens of token type 0, which come first: special tokens, the first text
             and its separator; None elsewhere.
@@ -73,7 +73,8 @@ class Split:
         ids = tensors["input_ids"][begin:end]
         self.check_ids(ids)
         first = int(tensors["first_lengths"][local]) if self.cache.manifest.task.pair else None
-        return Row(ids, tensors["labels"][local].tolist(), int(tensors["source_rows"][local]), first)
+        label = tensors["labels"][local].tolist() if self.cache.manifest.task.labelled else None
+        return Row(ids, label, int(tensors["source_rows"][local]), first)
 
     def __reduce__(self) -> tuple[Any, ...]:
         """A copy in another process, such as a DataLoader's worker, opens the cache anew."""
@@ -96,7 +97,16 @@ class Split:
 
     @property
     def labels(self) -> Ints:
-        """Each row's label: by task (rows,) int64 class ids, (rows,) float32, or (rows, classes) uint8."""
+        """Each row's label: by task (rows,) int64 class ids, (rows,) float32, or (rows, classes) uint8.
+
+        Raises:
+            InputError: the cache holds no labels.
+        """
+        if not self.cache.manifest.task.labelled:
+            raise InputError(
+                f"{self.cache.folder} holds no labels, for it was built with --task mlm; build one that does, under "
+                "another name: prep build SOURCE --label COLUMN --name OTHER"
+            )
         return self._column("labels")
 
     @property

@@ -43,7 +43,7 @@ def write_shard(
     input_ids: Ints,
     lengths: Ints,
     source_rows: Ints,
-    labels: Ints,
+    labels: Ints | None,
     task: Task = CLASSIFICATION,
     first_lengths: Ints | None = None,
 ) -> ShardInfo:
@@ -56,7 +56,7 @@ def write_shard(
         input_ids: (tokens,) uint16, or uint32 where the vocabulary needs it; rows end to end.
         lengths: (rows,) tokens of each row.
         source_rows: (rows,) each row's index in its source split.
-        labels: by task (rows,) class ids, (rows,) numbers, or (rows, classes) 0 or 1.
+        labels: by task (rows,) class ids, (rows,) numbers, or (rows, classes) 0 or 1; None where it takes none.
         task: what the labels mean.
         first_lengths: (rows,) tokens of token type 0 of each row, for pairs.
 

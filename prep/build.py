@@ -17,6 +17,7 @@ from cache.format import (
     DEFAULT_SHARD_BYTES,
     KINDS,
     MAX_LENGTH,
+    MLM,
     TOKENIZER,
     Manifest,
     ShardInfo,
@@ -29,6 +30,7 @@ from cache.format import (
 from cache.plans import PlanSpec
 from cache.reader import Cache, open_cache
 from cache.sealed import NAME_PATTERN, Json
+from cache.specials import read_specials
 from cache.writer import building, file_info, publish, staging, storage_errors, write_manifest, write_shard
 
 from .corpus import Columns, Source
@@ -90,6 +92,8 @@ class BuildSettings:
             wrong.append(f"--name {self.name!r} is no plain name (letters, digits, '.', '_', '-')")
         if self.task not in ("auto", *KINDS):
             wrong.append(f"--task {self.task!r} is none of auto, {', '.join(KINDS)}")
+        if self.task == MLM and self.label:
+            wrong.append("--label is given, but --task mlm takes no labels; leave one of them out")
         if self.max_length is not None and not 1 <= self.max_length <= MAX_LENGTH:
             wrong.append(f"--max-length {self.max_length} is not from 1 to {MAX_LENGTH}")
         if self.holdout is not None and not 0 <= self.holdout < 1:
@@ -105,7 +109,7 @@ class BuildSettings:
     def columns(self) -> Columns:
         """The columns asked for."""
         labels = (self.label,) if isinstance(self.label, str) else tuple(self.label or ())
-        return Columns(self.text, self.text_pair, labels)
+        return Columns(self.text, self.text_pair, labels, self.task != MLM)
 
 
 @dataclass(frozen=True)
@@ -141,7 +145,10 @@ def build(settings: BuildSettings, reporter: Reporter, source: Source | None = N
     """
     source = source or open_source(settings.source, settings.columns)
     tokenizer = find_tokenizer(settings.tokenizer)
-    for note in filter(None, (source.note, tokenizer.note)):
+    if settings.task == MLM:
+        read_specials(tokenizer.files, tokenizer.name)  # refuses a tokenizer without a mask token
+    unread = f"{source.unread} is not read: --task mlm takes no labels" if source.unread else ""
+    for note in filter(None, (source.note, unread, tokenizer.note)):
         reporter.say(note)
     max_length = settings.max_length or source.max_length or default_max_length(tokenizer)
     parts = Parts(source, tokenizer, Encoder(tokenizer, max_length, settings.engine, source.pair))
@@ -189,7 +196,7 @@ def _empty_manifest(settings: BuildSettings, parts: Parts) -> Manifest:
     return Manifest(
         name=settings.name or source.name,
         fingerprint=fingerprint_of(content),
-        source={"argument": source.argument, **identity},
+        source={"argument": source.argument, **identity, **({"metric": source.metric} if source.metric else {})},
         tokenizer=TokenizerInfo(
             tokenizer.name,
             tokenizer.revision,
@@ -286,13 +293,13 @@ def _write(folder: Path, manifest: Manifest, settings: BuildSettings, parts: Par
 
 def _write_split(folder: Path, name: str, encoded: Encoded, shard_bytes: int, vocab_size: int) -> SplitInfo:
     shards: list[ShardInfo] = []
-    store, labels, firsts = encoded.runs[name], encoded.labels[name], encoded.first_lengths.get(name)
+    store, labels, firsts = encoded.runs[name], encoded.labels.get(name), encoded.first_lengths.get(name)
     counts = store.counts
-    row_bytes = ROW_BYTES + labels[:1].nbytes + (4 if encoded.task.pair else 0)
+    row_bytes = ROW_BYTES + (0 if labels is None else labels[:1].nbytes) + (4 if encoded.task.pair else 0)
     for part in merge(store.runs, counts, id_type(vocab_size), shard_bytes, row_bytes):
         rows = part.source_rows
         first = None if firsts is None else firsts[rows]
-        arrays = (part.ids, part.lengths, rows, labels[rows])
+        arrays = (part.ids, part.lengths, rows, None if labels is None else labels[rows])
         shards.append(write_shard(folder, name, len(shards), *arrays, encoded.task, first))
     lengths = np.flatnonzero(counts)
     return SplitInfo(

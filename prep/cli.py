@@ -20,7 +20,7 @@ ENGINES = ("auto", "nanotoken", "gigatoken", "tokenizers")
 
 PRECISIONS = ("bf16", "fp32")
 
-TASKS = ("auto", "classification", "regression", "multi-label")
+TASKS = ("auto", "classification", "regression", "multi-label", "mlm")
 
 CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
 
@@ -70,7 +70,11 @@ def _plan_spec(strategy: str, batch_size: int | None, max_tokens: int | None, se
 @click.option("--text-pair", help="Column of a second text, for rows of two.")
 @click.option("--label", multiple=True, help="Column of the label; several: a class each.  [default: label, class, …]")
 @click.option(
-    "--task", type=click.Choice(TASKS), default="auto", show_default=True, help="What labels are; auto finds out."
+    "--task",
+    type=click.Choice(TASKS),
+    default="auto",
+    show_default=True,
+    help="What labels are; mlm takes none.",
 )
 @click.option("--tokenizer", help="Hub id, folder, or minilm.  [default: bert-base-uncased]")
 @click.option(
@@ -99,6 +103,7 @@ def build(source: str, quiet: bool, memory: str, **options: Any) -> None:
       prep build pairs.jsonl --text premise --text-pair hypothesis
       prep build comments.csv --label toxic --label insult --label threat
       prep build saved_dataset --tokenizer bert-base-cased
+      prep build notes.jsonl --task mlm
     """
     from pathlib import Path
 

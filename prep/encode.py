@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from cache.errors import InputError, StorageError
-from cache.format import Task
+from cache.format import MLM, Task
 from cache.plans import Ints
 
 from .arrow import kept
@@ -39,7 +39,7 @@ class Encoded:
         task: what the labels mean.
         runs: split of the cache to its runs.
         labels: split of the cache to (source rows,) or (source rows, classes), the label of each row of the source
-            split it comes from.
+            split it comes from; empty where none are wanted.
         first_lengths: split of the cache to (source rows,) tokens of token type 0, likewise; empty without pairs.
     """
 
@@ -79,6 +79,7 @@ def encode_source(
     pieces: dict[str, list[Coded]] = {}
     origin: dict[str, str] = {}
     firsts: dict[str, list[tuple[Ints, Ints]]] = {}
+    rows: dict[str, int] = {}
     read_bytes = 0
     with reporter.bar("tokenizing", source.size_bytes, "B") as bar:
         for split, stream in source.splits.items():
@@ -88,7 +89,8 @@ def encode_source(
                 origin[name], firsts[name] = split, []
             pieces[split], first_row = [], 0
             for batch in batches:
-                pieces[split].append(code_batch(batch, split, first_row))
+                if task != MLM:
+                    pieces[split].append(code_batch(batch, split, first_row))
                 for name, mask in routes.items():
                     coded = _encode(batch, split, first_row, mask, encoder, runs[name])
                     if encoder.pairs:
@@ -98,13 +100,14 @@ def encode_source(
                 if read_bytes == batch.nbytes:
                     _check_room(spill.parent, runs, read_bytes, source.size_bytes, memory_bytes)
                 bar.update(batch.nbytes)
+            rows[split] = first_row
     encoder.settle()
     if not any(store.runs for store in runs.values()):
         raise InputError(f"{source.where} holds no rows")
     found, labels = _labels(task, pieces, source, reporter)
-    own = {name: labels[split] for name, split in origin.items()}
-    sizes = {name: len(column) for name, column in own.items()} if encoder.pairs else {}
-    return Encoded(found, runs, own, {name: _by_source_row(firsts[name], rows) for name, rows in sizes.items()})
+    own = {name: labels[split] for name, split in origin.items() if found.labelled}
+    paired = origin.items() if encoder.pairs else ()
+    return Encoded(found, runs, own, {name: _by_source_row(firsts[name], rows[split]) for name, split in paired})
 
 
 def code_batch(batch: "pa.RecordBatch", split: str, first_row: int) -> Coded:
@@ -118,6 +121,8 @@ def _labels(
     asked: str, pieces: dict[str, list[Coded]], source: Source, reporter: Reporter
 ) -> tuple[Task, dict[str, Ints]]:
     """The task, and the labels of each source split."""
+    if asked == MLM:
+        return Task(MLM, (), source.pair), {}
     kind = find_task(asked, pieces, source.label_names)
     if asked == "auto" and kind != "classification":
         reporter.say(f"task {kind}, found from the labels; --task settles it")
@@ -162,7 +167,8 @@ def _routes(
     kept: list[pa.RecordBatch] | None = []
     coded, rows, size = [], 0, 0
     for batch in stream():
-        coded.append(code_batch(batch, split, rows))
+        if task != MLM:
+            coded.append(code_batch(batch, split, rows))
         rows += batch.num_rows
         size += batch.nbytes
         if kept is not None:
@@ -172,7 +178,8 @@ def _routes(
     batches = iter(kept) if kept is not None else stream()
     if not holdout:
         return batches, {split: chosen}
-    test = held_out(_strata(split, coded, source, task), chosen, holdout)
+    strata = np.zeros(rows, np.int64) if task == MLM else _strata(split, coded, source, task)
+    test = held_out(strata, chosen, holdout)
     train = chosen & ~test
     if rows and not (test.any() and train.any()):
         raise InputError(

@@ -64,9 +64,10 @@ def _features(split: Split) -> "datasets.Features":
         "classification": lambda: ClassLabel(names=list(task.label_names)),
         "regression": lambda: Value("float32"),
         "multi-label": lambda: List(Value("float32"), length=len(task.label_names)),
-    }[task.kind]()
+    }
+    own = {"labels": labels[task.kind]()} if task.labelled else {}
     types = {"token_type_ids": List(Value("int8"))} if task.pair else {}
-    return Features({"input_ids": List(Value(ids)), **types, "labels": labels, "source_row": Value("int64")})
+    return Features({"input_ids": List(Value(ids)), **types, **own, "source_row": Value("int64")})
 
 
 def _shards(split: Split, schema: "pa.Schema") -> Iterator[list["pa.Array"]]:
@@ -76,15 +77,15 @@ def _shards(split: Split, schema: "pa.Schema") -> Iterator[list["pa.Array"]]:
     for index in range(len(split.info.shards)):
         tensors = split.shard(index)
         split.check_ids(tensors["input_ids"])
-        offsets, labels = tensors["offsets"], tensors["labels"]
+        offsets, labels = tensors["offsets"], tensors.get("labels")
         columns = [_lists(offsets, tensors["input_ids"], schema.field("input_ids").type)]
         if split.cache.manifest.task.pair:
             types = token_types(offsets, tensors["first_lengths"])
             columns.append(_lists(offsets, types, schema.field("token_type_ids").type))
-        if labels.ndim == 2:
+        if labels is not None and labels.ndim == 2:
             flat = _values(labels.astype(np.float32).ravel(), pa.float32())
             columns.append(pa.FixedSizeListArray.from_arrays(flat, type=schema.field("labels").type))
-        else:
+        elif labels is not None:
             columns.append(_values(labels, schema.field("labels").type))
         yield [*columns, _values(tensors["source_rows"], pa.int64())]
 

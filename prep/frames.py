@@ -14,9 +14,9 @@ import numpy as np
 
 from cache.errors import InputError
 
-from .corpus import Columns, Source, cache_name, choose_columns
+from .corpus import Columns, Source, cache_name, choose_columns, unread_labels
 from .encode import checked_texts, code_batch
-from .files import BATCH_ROWS, PAIR, TEXT, Stream, named
+from .files import BATCH_ROWS, LABEL, LABELS, PAIR, TEXT, Stream, named
 from .labels import Coded
 
 if TYPE_CHECKING:
@@ -78,6 +78,8 @@ def split_hidden(frames: Mapping[str, Frame], columns: Columns) -> tuple[dict[st
     Raises:
         InputError: there is no other.
     """
+    if not columns.labelled:
+        return dict(frames), ""
     hidden = [split for split, frame in frames.items() if _all_hidden(frame, columns.labels[0])]
     if len(hidden) == len(frames):
         label = columns.labels[0]
@@ -101,7 +103,7 @@ def known_classes(frames: Mapping[str, Frame], columns: Columns) -> Classes | No
     Raises:
         InputError: the splits have different ones.
     """
-    if columns.classes:
+    if columns.classes or not columns.labelled:
         return columns.classes
     label = columns.labels[0]
     found = {split: frame.classes.get(label) for split, frame in frames.items()}
@@ -160,6 +162,7 @@ def frames_source(argument: str, name: str, frames: Mapping[str, Frame], asked: 
     where = {split: f"{argument or 'the data given'}, split {split!r}" for split in frames}
     for split, frame in frames.items():
         asked = choose_columns(frame.names, asked, where[split])
+    unread = next(filter(None, (unread_labels(frame.names, asked) for frame in frames.values())), "")
     labelled, note = split_hidden(frames, asked)
     classes = known_classes(labelled, asked)
     streams = {split: frame_stream(frame, asked, where[split]) for split, frame in labelled.items()}
@@ -174,6 +177,7 @@ def frames_source(argument: str, name: str, frames: Mapping[str, Frame], asked: 
         pair=asked.pair is not None,
         size_bytes=sum(found.bytes for found in digests.values()),
         note=note,
+        unread=unread,
     )
 
 
@@ -200,10 +204,11 @@ def digest(split: str, stream: Stream) -> Digest:
                 lengths, data = _text_bytes(checked_texts(batch.column(name), split, rows))
                 parts[name].update(lengths)
                 parts[f"{name} bytes"].update(data)
-        coded = code_batch(batch, split, rows)
-        parts["labels"].update(_label_bytes(coded))
-        if coded.counts is not None:
-            parts["counts"].update(coded.counts.astype("<i8").tobytes())
+        if LABEL in batch.schema.names or LABELS in batch.schema.names:
+            coded = code_batch(batch, split, rows)
+            parts["labels"].update(_label_bytes(coded))
+            if coded.counts is not None:
+                parts["counts"].update(coded.counts.astype("<i8").tobytes())
         rows, size = rows + batch.num_rows, size + batch.nbytes
     listed = json.dumps({name: part.hexdigest() for name, part in parts.items()})
     return Digest(rows, size, hashlib.sha256(listed.encode()).hexdigest())

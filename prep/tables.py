@@ -84,9 +84,10 @@ def align(lines: Sequence[Sequence[str]]) -> str:
 
 def format_splits(cache: Cache) -> str:
     """Rows, tokens, lengths and classes of each split."""
-    names = cache.manifest.task.label_names
+    task = cache.manifest.task
     lines = [["split", "rows", "tokens", "shortest", "median", "longest", "truncated at"]]
-    lines[0].append("labels" if cache.manifest.task.kind == "regression" else "classes")
+    if task.labelled:
+        lines[0].append("labels" if task.kind == "regression" else "classes")
     for name, split in cache.items():
         info = split.info
         at_limit = int((split.lengths == cache.manifest.max_length).sum())
@@ -99,22 +100,29 @@ def format_splits(cache: Cache) -> str:
                 str(int(np.median(split.lengths))) if info.rows else "0",
                 str(info.longest),
                 f"{cache.manifest.max_length} ({at_limit / max(info.rows, 1):.0%} of rows)",
-                _balance(class_counts(split), names, info.rows) if names else _range(split),
+                *([_labels(split)] if task.labelled else []),
             ]
         )
     return align(lines)
 
 
 def class_counts(split: Split) -> list[int]:
-    """Rows of each class; none where labels are numbers."""
-    task, labels = split.cache.manifest.task, split.labels
+    """Rows of each class; none where there are no classes."""
+    task = split.cache.manifest.task
+    if not task.label_names:
+        return []
+    labels = split.labels
     if task.kind == "multi-label":
         counts = labels.sum(axis=0, dtype=np.int64) if len(labels) else np.zeros(len(task.label_names), np.int64)
-    elif task.kind == "regression":
-        return []
     else:
         counts = np.bincount(labels, minlength=len(task.label_names))
     return [int(count) for count in counts]
+
+
+def _labels(split: Split) -> str:
+    """What labels there are, in a few words."""
+    names = split.cache.manifest.task.label_names
+    return _balance(class_counts(split), names, split.info.rows) if names else _range(split)
 
 
 MOST_CLASSES = 6

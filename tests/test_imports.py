@@ -96,6 +96,7 @@ def test_importing_cache_loads_no_torch() -> None:
 
 def test_the_commands_choices_are_the_librarys() -> None:
     """What the command-line modules spell out so as to load nothing."""
+    import cache.format
     import cache.plans
     import prep.cli
     import prep.engines
@@ -104,5 +105,7 @@ def test_the_commands_choices_are_the_librarys() -> None:
 
     assert prep.cli.STRATEGIES == train.cli.STRATEGIES == cache.plans.STRATEGIES
     assert prep.cli.ENGINES == prep.engines.ENGINES
+    assert prep.cli.TASKS[1:] == cache.format.KINDS
+    assert train.cli.TASKS == cache.format.KINDS
     assert train.cli.PRECISIONS == train.config.PRECISIONS
     assert train.cli.ON_NONFINITE == train.config.ON_NONFINITE

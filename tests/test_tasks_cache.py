@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from cache import CorruptCacheError, PlanSpec
+from cache import CorruptCacheError, InputError, PlanSpec
 from cache.format import Manifest, SplitInfo, Task, TokenizerInfo, fingerprint_of
 from cache.reader import Cache, open_cache
 from cache.writer import file_info, publish, staging, write_manifest, write_shard
@@ -19,6 +19,8 @@ TASKS = (
     Task("regression", ()),
     Task("regression", (), pair=True),
     Task("multi-label", ("x", "y", "z")),
+    Task("mlm", ()),
+    Task("mlm", (), pair=True),
 )
 
 
@@ -39,6 +41,7 @@ def write(place: Path, task: Task, side: str = "right", shards: int = 3, **chang
         "classification": random.integers(0, 2, 200),
         "regression": random.normal(size=200).astype(np.float32),
         "multi-label": random.integers(0, 2, (200, 3)),
+        "mlm": None,
     }[task.kind]
     known = Known(lengths, changes.get("labels", labels), changes.get("firsts", random.integers(1, lengths + 1)))
     with staging(place) as folder:
@@ -48,7 +51,8 @@ def write(place: Path, task: Task, side: str = "right", shards: int = 3, **chang
         for index, part in enumerate(np.array_split(np.arange(200), shards)):
             ids = random.integers(5, 205, int(lengths[part].sum())).astype(np.uint16)
             first = known.firsts[part] if task.pair else None
-            infos.append(write_shard(folder, "train", index, ids, lengths[part], part, known.labels[part], task, first))
+            own = None if known.labels is None else known.labels[part]
+            infos.append(write_shard(folder, "train", index, ids, lengths[part], part, own, task, first))
         histogram = tuple(np.bincount(lengths).tolist())
         split = SplitInfo(200, int(lengths.sum()), int(lengths[0]), int(lengths[-1]), histogram, tuple(infos))
         tokenizer = TokenizerInfo("toy", None, files[0].sha256, 205, 0, side, files)
@@ -69,8 +73,10 @@ def test_every_feed_gives_the_labels_and_token_types_that_were_written(tmp_path:
     for feed in ("direct", "resident", "streamed"):
         for strategy in ("smart", "tight", "dynamic", "fixed"):
             for batch in cache["train"].batches(0, PlanSpec(strategy, 7), feed=feed, accumulation=2):
-                assert batch.labels.dtype == dtype
-                assert torch.equal(batch.labels, torch.as_tensor(known.labels[batch.rows]).to(dtype))
+                assert ("labels" in batch.model_inputs()) == task.labelled == (batch.labels is not None)
+                if batch.labels is not None:
+                    assert batch.labels.dtype == dtype
+                    assert torch.equal(batch.labels, torch.as_tensor(known.labels[batch.rows]).to(dtype))
                 assert ("token_type_ids" in batch.model_inputs()) == task.pair
                 if batch.token_type_ids is None:
                     continue
@@ -90,6 +96,16 @@ def test_a_row_has_its_label_and_first_length(tmp_path: Path) -> None:
     sets, known = write(tmp_path / "sets", Task("multi-label", ("x", "y", "z")))
     assert [row.label for row in sets["train"]] == known.labels.tolist()
     assert all(row.first_length is None for row in sets["train"])
+
+
+def test_a_cache_without_labels_says_so(tmp_path: Path) -> None:
+    """Its shards have no such tensor; asking for labels names the way to some."""
+    cache, _ = write(tmp_path / "plain", Task("mlm", ()))
+    split = cache["train"]
+    assert set(split.shard(0)) == {"input_ids", "offsets", "source_rows"}
+    assert all(row.label is None for row in split)
+    with pytest.raises(InputError, match=r"holds no labels.*prep build SOURCE --label COLUMN"):
+        _ = split.labels
 
 
 BAD = [
@@ -112,6 +128,7 @@ def test_unsound_labels_are_refused(tmp_path: Path, task: Task, changes: dict[st
 
 MANIFESTS = [
     (Task("regression", ("a",)), "'label_names'"),
+    (Task("mlm", ("a",)), "'label_names'"),
     (Task("multi-label", ()), "'label_names'"),
     (Task("multi-label", tuple(map(str, range(4097)))), "'label_names'"),
     (Task("ranking", ()), "'kind'"),

@@ -188,7 +188,7 @@ def test_runs_of_other_tasks_show_their_score(trained: tuple[str, Path, Path]) -
     """The comparison names the score where it is not accuracy."""
     kind, _, run = trained
     table = comparison([read_result(run)])
-    assert {"pairs": "accuracy", "regression": "spearman ", "multi-label": "f1_micro "}[kind] in table
+    assert {"pairs": "accuracy", "regression": "Spearman ", "multi-label": "micro F1 "}[kind] in table
 
 
 def test_a_model_of_another_task_is_refused(trained: tuple[str, Path, Path], tmp_path: Path) -> None:

@@ -5,13 +5,15 @@ from collections.abc import Callable
 import torch
 from transformers import PreTrainedModel
 
+from cache.batches import Batch
 from cache.errors import InputError
 from cache.plans import PlanSpec
 from cache.reader import Split
 
 from . import device as devices
 from .inputs import PADDING_SIDE, model_inputs
-from .scores import Scores, tally_of
+from .masking import Masking, is_masked_model, masked_forward, summed_loss
+from .scores import Scores, TokenTally, tally_of
 
 
 def evaluate(
@@ -25,6 +27,8 @@ def evaluate(
 ) -> Scores | None:
     """Score a model on the rows of a split, in uniform batches where possible; their order does not matter.
 
+    A masked language model is scored on tokens that are hidden from it, always the same ones, at any batch size.
+
     Args:
         model: on `device`.
         split: its labels must be the model's.
@@ -36,11 +40,13 @@ def evaluate(
         stop: asked before each batch; once it says so, there is no result.
 
     Raises:
-        InputError: the split has no rows.
+        InputError: the split has no rows, or there is no token to hide others behind.
     """
     if not len(split):
         raise InputError(f"split {split.name!r} of {split.cache.folder} has no rows, so there is nothing to evaluate")
-    tally = tally_of(split.cache.manifest.task, device)
+    masked = is_masked_model(model)
+    score = _masked(model, split, device) if masked else _labelled(model)
+    tally = TokenTally(device) if masked else tally_of(split.cache.manifest.task, device)
     loss = torch.zeros((), device=device)
     rows = 0
     model.eval()
@@ -51,7 +57,30 @@ def evaluate(
             if rows >= (limit or len(split)):
                 break
             rows += len(batch)
-            output = model(**model_inputs(batch, model.config))
-            loss += output.loss.float() * len(batch)
-            tally.add(output.logits, batch.labels)
+            summed, logits, labels = score(batch)
+            loss += summed
+            tally.add(logits, labels)
     return tally.scores(rows, float(loss))
+
+
+Score = Callable[[Batch], tuple[torch.Tensor, torch.Tensor, torch.Tensor]]
+"""From a batch to its loss () summed over rows or hidden tokens, what the model says of each, and what is right."""
+
+
+def _labelled(model: PreTrainedModel) -> Score:
+    def score(batch: Batch) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        inputs = model_inputs(batch, model.config)
+        output = model(**inputs)
+        return output.loss.float() * len(batch), output.logits, inputs["labels"]
+
+    return score
+
+
+def _masked(model: PreTrainedModel, split: Split, device: torch.device) -> Score:
+    masking, (forward, _) = Masking.of(split.cache, device), masked_forward(model)
+
+    def score(batch: Batch) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        hidden = masking.hide(batch)
+        return summed_loss(forward, positions=masking.scored(hidden), **model_inputs(hidden, model.config))
+
+    return score

@@ -5,6 +5,7 @@ A tally adds up on the device, batch by batch; its scores are read once.
 Shapes: B rows of a batch, N rows of a split, C classes.
 """
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -15,16 +16,34 @@ import torch
 
 from cache.format import Task
 
+from .masking import IGNORED
+
 MAX_CONFUSION_CLASSES = 1024
 """Up to so many classes the whole confusion matrix is counted, C x C."""
 
-MAIN = ("accuracy", "spearman", "f1_micro")
+MAIN = ("accuracy", "spearman", "f1_micro", "perplexity")
 """The scores that runs are compared by, one of each task; the first that is there."""
 
+TITLES = {
+    "f1": "F1",
+    "f1_micro": "micro F1",
+    "f1_macro": "macro F1",
+    "matthews": "Matthews",
+    "pearson": "Pearson",
+    "spearman": "Spearman",
+}
+"""How scores are called where people read them, if not by their names."""
 
-def main_score(scores: dict[str, Any]) -> tuple[str, float] | None:
-    """Name and value of the score that stands for all of them; None where it could not be had."""
-    return next(((name, scores[name]) for name in MAIN if scores.get(name) is not None), None)
+
+def main_score(scores: dict[str, Any], metric: str = "") -> tuple[str, float] | None:
+    """Name and value of the score that stands for all of them: `metric`, or that of the task; None if neither is there.
+
+    Args:
+        scores: by name, as an evaluation was recorded.
+        metric: title of the score that the corpus is known for, such as "Matthews"; empty where there is none.
+    """
+    wanted = [name for name in scores if TITLES.get(name, name) == metric]
+    return next(((name, scores[name]) for name in (*wanted, *MAIN) if scores.get(name) is not None), None)
 
 
 class Scores(Protocol):
@@ -122,9 +141,19 @@ class ClassScores:
     def _f1_of(self, label: int) -> float:
         return _f1(self.correct[label], self.predicted[label], self.actual[label])
 
+    @property
+    def matthews(self) -> float:
+        """Correlation of found and actual classes (Matthews 1975; Gorodkin 2004 for more than two); 0 where one side is
+        constant."""
+        both = sum(p * a for p, a in zip(self.predicted, self.actual, strict=True))
+        spreads = [self.rows**2 - sum(count**2 for count in counts) for counts in (self.predicted, self.actual)]
+        scale = math.sqrt(spreads[0] * spreads[1])
+        return (sum(self.correct) * self.rows - both) / scale if scale else 0.0
+
     def summary(self) -> dict[str, Any]:
-        """Loss, accuracy, F1 and rows."""
-        return {"loss": self.mean_loss, "accuracy": self.accuracy, "f1": self.f1, "rows": self.rows}
+        """Loss, accuracy, F1, Matthews correlation and rows."""
+        scores = {"accuracy": self.accuracy, "f1": self.f1, "matthews": self.matthews}
+        return {"loss": self.mean_loss, **scores, "rows": self.rows}
 
     def to_json(self) -> dict[str, Any]:
         """The scores as plain JSON."""
@@ -134,13 +163,15 @@ class ClassScores:
             "loss": self.mean_loss,
             "accuracy": self.accuracy,
             "f1": self.f1,
+            "matthews": self.matthews,
             **({"confusion": self.confusion} if self.confusion is not None else counts),
         }
 
     def lines(self, names: Sequence[str]) -> Iterator[tuple[str, str]]:
-        """Accuracy, F1, and as what the rows of each class were found."""
+        """Accuracy, F1, Matthews correlation, and as what the rows of each class were found."""
         yield "accuracy", f"{self.accuracy:.4f} ({sum(self.correct):,} right)"
         yield "F1", f"{self.f1:.4f} ({f'class {names[1]}' if len(names) == 2 else 'mean over classes'})"
+        yield "Matthews", f"{self.matthews:.4f}"
         for number in range(min(len(names), 20)):
             counts = self.confusion[number] if self.confusion else ()
             found = ", ".join(f"{names[c]} {count:,}" for c, count in enumerate(counts) if count)
@@ -240,6 +271,64 @@ class SetTally:
     def scores(self, rows: int, loss: float) -> SetScores:
         correct, predicted, actual = (tuple(row) for row in self.counts.tolist())
         return SetScores(rows, loss, correct, predicted, actual)
+
+
+# --- hidden tokens
+
+
+@dataclass(frozen=True)
+class TokenScores:
+    """What a masked language model made of the tokens that were hidden from it.
+
+    Attributes:
+        rows: rows that were scored.
+        tokens: hidden tokens in them.
+        loss: cross-entropy, summed over hidden tokens.
+        correct: hidden tokens that were found.
+    """
+
+    rows: int
+    tokens: int
+    loss: float
+    correct: int
+
+    @property
+    def mean_loss(self) -> float:
+        """Cross-entropy per hidden token."""
+        return self.loss / self.tokens if self.tokens else 0.0
+
+    @property
+    def perplexity(self) -> float:
+        """Among how many equally likely tokens the model is as unsure."""
+        return math.exp(min(self.mean_loss, 700))
+
+    def summary(self) -> dict[str, Any]:
+        """Loss, perplexity and rows."""
+        return {"loss": self.mean_loss, "perplexity": self.perplexity, "rows": self.rows}
+
+    def to_json(self) -> dict[str, Any]:
+        """The scores as plain JSON."""
+        return {**self.summary(), "hidden_tokens": self.tokens, "correct": self.correct}
+
+    def lines(self, names: Sequence[str]) -> Iterator[tuple[str, str]]:
+        """Perplexity, and how many of the hidden tokens were found."""
+        yield "perplexity", f"{self.perplexity:.4f}"
+        yield "hidden", f"{self.tokens:,} tokens, {self.correct / max(self.tokens, 1):.1%} of them found"
+
+
+class TokenTally:
+    """Counts of hidden tokens, and of those found."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.counts = torch.zeros(2, dtype=torch.int64, device=device)  # hidden, found
+
+    def add(self, logits: torch.Tensor, labels: torch.Tensor) -> None:
+        """Count (K, V) logits of (K,) tokens; some of these may be none, their label is -100."""
+        self.counts += torch.stack([(labels != IGNORED).sum(), (logits.argmax(dim=1) == labels).sum()])
+
+    def scores(self, rows: int, loss: float) -> TokenScores:
+        tokens, correct = self.counts.tolist()
+        return TokenScores(rows, tokens, loss, correct)
 
 
 # --- numbers

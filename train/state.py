@@ -13,20 +13,26 @@ from cache.batches import Batch
 
 @dataclass(frozen=True)
 class Sums:
-    """Sums over some steps; `loss` is summed over rows, and skipped rows are not in it."""
+    """Sums over some steps.
+
+    Attributes:
+        loss: summed over rows, in masked language modelling over hidden tokens; of steps that were not skipped.
+        weight: how many of these there were.
+        rows: of all steps.
+        skipped_steps, real_tokens, padded_tokens: of all steps.
+    """
 
     loss: float = 0.0
+    weight: float = 0.0
     rows: int = 0
-    skipped_rows: int = 0
     skipped_steps: int = 0
     real_tokens: int = 0
     padded_tokens: int = 0
 
     @property
     def mean_loss(self) -> float | None:
-        """Loss per row; None where every row was skipped."""
-        rows = self.rows - self.skipped_rows
-        return self.loss / rows if rows else None
+        """Loss per row or hidden token; None where every step was skipped."""
+        return self.loss / self.weight if self.weight else None
 
     def __add__(self, other: "Sums") -> "Sums":
         mine, theirs = asdict(self), asdict(other)
@@ -40,16 +46,18 @@ class Meter:
         start = start or Sums()
         self.rows, self.real_tokens, self.padded_tokens = start.rows, start.real_tokens, start.padded_tokens
         self.loss = torch.full((), start.loss, device=device)
-        self.skipped_rows = torch.full((), float(start.skipped_rows), device=device)
+        self.weight = torch.full((), start.weight, device=device)
         self.skipped_steps = torch.full((), float(start.skipped_steps), device=device)
         self.norm = torch.zeros((), device=device)
         self.bad_step = torch.full((), -1, dtype=torch.int64, device=device)
         self.step_loss = torch.zeros((), device=device)
+        self.step_weight: torch.Tensor | int = 0
         self.step_rows = 0
 
-    def add(self, batch: Batch, loss: torch.Tensor) -> None:
-        """Count a micro-batch and its loss (), summed over its rows."""
+    def add(self, batch: Batch, loss: torch.Tensor, weight: torch.Tensor | int | None = None) -> None:
+        """Count a micro-batch and its loss (), summed over its rows, or over () `weight` hidden tokens."""
         self.step_loss = loss if self.step_rows == 0 else self.step_loss + loss
+        self.step_weight = self.step_weight + (len(batch) if weight is None else weight)
         self.step_rows += len(batch)
         self.real_tokens += batch.real_tokens
         self.padded_tokens += batch.padded_tokens
@@ -59,19 +67,18 @@ class Meter:
         fine = torch.isfinite(self.step_loss + norm)
         bad = torch.where(fine, 0.0, 1.0)
         self.loss += torch.where(fine, self.step_loss, 0.0)
-        self.skipped_rows.add_(bad, alpha=self.step_rows)
+        self.weight += (1 - bad) * self.step_weight
         self.skipped_steps += bad
         self.bad_step = torch.where(fine | (self.bad_step >= 0), self.bad_step, step)
         self.norm = norm
         self.rows += self.step_rows
-        self.step_rows = 0
+        self.step_rows = self.step_weight = 0
         return bad
 
     def read(self) -> tuple[Sums, float, int]:
         """The sums, the last step's gradient norm, and the first bad step or -1. A CPU-GPU sync point."""
-        numbers = torch.stack([self.loss, self.skipped_rows, self.skipped_steps, self.norm]).tolist()
-        loss, skipped_rows, skipped_steps, norm = numbers
-        sums = Sums(loss, self.rows, int(skipped_rows), int(skipped_steps), self.real_tokens, self.padded_tokens)
+        loss, weight, skipped, norm = torch.stack([self.loss, self.weight, self.skipped_steps, self.norm]).tolist()
+        sums = Sums(loss, weight, self.rows, int(skipped), self.real_tokens, self.padded_tokens)
         return sums, norm, int(self.bad_step)
 
 

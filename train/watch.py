@@ -13,16 +13,12 @@ from .evaluate import evaluate
 from .loop import Job, schedule
 from .progress import Screen
 from .records import CHECKPOINTS, METRICS, TIMING, Json, Records, clock
-from .scores import Scores
+from .scores import TITLES, Scores
 from .signals import StopRequest
 from .state import Meter, State, Sums
 
 ROWS_NAMED = 16
 """Rows of a batch that an error lists."""
-
-
-TITLES = {"f1": "F1", "f1_micro": "micro F1", "f1_macro": "macro F1", "pearson": "Pearson", "spearman": "Spearman"}
-"""How scores are called in a line of the report, where not by their names."""
 
 
 class NonFiniteError(LengthwiseError):
@@ -75,7 +71,7 @@ class Watch:
         rate = schedule(state.step - 1, job.settings.warmup(job.total_steps), job.total_steps) * job.settings.lr
         position = {"kind": "step", "step": state.step, "epoch": state.epoch + 1}
         record = {**position, "loss": sums.mean_loss, "learning_rate": rate, "grad_norm": norm}
-        self.metrics.add({**record, **_counts(sums)})
+        self.metrics.add({**record, **self._counts(sums)})
         speed = sums.real_tokens / max(seconds, 1e-9)
         memory = devices.peak_memory_bytes(job.device)
         self.timing.add({**position, "seconds": seconds, "tokens_per_second": speed, "peak_memory_bytes": memory})
@@ -100,7 +96,7 @@ class Watch:
         eval_seconds = self._lap(training=False)
         position = {"epoch": state.epoch + 1, "step": state.step}
         loss = state.epoch_sums.mean_loss
-        self.metrics.add({"kind": "epoch", **position, "loss": loss, **_counts(state.epoch_sums)})
+        self.metrics.add({"kind": "epoch", **position, "loss": loss, **self._counts(state.epoch_sums)})
         self.timing.add({"kind": "epoch", **position, "seconds": state.epoch_seconds, "eval_seconds": eval_seconds})
         line = f"epoch {state.epoch + 1}/{len(job.steps)}  loss {_number(loss)}  time {clock(state.epoch_seconds)}"
         if scores is not None:
@@ -155,6 +151,12 @@ class Watch:
             lambda: bool(self.stop),
         )
 
+    def _counts(self, sums: Sums) -> Json:
+        hidden = {"hidden_tokens": int(sums.weight)} if self.job.masking is not None else {}
+        skipped = {"skipped_updates": sums.skipped_steps} if sums.skipped_steps else {}
+        tokens = {"real_tokens": sums.real_tokens, "padded_tokens": sums.padded_tokens}
+        return {"rows": sums.rows, **tokens, **hidden, **skipped}
+
     def _lap(self, training: bool) -> float:
         """Seconds since the last call, counted as training or as something else."""
         now = time.monotonic()
@@ -186,11 +188,6 @@ def evaluation_split(job: Job) -> Split | None:
     """The split to evaluate after each epoch, if any."""
     name = job.settings.eval_split
     return None if name in (None, NO_SPLIT) else job.split.cache[str(name)]
-
-
-def _counts(sums: Sums) -> Json:
-    skipped = {"skipped_updates": sums.skipped_steps} if sums.skipped_steps else {}
-    return {"rows": sums.rows, "real_tokens": sums.real_tokens, "padded_tokens": sums.padded_tokens, **skipped}
 
 
 def _number(value: float | None) -> str:
