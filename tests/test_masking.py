@@ -317,3 +317,20 @@ def test_a_mask_token_is_found_where_a_file_names_it_or_by_its_usual_name() -> N
     for broken in (b"{", b"[]", b'{"model": {"vocab": 5}}', UNIGRAM[:-3] + b"[5]}"):
         with pytest.raises(InputError, match="do not say its special tokens"):
             read_specials({"tokenizer.json": broken}, "u")
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_compiled_the_losses_are_the_same_and_compilations_few(toy: Cache, tmp_path: Path) -> None:
+    """However many widths, rows and hidden tokens: with a mask, without one, and where something is of size 1."""
+    from torch._dynamo.utils import counters
+
+    plain, job = make(toy, tmp_path, cpu_kernels=False, batch_size=4), make(toy, tmp_path, compile=True, batch_size=4)
+    torch._dynamo.reset()
+    counters.clear()
+    forward = torch.compile(masked_forward(job.model)[0], backend="eager")
+    job = dataclasses.replace(job, forward=forward)
+    losses = [[backward(which, batch).item() for batch in which.batches(0, 0)] for which in (plain, job)]
+    assert len(losses[0]) > 20
+    np.testing.assert_allclose(losses[1], losses[0], rtol=1e-4)
+    assert counters["stats"]["unique_graphs"] <= 4
+    torch._dynamo.reset()
