@@ -186,7 +186,7 @@ def test_loss_and_all_gradients_equal_the_stock_models(name: str, exact: bool) -
             torch.testing.assert_close(found[parameter_name].grad, parameter.grad, rtol=0, atol=1e-7)
 
 
-def make(cache: Cache, folder: Path, **flags: Any) -> Any:
+def make(cache: Cache, folder: Path, place: torch.device = CPU, **flags: Any) -> Any:
     """A job of masked language modelling on a toy cache."""
     model_folder = folder / "model"
     if not model_folder.exists():
@@ -194,7 +194,7 @@ def make(cache: Cache, folder: Path, **flags: Any) -> Any:
     common = {"precision": "fp32", "device": "cpu", "epochs": 1, "task": "mlm", "strategy": "smart", "batch_size": 12}
     settings = Settings(cache=str(cache.folder), **{**common, **flags})
     model = load_model(model_folder, Needs(cache.manifest, cache.folder, 48, "mlm"), settings.seed)
-    return make_job(model, cache["train"], settings, CPU)
+    return make_job(model, cache["train"], settings, place)
 
 
 @pytest.mark.parametrize("exact", [True, False], ids=["exact", "without waiting"])
@@ -334,3 +334,25 @@ def test_compiled_the_losses_are_the_same_and_compilations_few(toy: Cache, tmp_p
     np.testing.assert_allclose(losses[1], losses[0], rtol=1e-4)
     assert counters["stats"]["unique_graphs"] <= 4
     torch._dynamo.reset()
+
+
+@pytest.mark.cuda
+def test_on_cuda_a_step_hides_the_same_tokens_and_does_not_synchronize(toy: Cache, tmp_path: Path) -> None:
+    """Hiding, loss, gradients and update, with torch raising at every synchronization."""
+    cuda = torch.device("cuda")
+    job, mine = make(toy, tmp_path, place=cuda, accumulation=2), make(toy, tmp_path, accumulation=2)
+    assert not job.masking.exact
+    for batch, same in zip(job.batches(0, 0), mine.batches(0, 0), strict=True):
+        assert torch.equal(batch.input_ids.cpu(), same.input_ids)
+        assert torch.equal(batch.labels.cpu(), same.labels)
+    batches = list(toy["train"].batches(0, job.spec, device=cuda, accumulation=2))
+    state = State(Meter(cuda))
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        for batch in batches:
+            masked = job.masking.hide(batch, 0)
+            state.meter.add(masked, backward(job, masked), hidden_tokens(masked))
+            if batch.last:
+                update(job, state)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")

@@ -13,7 +13,8 @@ from cache.reader import Split
 from . import device as devices
 from .inputs import PADDING_SIDE, model_inputs
 from .masking import Masking, is_masked_model, masked_forward, summed_loss
-from .scores import Scores, TokenTally, tally_of
+from .perplexity import TokenTally
+from .scores import Scores, Tally, tally_of
 
 
 def evaluate(
@@ -46,7 +47,7 @@ def evaluate(
         raise InputError(f"split {split.name!r} of {split.cache.folder} has no rows, so there is nothing to evaluate")
     masked = is_masked_model(model)
     score = _masked(model, split, device) if masked else _labelled(model)
-    tally = TokenTally(device) if masked else tally_of(split.cache.manifest.task, device)
+    tally: Tally = TokenTally(device) if masked else tally_of(split.cache.manifest.task, device)
     loss = torch.zeros((), device=device)
     rows = 0
     model.eval()

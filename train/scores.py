@@ -16,8 +16,6 @@ import torch
 
 from cache.format import Task
 
-from .masking import IGNORED
-
 MAX_CONFUSION_CLASSES = 1024
 """Up to so many classes the whole confusion matrix is counted, C x C."""
 
@@ -271,64 +269,6 @@ class SetTally:
     def scores(self, rows: int, loss: float) -> SetScores:
         correct, predicted, actual = (tuple(row) for row in self.counts.tolist())
         return SetScores(rows, loss, correct, predicted, actual)
-
-
-# --- hidden tokens
-
-
-@dataclass(frozen=True)
-class TokenScores:
-    """What a masked language model made of the tokens that were hidden from it.
-
-    Attributes:
-        rows: rows that were scored.
-        tokens: hidden tokens in them.
-        loss: cross-entropy, summed over hidden tokens.
-        correct: hidden tokens that were found.
-    """
-
-    rows: int
-    tokens: int
-    loss: float
-    correct: int
-
-    @property
-    def mean_loss(self) -> float:
-        """Cross-entropy per hidden token."""
-        return self.loss / self.tokens if self.tokens else 0.0
-
-    @property
-    def perplexity(self) -> float:
-        """Among how many equally likely tokens the model is as unsure."""
-        return math.exp(min(self.mean_loss, 700))
-
-    def summary(self) -> dict[str, Any]:
-        """Loss, perplexity and rows."""
-        return {"loss": self.mean_loss, "perplexity": self.perplexity, "rows": self.rows}
-
-    def to_json(self) -> dict[str, Any]:
-        """The scores as plain JSON."""
-        return {**self.summary(), "hidden_tokens": self.tokens, "correct": self.correct}
-
-    def lines(self, names: Sequence[str]) -> Iterator[tuple[str, str]]:
-        """Perplexity, and how many of the hidden tokens were found."""
-        yield "perplexity", f"{self.perplexity:.4f}"
-        yield "hidden", f"{self.tokens:,} tokens, {self.correct / max(self.tokens, 1):.1%} of them found"
-
-
-class TokenTally:
-    """Counts of hidden tokens, and of those found."""
-
-    def __init__(self, device: torch.device) -> None:
-        self.counts = torch.zeros(2, dtype=torch.int64, device=device)  # hidden, found
-
-    def add(self, logits: torch.Tensor, labels: torch.Tensor) -> None:
-        """Count (K, V) logits of (K,) tokens; some of these may be none, their label is -100."""
-        self.counts += torch.stack([(labels != IGNORED).sum(), (logits.argmax(dim=1) == labels).sum()])
-
-    def scores(self, rows: int, loss: float) -> TokenScores:
-        tokens, correct = self.counts.tolist()
-        return TokenScores(rows, tokens, loss, correct)
 
 
 # --- numbers
