@@ -57,10 +57,10 @@ def build_cache(
     """Build a cache as `prep build` does, or open the one that is there already with the same content.
 
     Args:
-        data: texts as a list or the like, with `labels` unless the task is mlm; or a table: a DataFrame of pandas or polars, an Arrow table,
+        data: texts as a list or the like, with `labels`; or a table: a DataFrame of pandas or polars, an Arrow table,
             anything else with `__arrow_c_stream__`, or a `datasets.Dataset`; or a dict of tables, the keys the names
             of splits, such as a `DatasetDict`; or what `prep build` takes: a preset, a Hub id, a file, a folder.
-        labels: of the texts: numbers, names of classes, or lists of them.
+        labels: of the texts: numbers, names of classes, or lists of them; none where the task is mlm.
         text_pairs: a second text for each of the texts, for rows of two; or let `data` hold pairs.
         text, text_pair, label: columns of a table; None = the usual names, and no pairs. Several labels: a class each.
         name: of the cache; needed where the data comes from memory.

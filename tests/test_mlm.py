@@ -6,6 +6,7 @@ import shutil
 import signal
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 import safetensors.torch
 import torch
@@ -95,6 +96,26 @@ def build_saying(source: Path, out: Path, said: list[str]):  # type: ignore[no-u
         str(source), out=out / "caches", name="b", task="mlm", force=True, tokenizer=str(out / "tokenizer"), epochs=1
     )
     return build(settings, Noting(quiet=True)).cache
+
+
+def test_data_in_memory_needs_no_labels(tmp_path: Path) -> None:
+    """Lists, pairs, tables; and what a cache without labels gives back has none."""
+    from prep import build_cache
+    from prep.export import to_dataset
+
+    texts = [text for text, _ in ROWS]
+    common = {"out": tmp_path, "task": "mlm", "tokenizer": str(write_tokenizer(tmp_path / "t")), "quiet": True}
+    lists = build_cache(texts, name="lists", **common)
+    table = build_cache(pa.table({"text": texts, "label": range(len(texts))}), name="table", **common)
+    assert [row.input_ids.tolist() for row in lists["train"]] == [row.input_ids.tolist() for row in table["train"]]
+    pairs = build_cache(texts, text_pairs=texts[::-1], name="pairs", **common)
+    assert pairs.manifest.task.pair
+    data = to_dataset(lists["train"])
+    assert data.column_names == ["input_ids", "source_row"]
+    assert data[3]["input_ids"] == lists["train"][3].input_ids.tolist()
+    for labels, task, complaint in (([1], "mlm", "takes no labels"), (None, "auto", "need a label each")):
+        with pytest.raises(InputError, match=complaint):
+            build_cache(["word1"], labels, name="wrong", **{**common, "task": task})
 
 
 def test_folders_of_texts_need_no_classes(tmp_path: Path) -> None:
