@@ -45,7 +45,7 @@ def toy(tmp_path_factory: pytest.TempPathFactory) -> Cache:
 def hidden(cache: Cache, masking: Masking, epoch: int = 0, **options: Any) -> dict[int, tuple[list[int], list[int]]]:
     """Row to its ids as the model gets them and its labels, padding left out."""
     found = {}
-    for batch in cache["train"].batches(0, always_mask=True, **options):
+    for batch in cache["train"].batches(0, always_mask=True, padding_side="right", **options):
         masked = masking.hide(batch, epoch)
         assert batch.attention_mask is not None
         rows = zip(batch.rows, masked.input_ids, masked.labels, batch.attention_mask.bool(), strict=True)
@@ -88,11 +88,11 @@ def test_a_row_s_hidden_tokens_depend_on_seed_epoch_and_row_alone(toy: Cache) ->
     assert hidden(toy, Masking.of(toy, CPU, seed=4)) != first
 
 
-def test_rows_padded_on_the_left_hide_as_many_at_any_width(tmp_path: Path) -> None:
-    """Places are counted from the end that is not padded."""
+def test_the_side_that_the_tokenizer_asks_for_changes_nothing(tmp_path: Path) -> None:
+    """Training pads on the right whatever it says."""
     cache = write_cache(tmp_path / "left", {"train": 60}, padding_side="left")
-    masking = Masking.of(cache, CPU)
-    assert hidden(cache, masking) == hidden(cache, masking, spec=PlanSpec("fixed", 7))
+    same = write_cache(tmp_path / "right", {"train": 60})
+    assert hidden(cache, Masking.of(cache, CPU)) == hidden(same, Masking.of(same, CPU), spec=PlanSpec("fixed", 7))
 
 
 def test_what_is_hidden_is_distributed_as_transformers_does_it_on_real_reviews(tmp_path: Path) -> None:

@@ -71,7 +71,8 @@ class Masking:
         return cls(seed, probability, specials.mask_id, special.to(device), device.type == "cpu")
 
     def hide(self, batch: Batch, epoch: int = 0) -> Batch:
-        """A batch, padded on the right, with some tokens hidden; its labels (B, W) are what they were, `IGNORED` at all others."""
+        """A batch, padded on the right, with some tokens hidden; its labels (B, W) say what these were, `IGNORED`
+        elsewhere."""
         ids = batch.input_ids
         bits = self._bits(batch, epoch)  # (B, W): 24 to choose by, 16 for what it becomes, 24 for which random one
         chosen = (bits >> 40 & 0xFFFFFF) < round(self.probability * (1 << 24))
