@@ -33,12 +33,15 @@ class Batch:
     Attributes:
         input_ids: (B, W) int64.
         attention_mask: (B, W) int64, 1 at tokens; None where every row is W long and no mask is needed.
-        labels: by task (B,) int64 classes, (B,) float32 numbers, or (B, C) float32, 1 at the classes a row has; None
-            in a cache without labels.
+        labels: by task (B,) int64 classes, (B,) float32 numbers, (B, C) float32, 1 at the classes a row has, or (B, W)
+            int64 classes of tokens, -100 at those without one; None in a cache without labels.
         token_type_ids: (B, W) int64 in a cache of pairs, 1 at the second text and what closes it; None elsewhere.
         rows: (B,) row numbers in the split, ascending; (0,) in a filler.
         step: number of the optimizer step in its epoch.
-        step_rows: rows of that step over all ranks and micro-steps: weigh a mean loss by len(batch) / step_rows.
+        step_rows: rows of that step over all ranks and micro-steps.
+        targets: labels that a mean loss is over: B, or the tokens here that have one, of which there may be none; in a
+            filler 0.
+        step_targets: the same of that step over all ranks and micro-steps.
         last: whether this is the step's last micro-step; the same on all ranks.
         real_tokens: tokens that are no padding; 0 in a filler.
     """
@@ -49,6 +52,8 @@ class Batch:
     rows: Ints
     step: int
     step_rows: int
+    targets: int
+    step_targets: int
     last: bool
     real_tokens: int
     token_type_ids: torch.Tensor | None = None
@@ -56,6 +61,13 @@ class Batch:
     def __len__(self) -> int:
         """Rows that count: B, or 0 in a filler."""
         return len(self.rows)
+
+    @property
+    def share(self) -> float:
+        """What to weigh a mean loss by, so that micro-batches and ranks add up to the mean over the step: targets /
+        step_targets, for one label a row B / step_rows. 0 where nothing here has a label; the loss is then no number.
+        """
+        return self.targets / max(self.step_targets, 1)
 
     @property
     def padded_tokens(self) -> int:
@@ -156,20 +168,23 @@ class Batches:
                 _counted(stretch),
                 stretch.steps.tolist(),
                 stretch.step_rows.tolist(),
+                stretch.targets.tolist(),
+                stretch.step_targets.tolist(),
                 stretch.last.tolist(),
                 stretch.real_tokens.tolist(),
-                padded,
                 strict=True,
             )
-            for rows, step, step_rows, last, real_tokens, (ids, mask, labels, types) in facts:
-                yield Batch(ids, mask, labels, rows, step, step_rows, last, real_tokens, types)
+            for (rows, *known), (ids, mask, labels, types) in zip(facts, padded, strict=True):
+                step, step_rows, targets, step_targets, last, real_tokens = known
+                yield Batch(ids, mask, labels, rows, step, step_rows, targets, step_targets, last, real_tokens, types)
 
     def _stretches(self, begin: int, end: int) -> Iterator[MicroBatches]:
         """The micro-batches some steps at a time: few at first, so that the first batch comes at once."""
         steps = 8
         while begin < end:
             stop = min(begin + steps, end)
-            stretch = micro_batches(self.plan, self.split.lengths, begin, stop, self.layout)
+            counts = self.split.label_counts
+            stretch = micro_batches(self.plan, self.split.lengths, begin, stop, self.layout, counts)
             if len(stretch):
                 yield stretch
             begin, steps = stop, min(2 * steps, 256)

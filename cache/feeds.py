@@ -18,6 +18,7 @@ from weakref import WeakKeyDictionary
 import numpy as np
 import torch
 
+from .format import IGNORED
 from .gather import Located, check_once, distinct, flat_tokens, locate
 from .labels import for_model, token_types
 from .padding import row_mask
@@ -102,16 +103,16 @@ class _Blocks:
         self.first = np.searchsorted(starts, stretch.offsets)
         self.starts = [*starts.tolist(), len(rows)]
         self.places = rows - np.repeat(rows[starts], lasts - starts + 1)
-        self._tokens = {shard: split.shard(shard)["input_ids"] for shard in distinct(found.shards)}
+        self._shards_used = {shard: split.shard(shard) for shard in distinct(found.shards)}
         self._shards = found.shards[starts].tolist()
         self._lengths = stretch.lengths[starts].tolist()
         self._begins = found.begins[starts].tolist()
         self._ends = (found.begins[lasts] + stretch.lengths[lasts]).tolist()
         self._whole = (self.places[lasts] == lasts - starts).tolist()
 
-    def __getitem__(self, number: int) -> Ints:
-        """The rows of a block as stored, (rows, length)."""
-        tokens = self._tokens[self._shards[number]][self._begins[number] : self._ends[number]]
+    def part(self, number: int, name: str = "input_ids") -> Ints:
+        """The rows of a block as stored, (rows, length): ids, or the labels of tokens."""
+        tokens = self._shards_used[self._shards[number]][name][self._begins[number] : self._ends[number]]
         rectangle: Ints = tokens.reshape(-1, self._lengths[number])
         if not self._whole[number]:
             rectangle = rectangle.take(self.places[self.starts[number] : self.starts[number + 1]], axis=0)
@@ -149,11 +150,13 @@ class DirectFeed:
         for (first, stop), width, uniform, (block, end), label in plain:
             shape, lengths, mask = (stop - first, width), stretch.lengths[first:stop], None
             if uniform and end - block == 1:
-                ids = torch.from_numpy(blocks[block].astype(np.int64))
+                ids = torch.from_numpy(blocks.part(block).astype(np.int64))
             elif end - block <= MOST_BLOCKS:
                 ids, mask = self._laid_out(blocks, block, end, shape)
             else:
                 ids, mask = self._gathered(stretch.rows[first:stop], lengths, width)
+            if label is None and self.split.cache.manifest.task.per_token:
+                label = self._token_labels(blocks, (block, end), stretch.rows[first:stop], lengths, width)
             if uniform:
                 mask = self.one.expand(shape) if self.always_mask else None
             types = None
@@ -178,13 +181,27 @@ class DirectFeed:
         mask.fill(0)
         top, width = 0, shape[1]
         for number in range(block, end):
-            part = blocks[number]
+            part = blocks.part(number)
             bottom, size = top + len(part), part.shape[1]
             columns = slice(width - size, width) if self.left else slice(size)
             ids[top:bottom, columns] = part
             mask[top:bottom, columns] = 1
             top = bottom
         return torch.from_numpy(ids), torch.from_numpy(mask)
+
+    def _token_labels(
+        self, blocks: _Blocks, span: tuple[int, int], rows: Ints, lengths: Ints, width: int
+    ) -> torch.Tensor:
+        """The labels of a micro-batch's tokens, (B, W): as for ids, few blocks at once, many token by token."""
+        if span[1] - span[0] > MOST_BLOCKS:
+            return torch.from_numpy(self.split.padded(rows, lengths, width, self.left, "labels").astype(np.int64))
+        labels, top = np.full((len(rows), width), IGNORED, np.int64), 0
+        for number in range(*span):
+            part = blocks.part(number, "labels")
+            bottom, size = top + len(part), part.shape[1]
+            labels[top:bottom, slice(width - size, width) if self.left else slice(size)] = part
+            top = bottom
+        return torch.from_numpy(labels)
 
 
 @dataclass(frozen=True)
@@ -195,8 +212,9 @@ class DeviceRows:
         tokens: (T,) int16 or int32, the bits of the stored ids, rows end to end.
         begins: (N,) int64, position of each row's first token.
         lengths: (N,) int64.
-        labels: (N,) int64 or float32, or (N, C) float32; None where there are no labels.
+        labels: (N,) int64 or float32, or (N, C) float32; None where tokens have labels or nothing has.
         first_lengths: (N,) int32, tokens of token type 0; None where there are no pairs.
+        token_labels: (T,) int8 or int16, the label of each token; None where tokens have none.
     """
 
     tokens: torch.Tensor
@@ -204,19 +222,20 @@ class DeviceRows:
     lengths: torch.Tensor
     labels: torch.Tensor | None
     first_lengths: torch.Tensor | None
+    token_labels: torch.Tensor | None
 
     def take(self, rows: torch.Tensor) -> "DeviceRows":
         """Some of the rows; the tokens stay where they are."""
-        return self.each(lambda part: part[rows], but="tokens")
+        return self.each(lambda part: part[rows], but=("tokens", "token_labels"))
 
     def to(self, device: torch.device) -> "DeviceRows":
         """The rows on a device, copied without waiting."""
         return self.each(lambda part: part.to(device, non_blocking=True))
 
-    def each(self, change: Callable[[torch.Tensor], torch.Tensor], but: str = "") -> "DeviceRows":
-        """The rows with every tensor that is there changed, `but` one."""
+    def each(self, change: Callable[[torch.Tensor], torch.Tensor], but: Sequence[str] = ()) -> "DeviceRows":
+        """The rows with every tensor that is there changed, `but` some."""
         parts = vars(self).items()
-        return DeviceRows(**{name: part if part is None or name == but else change(part) for name, part in parts})
+        return DeviceRows(**{name: part if part is None or name in but else change(part) for name, part in parts})
 
 
 class DevicePadder:
@@ -235,19 +254,25 @@ class DevicePadder:
             lengths = rows.lengths[first:stop, None]  # (B, 1)
             shift = width - lengths if self.left else 0
             positions = rows.begins[first:stop, None] - shift + columns  # (B, W)
-            ids = rows.tokens[positions.clamp_(0, len(rows.tokens) - 1)].long()
+            positions.clamp_(0, len(rows.tokens) - 1)
+            ids = rows.tokens[positions].long()
+            labels: Any = None if rows.labels is None else rows.labels[first:stop]
+            if rows.token_labels is not None:
+                labels = rows.token_labels[positions].long()
             if rows.tokens.dtype == torch.int16:
                 ids &= 0xFFFF
             mask = None
             if self.always_mask or not uniform:
                 mask = columns >= shift if self.left else columns < lengths
                 ids = torch.where(mask, ids, self.pad_id)
+                if rows.token_labels is not None:
+                    labels = torch.where(mask, labels, IGNORED)
                 mask = mask.long()
             types = None
             if rows.first_lengths is not None:
                 begins = rows.first_lengths[first:stop, None] + shift
                 types = ((columns >= begins) & (columns < shift + lengths)).long()
-            yield Padded(ids, mask, None if rows.labels is None else rows.labels[first:stop], types)
+            yield Padded(ids, mask, labels, types)
 
 
 _RESIDENT: "WeakKeyDictionary[Split, dict[torch.device, DeviceRows]]" = WeakKeyDictionary()
@@ -272,12 +297,14 @@ class ResidentFeed:
         lengths = split.lengths.astype(np.int64)
         parts = [_bits(tokens).to(device) for tokens in shards]
         task = split.cache.manifest.task
+        own = task.labelled and not task.per_token
         return DeviceRows(
             torch.cat(parts) if len(parts) != 1 else parts[0],
             torch.from_numpy(np.cumsum(lengths) - lengths).to(device),
             torch.from_numpy(lengths).to(device),
-            torch.from_numpy(np.array(for_model(split.labels))).to(device) if task.labelled else None,
+            torch.from_numpy(np.array(for_model(split.labels))).to(device) if own else None,
             torch.from_numpy(np.array(split.first_lengths)).to(device) if task.pair else None,
+            torch.from_numpy(np.array(split.labels)).to(device) if task.per_token else None,
         )
 
     def __call__(self, stretches: Iterator[MicroBatches]) -> Iterator[tuple[MicroBatches, Iterator[Padded]]]:
@@ -314,12 +341,16 @@ class StreamedFeed:
         found = locate(self.split, stretch.rows)
         tokens = flat_tokens(self.split, found, stretch.lengths)
         lengths = stretch.lengths.astype(np.int64)
+        of_tokens = None
+        if self.split.cache.manifest.task.per_token:
+            of_tokens = torch.from_numpy(flat_tokens(self.split, found, stretch.lengths, "labels"))
         rows = DeviceRows(
             _bits(tokens),
             torch.from_numpy(np.cumsum(lengths) - lengths),
             torch.from_numpy(lengths),
             None if found.labels is None else torch.from_numpy(found.labels),
             None if found.first_lengths is None else torch.from_numpy(found.first_lengths),
+            of_tokens,
         )
         return rows.each(lambda part: _pinned(part, self.device))
 

@@ -37,10 +37,15 @@ MAX_COUNT = 1 << 48
 """Most rows, tokens or bytes that a manifest may claim."""
 
 MLM = "mlm"
-KINDS = ("classification", "regression", "multi-label", MLM)
+TOKENS = "token-classification"
+KINDS = ("classification", "regression", "multi-label", TOKENS, MLM)
 """What a cache may be for; see `Task`."""
 MAX_MULTI_LABELS = 4096
 """Most classes of a multi-label task, whose labels take a byte each in every row."""
+MAX_TOKEN_LABELS = 1 << 15
+"""Most classes of a token classification."""
+IGNORED = -100
+"""The label of tokens that have none: special tokens, all but the first of a word, padding. Losses pass over it."""
 
 DEFAULT_SHARD_BYTES = 256 * 1024 * 1024
 
@@ -102,8 +107,9 @@ class Task:
     """What the labels mean.
 
     Attributes:
-        kind: "classification", one class per row; "regression", one number; "multi-label", any of the classes; "mlm",
-            masked language modelling, which takes no labels.
+        kind: "classification", one class per row; "regression", one number; "multi-label", any of the classes;
+            "token-classification", one class per word, at its first token; "mlm", masked language modelling, which
+            takes no labels.
         label_names: the classes, class 0 first; none for regression and for mlm.
         pair: whether a row holds two texts.
     """
@@ -114,8 +120,13 @@ class Task:
 
     @property
     def labelled(self) -> bool:
-        """Whether rows have labels."""
+        """Whether there are labels, of rows or of tokens."""
         return self.kind != MLM
+
+    @property
+    def per_token(self) -> bool:
+        """Whether a row has a label for each token instead of one of its own."""
+        return self.kind == TOKENS
 
 
 CLASSIFICATION = Task("classification", ())
@@ -235,6 +246,7 @@ def shard_tensors(
         "classification": ("I64", (rows,)),
         "regression": ("F32", (rows,)),
         "multi-label": ("U8", (rows, len(task.label_names))),
+        "token-classification": ("I8" if len(task.label_names) <= 1 << 7 else "I16", (tokens,)),
     }
     return {
         "input_ids": ("U16" if vocab_size <= 1 << 16 else "U32", (tokens,)),
@@ -281,7 +293,12 @@ def _task(fields: Fields) -> Task:
         raise fields.wrong("label_names", f"none, for {kind} has no classes")
     if kind == "multi-label" and not 0 < len(names) <= MAX_MULTI_LABELS:
         raise fields.wrong("label_names", f"1 to {MAX_MULTI_LABELS:,} classes")
-    return Task(kind, names, fields.check("pair", "true or false", lambda v: type(v) is bool))
+    if kind == TOKENS and not 0 < len(names) <= MAX_TOKEN_LABELS:
+        raise fields.wrong("label_names", f"1 to {MAX_TOKEN_LABELS:,} classes")
+    pair = fields.check("pair", "true or false", lambda v: type(v) is bool)
+    if kind == TOKENS and pair:
+        raise fields.wrong("pair", "false, for words come without a second text")
+    return Task(kind, names, pair)
 
 
 def _is_plan(value: Any) -> bool:

@@ -20,7 +20,7 @@ class Located:
     Attributes:
         shards: (N,) the shard of each row.
         begins: (N,) int64, position of its first token in that shard.
-        labels: (N,) or (N, C), its label as a loss takes it; see `cache.labels`. None where the cache holds none.
+        labels: (N,) or (N, C), as a loss takes it, see `cache.labels`; None where rows have no label of their own.
         first_lengths: (N,) its tokens of token type 0; None where the cache holds no pairs.
     """
 
@@ -44,13 +44,14 @@ def locate(split: "Split", rows: Ints) -> Located:
         rows: (N,) int64 row numbers, in any order.
     """
     task = split.cache.manifest.task
-    names = ("offsets", *(("labels",) if task.labelled else ()), *(("first_lengths",) if task.pair else ()))
+    own = task.labelled and not task.per_token
+    names = ("offsets", *(("labels",) if own else ()), *(("first_lengths",) if task.pair else ()))
     if len(split.info.shards) == 1:
         shards, found = np.zeros(len(rows), np.int64), {name: split.shard(0)[name][rows] for name in names}
     else:
         shards = np.searchsorted(split.first_rows, rows, side="right") - 1
         found = _from_shards(split, rows, shards, names)
-    labels = for_model(found["labels"]) if task.labelled else None
+    labels = for_model(found["labels"]) if own else None
     return Located(shards, found["offsets"], labels, found.get("first_lengths"))
 
 
@@ -98,16 +99,17 @@ _SEEN: "WeakKeyDictionary[Split, dict[int, Ints]]" = WeakKeyDictionary()
 """The pieces that were checked, for as long as the split is open."""
 
 
-def flat_tokens(split: "Split", found: Located, lengths: Ints) -> Ints:
+def flat_tokens(split: "Split", found: Located, lengths: Ints, name: str = "input_ids") -> Ints:
     """The tokens of rows, end to end, as stored.
 
     Args:
         split: whose rows.
         found: where they lie.
         lengths: (N,) tokens of each.
+        name: "input_ids", or "labels" where each token has one.
 
     Returns:
-        (T,) uint16 or uint32.
+        (T,) uint16 or uint32; labels int8 or int16.
 
     Raises:
         CorruptCacheError: an id is outside the vocabulary.
@@ -115,7 +117,7 @@ def flat_tokens(split: "Split", found: Located, lengths: Ints) -> Ints:
     ends = np.cumsum(lengths)
     positions = np.arange(int(ends[-1])) + np.repeat(found.begins - (ends - lengths), lengths)
     used = distinct(found.shards)
-    tokens = split.shard(used[0])["input_ids"]
+    tokens = split.shard(used[0])[name]
     if len(used) == 1:
         flat: Ints = tokens[positions]
     else:
@@ -123,6 +125,7 @@ def flat_tokens(split: "Split", found: Located, lengths: Ints) -> Ints:
         owner = np.repeat(found.shards, lengths)
         for shard in used:
             mine = owner == shard
-            flat[mine] = split.shard(shard)["input_ids"][positions[mine]]
-    split.check_ids(flat)
+            flat[mine] = split.shard(shard)[name][positions[mine]]
+    if name == "input_ids":
+        split.check_ids(flat)
     return flat

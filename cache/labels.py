@@ -1,13 +1,13 @@
 """Labels and token types as they are stored: what is sound, and what a model gets.
 
-Shapes: N rows, C classes.
+Shapes: N rows, T tokens, C classes.
 """
 
 from collections.abc import Mapping
 
 import numpy as np
 
-from .format import Task
+from .format import IGNORED, Task
 from .plans import Ints
 
 
@@ -34,12 +34,26 @@ def _fault(task: Task, labels: Ints) -> str:
     if task.kind == "multi-label":
         return "" if int(labels.max()) <= 1 else "holds a label that is neither 0 nor 1"
     classes = len(task.label_names)
+    if task.per_token:
+        sound = int(labels.max()) < classes and not np.any((labels < 0) & (labels != IGNORED))
+        return "" if sound else f"holds a token's label that is neither {IGNORED} nor in 0..{classes - 1}"
     sound = 0 <= int(labels.min()) <= int(labels.max()) < classes
     return "" if sound else f"holds a label outside 0..{classes - 1}"
 
 
+def labelled(labels: Ints, offsets: Ints) -> Ints:
+    """(N,) int64, how many tokens of each row have a label.
+
+    Args:
+        labels: (T,) per token, `IGNORED` where there is none.
+        offsets: (N+1,) row i is labels[offsets[i]:offsets[i+1]].
+    """
+    counts: Ints = np.diff(np.append(0, np.cumsum(labels != IGNORED))[offsets])
+    return counts
+
+
 def for_model(labels: Ints) -> Ints:
-    """Labels as stored to labels as a loss takes them: (N,) int64, (N,) float32, or (N, C) float32."""
+    """Labels of rows as stored to labels as a loss takes them: (N,) int64, (N,) float32, or (N, C) float32."""
     return labels.astype(np.float32) if labels.dtype == np.uint8 else labels
 
 

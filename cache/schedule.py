@@ -48,6 +48,8 @@ class MicroBatches:
         widths: (M,) columns of each, tokens.
         steps: (M,) the optimizer step each belongs to.
         step_rows: (M,) rows of that step over all ranks and micro-steps.
+        targets: (M,) labels that the mean loss of each is over: its rows, or its labelled tokens; 0 in a filler.
+        step_targets: (M,) the same of that step over all ranks and micro-steps.
         last: (M,) bool, whether it is its step's last.
         filler: (M,) bool, whether its only row is another rank's.
     """
@@ -58,6 +60,8 @@ class MicroBatches:
     widths: Ints
     steps: Ints
     step_rows: Ints
+    targets: Ints
+    step_targets: Ints
     last: Ints
     filler: Ints
 
@@ -76,7 +80,9 @@ class MicroBatches:
         return np.add.reduceat(self.lengths, self.offsets[:-1], dtype=np.int64) * ~self.filler
 
 
-def micro_batches(plan: EpochPlan, lengths: Ints, begin: int, end: int, layout: Layout) -> MicroBatches:
+def micro_batches(
+    plan: EpochPlan, lengths: Ints, begin: int, end: int, layout: Layout, label_counts: Ints | None = None
+) -> MicroBatches:
     """A rank's micro-batches of the steps `begin` to `end`, but for micro-steps that leave every rank without rows.
 
     Args:
@@ -84,10 +90,12 @@ def micro_batches(plan: EpochPlan, lengths: Ints, begin: int, end: int, layout: 
         lengths: (rows of the split,) tokens of each.
         begin, end: a range of steps.
         layout: ranks, accumulation, padding.
+        label_counts: (rows of the split,) labelled tokens of each; None where each row has one label.
     """
     first, stop = int(plan.batch_offsets[begin]), int(plan.batch_offsets[end])
     rows = plan.rows[first:stop].astype(np.int64)
     sizes = np.diff(plan.batch_offsets[begin : end + 1])
+    step_targets = _sums(rows, plan.batch_offsets[begin:end] - first, label_counts, sizes)
     key = np.repeat(np.arange(len(sizes)), sizes)  # the step each row belongs to
     fillers = np.zeros(0, np.int64)
     if layout.world_size * layout.accumulation > 1:
@@ -107,9 +115,17 @@ def micro_batches(plan: EpochPlan, lengths: Ints, begin: int, end: int, layout: 
         widths=_widths(longest, layout),
         steps=steps + begin,
         step_rows=sizes[steps],
+        targets=_sums(rows, offsets[:-1], label_counts, counts[filled]) * ~filler[filled],
+        step_targets=step_targets[steps],
         last=np.append(steps[1:] != steps[:-1], np.ones(min(len(steps), 1), bool)),
         filler=filler[filled],
     )
+
+
+def _sums(rows: Ints, begins: Ints, label_counts: Ints | None, sizes: Ints) -> Ints:
+    """Labels of each stretch of `rows` that starts at one of `begins` and has `sizes` rows."""
+    sums: Ints = sizes if label_counts is None else np.add.reduceat(label_counts[rows], begins)
+    return sums
 
 
 def _share(rows: Ints, step: Ints, sizes: Ints, layout: Layout) -> tuple[Ints, Ints, Ints]:

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .errors import CorruptCacheError, InputError, MismatchError, StorageError
-from .format import SplitInfo, shard_tensors
-from .labels import fault
+from .format import IGNORED, SplitInfo, shard_tensors
+from .labels import fault, labelled
 from .padding import gather_rows
 from .planfiles import StoredPlan, store_plan, stored_plans
 from .plans import EpochPlan, Ints, PlanSpec, plan_epoch
@@ -33,7 +33,8 @@ class Row:
 
     Attributes:
         input_ids: (length,) uint16 or uint32, special tokens included, no padding.
-        label: by task its class id, its number, or for each class 0 or 1; None in a cache without labels.
+        label: by task its class id, its number, for each class 0 or 1, or for each token its class id or -100; None in
+            a cache without labels.
         source_row: its index in the source split.
         first_length: in a cache of pairs its tokens of token type 0, which come first: special tokens, the first text
             and its separator; None elsewhere.
@@ -73,7 +74,9 @@ class Split:
         ids = tensors["input_ids"][begin:end]
         self.check_ids(ids)
         first = int(tensors["first_lengths"][local]) if self.cache.manifest.task.pair else None
-        label = tensors["labels"][local].tolist() if self.cache.manifest.task.labelled else None
+        task, label = self.cache.manifest.task, None
+        if task.labelled:
+            label = tensors["labels"][slice(begin, end) if task.per_token else local].tolist()
         return Row(ids, label, int(tensors["source_rows"][local]), first)
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -97,7 +100,8 @@ class Split:
 
     @property
     def labels(self) -> Ints:
-        """Each row's label: by task (rows,) int64 class ids, (rows,) float32, or (rows, classes) uint8.
+        """Labels as stored: by task (rows,) int64 class ids, (rows,) float32, (rows, classes) uint8, or (tokens,) int8
+        or int16, class ids and -100 of all tokens end to end.
 
         Raises:
             InputError: the cache holds no labels.
@@ -108,6 +112,15 @@ class Split:
                 "another name: prep build SOURCE --label COLUMN --name OTHER"
             )
         return self._column("labels")
+
+    @functools.cached_property
+    def label_counts(self) -> Ints | None:
+        """(rows,) int64, labelled tokens of each row; None where a row has a label of its own."""
+        if not self.cache.manifest.task.per_token:
+            return None
+        shards = (self.shard(index) for index in range(len(self.info.shards)))
+        counts = (labelled(tensors["labels"], tensors["offsets"]) for tensors in shards)
+        return np.concatenate([np.zeros(0, np.int64), *counts])
 
     @property
     def first_lengths(self) -> Ints:
@@ -256,7 +269,7 @@ class Split:
 
     # --- batches
 
-    def padded(self, rows: Ints, lengths: Ints, width: int, left: bool) -> Ints:
+    def padded(self, rows: Ints, lengths: Ints, width: int, left: bool = False, name: str = "input_ids") -> Ints:
         """Rows laid out as a rectangle.
 
         Args:
@@ -264,14 +277,15 @@ class Split:
             lengths: (B,) their lengths.
             width: W, at least the longest.
             left: whether to pad on the left.
+            name: "input_ids", or "labels" where each token has one.
 
         Returns:
-            (B, W) ids as stored, padded with the tokenizer's pad id.
+            (B, W) ids as stored, padded with the tokenizer's pad id; or labels, padded with -100.
 
         Raises:
             CorruptCacheError: an id is outside the vocabulary.
         """
-        pad_id = self.cache.manifest.tokenizer.pad_id
+        fill = self.cache.manifest.tokenizer.pad_id if name == "input_ids" else IGNORED
         first = int(np.searchsorted(self.first_rows, rows[0], side="right")) - 1
         last = int(np.searchsorted(self.first_rows, rows[-1], side="right")) - 1
         parts = []
@@ -280,16 +294,17 @@ class Split:
             chosen = slice(*np.searchsorted(rows, (base, end))) if first < last else slice(None)
             tensors, local = self.shard(index), rows[chosen] - base
             ids = gather_rows(
-                tensors["input_ids"],
+                tensors[name],
                 tensors["offsets"][local],
                 lengths[chosen],
                 width,
-                pad_id,
+                fill,
                 left,
             )
             parts.append(ids)
         padded: Ints = parts[0] if len(parts) == 1 else np.concatenate(parts)
-        self.check_ids(padded)
+        if name == "input_ids":
+            self.check_ids(padded)
         return padded
 
     def batches(

@@ -27,6 +27,7 @@ Expected = Mapping[str, tuple[str, tuple[int, ...]]]
 """What a file must hold: name to (safetensors dtype, shape)."""
 
 DTYPES: dict[str, np.dtype[Any]] = {
+    "I8": np.dtype("<i1"),
     "U8": np.dtype("<u1"),
     "I16": np.dtype("<i2"),
     "U16": np.dtype("<u2"),

@@ -56,7 +56,8 @@ def write_shard(
         input_ids: (tokens,) uint16, or uint32 where the vocabulary needs it; rows end to end.
         lengths: (rows,) tokens of each row.
         source_rows: (rows,) each row's index in its source split.
-        labels: by task (rows,) class ids, (rows,) numbers, or (rows, classes) 0 or 1; None where it takes none.
+        labels: by task (rows,) class ids, (rows,) numbers, (rows, classes) 0 or 1, or (tokens,) class ids, -100 at
+            tokens without one; None where it takes none.
         task: what the labels mean.
         first_lengths: (rows,) tokens of token type 0 of each row, for pairs.
 

@@ -25,8 +25,8 @@ def main(cache_folder: str, model_name: str, steps: int = 20) -> float:
     share = {"rank": accelerator.process_index, "world_size": accelerator.num_processes, "device": accelerator.device}
     for number, batch in enumerate(BatchStream(cache["train"], epochs=3, **share), start=1):
         loss = model(**batch.model_inputs()).loss
-        # Gradients are averaged over processes: weigh each by its rows.
-        accelerator.backward(loss * len(batch) * accelerator.num_processes / batch.step_rows)
+        # Gradients are averaged over processes: weigh each by its share of the step.
+        accelerator.backward(loss * batch.share * accelerator.num_processes)
         optimizer.step()
         optimizer.zero_grad()
         accelerator.print(f"step {batch.step}: loss {loss.item():.4f}")

@@ -22,6 +22,28 @@ def distinct(column: "pa.Array") -> tuple[list[Any], npt.NDArray[np.int64]]:
     return list(numbers), codes
 
 
+def is_list(kind: Any) -> bool:
+    """Whether an Arrow type is one of lists."""
+    import pyarrow as pa
+
+    return bool(pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind))
+
+
+def list_counts(column: "pa.Array") -> npt.NDArray[np.int64]:
+    """(rows,) how many values each list of a column without nulls has."""
+    if hasattr(column.type, "list_size"):
+        return np.full(len(column), column.type.list_size, np.int64)
+    counts: npt.NDArray[np.int64] = np.diff(column.offsets.to_numpy().astype(np.int64))
+    return counts
+
+
+def is_text(kind: Any) -> bool:
+    """Whether an Arrow type is one of text."""
+    import pyarrow as pa
+
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind))
+
+
 def kept(rows: "pa.Array | pa.RecordBatch", mask: npt.NDArray[np.bool_]) -> Any:
     """The rows for which `mask` (rows,) is true; without a copy where they lie together."""
     chosen = np.flatnonzero(mask)

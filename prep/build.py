@@ -19,6 +19,7 @@ from cache.format import (
     MAX_LENGTH,
     MLM,
     TOKENIZER,
+    TOKENS,
     Manifest,
     ShardInfo,
     SplitInfo,
@@ -39,7 +40,8 @@ from .engines import ParityError
 from .progress import Reporter
 from .runs import merge
 from .sources import open_source
-from .tokenize import Encoder, TokenizerFiles, default_max_length, find_tokenizer
+from .tokenize import Encoder, TokenizerFiles, default_max_length, find_tokenizer, with_space_before
+from .words import packed_type, unpack
 
 ROW_BYTES = 16
 """Bytes of a row in a shard beside its ids, label and first length: offset, source row."""
@@ -150,8 +152,11 @@ def build(settings: BuildSettings, reporter: Reporter, source: Source | None = N
     unread = f"{source.unread} is not read: --task mlm takes no labels" if source.unread else ""
     for note in filter(None, (source.note, unread, tokenizer.note)):
         reporter.say(note)
+    if source.words:
+        _check_words(settings, source)
+        tokenizer = with_space_before(tokenizer)
     max_length = settings.max_length or source.max_length or default_max_length(tokenizer)
-    parts = Parts(source, tokenizer, Encoder(tokenizer, max_length, settings.engine, source.pair))
+    parts = Parts(source, tokenizer, Encoder(tokenizer, max_length, settings.engine, source.pair, source.words))
     manifest = _empty_manifest(settings, parts)
     place = settings.out / manifest.name
     cache = _existing(place, manifest, settings.force)
@@ -162,6 +167,19 @@ def build(settings: BuildSettings, reporter: Reporter, source: Source | None = N
             if cache is None:
                 return _build(place, manifest, settings, parts, reporter)
     return BuildResult(cache, True, _write_plans(cache, settings, reporter))
+
+
+def _check_words(settings: BuildSettings, source: Source) -> None:
+    """Lists of words are for token classification only."""
+    if source.pair:
+        raise InputError(f"--text-pair takes texts, but the text column of {source.argument} holds lists of words")
+    if settings.task not in ("auto", TOKENS):
+        raise InputError(
+            f"--task {settings.task} takes texts, but the text column of {source.argument} holds lists of words, which "
+            f"are for --task {TOKENS}; see --text"
+            + f", or build with their tags and adapt a model to them with train run --task {MLM}"
+            * (settings.task == MLM)
+        )
 
 
 def _build(place: Path, manifest: Manifest, settings: BuildSettings, parts: Parts, reporter: Reporter) -> BuildResult:
@@ -296,10 +314,15 @@ def _write_split(folder: Path, name: str, encoded: Encoded, shard_bytes: int, vo
     store, labels, firsts = encoded.runs[name], encoded.labels.get(name), encoded.first_lengths.get(name)
     counts = store.counts
     row_bytes = ROW_BYTES + (0 if labels is None else labels[:1].nbytes) + (4 if encoded.task.pair else 0)
-    for part in merge(store.runs, counts, id_type(vocab_size), shard_bytes, row_bytes):
-        rows = part.source_rows
+    dtype = id_type(vocab_size) if encoded.marked is None else packed_type(vocab_size)
+    for part in merge(store.runs, counts, dtype, shard_bytes, row_bytes):
+        rows, ids = part.source_rows, part.ids
         first = None if firsts is None else firsts[rows]
-        arrays = (part.ids, part.lengths, rows, None if labels is None else labels[rows])
+        own = None if labels is None else labels[rows]
+        if encoded.marked is not None:
+            ids, marks = unpack(ids)
+            own = encoded.marked[marks]
+        arrays = (ids, part.lengths, rows, own)
         shards.append(write_shard(folder, name, len(shards), *arrays, encoded.task, first))
     lengths = np.flatnonzero(counts)
     return SplitInfo(

@@ -20,7 +20,7 @@ ENGINES = ("auto", "nanotoken", "gigatoken", "tokenizers")
 
 PRECISIONS = ("bf16", "fp32")
 
-TASKS = ("auto", "classification", "regression", "multi-label", "mlm")
+TASKS = ("auto", "classification", "regression", "multi-label", "token-classification", "mlm")
 
 CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
 
@@ -92,7 +92,7 @@ def _plan_spec(strategy: str, batch_size: int | None, max_tokens: int | None, se
 @click.option("--force", is_flag=True, help="Replace a different cache of the same name.")
 @quiet_option
 def build(source: str, quiet: bool, memory: str, **options: Any) -> None:
-    """Build the cache of SOURCE: a preset, a Hub dataset id, a file (csv, tsv, jsonl, parquet) or a folder:
+    """Build the cache of SOURCE: a preset, a Hub dataset id, a file (csv, tsv, jsonl, parquet, conll) or a folder:
     of such files, of split/label/*.txt, or as datasets' save_to_disk writes it.
 
     \b
@@ -101,6 +101,7 @@ def build(source: str, quiet: bool, memory: str, **options: Any) -> None:
       prep build reviews.csv --text review --label stars --holdout 0.1
       prep build stanfordnlp/sst2 --tokenizer roberta-base --max-length 128
       prep build pairs.jsonl --text premise --text-pair hypothesis
+      prep build sentences.jsonl --text tokens --label ner_tags
       prep build comments.csv --label toxic --label insult --label threat
       prep build saved_dataset --tokenizer bert-base-cased
       prep build notes.jsonl --task mlm

@@ -12,9 +12,11 @@ from cache.sealed import NAME_PATTERN, Json
 if TYPE_CHECKING:
     from .files import Stream
 
-TEXT_NAMES = ("text", "review", "sentence", "content", "document", "comment", "body")
+WORD_NAMES = ("tokens", "words")
+TEXT_NAMES = ("text", "review", "sentence", "content", "document", "comment", "body", *WORD_NAMES)
 LABEL_NAMES = ("label", "labels", "class", "target", "sentiment", "category", "rating")
-"""Columns taken for text and label where the user names none, the first that is there."""
+TAG_NAMES = ("ner_tags", "tags", "pos_tags", "labels")
+"""Columns taken for text and label where the user names none, the first that is there; words go with tags."""
 
 
 @dataclass(frozen=True)
@@ -70,6 +72,7 @@ class Source:
         holdout: fraction of `train` held out as `test` where the user does not say.
         size_bytes: of its files, for the progress bar; 0 where unknown.
         pair: whether a row holds two texts.
+        words: whether a row's text is a list of words, each with a tag.
         task: what the labels are, where that is known beforehand; "auto" elsewhere.
         note: a line for the user about where the text comes from.
         metric: the score its authors report; empty where that is not known.
@@ -86,6 +89,7 @@ class Source:
     size_bytes: int = 0
     note: str = ""
     pair: bool = False
+    words: bool = False
     task: str = "auto"
     metric: str = ""
     unread: str = ""
@@ -108,7 +112,8 @@ def choose_columns(names: Sequence[str], asked: Columns, where: Path | str) -> C
         InputError: a column is not there, or there twice, or nothing tells which one it is.
     """
     text = asked.text or _usual("text", names, TEXT_NAMES, where)
-    labels = asked.labels or ((_usual("label", names, LABEL_NAMES, where),) if asked.labelled else ())
+    usual = TAG_NAMES if text in WORD_NAMES else LABEL_NAMES
+    labels = asked.labels or ((_usual("label", names, usual, where),) if asked.labelled else ())
     flags = [("--text", text), *((("--text-pair", asked.pair),) if asked.pair else ())]
     for flag, name in [*flags, *(("--label", label) for label in labels)]:
         if name not in names:

@@ -9,17 +9,19 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from cache.errors import InputError, StorageError
-from cache.format import MLM, Task
+from cache.format import MLM, TOKENS, Task
 from cache.plans import Ints
 
-from .arrow import kept
+from .arrow import is_text, kept
 from .corpus import Source
 from .files import LABEL, LABELS, PAIR, TEXT, Stream
 from .labels import Coded, code_columns, code_labels, find_task, resolve_classes, resolve_numbers
 from .progress import Reporter
 from .runs import RunStore, sort_run
 from .select import Mask, held_out, limit_rows
+from .tagged import TaggedWords, Tags, check_filled, tagged_words
 from .tokenize import Encoder
+from .words import WordEncoder, pack
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -39,14 +41,16 @@ class Encoded:
         task: what the labels mean.
         runs: split of the cache to its runs.
         labels: split of the cache to (source rows,) or (source rows, classes), the label of each row of the source
-            split it comes from; empty where none are wanted.
+            split it comes from; empty where tokens have labels, or nothing has.
         first_lengths: split of the cache to (source rows,) tokens of token type 0, likewise; empty without pairs.
+        marked: where tokens have labels, the label of each mark; the runs then hold ids and marks, see `prep.words`.
     """
 
     task: Task
     runs: dict[str, RunStore]
     labels: dict[str, Ints]
     first_lengths: dict[str, Ints]
+    marked: Ints | None = None
 
 
 def encode_source(
@@ -80,6 +84,7 @@ def encode_source(
     origin: dict[str, str] = {}
     firsts: dict[str, list[tuple[Ints, Ints]]] = {}
     rows: dict[str, int] = {}
+    tags = Tags(source.label_names)
     read_bytes = 0
     with reporter.bar("tokenizing", source.size_bytes, "B") as bar:
         for split, stream in source.splits.items():
@@ -89,12 +94,17 @@ def encode_source(
                 origin[name], firsts[name] = split, []
             pieces[split], first_row = [], 0
             for batch in batches:
-                if task != MLM:
-                    pieces[split].append(code_batch(batch, split, first_row))
-                for name, mask in routes.items():
-                    coded = _encode(batch, split, first_row, mask, encoder, runs[name])
-                    if encoder.pairs:
-                        firsts[name].append(coded)
+                if encoder.words:
+                    chunk = tagged_words(batch, split, first_row, tags)
+                    for name, mask in routes.items():
+                        _encode_words(chunk, mask, encoder.words, encoder.vocab_size, runs[name])
+                else:
+                    if task != MLM:
+                        pieces[split].append(code_batch(batch, split, first_row))
+                    for name, mask in routes.items():
+                        coded = _encode(batch, split, first_row, mask, encoder, runs[name])
+                        if encoder.pairs:
+                            firsts[name].append(coded)
                 first_row += batch.num_rows
                 read_bytes += batch.nbytes
                 if read_bytes == batch.nbytes:
@@ -104,10 +114,24 @@ def encode_source(
     encoder.settle()
     if not any(store.runs for store in runs.values()):
         raise InputError(f"{source.where} holds no rows")
+    if encoder.words:
+        return _tagged(task, tags, runs, reporter)
     found, labels = _labels(task, pieces, source, reporter)
     own = {name: labels[split] for name, split in origin.items() if found.labelled}
     paired = origin.items() if encoder.pairs else ()
     return Encoded(found, runs, own, {name: _by_source_row(firsts[name], rows[split]) for name, split in paired})
+
+
+def _tagged(asked: str, tags: Tags, runs: dict[str, RunStore], reporter: Reporter) -> Encoded:
+    """What came of rows of words."""
+    if asked == "auto":
+        reporter.say(f"task {TOKENS}, found from the lists of words; --task settles it")
+    names, marked = tags.table()
+    if not names:
+        raise InputError("the lists of words are all empty, so there is no tag to learn; see --text")
+    if len(names) == 1:
+        reporter.say(f"warning: all words have the tag {names[0]!r}: there is nothing to learn")
+    return Encoded(Task(TOKENS, names), runs, {}, {}, marked)
 
 
 def code_batch(batch: "pa.RecordBatch", split: str, first_row: int) -> Coded:
@@ -165,9 +189,9 @@ def _routes(
     if not holdout and limit is None:
         return stream(), {split: None}
     kept: list[pa.RecordBatch] | None = []
-    coded, rows, size = [], 0, 0
+    coded, rows, size, classed = [], 0, 0, task != MLM and not source.words
     for batch in stream():
-        if task != MLM:
+        if classed:
             coded.append(code_batch(batch, split, rows))
         rows += batch.num_rows
         size += batch.nbytes
@@ -178,12 +202,13 @@ def _routes(
     batches = iter(kept) if kept is not None else stream()
     if not holdout:
         return batches, {split: chosen}
-    strata = np.zeros(rows, np.int64) if task == MLM else _strata(split, coded, source, task)
+    strata = _strata(split, coded, source, task) if classed else np.zeros(rows, np.int64)
     test = held_out(strata, chosen, holdout)
     train = chosen & ~test
     if rows and not (test.any() and train.any()):
         raise InputError(
-            f"a holdout of {holdout} of {int(chosen.sum()):,} rows, taken from each class, leaves no row to "
+            f"a holdout of {holdout} of {int(chosen.sum()):,} rows{', taken from each class,' * classed} "
+            f"leaves no row to "
             f"{'train' if test.any() else 'test'}; pass --holdout 0 or another fraction"
         )
     return batches, {split: train, "test": test}
@@ -220,13 +245,31 @@ def _encode(
     else:
         ids, lengths = encoder.encode(columns[0].to_pylist())
         first_lengths = lengths
+    check_tokens(lengths, rows, split)
+    store.add(sort_run(ids.astype(id_type(encoder.vocab_size)), lengths, rows))
+    return rows, first_lengths
+
+
+def _encode_words(
+    chunk: TaggedWords, mask: Mask | None, encoder: WordEncoder, vocab_size: int, store: RunStore
+) -> None:
+    """Encode the rows of a chunk that belong to a split, as one run of ids and marks."""
+    if mask is not None:
+        chunk = chunk.kept(mask)
+    if not len(chunk.rows):
+        return
+    ids, lengths, marks = encoder.encode(chunk.words)
+    check_tokens(lengths, chunk.rows, chunk.split)
+    store.add(sort_run(pack(ids, marks, vocab_size), lengths, chunk.rows))
+
+
+def check_tokens(lengths: Ints, rows: Ints, split: str) -> None:
+    """Raise an `InputError` that names the first of some source rows that has no tokens."""
     if not lengths.all():
         raise InputError(
             f"row {rows[np.argmin(lengths)]} of split {split!r} (counted from 0) has no tokens: its text is empty, and "
             "the tokenizer adds no special tokens; remove the row"
         )
-    store.add(sort_run(ids.astype(id_type(encoder.vocab_size)), lengths, rows))
-    return rows, first_lengths
 
 
 def checked_texts(texts: "pa.Array", split: str, first_row: int) -> "pa.Array":
@@ -235,12 +278,9 @@ def checked_texts(texts: "pa.Array", split: str, first_row: int) -> "pa.Array":
 
     if pa.types.is_dictionary(texts.type):
         texts = texts.dictionary_decode()
-    if texts.null_count:
-        row = first_row + texts.is_null().to_numpy(zero_copy_only=False).argmax()
-        raise InputError(f"row {row} of split {split!r} (counted from 0) has no text; fill it in or remove the row")
-    kind = texts.type
-    if len(texts) and not (pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)):
-        raise InputError(f"the text column of split {split!r} holds {kind}, expected text; see --text")
+    check_filled(texts, split, first_row)
+    if len(texts) and not is_text(texts.type):
+        raise InputError(f"the text column of split {split!r} holds {texts.type}, expected text; see --text")
     return texts
 
 

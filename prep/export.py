@@ -23,9 +23,9 @@ def to_dataset(split: Split) -> "datasets.Dataset":
 
     Returns:
         A dataset with the columns `input_ids` (lists of uint16 or uint32, read from the cache's files as they are
-        used), in a cache of pairs `token_type_ids`, `labels` (classes with their names; float32; or for several labels
-        a row float32 0 or 1 for each class), and `source_row`, the row's index in the source split. There is no mask:
-        collators make it as they pad.
+        used), in a cache of pairs `token_type_ids`, `labels` (classes with their names; float32; for several labels
+        a row float32 0 or 1 for each class; or for tokens a list of int64 classes, -100 for none), and `source_row`,
+        the row's index in the source split. There is no mask: collators make it as they pad.
 
     Raises:
         InputError: the package `datasets` is not installed.
@@ -64,6 +64,7 @@ def _features(split: Split) -> "datasets.Features":
         "classification": lambda: ClassLabel(names=list(task.label_names)),
         "regression": lambda: Value("float32"),
         "multi-label": lambda: List(Value("float32"), length=len(task.label_names)),
+        "token-classification": lambda: List(Value("int64")),
     }
     own = {"labels": labels[task.kind]()} if task.labelled else {}
     types = {"token_type_ids": List(Value("int8"))} if task.pair else {}
@@ -82,7 +83,9 @@ def _shards(split: Split, schema: "pa.Schema") -> Iterator[list["pa.Array"]]:
         if split.cache.manifest.task.pair:
             types = token_types(offsets, tensors["first_lengths"])
             columns.append(_lists(offsets, types, schema.field("token_type_ids").type))
-        if labels is not None and labels.ndim == 2:
+        if labels is not None and split.cache.manifest.task.per_token:
+            columns.append(_lists(offsets, labels.astype(np.int64), schema.field("labels").type))
+        elif labels is not None and labels.ndim == 2:
             flat = _values(labels.astype(np.float32).ravel(), pa.float32())
             columns.append(pa.FixedSizeListArray.from_arrays(flat, type=schema.field("labels").type))
         elif labels is not None:

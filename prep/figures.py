@@ -32,8 +32,8 @@ def overhead(cost: PlanCost) -> str:
     return f"{cost.overhead:.1%}" if cost.overhead >= 0.001 or not cost.overhead else f"{cost.overhead:.2%}"
 
 
-def classes(counts: Sequence[int], names: Sequence[str]) -> Figure:
-    """How many rows each class has."""
+def classes(counts: Sequence[int], names: Sequence[str], what: str = "rows") -> Figure:
+    """How many rows, or what else has labels, each class has."""
     rows, order = sum(counts), sorted(range(len(counts)), key=lambda index: -counts[index])
     shown = sorted(order[:MOST_CLASSES]) if len(counts) <= MOST_CLASSES else order[:MOST_CLASSES]
     left, step = 112.0, 30.0
@@ -47,16 +47,16 @@ def classes(counts: Sequence[int], names: Sequence[str]) -> Figure:
     more = f" The {MOST_CLASSES} largest of {len(counts):,} are drawn." if len(counts) > MOST_CLASSES else ""
     top, bottom = share(counts[order[0]], rows), share(counts[order[-1]], rows)
     if len(counts) == 1:
-        title = f"All rows are of one class, {names[0]}"
+        title = f"All {what} are of one class, {names[0]}"
     elif counts[order[0]] - counts[order[-1]] <= 0.02 * rows / len(counts):
         each = bottom if top == bottom else f"about {bottom}"
-        title = f"The {len(counts):,} classes are balanced: each has {each} of the rows"
+        title = f"The {len(counts):,} classes are balanced: each has {each} of the {what}"
     else:
         title = (
-            f"The largest class, {names[order[0]]}, has {top} of the rows, the smallest, {names[order[-1]]}, {bottom}"
+            f"The largest class, {names[order[0]]}, has {top} of the {what}, the smallest, {names[order[-1]]}, {bottom}"
         )
-    caption = f"{rows:,} rows.{more}"
-    return Figure("classes", title, caption, (axes.panel("Rows of each class", parts),), columns=1)
+    caption = f"{rows:,} {what}.{more}"
+    return Figure("classes", title, caption, (axes.panel(f"{what.capitalize()} of each class", parts),), columns=1)
 
 
 def lengths(source: Order, sorted_rows: Order, max_length: int) -> Figure:

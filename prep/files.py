@@ -1,4 +1,4 @@
-"""Local files as streams of columns: csv, tsv, jsonl, parquet, folders of text files. All reading is pyarrow's.
+"""Local files as streams of columns: csv, tsv, jsonl, parquet, conll, folders of text files. Reading is pyarrow's.
 
 A stream yields Arrow record batches with the columns `text`, `text_pair` where there are pairs, and `label`, so that a
 corpus of any size passes through in pieces. Files that fit comfortably are read whole, which uses every core.
@@ -17,7 +17,8 @@ import numpy as np
 
 from cache.errors import InputError
 
-from .arrow import distinct, kept
+from .arrow import distinct, is_list, kept
+from .conll import conll_names, read_conll
 from .corpus import Columns
 from .diagnose import not_utf8, reading
 
@@ -37,6 +38,7 @@ FORMATS = {
     ".ndjson": "json",
     ".json": "json",
     ".parquet": "parquet",
+    ".conll": "conll",
 }
 
 WHOLE_BYTES = 256 << 20
@@ -50,7 +52,7 @@ BATCH_ROWS = 1 << 14
 
 
 def format_of(path: Path) -> str | None:
-    """csv, json or parquet by the file's ending, a .gz behind it aside; None for others."""
+    """csv, json, parquet or conll by the file's ending, a .gz behind it aside; None for others."""
     suffixes = [suffix.lower() for suffix in path.suffixes[-2:]]
     if suffixes and suffixes[-1] == ".gz":
         suffixes.pop()
@@ -67,6 +69,20 @@ def column_names(path: Path) -> list[str]:
     """
     with reading(path):
         return _names(path)
+
+
+def holds_words(path: Path, column: str) -> bool:
+    """Whether a column of a table file holds lists, such as the words of a text, by its schema or first value."""
+    kind = format_of(path)
+    with reading(path):
+        if kind == "json":
+            values = [value for value in _json_head(path).get(column, []) if value is not None]
+            return bool(values) and isinstance(values[0], list)
+        if kind == "parquet":
+            import pyarrow.parquet
+
+            return is_list(pyarrow.parquet.read_schema(path).field(column).type)
+    return kind == "conll"
 
 
 def named(batch: "pa.RecordBatch", columns: Columns) -> "pa.RecordBatch":
@@ -127,8 +143,8 @@ def _look(path: Path) -> tuple[int, int, int] | None:
 
 def _read(path: Path, columns: list[str], texts: int) -> Iterator["pa.RecordBatch"]:
     """The columns of a file, the first `texts` of which are text."""
-    if format_of(path) == "parquet":
-        yield from _read_parquet(path, columns)
+    if format_of(path) in ("parquet", "conll"):
+        yield from (_read_parquet if format_of(path) == "parquet" else read_conll)(path, columns)
         return
     done = 0
     for block_bytes in BLOCK_BYTES:
@@ -171,6 +187,8 @@ def _names(path: Path) -> list[str]:
         import pyarrow.parquet
 
         return list(pyarrow.parquet.read_schema(path).names)
+    if kind == "conll":
+        return conll_names(path)
     head = _json_head(path) if kind == "json" else {}
     if head:
         return list(head)
@@ -242,7 +260,7 @@ def _open_json(path: Path, columns: list[str] | None, block_bytes: int, texts: i
     if columns is None:
         return pyarrow.json.open_json(_input(path), read_options=read)
     head = _json_head(path)
-    types = [pa.string() if name in columns[:texts] else _json_type(head.get(name, [])) for name in columns]
+    types = [_json_type(head.get(name, []), name in columns[:texts]) for name in columns]
     parse = pyarrow.json.ParseOptions(
         explicit_schema=pa.schema(list(zip(columns, types, strict=True))), unexpected_field_behavior="ignore"
     )
@@ -264,14 +282,19 @@ def _json_head(path: Path) -> dict[str, list[Any]]:
     return fields
 
 
-def _json_type(values: list[Any]) -> Any:
-    """The type of a field by its first values; that of the very first one where they are mixed."""
+def _json_type(values: list[Any], text: bool) -> Any:
+    """The type of a field by its first values; that of the very first one where they are mixed. `text` or words are
+    text, whatever they look like."""
     import pyarrow as pa
 
     values = [value for value in values if value is not None]
+    if text:
+        return pa.list_(pa.string()) if values and isinstance(values[0], list) else pa.string()
     for sample in (values, values[:1]):
         with contextlib.suppress(pa.ArrowException, OverflowError):
             found = pa.infer_type(sample)
+            if is_list(found) and pa.types.is_null(found.value_type):
+                return pa.list_(pa.string())
             return pa.string() if pa.types.is_null(found) else found
     return pa.string()
 

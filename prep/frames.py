@@ -14,10 +14,12 @@ import numpy as np
 
 from cache.errors import InputError
 
+from .arrow import is_list, is_text, list_counts
 from .corpus import Columns, Source, cache_name, choose_columns, unread_labels
 from .encode import checked_texts, code_batch
 from .files import BATCH_ROWS, LABEL, LABELS, PAIR, TEXT, Stream, named
 from .labels import Coded
+from .tagged import check_filled
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -113,6 +115,13 @@ def known_classes(frames: Mapping[str, Frame], columns: Columns) -> Classes | No
     return next(iter(found.values()))
 
 
+def holds_words(frames: Mapping[str, Frame], columns: Columns) -> bool:
+    """Whether the texts are lists of words, by the first rows of each split."""
+    first = [next(iter(frame.select([str(columns.text)])()), None) for frame in frames.values()]
+    kinds = [batch.schema.types[0] for batch in first if batch is not None]
+    return bool(kinds) and all(map(is_list, kinds))
+
+
 def frame_stream(frame: Frame, columns: Columns, where: str) -> Stream:
     """The texts and labels of a split.
 
@@ -144,6 +153,8 @@ def _plain(column: "pa.Array") -> "pa.Array":
     kind = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
     if pa.types.is_string_view(kind):
         kind = pa.large_string()
+    elif is_list(kind) and pa.types.is_string_view(kind.value_type):
+        kind = pa.large_list(pa.large_string())
     return column if kind == column.type else pa.array(column.to_pylist(), kind)
 
 
@@ -175,6 +186,7 @@ def frames_source(argument: str, name: str, frames: Mapping[str, Frame], asked: 
         splits=streams,
         label_names=classes,
         pair=asked.pair is not None,
+        words=holds_words(labelled, asked),
         size_bytes=sum(found.bytes for found in digests.values()),
         note=note,
         unread=unread,
@@ -201,7 +213,15 @@ def digest(split: str, stream: Stream) -> Digest:
     for batch in stream():
         for name in (TEXT, PAIR):
             if name in batch.schema.names:
-                lengths, data = _text_bytes(checked_texts(batch.column(name), split, rows))
+                texts = batch.column(name)
+                words = is_list(texts.type)
+                if words:
+                    check_filled(texts, split, rows)
+                    parts[name].update(list_counts(texts).astype("<i8").tobytes())
+                    texts = texts.flatten()
+                if not (words and is_text(texts.type)):  # of words, `tagged_words` finds what is wrong
+                    texts = checked_texts(texts, split, rows)
+                lengths, data = _text_bytes(texts)
                 parts[name].update(lengths)
                 parts[f"{name} bytes"].update(data)
         if LABEL in batch.schema.names or LABELS in batch.schema.names:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cache.errors import InputError
-from cache.format import MLM
+from cache.format import MLM, TOKENS
 from cache.plans import PlanSpec
 from cache.reader import Cache
 
@@ -65,7 +65,8 @@ def build_cache(
         text, text_pair, label: columns of a table; None = the usual names, and no pairs. Several labels: a class each.
         name: of the cache; needed where the data comes from memory.
         out: folder of the caches.
-        task: what labels are: auto, classification, regression or multi-label; or mlm, which takes none.
+        task: what labels are: auto, classification, regression, multi-label or token-classification, for which a list
+            holds lists of words and `labels` lists of tags; or mlm, which takes none.
         tokenizer: Hub id, folder or `minilm`; None = bert-base-uncased.
         engine: who tokenizes: auto, nanotoken, gigatoken or tokenizers.
         max_length: tokens a row is truncated to; None = the preset's or the tokenizer's, at most 512.
@@ -127,7 +128,7 @@ def given_source(data: Any, labels: Any, text_pairs: Any, settings: BuildSetting
             raise InputError("labels= and text_pairs= go with lists; of a table name the columns: text=, label=")
         if settings.columns.names:
             raise InputError("text=, text_pair= and label= name the columns of a table, but lists are given")
-        frame, columns = _lists(data, labels, text_pairs, settings.task != MLM)
+        frame, columns = _lists(data, labels, text_pairs, settings.task)
         return frames_source("", settings.name, {"train": frame}, columns)
     tables = data if isinstance(data, Mapping) else {"train": data}
     for split in tables:
@@ -145,18 +146,19 @@ def _is_plain(data: Any) -> bool:
 # --- lists
 
 
-def _lists(data: Any, labels: Any, text_pairs: Any, labelled: bool) -> tuple[Frame, Columns]:
+def _lists(data: Any, labels: Any, text_pairs: Any, task: str) -> tuple[Frame, Columns]:
+    labelled, words = task != MLM, task == TOKENS
     if labelled and labels is None:
         raise InputError("labels= is missing: texts in a list need a label each, but for task='mlm'")
     if not labelled and labels is not None:
         raise InputError("labels= is given, but task='mlm' takes no labels; leave one of them out")
     texts = _listed(data, "texts")
-    if text_pairs is None and any(isinstance(text, tuple | list) for text in texts[:1]):
+    if text_pairs is None and not words and any(isinstance(text, tuple | list) for text in texts[:1]):
         wrong = next((row for row, pair in enumerate(texts) if not _is_pair(pair)), None)
         if wrong is not None:
             raise InputError(f"row {wrong} of the texts (counted from 0) is {_short(texts[wrong])}, expected two texts")
         texts, text_pairs = [pair[0] for pair in texts], [pair[1] for pair in texts]
-    columns = {TEXT: _text_array(texts, "texts")}
+    columns = {TEXT: _words_array(texts) if words else _text_array(texts, "texts")}
     if text_pairs is not None:
         columns[PAIR] = _text_array(_listed(text_pairs, "text_pairs"), "text_pairs")
     if labelled:
@@ -193,6 +195,17 @@ def _text_array(texts: list[Any], name: str) -> "pa.Array":
     except UnicodeEncodeError as error:
         row = next(row for row, text in enumerate(texts) if text is not None and error.object == text)
         raise InputError(f"row {row} of {name} (counted from 0) is no valid text: {error.reason}") from None
+
+
+def _words_array(texts: list[Any]) -> "pa.Array":
+    """Lists of words, each of them checked."""
+    import pyarrow as pa
+
+    for row, words in enumerate(texts):
+        if not isinstance(words, tuple | list):
+            raise InputError(f"row {row} of texts (counted from 0) is {_short(words)}, expected a list of words")
+        _text_array(list(words), f"row {row} of texts")
+    return pa.array(texts, pa.large_list(pa.large_string()))
 
 
 def _label_array(labels: list[Any]) -> "pa.Array":

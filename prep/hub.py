@@ -7,7 +7,7 @@ from cache.errors import InputError
 from cache.names import hub_reachable
 
 from .corpus import Columns, Source, cache_name, choose_columns, unread_labels
-from .frames import dataset_frame, frame_stream, known_classes, split_hidden
+from .frames import dataset_frame, frame_stream, holds_words, known_classes, split_hidden
 from .presets import PRESETS
 
 
@@ -46,6 +46,7 @@ def open_hub(argument: str, asked: Columns, wanted: tuple[str, ...] = ()) -> Sou
         splits={split: frame_stream(frame, columns, f"{dataset_id}, {split}") for split, frame in frames.items()},
         label_names=known_classes(frames, columns),
         pair=columns.pair is not None,
+        words=holds_words(frames, columns),
         note=note,
         unread=unread_labels(names, columns),
     )

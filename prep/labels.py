@@ -14,7 +14,7 @@ import numpy.typing as npt
 from cache.errors import InputError
 from cache.format import MAX_MULTI_LABELS
 
-from .arrow import distinct
+from .arrow import distinct, is_list, list_counts
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -43,7 +43,12 @@ class Coded:
         """The row whose label stands at a position of `codes`."""
         if self.counts is None:
             return position
-        return int(np.searchsorted(np.cumsum(self.counts), position, side="right"))
+        return row_of(self.counts, position)
+
+
+def row_of(counts: npt.NDArray[np.int64], position: int) -> int:
+    """The row that a value belongs to, where rows of so many values (rows,) lie end to end."""
+    return int(np.searchsorted(np.cumsum(counts), position, side="right"))
 
 
 def code_labels(labels: "pa.Array", split: str, first_row: int) -> Coded:
@@ -57,12 +62,10 @@ def code_labels(labels: "pa.Array", split: str, first_row: int) -> Coded:
     Raises:
         InputError: a label is missing, or the column holds no single values.
     """
-    import pyarrow as pa
-
     if labels.null_count:
         row = first_row + labels.is_null().to_numpy(zero_copy_only=False).argmax()
         raise InputError(f"row {row} of split {split!r} (counted from 0) has no label; give it one or remove the row")
-    if pa.types.is_list(labels.type) or pa.types.is_large_list(labels.type) or pa.types.is_fixed_size_list(labels.type):
+    if is_list(labels.type):
         return _code_lists(labels, split, first_row)
     try:
         return Coded(*distinct(labels))
@@ -75,11 +78,11 @@ def code_labels(labels: "pa.Array", split: str, first_row: int) -> Coded:
 
 def _code_lists(labels: "pa.Array", split: str, first_row: int) -> Coded:
     """Lists of classes, a list a row."""
-    counts = np.array([len(held) for held in labels.to_pylist()], np.int64)
+    counts = list_counts(labels)
     flat = labels.flatten()
     if flat.null_count:
         position = int(flat.is_null().to_numpy(zero_copy_only=False).argmax())
-        row = first_row + int(np.searchsorted(np.cumsum(counts), position, side="right"))
+        row = first_row + row_of(counts, position)
         raise InputError(f"row {row} of split {split!r} (counted from 0) has a label that is null; remove it")
     coded = code_labels(flat, split, first_row)
     if coded.counts is not None:
@@ -128,6 +131,11 @@ def find_task(asked: str, pieces: dict[str, list[Coded]], known: tuple[str, ...]
         if listed:
             return "multi-label"
         return "regression" if known is None and _holds_fractions(pieces) else "classification"
+    if asked == "token-classification":
+        raise InputError(
+            "--task token-classification takes a column of lists of words and one of lists of tags; here the text is "
+            "no list; see --text and --label"
+        )
     if listed and asked != "multi-label":
         raise InputError(
             f"--task {asked} takes one label a row, but here rows have lists of them; see --label and --task"
@@ -209,13 +217,9 @@ def resolve_classes(
     Raises:
         InputError: a label is no class; names split, row and value. Or there are too many classes.
     """
-    classes = {split: _classes(split, coded, known) for split, coded in pieces.items()}
-    distinct = {value for parts in classes.values() for part in parts for value in part.values()}
-    if known is not None:
-        names, ids = known, dict[Any, int](zip(range(len(known)), range(len(known)), strict=True))
-    else:
-        ordered = sorted(distinct) if all(isinstance(value, int) for value in distinct) else sorted(distinct, key=str)
-        names, ids = tuple(map(str, ordered)), {value: number for number, value in enumerate(ordered)}
+    classes = {split: classes_of(split, coded, known) for split, coded in pieces.items()}
+    found = {value for parts in classes.values() for part in parts for value in part.values()}
+    names, ids = number_classes(found, known)
     columns: dict[str, npt.NDArray[Any]] = {}
     for split, coded in pieces.items():
         parts = [_column(piece, part, ids) for piece, part in zip(coded, classes[split], strict=True)]
@@ -226,6 +230,17 @@ def resolve_classes(
         else:
             columns[split] = np.concatenate([np.zeros(0, np.int64), *parts])
     return names, columns
+
+
+def number_classes(
+    found: set[int | str], known: tuple[str, ...] | None, first: str | None = None
+) -> tuple[tuple[str, ...], dict[Any, int]]:
+    """The names of all classes and the id of each, from what `classes_of` found; `first` is class 0 if it is there."""
+    if known is not None:
+        return known, {number: number for number in range(len(known))}
+    whole = all(isinstance(value, int) for value in found)
+    ordered = sorted(found) if whole else sorted(found, key=lambda value: (value != first, str(value)))
+    return tuple(map(str, ordered)), {value: number for number, value in enumerate(ordered)}
 
 
 def _check_count(names: tuple[str, ...]) -> None:
@@ -244,9 +259,16 @@ def _sets(piece: Coded, ids: npt.NDArray[Any], classes: int) -> npt.NDArray[np.u
     return held
 
 
-def _classes(split: str, coded: list[Coded], known: tuple[str, ...] | None) -> list[dict[int, int | str]]:
-    """For each piece of a split: code to class, of the codes that occur."""
-    result, first_row = [], 0
+def classes_of(
+    split: str, coded: list[Coded], known: tuple[str, ...] | None, first_row: int = 0
+) -> list[dict[int, int | str]]:
+    """For each piece of a split, from `first_row` on: code to class, of the codes that occur. A class is an id where
+    the names are `known`, else a whole number or text.
+
+    Raises:
+        InputError: a label is no class; names split, row and value.
+    """
+    result = []
     for piece in coded:
         classes = {}
         for code in np.flatnonzero(np.bincount(piece.codes)).tolist():

@@ -14,9 +14,9 @@ class Preset:
         about: one line for `prep list`.
         label_names: the classes, class 0 first; none where labels are numbers.
         splits: which of its splits to take, in this order.
-        text: column of the text, or of the first one of a pair.
+        text: column of the text, of the first one of a pair, or of the words.
         text_pair: column of the second one of a pair.
-        label: column of the label, a class id.
+        label: column of the label, a class id, or of the tags, one for each word.
         max_length: tokens a row is truncated to by default; None = the tokenizer's limit.
         task: what the labels are.
         metric: the score its authors report.
@@ -47,6 +47,7 @@ def _glue(
 
 ENTAILED = ("entailment", "not_entailment")
 NLI = ("entailment", "neutral", "contradiction")
+ENTITIES = ("O", *(f"{place}-{kind}" for kind in ("PER", "ORG", "LOC", "MISC") for place in "BI"))
 TOPICS = ("World", "Sports", "Business", "Sci/Tech")
 
 GLUE = (
@@ -119,6 +120,17 @@ PRESETS = {
             about="598,000 reviews, negative or positive (Zhang et al. 2015)",
             label_names=("negative", "positive"),
             splits=("train", "test"),
+        ),
+        Preset(
+            name="conll2003",
+            hub="lhoestq/conll2003",
+            about="20,744 sentences of news, named entities (Tjong Kim Sang and De Meulder 2003)",
+            label_names=ENTITIES,
+            splits=("train", "validation", "test"),
+            text="tokens",
+            label="ner_tags",
+            task="token-classification",
+            metric="F1 of entities",
         ),
         *GLUE,
     )

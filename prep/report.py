@@ -72,8 +72,9 @@ def make_report(cache: Cache, split_name: str | None = None) -> Report:
         figures.histogram(split.info, limit, cuts),
         figures.widths(views, limit),
     ]
-    if manifest.task.kind == "classification":
-        drawn.append(figures.classes(class_counts(split), manifest.task.label_names))
+    if "classification" in manifest.task.kind:
+        what = "labelled tokens" if manifest.task.per_token else "rows"
+        drawn.append(figures.classes(class_counts(split), manifest.task.label_names, what))
     return Report(cache, split, views, cuts, drawn)
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from cache.format import TOKENIZER
+from cache.format import IGNORED, TOKENIZER
 from cache.reader import Cache, Split
 
 
@@ -33,18 +33,34 @@ def random_samples(split: Split, count: int, seed: int | None, special_tokens: b
     from tokenizers import Tokenizer
 
     tokenizer = Tokenizer.from_file(str(split.cache.folder / TOKENIZER / "tokenizer.json"))
-    names = split.cache.manifest.task.label_names
+    task = split.cache.manifest.task
     chosen = np.random.default_rng(seed).choice(len(split), min(count, len(split)), replace=False)
     samples = []
     for number in chosen.tolist():
         row = split[number]
         ids, first = row.input_ids.tolist(), row.first_length
+        if task.per_token:
+            tagged = tagged_text(tokenizer, ids, row.label, task.label_names, special_tokens)
+            count = sum(label != IGNORED for label in row.label)
+            samples.append(Sample(number, row.source_row, len(ids), f"{count} tagged words", tagged))
+            continue
         parts = [ids] if first is None or special_tokens else [part for part in (ids[:first], ids[first:]) if part]
         text = "\n".join(
             tokenizer.decode(part, skip_special_tokens=not special_tokens).replace("\n", " ") for part in parts
         )
-        samples.append(Sample(number, row.source_row, len(ids), _label(row.label, names), text))
+        samples.append(Sample(number, row.source_row, len(ids), _label(row.label, task.label_names), text))
     return samples
+
+
+def tagged_text(tokenizer: Any, ids: list[int], labels: list[int], names: tuple[str, ...], special_tokens: bool) -> str:
+    """The words of a row, each with its tag behind a slash; the tag O, no entity, is left out."""
+    starts = [place for place, label in enumerate(labels) if label != IGNORED]
+    words = [tokenizer.decode(ids[: starts[0] if starts else None], skip_special_tokens=not special_tokens)]
+    for begin, end in zip(starts, [*starts[1:], None], strict=True):
+        tag = names[labels[begin]]
+        word = tokenizer.decode(ids[begin:end], skip_special_tokens=not special_tokens).strip().replace("\n", " ")
+        words.append(word if tag == "O" else f"{word}/{tag}")
+    return " ".join(filter(None, words))
 
 
 def _label(label: Any, names: tuple[str, ...]) -> str:

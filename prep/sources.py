@@ -17,7 +17,7 @@ from cache.sealed import NAME_PATTERN, Json
 
 from .corpus import Columns, Source, cache_name, check_split_name, choose_columns, unread_labels
 from .diagnose import reading
-from .files import FORMATS, column_names, format_of, table_stream, text_files_stream
+from .files import FORMATS, column_names, format_of, holds_words, table_stream, text_files_stream
 from .hub import open_hub
 from .presets import PRESETS, Preset
 from .saved import is_saved, open_saved
@@ -206,6 +206,7 @@ def _table_files(argument: str, name: str, splits: dict[str, list[Path]], asked:
         splits=streams,
         label_names=asked.classes,
         pair=asked.pair is not None,
+        words=all(holds_words(path, str(asked.text)) for path in paths),
         size_bytes=sum(file["bytes"] for file in identity["files"]),
         unread=unread,
     )

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from cache.costs import PlanCost, plan_cost
+from cache.format import IGNORED
 from cache.plans import PlanSpec
 from cache.reader import Cache, Split
 
@@ -87,7 +88,7 @@ def format_splits(cache: Cache) -> str:
     task = cache.manifest.task
     lines = [["split", "rows", "tokens", "shortest", "median", "longest", "truncated at"]]
     if task.labelled:
-        lines[0].append("labels" if task.kind == "regression" else "classes")
+        lines[0].append("labels" if task.kind == "regression" else "tags of words" if task.per_token else "classes")
     for name, split in cache.items():
         info = split.info
         at_limit = int((split.lengths == cache.manifest.max_length).sum())
@@ -107,11 +108,13 @@ def format_splits(cache: Cache) -> str:
 
 
 def class_counts(split: Split) -> list[int]:
-    """Rows of each class; none where there are no classes."""
+    """Rows of each class, or labelled tokens; none where there are no classes."""
     task = split.cache.manifest.task
     if not task.label_names:
         return []
     labels = split.labels
+    if task.per_token:
+        labels = labels[labels != IGNORED]
     if task.kind == "multi-label":
         counts = labels.sum(axis=0, dtype=np.int64) if len(labels) else np.zeros(len(task.label_names), np.int64)
     else:
@@ -121,8 +124,7 @@ def class_counts(split: Split) -> list[int]:
 
 def _labels(split: Split) -> str:
     """What labels there are, in a few words."""
-    names = split.cache.manifest.task.label_names
-    return _balance(class_counts(split), names, split.info.rows) if names else _range(split)
+    return _balance(split) if split.cache.manifest.task.label_names else _range(split)
 
 
 MOST_CLASSES = 6
@@ -137,9 +139,11 @@ def _range(split: Split) -> str:
     return f"{labels.min():.4g} to {labels.max():.4g}, mean {labels.mean(dtype=np.float64):.4g}"
 
 
-def _balance(counts: list[int], names: tuple[str, ...], rows: int) -> str:
+def _balance(split: Split) -> str:
+    task, counts = split.cache.manifest.task, class_counts(split)
+    names, total = task.label_names, sum(counts) if task.per_token else split.info.rows
     shown = [
-        f"{name} {count / max(rows, 1):.0%}" for name, count in list(zip(names, counts, strict=True))[:MOST_CLASSES]
+        f"{name} {count / max(total, 1):.0%}" for name, count in list(zip(names, counts, strict=True))[:MOST_CLASSES]
     ]
     more = [f"and {len(names) - MOST_CLASSES:,} more"] if len(names) > MOST_CLASSES else []
     return ", ".join(shown + more)

@@ -23,6 +23,7 @@ from cache.sealed import Json
 from .classes import made_anew
 from .engines import ParityCheck, ParityError, Rules, TokenizersEngine, choose_engine
 from .pairs import PairEncoder
+from .words import WordEncoder
 
 TOKENIZER_JSON = "tokenizer.json"
 CONFIG_FILES = ("tokenizer_config.json", "special_tokens_map.json")
@@ -183,6 +184,24 @@ def configured(tokenizer: TokenizerFiles) -> TokenizerFiles:
     return replace(tokenizer, files={**tokenizer.files, TOKENIZER_JSON: text.encode()})
 
 
+def with_space_before(tokenizer: TokenizerFiles) -> TokenizerFiles:
+    """A tokenizer that encodes a word alone as it does one after a space: byte-level ones need telling, the others do.
+
+    transformers asks the same for words: `add_prefix_space=True`.
+    """
+    parts = _parsed(tokenizer)
+    splitter = parts.get("pre_tokenizer") or {}
+    steps = [step for step in (splitter, *splitter.get("pretokenizers", [])) if step.get("type") == "ByteLevel"]
+    if all(step.get("add_prefix_space") for step in steps):
+        return tokenizer
+    for step in steps:
+        step["add_prefix_space"] = True
+    config = json.loads(tokenizer.files.get(CONFIG_FILES[0], b"{}")) | {"add_prefix_space": True}
+    changed = {TOKENIZER_JSON: json.dumps(parts, ensure_ascii=False, separators=(",", ":")).encode()}
+    files = {**tokenizer.files, **changed, CONFIG_FILES[0]: json.dumps(config, ensure_ascii=False, indent=2).encode()}
+    return replace(tokenizer, files=files)
+
+
 def _parsed(tokenizer: TokenizerFiles) -> Json:
     try:
         return dict(json.loads(tokenizer.files[TOKENIZER_JSON]))
@@ -201,9 +220,12 @@ class Encoder:
         engine: who encodes.
         check: what proves a fast engine right; None with `tokenizers` itself.
         pairs: the encoder of pairs of texts; None where texts come alone.
+        words: the encoder of lists of words; None where texts are text.
     """
 
-    def __init__(self, files: TokenizerFiles, max_length: int, engine: str = "auto", pair: bool = False) -> None:
+    def __init__(
+        self, files: TokenizerFiles, max_length: int, engine: str = "auto", pair: bool = False, words: bool = False
+    ) -> None:
         """
         Raises:
             InputError: tokenizer.json does not parse, there is no padding token, `max_length` has no room for text,
@@ -229,7 +251,7 @@ class Encoder:
                 f"pass at least {specials + 1}"
             )
         self.rules = Rules(text, max_length, self.truncation_side, self.pad_id)
-        self.pair = pair
+        self.pair, self.takes_words = pair, words
         self.reference = TokenizersEngine(self.rules, backend)
         self.use(engine)
 
@@ -238,6 +260,7 @@ class Encoder:
         self.engine = self.reference if engine == "tokenizers" else choose_engine(engine, self.rules)
         self.check = None if self.engine.name == "tokenizers" else ParityCheck(self.reference)
         self.pairs = PairEncoder(self.rules, self.engine, self.check) if self.pair else None
+        self.words = WordEncoder(self.rules, self.engine, self.check) if self.takes_words else None
         self.checking: Future[None] | None = None
 
     def encode(self, texts: Sequence[str]) -> tuple[Ints, Ints]:

@@ -19,6 +19,7 @@ from transformers import (
 )
 
 from cache import Cache, InputError, PlanSpec
+from cache.format import IGNORED
 from cache.names import package_folder, packaged_model
 from cache.specials import read_specials
 from prep.build import BuildSettings, build
@@ -29,7 +30,7 @@ from tests.toys import write_cache
 from train.config import Settings
 from train.evaluate import evaluate
 from train.loop import backward, update
-from train.masking import IGNORED, Masking, hidden_tokens, masked_forward, split_mix, summed_loss
+from train.masking import Masking, hidden_tokens, masked_forward, split_mix, summed_loss
 from train.model import Needs, load_model
 from train.prepare import make_job
 from train.state import Meter, State

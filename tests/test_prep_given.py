@@ -270,3 +270,42 @@ def test_its_settings_are_the_commands(tmp_path: Path) -> None:
     for name, default in options.items():
         found = parameters[name].default
         assert found == default if isinstance(default, str | int) else not found, name
+
+
+SENTENCES = [["Paris", "is", "old"], ["no", "names", "here"], ["Ada", "met", "Paul", "in", "Rome"]] * 4
+TAGS = [["B-LOC", "O", "O"], ["O", "O", "O"], ["B-PER", "O", "B-PER", "O", "B-LOC"]] * 4
+
+
+def test_words_with_tags_are_the_same_from_lists_tables_datasets_and_a_file(tmp_path: Path) -> None:
+    """Ids and labels of each token, and `to_dataset` gives them back."""
+    import datasets
+
+    from prep import to_dataset
+
+    columns = {"tokens": SENTENCES, "ner_tags": TAGS}
+    lines = (json.dumps({"tokens": words, "ner_tags": tags}) for words, tags in zip(SENTENCES, TAGS, strict=True))
+    file = tmp_path / "sentences.jsonl"
+    file.write_text("\n".join(lines))
+    shared: dict[str, Any] = {"tokenizer": "minilm", "out": tmp_path, "quiet": True}
+    caches = [
+        build_cache(SENTENCES, TAGS, name="lists", task="token-classification", **shared),
+        build_cache(pa.table(columns), name="table", **shared),
+        build_cache(datasets.Dataset.from_dict(columns), name="dataset", **shared),
+        build_cache(file, name="file", **shared),
+    ]
+    expected = [(row.input_ids.tolist(), row.label) for row in caches[-1]["train"]]
+    assert caches[-1].manifest.task.label_names == ("O", "B-LOC", "B-PER")
+    for cache in caches:
+        assert [(row.input_ids.tolist(), row.label) for row in cache["train"]] == expected
+        rows = to_dataset(cache["train"])
+        assert [(ids, labels) for ids, labels in zip(rows["input_ids"], rows["labels"], strict=True)] == expected
+
+
+@pytest.mark.parametrize(
+    ("texts", "says"),
+    [([["a", 1]], "row 0 of texts"), (["a b"], "expected a list of words"), ([["a", None]], "a word that is null")],
+)
+def test_words_that_are_none_are_refused(texts: list[Any], says: str, tmp_path: Path) -> None:
+    """By row."""
+    with pytest.raises(InputError, match=says):
+        build_cache(texts, [["O", "O"]], name="x", task="token-classification", tokenizer="minilm", out=tmp_path)

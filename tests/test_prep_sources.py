@@ -221,6 +221,25 @@ def test_a_preset_serves_masked_language_modelling_without_its_labels(tmp_path: 
     assert build_toy("mrpc", tmp_path, name="labelled").cache.manifest.source["metric"] == "F1"
 
 
+def test_the_preset_of_entities_takes_words_and_tags_and_their_names(tmp_path: Path, hub: Path) -> None:
+    import datasets
+
+    names = ["O", "B-PER", "I-PER", "B-ORG", "I-ORG", "B-LOC", "I-LOC", "B-MISC", "I-MISC"]
+    tags = datasets.Sequence(datasets.ClassLabel(names=names))
+    columns = datasets.Features({"tokens": datasets.Sequence(datasets.Value("string")), "ner_tags": tags})
+    rows = {"tokens": [["word1", "word2"], ["word3"]], "ner_tags": [[3, 0], [2]]}
+    (hub / "lhoestq" / "conll2003").mkdir(parents=True)
+    for split in ("train", "validation", "test"):
+        data = datasets.Dataset.from_dict(rows, features=columns)
+        data.to_parquet(hub / "lhoestq" / "conll2003" / f"{split}-00000-of-00001.parquet")
+    cache = build_toy("conll2003", tmp_path).cache
+    assert list(cache) == ["train", "validation", "test"]
+    assert (cache.manifest.task.kind, cache.manifest.task.label_names) == ("token-classification", tuple(names))
+    assert {row.source_row: row.label for row in cache["train"]} == {0: [-100, 3, 0, -100], 1: [-100, 2, -100]}
+    by_id = build_toy("lhoestq/conll2003", tmp_path, text="tokens", label="ner_tags", name="b").cache
+    assert by_id.manifest.task == cache.manifest.task
+
+
 def test_a_preset_of_numbers_is_a_regression_though_its_numbers_be_whole(tmp_path: Path, hub: Path) -> None:
     write_configured(hub / "nyu-mll" / "glue", "stsb", ("train", "validation"), None)
     cache = build_toy("stsb", tmp_path).cache

@@ -25,8 +25,10 @@ def blocks(language: str) -> list[str]:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A user's folder, in which the README's commands run one after the other."""
-    return tmp_path_factory.mktemp("user")
+    """A user's folder, in which the README's commands run one after the other, with the file of theirs it speaks of."""
+    place = tmp_path_factory.mktemp("user")
+    (place / "sentences.conll").write_text("EU B-ORG\nrejects O\nGerman B-MISC\ncall O\n\nPeter B-PER\n\n" * 20)
+    return place
 
 
 def test_its_commands_run_in_order(folder: Path) -> None:

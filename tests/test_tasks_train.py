@@ -206,7 +206,7 @@ def test_models_without_token_types_get_none() -> None:
     from transformers import AutoConfig
 
     ids = torch.ones(1, 2, dtype=torch.int64)
-    batch = Batch(ids, None, ids[0], np.arange(1), 0, 1, True, 2, ids)
+    batch = Batch(ids, None, ids[0], np.arange(1), 0, 1, 1, 1, True, 2, ids)
     known = {kind: "token_type_ids" in model_inputs(batch, AutoConfig.for_model(kind)) for kind in ("bert", "electra")}
     assert all(known.values())
     for kind, more in (("roberta", {"type_vocab_size": 1}), ("distilbert", {}), ("modernbert", {}), ("deberta-v2", {})):

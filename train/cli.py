@@ -22,7 +22,7 @@ Command = Callable[..., Any]
 STRATEGIES = ("smart", "tight", "budget", "dynamic", "fixed")
 PRECISIONS = ("auto", "fp32", "bf16")
 ON_NONFINITE = ("stop", "skip")
-TASKS = ("classification", "regression", "multi-label", "mlm")
+TASKS = ("classification", "regression", "multi-label", "token-classification", "mlm")
 
 
 def main() -> None:
@@ -174,7 +174,8 @@ def evaluate(
     """Score a run, a model folder or a Hub model on a split.
 
     Accuracy, F1, Matthews correlation and confusion counts; for numbers the correlations of Pearson and Spearman; for
-    sets of classes micro and macro F1; of a masked language model its perplexity, on any cache.
+    sets of classes micro and macro F1; for tags of words precision, recall and F1 of entities; of a masked language
+    model its perplexity, on any cache.
 
     \b
     Example:
@@ -215,7 +216,8 @@ def predict(
 ) -> None:
     """Label texts: from the arguments, from a file, or from standard input, one a line.
 
-    A model that was trained on pairs takes both texts on one line, a tab between them.
+    A model that was trained on pairs takes both texts on one line, a tab between them; one that was trained on words
+    gives each word of a text, cut at spaces, a tag.
 
     \b
     Examples:

@@ -13,7 +13,7 @@ from cache.reader import Split
 from . import device as devices
 from .inputs import PADDING_SIDE, model_inputs
 from .masking import Masking, is_masked_model, masked_forward, summed_loss
-from .perplexity import TokenTally
+from .perplexity import HiddenTally
 from .scores import Scores, Tally, tally_of
 
 
@@ -47,7 +47,7 @@ def evaluate(
         raise InputError(f"split {split.name!r} of {split.cache.folder} has no rows, so there is nothing to evaluate")
     masked = is_masked_model(model)
     score = _masked(model, split, device) if masked else _labelled(model)
-    tally: Tally = TokenTally(device) if masked else tally_of(split.cache.manifest.task, device)
+    tally: Tally = HiddenTally(device) if masked else tally_of(split.cache.manifest.task, device)
     loss = torch.zeros((), device=device)
     rows = 0
     model.eval()
@@ -58,6 +58,8 @@ def evaluate(
             if rows >= (limit or len(split)):
                 break
             rows += len(batch)
+            if not (masked or batch.targets):
+                continue
             summed, logits, labels = score(batch)
             loss += summed
             tally.add(logits, labels)
@@ -65,14 +67,14 @@ def evaluate(
 
 
 Score = Callable[[Batch], tuple[torch.Tensor, torch.Tensor, torch.Tensor]]
-"""From a batch to its loss () summed over rows or hidden tokens, what the model says of each, and what is right."""
+"""From a batch to its loss () summed over targets or hidden tokens, what the model says of each, and what is right."""
 
 
 def _labelled(model: PreTrainedModel) -> Score:
     def score(batch: Batch) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         inputs = model_inputs(batch, model.config)
         output = model(**inputs)
-        return output.loss.float() * len(batch), output.logits, inputs["labels"]
+        return output.loss.float() * batch.targets, output.logits, inputs["labels"]
 
     return score
 

@@ -83,8 +83,9 @@ def load_classifier(folder: Path, device: torch.device, needs: Needs | None = No
                 f"{', '.join(needs.label_names[:8])}; evaluate it on a cache with the same labels in the same order"
             )
         config.pad_token_id = needs.manifest.tokenizer.pad_id
-    config.problem_type = PROBLEMS[kind_of(config)]
-    model, _ = load_weights(folder, config, "classification")
+    kind = kind_of(config)
+    config.problem_type = PROBLEMS[kind]
+    model, _ = load_weights(folder, config, kind)
     use_pooled_only(model)  # the same logits
     return _ready(model, device)
 
@@ -141,7 +142,8 @@ def longest_text(folder: Path) -> int:
     length = _json(folder / CARD).get("max_length")
     if isinstance(length, int) and length > 0:
         return length
-    positions = usable_positions(empty_model(read_config(folder), "classification"))
+    config = read_config(folder)
+    positions = usable_positions(empty_model(config, kind_of(config)))
     stated = _json(folder / "tokenizer_config.json").get("model_max_length")
     limits = [n for n in (positions, stated) if isinstance(n, int) and 0 < n < 1 << 20]
     return min(limits, default=LONGEST_DEFAULT)

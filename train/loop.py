@@ -116,7 +116,9 @@ def train(job: Job, state: State, watcher: Watcher) -> bool:
 
 
 def backward(job: Job, batch: Batch) -> torch.Tensor:
-    """Add a micro-batch's share to the gradients; returns its loss (), summed over its rows, on the device.
+    """Add a micro-batch's share to the gradients; returns its loss (), summed over its targets, on the device.
+
+    One without a target, all its words cut off, has nothing to add; its mean loss would be 0 / 0.
 
     In masked language modelling the loss is summed over hidden tokens, and so are the gradients: how many a step has is
     known once its last micro-batch was drawn, and to the device only; `update` divides by it.
@@ -124,6 +126,8 @@ def backward(job: Job, batch: Batch) -> torch.Tensor:
     Raises:
         MemoryShortError: it does not fit into memory.
     """
+    if job.masking is None and not batch.targets:
+        return torch.zeros((), device=job.device)
     inputs = model_inputs(batch, job.model.config)
     if job.masking is not None:
         inputs["positions"] = job.masking.scored(batch)
@@ -133,8 +137,8 @@ def backward(job: Job, batch: Batch) -> torch.Tensor:
         loss: torch.Tensor
         with devices.autocast(job.device, job.settings.precision):
             if job.masking is None:
-                loss = job.forward(**inputs).loss  # (), mean over the rows
-                share, number = len(batch) / batch.step_rows, len(batch)
+                loss = job.forward(**inputs).loss  # (), mean over the targets
+                share, number = batch.share, batch.targets
             else:
                 loss = summed_loss(job.forward, **inputs)[0]
                 share, number = 1, 1

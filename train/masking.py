@@ -21,11 +21,10 @@ from torch.nn.functional import cross_entropy
 from transformers import PreTrainedModel
 
 from cache.batches import Batch
+from cache.format import IGNORED
 from cache.reader import Cache
 from cache.specials import read_specials
 
-IGNORED = -100
-"""The label of a token that has no loss, as transformers has it."""
 PROBABILITY = 0.15
 """The share of tokens that is hidden where nobody says otherwise, and in every evaluation."""
 EVALUATION_SEED = 0

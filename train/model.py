@@ -17,13 +17,14 @@ from transformers import (
     AutoConfig,
     AutoModelForMaskedLM,
     AutoModelForSequenceClassification,
+    AutoModelForTokenClassification,
     PretrainedConfig,
     PreTrainedModel,
 )
 from transformers.utils import logging as transformers_logging
 
 from cache.errors import InputError, MismatchError
-from cache.format import MLM, TOKENIZER, Manifest, sha256_file
+from cache.format import MLM, TOKENIZER, TOKENS, Manifest, sha256_file
 from cache.names import PACKAGED, hub_reachable, local_folder
 
 WEIGHTS = "model.safetensors"
@@ -140,22 +141,29 @@ def check_weights(folder: Path) -> None:
         )
 
 
-def auto_class(kind: str) -> Any:
-    """What transformers makes a task's models with."""
-    return AutoModelForMaskedLM if kind == MLM else AutoModelForSequenceClassification
+CLASSES: dict[str, tuple[Any, str]] = {
+    MLM: (AutoModelForMaskedLM, "masked language model"),
+    TOKENS: (AutoModelForTokenClassification, "token classifier"),
+}
+"""Kind of a task to what transformers makes its models with, and their name; other kinds take a sequence classifier."""
+
+
+def model_class(kind: str) -> tuple[Any, str]:
+    """What transformers makes a task's models with, and what they are called."""
+    return CLASSES.get(kind, (AutoModelForSequenceClassification, "sequence classifier"))
 
 
 def empty_model(config: PretrainedConfig, kind: str) -> PreTrainedModel:
     """A task's model of a configuration without any memory for its weights, on torch's `meta` device.
 
     Raises:
-        InputError: transformers has no such model of this kind.
+        InputError: transformers has no such model of this type.
     """
+    made_with, what = model_class(kind)
     try:
         with torch.device("meta"), quiet_transformers():
-            return _as_model(auto_class(kind).from_config(config, trust_remote_code=False))
+            return _as_model(made_with.from_config(config, trust_remote_code=False))
     except ValueError:
-        what = "masked language model" if kind == MLM else "sequence classifier"
         raise InputError(
             f"a model of type {config.model_type!r} has no {what} in transformers; pass {ENCODERS}"
         ) from None
@@ -183,7 +191,12 @@ def usable_positions(model: PreTrainedModel) -> int | None:
 
 def has_trained_head(config: PretrainedConfig) -> bool:
     """Whether the model was saved as a classifier, its head trained."""
-    return any("ForSequenceClassification" in name for name in config.architectures or [])
+    heads = ("ForSequenceClassification", TOKEN_HEAD)
+    return any(head in name for name in config.architectures or [] for head in heads)
+
+
+TOKEN_HEAD = "ForTokenClassification"
+"""How the names of token classifiers end."""
 
 
 def is_masked(config: PretrainedConfig) -> bool:
@@ -280,6 +293,7 @@ def label_names(config: PretrainedConfig) -> tuple[str, ...]:
 
 
 PROBLEMS: dict[str, Any] = {
+    TOKENS: None,  # its models have one loss only
     "classification": "single_label_classification",
     "regression": "regression",
     "multi-label": "multi_label_classification",
@@ -288,7 +302,9 @@ PROBLEMS: dict[str, Any] = {
 
 
 def kind_of(config: PretrainedConfig) -> str:
-    """What a trained sequence classifier's head is for, as the kind of a task."""
+    """What a trained classifier's head is for, as the kind of a task."""
+    if any(TOKEN_HEAD in name for name in config.architectures or []):
+        return TOKENS
     kinds = {problem: kind for kind, problem in PROBLEMS.items()}
     return kinds.get(str(config.problem_type), "regression" if config.num_labels == 1 else "classification")
 
@@ -315,7 +331,7 @@ def load_weights(folder: Path, config: PretrainedConfig, kind: str) -> tuple[Pre
     """
     try:
         with quiet_transformers():
-            loaded: Any = auto_class(kind).from_pretrained(
+            loaded: Any = model_class(kind)[0].from_pretrained(
                 folder,
                 config=config,
                 dtype=torch.float32,  # without it, weights saved in half precision would stay so
@@ -342,7 +358,7 @@ def load_weights(folder: Path, config: PretrainedConfig, kind: str) -> tuple[Pre
 def fresh_model(config: PretrainedConfig, kind: str) -> PreTrainedModel:
     """A task's model of a configuration with weights yet to be filled in, as `--resume` does."""
     with quiet_transformers():
-        return _as_model(auto_class(kind).from_config(config, trust_remote_code=False).float())
+        return _as_model(model_class(kind)[0].from_config(config, trust_remote_code=False).float())
 
 
 def model_digest(folder: Path) -> str:

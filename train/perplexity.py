@@ -10,11 +10,11 @@ from typing import Any
 
 import torch
 
-from .masking import IGNORED
+from cache.format import IGNORED
 
 
 @dataclass(frozen=True)
-class TokenScores:
+class HiddenScores:
     """What a masked language model made of the tokens that were hidden from it.
 
     Attributes:
@@ -53,7 +53,7 @@ class TokenScores:
         yield "hidden", f"{self.tokens:,} tokens, {self.correct / max(self.tokens, 1):.1%} of them found"
 
 
-class TokenTally:
+class HiddenTally:
     """Counts of hidden tokens, and of those found."""
 
     def __init__(self, device: torch.device) -> None:
@@ -63,6 +63,6 @@ class TokenTally:
         """Count (K, V) logits of (K,) tokens; some of these may be none, their label is -100."""
         self.counts += torch.stack([(labels != IGNORED).sum(), (logits.argmax(dim=1) == labels).sum()])
 
-    def scores(self, rows: int, loss: float) -> TokenScores:
+    def scores(self, rows: int, loss: float) -> HiddenScores:
         tokens, correct = self.counts.tolist()
-        return TokenScores(rows, tokens, loss, correct)
+        return HiddenScores(rows, tokens, loss, correct)

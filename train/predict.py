@@ -77,6 +77,30 @@ class SetPrediction:
         return f"{found or 'none'}\t{self.text}"
 
 
+@dataclass(frozen=True)
+class TagPrediction:
+    """The most probable tag of each word of a text, and its probability.
+
+    Both are None for a word of which the model saw nothing: it lies behind the longest length, or has no token.
+    """
+
+    text: str
+    words: tuple[str, ...]
+    tags: tuple[str | None, ...]
+    probabilities: tuple[float | None, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """Text, words, and the tag and probability of each."""
+        return asdict(self)
+
+    def to_line(self) -> str:
+        """The tags, a space between them, - for none, and the text behind a tab."""
+        return f"{' '.join(tag or '-' for tag in self.tags)}\t{self.text}"
+
+
+Predicted = Prediction | NumberPrediction | SetPrediction | TagPrediction
+
+
 class Predictor:
     """A trained classifier with its tokenizer.
 
@@ -106,10 +130,10 @@ class Predictor:
         self.pair, self.kind = takes_pairs(folder), kind_of(self.model.config)
         self.typed = self.pair and getattr(self.model.config, "type_vocab_size", 0) > 1
 
-    def __call__(self, texts: Iterable[str]) -> Iterator[Prediction | NumberPrediction | SetPrediction]:
+    def __call__(self, texts: Iterable[str]) -> Iterator[Predicted]:
         """A prediction for each text, in order; reads ahead some thousand texts at most.
 
-        A model of pairs takes both in one text, a tab between them.
+        A model of pairs takes both in one text, a tab between them; one of words cuts texts at white space.
 
         Raises:
             InputError: it is a model of pairs, and a text holds no tab, or several.
@@ -118,21 +142,37 @@ class Predictor:
         while chunk := list(islice(source, TEXTS_AT_A_TIME)):
             yield from self._predict(chunk)
 
-    def _predict(self, texts: list[str]) -> Iterator[Prediction | NumberPrediction | SetPrediction]:
-        given = [split_pair(text) for text in texts] if self.pair else texts
-        encoded = self.tokenizer.encode_batch_fast(given)
+    def _predict(self, texts: list[str]) -> Iterator[Predicted]:
+        if self.kind == "token-classification":
+            words = [text.split() for text in texts]
+            encoded = self.tokenizer.encode_batch(words, is_pretokenized=True)  # the fast one forgets words
+        else:
+            encoded = self.tokenizer.encode_batch_fast([split_pair(text) for text in texts] if self.pair else texts)
         order = np.argsort([len(encoding.ids) for encoding in encoded], kind="stable")
-        outputs = np.zeros((len(texts), self.model.config.num_labels or 1), np.float32)
+        outputs: dict[int, npt.NDArray[np.float32]] = {}
         for start in range(0, len(order), self.batch_size):
-            rows = order[start : start + self.batch_size]
-            outputs[rows] = self._batch([encoded[row] for row in rows])
+            rows = order[start : start + self.batch_size].tolist()
+            outputs.update(zip(rows, self._batch([encoded[row] for row in rows]), strict=True))
         names = label_names(self.model.config)
-        for text, output in zip(texts, outputs, strict=True):
-            yield self._prediction(text, output, names)
+        for row, text in enumerate(texts):
+            if self.kind == "token-classification":
+                yield self._tags(text, encoded[row].word_ids, outputs[row], names)
+            else:
+                yield self._prediction(text, outputs[row], names)
 
-    def _prediction(
-        self, text: str, output: npt.NDArray[np.float32], names: tuple[str, ...]
-    ) -> Prediction | NumberPrediction | SetPrediction:
+    def _tags(
+        self, text: str, word_ids: list[int | None], output: npt.NDArray[np.float32], names: tuple[str, ...]
+    ) -> TagPrediction:
+        """Each word's tag at its first token; `output` is (W, 2), the class and probability at each column."""
+        words = text.split()
+        tags: list[str | None] = [None] * len(words)
+        chances: list[float | None] = [None] * len(words)
+        for word, (number, chance) in zip(word_ids, output.tolist(), strict=False):  # columns behind are padding
+            if word is not None and tags[word] is None:
+                tags[word], chances[word] = names[int(number)], chance
+        return TagPrediction(text, tuple(words), tuple(tags), tuple(chances))
+
+    def _prediction(self, text: str, output: npt.NDArray[np.float32], names: tuple[str, ...]) -> Predicted:
         if self.kind == "regression":
             return NumberPrediction(text, float(output[0]))
         if self.kind == "multi-label":
@@ -142,7 +182,8 @@ class Predictor:
         return Prediction(text, names[best], float(output[best]))
 
     def _batch(self, encoded: list[Any]) -> npt.NDArray[np.float32]:
-        """(B, C) what the model says of each row: probabilities, or a number."""
+        """(B, C) what the model says of each row: probabilities, or a number; of tokens (B, W, 2), the most probable
+        class and its probability."""
         rows = [encoding.ids for encoding in encoded]
         lengths = np.array([len(ids) for ids in rows])
         width = max(1, int(lengths.max()))
@@ -157,11 +198,14 @@ class Predictor:
             inputs["token_type_ids"] = token_types(first, lengths, width, left=False)
         tensors = {name: torch.from_numpy(np.array(a, np.int64)).to(self.device) for name, a in inputs.items()}
         with torch.inference_mode(), devices.autocast(self.device, self.precision):
-            logits = self.model(**tensors).logits.float()  # (B, C)
+            logits = self.model(**tensors).logits.float()  # (B, C) or (B, W, C)
         if self.kind == "classification":
             logits = logits.softmax(dim=1)
         elif self.kind == "multi-label":
             logits = logits.sigmoid()
+        elif self.kind == "token-classification":
+            chances, classes = logits.softmax(dim=-1).max(dim=-1)  # (B, W)
+            logits = torch.stack([classes.float(), chances], dim=-1)
         outputs: npt.NDArray[np.float32] = logits.cpu().numpy()
         return outputs
 

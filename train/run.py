@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import PretrainedConfig
 
 from cache.errors import MismatchError, StorageError
 from cache.names import local_folder
@@ -27,8 +26,6 @@ from .inputs import PADDING_SIDE
 from .loop import Job, train
 from .model import (
     fresh_model,
-    kind_of,
-    label_names,
     load_model,
     model_digest,
     model_folder,
@@ -217,7 +214,7 @@ def _announce(start: Start, heaviest: tuple[int, int], say: Say) -> None:
     job, settings = start.job, start.job.settings
     rows, width = heaviest
     parameters = sum(parameter.numel() for parameter in job.model.parameters())
-    aim = _labels(job.model.config) if job.masking is None else f"{job.masking.probability:.0%} of the tokens hidden"
+    aim = _labels(job) if job.masking is None else f"{job.masking.probability:.0%} of the tokens hidden"
     say(f"model      {settings.model} ({parameters / 1e6:,.1f} M parameters, {aim})")
     say(f"cache      {settings.cache} ({len(job.split):,} rows, {job.split.info.tokens:,} tokens), plan {job.spec.id}")
     if job.split.cache.manifest.tokenizer.padding_side != PADDING_SIDE:
@@ -230,10 +227,11 @@ def _announce(start: Start, heaviest: tuple[int, int], say: Say) -> None:
     say(f"steps      {job.total_steps:,} in {len(job.steps)} epochs; the heaviest batch, {rows} x {width}, fits")
 
 
-def _labels(config: PretrainedConfig) -> str:
-    if kind_of(config) == "regression":
+def _labels(job: Job) -> str:
+    task = job.split.cache.manifest.task
+    if task.kind == "regression":
         return "regression"
-    names = label_names(config)
+    names = task.label_names
     more = f", … {len(names)} labels" if len(names) > 4 else ""
     return "labels " + ", ".join(names[:4]) + more
 

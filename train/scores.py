@@ -16,10 +16,12 @@ import torch
 
 from cache.format import Task
 
+from .entities import TokenTally
+
 MAX_CONFUSION_CLASSES = 1024
 """Up to so many classes the whole confusion matrix is counted, C x C."""
 
-MAIN = ("accuracy", "spearman", "f1_micro", "perplexity")
+MAIN = ("accuracy", "spearman", "f1_micro", "entity_f1", "perplexity")
 """The scores that runs are compared by, one of each task; the first that is there."""
 
 TITLES = {
@@ -29,6 +31,10 @@ TITLES = {
     "matthews": "Matthews",
     "pearson": "Pearson",
     "spearman": "Spearman",
+    "entity_precision": "precision",
+    "entity_recall": "recall",
+    "entity_f1": "entity F1",
+    "token_accuracy": "token accuracy",
 }
 """How scores are called where people read them, if not by their names."""
 
@@ -54,7 +60,7 @@ class Scores(Protocol):
 
     @property
     def mean_loss(self) -> float:
-        """Loss per row."""
+        """Loss per row, or per labelled token."""
         ...
 
     def summary(self) -> dict[str, Any]:
@@ -74,11 +80,11 @@ class Tally(Protocol):
     """Adds up what a model says of batch after batch."""
 
     def add(self, logits: torch.Tensor, labels: torch.Tensor) -> None:
-        """Count a batch: (B, C) logits and the batch's labels."""
+        """Count a batch: (B, C) or (B, W, C) logits and the batch's labels."""
         ...
 
     def scores(self, rows: int, loss: float) -> Scores:
-        """The scores; `loss` is summed over rows. A CPU-GPU sync point."""
+        """The scores; `loss` is summed over rows, or labelled tokens. A CPU-GPU sync point."""
         ...
 
 
@@ -88,6 +94,8 @@ def tally_of(task: Task, device: torch.device) -> Tally:
         return NumberTally()
     if task.kind == "multi-label":
         return SetTally(len(task.label_names), device)
+    if task.per_token:
+        return TokenTally(task.label_names, device)
     return ClassTally(len(task.label_names), device)
 
 

@@ -16,7 +16,7 @@ class Sums:
     """Sums over some steps.
 
     Attributes:
-        loss: summed over rows, in masked language modelling over hidden tokens; of steps that were not skipped.
+        loss: summed over what has one: rows, labelled tokens, or hidden tokens; of steps that were not skipped.
         weight: how many of these there were.
         rows: of all steps.
         skipped_steps, real_tokens, padded_tokens: of all steps.
@@ -31,7 +31,7 @@ class Sums:
 
     @property
     def mean_loss(self) -> float | None:
-        """Loss per row or hidden token; None where every step was skipped."""
+        """Loss per row, labelled or hidden token; None where there was none, or every step was skipped."""
         return self.loss / self.weight if self.weight else None
 
     def __add__(self, other: "Sums") -> "Sums":
@@ -54,10 +54,10 @@ class Meter:
         self.step_weight: torch.Tensor | int = 0
         self.step_rows = 0
 
-    def add(self, batch: Batch, loss: torch.Tensor, weight: torch.Tensor | int | None = None) -> None:
-        """Count a micro-batch and its loss (), summed over its rows, or over () `weight` hidden tokens."""
+    def add(self, batch: Batch, loss: torch.Tensor, weight: torch.Tensor | None = None) -> None:
+        """Count a micro-batch and its loss (), summed over its targets, or over () `weight` hidden tokens."""
         self.step_loss = loss if self.step_rows == 0 else self.step_loss + loss
-        self.step_weight = self.step_weight + (len(batch) if weight is None else weight)
+        self.step_weight = self.step_weight + (batch.targets if weight is None else weight)
         self.step_rows += len(batch)
         self.real_tokens += batch.real_tokens
         self.padded_tokens += batch.padded_tokens

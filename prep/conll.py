@@ -1,0 +1,78 @@
+"""Files of tagged words as CoNLL's shared tasks have them: a word a line, its tag last, a blank line after a sentence.
+
+    EU NNP B-NP B-ORG
+    rejects VBZ B-VP O
+
+Cells are separated by a tab or by spaces. The columns are called tokens, 2, 3, … and tags. Lines that begin with
+-DOCSTART- are passed over.
+"""
+
+import io
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from cache.errors import InputError
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+BATCH_SENTENCES = 1 << 14
+DOCUMENT = "-DOCSTART-"
+
+
+def conll_names(path: Path) -> list[str]:
+    """The columns of a file, by its first word.
+
+    Raises:
+        InputError: it has no word, or its first one no tag.
+    """
+    first = next(_sentences(path), None)
+    if first is None:
+        raise InputError(f"{path}: holds no words; expected a word a line, its tag last, a blank line after a sentence")
+    return ["tokens", *map(str, range(2, len(first[0]))), "tags"]
+
+
+def read_conll(path: Path, columns: list[str]) -> Iterator["pa.RecordBatch"]:
+    """Some columns of a file: a row a sentence, each column a list of text."""
+    import pyarrow as pa
+
+    places = [conll_names(path).index(name) for name in columns]
+    kind = pa.list_(pa.string())
+    sentences = _sentences(path)
+    while part := list(islice(sentences, BATCH_SENTENCES)):
+        lists = [pa.array([[cells[place] for cells in words] for words in part], kind) for place in places]
+        yield pa.RecordBatch.from_arrays(lists, columns)
+
+
+def _sentences(path: Path) -> Iterator[list[list[str]]]:
+    """Sentences as lists of words, words as lists of cells, the same number throughout."""
+    words: list[list[str]] = []
+    count = 0
+    with _open(path) as file:
+        for number, line in enumerate(file, 1):
+            text = line.strip(" \t\r\n")
+            if not text and words:
+                yield words
+                words = []
+            if not text or text.startswith(DOCUMENT):
+                continue
+            cells = line.rstrip("\r\n").split("\t") if "\t" in text else text.split(" ")
+            cells = [cell for cell in cells if cell]
+            count = count or len(cells)
+            if len(cells) != count or count < 2:
+                raise InputError(
+                    f"{path}, line {number}: {len(cells)} cells in {text[:60]!r}, expected {max(count, 2)}: a word and "
+                    "its tag, columns between them allowed, as many in every line"
+                )
+            words.append(cells)
+    if words:
+        yield words
+
+
+def _open(path: Path) -> io.TextIOWrapper:
+    import pyarrow as pa
+
+    data = pa.input_stream(str(path), compression="gzip" if path.suffix.lower() == ".gz" else None)
+    return io.TextIOWrapper(data, encoding="utf-8-sig", newline="\n")
