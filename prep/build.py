@@ -348,7 +348,7 @@ def _write_plans(cache: Cache, settings: BuildSettings, reporter: Reporter) -> i
     """Draw the epochs of the plan that are not there yet."""
     if "train" not in cache:
         return 0
-    with reporter.bar("planning", settings.epochs, "epoch") as bar:
+    with reporter.bar("planning", settings.epochs, "epochs") as bar:
         _, added = cache["train"].keep_plan(settings.plan, settings.epochs, lambda _: bar.update(1))
     return added
 

@@ -9,9 +9,12 @@ import time
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
+from click.shell_completion import CompletionItem
 
 if TYPE_CHECKING:
     from cache.plans import PlanSpec
+
+    from .build import BuildResult
 
 # Spelled out, because the modules they come from load numpy; a test compares them.
 STRATEGIES = ("smart", "tight", "budget", "dynamic", "fixed")
@@ -53,7 +56,22 @@ def plan_options(command: Any) -> Any:
     return command
 
 
-quiet_option = click.option("--quiet", "-q", is_flag=True, help="Print errors only.")
+def _folders(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """Completion of an argument that takes a folder."""
+    return [CompletionItem(incomplete, type="dir")]
+
+
+def _sources(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """Completion of a source: presets with their descriptions, else files and folders."""
+    from .presets import PRESETS
+
+    found = [CompletionItem(name, help=preset.about) for name, preset in PRESETS.items() if name.startswith(incomplete)]
+    return found or [CompletionItem(incomplete, type="file")]
+
+
+quiet_option = click.option("--quiet", "-q", is_flag=True, help="Print errors and warnings only.")
+json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object, and nothing else on stdout.")
+cache_argument = click.argument("cache", shell_complete=_folders)
 
 
 def _plan_spec(strategy: str, batch_size: int | None, max_tokens: int | None, seed: int) -> "PlanSpec":
@@ -63,9 +81,9 @@ def _plan_spec(strategy: str, batch_size: int | None, max_tokens: int | None, se
 
 
 @cli.command()
-@click.argument("source")
+@click.argument("source", shell_complete=_sources)
 @click.option("--name", help="Name of the cache.  [default: the source's]")
-@click.option("--out", default="cache", show_default=True, help="Folder of the caches.")
+@click.option("--out", default="cache", show_default=True, shell_complete=_folders, help="Folder of the caches.")
 @click.option("--text", help="Column of the text.  [default: text, review, sentence, …]")
 @click.option("--text-pair", help="Column of a second text, for rows of two.")
 @click.option("--label", multiple=True, help="Column of the label; several: a class each.  [default: label, class, …]")
@@ -91,7 +109,8 @@ def _plan_spec(strategy: str, batch_size: int | None, max_tokens: int | None, se
 @click.option("--memory", default="1GiB", show_default=True, help="About how much memory the build may take.")
 @click.option("--force", is_flag=True, help="Replace a different cache of the same name.")
 @quiet_option
-def build(source: str, quiet: bool, memory: str, **options: Any) -> None:
+@json_option
+def build(source: str, quiet: bool, as_json: bool, memory: str, **options: Any) -> None:
     """Build the cache of SOURCE: a preset, a Hub dataset id, a file (csv, tsv, jsonl, parquet, conll) or a folder:
     of such files, of split/label/*.txt, or as datasets' save_to_disk writes it.
 
@@ -112,29 +131,36 @@ def build(source: str, quiet: bool, memory: str, **options: Any) -> None:
     from .build import build as build_cache
     from .progress import Reporter, elapsed
     from .sizes import parse_bytes
+    from .tables import build_facts
 
     started = time.monotonic()
     spec = _plan_spec(*(options.pop(name) for name in ("strategy", "batch_size", "max_tokens", "seed")))
     options["out"] = Path(options["out"])
     settings = BuildSettings(source, plan=spec, memory_bytes=parse_bytes(memory), **options)
     result = build_cache(settings, Reporter(quiet))
-    if quiet:
-        return
+    if as_json:
+        _print_json(build_facts(result, time.monotonic() - started))
+    elif not quiet:
+        _print_built(result, spec, elapsed(started))
+
+
+def _print_built(result: "BuildResult", spec: "PlanSpec", took: str) -> None:
     if result.up_to_date:
         plans = f", {result.planned} epochs of {spec.id} planned" if result.planned else ""
         click.echo(f"{result.cache.folder} is up to date{plans}")
     else:
         _print_cache(result.cache)
-        click.echo(f"\nbuilt {result.cache.folder} in {elapsed(started)}")
+        click.echo(f"\nbuilt {result.cache.folder} in {took}")
     click.echo(f"next: train run --cache {result.cache.folder}")
 
 
 @cli.command()
-@click.argument("cache")
+@cache_argument
 @click.option("--split", default="train", show_default=True, help="Split to plan.")
 @plan_options
 @quiet_option
-def plan(cache: str, split: str, epochs: int, quiet: bool, **options: Any) -> None:
+@json_option
+def plan(cache: str, split: str, epochs: int, quiet: bool, as_json: bool, **options: Any) -> None:
     """Plan batches for CACHE, beside the plans it has.
 
     \b
@@ -145,13 +171,15 @@ def plan(cache: str, split: str, epochs: int, quiet: bool, **options: Any) -> No
     from cache.reader import open_cache
 
     from .progress import Reporter
-    from .tables import TokenRow, format_token_table, token_table
+    from .tables import TokenRow, format_token_table, plan_facts, token_table
 
     spec = _plan_spec(**options)
     rows = open_cache(cache)[split]
-    with Reporter(quiet).bar("planning", epochs, "epoch") as bar:
+    with Reporter(quiet).bar("planning", epochs, "epochs") as bar:
         there, added = rows.keep_plan(spec, epochs, lambda _: bar.update(1))
-    if quiet:
+    if as_json:
+        _print_json({"folder": cache, "split": split, "planned_epochs": added, **plan_facts(rows, spec)})
+    if quiet or as_json:
         return
     table: list[TokenRow] = [row for row in token_table(rows) if row.spec == spec or row.spec.strategy == "fixed"]
     click.echo(format_token_table(table))
@@ -165,11 +193,15 @@ def _plan_flags(spec: "PlanSpec") -> str:
 
 
 @cli.command()
-@click.argument("cache")
-@click.option("--model", help="Predict the memory of training this model on it: folder, Hub id, or minilm.")
+@cache_argument
+@click.option(
+    "--model",
+    shell_complete=_folders,
+    help="Predict the memory of training this model on it: folder, Hub id, or minilm.",
+)
 @click.option("--memory", multiple=True, help="Memory of a GPU, for --model.  [default: 8, 16, 24, 40 and 80GiB]")
 @click.option("--precision", type=click.Choice(PRECISIONS), help="Of training, for --model.  [default: bf16]")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@json_option
 def info(cache: str, model: str | None, memory: tuple[str, ...], precision: str | None, as_json: bool) -> None:
     """Print what CACHE holds, and what each way of batching it costs.
 
@@ -191,12 +223,15 @@ def info(cache: str, model: str | None, memory: tuple[str, ...], precision: str 
     sizes = tuple(parse_bytes(size) for size in memory)
     found = forecast(opened, model, precision or "bf16", sizes) if model is not None else None
     if as_json:
-        facts = cache_facts(opened)
-        click.echo(json.dumps(facts | ({"memory": forecast_facts(found)} if found else {}), indent=2))
+        _print_json(cache_facts(opened) | ({"memory": forecast_facts(found)} if found else {}))
         return
     _print_cache(opened)
     if found:
         click.echo(f"\n{format_forecast(found)}")
+
+
+def _print_json(content: dict[str, Any]) -> None:
+    click.echo(json.dumps(content))
 
 
 def _print_cache(cache: Any) -> None:
@@ -215,7 +250,7 @@ def _print_cache(cache: Any) -> None:
 
 
 @cli.command()
-@click.argument("cache")
+@cache_argument
 @click.option("--split", default="train", show_default=True, help="Split to look at.")
 @click.option("--rows", default=5, show_default=True, help="How many rows.")
 @click.option("--seed", type=int, help="For the same rows again.")
@@ -237,7 +272,7 @@ def show(cache: str, split: str, rows: int, seed: int | None, special_tokens: bo
 
 
 @cli.command()
-@click.argument("cache")
+@cache_argument
 @click.option("--out", help="HTML file to write.  [default: <name of the cache>-report.html]")
 @click.option("--png", help="Folder to write the pictures to as PNG files.")
 @click.option("--split", help="Split to draw.  [default: train]")
@@ -266,9 +301,10 @@ def report(cache: str, out: str | None, png: str | None, split: str | None, quie
 
 
 @cli.command()
-@click.argument("cache")
+@cache_argument
 @quiet_option
-def verify(cache: str, quiet: bool) -> None:
+@json_option
+def verify(cache: str, quiet: bool, as_json: bool) -> None:
     """Check every byte of CACHE, its plans included, against its checksum.
 
     \b
@@ -286,13 +322,16 @@ def verify(cache: str, quiet: bool) -> None:
         for checked in opened.verify():
             files, size = files + 1, size + checked.bytes
             bar.update(checked.bytes)
-    if not quiet:
+    if as_json:
+        _print_json({"folder": cache, "files": files, "bytes": size})
+    elif not quiet:
         click.echo(f"{cache} is sound: {files} files, {size:,} bytes, each as its checksum says")
 
 
 @cli.command("list")
-@click.argument("folder", default="cache")
-def list_caches(folder: str) -> None:
+@click.argument("folder", default="cache", shell_complete=_folders)
+@json_option
+def list_caches(folder: str, as_json: bool) -> None:
     """Print the presets, and the caches under FOLDER (default: cache).
 
     \b
@@ -301,28 +340,18 @@ def list_caches(folder: str) -> None:
     """
     from .presets import PRESETS
     from .samples import find_caches
-    from .tables import align
+    from .tables import format_list, list_facts
 
+    caches = find_caches(folder)
+    if as_json:
+        _print_json(list_facts(PRESETS.values(), caches))
+        return
     click.echo("presets")
     for preset in PRESETS.values():
         click.echo(f"  {preset.name:16} {preset.about}; {preset.metric}; {preset.hub}")
-    caches = find_caches(folder)
     click.echo(f"\ncaches under {folder}" if caches else f"\nno caches under {folder}; next: prep build imdb")
-    lines = [["cache", "rows", "tokens", "tokenizer", "max length", "built"]]
-    for cache in caches:
-        infos = cache.manifest.splits.values()
-        lines.append(
-            [
-                f"  {cache.folder}",
-                f"{sum(info.rows for info in infos):,}",
-                f"{sum(info.tokens for info in infos):,}",
-                cache.manifest.tokenizer.name,
-                str(cache.manifest.max_length),
-                cache.manifest.created[:16].replace("T", " "),
-            ]
-        )
     if caches:
-        click.echo(align(lines))
+        click.echo(format_list(caches))
 
 
 def main() -> NoReturn:

@@ -1,6 +1,7 @@
 """A source's rows: which split each goes to, their ids sorted into runs, their labels."""
 
 import shutil
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -109,7 +110,7 @@ def encode_source(
                 read_bytes += batch.nbytes
                 if read_bytes == batch.nbytes:
                     _check_room(spill.parent, runs, read_bytes, source.size_bytes, memory_bytes)
-                bar.update(batch.nbytes)
+                bar.update(batch.nbytes, _speed(runs, time.monotonic() - bar.began))
             rows[split] = first_row
     encoder.settle()
     if not any(store.runs for store in runs.values()):
@@ -132,6 +133,10 @@ def _tagged(asked: str, tags: Tags, runs: dict[str, RunStore], reporter: Reporte
     if len(names) == 1:
         reporter.say(f"warning: all words have the tag {names[0]!r}: there is nothing to learn")
     return Encoded(Task(TOKENS, names), runs, {}, {}, marked)
+
+
+def _speed(runs: dict[str, RunStore], seconds: float) -> str:
+    return f"{sum(store.tokens for store in runs.values()) / max(seconds, 1e-9):,.0f} tokens/s"
 
 
 def code_batch(batch: "pa.RecordBatch", split: str, first_row: int) -> Coded:

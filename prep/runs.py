@@ -116,12 +116,14 @@ class RunStore:
         path: of that file; whoever named it removes it.
         limit_bytes: ids to keep in memory.
         runs: in source order.
+        tokens: in all of them.
     """
 
     path: Path
     limit_bytes: int
     runs: list[Run] = field(default_factory=list)
     held_bytes: int = 0
+    tokens: int = 0
     file: SpillFile | None = None
 
     def add(self, run: Run) -> None:
@@ -131,6 +133,7 @@ class RunStore:
             StorageError: its ids cannot be written.
         """
         size = run.ids[:].nbytes
+        self.tokens += len(run.ids)
         if self.held_bytes + size > self.limit_bytes and size:
             with storage_errors(self.path):
                 self.file = self.file or SpillFile(self.path)

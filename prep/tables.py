@@ -1,15 +1,21 @@
 """What a cache holds, as tables: for people as text, for machines as JSON."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from cache.costs import PlanCost, plan_cost
 from cache.format import IGNORED
+from cache.planfiles import StoredPlan
 from cache.plans import PlanSpec
 from cache.reader import Cache, Split
+
+from .presets import Preset
+
+if TYPE_CHECKING:
+    from .build import BuildResult
 
 RANKS = (1, 8, 64)
 """Rank counts for which the token table tells how busy the ranks are."""
@@ -39,14 +45,12 @@ def table_specs(split: Split) -> list[PlanSpec]:
 def token_table(split: Split) -> list[TokenRow]:
     """What each of `table_specs` costs."""
     stored = split.stored_plans()
-    return [
-        TokenRow(
-            spec,
-            len(stored[spec].epochs) if spec in stored else 0,
-            plan_cost(split.plan(spec, 0), split.lengths, RANKS, own_width=spec.strategy != "fixed"),
-        )
-        for spec in table_specs(split)
-    ]
+    return [_token_row(split, spec, stored) for spec in table_specs(split)]
+
+
+def _token_row(split: Split, spec: PlanSpec, stored: Mapping[PlanSpec, StoredPlan]) -> TokenRow:
+    cost = plan_cost(split.plan(spec, 0), split.lengths, RANKS, own_width=spec.strategy != "fixed")
+    return TokenRow(spec, len(stored[spec].epochs) if spec in stored else 0, cost)
 
 
 def format_token_table(rows: list[TokenRow]) -> str:
@@ -179,6 +183,18 @@ def cache_facts(cache: Cache) -> dict[str, Any]:
     }
 
 
+def build_facts(result: "BuildResult", seconds: float) -> dict[str, Any]:
+    """Everything `prep build --json` says."""
+    made = {"up_to_date": result.up_to_date, "planned_epochs": result.planned, "seconds": round(seconds, 3)}
+    return {**cache_facts(result.cache), **made}
+
+
+def plan_facts(split: Split, spec: PlanSpec) -> dict[str, Any]:
+    """What a plan costs."""
+    stored, fixed = split.stored_plans(), PlanSpec("fixed", split.default_spec().batch_size or 16)
+    return _plan_facts(_token_row(split, spec, stored), _token_row(split, fixed, stored).cost)
+
+
 def _plan_facts(row: TokenRow, fixed: PlanCost) -> dict[str, Any]:
     return {
         "strategy": row.spec.strategy,
@@ -193,4 +209,34 @@ def _plan_facts(row: TokenRow, fixed: PlanCost) -> dict[str, Any]:
         "saving": row.saving(fixed),
         "uniform_batches": row.cost.uniform_batches,
         "utilization": {str(count): value for count, value in row.cost.utilization.items()},
+    }
+
+
+def format_list(caches: Sequence[Cache]) -> str:
+    """Caches as a table."""
+    lines = [["cache", "rows", "tokens", "tokenizer", "max length", "built"]]
+    for facts in map(_summary, caches):
+        built = facts["created"][:16].replace("T", " ")
+        sizes = (f"{facts['rows']:,}", f"{facts['tokens']:,}")
+        lines.append([f"  {facts['folder']}", *sizes, facts["tokenizer"], str(facts["max_length"]), built])
+    return align(lines)
+
+
+def list_facts(presets: Iterable[Preset], caches: Sequence[Cache]) -> dict[str, Any]:
+    """Everything `prep list --json` says."""
+    known = [{name: getattr(preset, name) for name in ("name", "about", "metric", "hub")} for preset in presets]
+    return {"presets": known, "caches": [_summary(cache) for cache in caches]}
+
+
+def _summary(cache: Cache) -> dict[str, Any]:
+    manifest = cache.manifest
+    return {
+        "name": manifest.name,
+        "folder": str(cache.folder),
+        "fingerprint": manifest.fingerprint,
+        "rows": sum(info.rows for info in manifest.splits.values()),
+        "tokens": sum(info.tokens for info in manifest.splits.values()),
+        "tokenizer": manifest.tokenizer.name,
+        "max_length": manifest.max_length,
+        "created": manifest.created,
     }

@@ -1,4 +1,4 @@
-"""Trainings in processes of their own, to be stopped and killed for real.
+"""Commands in processes of their own, to be stopped and killed for real, or to write to a terminal.
 
 They are forked from a server that has the slow imports behind it, so that each starts within milliseconds.
 """
@@ -15,35 +15,40 @@ from pathlib import Path
 import pytest
 import torch
 
+import prep.cli
 import train.checkpoint
+import train.cli
 import train.loop
 import train.run
-from train.cli import main
 from train.loop import Job
 from train.state import State
 
 SLOW_IMPORTS = ["tests.children", "transformers.models.bert.modeling_bert"]
 
+MAINS: dict[str, Callable[[], object]] = {"train": train.cli.main, "prep": prep.cli.main}
+
 CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(SLOW_IMPORTS)
 
 
-def spawn(folder: Path, *arguments: str, prepare: Callable[[], None] | None = None) -> ForkServerProcess:
-    """Start `train <arguments>` in `folder`; what it prints goes to `out.txt` and `err.txt` there."""
-    process = CONTEXT.Process(target=_child, args=(folder, arguments, prepare))
+def spawn(
+    folder: Path, *arguments: str, prepare: Callable[[], None] | None = None, command: str = "train"
+) -> ForkServerProcess:
+    """Start `train <arguments>` or `prep` in `folder`; what it prints goes to `out.txt` and `err.txt` there."""
+    process = CONTEXT.Process(target=_child, args=(folder, command, arguments, prepare))
     process.start()
     return process
 
 
-def _child(folder: Path, arguments: tuple[str, ...], prepare: Callable[[], None] | None) -> None:
+def _child(folder: Path, command: str, arguments: tuple[str, ...], prepare: Callable[[], None] | None) -> None:
     os.chdir(folder)
     for number, name in ((1, "out.txt"), (2, "err.txt")):
         os.dup2(os.open(name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
     torch.set_num_threads(1)
     if prepare:
         prepare()
-    sys.argv = ["train", *arguments]
-    main()
+    sys.argv = [command, *arguments]
+    MAINS[command]()
 
 
 def ended(process: ForkServerProcess) -> int:

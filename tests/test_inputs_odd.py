@@ -167,9 +167,10 @@ def test_a_million_classes_are_built_and_wondered_at(prep: Prep) -> None:
     write("a.csv", "text,label\n" + "".join(f"word{number % 200},id{number:06}\n" for number in range(1_000_000)))
     done = build(prep, "a.csv")
     assert done.code == 0
-    assert done.err == (
-        "warning: 1,000,000 classes in 1,000,000 rows; if that is not the label column, name it with --label\n"
-    )
+    notes = [line for line in done.err.splitlines() if not line.startswith("tokenizing ")]  # on a slow machine
+    assert notes == [
+        "warning: 1,000,000 classes in 1,000,000 rows; if that is not the label column, name it with --label"
+    ]
     cache = open_cache("cache/a")
     assert len(cache.manifest.task.label_names) == 1_000_000
     split = cache["train"]

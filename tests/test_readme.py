@@ -45,8 +45,7 @@ def test_its_commands_run_in_order(folder: Path) -> None:
 
 
 def test_its_python_runs(folder: Path, tmp_path: Path) -> None:
-    """Every Python block runs as a script, on the caches the commands have built. The script lies in another folder:
-    beside a data folder called `cache`, an editable install, as tests have it, is not found."""
+    """Every Python block runs as a script, on the caches the commands have built."""
     assert blocks("python")
     for number, block in enumerate(blocks("python")):
         script = tmp_path / f"block_{number}.py"

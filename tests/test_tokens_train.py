@@ -282,7 +282,10 @@ def test_the_commands_tell_scores_tags_and_why_the_last_layer_is_whole(trained: 
     start_run(settings(cache, run.parent / "loud", max_steps=1), heard.append, say)
     assert any("for every token: BertForTokenClassification reads more than one token" in line for line in heard)
     assert any("labels O, B-LOC, B-PER, I-PER" in line for line in heard)
-    assert any("entity F1 0." in line for line in heard)
+    assert any("eval loss" in line and "entity F1" in line for line in heard)
+    card = (run / "model" / "README.md").read_text()
+    assert "pipeline_tag: token-classification" in card
+    assert "name: entity F1" in card
 
 
 def test_models_and_caches_of_other_tasks_are_refused(trained: tuple[Cache, Path], tmp_path: Path) -> None:

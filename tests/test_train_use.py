@@ -8,11 +8,12 @@ import pytest
 from click.testing import CliRunner
 
 from cache.errors import InputError, LengthwiseError, MismatchError
+from cache.progress import clock
 from tests.models import write_model
 from tests.toys import WORDS, write_cache
 from train.cli import cli, main
 from train.predict import Predictor, read_texts
-from train.records import clock, read_records
+from train.records import read_records
 from train.scores import ClassScores
 
 
@@ -51,7 +52,12 @@ def command(place, monkeypatch):
 
 def test_the_report_names_accuracy_times_and_the_next_commands(place):
     text = (place / "first.txt").read_text()
-    assert len(re.findall(r"epoch \d/3  loss \d\.\d{4}  time \d:\d\d:\d\d  test: loss .* accuracy", text)) == 3
+    head = re.search(r"^ *epoch  train loss  eval loss  accuracy +F1 +tokens/s +padding +time  eval time$", text, re.M)
+    assert head
+    number, time = r" +\d\.\d{4}", r" +\d:\d\d:\d\d"
+    rows = re.findall(rf"^ *[123]/3{number}{number}{number}{number} +[\d,]+ +\d+\.\d%{time}{time}$", text, re.M)
+    assert len(rows) == 3
+    assert {len(row) for row in rows} == {len(head[0])}
     assert re.search(r"^time +\d:\d\d:\d\d, peak memory [\d,]+ MiB$", text, re.MULTILINE)
     assert "the heaviest batch, 8 x 48, fits" in text
     assert "train eval runs/toy-1 --cache" in text
@@ -61,7 +67,14 @@ def test_the_report_names_accuracy_times_and_the_next_commands(place):
 def test_a_run_folder_holds_these_files_and_no_others(place):
     files = {str(path.relative_to(place / "runs")) for path in (place / "runs" / "toy-1").rglob("*") if path.is_file()}
     checkpoint = ["model.safetensors", "optimizer.safetensors", "random.safetensors", "config.json", "state.json"]
-    model = ["model.safetensors", "config.json", "tokenizer.json", "tokenizer_config.json", "lengthwise.json"]
+    model = [
+        "model.safetensors",
+        "config.json",
+        "tokenizer.json",
+        "tokenizer_config.json",
+        "lengthwise.json",
+        "README.md",
+    ]
     expected = ["settings.json", "metrics.jsonl", "timing.jsonl", "summary.json"]
     expected += [f"checkpoints/step-{step:06d}/{name}" for step in (76, 114) for name in checkpoint]
     expected += [f"model/{name}" for name in model]
@@ -200,8 +213,8 @@ def test_compare_prints_the_tutorials_table(place, command):
     assert cells[3][:5] == ["runs/toy-2", "fixed", "model", "8", "48"]
     assert cells[2][8:] != cells[3][8:] == ["5", f"{5 * 8 * 48:,}"]
     assert re.fullmatch(r"\d:\d\d:\d\d", cells[2][7])
-    records = [json.loads(line) for line in command("compare", "runs/toy-1", "runs/toy-2", "--json").splitlines()]
-    assert [record["steps"] for record in records] == [114, 5]
+    runs = json.loads(command("compare", "runs/toy-1", "runs/toy-2", "--json"))["runs"]
+    assert [run["steps"] for run in runs] == [114, 5]
 
 
 def test_the_same_run_with_a_plan_that_is_not_stored_works_on_a_read_only_cache(place, command, monkeypatch):
@@ -330,7 +343,7 @@ def test_every_setting_has_a_flag_and_a_line_of_documentation():
 
     from train.config import Settings
 
-    flags = {option.name for option in cli.commands["run"].params} - {"resume", "quiet", "config"}
+    flags = {option.name for option in cli.commands["run"].params} - {"resume", "quiet", "as_json", "config"}
     names = [field.name for field in fields(Settings)]
     assert flags == set(names)
     source = inspect.getsource(Settings)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.shell_completion import CompletionItem
 
 from cache.errors import InputError, LengthwiseError
 
@@ -57,10 +58,23 @@ def cli() -> None:
     """
 
 
+def _folders(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """Completion of an option that takes a folder, and of some also something else."""
+    return [CompletionItem(incomplete, type="dir")]
+
+
+json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object, and nothing else on stdout.")
+quiet_option = click.option("--quiet", "-q", is_flag=True, help="Print errors and warnings only.")
+
+
 def settings_options(command: Command) -> Command:
     """Give a command a flag for each setting; the help of each is its type, unit and default."""
+    for name, metavar, text in _TRACKERS:
+        options: dict[str, Any] = {"is_flag": False, "flag_value": "auto", "default": None, "metavar": metavar}
+        command = click.option("--" + name, help=text, **options)(command)
     for name, kind, text in reversed(_FLAGS):
-        command = click.option("--" + name, type=kind, default=None, help=text)(command)
+        complete: dict[str, Any] = {"shell_complete": _folders} if name in ("cache", "model", "out") else {}
+        command = click.option("--" + name, type=kind, default=None, help=text, **complete)(command)
     for flag, text in _SWITCHES:
         command = click.option(f"--{flag}/--no-{flag}", default=None, help=text)(command)
     return command
@@ -72,6 +86,10 @@ _SWITCHES = (
     ("cpu-kernels", "On a CPU, attention by blocks and dropout from raw bits. Default: yes, unless compiled."),
 )
 
+_TRACKERS = (
+    ("wandb", "[PROJECT]", "Log to Weights & Biases; WANDB_MODE=offline keeps it on this machine. Default: no."),
+    ("tensorboard", "[DIR]", "Write TensorBoard's curves to DIR/<run name>, or into the run folder. Default: no."),
+)
 
 _FLAGS: tuple[tuple[str, Any, str], ...] = (
     ("cache", str, "Folder of the cache, made by `prep build`."),
@@ -111,16 +129,21 @@ _FLAGS: tuple[tuple[str, Any, str], ...] = (
 @cli.command()
 @settings_options
 @click.option(
-    "--resume", "resume", metavar="RUN", type=click.Path(path_type=Path), help="Go on with this run, exactly."
+    "--resume",
+    metavar="RUN",
+    type=click.Path(path_type=Path),
+    shell_complete=_folders,
+    help="Go on with this run, exactly.",
 )
-@click.option("--quiet", is_flag=True, help="Show no progress and no report.")
+@quiet_option
+@json_option
 @click.option(
     "--config",
     metavar="FILE",
     type=click.Path(path_type=Path),
     help="Take settings from a .toml or .json file, or from a run's settings.json; flags go on top.",
 )
-def run(resume: Path | None, quiet: bool, config: Path | None, **flags: Any) -> None:
+def run(resume: Path | None, quiet: bool, as_json: bool, config: Path | None, **flags: Any) -> None:
     """Fine-tune a model on a cache, or go on with an interrupted run.
 
     With --task mlm it is adapted to the cache's texts: some tokens are hidden, and it learns to say what they were.
@@ -133,6 +156,7 @@ def run(resume: Path | None, quiet: bool, config: Path | None, **flags: Any) -> 
       train run --cache cache/imdb --model minilm --epochs 1 --lr 1e-4 --strategy tight
       train run --resume runs/imdb-1
       train run --config runs/imdb-1/settings.json --seed 1
+      train run --cache cache/imdb --tensorboard --wandb my-project
     """
     from .config import Settings, read_settings
 
@@ -146,21 +170,26 @@ def run(resume: Path | None, quiet: bool, config: Path | None, **flags: Any) -> 
     settings = Settings.from_json(given) if resume is None else None  # what is wrong shows before torch is loaded
     from . import run as runs
 
+    say = _warn if as_json else click.echo
+    folder = Path()
     if resume is not None:
-        runs.resume_run(resume, given, click.echo, _warn, quiet)
+        folder = runs.resume_run(resume, given, say, _warn, quiet)
     elif settings is not None:
-        runs.start_run(settings, click.echo, _warn, quiet)
+        folder = runs.start_run(settings, say, _warn, quiet)
+    if as_json:
+        _print_json(runs.run_facts(folder))
 
 
 @cli.command("eval")
-@click.argument("model")
-@click.option("--cache", required=True, help="Folder of the cache.")
+@click.argument("model", shell_complete=_folders)
+@click.option("--cache", required=True, shell_complete=_folders, help="Folder of the cache.")
 @click.option("--split", default="test", show_default=True, help="Split of the cache.")
 @click.option("--rows", "limit", type=click.IntRange(1), help="About how many rows, always the same.  [default: all]")
 @click.option("--batch-size", type=click.IntRange(1), default=64, show_default=True, help="Rows of a batch.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, …")
 @click.option("--precision", type=click.Choice(PRECISIONS), default="auto", show_default=True)
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@quiet_option
+@json_option
 def evaluate(
     model: str,
     cache: str,
@@ -169,6 +198,7 @@ def evaluate(
     batch_size: int,
     device: str,
     precision: str,
+    quiet: bool,
     as_json: bool,
 ) -> None:
     """Score a run, a model folder or a Hub model on a split.
@@ -182,6 +212,7 @@ def evaluate(
       train eval runs/imdb-1 --cache cache/imdb --split test
     """
     from cache import open_cache
+    from cache.progress import Progress
 
     from .evaluate import evaluate as score
     from .finished import finished_model, load_scored
@@ -191,11 +222,15 @@ def evaluate(
     rows = opened[split]
     with _on(device, precision) as (place, exact):
         needs = Needs(opened.manifest, opened.folder, rows.info.longest)
-        scores = score(load_scored(finished_model(model), place, needs), rows, place, exact, batch_size, limit)
+        scored = load_scored(finished_model(model), place, needs)
+        with Progress(f"evaluating {split}", limit or len(rows), "rows", quiet=quiet, delay_s=1) as progress:
+            scores = score(scored, rows, place, exact, batch_size, limit, progress=progress.update)
     assert scores is not None
     names = opened.manifest.task.label_names
     if as_json:
-        click.echo(json.dumps({"model": model, "cache": cache, "split": split, "labels": names, **scores.to_json()}))
+        _print_json({"model": model, "cache": cache, "split": split, "labels": names, **scores.to_json()})
+        return
+    if quiet:
         return
     click.echo(f"rows       {scores.rows:,} of split {split}")
     click.echo(f"loss       {scores.mean_loss:.4f}")
@@ -204,7 +239,7 @@ def evaluate(
 
 
 @cli.command()
-@click.argument("model")
+@click.argument("model", shell_complete=_folders)
 @click.argument("texts", nargs=-1)
 @click.option("--file", type=click.Path(path_type=Path), help="Read texts from a file, one a line.")
 @click.option("--batch-size", type=click.IntRange(1), default=32, show_default=True, help="Texts of a batch.")
@@ -239,7 +274,7 @@ def predict(
 
 @cli.command()
 @click.argument("runs", nargs=-1, required=True, type=click.Path(path_type=Path))
-@click.option("--json", "as_json", is_flag=True, help="Print one line of JSON a run.")
+@json_option
 @click.option("--html", type=click.Path(path_type=Path), help="Also draw the runs' curves, on one HTML page.")
 def compare(runs: tuple[Path, ...], as_json: bool, html: Path | None) -> None:
     """Show runs side by side, as a table in Markdown.
@@ -258,10 +293,16 @@ def compare(runs: tuple[Path, ...], as_json: bool, html: Path | None) -> None:
         click.echo(f"wrote {html} ({size / 1e3:,.0f} kB)", err=True)
     results = [read_result(folder) for folder in runs]
     if as_json:
-        for result in results:
-            click.echo(to_json(result))
+        _print_json({"runs": [to_json(result) for result in results]})
     else:
         click.echo(comparison(results))
+
+
+def _print_json(content: dict[str, Any]) -> None:
+    """One line of JSON, in which a number that is not finite is null."""
+    from .records import finite
+
+    click.echo(json.dumps(finite(content), allow_nan=False))
 
 
 def _warn(text: str) -> None:

@@ -1,11 +1,12 @@
 """Runs side by side: the tutorial's table, in Markdown."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from .records import METRICS, SUMMARY, TIMING, RunInfo, clock, read_records, read_run
+from cache.progress import clock
+
+from .records import METRICS, SUMMARY, TIMING, Json, RunInfo, read_records, read_run
 from .scores import TITLES, main_score
 
 COLUMNS = (
@@ -108,16 +109,15 @@ def _cells(result: RunResult) -> tuple[str, ...]:
     )
 
 
-def to_json(result: RunResult) -> str:
-    """A run's result as one line of JSON."""
-    content = {
+def to_json(result: RunResult) -> Json:
+    """A run's result as plain JSON."""
+    return {
         "run": str(result.folder),
         "settings": result.info.settings.to_json(),
         "accuracy": result.accuracy,
         **({} if result.score is None else dict([result.score])),
-        "epoch_seconds": result.epoch_seconds,
+        "epoch_seconds": list(result.epoch_seconds),
         "steps": result.steps,
         "padded_tokens": result.padded_tokens,
         "finished": result.finished,
     }
-    return json.dumps(content)

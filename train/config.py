@@ -21,7 +21,10 @@ ON_NONFINITE = ("stop", "skip")
 NO_SPLIT = "none"
 """The `eval_split` that means: evaluate nothing."""
 
-FREE_ON_RESUME = frozenset({"cache", "device", "out", "save_every", "keep"})
+AUTO, OFF = "auto", "none"
+"""Where a tracker shall write: at its usual place, or not at all."""
+
+FREE_ON_RESUME = frozenset({"cache", "device", "out", "save_every", "keep", "tensorboard", "wandb"})
 """Fields that may differ when a run goes on, because they change none of its numbers: a cache that was moved is known
 by its fingerprint, and a device by its type; see `train.run`."""
 
@@ -38,11 +41,11 @@ class Settings:
     """Folder of the cache."""
     model: str | None = None
     """Model to start from: folder, Hub id, or `minilm`. None: the one whose tokenizer made the cache."""
+    out: str | None = None
+    """Run folder to make. None: the first free runs/<cache name>-<n>."""
     task: str | None = None
     """What to train for: `mlm`, for which any cache will do, or what the cache's labels are for. None: as the cache was
     built."""
-    out: str | None = None
-    """Run folder to make. None: the first free runs/<cache name>-<n>."""
     epochs: int = 3
     """Passes over the training split."""
     max_steps: int | None = None
@@ -105,6 +108,11 @@ class Settings:
     """Steps between two records in metrics.jsonl, each of which reads the loss from the device."""
     on_nonfinite: str = "stop"
     """What to do when a loss or gradient is not finite: stop the run, or skip that update."""
+    tensorboard: str | None = None
+    """Folder in which TensorBoard's curves get a folder of the run's name; `auto`: the run's own `tensorboard`. None or
+    `none`: no curves."""
+    wandb: str | None = None
+    """Project at Weights & Biases to log to; `auto`: that of WANDB_PROJECT, else `lengthwise`. None or `none`: not."""
 
     def __post_init__(self) -> None:
         wrong = [f"{flag(name)} is {getattr(self, name)!r}, expected {expected}" for name, expected in self._faults()]
@@ -128,7 +136,7 @@ class Settings:
         for name, choices in _CHOICES.items():
             if getattr(self, name) not in choices:
                 found.append((name, "one of " + ", ".join(str(choice) for choice in choices if choice)))
-        for name in ("model", "out", "eval_split", "cache", "device"):
+        for name in ("model", "out", "eval_split", "tensorboard", "wandb", "cache", "device"):
             optional = name not in ("cache", "device")
             if not (optional and getattr(self, name) is None) and not _is_text(getattr(self, name)):
                 found.append((name, "a name"))

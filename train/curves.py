@@ -17,7 +17,9 @@ from .scores import main_score
 
 Floats = npt.NDArray[np.float64]
 
-NOT_COMPARED = frozenset({"seed", "plan_seed", "out", "cache", "save_every", "keep", "log_every"})
+NOT_COMPARED = frozenset(
+    {"seed", "plan_seed", "out", "cache", "save_every", "keep", "log_every", "tensorboard", "wandb"}
+)
 """Settings in which the runs of a group may differ; the cache counts by its fingerprint."""
 
 

@@ -25,6 +25,7 @@ def evaluate(
     batch_size: int = 64,
     limit: int | None = None,
     stop: Callable[[], bool] = lambda: False,
+    progress: Callable[[int], object] = lambda rows: None,
 ) -> Scores | None:
     """Score a model on the rows of a split, in uniform batches where possible; their order does not matter.
 
@@ -39,6 +40,7 @@ def evaluate(
         limit: stop after the batch that reaches so many rows; batches come in an order that is random, but always the
             same. None: every row.
         stop: asked before each batch; once it says so, there is no result.
+        progress: called with the rows of each batch when it is under way.
 
     Raises:
         InputError: the split has no rows, or there is no token to hide others behind.
@@ -58,11 +60,11 @@ def evaluate(
             if rows >= (limit or len(split)):
                 break
             rows += len(batch)
-            if not (masked or batch.targets):
-                continue
-            summed, logits, labels = score(batch)
-            loss += summed
-            tally.add(logits, labels)
+            if masked or batch.targets:
+                summed, logits, labels = score(batch)
+                loss += summed
+                tally.add(logits, labels)
+            progress(len(batch))
     return tally.scores(rows, float(loss))
 
 

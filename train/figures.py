@@ -9,12 +9,12 @@ import numpy as np
 from cache.axes import Axes, frame, spread
 from cache.errors import InputError
 from cache.page import header, page, section, table
+from cache.progress import clock
 from cache.storage import replacing, storage_errors
 from cache.svg import SERIES, Figure, Panel, band, clip, label, line
 
 from .compare import column_names, score_text
 from .curves import Floats, Group, group_runs, read_curves, smooth, spread_of
-from .records import clock
 from .scores import TITLES
 
 MOST_POINTS = 300

@@ -16,7 +16,7 @@ from cache.reader import Cache, Split
 
 from . import device as devices
 from .attention import use_cpu_kernels
-from .config import FREE_ON_RESUME, NO_SPLIT, Settings
+from .config import AUTO, FREE_ON_RESUME, NO_SPLIT, OFF, Settings
 from .loop import Job, make_optimizer
 from .masking import PROBABILITY, Masking, masked_forward
 from .model import Needs
@@ -58,6 +58,7 @@ def resolve(settings: Settings, cache: Cache, split: Split) -> tuple[Settings, t
         precision=devices.pick_precision(settings.precision, device),
         pad_to_multiple_of=multiple,
         eval_split=eval_split,
+        tensorboard=_place(settings.tensorboard),
     )
     return resolved, device
 
@@ -79,6 +80,11 @@ def task_kind(settings: Settings, cache: Cache) -> str:
     if settings.mask_probability is not None and kind != MLM:
         raise InputError(f"--mask-probability is for --task mlm, but this run is for {kind}; leave it out")
     return kind
+
+
+def _place(folder: str | None) -> str | None:
+    """A folder's whole path, so that a run that goes on finds it from anywhere."""
+    return folder if folder in (None, AUTO, OFF) else str(Path(folder).expanduser().resolve())
 
 
 def absolute(model: str) -> str:

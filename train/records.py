@@ -6,6 +6,7 @@ runs/imdb-1/
   timing.jsonl        seconds, tokens a second, memory
   checkpoints/        see `checkpoint`
   model/              the fine-tuned model, written at the end
+  tensorboard/, wandb/, wandb.json    only where asked for, see `trackers`
   summary.json        written last: a run that has it is finished
 """
 
@@ -169,7 +170,7 @@ class Records:
 
     def add(self, record: Json) -> None:
         """Append a record; a number that is not finite becomes null."""
-        content = {name: None if _not_finite(value) else value for name, value in record.items()}
+        content = finite(record)
         with storage_errors(self.path):
             self.file.write(json.dumps(content, allow_nan=False).encode() + b"\n")
             self.file.flush()
@@ -185,8 +186,17 @@ class Records:
         self.file.close()
 
 
-def _not_finite(value: object) -> bool:
-    return isinstance(value, float) and not math.isfinite(value)
+def finite(content: Json) -> Json:
+    """Plain JSON in which a number that is not finite is null."""
+    return {name: _finite(value) for name, value in content.items()}
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return finite(value)
+    return [_finite(item) for item in value] if isinstance(value, list | tuple) else value
 
 
 def read_records(path: Path) -> list[Json]:
@@ -198,7 +208,7 @@ def read_records(path: Path) -> list[Json]:
     return [json.loads(line) for line in lines[:-1]]
 
 
-def clock(seconds: float) -> str:
-    """A duration as h:mm:ss."""
-    whole = round(seconds)
-    return f"{whole // 3600}:{whole // 60 % 60:02d}:{whole % 60:02d}"
+def joined_records(folder: Path) -> list[Json]:
+    """The records of a run's metrics, each with what its timing says of it."""
+    times = {(record["kind"], record["step"]): record for record in read_records(folder / TIMING)}
+    return [{**record, **times.get((record["kind"], record["step"]), {})} for record in read_records(folder / METRICS)]

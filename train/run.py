@@ -14,12 +14,14 @@ from typing import Any
 
 import torch
 
-from cache.errors import MismatchError, StorageError
+from cache.errors import LengthwiseError, MismatchError, StorageError
 from cache.names import local_folder
+from cache.progress import clock
 from cache.reader import Cache, open_cache
 from cache.writer import publish, staging, storage_errors
 
 from . import device as devices
+from .card import README, model_card
 from .checkpoint import clean, load_checkpoint, newest
 from .config import FREE_ON_RESUME, NO_SPLIT, Settings, contradictions
 from .inputs import PADDING_SIDE
@@ -36,13 +38,14 @@ from .prepare import absolute, describe, make_job, needs_of, owner_of, resolve, 
 from .progress import Screen
 from .records import (
     CHECKPOINTS,
+    METRICS,
     MODEL,
     SETTINGS,
     SUMMARY,
     Json,
     RunInfo,
     check_out,
-    clock,
+    joined_records,
     lock_run,
     make_run_folder,
     read_run,
@@ -50,6 +53,7 @@ from .records import (
 )
 from .signals import Stopped, StopRequest
 from .state import Meter, State
+from .trackers import Trackers, check_installed, open_trackers
 from .trial import try_heaviest
 from .watch import Watch
 
@@ -88,22 +92,27 @@ def start_run(settings: Settings, say: Say, warn: Say, quiet: bool = False) -> P
     with StopRequest(warn) as stop:
         if settings.out is not None:
             check_out(settings.out)
+        check_installed(settings)
         cache = open_cache(settings.cache)
         split = training_split(cache)
         resolved, device = resolve(settings, cache, split)
         folder = model_folder(str(resolved.model))
-        report = _silent if quiet else say
-        model = load_model(folder, needs_of(cache, split, resolved), resolved.seed, report)
+        told: list[str] = []
+        model = load_model(folder, needs_of(cache, split, resolved), resolved.seed, told.append)
         job = make_job(model, split, resolved, device)
         start = Start(job, describe(job, cache, model_digest(folder)), State(Meter(device)), {})
         heaviest = try_heaviest(job, start.state)
         torch.manual_seed(resolved.seed)
-        stop.gentle = True
+        screen = Screen(job.total_steps, 0, quiet, say, warn)
+        stop.gentle, stop.notice = True, screen.warn
         place = _begin_folder(start.info)
         lock = lock_run(place)
-        _announce(start, heaviest, report)
         try:
-            return _go(place, start, Screen(job.total_steps, 0, quiet, report), stop)
+            trackers = _open_trackers(place, start.info, screen.warn, quiet)
+            for line in told:
+                screen.say(line)
+            _announce(start, heaviest, screen.say)
+            return _go(place, start, screen, stop, trackers)
         finally:
             os.close(lock)
 
@@ -127,20 +136,19 @@ def resume_run(folder: Path, given: Mapping[str, Any], say: Say, warn: Say, quie
     if (folder / SUMMARY).exists():
         warn(f"{folder} is finished: {info.total_steps:,} steps; evaluate it with `train eval {folder} --cache CACHE`")
         return folder
+    check_installed(settings)
     lock = lock_run(folder)
     try:
         with StopRequest(warn) as stop:
             start = _take_up(folder, settings, info, warn)
-            stop.gentle = True
-            report, total = _silent if quiet else say, start.job.total_steps
-            report(f"resuming {folder} at step {start.state.step:,} of {total:,}")
-            return _go(folder, start, Screen(total, start.state.step, quiet, report), stop)
+            step, total = start.state.step, start.job.total_steps
+            screen = Screen(total, step, quiet, say, warn)
+            stop.gentle, stop.notice = True, screen.warn
+            trackers = open_trackers(settings, folder, info, step, screen.warn, quiet)
+            screen.say(f"resuming {folder} at step {step:,} of {total:,}")
+            return _go(folder, start, screen, stop, trackers)
     finally:
         os.close(lock)
-
-
-def _silent(text: str) -> None:
-    pass
 
 
 def _found_out(given: Mapping[str, Any]) -> dict[str, Any]:
@@ -184,6 +192,15 @@ def _begin_folder(info: RunInfo) -> Path:
         place.rmdir()
         raise
     return place
+
+
+def _open_trackers(place: Path, info: RunInfo, warn: Say, quiet: bool) -> Trackers:
+    """The trackers of a new run; if one cannot be opened, nothing is left behind."""
+    try:
+        return open_trackers(info.settings, place, info, None, warn, quiet)
+    except LengthwiseError:
+        shutil.rmtree(place, ignore_errors=True)
+        raise
 
 
 def _differences(info: RunInfo, settings: Settings, cache: Cache, device: torch.device) -> list[str]:
@@ -236,12 +253,22 @@ def _labels(job: Job) -> str:
     return "labels " + ", ".join(names[:4]) + more
 
 
-def _go(folder: Path, start: Start, screen: Screen, stop: StopRequest) -> Path:
-    """Train to the end, write the model, then the summary."""
+def _go(folder: Path, start: Start, screen: Screen, stop: StopRequest, trackers: Trackers) -> Path:
+    """Train to the end, write the model, then the summary; the trackers end last, for one of them may be slow."""
+    with trackers:
+        _train(folder, start, screen, stop, trackers)
+        summary = _finish(folder, start)
+        _conclude(folder, summary, start.job, trackers, screen.say)
+    return folder
+
+
+def _train(folder: Path, start: Start, screen: Screen, stop: StopRequest, trackers: Trackers) -> None:
     job, state = start.job, start.state
     with storage_errors(folder):
         (folder / CHECKPOINTS).mkdir(exist_ok=True)
-    watch = Watch(job, state, folder, owner_of(start.info), start.sizes, screen, stop)
+    watch = Watch(job, state, folder, owner_of(start.info), start.sizes, screen, stop, trackers)
+    trackers.catch_up(joined_records(folder))
+    screen.begin()
     try:
         finished = train(job, state, watch)
     finally:
@@ -249,8 +276,13 @@ def _go(folder: Path, start: Start, screen: Screen, stop: StopRequest) -> Path:
     if not finished:
         stop.notice(f"stopped at step {state.step:,} of {job.total_steps:,}; go on with: train run --resume {folder}")
         raise Stopped(stop.signum or 0)
+
+
+def _finish(folder: Path, start: Start) -> Json:
+    """Write the model, then the summary, which is returned."""
+    job, state = start.job, start.state
     began = time.monotonic()
-    export_model(folder / MODEL, job, start.info)
+    export_model(folder / MODEL, job, start.info, joined_records(folder))
     state.seconds += time.monotonic() - began
     memory = devices.peak_memory_bytes(job.device)
     summary: Json = {
@@ -262,12 +294,17 @@ def _go(folder: Path, start: Start, screen: Screen, stop: StopRequest) -> Path:
         "scores": state.scores,
     }
     write_json(folder / SUMMARY, summary)
-    _conclude(folder, summary, job, screen.say)
-    return folder
+    return summary
 
 
-def export_model(place: Path, job: Job, info: RunInfo) -> None:
-    """Write the fine-tuned model with its tokenizer, as `transformers.pipeline` loads it.
+def export_model(place: Path, job: Job, info: RunInfo, records: list[Json]) -> None:
+    """Write the fine-tuned model with its tokenizer, as `transformers.pipeline` loads it, and its model card.
+
+    Args:
+        place: folder to write.
+        job: what was trained.
+        info: what settings.json says.
+        records: of the run, as `joined_records` gives them.
 
     Raises:
         StorageError: the file system refused.
@@ -278,6 +315,10 @@ def export_model(place: Path, job: Job, info: RunInfo) -> None:
         with storage_errors(place), quiet_transformers():
             job.model.save_pretrained(folder)
             _copy_tokenizer(job.split.cache, folder)
+            card_text = model_card(
+                place.parent.resolve().name, info, job.model.config, job.split.cache.manifest, records
+            )
+            (folder / README).write_text(card_text, "utf-8")
         write_json(folder / CARD, card)
         if place.exists():  # of a run that was killed between this and its summary
             shutil.rmtree(place)
@@ -293,7 +334,17 @@ def _copy_tokenizer(cache: Cache, folder: Path) -> None:
         write_json(path, {**json.loads(path.read_text("utf-8")), "padding_side": PADDING_SIDE})
 
 
-def _conclude(folder: Path, summary: Json, job: Job, say: Say) -> None:
+def run_facts(folder: Path) -> Json:
+    """What `train run --json` says of a finished run."""
+    info = read_run(folder)
+    summary = json.loads((folder / SUMMARY).read_text("utf-8"))
+    facts = {"run": str(folder), "model": str(folder / MODEL), "cache_fingerprint": info.cache_fingerprint}
+    return {**facts, **summary, "settings": info.settings.to_json()}
+
+
+def _conclude(folder: Path, summary: Json, job: Job, trackers: Trackers, say: Say) -> None:
+    for name, step in trackers.lost.items():
+        say(f"{name:10} incomplete: it failed after step {step:,}; {METRICS} has every record")
     if summary["skipped_updates"]:
         say(f"skipped    {summary['skipped_updates']:,} updates, whose loss or gradients were not finite")
     memory = summary["peak_memory_bytes"]

@@ -36,7 +36,7 @@ TITLES = {
     "entity_f1": "entity F1",
     "token_accuracy": "token accuracy",
 }
-"""How scores are called where people read them, if not by their names."""
+"""How scores are called for people, where not by their names."""
 
 
 def main_score(scores: dict[str, Any], metric: str = "") -> tuple[str, float] | None:

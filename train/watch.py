@@ -4,6 +4,7 @@ import time
 from pathlib import Path
 
 from cache.errors import LengthwiseError
+from cache.progress import clock
 from cache.reader import Split
 
 from . import device as devices
@@ -12,10 +13,11 @@ from .config import NO_SPLIT
 from .evaluate import evaluate
 from .loop import Job, schedule
 from .progress import Screen
-from .records import CHECKPOINTS, METRICS, TIMING, Json, Records, clock
+from .records import CHECKPOINTS, METRICS, TIMING, Json, Records
 from .scores import TITLES, Scores
 from .signals import StopRequest
 from .state import Meter, State, Sums
+from .trackers import Trackers
 
 ROWS_NAMED = 16
 """Rows of a batch that an error lists."""
@@ -36,6 +38,7 @@ class Watch:
         sizes: bytes of each record file that are to be kept.
         screen: shows progress.
         stop: asked after every step.
+        trackers: where records go besides.
     """
 
     def __init__(
@@ -47,9 +50,10 @@ class Watch:
         sizes: dict[str, int],
         screen: Screen,
         stop: StopRequest,
+        trackers: Trackers,
     ) -> None:
         self.job, self.state, self.folder, self.owner = job, state, folder, owner
-        self.screen, self.stop = screen, stop
+        self.screen, self.stop, self.trackers = screen, stop, trackers
         self.metrics = Records(folder / METRICS, sizes.get(METRICS, 0))
         self.timing = Records(folder / TIMING, sizes.get(TIMING, 0))
         self.mark = time.monotonic()
@@ -69,13 +73,35 @@ class Watch:
         state.epoch_sums += sums
         state.skipped += sums.skipped_steps
         rate = schedule(state.step - 1, job.settings.warmup(job.total_steps), job.total_steps) * job.settings.lr
-        position = {"kind": "step", "step": state.step, "epoch": state.epoch + 1}
-        record = {**position, "loss": sums.mean_loss, "learning_rate": rate, "grad_norm": norm}
-        self.metrics.add({**record, **self._counts(sums)})
         speed = sums.real_tokens / max(seconds, 1e-9)
         memory = devices.peak_memory_bytes(job.device)
-        self.timing.add({**position, "seconds": seconds, "tokens_per_second": speed, "peak_memory_bytes": memory})
+        self._record(
+            "step",
+            {"loss": sums.mean_loss, "learning_rate": rate, "grad_norm": norm, **self._counts(sums)},
+            {"seconds": seconds, "tokens_per_second": speed, "peak_memory_bytes": memory},
+        )
         self.screen.update(state.step, sums.mean_loss, speed)
+
+    def _record(self, kind: str, result: Json, times: Json | None = None) -> None:
+        """Write a record of the present step: what is the same in two equal runs, and what is not."""
+        position = {"kind": kind, "step": self.state.step, "epoch": self.state.epoch + 1}
+        self.metrics.add({**position, **result})
+        if times:
+            self.timing.add({**position, **times})
+        self.trackers.log({**position, **result, **(times or {})})
+
+    def _row(self, result: Json, eval_seconds: float) -> dict[str, str]:
+        """The epoch's line in the report; `result` is the summary of its evaluation, empty where there was none."""
+        state, sums = self.state, self.state.epoch_sums
+        scores = {name: value for name, value in result.items() if name not in ("loss", "rows")}
+        row = {"epoch": f"{state.epoch + 1}/{len(self.job.steps)}", "train loss": _number(sums.mean_loss)}
+        if result:
+            row["eval loss"] = _number(result["loss"])
+        row |= {TITLES.get(name, name): _number(value) for name, value in scores.items()}
+        row["tokens/s"] = f"{sums.real_tokens / max(state.epoch_seconds, 1e-9):,.0f}"
+        row["padding"] = f"{sums.padded_tokens / max(sums.real_tokens, 1) - 1:.1%}"
+        row["time"] = clock(state.epoch_seconds)
+        return row | ({"eval time": clock(eval_seconds)} if result else {})
 
     def pause(self) -> bool:
         """Save a checkpoint if one is due or the run is to stop; whether to stop."""
@@ -94,18 +120,12 @@ class Watch:
             self.save()
             return True
         eval_seconds = self._lap(training=False)
-        position = {"epoch": state.epoch + 1, "step": state.step}
-        loss = state.epoch_sums.mean_loss
-        self.metrics.add({"kind": "epoch", **position, "loss": loss, **self._counts(state.epoch_sums)})
-        self.timing.add({"kind": "epoch", **position, "seconds": state.epoch_seconds, "eval_seconds": eval_seconds})
-        line = f"epoch {state.epoch + 1}/{len(job.steps)}  loss {_number(loss)}  time {clock(state.epoch_seconds)}"
+        times = {"seconds": state.epoch_seconds, "eval_seconds": eval_seconds}
+        self._record("epoch", {"loss": state.epoch_sums.mean_loss, **self._counts(state.epoch_sums)}, times)
+        result = scores.summary() if scores is not None else {}
         if scores is not None:
-            split = job.settings.eval_split
-            result = scores.summary()
-            self.metrics.add({"kind": "eval", **position, "split": split, **result})
-            shown = [f"{TITLES.get(name, name)} {value:.4f}" for name, value in result.items() if name != "rows"]
-            line += f"  {split}: {', '.join(shown)} ({clock(eval_seconds)})"
-        self.screen.say(line)
+            self._record("eval", {"split": job.settings.eval_split, **result})
+        self.screen.epoch(self._row(result, eval_seconds))
         state.scores = scores.to_json() if scores is not None else None
         state.epoch, state.epoch_step, state.epoch_sums, state.epoch_seconds = state.epoch + 1, 0, Sums(), 0.0
         last, every = state.epoch == len(job.steps), job.settings.save_every
@@ -141,15 +161,17 @@ class Watch:
         if split is None:
             return None
         settings = self.job.settings
-        return evaluate(
-            self.job.model,
-            split,
-            self.job.device,
-            settings.precision,
-            settings.eval_batch_size,
-            settings.eval_rows,
-            lambda: bool(self.stop),
-        )
+        with self.screen.evaluating(split.name, settings.eval_rows or len(split)) as progress:
+            return evaluate(
+                self.job.model,
+                split,
+                self.job.device,
+                settings.precision,
+                settings.eval_batch_size,
+                settings.eval_rows,
+                lambda: bool(self.stop),
+                progress.update,
+            )
 
     def _counts(self, sums: Sums) -> Json:
         hidden = {"hidden_tokens": int(sums.weight)} if self.job.masking is not None else {}
