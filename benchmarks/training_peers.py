@@ -21,7 +21,7 @@ import torch
 from cache import PlanSpec, Split, open_cache
 from cache.plans import EpochPlan
 from train.attention import use_cpu_kernels
-from train.device import autocast, pick_precision
+from train.device import autocast, pick_precision, prepare
 from train.model import Needs, load_model, quiet_transformers
 
 from .corpus import even_batches, imdb_cache, part_of, sample_cache, small_bert
@@ -244,6 +244,7 @@ def parts(task: Task) -> Run:
     def run(steps: int) -> Json:
         torch.manual_seed(SEED)
         model = task.classifier().to(task.device)
+        prepare(task.device)
         use_cpu_kernels(model, task.device)
         model.train()
         optimizer = torch.optim.AdamW(model.parameters(), lr=task.lr, weight_decay=0.0, fused=True)

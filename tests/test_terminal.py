@@ -6,6 +6,7 @@ import pty
 import re
 import select
 import sys
+import termios
 import time
 from functools import partial
 from pathlib import Path
@@ -73,6 +74,7 @@ def in_files(folder: Path, command: str, *arguments: str, code: int = 0) -> tupl
 def on_terminal(folder: Path, command: str, *arguments: str, **variables: str) -> str:
     """Run a command on a terminal of its own; what it wrote there."""
     ours, theirs = pty.openpty()
+    termios.tcsetwinsize(theirs, (24, 100))
     child = start(folder, command, *arguments, terminal=os.ttyname(theirs), **variables)
     written = b""
     while child.is_alive() or select.select([ours], [], [], 0)[0]:
@@ -85,20 +87,19 @@ def on_terminal(folder: Path, command: str, *arguments: str, **variables: str) -
 
 
 def screen(text: str) -> list[str]:
-    """The lines that are left on a terminal when all was written, without those that were erased."""
-    return [line.split(progress.ERASE)[-1] for line in text.split("\n")]
+    """The lines that are left on a terminal when all was written, without those that were written over."""
+    return [line.split("\r")[-1] for line in text.split("\n")]
 
 
-BAR = r"\r\x1b\[K{what} +\d+%  \[[#.]{{4,24}}\]  [\d,.]+/[\d,.]+ {unit}  \d:\d\d:\d\d left  "
+BAR = r"\r{what}: +\d+%\|.{{4,}}\| [\d.]+[kM]?/[\d.]+[kM]? \[\d\d:\d\d<\d\d:\d\d, +[\d.]+[kM]? ?{unit}/s"
 
 
 def test_on_a_terminal_train_run_draws_a_bar_that_leaves_only_the_report(place: Path) -> None:
     shown = on_terminal(place, "train", *RUN, "--out", "terminal")
-    assert re.search(BAR.format(what="training", unit="steps") + r"loss \d\.\d{4}, [\d,]+ tokens/s", shown)
-    assert re.search(BAR.format(what="evaluating test", unit="rows") + r"[\d,.]+ rows/s", shown)
-    assert all(len(drawn.split("\r")[0]) < 80 for drawn in shown.split(progress.ERASE)[1:] if "[" in drawn)
+    assert re.search(BAR.format(what="training", unit="steps") + r", loss \d\.\d{4}, [\d,]+ tokens/s\]", shown)
+    assert re.search(BAR.format(what="evaluating test", unit="rows"), shown)
     left = screen(shown)
-    assert not any(" left" in line for line in left)
+    assert not any("%|" in line for line in left)
     assert [line.split()[0] for line in left if re.match(r" +[12]/2 ", line)] == ["1/2", "2/2"]
     assert sum("train loss" in line for line in left) == 1
 
@@ -116,8 +117,8 @@ def test_elsewhere_train_run_writes_plain_lines(place: Path) -> None:
 
 def test_prep_build_and_verify_show_how_far_they_are(place: Path) -> None:
     shown = on_terminal(place, "prep", *BUILD, "--name", "terminal")
-    assert re.search(BAR.format(what="tokenizing", unit="MB") + r"[\d,]+ tokens/s", shown)
-    assert not any(" left" in line for line in screen(shown))
+    assert re.search(BAR.format(what="tokenizing", unit="B") + r", [\d,]+ tokens/s\]", shown)
+    assert not any("%|" in line for line in screen(shown))
     out, err = in_files(place, "prep", *BUILD, "--name", "plain")
     assert re.search(r"^tokenizing +\d+%  [\d.]+/[\d.]+ MB  .* elapsed  .* left  [\d,]+ tokens/s$", err, re.MULTILINE)
     assert re.search(r"^planning +100%  3/3 epochs", err, re.MULTILINE)
@@ -220,7 +221,6 @@ def test_a_warning_takes_the_place_of_the_bar(
 ) -> None:
     """Also that of an evaluation; after it the bar comes back at once."""
     monkeypatch.setattr(progress, "is_terminal", lambda: True)
-    monkeypatch.setattr(progress, "BAR_EVERY_S", 1000)
     window = Screen(100, 0, True, print, print)
     window.begin()
     window.warn("quiet, but this matters")
@@ -230,7 +230,6 @@ def test_a_warning_takes_the_place_of_the_bar(
     window.warn("first")
     window.update(10, 0.5, 7.0)
     with window.evaluating("test", 50) as evaluation:
-        evaluation.due = 0
         evaluation.update(50)
         window.warn("second")
     left = screen(capsys.readouterr().err)
