@@ -60,9 +60,11 @@ class Progress:
                 unit_scale=self.unit == "B", delay=self.delay_s, mininterval=BAR_EVERY_S, miniters=1, leave=False,
                 position=0, dynamic_ncols=True, file=sys.stderr,
             )  # fmt: skip
+            self.bar.start_t -= time.monotonic() - self.began
         if note:
             self.bar.set_postfix_str(note, refresh=False)
-        self.bar.update(amount)
+        # A total may be a guess, and beyond it tqdm shows no bar.
+        self.bar.update(max(0, min(amount, self.total - self.bar.n)) if self.total else amount)
 
     def clear(self) -> None:
         """Take the bar away, before something else is printed; a later update brings it back."""
