@@ -34,7 +34,7 @@ class Batch:
         input_ids: (B, W) int64.
         attention_mask: (B, W) int64, 1 at tokens; None where every row is W long and no mask is needed.
         labels: by task (B,) int64 classes, (B,) float32 numbers, (B, C) float32, 1 at the classes a row has, or (B, W)
-            int64 classes of tokens, -100 at those without one.
+            int64 classes of tokens, -100 at those without one; None in a cache without labels.
         token_type_ids: (B, W) int64 in a cache of pairs, 1 at the second text and what closes it; None elsewhere.
         rows: (B,) row numbers in the split, ascending; (0,) in a filler.
         step: number of the optimizer step in its epoch.
@@ -48,7 +48,7 @@ class Batch:
 
     input_ids: torch.Tensor
     attention_mask: torch.Tensor | None
-    labels: torch.Tensor
+    labels: torch.Tensor | None
     rows: Ints
     step: int
     step_rows: int
@@ -75,14 +75,15 @@ class Batch:
         return self.input_ids.numel()
 
     def model_inputs(self) -> dict[str, torch.Tensor]:
-        """Keyword arguments for a transformers model: input_ids, labels, attention_mask where one is needed, and
-        token_type_ids in a cache of pairs."""
-        inputs = {"input_ids": self.input_ids, "labels": self.labels}
-        if self.attention_mask is not None:
-            inputs["attention_mask"] = self.attention_mask
-        if self.token_type_ids is not None:
-            inputs["token_type_ids"] = self.token_type_ids
-        return inputs
+        """Keyword arguments for a transformers model: input_ids, labels where the cache has them, attention_mask where
+        one is needed, and token_type_ids in a cache of pairs."""
+        inputs = {
+            "input_ids": self.input_ids,
+            "labels": self.labels,
+            "attention_mask": self.attention_mask,
+            "token_type_ids": self.token_type_ids,
+        }
+        return {name: tensor for name, tensor in inputs.items() if tensor is not None}
 
 
 class Batches:

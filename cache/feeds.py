@@ -44,7 +44,7 @@ class Padded(NamedTuple):
 
     input_ids: torch.Tensor
     attention_mask: torch.Tensor | None
-    labels: torch.Tensor
+    labels: torch.Tensor | None
     token_type_ids: torch.Tensor | None
 
 
@@ -155,7 +155,7 @@ class DirectFeed:
                 ids, mask = self._laid_out(blocks, block, end, shape)
             else:
                 ids, mask = self._gathered(stretch.rows[first:stop], lengths, width)
-            if label is None:
+            if label is None and self.split.cache.manifest.task.per_token:
                 label = self._token_labels(blocks, (block, end), stretch.rows[first:stop], lengths, width)
             if uniform:
                 mask = self.one.expand(shape) if self.always_mask else None
@@ -212,31 +212,30 @@ class DeviceRows:
         tokens: (T,) int16 or int32, the bits of the stored ids, rows end to end.
         begins: (N,) int64, position of each row's first token.
         lengths: (N,) int64.
-        labels: (N,) int64 or float32, or (N, C) float32; None where tokens have labels.
+        labels: (N,) int64 or float32, or (N, C) float32; None where tokens have labels or nothing has.
         first_lengths: (N,) int32, tokens of token type 0; None where there are no pairs.
-        token_labels: (T,) int8 or int16, the label of each token; None where rows have labels.
+        token_labels: (T,) int8 or int16, the label of each token; None where tokens have none.
     """
 
     tokens: torch.Tensor
     begins: torch.Tensor
     lengths: torch.Tensor
     labels: torch.Tensor | None
-    first_lengths: torch.Tensor | None = None
-    token_labels: torch.Tensor | None = None
+    first_lengths: torch.Tensor | None
+    token_labels: torch.Tensor | None
 
     def take(self, rows: torch.Tensor) -> "DeviceRows":
         """Some of the rows; the tokens stay where they are."""
-        labels, first = (None if part is None else part[rows] for part in (self.labels, self.first_lengths))
-        return DeviceRows(self.tokens, self.begins[rows], self.lengths[rows], labels, first, self.token_labels)
-
-    def each(self, change: Callable[[torch.Tensor], torch.Tensor]) -> "DeviceRows":
-        """The rows with something done to each tensor there is."""
-        parts: list[Any] = [part if part is None else change(part) for part in vars(self).values()]
-        return DeviceRows(*parts)
+        return self.each(lambda part: part[rows], but=("tokens", "token_labels"))
 
     def to(self, device: torch.device) -> "DeviceRows":
         """The rows on a device, copied without waiting."""
         return self.each(lambda part: part.to(device, non_blocking=True))
+
+    def each(self, change: Callable[[torch.Tensor], torch.Tensor], but: Sequence[str] = ()) -> "DeviceRows":
+        """The rows with every tensor that is there changed, `but` some."""
+        parts = vars(self).items()
+        return DeviceRows(**{name: part if part is None or name in but else change(part) for name, part in parts})
 
 
 class DevicePadder:
@@ -298,14 +297,14 @@ class ResidentFeed:
         lengths = split.lengths.astype(np.int64)
         parts = [_bits(tokens).to(device) for tokens in shards]
         task = split.cache.manifest.task
-        labels = torch.from_numpy(np.array(for_model(split.labels))).to(device)
+        own = task.labelled and not task.per_token
         return DeviceRows(
             torch.cat(parts) if len(parts) != 1 else parts[0],
             torch.from_numpy(np.cumsum(lengths) - lengths).to(device),
             torch.from_numpy(lengths).to(device),
-            None if task.per_token else labels,
+            torch.from_numpy(np.array(for_model(split.labels))).to(device) if own else None,
             torch.from_numpy(np.array(split.first_lengths)).to(device) if task.pair else None,
-            labels if task.per_token else None,
+            torch.from_numpy(np.array(split.labels)).to(device) if task.per_token else None,
         )
 
     def __call__(self, stretches: Iterator[MicroBatches]) -> Iterator[tuple[MicroBatches, Iterator[Padded]]]:
@@ -342,12 +341,17 @@ class StreamedFeed:
         found = locate(self.split, stretch.rows)
         tokens = flat_tokens(self.split, found, stretch.lengths)
         lengths = stretch.lengths.astype(np.int64)
-        begins = torch.from_numpy(np.cumsum(lengths) - lengths)
-        own, firsts = (None if part is None else torch.from_numpy(part) for part in (found.labels, found.first_lengths))
         of_tokens = None
-        if found.labels is None:
+        if self.split.cache.manifest.task.per_token:
             of_tokens = torch.from_numpy(flat_tokens(self.split, found, stretch.lengths, "labels"))
-        rows = DeviceRows(_bits(tokens), begins, torch.from_numpy(lengths), own, firsts, of_tokens)
+        rows = DeviceRows(
+            _bits(tokens),
+            torch.from_numpy(np.cumsum(lengths) - lengths),
+            torch.from_numpy(lengths),
+            None if found.labels is None else torch.from_numpy(found.labels),
+            None if found.first_lengths is None else torch.from_numpy(found.first_lengths),
+            of_tokens,
+        )
         return rows.each(lambda part: _pinned(part, self.device))
 
     def _deliver(self, stretch: MicroBatches, gathered: "Future[DeviceRows]") -> tuple[MicroBatches, Iterator[Padded]]:

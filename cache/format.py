@@ -36,8 +36,10 @@ MAX_LENGTH = 1 << 20
 MAX_COUNT = 1 << 48
 """Most rows, tokens or bytes that a manifest may claim."""
 
-KINDS = ("classification", "regression", "multi-label", "token-classification")
-"""What labels may be; see `Task`."""
+MLM = "mlm"
+TOKENS = "token-classification"
+KINDS = ("classification", "regression", "multi-label", TOKENS, MLM)
+"""What a cache may be for; see `Task`."""
 MAX_MULTI_LABELS = 4096
 """Most classes of a multi-label task, whose labels take a byte each in every row."""
 MAX_TOKEN_LABELS = 1 << 15
@@ -106,8 +108,9 @@ class Task:
 
     Attributes:
         kind: "classification", one class per row; "regression", one number; "multi-label", any of the classes;
-            "token-classification", one class per word, at its first token.
-        label_names: the classes, class 0 first; none for regression.
+            "token-classification", one class per word, at its first token; "mlm", masked language modelling, which
+            takes no labels.
+        label_names: the classes, class 0 first; none for regression and for mlm.
         pair: whether a row holds two texts.
     """
 
@@ -116,9 +119,14 @@ class Task:
     pair: bool = False
 
     @property
+    def labelled(self) -> bool:
+        """Whether there are labels, of rows or of tokens."""
+        return self.kind != MLM
+
+    @property
     def per_token(self) -> bool:
         """Whether a row has a label for each token instead of one of its own."""
-        return self.kind == "token-classification"
+        return self.kind == TOKENS
 
 
 CLASSIFICATION = Task("classification", ())
@@ -244,7 +252,7 @@ def shard_tensors(
         "input_ids": ("U16" if vocab_size <= 1 << 16 else "U32", (tokens,)),
         "offsets": ("I64", (rows + 1,)),
         "source_rows": ("I64", (rows,)),
-        "labels": labels[task.kind],
+        **({"labels": labels[task.kind]} if task.labelled else {}),
         **({"first_lengths": ("I32", (rows,))} if task.pair else {}),
     }
 
@@ -281,14 +289,14 @@ def _tokenizer(fields: Fields) -> TokenizerInfo:
 def _task(fields: Fields) -> Task:
     kind = fields.check("kind", f"one of {', '.join(KINDS)}", lambda v: isinstance(v, str) and v in KINDS)
     names = fields.texts("label_names")
-    if kind == "regression" and names:
-        raise fields.wrong("label_names", "none, for numbers have no classes")
+    if kind in ("regression", MLM) and names:
+        raise fields.wrong("label_names", f"none, for {kind} has no classes")
     if kind == "multi-label" and not 0 < len(names) <= MAX_MULTI_LABELS:
         raise fields.wrong("label_names", f"1 to {MAX_MULTI_LABELS:,} classes")
-    if kind == "token-classification" and not 0 < len(names) <= MAX_TOKEN_LABELS:
+    if kind == TOKENS and not 0 < len(names) <= MAX_TOKEN_LABELS:
         raise fields.wrong("label_names", f"1 to {MAX_TOKEN_LABELS:,} classes")
     pair = fields.check("pair", "true or false", lambda v: type(v) is bool)
-    if kind == "token-classification" and pair:
+    if kind == TOKENS and pair:
         raise fields.wrong("pair", "false, for words come without a second text")
     return Task(kind, names, pair)
 

@@ -20,7 +20,7 @@ class Located:
     Attributes:
         shards: (N,) the shard of each row.
         begins: (N,) int64, position of its first token in that shard.
-        labels: (N,) or (N, C), its label as a loss takes it, see `cache.labels`; None where each token has one.
+        labels: (N,) or (N, C), as a loss takes it, see `cache.labels`; None where rows have no label of their own.
         first_lengths: (N,) its tokens of token type 0; None where the cache holds no pairs.
     """
 
@@ -44,13 +44,14 @@ def locate(split: "Split", rows: Ints) -> Located:
         rows: (N,) int64 row numbers, in any order.
     """
     task = split.cache.manifest.task
-    names = ("offsets", *(() if task.per_token else ("labels",)), *(("first_lengths",) if task.pair else ()))
+    own = task.labelled and not task.per_token
+    names = ("offsets", *(("labels",) if own else ()), *(("first_lengths",) if task.pair else ()))
     if len(split.info.shards) == 1:
         shards, found = np.zeros(len(rows), np.int64), {name: split.shard(0)[name][rows] for name in names}
     else:
         shards = np.searchsorted(split.first_rows, rows, side="right") - 1
         found = _from_shards(split, rows, shards, names)
-    labels = for_model(found["labels"]) if "labels" in found else None
+    labels = for_model(found["labels"]) if own else None
     return Located(shards, found["offsets"], labels, found.get("first_lengths"))
 
 

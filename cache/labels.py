@@ -23,7 +23,7 @@ def fault(task: Task, tensors: Mapping[str, Ints], lengths: Ints) -> str:
         first = tensors["first_lengths"]
         if np.any(first < 0) or np.any(first > lengths):
             return "holds a first text longer than its row"
-    return _fault(task, tensors["labels"])
+    return _fault(task, tensors["labels"]) if task.labelled else ""
 
 
 def _fault(task: Task, labels: Ints) -> str:

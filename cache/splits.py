@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .errors import CorruptCacheError, MismatchError, StorageError
+from .errors import CorruptCacheError, InputError, MismatchError, StorageError
 from .format import IGNORED, SplitInfo, shard_tensors
 from .labels import fault, labelled
 from .padding import gather_rows
@@ -33,7 +33,8 @@ class Row:
 
     Attributes:
         input_ids: (length,) uint16 or uint32, special tokens included, no padding.
-        label: by task its class id, its number, for each class 0 or 1, or for each token its class id or -100.
+        label: by task its class id, its number, for each class 0 or 1, or for each token its class id or -100; None in
+            a cache without labels.
         source_row: its index in the source split.
         first_length: in a cache of pairs its tokens of token type 0, which come first: special tokens, the first text
             and its separator; None elsewhere.
@@ -73,8 +74,10 @@ class Split:
         ids = tensors["input_ids"][begin:end]
         self.check_ids(ids)
         first = int(tensors["first_lengths"][local]) if self.cache.manifest.task.pair else None
-        place = slice(begin, end) if self.cache.manifest.task.per_token else local
-        return Row(ids, tensors["labels"][place].tolist(), int(tensors["source_rows"][local]), first)
+        task, label = self.cache.manifest.task, None
+        if task.labelled:
+            label = tensors["labels"][slice(begin, end) if task.per_token else local].tolist()
+        return Row(ids, label, int(tensors["source_rows"][local]), first)
 
     def __reduce__(self) -> tuple[Any, ...]:
         """A copy in another process, such as a DataLoader's worker, opens the cache anew."""
@@ -98,7 +101,16 @@ class Split:
     @property
     def labels(self) -> Ints:
         """Labels as stored: by task (rows,) int64 class ids, (rows,) float32, (rows, classes) uint8, or (tokens,) int8
-        or int16, class ids and -100 of all tokens end to end."""
+        or int16, class ids and -100 of all tokens end to end.
+
+        Raises:
+            InputError: the cache holds no labels.
+        """
+        if not self.cache.manifest.task.labelled:
+            raise InputError(
+                f"{self.cache.folder} holds no labels, for it was built with --task mlm; build one that does, under "
+                "another name: prep build SOURCE --label COLUMN --name OTHER"
+            )
         return self._column("labels")
 
     @functools.cached_property

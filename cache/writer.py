@@ -43,7 +43,7 @@ def write_shard(
     input_ids: Ints,
     lengths: Ints,
     source_rows: Ints,
-    labels: Ints,
+    labels: Ints | None,
     task: Task = CLASSIFICATION,
     first_lengths: Ints | None = None,
 ) -> ShardInfo:
@@ -57,7 +57,7 @@ def write_shard(
         lengths: (rows,) tokens of each row.
         source_rows: (rows,) each row's index in its source split.
         labels: by task (rows,) class ids, (rows,) numbers, (rows, classes) 0 or 1, or (tokens,) class ids, -100 at
-            tokens without one.
+            tokens without one; None where it takes none.
         task: what the labels mean.
         first_lengths: (rows,) tokens of token type 0 of each row, for pairs.
 

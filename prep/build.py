@@ -17,7 +17,9 @@ from cache.format import (
     DEFAULT_SHARD_BYTES,
     KINDS,
     MAX_LENGTH,
+    MLM,
     TOKENIZER,
+    TOKENS,
     Manifest,
     ShardInfo,
     SplitInfo,
@@ -29,6 +31,7 @@ from cache.format import (
 from cache.plans import PlanSpec
 from cache.reader import Cache, open_cache
 from cache.sealed import NAME_PATTERN, Json
+from cache.specials import read_specials
 from cache.writer import building, file_info, publish, staging, storage_errors, write_manifest, write_shard
 
 from .corpus import Columns, Source
@@ -37,7 +40,6 @@ from .engines import ParityError
 from .progress import Reporter
 from .runs import merge
 from .sources import open_source
-from .tagged import TOKENS
 from .tokenize import Encoder, TokenizerFiles, default_max_length, find_tokenizer, with_space_before
 from .words import packed_type, unpack
 
@@ -92,6 +94,8 @@ class BuildSettings:
             wrong.append(f"--name {self.name!r} is no plain name (letters, digits, '.', '_', '-')")
         if self.task not in ("auto", *KINDS):
             wrong.append(f"--task {self.task!r} is none of auto, {', '.join(KINDS)}")
+        if self.task == MLM and self.label:
+            wrong.append("--label is given, but --task mlm takes no labels; leave one of them out")
         if self.max_length is not None and not 1 <= self.max_length <= MAX_LENGTH:
             wrong.append(f"--max-length {self.max_length} is not from 1 to {MAX_LENGTH}")
         if self.holdout is not None and not 0 <= self.holdout < 1:
@@ -107,7 +111,7 @@ class BuildSettings:
     def columns(self) -> Columns:
         """The columns asked for."""
         labels = (self.label,) if isinstance(self.label, str) else tuple(self.label or ())
-        return Columns(self.text, self.text_pair, labels)
+        return Columns(self.text, self.text_pair, labels, self.task != MLM)
 
 
 @dataclass(frozen=True)
@@ -143,7 +147,10 @@ def build(settings: BuildSettings, reporter: Reporter, source: Source | None = N
     """
     source = source or open_source(settings.source, settings.columns)
     tokenizer = find_tokenizer(settings.tokenizer)
-    for note in filter(None, (source.note, tokenizer.note)):
+    if settings.task == MLM:
+        read_specials(tokenizer.files, tokenizer.name)  # refuses a tokenizer without a mask token
+    unread = f"{source.unread} is not read: --task mlm takes no labels" if source.unread else ""
+    for note in filter(None, (source.note, unread, tokenizer.note)):
         reporter.say(note)
     if source.words:
         _check_words(settings, source)
@@ -170,6 +177,8 @@ def _check_words(settings: BuildSettings, source: Source) -> None:
         raise InputError(
             f"--task {settings.task} takes texts, but the text column of {source.argument} holds lists of words, which "
             f"are for --task {TOKENS}; see --text"
+            + f", or build with their tags and adapt a model to them with train run --task {MLM}"
+            * (settings.task == MLM)
         )
 
 
@@ -205,7 +214,7 @@ def _empty_manifest(settings: BuildSettings, parts: Parts) -> Manifest:
     return Manifest(
         name=settings.name or source.name,
         fingerprint=fingerprint_of(content),
-        source={"argument": source.argument, **identity},
+        source={"argument": source.argument, **identity, **({"metric": source.metric} if source.metric else {})},
         tokenizer=TokenizerInfo(
             tokenizer.name,
             tokenizer.revision,
@@ -309,11 +318,10 @@ def _write_split(folder: Path, name: str, encoded: Encoded, shard_bytes: int, vo
     for part in merge(store.runs, counts, dtype, shard_bytes, row_bytes):
         rows, ids = part.source_rows, part.ids
         first = None if firsts is None else firsts[rows]
+        own = None if labels is None else labels[rows]
         if encoded.marked is not None:
             ids, marks = unpack(ids)
             own = encoded.marked[marks]
-        elif labels is not None:
-            own = labels[rows]
         arrays = (ids, part.lengths, rows, own)
         shards.append(write_shard(folder, name, len(shards), *arrays, encoded.task, first))
     lengths = np.flatnonzero(counts)

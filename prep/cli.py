@@ -23,7 +23,7 @@ ENGINES = ("auto", "nanotoken", "gigatoken", "tokenizers")
 
 PRECISIONS = ("bf16", "fp32")
 
-TASKS = ("auto", "classification", "regression", "multi-label", "token-classification")
+TASKS = ("auto", "classification", "regression", "multi-label", "token-classification", "mlm")
 
 CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
 
@@ -88,7 +88,11 @@ def _plan_spec(strategy: str, batch_size: int | None, max_tokens: int | None, se
 @click.option("--text-pair", help="Column of a second text, for rows of two.")
 @click.option("--label", multiple=True, help="Column of the label; several: a class each.  [default: label, class, …]")
 @click.option(
-    "--task", type=click.Choice(TASKS), default="auto", show_default=True, help="What labels are; auto finds out."
+    "--task",
+    type=click.Choice(TASKS),
+    default="auto",
+    show_default=True,
+    help="What labels are; mlm takes none.",
 )
 @click.option("--tokenizer", help="Hub id, folder, or minilm.  [default: bert-base-uncased]")
 @click.option(
@@ -119,6 +123,7 @@ def build(source: str, quiet: bool, as_json: bool, memory: str, **options: Any) 
       prep build sentences.jsonl --text tokens --label ner_tags
       prep build comments.csv --label toxic --label insult --label threat
       prep build saved_dataset --tokenizer bert-base-cased
+      prep build notes.jsonl --task mlm
     """
     from pathlib import Path
 

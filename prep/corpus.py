@@ -27,11 +27,13 @@ class Columns:
         text: the text, or the first one of a pair.
         pair: the second text of a pair, None where texts come alone.
         labels: one column, or one for each class of a multi-label task, holding 0 or 1.
+        labelled: whether labels are wanted; where not, there are no columns of them.
     """
 
     text: str | None = None
     pair: str | None = None
     labels: tuple[str, ...] = ()
+    labelled: bool = True
 
     @property
     def texts(self) -> list[str]:
@@ -47,7 +49,8 @@ class Columns:
     def identity(self) -> Json:
         """What a cache's manifest says of them."""
         pair = {"text_pair": self.pair} if self.pair else {}
-        return {"text": self.text, **pair, "label": self.labels[0] if len(self.labels) == 1 else list(self.labels)}
+        label = {"label": self.labels[0] if len(self.labels) == 1 else list(self.labels)} if self.labelled else {}
+        return {"text": self.text, **pair, **label}
 
     @property
     def classes(self) -> tuple[str, ...] | None:
@@ -72,6 +75,8 @@ class Source:
         words: whether a row's text is a list of words, each with a tag.
         task: what the labels are, where that is known beforehand; "auto" elsewhere.
         note: a line for the user about where the text comes from.
+        metric: the score its authors report; empty where that is not known.
+        unread: what holds labels that are not wanted; empty if nothing.
     """
 
     argument: str
@@ -86,6 +91,8 @@ class Source:
     pair: bool = False
     words: bool = False
     task: str = "auto"
+    metric: str = ""
+    unread: str = ""
 
     @property
     def where(self) -> str:
@@ -106,7 +113,7 @@ def choose_columns(names: Sequence[str], asked: Columns, where: Path | str) -> C
     """
     text = asked.text or _usual("text", names, TEXT_NAMES, where)
     usual = TAG_NAMES if text in WORD_NAMES else LABEL_NAMES
-    labels = asked.labels or (_usual("label", names, usual, where),)
+    labels = asked.labels or ((_usual("label", names, usual, where),) if asked.labelled else ())
     flags = [("--text", text), *((("--text-pair", asked.pair),) if asked.pair else ())]
     for flag, name in [*flags, *(("--label", label) for label in labels)]:
         if name not in names:
@@ -120,7 +127,13 @@ def choose_columns(names: Sequence[str], asked: Columns, where: Path | str) -> C
         raise InputError(f"{where}: the column {text!r} cannot be both texts of a pair; see --text and --text-pair")
     if len(set(labels)) < len(labels):
         raise InputError(f"{where}: a column is named twice with --label ({', '.join(labels)}); name each once")
-    return Columns(text, asked.pair, labels)
+    return Columns(text, asked.pair, labels, asked.labelled)
+
+
+def unread_labels(names: Sequence[str], columns: Columns) -> str:
+    """The column of labels that is passed over where none are wanted; empty if there is none."""
+    usual = [name for name in LABEL_NAMES if name in names and name not in columns.texts]
+    return f"the column {usual[0]!r}" if usual and not columns.labelled else ""
 
 
 def _usual(what: str, names: Sequence[str], usual: tuple[str, ...], where: Path | str) -> str:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from cache.errors import InputError, StorageError
-from cache.format import Task
+from cache.format import MLM, TOKENS, Task
 from cache.plans import Ints
 
 from .arrow import is_text, kept
@@ -20,7 +20,7 @@ from .labels import Coded, code_columns, code_labels, find_task, resolve_classes
 from .progress import Reporter
 from .runs import RunStore, sort_run
 from .select import Mask, held_out, limit_rows
-from .tagged import TOKENS, TaggedWords, Tags, check_filled, tagged_words
+from .tagged import TaggedWords, Tags, check_filled, tagged_words
 from .tokenize import Encoder
 from .words import WordEncoder, pack
 
@@ -42,7 +42,7 @@ class Encoded:
         task: what the labels mean.
         runs: split of the cache to its runs.
         labels: split of the cache to (source rows,) or (source rows, classes), the label of each row of the source
-            split it comes from; empty where tokens have labels.
+            split it comes from; empty where tokens have labels, or nothing has.
         first_lengths: split of the cache to (source rows,) tokens of token type 0, likewise; empty without pairs.
         marked: where tokens have labels, the label of each mark; the runs then hold ids and marks, see `prep.words`.
     """
@@ -84,6 +84,7 @@ def encode_source(
     pieces: dict[str, list[Coded]] = {}
     origin: dict[str, str] = {}
     firsts: dict[str, list[tuple[Ints, Ints]]] = {}
+    rows: dict[str, int] = {}
     tags = Tags(source.label_names)
     read_bytes = 0
     with reporter.bar("tokenizing", source.size_bytes, "B") as bar:
@@ -99,7 +100,8 @@ def encode_source(
                     for name, mask in routes.items():
                         _encode_words(chunk, mask, encoder.words, encoder.vocab_size, runs[name])
                 else:
-                    pieces[split].append(code_batch(batch, split, first_row))
+                    if task != MLM:
+                        pieces[split].append(code_batch(batch, split, first_row))
                     for name, mask in routes.items():
                         coded = _encode(batch, split, first_row, mask, encoder, runs[name])
                         if encoder.pairs:
@@ -109,15 +111,16 @@ def encode_source(
                 if read_bytes == batch.nbytes:
                     _check_room(spill.parent, runs, read_bytes, source.size_bytes, memory_bytes)
                 bar.update(batch.nbytes, _speed(runs, time.monotonic() - bar.began))
+            rows[split] = first_row
     encoder.settle()
     if not any(store.runs for store in runs.values()):
         raise InputError(f"{source.where} holds no rows")
     if encoder.words:
         return _tagged(task, tags, runs, reporter)
     found, labels = _labels(task, pieces, source, reporter)
-    own = {name: labels[split] for name, split in origin.items()}
-    sizes = {name: len(column) for name, column in own.items()} if encoder.pairs else {}
-    return Encoded(found, runs, own, {name: _by_source_row(firsts[name], rows) for name, rows in sizes.items()})
+    own = {name: labels[split] for name, split in origin.items() if found.labelled}
+    paired = origin.items() if encoder.pairs else ()
+    return Encoded(found, runs, own, {name: _by_source_row(firsts[name], rows[split]) for name, split in paired})
 
 
 def _tagged(asked: str, tags: Tags, runs: dict[str, RunStore], reporter: Reporter) -> Encoded:
@@ -147,6 +150,8 @@ def _labels(
     asked: str, pieces: dict[str, list[Coded]], source: Source, reporter: Reporter
 ) -> tuple[Task, dict[str, Ints]]:
     """The task, and the labels of each source split."""
+    if asked == MLM:
+        return Task(MLM, (), source.pair), {}
     kind = find_task(asked, pieces, source.label_names)
     if asked == "auto" and kind != "classification":
         reporter.say(f"task {kind}, found from the labels; --task settles it")
@@ -189,9 +194,9 @@ def _routes(
     if not holdout and limit is None:
         return stream(), {split: None}
     kept: list[pa.RecordBatch] | None = []
-    coded, rows, size = [], 0, 0
+    coded, rows, size, classed = [], 0, 0, task != MLM and not source.words
     for batch in stream():
-        if not source.words:
+        if classed:
             coded.append(code_batch(batch, split, rows))
         rows += batch.num_rows
         size += batch.nbytes
@@ -202,12 +207,12 @@ def _routes(
     batches = iter(kept) if kept is not None else stream()
     if not holdout:
         return batches, {split: chosen}
-    strata = np.zeros(rows, np.int64) if source.words else _strata(split, coded, source, task)
+    strata = _strata(split, coded, source, task) if classed else np.zeros(rows, np.int64)
     test = held_out(strata, chosen, holdout)
     train = chosen & ~test
     if rows and not (test.any() and train.any()):
         raise InputError(
-            f"a holdout of {holdout} of {int(chosen.sum()):,} rows{', taken from each class,' * (not source.words)} "
+            f"a holdout of {holdout} of {int(chosen.sum()):,} rows{', taken from each class,' * classed} "
             f"leaves no row to "
             f"{'train' if test.any() else 'test'}; pass --holdout 0 or another fraction"
         )

@@ -65,9 +65,10 @@ def _features(split: Split) -> "datasets.Features":
         "regression": lambda: Value("float32"),
         "multi-label": lambda: List(Value("float32"), length=len(task.label_names)),
         "token-classification": lambda: List(Value("int64")),
-    }[task.kind]()
+    }
+    own = {"labels": labels[task.kind]()} if task.labelled else {}
     types = {"token_type_ids": List(Value("int8"))} if task.pair else {}
-    return Features({"input_ids": List(Value(ids)), **types, "labels": labels, "source_row": Value("int64")})
+    return Features({"input_ids": List(Value(ids)), **types, **own, "source_row": Value("int64")})
 
 
 def _shards(split: Split, schema: "pa.Schema") -> Iterator[list["pa.Array"]]:
@@ -77,17 +78,17 @@ def _shards(split: Split, schema: "pa.Schema") -> Iterator[list["pa.Array"]]:
     for index in range(len(split.info.shards)):
         tensors = split.shard(index)
         split.check_ids(tensors["input_ids"])
-        offsets, labels = tensors["offsets"], tensors["labels"]
+        offsets, labels = tensors["offsets"], tensors.get("labels")
         columns = [_lists(offsets, tensors["input_ids"], schema.field("input_ids").type)]
         if split.cache.manifest.task.pair:
             types = token_types(offsets, tensors["first_lengths"])
             columns.append(_lists(offsets, types, schema.field("token_type_ids").type))
-        if split.cache.manifest.task.per_token:
+        if labels is not None and split.cache.manifest.task.per_token:
             columns.append(_lists(offsets, labels.astype(np.int64), schema.field("labels").type))
-        elif labels.ndim == 2:
+        elif labels is not None and labels.ndim == 2:
             flat = _values(labels.astype(np.float32).ravel(), pa.float32())
             columns.append(pa.FixedSizeListArray.from_arrays(flat, type=schema.field("labels").type))
-        else:
+        elif labels is not None:
             columns.append(_values(labels, schema.field("labels").type))
         yield [*columns, _values(tensors["source_rows"], pa.int64())]
 

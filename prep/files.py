@@ -29,7 +29,7 @@ TEXT, PAIR, LABEL, LABELS = "text", "text_pair", "label", "labels"
 
 Stream = Callable[[], Iterator["pa.RecordBatch"]]
 """A function that starts reading from the front and yields record batches with the columns text, perhaps text_pair,
-and label, or labels: a struct with a field for each class where each has a column."""
+and label, or labels: a struct with a field for each class where each has a column; no labels where none are wanted."""
 
 FORMATS = {
     ".csv": "csv",
@@ -91,8 +91,8 @@ def named(batch: "pa.RecordBatch", columns: Columns) -> "pa.RecordBatch":
 
     texts, labels = ([batch.column(name) for name in names] for names in (columns.texts, columns.labels))
     names = [TEXT, PAIR][: len(texts)]
-    if len(labels) == 1:
-        return pa.RecordBatch.from_arrays([*texts, *labels], [*names, LABEL])
+    if len(labels) < 2:
+        return pa.RecordBatch.from_arrays([*texts, *labels], [*names, *([LABEL] if labels else [])])
     classes = pa.StructArray.from_arrays(labels, list(columns.labels))
     return pa.RecordBatch.from_arrays([*texts, classes], [*names, LABELS])
 
@@ -302,8 +302,8 @@ def _json_type(values: list[Any], text: bool) -> Any:
 # --- folders of text files
 
 
-def text_files_stream(files: list[tuple[Path, str]]) -> Stream:
-    """One row a file: its text, and the label given with it."""
+def text_files_stream(files: list[tuple[Path, str]], labelled: bool = True) -> Stream:
+    """One row a file: its text, and the label given with it where labels are wanted."""
     check = watch([path for path, _ in files])
 
     def batches() -> Iterator["pa.RecordBatch"]:
@@ -312,7 +312,8 @@ def text_files_stream(files: list[tuple[Path, str]]) -> Stream:
         for i in range(0, len(files), 4096):
             part = files[i : i + 4096]
             texts = [_text_of(path) for path, _ in part]
-            yield pa.RecordBatch.from_pydict({TEXT: texts, LABEL: [label for _, label in part]})
+            labels = {LABEL: [label for _, label in part]} if labelled else {}
+            yield pa.RecordBatch.from_pydict({TEXT: texts, **labels})
         check()
 
     return batches

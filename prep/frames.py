@@ -15,9 +15,9 @@ import numpy as np
 from cache.errors import InputError
 
 from .arrow import is_list, is_text, list_counts
-from .corpus import Columns, Source, cache_name, choose_columns
+from .corpus import Columns, Source, cache_name, choose_columns, unread_labels
 from .encode import checked_texts, code_batch
-from .files import BATCH_ROWS, PAIR, TEXT, Stream, named
+from .files import BATCH_ROWS, LABEL, LABELS, PAIR, TEXT, Stream, named
 from .labels import Coded
 from .tagged import check_filled
 
@@ -80,6 +80,8 @@ def split_hidden(frames: Mapping[str, Frame], columns: Columns) -> tuple[dict[st
     Raises:
         InputError: there is no other.
     """
+    if not columns.labelled:
+        return dict(frames), ""
     hidden = [split for split, frame in frames.items() if _all_hidden(frame, columns.labels[0])]
     if len(hidden) == len(frames):
         label = columns.labels[0]
@@ -103,7 +105,7 @@ def known_classes(frames: Mapping[str, Frame], columns: Columns) -> Classes | No
     Raises:
         InputError: the splits have different ones.
     """
-    if columns.classes:
+    if columns.classes or not columns.labelled:
         return columns.classes
     label = columns.labels[0]
     found = {split: frame.classes.get(label) for split, frame in frames.items()}
@@ -171,6 +173,7 @@ def frames_source(argument: str, name: str, frames: Mapping[str, Frame], asked: 
     where = {split: f"{argument or 'the data given'}, split {split!r}" for split in frames}
     for split, frame in frames.items():
         asked = choose_columns(frame.names, asked, where[split])
+    unread = next(filter(None, (unread_labels(frame.names, asked) for frame in frames.values())), "")
     labelled, note = split_hidden(frames, asked)
     classes = known_classes(labelled, asked)
     streams = {split: frame_stream(frame, asked, where[split]) for split, frame in labelled.items()}
@@ -186,6 +189,7 @@ def frames_source(argument: str, name: str, frames: Mapping[str, Frame], asked: 
         words=holds_words(labelled, asked),
         size_bytes=sum(found.bytes for found in digests.values()),
         note=note,
+        unread=unread,
     )
 
 
@@ -220,10 +224,11 @@ def digest(split: str, stream: Stream) -> Digest:
                 lengths, data = _text_bytes(texts)
                 parts[name].update(lengths)
                 parts[f"{name} bytes"].update(data)
-        coded = code_batch(batch, split, rows)
-        parts["labels"].update(_label_bytes(coded))
-        if coded.counts is not None:
-            parts["counts"].update(coded.counts.astype("<i8").tobytes())
+        if LABEL in batch.schema.names or LABELS in batch.schema.names:
+            coded = code_batch(batch, split, rows)
+            parts["labels"].update(_label_bytes(coded))
+            if coded.counts is not None:
+                parts["counts"].update(coded.counts.astype("<i8").tobytes())
         rows, size = rows + batch.num_rows, size + batch.nbytes
     listed = json.dumps({name: part.hexdigest() for name, part in parts.items()})
     return Digest(rows, size, hashlib.sha256(listed.encode()).hexdigest())

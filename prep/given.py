@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cache.errors import InputError
+from cache.format import MLM, TOKENS
 from cache.plans import PlanSpec
 from cache.reader import Cache
 
@@ -18,7 +19,6 @@ from .corpus import Columns, Source, check_split_name
 from .files import BATCH_ROWS, LABEL, PAIR, TEXT, Stream
 from .frames import Frame, dataset_frame, frames_source
 from .progress import Reporter
-from .tagged import TOKENS
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -60,13 +60,13 @@ def build_cache(
         data: texts as a list or the like, with `labels`; or a table: a DataFrame of pandas or polars, an Arrow table,
             anything else with `__arrow_c_stream__`, or a `datasets.Dataset`; or a dict of tables, the keys the names
             of splits, such as a `DatasetDict`; or what `prep build` takes: a preset, a Hub id, a file, a folder.
-        labels: of the texts: numbers, names of classes, or lists of them.
+        labels: of the texts: numbers, names of classes, or lists of them; none where the task is mlm.
         text_pairs: a second text for each of the texts, for rows of two; or let `data` hold pairs.
         text, text_pair, label: columns of a table; None = the usual names, and no pairs. Several labels: a class each.
         name: of the cache; needed where the data comes from memory.
         out: folder of the caches.
         task: what labels are: auto, classification, regression, multi-label or token-classification, for which a list
-            holds lists of words and `labels` lists of tags.
+            holds lists of words and `labels` lists of tags; or mlm, which takes none.
         tokenizer: Hub id, folder or `minilm`; None = bert-base-uncased.
         engine: who tokenizes: auto, nanotoken, gigatoken or tokenizers.
         max_length: tokens a row is truncated to; None = the preset's or the tokenizer's, at most 512.
@@ -126,9 +126,9 @@ def given_source(data: Any, labels: Any, text_pairs: Any, settings: BuildSetting
     if labels is not None or text_pairs is not None or _is_plain(data):
         if hasattr(data, "columns") or hasattr(data, "column_names"):
             raise InputError("labels= and text_pairs= go with lists; of a table name the columns: text=, label=")
-        if settings.columns != Columns():
+        if settings.columns.names:
             raise InputError("text=, text_pair= and label= name the columns of a table, but lists are given")
-        frame, columns = _lists(data, labels, text_pairs, settings.task == TOKENS)
+        frame, columns = _lists(data, labels, text_pairs, settings.task)
         return frames_source("", settings.name, {"train": frame}, columns)
     tables = data if isinstance(data, Mapping) else {"train": data}
     for split in tables:
@@ -146,9 +146,12 @@ def _is_plain(data: Any) -> bool:
 # --- lists
 
 
-def _lists(data: Any, labels: Any, text_pairs: Any, words: bool) -> tuple[Frame, Columns]:
-    if labels is None:
-        raise InputError("labels= is missing: texts in a list need a label each")
+def _lists(data: Any, labels: Any, text_pairs: Any, task: str) -> tuple[Frame, Columns]:
+    labelled, words = task != MLM, task == TOKENS
+    if labelled and labels is None:
+        raise InputError("labels= is missing: texts in a list need a label each, but for task='mlm'")
+    if not labelled and labels is not None:
+        raise InputError("labels= is given, but task='mlm' takes no labels; leave one of them out")
     texts = _listed(data, "texts")
     if text_pairs is None and not words and any(isinstance(text, tuple | list) for text in texts[:1]):
         wrong = next((row for row, pair in enumerate(texts) if not _is_pair(pair)), None)
@@ -158,7 +161,8 @@ def _lists(data: Any, labels: Any, text_pairs: Any, words: bool) -> tuple[Frame,
     columns = {TEXT: _words_array(texts) if words else _text_array(texts, "texts")}
     if text_pairs is not None:
         columns[PAIR] = _text_array(_listed(text_pairs, "text_pairs"), "text_pairs")
-    columns[LABEL] = _label_array(_listed(labels, "labels"))
+    if labelled:
+        columns[LABEL] = _label_array(_listed(labels, "labels"))
     if len({len(column) for column in columns.values()}) > 1:
         counts = ", ".join(f"{len(column):,} in {name}" for name, column in columns.items())
         raise InputError(f"the lists are of different lengths ({counts}), expected one text and one label a row")
@@ -166,7 +170,7 @@ def _lists(data: Any, labels: Any, text_pairs: Any, words: bool) -> tuple[Frame,
 
     table = pa.table(columns)
     return Frame(table.column_names, lambda names: _stream(table.select(names))), Columns(
-        TEXT, PAIR if PAIR in columns else None, (LABEL,)
+        TEXT, PAIR if PAIR in columns else None, (LABEL,) if labelled else (), labelled
     )
 
 

@@ -6,7 +6,7 @@ from typing import Any
 from cache.errors import InputError
 from cache.names import hub_reachable
 
-from .corpus import Columns, Source, cache_name, choose_columns
+from .corpus import Columns, Source, cache_name, choose_columns, unread_labels
 from .frames import dataset_frame, frame_stream, holds_words, known_classes, split_hidden
 from .presets import PRESETS
 
@@ -29,7 +29,8 @@ def open_hub(argument: str, asked: Columns, wanted: tuple[str, ...] = ()) -> Sou
     frames = {split: dataset_frame(data[split]) for split in wanted or data if split in data}
     if not frames:
         raise InputError(f"{dataset_id} has none of the splits {', '.join(wanted)}; it has {', '.join(data)}")
-    columns = choose_columns(next(iter(frames.values())).names, asked, dataset_id)
+    names = next(iter(frames.values())).names
+    columns = choose_columns(names, asked, dataset_id)
     frames, note = split_hidden(frames, columns)
     return Source(
         argument=argument,
@@ -47,6 +48,7 @@ def open_hub(argument: str, asked: Columns, wanted: tuple[str, ...] = ()) -> Sou
         pair=columns.pair is not None,
         words=holds_words(frames, columns),
         note=note,
+        unread=unread_labels(names, columns),
     )
 
 

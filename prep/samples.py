@@ -64,7 +64,9 @@ def tagged_text(tokenizer: Any, ids: list[int], labels: list[int], names: tuple[
 
 
 def _label(label: Any, names: tuple[str, ...]) -> str:
-    """A label in words."""
+    """A label in words; empty where there is none."""
+    if label is None:
+        return ""
     if isinstance(label, list):
         return ", ".join(name for name, held in zip(names, label, strict=True) if held) or "no label"
     return names[label] if names else f"{label:.6g}"
@@ -72,7 +74,8 @@ def _label(label: Any, names: tuple[str, ...]) -> str:
 
 def format_sample(sample: Sample, width: int) -> str:
     """A sample as wrapped text of at most `width` columns."""
-    head = f"{sample.label}  (row {sample.row:,}, source row {sample.source_row:,}, {sample.tokens} tokens)"
+    about = f"(row {sample.row:,}, source row {sample.source_row:,}, {sample.tokens} tokens)"
+    head = f"{sample.label}  {about}" if sample.label else about
     body = "\n".join(
         textwrap.fill(text, width=max(width, 24), initial_indent="  ", subsequent_indent="  ")
         for text in sample.text.split("\n")

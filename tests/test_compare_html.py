@@ -1,6 +1,7 @@
 """`train compare --html`: runs grouped by what they differ in, their curves, their means and deviations."""
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -10,12 +11,15 @@ from click.testing import CliRunner
 from cache.errors import InputError
 from tests.pages import CHROMIUM, check_in_browser, check_page
 from train.cli import cli
+from train.compare import comparison
 from train.curves import group_runs, read_curves, smooth
 from train.figures import comparison_page
 
 
-def write_run(folder: Path, seed: int, strategy: str = "smart", steps: int = 60, **changes) -> Path:
-    """A run folder with made-up records: loss 2 - step / 100 + seed / 100, a second a step."""
+def write_run(
+    folder: Path, seed: int, strategy: str = "smart", steps: int = 60, score: str = "accuracy", **changes
+) -> Path:
+    """A run folder with made-up records: loss 2 - step / 100 + seed / 100, a second a step, a score of 0.7 and more."""
     settings = {
         "cache": "c",
         "model": "m",
@@ -47,7 +51,7 @@ def write_run(folder: Path, seed: int, strategy: str = "smart", steps: int = 60,
         timing.append({**position, "seconds": 1.0, "tokens_per_second": 100.0, "peak_memory_bytes": None})
     if steps:
         metrics.append(
-            {"kind": "eval", "epoch": 1, "step": steps, "split": "test", "loss": 1.0, "accuracy": 0.7 + seed / 100}
+            {"kind": "eval", "epoch": 1, "step": steps, "split": "test", "loss": 1.0, score: 0.7 + seed / 100}
         )
         timing.append({"kind": "epoch", "epoch": 1, "step": steps, "seconds": float(steps), "eval_seconds": 1.0})
     (folder / "metrics.jsonl").write_text("".join(json.dumps(record) + "\n" for record in metrics))
@@ -92,6 +96,33 @@ def test_the_comparison_shows_means_and_standard_deviations(runs) -> None:
         "Learning",
     ):
         assert heading in page.text
+
+
+def test_runs_without_accuracy_show_their_task_s_score(tmp_path) -> None:
+    """In title, curves and table, under one heading for all; each score has a panel of its own."""
+    folders = [write_run(tmp_path / f"a-{seed}", seed, score="perplexity", task="mlm") for seed in (1, 2)]
+    curves = [read_curves(folder) for folder in folders]
+    page = check_page(comparison_page(group_runs(curves)))
+    assert "reaches perplexity 0.715 ± 0.007" in page.text
+    assert "Perplexity against time" in page.text
+    assert "Accuracy" not in page.text
+    assert "smart, 2 runs smart m 8 48 perplexity 0.7150 ± 0.0071 cpu" in page.text
+    others = {"f1_micro": "multi-label", "accuracy": "classification"}
+    folders = [write_run(tmp_path / score, 1, score=score, task=task) for score, task in others.items()]
+    page = check_page(comparison_page(group_runs([*curves, *map(read_curves, folders)])))
+    for heading in ("Perplexity against time", "Micro F1 against time", "Accuracy against time"):
+        assert heading in page.text
+    assert "micro F1 0.7100" in page.text
+
+
+def test_the_page_s_table_has_the_columns_of_the_terminal_s(runs, tmp_path) -> None:
+    """Named once; `score` for accuracy in both where a run has another."""
+    for folders, score in ((runs, "accuracy"), ([write_run(tmp_path / "s", 1, score="spearman")], "score")):
+        curves = [read_curves(folder) for folder in folders]
+        heads = re.findall(r"<th[^>]*>([^<]+)</th>", comparison_page(group_runs(curves)))
+        table = comparison([run.result for run in curves]).splitlines()[0]
+        assert heads == ["runs", *(name.strip() for name in table.strip("|").split("|")[1:])]
+        assert heads[5] == score
 
 
 @pytest.mark.parametrize("count", [1, 12])

@@ -106,5 +106,7 @@ def test_the_commands_choices_are_the_librarys() -> None:
     assert prep.cli.STRATEGIES == train.cli.STRATEGIES == cache.plans.STRATEGIES
     assert ("auto", *cache.format.KINDS) == prep.cli.TASKS
     assert prep.cli.ENGINES == prep.engines.ENGINES
+    assert prep.cli.TASKS[1:] == cache.format.KINDS
+    assert train.cli.TASKS == cache.format.KINDS
     assert train.cli.PRECISIONS == train.config.PRECISIONS
     assert train.cli.ON_NONFINITE == train.config.ON_NONFINITE

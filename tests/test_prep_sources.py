@@ -206,7 +206,19 @@ def test_glue_presets_know_their_pairs_splits_and_classes(tmp_path: Path, hub: P
     assert list(cache) == list(splits[:3])
     assert (cache.folder.name, cache.manifest.task.kind, cache.manifest.task.pair) == ("mnli", "classification", True)
     assert cache.manifest.task.label_names == ("entailment", "neutral", "contradiction")
+    assert cache.manifest.source["metric"] == "accuracy"
     assert {row.source_row: row.input_ids.tolist() for row in cache["train"]}[0] == [2, 6, 7, 3, 6, 7, 3]
+
+
+def test_a_preset_serves_masked_language_modelling_without_its_labels(tmp_path: Path, hub: Path) -> None:
+    """Splits whose labels are not public are as good as the others; the labels' metric is not that of the cache."""
+    write_configured(
+        hub / "nyu-mll" / "glue", "mrpc", ("train", "validation", "test"), ["not_equivalent", "equivalent"]
+    )
+    cache = build_toy("mrpc", tmp_path, task="mlm").cache
+    assert (list(cache), cache.manifest.task.pair) == (["train", "validation", "test"], True)
+    assert not {"metric", "label"} & set(cache.manifest.source)
+    assert build_toy("mrpc", tmp_path, name="labelled").cache.manifest.source["metric"] == "F1"
 
 
 def test_the_preset_of_entities_takes_words_and_tags_and_their_names(tmp_path: Path, hub: Path) -> None:

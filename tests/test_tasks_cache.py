@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from cache import CorruptCacheError, PlanSpec
+from cache import CorruptCacheError, InputError, PlanSpec
 from cache.batches import Batch
 from cache.format import IGNORED, Manifest, SplitInfo, Task, TokenizerInfo, fingerprint_of
 from cache.reader import Cache, open_cache
@@ -23,6 +23,8 @@ TASKS = (
     Task("multi-label", ("x", "y", "z")),
     Task("token-classification", ("O", "B", "I")),
     Task("token-classification", tuple(map(str, range(300)))),
+    Task("mlm", ()),
+    Task("mlm", (), pair=True),
 )
 
 
@@ -44,6 +46,7 @@ def write(place: Path, task: Task, side: str = "right", shards: int = 3, **chang
         "regression": random.normal(size=200).astype(np.float32),
         "multi-label": random.integers(0, 2, (200, 3)),
         "token-classification": random.integers(0, len(task.label_names) or 1, int(lengths.sum())),
+        "mlm": None,
     }[task.kind]
     if task.per_token:
         labels[random.random(len(labels)) < 0.4] = IGNORED
@@ -57,7 +60,7 @@ def write(place: Path, task: Task, side: str = "right", shards: int = 3, **chang
             ids = random.integers(5, 205, int(lengths[part].sum())).astype(np.uint16)
             first = known.firsts[part] if task.pair else None
             ends = np.append(0, np.cumsum(lengths))[[part[0], part[-1] + 1]]
-            own = known.labels[slice(*ends) if task.per_token else part]
+            own = None if known.labels is None else known.labels[slice(*ends) if task.per_token else part]
             infos.append(write_shard(folder, "train", index, ids, lengths[part], part, own, task, first))
         histogram = tuple(np.bincount(lengths).tolist())
         split = SplitInfo(200, int(lengths.sum()), int(lengths[0]), int(lengths[-1]), histogram, tuple(infos))
@@ -79,9 +82,11 @@ def test_every_feed_gives_the_labels_and_token_types_that_were_written(tmp_path:
     for feed in ("direct", "resident", "streamed"):
         for strategy in ("smart", "tight", "dynamic", "fixed"):
             for batch in cache["train"].batches(0, PlanSpec(strategy, 7), feed=feed, accumulation=2):
-                assert batch.labels.dtype == dtype
-                expected = known.labels[batch.rows] if not task.per_token else laid_out(known, batch, side)
-                assert torch.equal(batch.labels, torch.as_tensor(expected).to(dtype))
+                assert ("labels" in batch.model_inputs()) == task.labelled == (batch.labels is not None)
+                if batch.labels is not None:
+                    assert batch.labels.dtype == dtype
+                    expected = known.labels[batch.rows] if not task.per_token else laid_out(known, batch, side)
+                    assert torch.equal(batch.labels, torch.as_tensor(expected).to(dtype))
                 assert ("token_type_ids" in batch.model_inputs()) == task.pair
                 if batch.token_type_ids is None:
                     continue
@@ -162,6 +167,16 @@ def test_a_row_has_its_label_and_first_length(tmp_path: Path) -> None:
     assert all(row.first_length is None for row in sets["train"])
 
 
+def test_a_cache_without_labels_says_so(tmp_path: Path) -> None:
+    """Its shards have no such tensor; asking for labels names the way to some."""
+    cache, _ = write(tmp_path / "plain", Task("mlm", ()))
+    split = cache["train"]
+    assert set(split.shard(0)) == {"input_ids", "offsets", "source_rows"}
+    assert all(row.label is None for row in split)
+    with pytest.raises(InputError, match=r"holds no labels.*prep build SOURCE --label COLUMN"):
+        _ = split.labels
+
+
 BAD = [
     (Task("regression", ()), {"labels": np.full(200, np.nan)}, "no finite number"),
     (Task("regression", ()), {"labels": np.full(200, np.inf)}, "no finite number"),
@@ -185,6 +200,7 @@ def test_unsound_labels_are_refused(tmp_path: Path, task: Task, changes: dict[st
 
 MANIFESTS = [
     (Task("regression", ("a",)), "'label_names'"),
+    (Task("mlm", ("a",)), "'label_names'"),
     (Task("multi-label", ()), "'label_names'"),
     (Task("multi-label", tuple(map(str, range(4097)))), "'label_names'"),
     (Task("token-classification", ()), "'label_names'"),

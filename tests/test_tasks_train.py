@@ -2,6 +2,7 @@
 
 import itertools
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from train.inputs import model_inputs
 from train.model import Needs
 from train.predict import Predictor
 from train.run import resume_run, start_run
-from train.scores import SetTally, correlation, ranks
+from train.scores import ClassTally, SetTally, correlation, main_score, ranks
 
 KINDS = ("pairs", "regression", "multi-label")
 CPU = torch.device("cpu")
@@ -188,7 +189,7 @@ def test_runs_of_other_tasks_show_their_score(trained: tuple[str, Path, Path]) -
     """The comparison names the score where it is not accuracy."""
     kind, _, run = trained
     table = comparison([read_result(run)])
-    assert {"pairs": "accuracy", "regression": "spearman ", "multi-label": "f1_micro "}[kind] in table
+    assert {"pairs": "accuracy", "regression": "Spearman ", "multi-label": "micro F1 "}[kind] in table
 
 
 def test_a_model_of_another_task_is_refused(trained: tuple[str, Path, Path], tmp_path: Path) -> None:
@@ -234,6 +235,64 @@ def test_f1_by_hand() -> None:
     assert scores.f1_micro == pytest.approx(2 * 2 / (3 + 3))
     assert scores.f1_macro == pytest.approx((0.5 + 1 + 0) / 3)
     assert scores.mean_loss == pytest.approx(0.2)
+
+
+def test_matthews_by_hand() -> None:
+    """Of two classes the correlation of their numbers; of more the covariances of their indicators (Gorodkin 2004)."""
+    random = np.random.default_rng(0)
+    for classes in (2, 4):
+        actual = random.integers(0, classes, 300)
+        found = np.where(random.random(300) < 0.4, actual, random.integers(0, classes, 300))
+        tally = ClassTally(classes, CPU)
+        tally.add(torch.eye(classes)[found], torch.from_numpy(actual))
+        scores = tally.scores(300, 0.0)
+        one, other = (np.eye(classes)[which] - np.eye(classes)[which].mean(axis=0) for which in (found, actual))
+        expected = (one * other).sum() / np.sqrt((one**2).sum() * (other**2).sum())
+        assert scores.matthews == pytest.approx(expected)
+        assert scores.summary()["matthews"] == scores.to_json()["matthews"] == scores.matthews
+        assert ("Matthews", f"{expected:.4f}") in list(scores.lines([str(c) for c in range(classes)]))
+        if classes == 2:
+            assert scores.matthews == pytest.approx(np.corrcoef(found, actual)[0, 1])
+    constant = ClassTally(2, CPU)
+    constant.add(torch.eye(2)[[0, 0]], torch.tensor([0, 1]))
+    assert constant.scores(2, 0.0).matthews == 0
+
+
+def test_a_corpus_s_own_metric_is_its_runs_main_score(tmp_path: Path) -> None:
+    """Named in the cache's manifest by its preset, kept by the run, shown by the comparison; else it is accuracy."""
+    assert main_score({"accuracy": 0.5, "matthews": 0.2}, "Matthews") == ("matthews", 0.2)
+    assert main_score({"accuracy": 0.5, "matthews": 0.2}) == ("accuracy", 0.5)
+    assert main_score({"spearman": 0.5}, "F1") == ("spearman", 0.5)
+    source = tmp_path / "pairs.jsonl"
+    source.write_text("".join(json.dumps(row) + "\n" for row in rows_of("pairs")))
+    cache = build_toy(source, tmp_path, holdout=0.3).cache
+    known = replace(cache.manifest, source={**cache.manifest.source, "metric": "Matthews"})
+    (cache.folder / "manifest.json").write_bytes(known.to_bytes())
+    run = start_run(settings(cache.folder, tmp_path, tmp_path / "run", epochs=1), say, say, quiet=True)
+    result = read_result(run)
+    assert result.score is not None
+    assert result.score[0] == "matthews"
+    assert f"Matthews {result.score[1]:.4f}" in comparison([result])
+
+
+def test_a_model_of_pairs_is_refused_on_single_texts_and_the_other_way_round(tmp_path: Path) -> None:
+    """To evaluate it would give numbers that mean nothing; the message names both and the option."""
+    source = tmp_path / "pairs.jsonl"
+    source.write_text("".join(json.dumps(row) + "\n" for row in rows_of("pairs")))
+    options: dict[bool, dict[str, Any]] = {True: {"text_pair": "second"}, False: {}}
+    caches = {
+        pair: build_toy(source, tmp_path, name=str(pair), holdout=0.3, **more).cache for pair, more in options.items()
+    }
+    for pair, other, remedy in ((True, False, "with --text-pair"), (False, True, "without --text-pair")):
+        out = tmp_path / f"run-{pair}"
+        start_run(settings(caches[pair].folder, tmp_path, out, max_steps=1), say, say, quiet=True)
+        needs = {which: Needs(cache.manifest, cache.folder, 30) for which, cache in caches.items()}
+        load_classifier(out / "model", CPU, needs[pair])
+        words = r"trained on pairs of texts.* holds single" if pair else r"trained on single texts.* holds pairs"
+        with pytest.raises(MismatchError, match=f"{words}.*{remedy}"):
+            load_classifier(out / "model", CPU, needs[other])
+        (out / "model" / "lengthwise.json").unlink()
+        load_classifier(out / "model", CPU, needs[other])  # a model of other make does not say
 
 
 def test_a_task_knows_its_outputs(tmp_path: Path) -> None:

@@ -91,7 +91,7 @@ def screen(text: str) -> list[str]:
     return [line.split("\r")[-1] for line in text.split("\n")]
 
 
-BAR = r"\r{what}: +\d+%\|.{{4,}}\| [\d.]+[kM]?/[\d.]+[kM]? \[\d\d:\d\d<\d\d:\d\d, +[\d.]+[kM]? ?{unit}/s"
+BAR = r"\r{what}: +\d+%\|.{{4,}}\| [\d.]+[kM]?/[\d.]+[kM]? \[\d\d:\d\d<\d\d:\d\d, +[\d.]+[kMG]? ?{unit}/s"
 
 
 def test_on_a_terminal_train_run_draws_a_bar_that_leaves_only_the_report(place: Path) -> None:

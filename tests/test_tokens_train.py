@@ -2,6 +2,7 @@
 
 import json
 from collections import Counter
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,8 @@ import torch
 from click.testing import CliRunner
 from transformers import AutoModelForTokenClassification, AutoTokenizer
 
-from cache import Cache, MismatchError, PlanSpec, open_cache
+from cache import Cache, InputError, MismatchError, PlanSpec, open_cache
+from cache.format import IGNORED
 from tests.corpora import build_toy
 from tests.models import write_model
 from tests.toys import WORDS
@@ -21,8 +23,9 @@ from train.compare import comparison, read_result
 from train.config import Settings
 from train.entities import TokenTally
 from train.evaluate import evaluate
-from train.finished import finished_model, load_classifier
+from train.finished import finished_model, load_classifier, load_scored
 from train.inputs import model_inputs
+from train.masking import Masking
 from train.model import Needs
 from train.predict import Predictor
 from train.run import resume_run, start_run
@@ -274,7 +277,7 @@ def test_the_commands_tell_scores_tags_and_why_the_last_layer_is_whole(trained: 
     assert set(facts["types"]) == {"LOC", "PER"}
     assert train("predict", str(run), "word1 word7").rstrip().endswith("\tword1 word7")
     assert json.loads(train("predict", str(run), "--json", "word1 word7"))["words"] == ["word1", "word7"]
-    assert "entity_f1 0." in comparison([read_result(run)])
+    assert "entity F1 0." in comparison([read_result(run)])
     heard: list[str] = []
     start_run(settings(cache, run.parent / "loud", max_steps=1), heard.append, say)
     assert any("for every token: BertForTokenClassification reads more than one token" in line for line in heard)
@@ -295,3 +298,26 @@ def test_models_and_caches_of_other_tasks_are_refused(trained: tuple[Cache, Path
     other = open_cache(build_toy(source, tmp_path).cache.folder)
     with pytest.raises(MismatchError, match="its head was trained for token-classification, the cache is for class"):
         load_classifier(run / "model", CPU, Needs(other.manifest, other.folder, 24))
+
+
+def test_words_with_tags_serve_masked_language_modelling_too(trained: tuple[Cache, Path], tmp_path: Path) -> None:
+    """Rows without a tag count as well, the tags do not, and the tagger goes on from the adapted model. Words without
+    tags are refused, with the way there is."""
+    cache, _ = trained
+    run = start_run(settings(cache, tmp_path / "adapted", task="mlm", epochs=1, lr=1e-3), say, say, quiet=True)
+    record = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()][-2]
+    hidden = sum(
+        int((Masking.of(cache, CPU, 321).hide(batch).labels != IGNORED).sum())  # type: ignore[operator]
+        for batch in cache["train"].batches(0, PlanSpec("tight", 8))
+    )
+    assert (record["kind"], record["rows"], record["hidden_tokens"]) == ("epoch", len(cache["train"]), hidden)
+    model = load_scored(run / "model", CPU, Needs(cache.manifest, cache.folder, 24))
+    scores = evaluate(model, cache["train"], CPU, "fp32")
+    assert scores is not None
+    assert scores.to_json()["hidden_tokens"] > 0
+    heard: list[str] = []
+    tagger = replace(settings(cache, tmp_path / "tagger", max_steps=2), model=str(run / "model"))
+    assert (start_run(tagger, heard.append, say) / "model").is_dir()
+    assert any("new, from seed 321: the model has none for token-classification" in line for line in heard)
+    with pytest.raises(InputError, match=r"lists of words.*train run --task mlm"):
+        build_toy(cache.folder.parent.parent / "words.jsonl", tmp_path, task="mlm")

@@ -52,10 +52,12 @@ def command(place, monkeypatch):
 
 def test_the_report_names_accuracy_times_and_the_next_commands(place):
     text = (place / "first.txt").read_text()
-    head = re.search(r"^ *epoch  train loss  eval loss  accuracy +F1 +tokens/s +padding +time  eval time$", text, re.M)
+    head = re.search(
+        r"^ *epoch  train loss  eval loss  accuracy +F1 +Matthews +tokens/s +padding +time  eval time$", text, re.M
+    )
     assert head
-    number, time = r" +\d\.\d{4}", r" +\d:\d\d:\d\d"
-    rows = re.findall(rf"^ *[123]/3{number}{number}{number}{number} +[\d,]+ +\d+\.\d%{time}{time}$", text, re.M)
+    number, time = r" +-?\d\.\d{4}", r" +\d:\d\d:\d\d"
+    rows = re.findall(rf"^ *[123]/3{number}{number}{number}{number}{number} +[\d,]+ +\d+\.\d%{time}{time}$", text, re.M)
     assert len(rows) == 3
     assert {len(row) for row in rows} == {len(head[0])}
     assert re.search(r"^time +\d:\d\d:\d\d, peak memory [\d,]+ MiB$", text, re.MULTILINE)

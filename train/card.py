@@ -11,7 +11,7 @@ from typing import Any
 
 from transformers import PretrainedConfig
 
-from cache.format import Manifest
+from cache.format import MLM, Manifest
 from cache.names import PACKAGED
 from cache.progress import clock
 
@@ -27,7 +27,13 @@ PIPELINES = {
 }
 """End of a model class's name to the pipeline it is made for."""
 
-METRICS = {"f1_micro": "f1", "f1_macro": "f1", "pearson": "pearsonr", "spearman": "spearmanr"}
+METRICS = {
+    "f1_micro": "f1",
+    "f1_macro": "f1",
+    "matthews": "matthews_correlation",
+    "pearson": "pearsonr",
+    "spearman": "spearmanr",
+}
 """Scores that the Hub calls otherwise."""
 
 NOT_SHOWN = ("cache", "model", "out", "tensorboard", "wandb", "save_every", "keep", "log_every", "eval_batch_size")
@@ -52,7 +58,7 @@ def model_card(name: str, info: RunInfo, config: PretrainedConfig, manifest: Man
     parts = [
         f"---\n{front}\n---\n",
         f"# {name}\n",
-        f"{_base(info)}, fine-tuned with lengthwise on the cache {_code(info.cache_name)}: {_task(manifest)}.\n",
+        f"{_base(info)}, fine-tuned with lengthwise on the cache {_code(info.cache_name)}: {_task(info, manifest)}.\n",
         "## How to use it\n",
         _usage(task, manifest),
         "## Results\n",
@@ -79,7 +85,7 @@ def _front_matter(name: str, info: RunInfo, task: str | None, manifest: Manifest
         dataset = str(source["dataset"])
     results = [
         EvalResult(
-            task_type=task or manifest.task.kind,
+            task_type=task or _kind(info, manifest),
             dataset_type=dataset or info.cache_name,
             dataset_name=info.cache_name,
             dataset_split=(scores or {})["split"],
@@ -94,7 +100,7 @@ def _front_matter(name: str, info: RunInfo, task: str | None, manifest: Manifest
         pipeline_tag=task,
         base_model=_hub_id(info),
         datasets=[dataset] if dataset else None,
-        tags=["lengthwise", manifest.task.kind],
+        tags=["lengthwise", _kind(info, manifest)],
         metrics=list(dict.fromkeys(str(result.metric_type) for result in results if result.metric_type != "loss"))
         or None,
         eval_results=results or None,
@@ -120,8 +126,15 @@ def _base(info: RunInfo) -> str:
     return _code(_hub_id(info) or Path(str(info.settings.model)).name)
 
 
-def _task(manifest: Manifest) -> str:
+def _kind(info: RunInfo, manifest: Manifest) -> str:
+    """What the model was trained for; a cache with labels serves masked language modelling as well."""
+    return info.settings.task or manifest.task.kind
+
+
+def _task(info: RunInfo, manifest: Manifest) -> str:
     task = manifest.task
+    if _kind(info, manifest) == MLM:
+        return f"masked language modelling{' of pairs of texts' * task.pair}"
     names = [_code(label) for label in task.label_names[:LABELS_SHOWN]]
     more = [f"and {len(task.label_names) - LABELS_SHOWN:,} more"] if len(task.label_names) > LABELS_SHOWN else []
     labels = f", labels {', '.join([*names, *more])}" if names else ""
@@ -135,7 +148,7 @@ def _usage(task: str | None, manifest: Manifest) -> str:
     elif manifest.task.pair:
         example = '{"text": "The first text.", "text_pair": "The second text."}'
     options = f", truncation=True, max_length={manifest.max_length}" if task == "text-classification" else ""
-    if manifest.task.kind == "multi-label":
+    if task == "text-classification" and manifest.task.kind == "multi-label":
         options += ", top_k=None"
     return "\n".join(
         [

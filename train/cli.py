@@ -23,6 +23,7 @@ Command = Callable[..., Any]
 STRATEGIES = ("smart", "tight", "budget", "dynamic", "fixed")
 PRECISIONS = ("auto", "fp32", "bf16")
 ON_NONFINITE = ("stop", "skip")
+TASKS = ("classification", "regression", "multi-label", "token-classification", "mlm")
 
 
 def main() -> None:
@@ -92,6 +93,7 @@ _TRACKERS = (
 
 _FLAGS: tuple[tuple[str, Any, str], ...] = (
     ("cache", str, "Folder of the cache, made by `prep build`."),
+    ("task", click.Choice(TASKS), "mlm adapts the model to any cache's texts. Default: as the cache was built."),
     ("model", str, "Folder, Hub id, or minilm. Default: the model whose tokenizer made the cache."),
     ("out", str, "Run folder to make. Default: the first free runs/<cache name>-<n>."),
     ("epochs", int, "Passes over the training split. Default: 3."),
@@ -107,7 +109,8 @@ _FLAGS: tuple[tuple[str, Any, str], ...] = (
     ("accumulation", int, "Micro-batches a step is computed in; they share its batch size. Default: 1."),
     ("precision", click.Choice(PRECISIONS), "Default: auto, which is bf16 where the hardware is built for it."),
     ("device", str, "auto, cpu, cuda, cuda:1, mps, … Default: auto."),
-    ("seed", int, "Seed of the new head and of dropout. Default: 321."),
+    ("mask-probability", float, "Share of the tokens to hide in training, for --task mlm. Default: 0.15."),
+    ("seed", int, "Seed of the new head, of dropout, of which tokens are hidden. Default: 321."),
     ("strategy", click.Choice(STRATEGIES), "How batches are planned. Default: as the cache was built."),
     ("batch-size", int, "Rows of one optimizer step. Default: as the cache was built."),
     ("max-tokens", int, "Most padded tokens of one step, for --strategy budget."),
@@ -143,9 +146,13 @@ _FLAGS: tuple[tuple[str, Any, str], ...] = (
 def run(resume: Path | None, quiet: bool, as_json: bool, config: Path | None, **flags: Any) -> None:
     """Fine-tune a model on a cache, or go on with an interrupted run.
 
+    With --task mlm it is adapted to the cache's texts: some tokens are hidden, and it learns to say what they were.
+
     \b
     Examples:
       train run --cache cache/imdb
+      train run --cache cache/imdb --task mlm --out runs/adapted
+      train run --cache cache/imdb --model runs/adapted/model
       train run --cache cache/imdb --model minilm --epochs 1 --lr 1e-4 --strategy tight
       train run --resume runs/imdb-1
       train run --config runs/imdb-1/settings.json --seed 1
@@ -196,8 +203,9 @@ def evaluate(
 ) -> None:
     """Score a run, a model folder or a Hub model on a split.
 
-    Accuracy, F1 and confusion counts; for numbers the correlations of Pearson and Spearman; for sets of classes micro
-    and macro F1; for tags of words precision, recall and F1 of entities.
+    Accuracy, F1, Matthews correlation and confusion counts; for numbers the correlations of Pearson and Spearman; for
+    sets of classes micro and macro F1; for tags of words precision, recall and F1 of entities; of a masked language
+    model its perplexity, on any cache.
 
     \b
     Example:
@@ -207,16 +215,16 @@ def evaluate(
     from cache.progress import Progress
 
     from .evaluate import evaluate as score
-    from .finished import finished_model, load_classifier
+    from .finished import finished_model, load_scored
     from .model import Needs
 
     opened = open_cache(cache)
     rows = opened[split]
     with _on(device, precision) as (place, exact):
         needs = Needs(opened.manifest, opened.folder, rows.info.longest)
-        classifier = load_classifier(finished_model(model), place, needs)
+        scored = load_scored(finished_model(model), place, needs)
         with Progress(f"evaluating {split}", limit or len(rows), "rows", quiet=quiet, delay_s=1) as progress:
-            scores = score(classifier, rows, place, exact, batch_size, limit, progress=progress.update)
+            scores = score(scored, rows, place, exact, batch_size, limit, progress=progress.update)
     assert scores is not None
     names = opened.manifest.task.label_names
     if as_json:

@@ -1,12 +1,13 @@
 """Runs side by side: the tutorial's table, in Markdown."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from cache.progress import clock
 
 from .records import METRICS, SUMMARY, TIMING, Json, RunInfo, read_records, read_run
-from .scores import main_score
+from .scores import TITLES, main_score
 
 COLUMNS = (
     "run",
@@ -59,7 +60,7 @@ def read_result(folder: Path) -> RunResult:
     info = read_run(folder)
     metrics, timing = read_records(folder / METRICS), read_records(folder / TIMING)
     steps = [record for record in metrics if record["kind"] == "step"]
-    scores = [main_score(record) for record in metrics if record["kind"] == "eval"]
+    scores = [main_score(record, info.metric) for record in metrics if record["kind"] == "eval"]
     return RunResult(
         folder=folder,
         info=info,
@@ -71,11 +72,20 @@ def read_result(folder: Path) -> RunResult:
     )
 
 
-def comparison(results: list[RunResult]) -> str:
+def column_names(results: Sequence[RunResult]) -> tuple[str, ...]:
+    """`COLUMNS`, but `score` for accuracy where a run is known by another score."""
+    others = any(result.score and result.score[0] != "accuracy" for result in results)
+    return tuple("score" if others and name == "accuracy" else name for name in COLUMNS)
+
+
+def score_text(name: str, value: str) -> str:
+    """A score in its column, which says accuracy if nothing else."""
+    return value if name == "accuracy" else f"{TITLES.get(name, name)} {value}"
+
+
+def comparison(results: Sequence[RunResult]) -> str:
     """The table of some runs in Markdown, one run a row."""
-    several = any(result.score and result.score[0] != "accuracy" for result in results)
-    heads = tuple("score" if several and name == "accuracy" else name for name in COLUMNS)
-    rows = [heads, *(_cells(result) for result in results)]
+    rows = [column_names(results), *(_cells(result) for result in results)]
     widths = [max(len(row[i]) for row in rows) for i in range(len(COLUMNS))]
     lines = ["| " + " | ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)) + " |" for row in rows]
     lines.insert(1, "| " + " | ".join("-" * width for width in widths) + " |")
@@ -91,19 +101,12 @@ def _cells(result: RunResult) -> tuple[str, ...]:
         Path(str(settings.model)).name,
         size,
         str(result.info.max_length),
-        _score(result),
+        score_text(result.score[0], f"{result.score[1]:.4f}") if result.score else "",
         f"{result.info.environment['device']}, {settings.precision}",
         clock(sum(seconds) / len(seconds)) if seconds else "",
         f"{result.steps:,}",
         f"{result.padded_tokens:,}",
     )
-
-
-def _score(result: RunResult) -> str:
-    if result.score is None:
-        return ""
-    name, value = result.score
-    return f"{value:.4f}" if name == "accuracy" else f"{name} {value:.4f}"
 
 
 def to_json(result: RunResult) -> Json:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from cache.errors import InputError
+from cache.format import KINDS
 from cache.plans import STRATEGIES, PlanSpec
 
 PRECISIONS = ("auto", "fp32", "bf16")
@@ -42,6 +43,9 @@ class Settings:
     """Model to start from: folder, Hub id, or `minilm`. None: the one whose tokenizer made the cache."""
     out: str | None = None
     """Run folder to make. None: the first free runs/<cache name>-<n>."""
+    task: str | None = None
+    """What to train for: `mlm`, for which any cache will do, or what the cache's labels are for. None: as the cache was
+    built."""
     epochs: int = 3
     """Passes over the training split."""
     max_steps: int | None = None
@@ -74,10 +78,12 @@ class Settings:
     cpu_kernels: bool = True
     """Whether a CPU attends by blocks and drops out by raw bits, several times faster than torch does; see
     `train.attention` and `train.dropout`."""
+    mask_probability: float | None = None
+    """Share of the tokens to hide in training, for task `mlm` only. None: 0.15 there."""
     device: str = "auto"
     """Where to compute: auto, cpu, cuda, cuda:1, mps, …"""
     seed: int = 321
-    """Seed of the new classification head and of dropout."""
+    """Seed of the new head, of dropout, and of which tokens are hidden."""
     strategy: str | None = None
     """How batches are planned. None: as the cache was built."""
     batch_size: int | None = None
@@ -123,7 +129,9 @@ class Settings:
             if not (optional and value is None) and not (type(value) is int and low <= value < 1 << 62):
                 found.append((name, f"an integer of {low} or more"))
         for name, (accept, expected) in _NUMBERS.items():
-            if not (_is_number(getattr(self, name)) and accept(getattr(self, name))):
+            value = getattr(self, name)
+            optional = name == "mask_probability"
+            if not (optional and value is None) and not (_is_number(value) and accept(value)):
                 found.append((name, expected))
         for name, choices in _CHOICES.items():
             if getattr(self, name) not in choices:
@@ -245,12 +253,14 @@ _NUMBERS: dict[str, tuple[Callable[[float], bool], str]] = {
     "weight_decay": (lambda v: v >= 0, "a number of 0 or more"),
     "warmup_ratio": (lambda v: 0 <= v <= 1, "a number from 0 to 1"),
     "clip": (lambda v: v >= 0, "a number of 0 or more"),
+    "mask_probability": (lambda v: 0 < v < 1, "a number above 0 and below 1"),
 }
 
 _CHOICES = {
     "precision": PRECISIONS,
     "on_nonfinite": ON_NONFINITE,
     "strategy": (None, *STRATEGIES),
+    "task": (None, *KINDS),
 }
 
 

@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from .compare import RunResult, read_result
 from .records import METRICS, TIMING, Json, read_records
+from .scores import main_score
 
 Floats = npt.NDArray[np.float64]
 
@@ -34,7 +35,7 @@ class RunCurves:
         real_tokens: (S,) trained on so far.
         seconds: (S,) of training so far.
         speed: (S,) real tokens a second since the record before.
-        scores: accuracy by step, of each evaluation.
+        scores: main score by step, of each evaluation; `result.score` names it.
     """
 
     result: RunResult
@@ -59,8 +60,13 @@ class Group:
         count = min(len(run.steps) for run in self.runs)
         return np.stack([getattr(run, field)[:count] for run in self.runs])
 
+    @property
+    def score_name(self) -> str:
+        """What the main score of its runs is called; empty where none was evaluated."""
+        return next((run.result.score[0] for run in self.runs if run.result.score), "")
+
     def scores(self) -> tuple[list[int], Floats]:
-        """The steps at which every run was evaluated, and (R, steps) accuracies."""
+        """The steps at which every run was evaluated, and (R, steps) main scores."""
         steps = sorted(set.intersection(*(set(run.scores) for run in self.runs)))
         return steps, np.array([[run.scores[step] for step in steps] for run in self.runs])
 
@@ -76,6 +82,8 @@ def read_curves(folder: Path) -> RunCurves:
     timing = {record["step"]: record for record in read_records(folder / TIMING) if record["kind"] == "step"}
     steps = [record for record in metrics if record["kind"] == "step" and record["step"] in timing]
     times = [timing[record["step"]] for record in steps]
+    evals = [record for record in metrics if record["kind"] == "eval"]
+    found = [main_score(record, result.info.metric) for record in evals]
     return RunCurves(
         result=result,
         steps=_column(steps, "step"),
@@ -84,7 +92,7 @@ def read_curves(folder: Path) -> RunCurves:
         real_tokens=np.cumsum(_column(steps, "real_tokens")),
         seconds=np.cumsum(_column(times, "seconds")),
         speed=_column(times, "tokens_per_second"),
-        scores={r["step"]: r["accuracy"] for r in metrics if r["kind"] == "eval" and r.get("accuracy") is not None},
+        scores={record["step"]: score[1] for record, score in zip(evals, found, strict=True) if score},
     )
 
 

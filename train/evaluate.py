@@ -5,13 +5,16 @@ from collections.abc import Callable
 import torch
 from transformers import PreTrainedModel
 
+from cache.batches import Batch
 from cache.errors import InputError
 from cache.plans import PlanSpec
 from cache.reader import Split
 
 from . import device as devices
 from .inputs import PADDING_SIDE, model_inputs
-from .scores import Scores, tally_of
+from .masking import Masking, is_masked_model, masked_forward, summed_loss
+from .perplexity import HiddenTally
+from .scores import Scores, Tally, tally_of
 
 
 def evaluate(
@@ -26,6 +29,8 @@ def evaluate(
 ) -> Scores | None:
     """Score a model on the rows of a split, in uniform batches where possible; their order does not matter.
 
+    A masked language model is scored on tokens that are hidden from it, always the same ones, at any batch size.
+
     Args:
         model: on `device`.
         split: its labels must be the model's.
@@ -38,11 +43,13 @@ def evaluate(
         progress: called with the rows of each batch when it is under way.
 
     Raises:
-        InputError: the split has no rows.
+        InputError: the split has no rows, or there is no token to hide others behind.
     """
     if not len(split):
         raise InputError(f"split {split.name!r} of {split.cache.folder} has no rows, so there is nothing to evaluate")
-    tally = tally_of(split.cache.manifest.task, device)
+    masked = is_masked_model(model)
+    score = _masked(model, split, device) if masked else _labelled(model)
+    tally: Tally = HiddenTally(device) if masked else tally_of(split.cache.manifest.task, device)
     loss = torch.zeros((), device=device)
     rows = 0
     model.eval()
@@ -53,10 +60,32 @@ def evaluate(
             if rows >= (limit or len(split)):
                 break
             rows += len(batch)
-            if not batch.targets:
-                continue
-            output = model(**model_inputs(batch, model.config))
-            loss += output.loss.float() * batch.targets
-            tally.add(output.logits, batch.labels)
+            if masked or batch.targets:
+                summed, logits, labels = score(batch)
+                loss += summed
+                tally.add(logits, labels)
             progress(len(batch))
     return tally.scores(rows, float(loss))
+
+
+Score = Callable[[Batch], tuple[torch.Tensor, torch.Tensor, torch.Tensor]]
+"""From a batch to its loss () summed over targets or hidden tokens, what the model says of each, and what is right."""
+
+
+def _labelled(model: PreTrainedModel) -> Score:
+    def score(batch: Batch) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        inputs = model_inputs(batch, model.config)
+        output = model(**inputs)
+        return output.loss.float() * batch.targets, output.logits, inputs["labels"]
+
+    return score
+
+
+def _masked(model: PreTrainedModel, split: Split, device: torch.device) -> Score:
+    masking, (forward, _) = Masking.of(split.cache, device), masked_forward(model)
+
+    def score(batch: Batch) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        hidden = masking.hide(batch)
+        return summed_loss(forward, positions=masking.scored(hidden), **model_inputs(hidden, model.config))
+
+    return score

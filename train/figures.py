@@ -13,7 +13,9 @@ from cache.progress import clock
 from cache.storage import replacing, storage_errors
 from cache.svg import SERIES, Figure, Panel, band, clip, label, line
 
+from .compare import column_names, score_text
 from .curves import Floats, Group, group_runs, read_curves, smooth, spread_of
+from .scores import TITLES
 
 MOST_POINTS = 300
 """Points drawn of a curve."""
@@ -60,7 +62,7 @@ def _count(number: int, noun: str) -> str:
 
 
 def learning(groups: Sequence[Group]) -> Figure:
-    """Loss against steps, tokens and seconds, and accuracy against seconds."""
+    """Loss against steps, tokens and seconds, and the main scores against seconds."""
     longest = max(float(group.stack("seconds").mean(axis=0)[-1]) for group in groups)
     unit, scale = _time_unit(longest)
     window = max(1, min(len(group.runs[0].steps) for group in groups) // 30)
@@ -70,8 +72,8 @@ def learning(groups: Sequence[Group]) -> Figure:
         _loss_panel(groups, "seconds", "Loss against time", f"training time, {unit}", scale, window),
     ]
     scored = [group for group in groups if group.scores()[0]]
-    if scored:
-        panels.append(_accuracy_panel(groups, unit, scale))
+    names = dict.fromkeys(group.score_name for group in scored)
+    panels += [_score_panel(groups, name, unit, scale) for name in names]
     caption = "Training loss"
     caption += f", the mean of {window} records at a time" if window > 1 else ""
     caption += "; of several seeds the mean, and one standard deviation to either side." if _several(groups) else "."
@@ -83,7 +85,8 @@ def _learning_title(scored: Sequence[Group], groups: Sequence[Group]) -> str:
     for group in (scored or groups)[:3]:
         took = clock(float(group.stack("seconds").mean(axis=0)[-1]))
         if scored:
-            parts.append(f"{group.name} reaches accuracy {_mean(group.scores()[1][:, -1], '.3f')} in {took}")
+            score = TITLES.get(group.score_name, group.score_name)
+            parts.append(f"{group.name} reaches {score} {_mean(group.scores()[1][:, -1], '.3f')} in {took}")
         else:
             loss = np.array([smooth(run.loss, max(1, len(run.loss) // 10))[-1] for run in group.runs])
             parts.append(f"{group.name} comes to a loss of {_mean(loss, '.3f')} in {took}")
@@ -125,15 +128,19 @@ def _loss_panel(groups: Sequence[Group], field: str, heading: str, x_label: str,
     return _panel(groups, curves, heading, x_label, "loss", smoothing=window)
 
 
-def _accuracy_panel(groups: Sequence[Group], unit: str, scale: float) -> Panel:
+def _score_panel(groups: Sequence[Group], name: str, unit: str, scale: float) -> Panel:
+    """The groups that have a score of this name; the others keep their color and stay away."""
     curves = []
     for group in groups:
         steps, values = group.scores()
-        seconds = (
-            np.interp(steps, group.stack("steps")[0], group.stack("seconds").mean(axis=0)) if steps else np.zeros(0)
-        )
+        if group.score_name != name or not steps:
+            curves.append((np.zeros(0), np.zeros((len(group.runs), 0))))
+            continue
+        seconds = np.interp(steps, group.stack("steps")[0], group.stack("seconds").mean(axis=0))
         curves.append((seconds / scale, values))
-    return _panel(groups, curves, "Accuracy against time", f"training time, {unit}", "accuracy", dots=True)
+    title = TITLES.get(name, name)
+    heading = f"{title[0].upper()}{title[1:]} against time"
+    return _panel(groups, curves, heading, f"training time, {unit}", title, dots=True)
 
 
 Curve = tuple[Floats, Floats]
@@ -212,33 +219,21 @@ def _several(groups: Sequence[Group]) -> bool:
 
 PLUS_MINUS = "\u00a0±\u00a0"
 
-HEAD = (
-    "runs",
-    "padding",
-    "model",
-    "batch size",
-    "max length",
-    "accuracy",
-    "device",
-    "time per epoch",
-    "steps",
-    "padded tokens",
-)
-
 
 def table_html(groups: Sequence[Group]) -> str:
     """The tutorial's table, a group a row: means, ± standard deviations where there are several runs."""
     rows = [_cells(group) for group in groups]
     note = "Means over the runs of a group, ± their standard deviation." if _several(groups) else ""
     head = f"<h2>{_count(len(groups), 'group')} side by side</h2>" + (f'<p class="about">{note}</p>' if note else "")
-    return f'<section id="table">{head}{table(HEAD, rows)}</section>'
+    names = ("runs", *column_names([run.result for group in groups for run in group.runs])[1:])
+    return f'<section id="table">{head}{table(names, rows)}</section>'
 
 
 def _cells(group: Group) -> list[str]:
     results = [run.result for run in group.runs]
     info, settings = results[0].info, results[0].info.settings
     unfinished = sum(not result.finished for result in results)
-    accuracies = [result.accuracy for result in results if result.accuracy is not None]
+    scores = [result.score[1] for result in results if result.score]
     epochs = [sum(result.epoch_seconds) / len(result.epoch_seconds) for result in results if result.epoch_seconds]
     return [
         f"{group.name}, {_count(len(results), 'run')}" + (f" ({unfinished} not finished)" if unfinished else ""),
@@ -246,7 +241,7 @@ def _cells(group: Group) -> list[str]:
         Path(str(settings.model)).name,
         f"{settings.max_tokens:,} tokens" if settings.batch_size is None else str(settings.batch_size),
         f"{info.max_length:,}",
-        _mean(np.array(accuracies), ".4f") if accuracies else "",
+        score_text(group.score_name, _mean(np.array(scores), ".4f")) if scores else "",
         f"{info.environment['device']}, {settings.precision}",
         clock(float(np.mean(epochs))) + (f"{PLUS_MINUS}{np.std(epochs, ddof=1):.1f}\u00a0s" if len(epochs) > 1 else "")
         if epochs

@@ -1,6 +1,7 @@
 """Finding and loading a model that is to be used, not trained: a run, its model folder, or any classifier."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,7 @@ import torch
 from transformers import PreTrainedModel
 
 from cache.errors import InputError, MismatchError
+from cache.format import MLM
 
 from . import device as devices
 from .attention import use_cpu_kernels
@@ -16,8 +18,9 @@ from .model import (
     Needs,
     check_fit,
     check_weights,
-    empty_classifier,
+    empty_model,
     has_trained_head,
+    is_masked,
     kind_of,
     label_names,
     load_weights,
@@ -61,11 +64,17 @@ def load_classifier(folder: Path, device: torch.device, needs: Needs | None = No
     """
     config = read_config(folder)
     check_weights(folder)
+    if is_masked(config):
+        raise InputError(
+            f"{folder} is a masked language model, which gives no labels; train a classifier from it: "
+            f"train run --cache CACHE --model {folder}"
+        )
     if not has_trained_head(config):
         raise InputError(
             f"{folder} is no trained classifier ({config.architectures}); train it with `train run --model`"
         )
     if needs is not None:
+        _check_labels(folder, needs)
         check_fit(folder, config, needs)
         names = label_names(config)
         if needs.label_names and names != needs.label_names and not all(name.startswith("LABEL_") for name in names):
@@ -76,13 +85,56 @@ def load_classifier(folder: Path, device: torch.device, needs: Needs | None = No
         config.pad_token_id = needs.manifest.tokenizer.pad_id
     kind = kind_of(config)
     config.problem_type = PROBLEMS[kind]
+    model, _ = load_weights(folder, config, kind)
+    use_pooled_only(model)  # the same logits
+    return _ready(model, device)
+
+
+def load_scored(folder: Path, device: torch.device, needs: Needs) -> PreTrainedModel:
+    """A model to be evaluated on a cache: a masked language model, for which any will do, or a trained classifier.
+
+    Raises:
+        InputError, MismatchError: as for `load_classifier`; or a masked language model has no head for tokens.
+    """
+    config = read_config(folder)
+    if not is_masked(config):
+        return load_classifier(folder, device, needs)
+    check_weights(folder)
+    check_fit(folder, config, replace(needs, asked=MLM))
+    config.pad_token_id = needs.manifest.tokenizer.pad_id
+    model, new = load_weights(folder, config, MLM)
+    if new:
+        raise InputError(
+            f"the weights in {folder} have no head that predicts tokens; train one: "
+            f"train run --cache {needs.folder} --task mlm --model {folder}"
+        )
+    return _ready(model, device)
+
+
+def _ready(model: PreTrainedModel, device: torch.device) -> PreTrainedModel:
     devices.prepare(device)
-    model = load_weights(folder, config, kind)
     model.to(device)  # type: ignore[arg-type]  # transformers types `to` as for half-loaded models
     use_cpu_kernels(model, device)
-    use_pooled_only(model)  # the same logits
     model.eval()
     return model
+
+
+def _check_labels(folder: Path, needs: Needs) -> None:
+    """Refuse a cache that holds no labels, or texts alone for a model of pairs, or the other way round."""
+    task = needs.manifest.task
+    if not task.labelled:
+        raise MismatchError(
+            f"{folder} is a classifier, but the cache {needs.folder} holds no labels (built with --task mlm); "
+            "build one that does, under another name: prep build SOURCE --label COLUMN --name OTHER"
+        )
+    pair = _json(folder / CARD).get("pair")
+    if isinstance(pair, bool) and pair != task.pair:
+        words = {True: "pairs of texts", False: "single texts"}
+        remedy = "with" if pair else "without"
+        raise MismatchError(
+            f"the model {folder} was trained on {words[pair]}, the cache {needs.folder} holds {words[task.pair]}; pass "
+            f"another one, or build it {remedy} --text-pair"
+        )
 
 
 def longest_text(folder: Path) -> int:
@@ -91,7 +143,7 @@ def longest_text(folder: Path) -> int:
     if isinstance(length, int) and length > 0:
         return length
     config = read_config(folder)
-    positions = usable_positions(empty_classifier(config, kind_of(config)))
+    positions = usable_positions(empty_model(config, kind_of(config)))
     stated = _json(folder / "tokenizer_config.json").get("model_max_length")
     limits = [n for n in (positions, stated) if isinstance(n, int) and 0 < n < 1 << 20]
     return min(limits, default=LONGEST_DEFAULT)

@@ -22,6 +22,7 @@ from cache.reader import Split
 from . import device as devices
 from .config import Settings
 from .inputs import PADDING_SIDE, model_inputs
+from .masking import Masking, hidden_tokens, summed_loss
 from .state import State
 
 
@@ -34,7 +35,7 @@ class Job:
     """What does not change while a run goes on.
 
     Attributes:
-        model: the classifier, on `device`.
+        model: the classifier, or the masked language model, on `device`.
         forward: the model, or what torch.compile made of it.
         optimizer: a fused AdamW.
         split: the rows to train on.
@@ -42,8 +43,10 @@ class Job:
         settings: resolved, with nothing left at `auto`.
         device: where to compute.
         steps: optimizer steps of each epoch; the last epoch may be cut short.
-        stock: why the last layer is computed for every token; empty where it is not.
+        stock: why the last layer, or the head of a masked language model, is computed for every token; empty where it
+            is not.
         torchs: why attention and dropout are torch's; empty where they are `train.attention`'s and `train.dropout`'s.
+        masking: how tokens are hidden, in masked language modelling; `forward` is then `masking.Forward`.
     """
 
     model: PreTrainedModel
@@ -56,6 +59,7 @@ class Job:
     steps: tuple[int, ...]
     stock: str = ""
     torchs: str = ""
+    masking: Masking | None = None
 
     @property
     def total_steps(self) -> int:
@@ -76,7 +80,7 @@ class Job:
         for batch in batches:
             if batch.step == self.steps[epoch]:
                 return
-            yield batch
+            yield batch if self.masking is None else self.masking.hide(batch, epoch)
 
 
 class Watcher(Protocol):
@@ -97,7 +101,7 @@ def train(job: Job, state: State, watcher: Watcher) -> bool:
     while state.epoch < len(job.steps):
         job.model.train()
         for batch in job.batches(state.epoch, state.epoch_step):
-            state.meter.add(batch, backward(job, batch))
+            state.meter.add(batch, backward(job, batch), None if job.masking is None else hidden_tokens(batch))
             if not batch.last:
                 continue
             update(job, state)
@@ -116,23 +120,34 @@ def backward(job: Job, batch: Batch) -> torch.Tensor:
 
     One without a target, all its words cut off, has nothing to add; its mean loss would be 0 / 0.
 
+    In masked language modelling the loss is summed over hidden tokens, and so are the gradients: how many a step has is
+    known once its last micro-batch was drawn, and to the device only; `update` divides by it.
+
     Raises:
         MemoryShortError: it does not fit into memory.
     """
-    if not batch.targets:
+    if job.masking is None and not batch.targets:
         return torch.zeros((), device=job.device)
     inputs = model_inputs(batch, job.model.config)
+    if job.masking is not None:
+        inputs["positions"] = job.masking.scored(batch)
     if job.settings.compile:
         _mark_dynamic(inputs)
     try:
+        loss: torch.Tensor
         with devices.autocast(job.device, job.settings.precision):
-            loss: torch.Tensor = job.forward(**inputs).loss  # (), mean over the targets
-        (loss if batch.share == 1 else loss * batch.share).backward()
+            if job.masking is None:
+                loss = job.forward(**inputs).loss  # (), mean over the targets
+                share, number = batch.share, batch.targets
+            else:
+                loss = summed_loss(job.forward, **inputs)[0]
+                share, number = 1, 1
+        (loss if share == 1 else loss * share).backward()
     except (RuntimeError, MemoryError) as error:
         if devices.is_out_of_memory(error):
             raise _memory_short(job, batch) from None
         raise
-    return loss.detach() * batch.targets
+    return loss.detach() * number
 
 
 def _mark_dynamic(inputs: dict[str, torch.Tensor]) -> None:
@@ -159,6 +174,9 @@ def update(job: Job, state: State) -> None:
     """One optimizer step from the gradients at hand."""
     settings, optimizer = job.settings, job.optimizer
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    if job.masking is not None:
+        tokens = torch.as_tensor(state.meter.step_weight, device=job.device).clamp(min=1)
+        torch._foreach_div_([p.grad for p in parameters if p.grad is not None], tokens.float())
     if settings.clip:
         norm = torch.nn.utils.clip_grad_norm_(parameters, settings.clip)
     else:

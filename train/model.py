@@ -6,7 +6,7 @@ out on torch's `meta` device, which costs no memory, and its embedding tables sa
 
 import contextlib
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ import torch
 from safetensors import SafetensorError
 from transformers import (
     AutoConfig,
+    AutoModelForMaskedLM,
     AutoModelForSequenceClassification,
     AutoModelForTokenClassification,
     PretrainedConfig,
@@ -23,7 +24,7 @@ from transformers import (
 from transformers.utils import logging as transformers_logging
 
 from cache.errors import InputError, MismatchError
-from cache.format import TOKENIZER, Manifest, sha256_file
+from cache.format import MLM, TOKENIZER, TOKENS, Manifest, sha256_file
 from cache.names import PACKAGED, hub_reachable, local_folder
 
 WEIGHTS = "model.safetensors"
@@ -44,21 +45,23 @@ class Needs:
         manifest: of the cache.
         folder: of the cache.
         width: columns of the widest batch.
+        asked: the kind of task, where it is not what the cache was built for.
     """
 
     manifest: Manifest
     folder: Path
     width: int
+    asked: str | None = None
 
     @property
     def label_names(self) -> tuple[str, ...]:
-        """Names of the classes, class 0 first; none where labels are numbers."""
-        return self.manifest.task.label_names
+        """Names of the classes, class 0 first; none where there are no classes."""
+        return () if self.kind == MLM else self.manifest.task.label_names
 
     @property
     def kind(self) -> str:
-        """What the labels are, one of `cache.format.KINDS`."""
-        return self.manifest.task.kind
+        """The kind of task, one of `cache.format.KINDS`."""
+        return self.asked or self.manifest.task.kind
 
     @property
     def outputs(self) -> int:
@@ -138,24 +141,31 @@ def check_weights(folder: Path) -> None:
         )
 
 
-def classifier_class(kind: str) -> Any:
-    """The class of transformers for a kind of task."""
-    return AutoModelForTokenClassification if kind == "token-classification" else AutoModelForSequenceClassification
+CLASSES: dict[str, tuple[Any, str]] = {
+    MLM: (AutoModelForMaskedLM, "masked language model"),
+    TOKENS: (AutoModelForTokenClassification, "token classifier"),
+}
+"""Kind of a task to what transformers makes its models with, and their name; other kinds take a sequence classifier."""
 
 
-def empty_classifier(config: PretrainedConfig, kind: str) -> PreTrainedModel:
-    """The classifier of a configuration without any memory for its weights, on torch's `meta` device.
+def model_class(kind: str) -> tuple[Any, str]:
+    """What transformers makes a task's models with, and what they are called."""
+    return CLASSES.get(kind, (AutoModelForSequenceClassification, "sequence classifier"))
+
+
+def empty_model(config: PretrainedConfig, kind: str) -> PreTrainedModel:
+    """A task's model of a configuration without any memory for its weights, on torch's `meta` device.
 
     Raises:
-        InputError: transformers has no such classifier of this type of model.
+        InputError: transformers has no such model of this type.
     """
+    made_with, what = model_class(kind)
     try:
         with torch.device("meta"), quiet_transformers():
-            return _as_model(classifier_class(kind).from_config(config, trust_remote_code=False))
+            return _as_model(made_with.from_config(config, trust_remote_code=False))
     except ValueError:
-        what = "token" if kind == "token-classification" else "sequence"
         raise InputError(
-            f"a model of type {config.model_type!r} has no {what} classifier in transformers; pass {ENCODERS}"
+            f"a model of type {config.model_type!r} has no {what} in transformers; pass {ENCODERS}"
         ) from None
 
 
@@ -189,6 +199,11 @@ TOKEN_HEAD = "ForTokenClassification"
 """How the names of token classifiers end."""
 
 
+def is_masked(config: PretrainedConfig) -> bool:
+    """Whether the model was saved as a masked language model."""
+    return any(name.endswith("ForMaskedLM") for name in config.architectures or [])
+
+
 def check_fit(folder: Path, config: PretrainedConfig, needs: Needs) -> None:
     """Refuse a model that the cache's rows cannot go through, or to which its ids mean other tokens.
 
@@ -206,7 +221,7 @@ def check_fit(folder: Path, config: PretrainedConfig, needs: Needs) -> None:
 
 
 def _config_faults(config: PretrainedConfig, needs: Needs) -> Iterator[str]:
-    model, tokenizer = empty_classifier(config, needs.kind), needs.manifest.tokenizer
+    model, tokenizer = empty_model(config, needs.kind), needs.manifest.tokenizer
     table = model.get_input_embeddings()
     entries = int(getattr(table, "num_embeddings", 0))
     if entries < tokenizer.vocab_size:
@@ -220,6 +235,8 @@ def _config_faults(config: PretrainedConfig, needs: Needs) -> Iterator[str]:
     numbered = position_table(model)
     if numbered is not None and numbered.padding_idx not in (None, tokenizer.pad_id):
         yield f"padding: it numbers positions from its pad id {numbered.padding_idx}, the cache's is {tokenizer.pad_id}"
+    if needs.kind == MLM:
+        return  # a classifier's head is left behind
     if has_trained_head(config) and kind_of(config) != needs.kind:
         yield f"task: its head was trained for {kind_of(config)}, the cache is for {needs.kind}"
     elif has_trained_head(config) and config.num_labels != needs.outputs:
@@ -243,13 +260,16 @@ def _token_faults(folder: Path, needs: Needs) -> Iterator[str]:
             return
 
 
-def load_model(folder: Path, needs: Needs, seed: int) -> PreTrainedModel:
-    """The classifier, in fp32 on the CPU, with a new head where it was not saved as one.
+def load_model(
+    folder: Path, needs: Needs, seed: int, say: Callable[[str], None] = lambda text: None
+) -> PreTrainedModel:
+    """The task's model, in fp32 on the CPU, with a new head where it was not saved with one.
 
     Args:
         folder: from `model_folder`.
         needs: what the cache asks of it; its label names become the model's.
         seed: of the new head.
+        say: told whether the head is new.
 
     Raises:
         InputError: its configuration or weights cannot be read.
@@ -260,7 +280,10 @@ def load_model(folder: Path, needs: Needs, seed: int) -> PreTrainedModel:
     check_fit(folder, config, needs)
     label(config, needs)
     torch.manual_seed(seed)
-    return load_weights(folder, config, needs.kind)
+    model, new = load_weights(folder, config, needs.kind)
+    made = f"new, from seed {seed}: the model has none for {needs.kind}" if new else "the model's own"
+    say(f"head       {made}")
+    return model
 
 
 def label_names(config: PretrainedConfig) -> tuple[str, ...]:
@@ -270,7 +293,7 @@ def label_names(config: PretrainedConfig) -> tuple[str, ...]:
 
 
 PROBLEMS: dict[str, Any] = {
-    "token-classification": None,  # its models have one loss only
+    TOKENS: None,  # its models have one loss only
     "classification": "single_label_classification",
     "regression": "regression",
     "multi-label": "multi_label_classification",
@@ -281,29 +304,34 @@ PROBLEMS: dict[str, Any] = {
 def kind_of(config: PretrainedConfig) -> str:
     """What a trained classifier's head is for, as the kind of a task."""
     if any(TOKEN_HEAD in name for name in config.architectures or []):
-        return "token-classification"
+        return TOKENS
     kinds = {problem: kind for kind, problem in PROBLEMS.items()}
     return kinds.get(str(config.problem_type), "regression" if config.num_labels == 1 else "classification")
 
 
 def label(config: PretrainedConfig, needs: Needs) -> None:
     """Write the cache's labels and pad id into a configuration."""
+    config.pad_token_id = needs.manifest.tokenizer.pad_id
+    if needs.kind == MLM:
+        return
     names = needs.label_names or ("LABEL_0",)  # transformers' name for a head of one number
     config.id2label = dict(enumerate(names))
     config.label2id = {name: number for number, name in enumerate(names)}
     config.problem_type = PROBLEMS[needs.kind]
-    config.pad_token_id = needs.manifest.tokenizer.pad_id
 
 
-def load_weights(folder: Path, config: PretrainedConfig, kind: str) -> PreTrainedModel:
-    """The classifier of `config` for a kind of task, with the weights in `folder`; only its head may be new.
+def load_weights(folder: Path, config: PretrainedConfig, kind: str) -> tuple[PreTrainedModel, bool]:
+    """A task's model of `config` with the weights in `folder`; only its head may be new.
+
+    Returns:
+        The model, and whether its head is new.
 
     Raises:
         MismatchError: weights are missing beyond the head, or have other shapes.
     """
     try:
         with quiet_transformers():
-            loaded: Any = classifier_class(kind).from_pretrained(
+            loaded: Any = model_class(kind)[0].from_pretrained(
                 folder,
                 config=config,
                 dtype=torch.float32,  # without it, weights saved in half precision would stay so
@@ -317,19 +345,20 @@ def load_weights(folder: Path, config: PretrainedConfig, kind: str) -> PreTraine
         raise MismatchError(f"{folder}: the weights cannot be loaded ({reason}); pass another --model") from None
     model, report = _as_model(loaded[0]), loaded[1]
     encoder = model.base_model_prefix + "."
+    new = any(not name.startswith(encoder) for name in report["missing_keys"])
     missing = sorted(name for name in report["missing_keys"] if name.startswith(encoder) and "pooler" not in name)
     if missing:
         raise MismatchError(
             f"{folder}: the weights lack {len(missing)} tensors of the encoder ({missing[0]}, …), so it would start "
             "from random numbers; pass another --model"
         )
-    return model
+    return model, new
 
 
 def fresh_model(config: PretrainedConfig, kind: str) -> PreTrainedModel:
-    """The classifier of a configuration with weights yet to be filled in, as `--resume` does."""
+    """A task's model of a configuration with weights yet to be filled in, as `--resume` does."""
     with quiet_transformers():
-        return _as_model(classifier_class(kind).from_config(config, trust_remote_code=False).float())
+        return _as_model(model_class(kind)[0].from_config(config, trust_remote_code=False).float())
 
 
 def model_digest(folder: Path) -> str:

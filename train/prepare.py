@@ -1,13 +1,16 @@
 """From settings to a job: what is left to be found out, the split, the plan, what the model must fit."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 import transformers
 from transformers import PreTrainedModel
 
 from cache.errors import InputError
+from cache.format import MLM
 from cache.plans import PlanSpec
 from cache.reader import Cache, Split
 
@@ -15,6 +18,7 @@ from . import device as devices
 from .attention import use_cpu_kernels
 from .config import AUTO, FREE_ON_RESUME, NO_SPLIT, OFF, Settings
 from .loop import Job, make_optimizer
+from .masking import PROBABILITY, Masking, masked_forward
 from .model import Needs
 from .pooled import use_pooled_only
 from .records import Json, RunInfo
@@ -43,8 +47,11 @@ def resolve(settings: Settings, cache: Cache, split: Split) -> tuple[Settings, t
     elif eval_split != NO_SPLIT and not len(cache[eval_split]):
         raise InputError(f"--eval-split {eval_split}: it has no rows; pass another one, or --eval-split {NO_SPLIT}")
     multiple = settings.pad_to_multiple_of or (8 if device.type == "cuda" else 1)
+    task = task_kind(settings, cache)
     resolved = replace(
         settings.with_plan(spec),
+        task=task,
+        mask_probability=(settings.mask_probability or PROBABILITY) if task == MLM else None,
         cache=str(cache.folder.resolve()),
         model=absolute(settings.model or cache.manifest.tokenizer.name),
         device=str(device),
@@ -54,6 +61,25 @@ def resolve(settings: Settings, cache: Cache, split: Split) -> tuple[Settings, t
         tensorboard=_place(settings.tensorboard),
     )
     return resolved, device
+
+
+def task_kind(settings: Settings, cache: Cache) -> str:
+    """The kind of task to train for.
+
+    Raises:
+        InputError: the cache does not serve what was asked for.
+    """
+    own = cache.manifest.task
+    kind = settings.task or own.kind
+    if kind not in (own.kind, MLM):
+        reason = f"is for {own.kind}" if own.labelled else "holds no labels, for it was built with --task mlm"
+        raise InputError(
+            f"--task {kind}: the cache {cache.folder} {reason}; build one for it, under another name: "
+            f"prep build SOURCE --task {kind} --name OTHER"
+        )
+    if settings.mask_probability is not None and kind != MLM:
+        raise InputError(f"--mask-probability is for --task mlm, but this run is for {kind}; leave it out")
+    return kind
 
 
 def _place(folder: str | None) -> str | None:
@@ -79,7 +105,7 @@ def needs_of(cache: Cache, split: Split, settings: Settings) -> Needs:
     width = max(width, min(-(-width // multiple) * multiple, cache.manifest.max_length))
     if settings.strategy == "fixed":
         width = cache.manifest.max_length
-    return Needs(cache.manifest, cache.folder, width)
+    return Needs(cache.manifest, cache.folder, width, settings.task)
 
 
 def make_job(model: PreTrainedModel, split: Split, settings: Settings, device: torch.device) -> Job:
@@ -91,11 +117,18 @@ def make_job(model: PreTrainedModel, split: Split, settings: Settings, device: t
     torchs = "--no-cpu-kernels"
     if settings.cpu_kernels:
         torchs = "--compile" if settings.compile else use_cpu_kernels(model, device)
-    stock = use_pooled_only(model) if settings.pooled_only else "--no-pooled-only"
-    forward = torch.compile(model) if settings.compile else model
+    forward: Callable[..., Any] = model
+    masking = None
+    if settings.task == MLM:
+        masking = Masking.of(split.cache, device, settings.seed, settings.mask_probability or PROBABILITY)
+        forward, stock = masked_forward(model)
+    else:
+        stock = use_pooled_only(model) if settings.pooled_only else "--no-pooled-only"
+    if settings.compile:
+        forward = torch.compile(forward)
     optimizer = make_optimizer(model, settings)
     steps = epoch_steps(split, spec, settings)
-    return Job(model, forward, optimizer, split, spec, settings, device, steps, stock, torchs)
+    return Job(model, forward, optimizer, split, spec, settings, device, steps, stock, torchs, masking)
 
 
 def describe(job: Job, cache: Cache, digest: str) -> RunInfo:
@@ -107,6 +140,7 @@ def describe(job: Job, cache: Cache, digest: str) -> RunInfo:
         model_digest=digest,
         max_length=cache.manifest.max_length,
         total_steps=job.total_steps,
+        metric="" if job.masking else str(cache.manifest.source.get("metric", "")),
         environment={
             "torch": torch.__version__,
             "transformers": transformers.__version__,

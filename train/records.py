@@ -49,6 +49,7 @@ class RunInfo:
         max_length: the cache's, tokens.
         total_steps: optimizer steps of the whole run.
         environment: versions, device and threads; results are bit-identical only where these are the same.
+        metric: title of the score that the corpus is known for; empty where there is none.
     """
 
     settings: Settings
@@ -58,6 +59,7 @@ class RunInfo:
     max_length: int
     total_steps: int
     environment: Json
+    metric: str = ""
 
     def to_json(self) -> Json:
         """The content of settings.json."""

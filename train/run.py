@@ -97,7 +97,8 @@ def start_run(settings: Settings, say: Say, warn: Say, quiet: bool = False) -> P
         split = training_split(cache)
         resolved, device = resolve(settings, cache, split)
         folder = model_folder(str(resolved.model))
-        model = load_model(folder, needs_of(cache, split, resolved), resolved.seed)
+        told: list[str] = []
+        model = load_model(folder, needs_of(cache, split, resolved), resolved.seed, told.append)
         job = make_job(model, split, resolved, device)
         start = Start(job, describe(job, cache, model_digest(folder)), State(Meter(device)), {})
         heaviest = try_heaviest(job, start.state)
@@ -108,6 +109,8 @@ def start_run(settings: Settings, say: Say, warn: Say, quiet: bool = False) -> P
         lock = lock_run(place)
         try:
             trackers = _open_trackers(place, start.info, screen.warn, quiet)
+            for line in told:
+                screen.say(line)
             _announce(start, heaviest, screen.say)
             return _go(place, start, screen, stop, trackers)
         finally:
@@ -172,7 +175,7 @@ def _take_up(folder: Path, settings: Settings, info: RunInfo, warn: Say) -> Star
         torch.manual_seed(settings.seed)
     else:
         place, content = found
-        model = fresh_model(read_config(place), cache.manifest.task.kind)
+        model = fresh_model(read_config(place), str(settings.task))
         job = make_job(model, split, settings, device)
         state, sizes = load_checkpoint(place, content, job), dict(content["records"])
     if state.step < job.total_steps:
@@ -228,11 +231,13 @@ def _announce(start: Start, heaviest: tuple[int, int], say: Say) -> None:
     job, settings = start.job, start.job.settings
     rows, width = heaviest
     parameters = sum(parameter.numel() for parameter in job.model.parameters())
-    say(f"model      {settings.model} ({parameters / 1e6:,.1f} M parameters, {_labels(job)})")
+    aim = _labels(job) if job.masking is None else f"{job.masking.probability:.0%} of the tokens hidden"
+    say(f"model      {settings.model} ({parameters / 1e6:,.1f} M parameters, {aim})")
     say(f"cache      {settings.cache} ({len(job.split):,} rows, {job.split.info.tokens:,} tokens), plan {job.spec.id}")
     if job.split.cache.manifest.tokenizer.padding_side != PADDING_SIDE:
         say(f"padding    on the {PADDING_SIDE}, which the model needs; the tokenizer asks for the other side")
-    say(f"last layer {f'for every token: {job.stock}' if job.stock else 'for the pooled token alone'}")
+    part, alone = ("logits", "the hidden tokens") if job.masking else ("last layer", "the pooled token")
+    say(f"{part:10} {f'for every token: {job.stock}' if job.stock else f'for {alone} alone'}")
     if job.device.type == "cpu":
         say(f"attention  {f'by torch: {job.torchs}' if job.torchs else 'by blocks, dropout from raw bits'}")
     say(f"device     {start.info.environment['device']}, {settings.precision}{', compiled' * settings.compile}")
@@ -305,7 +310,7 @@ def export_model(place: Path, job: Job, info: RunInfo, records: list[Json]) -> N
         StorageError: the file system refused.
     """
     card: Json = {"max_length": info.max_length, "cache": info.cache_name, "cache_fingerprint": info.cache_fingerprint}
-    card |= {"task": job.split.cache.manifest.task.kind, "pair": job.split.cache.manifest.task.pair}
+    card |= {"task": job.settings.task, "pair": job.split.cache.manifest.task.pair}
     with staging(place) as folder:
         with storage_errors(place), quiet_transformers():
             job.model.save_pretrained(folder)
@@ -349,5 +354,9 @@ def _conclude(folder: Path, summary: Json, job: Job, trackers: Trackers, say: Sa
     split = job.settings.eval_split
     if split != NO_SPLIT:
         say(f"next       train eval {folder} --cache {job.settings.cache} --split {split}")
+    if job.masking is not None:
+        cache = job.settings.cache if job.split.cache.manifest.task.labelled else "CACHE-WITH-LABELS"
+        say(f"next       train run --cache {cache} --model {folder / MODEL}")
+        return
     example = "$'first text\\tsecond text'" if job.split.cache.manifest.task.pair else '"a text of your own"'
     say(f"next       train predict {folder} {example}")

@@ -5,6 +5,7 @@ A tally adds up on the device, batch by batch; its scores are read once.
 Shapes: B rows of a batch, N rows of a split, C classes.
 """
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -20,13 +21,14 @@ from .entities import TokenTally
 MAX_CONFUSION_CLASSES = 1024
 """Up to so many classes the whole confusion matrix is counted, C x C."""
 
-MAIN = ("accuracy", "spearman", "f1_micro", "entity_f1")
+MAIN = ("accuracy", "spearman", "f1_micro", "entity_f1", "perplexity")
 """The scores that runs are compared by, one of each task; the first that is there."""
 
 TITLES = {
     "f1": "F1",
     "f1_micro": "micro F1",
     "f1_macro": "macro F1",
+    "matthews": "Matthews",
     "pearson": "Pearson",
     "spearman": "Spearman",
     "entity_precision": "precision",
@@ -37,9 +39,15 @@ TITLES = {
 """How scores are called for people, where not by their names."""
 
 
-def main_score(scores: dict[str, Any]) -> tuple[str, float] | None:
-    """Name and value of the score that stands for all of them; None where it could not be had."""
-    return next(((name, scores[name]) for name in MAIN if scores.get(name) is not None), None)
+def main_score(scores: dict[str, Any], metric: str = "") -> tuple[str, float] | None:
+    """Name and value of the score that stands for all of them: `metric`, or that of the task; None if neither is there.
+
+    Args:
+        scores: by name, as an evaluation was recorded.
+        metric: title of the score that the corpus is known for, such as "Matthews"; empty where there is none.
+    """
+    wanted = [name for name in scores if TITLES.get(name, name) == metric]
+    return next(((name, scores[name]) for name in (*wanted, *MAIN) if scores.get(name) is not None), None)
 
 
 class Scores(Protocol):
@@ -139,9 +147,19 @@ class ClassScores:
     def _f1_of(self, label: int) -> float:
         return _f1(self.correct[label], self.predicted[label], self.actual[label])
 
+    @property
+    def matthews(self) -> float:
+        """Correlation of found and actual classes (Matthews 1975; Gorodkin 2004 for more than two); 0 where one side is
+        constant."""
+        both = sum(p * a for p, a in zip(self.predicted, self.actual, strict=True))
+        spreads = [self.rows**2 - sum(count**2 for count in counts) for counts in (self.predicted, self.actual)]
+        scale = math.sqrt(spreads[0] * spreads[1])
+        return (sum(self.correct) * self.rows - both) / scale if scale else 0.0
+
     def summary(self) -> dict[str, Any]:
-        """Loss, accuracy, F1 and rows."""
-        return {"loss": self.mean_loss, "accuracy": self.accuracy, "f1": self.f1, "rows": self.rows}
+        """Loss, accuracy, F1, Matthews correlation and rows."""
+        scores = {"accuracy": self.accuracy, "f1": self.f1, "matthews": self.matthews}
+        return {"loss": self.mean_loss, **scores, "rows": self.rows}
 
     def to_json(self) -> dict[str, Any]:
         """The scores as plain JSON."""
@@ -151,13 +169,15 @@ class ClassScores:
             "loss": self.mean_loss,
             "accuracy": self.accuracy,
             "f1": self.f1,
+            "matthews": self.matthews,
             **({"confusion": self.confusion} if self.confusion is not None else counts),
         }
 
     def lines(self, names: Sequence[str]) -> Iterator[tuple[str, str]]:
-        """Accuracy, F1, and as what the rows of each class were found."""
+        """Accuracy, F1, Matthews correlation, and as what the rows of each class were found."""
         yield "accuracy", f"{self.accuracy:.4f} ({sum(self.correct):,} right)"
         yield "F1", f"{self.f1:.4f} ({f'class {names[1]}' if len(names) == 2 else 'mean over classes'})"
+        yield "Matthews", f"{self.matthews:.4f}"
         for number in range(min(len(names), 20)):
             counts = self.confusion[number] if self.confusion else ()
             found = ", ".join(f"{names[c]} {count:,}" for c, count in enumerate(counts) if count)

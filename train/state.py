@@ -13,21 +13,26 @@ from cache.batches import Batch
 
 @dataclass(frozen=True)
 class Sums:
-    """Sums over some steps; `loss` is summed over targets, rows or labelled tokens, without the skipped ones."""
+    """Sums over some steps.
+
+    Attributes:
+        loss: summed over what has one: rows, labelled tokens, or hidden tokens; of steps that were not skipped.
+        weight: how many of these there were.
+        rows: of all steps.
+        skipped_steps, real_tokens, padded_tokens: of all steps.
+    """
 
     loss: float = 0.0
+    weight: float = 0.0
     rows: int = 0
-    targets: int = 0
-    skipped_targets: int = 0
     skipped_steps: int = 0
     real_tokens: int = 0
     padded_tokens: int = 0
 
     @property
     def mean_loss(self) -> float | None:
-        """Loss per target; None where there was none that was not skipped."""
-        targets = self.targets - self.skipped_targets
-        return self.loss / targets if targets else None
+        """Loss per row, labelled or hidden token; None where there was none, or every step was skipped."""
+        return self.loss / self.weight if self.weight else None
 
     def __add__(self, other: "Sums") -> "Sums":
         mine, theirs = asdict(self), asdict(other)
@@ -39,21 +44,21 @@ class Meter:
 
     def __init__(self, device: torch.device, start: Sums | None = None) -> None:
         start = start or Sums()
-        self.rows, self.targets = start.rows, start.targets
-        self.real_tokens, self.padded_tokens = start.real_tokens, start.padded_tokens
+        self.rows, self.real_tokens, self.padded_tokens = start.rows, start.real_tokens, start.padded_tokens
         self.loss = torch.full((), start.loss, device=device)
-        self.skipped_targets = torch.full((), float(start.skipped_targets), device=device)
+        self.weight = torch.full((), start.weight, device=device)
         self.skipped_steps = torch.full((), float(start.skipped_steps), device=device)
         self.norm = torch.zeros((), device=device)
         self.bad_step = torch.full((), -1, dtype=torch.int64, device=device)
         self.step_loss = torch.zeros((), device=device)
-        self.step_rows = self.step_targets = 0
+        self.step_weight: torch.Tensor | int = 0
+        self.step_rows = 0
 
-    def add(self, batch: Batch, loss: torch.Tensor) -> None:
-        """Count a micro-batch and its loss (), summed over its targets."""
+    def add(self, batch: Batch, loss: torch.Tensor, weight: torch.Tensor | None = None) -> None:
+        """Count a micro-batch and its loss (), summed over its targets, or over () `weight` hidden tokens."""
         self.step_loss = loss if self.step_rows == 0 else self.step_loss + loss
+        self.step_weight = self.step_weight + (batch.targets if weight is None else weight)
         self.step_rows += len(batch)
-        self.step_targets += batch.targets
         self.real_tokens += batch.real_tokens
         self.padded_tokens += batch.padded_tokens
 
@@ -62,21 +67,18 @@ class Meter:
         fine = torch.isfinite(self.step_loss + norm)
         bad = torch.where(fine, 0.0, 1.0)
         self.loss += torch.where(fine, self.step_loss, 0.0)
-        self.skipped_targets.add_(bad, alpha=self.step_targets)
+        self.weight += (1 - bad) * self.step_weight
         self.skipped_steps += bad
         self.bad_step = torch.where(fine | (self.bad_step >= 0), self.bad_step, step)
         self.norm = norm
         self.rows += self.step_rows
-        self.targets += self.step_targets
-        self.step_rows = self.step_targets = 0
+        self.step_rows = self.step_weight = 0
         return bad
 
     def read(self) -> tuple[Sums, float, int]:
         """The sums, the last step's gradient norm, and the first bad step or -1. A CPU-GPU sync point."""
-        numbers = torch.stack([self.loss, self.skipped_targets, self.skipped_steps, self.norm]).tolist()
-        loss, skipped, skipped_steps, norm = numbers
-        counts = (self.targets, int(skipped), int(skipped_steps), self.real_tokens, self.padded_tokens)
-        sums = Sums(loss, self.rows, *counts)
+        loss, weight, skipped, norm = torch.stack([self.loss, self.weight, self.skipped_steps, self.norm]).tolist()
+        sums = Sums(loss, weight, self.rows, int(skipped), self.real_tokens, self.padded_tokens)
         return sums, norm, int(self.bad_step)
 
 

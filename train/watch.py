@@ -77,7 +77,7 @@ class Watch:
         memory = devices.peak_memory_bytes(job.device)
         self._record(
             "step",
-            {"loss": sums.mean_loss, "learning_rate": rate, "grad_norm": norm, **_counts(sums)},
+            {"loss": sums.mean_loss, "learning_rate": rate, "grad_norm": norm, **self._counts(sums)},
             {"seconds": seconds, "tokens_per_second": speed, "peak_memory_bytes": memory},
         )
         self.screen.update(state.step, sums.mean_loss, speed)
@@ -121,7 +121,7 @@ class Watch:
             return True
         eval_seconds = self._lap(training=False)
         times = {"seconds": state.epoch_seconds, "eval_seconds": eval_seconds}
-        self._record("epoch", {"loss": state.epoch_sums.mean_loss, **_counts(state.epoch_sums)}, times)
+        self._record("epoch", {"loss": state.epoch_sums.mean_loss, **self._counts(state.epoch_sums)}, times)
         result = scores.summary() if scores is not None else {}
         if scores is not None:
             self._record("eval", {"split": job.settings.eval_split, **result})
@@ -173,6 +173,12 @@ class Watch:
                 progress.update,
             )
 
+    def _counts(self, sums: Sums) -> Json:
+        hidden = {"hidden_tokens": int(sums.weight)} if self.job.masking is not None else {}
+        skipped = {"skipped_updates": sums.skipped_steps} if sums.skipped_steps else {}
+        tokens = {"real_tokens": sums.real_tokens, "padded_tokens": sums.padded_tokens}
+        return {"rows": sums.rows, **tokens, **hidden, **skipped}
+
     def _lap(self, training: bool) -> float:
         """Seconds since the last call, counted as training or as something else."""
         now = time.monotonic()
@@ -204,11 +210,6 @@ def evaluation_split(job: Job) -> Split | None:
     """The split to evaluate after each epoch, if any."""
     name = job.settings.eval_split
     return None if name in (None, NO_SPLIT) else job.split.cache[str(name)]
-
-
-def _counts(sums: Sums) -> Json:
-    skipped = {"skipped_updates": sums.skipped_steps} if sums.skipped_steps else {}
-    return {"rows": sums.rows, "real_tokens": sums.real_tokens, "padded_tokens": sums.padded_tokens, **skipped}
 
 
 def _number(value: float | None) -> str:
