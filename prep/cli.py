@@ -2,7 +2,6 @@
 
 import json
 import os
-import shutil
 import signal
 import sys
 import time
@@ -262,6 +261,8 @@ def show(cache: str, split: str, rows: int, seed: int | None, special_tokens: bo
     Example:
       prep show cache/imdb --rows 3
     """
+    import shutil
+
     from cache.reader import open_cache
 
     from .samples import format_sample, random_samples
