@@ -28,7 +28,7 @@ class Batch:
 
     Every rank has as many micro-batches as the others, or they would wait for each other's gradients for ever. Where a
     step has too few rows for all ranks, some get a filler: its tensors hold one row of another rank, but `rows` is
-    empty and `len(batch)` is 0, so that a loss weighed by `len(batch) / step_rows` counts for nothing.
+    empty and `len(batch)` is 0, so that a loss weighed by `share` counts for nothing.
 
     Attributes:
         input_ids: (B, W) int64.

@@ -179,14 +179,9 @@ class DirectFeed:
         ids, mask = np.empty(shape, np.int64), np.empty(shape, np.int64)
         ids.fill(self.pad_id)
         mask.fill(0)
-        top, width = 0, shape[1]
-        for number in range(block, end):
-            part = blocks.part(number)
-            bottom, size = top + len(part), part.shape[1]
-            columns = slice(width - size, width) if self.left else slice(size)
-            ids[top:bottom, columns] = part
-            mask[top:bottom, columns] = 1
-            top = bottom
+        for part, place in self._parts(blocks, block, end, shape[1]):
+            ids[place] = part
+            mask[place] = 1
         return torch.from_numpy(ids), torch.from_numpy(mask)
 
     def _token_labels(
@@ -195,13 +190,21 @@ class DirectFeed:
         """The labels of a micro-batch's tokens, (B, W): as for ids, few blocks at once, many token by token."""
         if span[1] - span[0] > MOST_BLOCKS:
             return torch.from_numpy(self.split.padded(rows, lengths, width, self.left, "labels").astype(np.int64))
-        labels, top = np.full((len(rows), width), IGNORED, np.int64), 0
-        for number in range(*span):
-            part = blocks.part(number, "labels")
-            bottom, size = top + len(part), part.shape[1]
-            labels[top:bottom, slice(width - size, width) if self.left else slice(size)] = part
-            top = bottom
+        labels = np.full((len(rows), width), IGNORED, np.int64)
+        for part, place in self._parts(blocks, *span, width, "labels"):
+            labels[place] = part
         return torch.from_numpy(labels)
+
+    def _parts(
+        self, blocks: _Blocks, block: int, end: int, width: int, name: str = "input_ids"
+    ) -> Iterator[tuple[Ints, tuple[slice, slice]]]:
+        """Blocks one below the other: what each holds, and its place in a batch of some width."""
+        top = 0
+        for number in range(block, end):
+            part = blocks.part(number, name)
+            bottom, size = top + len(part), part.shape[1]
+            yield part, (slice(top, bottom), slice(width - size, width) if self.left else slice(size))
+            top = bottom
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,6 @@ An epoch is drawn, written and read by itself, so a plan of any number of epochs
 """
 
 import contextlib
-import os
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -18,7 +17,7 @@ from .errors import CorruptCacheError, InputError, MismatchError, NotACacheError
 from .format import MAX_COUNT, PLANS, FileInfo
 from .plans import EpochPlan, Ints, PlanSpec
 from .sealed import Fields, Json, read_small_file, seal, unseal
-from .storage import check_inside, locked, replacing, storage_errors, sync
+from .storage import Inside, locked, replacing, storage_errors, sync
 from .tensors import Expected, MappedFile, check_header, opened
 from .writer import file_info
 
@@ -76,9 +75,9 @@ class StoredPlan:
         Raises:
             CorruptCacheError: one is not.
         """
+        inside = Inside(self.folder)
         for info in self.epochs:
-            path = self.folder / info.file
-            check_inside(path, os.path.realpath(self.folder))
+            path = inside.check(self.folder / info.file)
             with _naming_folder(self.folder), opened(path, info.bytes) as file:
                 check_header(file, info.bytes, self._tensors(info), path)
 
@@ -138,10 +137,9 @@ def stored_plans(split_folder: Path, fingerprint: str, rows: int) -> dict[PlanSp
         MismatchError: a plan belongs to another cache or split.
         CorruptCacheError, FormatVersionError: a plan.json is damaged.
     """
-    found, root = {}, os.path.realpath(split_folder)
+    found, inside = {}, Inside(split_folder)
     for path in sorted((split_folder / PLANS).glob(f"*/{PLAN_FILE}")):
-        check_inside(path, root)
-        plan = read_plan(path, fingerprint, split_folder.name, rows)
+        plan = read_plan(inside.check(path), fingerprint, split_folder.name, rows)
         plan.check_headers()
         found[plan.spec] = plan
     return found

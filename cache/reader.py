@@ -7,7 +7,6 @@ Opening reads the manifest, maps every shard and checks its header and the edges
 for stored plans. `verify` reads every byte.
 """
 
-import os
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -16,7 +15,7 @@ from .errors import CacheError, CorruptCacheError, InputError, NotACacheError
 from .format import MANIFEST, TOKENIZER, FileInfo, Manifest, naming_remedy, read_manifest, sha256_file
 from .publishing import recover
 from .splits import Row, Split
-from .storage import check_inside, storage_errors
+from .storage import Inside, storage_errors
 from .tensors import opened
 
 __all__ = ["Cache", "Row", "Split", "open_cache"]
@@ -73,8 +72,7 @@ class Cache(Mapping[str, "Split"]):
 
     def __init__(self, folder: Path, manifest: Manifest) -> None:
         self.folder, self.manifest = folder, manifest
-        self._root = os.path.realpath(folder)
-        self._inside: set[Path] = set()  # folders that no link leads out of it
+        self._inside = Inside(folder)
         self._identity = _identity(folder)
         with self.naming_remedy():
             for info in self._tokenizer_files():
@@ -113,13 +111,7 @@ class Cache(Mapping[str, "Split"]):
         Raises:
             CorruptCacheError: it is a link that leaves the cache.
         """
-        path = self.folder / name
-        if path.parent not in self._inside:
-            check_inside(path.parent, self._root)
-            self._inside.add(path.parent)
-        if path.is_symlink():
-            check_inside(path, self._root)
-        return path
+        return self._inside.check(self.folder / name)
 
     def was_replaced(self) -> bool:
         """Whether another cache, or none, is at the folder now. The mapped shards are still those of this one."""

@@ -40,14 +40,33 @@ def open_regular(path: Path) -> BinaryIO:
     return os.fdopen(handle, "rb", buffering=0)
 
 
-def check_inside(path: Path, root: str) -> None:
-    """Refuse a path that a link leads out of the cache whose real path is `root`.
+class Inside:
+    """Refuses paths that a link leads out of a folder; each folder below it is resolved once.
 
-    Raises:
-        CorruptCacheError: it does.
+    Args:
+        folder: the cache, or the part of it, that nothing may leave.
     """
-    if not (os.path.realpath(path) + os.sep).startswith(root + os.sep):
-        raise CorruptCacheError(f"{path}: is a link that leaves the cache")
+
+    def __init__(self, folder: Path) -> None:
+        self.root = os.path.realpath(folder)
+        self.sound: set[Path] = set()
+
+    def check(self, path: Path) -> Path:
+        """The path.
+
+        Raises:
+            CorruptCacheError: it leaves the folder.
+        """
+        if path.parent not in self.sound:
+            self._resolve(path.parent)
+            self.sound.add(path.parent)
+        if path.is_symlink():
+            self._resolve(path)
+        return path
+
+    def _resolve(self, path: Path) -> None:
+        if not (os.path.realpath(path) + os.sep).startswith(self.root + os.sep):
+            raise CorruptCacheError(f"{path}: is a link that leaves the cache")
 
 
 def sync(path: Path) -> None:
