@@ -15,7 +15,7 @@ from cache import InputError, MismatchError, open_cache
 from cache.batches import Batch
 from cache.format import Task
 from tests.corpora import build_toy
-from tests.models import write_model
+from tests.models import check_same_run, resume_from_first_checkpoint, write_model
 from tests.toys import WORDS
 from train.compare import comparison, read_result
 from train.config import Settings
@@ -24,7 +24,7 @@ from train.finished import finished_model, load_classifier
 from train.inputs import model_inputs
 from train.model import Needs
 from train.predict import Predictor
-from train.run import resume_run, start_run
+from train.run import start_run
 from train.scores import ClassTally, SetTally, correlation, main_score, ranks
 
 KINDS = ("pairs", "regression", "multi-label")
@@ -139,15 +139,8 @@ def test_a_stopped_run_goes_on_exactly(trained: tuple[str, Path, Path], tmp_path
     out = tmp_path / "again"
     given = settings(folder, folder.parent.parent, out, save_every=3)
     start_run(given, say, say, quiet=True)
-    for path in sorted((out / "checkpoints").iterdir())[1:]:
-        for file in path.iterdir():
-            file.unlink()
-        path.rmdir()
-    (out / "summary.json").unlink()
-    resume_run(out, {}, say, say, quiet=True)
-    assert (out / "metrics.jsonl").read_bytes() == (run / "metrics.jsonl").read_bytes()
-    weights = [(place / "model" / "model.safetensors").read_bytes() for place in (out, run)]
-    assert weights[0] == weights[1]
+    resume_from_first_checkpoint(out)
+    check_same_run(out, run)
 
 
 def test_predictions_are_those_of_transformers(trained: tuple[str, Path, Path]) -> None:

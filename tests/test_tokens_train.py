@@ -16,7 +16,7 @@ from transformers import AutoModelForTokenClassification, AutoTokenizer
 from cache import Cache, InputError, MismatchError, PlanSpec, open_cache
 from cache.format import IGNORED
 from tests.corpora import build_toy
-from tests.models import write_model
+from tests.models import check_same_run, resume_from_first_checkpoint, write_model
 from tests.toys import WORDS
 from train.cli import cli
 from train.compare import comparison, read_result
@@ -28,7 +28,7 @@ from train.inputs import model_inputs
 from train.masking import Masking
 from train.model import Needs
 from train.predict import Predictor
-from train.run import resume_run, start_run
+from train.run import start_run
 
 CPU = torch.device("cpu")
 NAMES = ("O", "B-LOC", "B-PER", "I-PER")
@@ -207,15 +207,8 @@ def test_a_stopped_run_goes_on_exactly(trained: tuple[Cache, Path], tmp_path: Pa
     cache, run = trained
     out = tmp_path / "again"
     start_run(settings(cache, out, save_every=3), say, say, quiet=True)
-    for path in sorted((out / "checkpoints").iterdir())[1:]:
-        for file in path.iterdir():
-            file.unlink()
-        path.rmdir()
-    (out / "summary.json").unlink()
-    resume_run(out, {}, say, say, quiet=True)
-    assert (out / "metrics.jsonl").read_bytes() == (run / "metrics.jsonl").read_bytes()
-    weights = [(place / "model" / "model.safetensors").read_bytes() for place in (out, run)]
-    assert weights[0] == weights[1]
+    resume_from_first_checkpoint(out)
+    check_same_run(out, run)
 
 
 def test_steps_without_a_label_change_nothing_and_stop_nothing(tmp_path: Path) -> None:
