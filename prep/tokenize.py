@@ -300,6 +300,7 @@ class Encoder:
     def release(self) -> None:
         """Let go of the engine, whose caches take hundreds of megabytes; there is nothing more to encode."""
         self.engine, self.check, self.checking = self.reference, None, None
+        self.pairs = self.words = None  # they hold the engine too
 
     def facts(self) -> Json:
         """Engine, version and rows checked, for the manifest."""

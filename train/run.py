@@ -267,7 +267,8 @@ def _train(folder: Path, start: Start, screen: Screen, stop: StopRequest, tracke
     with storage_errors(folder):
         (folder / CHECKPOINTS).mkdir(exist_ok=True)
     watch = Watch(job, state, folder, owner_of(start.info), start.sizes, screen, stop, trackers)
-    trackers.catch_up(joined_records(folder))
+    if trackers.open:
+        trackers.catch_up(joined_records(folder))
     screen.begin()
     try:
         finished = train(job, state, watch)
