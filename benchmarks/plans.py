@@ -102,7 +102,7 @@ def draw(strategy: str, size: int) -> Json:
     import numpy as np
     import numpy.random  # loaded on first use, else inside the measured time
 
-    from cache.plans import PlanSpec, plan_epoch
+    from cache.plans.strategies import PlanSpec, plan_epoch
 
     from .corpus import MAX_LENGTH, review_lengths
 

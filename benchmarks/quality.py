@@ -150,7 +150,7 @@ def count_meetings() -> list[Json]:
     """Draw ten epochs with each strategy and count."""
     import numpy as np
 
-    from cache.plans import PlanSpec, plan_epoch
+    from cache.plans.strategies import PlanSpec, plan_epoch
 
     from .corpus import MAX_LENGTH, ROWS, review_lengths
 

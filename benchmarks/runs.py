@@ -14,14 +14,14 @@ def run_once(out: Path, **given: Any) -> Json:
 
     Args:
         out: the run folder; whatever was there goes.
-        given: fields of `train.config.Settings`; those it does not have are left out.
+        given: fields of `train.settings.Settings`; those it does not have are left out.
 
     Returns:
         seconds (training alone), real and padded tokens and steps of all epochs; curve: one
         (step, real tokens so far, seconds so far, mean loss since the last point) a log point; accuracy or None.
     """
-    from train.config import Settings
     from train.run import start_run
+    from train.settings import Settings
 
     known = {field.name for field in dataclasses.fields(Settings)}
     shutil.rmtree(out, ignore_errors=True)

@@ -19,10 +19,10 @@ import numpy as np
 import torch
 
 from cache import PlanSpec, Split, open_cache
-from cache.plans import EpochPlan
-from train.attention import use_cpu_kernels
+from cache.plans.strategies import EpochPlan
 from train.device import autocast, pick_precision, prepare
-from train.model import Needs, load_model, quiet_transformers
+from train.models.cpu_attention import use_cpu_kernels
+from train.models.loading import Needs, load_model, quiet_transformers
 
 from .corpus import even_batches, imdb_cache, part_of, sample_cache, small_bert
 from .runs import run_once

@@ -23,8 +23,8 @@ if TYPE_CHECKING:
         NotACacheError,
         StorageError,
     )
-    from .plans import STRATEGIES, EpochPlan, PlanSpec, plan_epoch
-    from .reader import Cache, Row, Split, open_cache
+    from .plans.strategies import STRATEGIES, EpochPlan, PlanSpec, plan_epoch
+    from .reading.opening import Cache, Row, Split, open_cache
 
 __all__ = [
     "STRATEGIES",
@@ -45,7 +45,7 @@ __all__ = [
     "plan_epoch",
 ]
 
-_MODULES = ("errors", "plans", "reader")
+_MODULES = ("errors", "plans.strategies", "reading.opening")
 
 
 def __getattr__(name: str) -> object:

@@ -8,7 +8,7 @@ import sys
 from torch.utils.data import DataLoader
 
 from cache import open_cache
-from cache.loops import StepDataset
+from cache.batches.streams import StepDataset
 
 
 def main(cache_folder: str, workers: int = 2) -> int:

@@ -10,8 +10,8 @@ from torch.utils.data import DataLoader
 from transformers import AutoModelForSequenceClassification, Trainer, TrainingArguments
 
 from cache import open_cache
-from cache.loops import StepDataset
-from cache.names import local_folder
+from cache.batches.streams import StepDataset
+from cache.common.hub import local_folder
 
 
 class PlannedTrainer(Trainer):

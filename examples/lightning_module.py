@@ -12,8 +12,8 @@ from torch.utils.data import DataLoader
 from transformers import AutoModelForSequenceClassification
 
 from cache import open_cache
-from cache.loops import StepDataset
-from cache.names import local_folder
+from cache.batches.streams import StepDataset
+from cache.common.hub import local_folder
 
 
 class Classifier(lightning.LightningModule):

@@ -11,8 +11,8 @@ import torch
 from transformers import AutoModelForSequenceClassification
 
 from cache import open_cache
-from cache.loops import BatchStream
-from cache.names import local_folder
+from cache.batches.streams import BatchStream
+from cache.common.hub import local_folder
 
 
 def main(cache_folder: str, model_name: str, steps: int = 20, state_file: str = "stream.json") -> float:

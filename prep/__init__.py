@@ -11,12 +11,12 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from .api import build_cache
     from .export import to_dataset
-    from .given import build_cache
 
 __all__ = ["build_cache", "to_dataset"]
 
-_MODULES = {"build_cache": "given", "to_dataset": "export"}
+_MODULES = {"build_cache": "api", "to_dataset": "export"}
 
 
 def __getattr__(name: str) -> object:

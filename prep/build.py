@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 
 from cache.errors import CacheError, InputError, MismatchError, NotACacheError
-from cache.format import (
+from cache.format.checksummed_json import NAME_PATTERN, Json
+from cache.format.manifest import (
     DEFAULT_SHARD_BYTES,
     KINDS,
     MAX_LENGTH,
@@ -28,20 +29,19 @@ from cache.format import (
     fingerprint_of,
     read_manifest,
 )
-from cache.plans import PlanSpec
-from cache.reader import Cache, open_cache
-from cache.sealed import NAME_PATTERN, Json
-from cache.specials import read_specials
-from cache.writer import building, file_info, publish, staging, storage_errors, write_manifest, write_shard
+from cache.format.special_tokens import read_specials
+from cache.plans.strategies import PlanSpec
+from cache.reading.opening import Cache, open_cache
+from cache.writing.writer import building, file_info, publish, staging, storage_errors, write_manifest, write_shard
 
-from .corpus import Columns, Source
-from .encode import Encoded, encode_source, id_type
-from .engines import ParityError
 from .progress import Reporter
-from .runs import merge
-from .sources import open_source
-from .tokenize import Encoder, TokenizerFiles, default_max_length, find_tokenizer, with_space_before
-from .words import packed_type, unpack
+from .rows.encoding import Encoded, encode_source, id_type
+from .rows.external_sort import merge
+from .sources.corpus import Columns, Source
+from .sources.opening import open_source
+from .tokenization.engines import ParityError
+from .tokenization.tokenizer import Encoder, TokenizerFiles, default_max_length, find_tokenizer, with_space_before
+from .tokenization.words import packed_type, unpack
 
 ROW_BYTES = 16
 """Bytes of a row in a shard beside its ids, label and first length: offset, source row."""
@@ -57,9 +57,9 @@ class BuildSettings:
         name: of this cache; None = the source's.
         text, label: columns; None = the usual names. Several labels: one column a class.
         text_pair: column of a second text; None = texts come alone.
-        task: what the labels are, one of `cache.format.KINDS`, or "auto" to find out.
+        task: what the labels are, one of `cache.format.manifest.KINDS`, or "auto" to find out.
         tokenizer: Hub id, folder or `minilm`; None = the default.
-        engine: who tokenizes, one of `prep.engines.ENGINES`.
+        engine: who tokenizes, one of `prep.tokenization.engines.ENGINES`.
         max_length: tokens a row is truncated to; None = the preset's or the tokenizer's.
         holdout: fraction of `train` held out as `test`; None = the source's default.
         limit: most rows to take of each source split.

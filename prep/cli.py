@@ -11,7 +11,7 @@ import click
 from click.shell_completion import CompletionItem
 
 if TYPE_CHECKING:
-    from cache.plans import PlanSpec
+    from cache.plans.strategies import PlanSpec
 
     from .build import BuildResult
 
@@ -62,7 +62,7 @@ def _folders(context: click.Context, parameter: click.Parameter, incomplete: str
 
 def _sources(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
     """Completion of a source: presets with their descriptions, else files and folders."""
-    from .presets import PRESETS
+    from .sources.presets import PRESETS
 
     found = [CompletionItem(name, help=preset.about) for name, preset in PRESETS.items() if name.startswith(incomplete)]
     return found or [CompletionItem(incomplete, type="file")]
@@ -74,7 +74,7 @@ cache_argument = click.argument("cache", shell_complete=_folders)
 
 
 def _plan_spec(strategy: str, batch_size: int | None, max_tokens: int | None, seed: int) -> "PlanSpec":
-    from cache.plans import PlanSpec
+    from cache.plans.strategies import PlanSpec
 
     return PlanSpec.of(strategy, batch_size, max_tokens, seed)
 
@@ -128,9 +128,9 @@ def build(source: str, quiet: bool, as_json: bool, memory: str, **options: Any) 
 
     from .build import BuildSettings
     from .build import build as build_cache
+    from .inspect.summary import build_facts
     from .progress import Reporter, elapsed
     from .sizes import parse_bytes
-    from .tables import build_facts
 
     started = time.monotonic()
     spec = _plan_spec(*(options.pop(name) for name in ("strategy", "batch_size", "max_tokens", "seed")))
@@ -167,10 +167,10 @@ def plan(cache: str, split: str, epochs: int, quiet: bool, as_json: bool, **opti
       prep plan cache/imdb --strategy tight --batch-size 32
       prep plan cache/imdb --strategy budget --max-tokens 8192 --epochs 5
     """
-    from cache.reader import open_cache
+    from cache.reading.opening import open_cache
 
+    from .inspect.summary import TokenRow, format_token_table, plan_facts, token_table
     from .progress import Reporter
-    from .tables import TokenRow, format_token_table, plan_facts, token_table
 
     spec = _plan_spec(**options)
     rows = open_cache(cache)[split]
@@ -210,11 +210,11 @@ def info(cache: str, model: str | None, memory: tuple[str, ...], precision: str 
       prep info cache/imdb --model bert-base-uncased
       prep info cache/imdb --model minilm --memory 12GiB --precision fp32
     """
-    from cache.reader import open_cache
+    from cache.reading.opening import open_cache
 
-    from .forecast import forecast, forecast_facts, format_forecast
+    from .inspect.forecast import forecast, forecast_facts, format_forecast
+    from .inspect.summary import cache_facts
     from .sizes import parse_bytes
-    from .tables import cache_facts
 
     if model is None and (memory or precision):
         raise click.UsageError("--memory and --precision go with --model")
@@ -235,7 +235,7 @@ def _print_json(content: dict[str, Any]) -> None:
 
 def _print_cache(cache: Any) -> None:
     from .build import describe_source
-    from .tables import format_splits, format_token_table, token_table
+    from .inspect.summary import format_splits, format_token_table, token_table
 
     manifest = cache.manifest
     size = sum(shard.bytes for split in manifest.splits.values() for shard in split.shards)
@@ -263,9 +263,9 @@ def show(cache: str, split: str, rows: int, seed: int | None, special_tokens: bo
     """
     import shutil
 
-    from cache.reader import open_cache
+    from cache.reading.opening import open_cache
 
-    from .samples import format_sample, random_samples
+    from .inspect.samples import format_sample, random_samples
 
     width = shutil.get_terminal_size().columns
     for sample in random_samples(open_cache(cache)[split], rows, seed, special_tokens):
@@ -288,9 +288,9 @@ def report(cache: str, out: str | None, png: str | None, split: str | None, quie
     """
     from pathlib import Path
 
-    from cache.reader import open_cache
+    from cache.reading.opening import open_cache
 
-    from .report import make_report, write_pictures, write_report
+    from .inspect.report import make_report, write_pictures, write_report
 
     opened = open_cache(cache)
     drawn = make_report(opened, split)
@@ -312,7 +312,7 @@ def verify(cache: str, quiet: bool, as_json: bool) -> None:
     Example:
       prep verify cache/imdb
     """
-    from cache.reader import open_cache
+    from cache.reading.opening import open_cache
 
     from .progress import Reporter
 
@@ -339,9 +339,9 @@ def list_caches(folder: str, as_json: bool) -> None:
     Example:
       prep list
     """
-    from .presets import PRESETS
-    from .samples import find_caches
-    from .tables import format_list, list_facts
+    from .inspect.samples import find_caches
+    from .inspect.summary import format_list, list_facts
+    from .sources.presets import PRESETS
 
     caches = find_caches(folder)
     if as_json:

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from cache.errors import InputError
-from cache.plans import Ints
-from cache.splits import Split
+from cache.plans.strategies import Ints
+from cache.reading.splits import Split
 
 if TYPE_CHECKING:
     import datasets

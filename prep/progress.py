@@ -4,7 +4,7 @@ import sys
 import time
 from dataclasses import dataclass
 
-from cache.progress import Progress, clock
+from cache.common.progress import Progress, clock
 
 
 @dataclass(frozen=True)

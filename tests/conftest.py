@@ -11,7 +11,7 @@ from cache import Cache
 from prep.build import BuildSettings, build
 from prep.progress import Reporter
 
-from .commands import Done, Prep
+from .helpers.commands import Done, Prep
 
 
 @pytest.fixture(autouse=True, scope="session")

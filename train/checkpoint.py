@@ -21,9 +21,9 @@ import torch
 from transformers import PreTrainedModel
 
 from cache.errors import CorruptCacheError, MismatchError, NotACacheError
-from cache.format import FileInfo, sha256_file
-from cache.sealed import read_small_file, seal, unseal
-from cache.writer import file_info, publish, staging, storage_errors
+from cache.format.checksummed_json import read_small_file, seal, unseal
+from cache.format.manifest import FileInfo, sha256_file
+from cache.writing.writer import file_info, publish, staging, storage_errors
 
 from . import device as devices
 from .loop import Job

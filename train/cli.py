@@ -158,7 +158,7 @@ def run(resume: Path | None, quiet: bool, as_json: bool, config: Path | None, **
       train run --config runs/imdb-1/settings.json --seed 1
       train run --cache cache/imdb --tensorboard --wandb my-project
     """
-    from .config import Settings, read_settings
+    from .settings import Settings, read_settings
 
     given = {name: value for name, value in flags.items() if value is not None}
     if config is not None:
@@ -212,11 +212,11 @@ def evaluate(
       train eval runs/imdb-1 --cache cache/imdb --split test
     """
     from cache import open_cache
-    from cache.progress import Progress
+    from cache.common.progress import Progress
 
-    from .evaluate import evaluate as score
-    from .finished import finished_model, load_scored
-    from .model import Needs
+    from .metrics.evaluation import evaluate as score
+    from .models.finished import finished_model, load_scored
+    from .models.loading import Needs
 
     opened = open_cache(cache)
     rows = opened[split]
@@ -284,10 +284,10 @@ def compare(runs: tuple[Path, ...], as_json: bool, html: Path | None) -> None:
       train compare runs/imdb-1 runs/imdb-2
       train compare runs/imdb-* --html runs.html
     """
-    from .compare import comparison, read_result, to_json
+    from .compare.table import comparison, read_result, to_json
 
     if html is not None:
-        from .figures import write_comparison
+        from .compare.figures import write_comparison
 
         size = write_comparison(runs, html)
         click.echo(f"wrote {html} ({size / 1e3:,.0f} kB)", err=True)
@@ -300,7 +300,7 @@ def compare(runs: tuple[Path, ...], as_json: bool, html: Path | None) -> None:
 
 def _print_json(content: dict[str, Any]) -> None:
     """One line of JSON, in which a number that is not finite is null."""
-    from .records import finite
+    from .run_folder.records import finite
 
     click.echo(json.dumps(finite(content), allow_nan=False))
 

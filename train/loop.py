@@ -14,15 +14,15 @@ from typing import Any, Protocol
 import torch
 from transformers import PreTrainedModel
 
-from cache.batches import Batch
+from cache.batches.batch import Batch
 from cache.errors import LengthwiseError
-from cache.plans import PlanSpec
-from cache.reader import Split
+from cache.plans.strategies import PlanSpec
+from cache.reading.opening import Split
 
 from . import device as devices
-from .config import Settings
-from .inputs import PADDING_SIDE, model_inputs
-from .masking import Masking, hidden_tokens, summed_loss
+from .models.inputs import PADDING_SIDE, model_inputs
+from .models.masked_lm import Masking, hidden_tokens, summed_loss
+from .settings import Settings
 from .state import State
 
 
@@ -45,7 +45,7 @@ class Job:
         steps: optimizer steps of each epoch; the last epoch may be cut short.
         stock: why the last layer, or the head of a masked language model, is computed for every token; empty where it
             is not.
-        torchs: why attention and dropout are torch's; empty where they are `train.attention`'s and `train.dropout`'s.
+        torchs: why attention and dropout are torch's; empty where they are `cpu_attention`'s and `cpu_dropout`'s.
         masking: how tokens are hidden, in masked language modelling; `forward` is then `masking.Forward`.
     """
 

@@ -14,13 +14,13 @@ import numpy.typing as npt
 import torch
 from transformers import PreTrainedModel
 
+from cache.batches.padding import gather_rows, row_mask
 from cache.errors import InputError
-from cache.labels import token_types
-from cache.padding import gather_rows, row_mask
+from cache.format.labels import token_types
 
 from . import device as devices
-from .finished import finished_model, load_classifier, longest_text, takes_pairs
-from .model import kind_of, label_names
+from .models.finished import finished_model, load_classifier, longest_text, takes_pairs
+from .models.loading import kind_of, label_names
 
 TEXTS_AT_A_TIME = 8192
 """Texts that are tokenized and sorted together: memory stays bounded however long the input is."""

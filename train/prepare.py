@@ -10,18 +10,18 @@ import transformers
 from transformers import PreTrainedModel
 
 from cache.errors import InputError
-from cache.format import MLM
-from cache.plans import PlanSpec
-from cache.reader import Cache, Split
+from cache.format.manifest import MLM
+from cache.plans.strategies import PlanSpec
+from cache.reading.opening import Cache, Split
 
 from . import device as devices
-from .attention import use_cpu_kernels
-from .config import AUTO, FREE_ON_RESUME, NO_SPLIT, OFF, Settings
 from .loop import Job, make_optimizer
-from .masking import PROBABILITY, Masking, masked_forward
-from .model import Needs
-from .pooled import use_pooled_only
-from .records import Json, RunInfo
+from .models.cpu_attention import use_cpu_kernels
+from .models.loading import Needs
+from .models.masked_lm import PROBABILITY, Masking, masked_forward
+from .models.pooled import use_pooled_only
+from .run_folder.records import Json, RunInfo
+from .settings import AUTO, FREE_ON_RESUME, NO_SPLIT, OFF, Settings
 from .trial import epoch_steps
 
 

@@ -14,19 +14,17 @@ from typing import Any
 
 import torch
 
+from cache.common.hub import local_folder
+from cache.common.progress import clock
 from cache.errors import LengthwiseError, MismatchError, StorageError
-from cache.names import local_folder
-from cache.progress import clock
-from cache.reader import Cache, open_cache
-from cache.writer import publish, staging, storage_errors
+from cache.reading.opening import Cache, open_cache
+from cache.writing.writer import publish, staging, storage_errors
 
 from . import device as devices
-from .card import README, model_card
 from .checkpoint import clean, load_checkpoint, newest
-from .config import FREE_ON_RESUME, NO_SPLIT, Settings, contradictions
-from .inputs import PADDING_SIDE
 from .loop import Job, train
-from .model import (
+from .models.inputs import PADDING_SIDE
+from .models.loading import (
     fresh_model,
     load_model,
     model_digest,
@@ -35,8 +33,9 @@ from .model import (
     read_config,
 )
 from .prepare import absolute, describe, make_job, needs_of, owner_of, resolve, training_split
-from .progress import Screen
-from .records import (
+from .run_folder.console import Screen
+from .run_folder.model_card import README, model_card
+from .run_folder.records import (
     CHECKPOINTS,
     METRICS,
     MODEL,
@@ -51,9 +50,10 @@ from .records import (
     read_run,
     write_json,
 )
+from .run_folder.trackers import Trackers, check_installed, open_trackers
+from .settings import FREE_ON_RESUME, NO_SPLIT, Settings, contradictions
 from .signals import Stopped, StopRequest
 from .state import Meter, State
-from .trackers import Trackers, check_installed, open_trackers
 from .trial import try_heaviest
 from .watch import Watch
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from cache.batches import Batch
+from cache.batches.batch import Batch
 
 
 @dataclass(frozen=True)

@@ -5,14 +5,14 @@ from dataclasses import replace
 import numpy as np
 import torch
 
-from cache.batches import heaviest_step
-from cache.costs import round_widths
-from cache.plans import EpochPlan, PlanSpec
-from cache.reader import Split
+from cache.batches.batch import heaviest_step
+from cache.plans.costs import round_widths
+from cache.plans.strategies import EpochPlan, PlanSpec
+from cache.reading.opening import Split
 
 from . import device as devices
-from .config import Settings
 from .loop import Job, backward
+from .settings import Settings
 from .state import State
 
 

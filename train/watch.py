@@ -3,21 +3,21 @@
 import time
 from pathlib import Path
 
+from cache.common.progress import clock
 from cache.errors import LengthwiseError
-from cache.progress import clock
-from cache.reader import Split
+from cache.reading.opening import Split
 
 from . import device as devices
 from .checkpoint import checkpoints, prune, save_checkpoint
-from .config import NO_SPLIT
-from .evaluate import evaluate
 from .loop import Job, schedule
-from .progress import Screen
-from .records import CHECKPOINTS, METRICS, TIMING, Json, Records
-from .scores import TITLES, Scores
+from .metrics.evaluation import evaluate
+from .metrics.scores import TITLES, Scores
+from .run_folder.console import Screen
+from .run_folder.records import CHECKPOINTS, METRICS, TIMING, Json, Records
+from .run_folder.trackers import Trackers
+from .settings import NO_SPLIT
 from .signals import StopRequest
 from .state import Meter, State, Sums
-from .trackers import Trackers
 
 ROWS_NAMED = 16
 """Rows of a batch that an error lists."""

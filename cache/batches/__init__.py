@@ -1,0 +1,1 @@
+"""Padded batches as tensors. Only this package of `cache` imports torch."""

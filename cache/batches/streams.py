@@ -1,0 +1,106 @@
+"""For other people's loops: the batches of all epochs as one stream whose place can be saved, and as a torch dataset.
+
+Imports torch.
+"""
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch.utils.data import Dataset
+
+from ..errors import InputError, MismatchError
+from ..plans.strategies import PlanSpec
+from .batch import Batch, Batches
+
+if TYPE_CHECKING:
+    from ..reading.splits import Split
+
+
+class BatchStream:
+    """The batches of some epochs, one after the other. Its place can be saved and taken up again, at no cost.
+
+    Args:
+        split: whose rows.
+        epochs: how many.
+        spec: the plan's settings; default: the plan the cache was built with.
+        options: as for `cache.batches.Batches`, but `start`.
+
+    Example:
+        stream = BatchStream(imdb["train"], epochs=3, device="cuda")
+        for batch in stream:
+            loss = model(**batch.model_inputs()).loss
+            ...
+            state = stream.state_dict()     # after this batch; put it beside the model's weights
+    """
+
+    def __init__(self, split: "Split", epochs: int, spec: PlanSpec | None = None, **options: Any) -> None:
+        if epochs < 0:
+            raise InputError(f"epochs is {epochs}, expected 0 or more")
+        self.split, self.epochs, self.spec, self.options = split, epochs, spec or split.default_spec(), options
+        self.epoch = self.step = 0
+
+    def __iter__(self) -> Iterator[Batch]:
+        """From where the stream stands to its end."""
+        while self.epoch < self.epochs:
+            epoch = self.epoch
+            batches = Batches(self.split, epoch, self.spec, start=self.step, **self.options)
+            for batch in batches:
+                if batch.last:
+                    ends = batch.step + 1 == len(batches.plan)
+                    self.epoch, self.step = (epoch + 1, 0) if ends else (epoch, batch.step + 1)
+                yield batch
+            self.epoch, self.step = epoch + 1, 0  # also where an epoch has no steps
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where the stream stands: plain values, for JSON or a checkpoint."""
+        owner = {"cache": self.split.cache.manifest.fingerprint, "split": self.split.name, "plan": self.spec.id}
+        return {**owner, "epoch": self.epoch, "step": self.step}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on where `state_dict` was taken.
+
+        Raises:
+            MismatchError: it is the state of another cache, split or plan.
+        """
+        mine = self.state_dict()
+        for key in ("cache", "split", "plan"):
+            if state.get(key) != mine[key]:
+                raise MismatchError(
+                    f"this is the place in a stream of {key} {state.get(key)!r}, not {mine[key]!r}; "
+                    "load it into a stream over the same cache, split and plan"
+                )
+        self.epoch, self.step = int(state["epoch"]), int(state["step"])
+
+
+class StepDataset(Dataset[dict[str, torch.Tensor]]):
+    """The steps of an epoch as a map-style dataset: item i is step i's batch, ready for a model.
+
+    For `torch.utils.data.DataLoader(StepDataset(split), batch_size=None)`, with workers or without, and for trainers
+    that want a DataLoader. `set_epoch` chooses the epoch; accelerate and the Hugging Face Trainer call it.
+
+    With several ranks an item does not tell its weight, so that a trainer which takes the mean of the ranks' gradients
+    gives rows of a small batch, and fillers, another weight than `BatchStream` lets one give them.
+
+    Args:
+        split: whose rows.
+        spec: the plan's settings; default: the plan the cache was built with.
+        options: as for `cache.batches.Batches`, but `start` and `accumulation`.
+    """
+
+    def __init__(self, split: "Split", spec: PlanSpec | None = None, **options: Any) -> None:
+        self.split, self.spec, self.options = split, spec, options
+        self.set_epoch(0)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Take the plan of this epoch from now on."""
+        self.batches = Batches(self.split, epoch, self.spec, **self.options)
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __getitem__(self, step: int) -> dict[str, torch.Tensor]:
+        if not 0 <= step < len(self):
+            raise IndexError(f"step {step} of an epoch of {len(self)} steps")
+        (batch,) = self.batches.step(step)
+        return batch.model_inputs()

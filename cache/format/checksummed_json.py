@@ -1,0 +1,161 @@
+"""JSON files that carry their own checksum, and typed, bounded access to what a stranger put into one.
+
+The layout is canonical and the last field is the sha256 of everything else, so a single flipped byte is noticed at
+open, whatever it changes.
+"""
+
+import hashlib
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NoReturn
+
+from ..common.files import open_regular
+from ..errors import CorruptCacheError, FormatVersionError, NotACacheError, StorageError
+
+NAME_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+"""What a cache, split or file may be called: it becomes a name in a folder."""
+
+Json = dict[str, Any]
+
+
+def seal(content: Json) -> bytes:
+    """`content` as canonical JSON whose last field, `checksum`, is the sha256 of the rest."""
+    checksum = hashlib.sha256(_layout(content).encode()).hexdigest()
+    return _layout({**content, "checksum": checksum}).encode()
+
+
+def unseal(data: bytes, path: Path, format_name: str, version: int) -> Json:
+    """The content of a file that `seal` wrote, checked down to the byte.
+
+    Raises:
+        FormatVersionError: it is of another version of this format.
+        CorruptCacheError: it does not parse, is another format, or its bytes differ from their checksum.
+    """
+    try:
+        raw = _parse(data)
+    except (ValueError, RecursionError) as error:
+        raise CorruptCacheError(f"{path}: does not parse as JSON ({error})") from None
+    if not isinstance(raw, dict) or raw.get("format") != format_name:
+        raise CorruptCacheError(f"{path}: not a {format_name} file")
+    if type(raw.get("version")) is int and raw["version"] != version:
+        raise FormatVersionError(
+            f"{path}: written in format version {raw['version']}, this release reads version {version}; "
+            "build the cache anew with `prep build … --force`, or install the release that wrote it"
+        )
+    checksum = raw.pop("checksum", None)
+    tail = _TAIL.search(data)
+    if not tail or hashlib.sha256(data[: tail.start()] + b"\n}\n").hexdigest() != tail.group(1).decode():
+        raise CorruptCacheError(
+            f"{path}: its checksum {checksum!r:.80} does not fit its content; it was damaged or edited"
+        )
+    return raw
+
+
+_TAIL = re.compile(rb',\n  "checksum": "([0-9a-f]{64})"\n}\n\Z')
+"""What `seal` adds to the rest."""
+
+MAX_DEPTH = 16
+MAX_NESTED = 1 << 20
+"""Most lists and objects in one file, which bounds the memory that parsing can take."""
+
+
+def _parse(data: bytes) -> Any:
+    if data.count(b"[") + data.count(b"{") > MAX_NESTED:
+        raise ValueError("more lists and objects than a file of this kind has")
+    raw = json.loads(data.decode("utf-8"), object_pairs_hook=unique_keys, parse_constant=_reject)
+    level = [raw]
+    for _ in range(MAX_DEPTH):
+        level = [part for item in level if isinstance(item, (dict, list)) for part in _parts(item)]
+    if level:
+        raise ValueError(f"nested more than {MAX_DEPTH} deep")
+    return raw
+
+
+def _parts(item: Json | list[Any]) -> list[Any]:
+    values = item.values() if isinstance(item, dict) else item
+    return [value for value in values if isinstance(value, (dict, list))]
+
+
+def _layout(content: Json) -> str:
+    text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False)
+    # Histograms on one line: a raw line break stands only between JSON tokens, never inside a string.
+    return re.sub(r"\[\n\s+(\d[\d,\s]*)\n\s+\]", _one_line, text) + "\n"
+
+
+def _one_line(match: re.Match[str]) -> str:
+    return "[" + " ".join(match.group(1).split()) + "]"
+
+
+def unique_keys(pairs: list[tuple[str, Any]]) -> Json:
+    """A hook for json.loads that refuses an object with a key twice."""
+    result = dict(pairs)
+    if len(result) != len(pairs):
+        raise ValueError("a key stands twice in one object")
+    return result
+
+
+def _reject(constant: str) -> NoReturn:
+    raise ValueError(f"{constant} is no JSON number")
+
+
+def read_small_file(path: Path, limit: int) -> bytes:
+    """The bytes of a JSON file of a cache, refused beyond `limit` bytes."""
+    try:
+        with open_regular(path) as file:
+            data = file.read(limit + 1)
+    except (FileNotFoundError, NotADirectoryError):
+        what = "is a folder without a manifest" if path.parent.is_dir() else "does not exist"
+        raise NotACacheError(
+            f"{path.parent} {what}, so it is no cache; `prep list` shows the caches here, `prep build` makes one"
+        ) from None
+    except OSError as error:
+        raise StorageError(f"cannot read {path}: {error.strerror or error}") from error
+    if len(data) > limit:
+        raise CorruptCacheError(f"{path}: larger than {limit:,} bytes, which no file of this kind is")
+    return data
+
+
+class Fields:
+    """Typed, bounded access to the keys of one JSON object."""
+
+    def __init__(self, raw: Json, path: Path) -> None:
+        self.raw, self.path = raw, path
+
+    def wrong(self, key: str, expected: str) -> CorruptCacheError:
+        return CorruptCacheError(f"{self.path}: {key!r} is {self.raw.get(key)!r:.80}, expected {expected}")
+
+    def check(self, key: str, expected: str, accept: Callable[[Any], bool]) -> Any:
+        if key not in self.raw or not accept(self.raw[key]):
+            raise self.wrong(key, expected)
+        return self.raw[key]
+
+    def integer(self, key: str, low: int, high: int) -> int:
+        ok = self.check(key, f"an integer from {low} to {high}", lambda v: type(v) is int and low <= v <= high)
+        return int(ok)
+
+    def text(self, key: str) -> str:
+        return str(self.check(key, "text", lambda v: isinstance(v, str)))
+
+    def name(self, key: str) -> str:
+        valid = self.check(key, "a plain name", lambda v: isinstance(v, str) and bool(NAME_PATTERN.fullmatch(v)))
+        return str(valid)
+
+    def digest(self, key: str) -> str:
+        hexdigits = re.compile("[0-9a-f]{64}")
+        return str(self.check(key, "a sha256", lambda v: isinstance(v, str) and bool(hexdigits.fullmatch(v))))
+
+    def mapping(self, key: str) -> Json:
+        return dict(self.check(key, "an object", lambda v: isinstance(v, dict)))
+
+    def objects(self, key: str) -> list["Fields"]:
+        items = self.check(key, "a list of objects", lambda v: isinstance(v, list) and _all(v, dict))
+        return [Fields(item, self.path) for item in items]
+
+    def texts(self, key: str) -> tuple[str, ...]:
+        return tuple(self.check(key, "a list of texts", lambda v: isinstance(v, list) and _all(v, str)))
+
+
+def _all(values: list[Any], kind: type) -> bool:
+    return all(isinstance(value, kind) for value in values)

@@ -1,0 +1,345 @@
+"""The cache format, version 1: the manifest's fields, its file names, its fingerprint.
+
+    cache/imdb/
+      manifest.json                    written last; no manifest = no cache
+      tokenizer/                       tokenizer.json and its config
+      train/shard-00000.safetensors …
+      train/plans/<plan id>/plan.json, epoch-0000.safetensors …
+
+A manifest is JSON in one canonical layout, and ends with the sha256 of everything before it: a single flipped
+byte is noticed at open. It is parsed as if a stranger had written it, with every count bounded.
+"""
+
+import contextlib
+import hashlib
+import json
+import re
+import shlex
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ..errors import CorruptCacheError, InputError
+from ..plans.strategies import PlanSpec
+from .checksummed_json import NAME_PATTERN, Fields, Json, read_small_file, seal, unseal
+
+FORMAT = "lengthwise-cache"
+VERSION = 1
+MANIFEST = "manifest.json"
+TOKENIZER = "tokenizer"
+PLANS = "plans"
+
+MAX_MANIFEST_BYTES = 32 * 1024 * 1024
+MAX_LENGTH = 1 << 20
+"""Longest row a cache may hold, tokens."""
+MAX_COUNT = 1 << 48
+"""Most rows, tokens or bytes that a manifest may claim."""
+
+MLM = "mlm"
+TOKENS = "token-classification"
+KINDS = ("classification", "regression", "multi-label", TOKENS, MLM)
+"""What a cache may be for; see `Task`."""
+MAX_MULTI_LABELS = 4096
+"""Most classes of a multi-label task, whose labels take a byte each in every row."""
+MAX_TOKEN_LABELS = 1 << 15
+"""Most classes of a token classification."""
+IGNORED = -100
+"""The label of tokens that have none: special tokens, all but the first of a word, padding. Losses pass over it."""
+
+DEFAULT_SHARD_BYTES = 256 * 1024 * 1024
+
+
+@dataclass(frozen=True)
+class FileInfo:
+    """One file of the cache, relative to the folder that lists it."""
+
+    file: str
+    bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class ShardInfo(FileInfo):
+    """One shard: `rows` rows of together `tokens` tokens."""
+
+    rows: int
+    tokens: int
+
+
+@dataclass(frozen=True)
+class SplitInfo:
+    """One split. `length_histogram[n]` counts its rows of n tokens; the rows being sorted, it gives every length."""
+
+    rows: int
+    tokens: int
+    shortest: int
+    longest: int
+    length_histogram: tuple[int, ...]
+    shards: tuple[ShardInfo, ...]
+
+
+@dataclass(frozen=True)
+class TokenizerInfo:
+    """The tokenizer that made the ids.
+
+    Attributes:
+        name: what the user asked for: a Hub id, a folder's name, `minilm`.
+        revision: commit on the Hub, or None.
+        sha256: of its tokenizer.json.
+        vocab_size: ids are 0..vocab_size-1, added tokens included.
+        pad_id: the id that fills padded batches.
+        padding_side: "right" or "left".
+        files: what lies in `tokenizer/`.
+    """
+
+    name: str
+    revision: str | None
+    sha256: str
+    vocab_size: int
+    pad_id: int
+    padding_side: str
+    files: tuple[FileInfo, ...]
+
+
+@dataclass(frozen=True)
+class Task:
+    """What the labels mean.
+
+    Attributes:
+        kind: "classification", one class per row; "regression", one number; "multi-label", any of the classes;
+            "token-classification", one class per word, at its first token; "mlm", masked language modelling, which
+            takes no labels.
+        label_names: the classes, class 0 first; none for regression and for mlm.
+        pair: whether a row holds two texts.
+    """
+
+    kind: str
+    label_names: tuple[str, ...]
+    pair: bool = False
+
+    @property
+    def labelled(self) -> bool:
+        """Whether there are labels, of rows or of tokens."""
+        return self.kind != MLM
+
+    @property
+    def per_token(self) -> bool:
+        """Whether a row has a label for each token instead of one of its own."""
+        return self.kind == TOKENS
+
+
+CLASSIFICATION = Task("classification", ())
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """Everything a cache says of itself; see the module's docstring and the README's format section.
+
+    Attributes:
+        name: the cache's name.
+        fingerprint: sha256 over what determines the content; see `fingerprint_of`.
+        source: where the text came from: kind, name, revision or file hashes, columns, selection.
+        max_length: rows were truncated to this many tokens.
+        plan: settings of the plan the build was asked for, the default of `train run`.
+        build: how it was built (engine, versions); not part of the fingerprint.
+        created: UTC time, ISO 8601; not part of the fingerprint.
+    """
+
+    name: str
+    fingerprint: str
+    source: Json
+    tokenizer: TokenizerInfo
+    max_length: int
+    task: Task
+    plan: Json
+    splits: dict[str, SplitInfo]
+    build: Json = field(default_factory=dict)
+    created: str = ""
+
+    def to_bytes(self) -> bytes:
+        """The manifest's file content."""
+        return seal({"format": FORMAT, "version": VERSION, **asdict(self)})
+
+    @classmethod
+    def from_bytes(cls, data: bytes, path: Path) -> "Manifest":
+        """Parse and check a manifest; `path` is named in errors.
+
+        Raises:
+            FormatVersionError: another version wrote it.
+            CorruptCacheError: anything else is not as `to_bytes` writes it.
+        """
+        raw = unseal(data, path, FORMAT, VERSION)
+        fields = Fields(raw, path)
+        splits = fields.mapping("splits")
+        max_length = fields.integer("max_length", 1, MAX_LENGTH)
+        return cls(
+            name=fields.name("name"),
+            fingerprint=fields.digest("fingerprint"),
+            source=fields.mapping("source"),
+            tokenizer=_tokenizer(Fields(fields.mapping("tokenizer"), path)),
+            max_length=max_length,
+            task=_task(Fields(fields.mapping("task"), path)),
+            plan=fields.check("plan", "settings of a plan", _is_plan),
+            splits={name: _split(name, Fields(splits, path), max_length) for name in splits},
+            build=fields.mapping("build"),
+            created=fields.text("created"),
+        )
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """Read the manifest of the cache in `folder`.
+
+    Raises:
+        NotACacheError: there is none.
+        FormatVersionError, CorruptCacheError: see `Manifest.from_bytes`.
+    """
+    path = folder / MANIFEST
+    data = read_small_file(path, MAX_MANIFEST_BYTES)
+    with naming_remedy(_salvaged_argument(data)):
+        return Manifest.from_bytes(data, path)
+
+
+@contextlib.contextmanager
+def naming_remedy(argument: object) -> Iterator[None]:
+    """Add the way out to the message of a `CorruptCacheError`: the command that builds a cache of source `argument`."""
+    try:
+        yield
+    except CorruptCacheError as error:
+        usable = isinstance(argument, str) and argument.isprintable() and 0 < len(argument) < 1000
+        source = shlex.quote(str(argument)) if usable else "SOURCE"
+        raise CorruptCacheError(
+            f"{error}; to build the cache anew: prep build {source} --force (with the other options it was built with)"
+        ) from None
+
+
+def _salvaged_argument(data: bytes) -> object:
+    found = re.search(rb'"argument": ("(?:[^"\\]|\\.)*")', data)
+    with contextlib.suppress(ValueError):
+        return json.loads(found.group(1)) if found else None
+    return None
+
+
+def fingerprint_of(content: Mapping[str, Any]) -> str:
+    """The identity of a cache's content: sha256 over the source's hashes, columns and selection, the tokenizer's
+    bytes, truncation, special tokens and the format version. Never over a live object or a time."""
+    canonical = json.dumps({"format": FORMAT, "version": VERSION, **content}, sort_keys=True, ensure_ascii=True)
+    return hashlib.sha256(canonical.encode()).hexdigest()
+
+
+def sha256_file(path: Path) -> str:
+    """sha256 of a file, as hex digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def shard_name(split: str, index: int) -> str:
+    """The path of a split's shard, relative to the cache."""
+    return f"{split}/shard-{index:05d}.safetensors"
+
+
+def shard_tensors(
+    rows: int, tokens: int, vocab_size: int, task: Task = CLASSIFICATION
+) -> dict[str, tuple[str, tuple[int, ...]]]:
+    """The tensors of a shard: name to (safetensors dtype, shape)."""
+    labels: dict[str, tuple[str, tuple[int, ...]]] = {
+        "classification": ("I64", (rows,)),
+        "regression": ("F32", (rows,)),
+        "multi-label": ("U8", (rows, len(task.label_names))),
+        "token-classification": ("I8" if len(task.label_names) <= 1 << 7 else "I16", (tokens,)),
+    }
+    return {
+        "input_ids": ("U16" if vocab_size <= 1 << 16 else "U32", (tokens,)),
+        "offsets": ("I64", (rows + 1,)),
+        "source_rows": ("I64", (rows,)),
+        **({"labels": labels[task.kind]} if task.labelled else {}),
+        **({"first_lengths": ("I32", (rows,))} if task.pair else {}),
+    }
+
+
+# --- the parts of a manifest
+
+
+def _file(fields: Fields, kind: Callable[[str], bool]) -> dict[str, Any]:
+    return {
+        "file": fields.check("file", "a file name inside the cache", lambda v: isinstance(v, str) and kind(v)),
+        "bytes": fields.integer("bytes", 0, MAX_COUNT),
+        "sha256": fields.digest("sha256"),
+    }
+
+
+def _tokenizer(fields: Fields) -> TokenizerInfo:
+    vocab_size = fields.integer("vocab_size", 1, 1 << 31)
+    plain = NAME_PATTERN.fullmatch
+    files = [FileInfo(**_file(item, lambda v: bool(plain(v)))) for item in fields.objects("files")]
+    digests = {info.file: info.sha256 for info in files}
+    if len(digests) != len(files) or digests.get("tokenizer.json") != fields.digest("sha256"):
+        raise fields.wrong("files", "each file once, tokenizer.json with the tokenizer's sha256 among them")
+    return TokenizerInfo(
+        name=fields.text("name"),
+        revision=fields.check("revision", "text or null", lambda v: v is None or isinstance(v, str)),
+        sha256=fields.digest("sha256"),
+        vocab_size=vocab_size,
+        pad_id=fields.integer("pad_id", 0, vocab_size - 1),
+        padding_side=fields.check("padding_side", '"right" or "left"', lambda v: v in ("right", "left")),
+        files=tuple(files),
+    )
+
+
+def _task(fields: Fields) -> Task:
+    kind = fields.check("kind", f"one of {', '.join(KINDS)}", lambda v: isinstance(v, str) and v in KINDS)
+    names = fields.texts("label_names")
+    if kind in ("regression", MLM) and names:
+        raise fields.wrong("label_names", f"none, for {kind} has no classes")
+    if kind == "multi-label" and not 0 < len(names) <= MAX_MULTI_LABELS:
+        raise fields.wrong("label_names", f"1 to {MAX_MULTI_LABELS:,} classes")
+    if kind == TOKENS and not 0 < len(names) <= MAX_TOKEN_LABELS:
+        raise fields.wrong("label_names", f"1 to {MAX_TOKEN_LABELS:,} classes")
+    pair = fields.check("pair", "true or false", lambda v: type(v) is bool)
+    if kind == TOKENS and pair:
+        raise fields.wrong("pair", "false, for words come without a second text")
+    return Task(kind, names, pair)
+
+
+def _is_plan(value: Any) -> bool:
+    try:
+        return isinstance(value, dict) and isinstance(PlanSpec(**value), PlanSpec)
+    except (InputError, TypeError):
+        return False
+
+
+def _split(name: str, parent: Fields, max_length: int) -> SplitInfo:
+    if not NAME_PATTERN.fullmatch(name) or name == TOKENIZER:
+        raise parent.wrong(name, "a split with a plain name")
+    fields = Fields(parent.mapping(name), parent.path)
+    rows, tokens = fields.integer("rows", 0, MAX_COUNT), fields.integer("tokens", 0, MAX_COUNT)
+    counts = fields.check("length_histogram", "a list of counts", _is_histogram)
+    lengths = [length for length, count in enumerate(counts) if count] or [0]
+    shards = tuple(_shard(name, i, item) for i, item in enumerate(fields.objects("shards")))
+    sums = (
+        ("rows", sum(counts), rows),
+        ("tokens", sum(length * count for length, count in enumerate(counts)), tokens),
+        ("shortest", lengths[0], fields.integer("shortest", 0, max_length)),
+        ("longest", lengths[-1], fields.integer("longest", 0, max_length)),
+        ("rows", sum(shard.rows for shard in shards), rows),
+        ("tokens", sum(shard.tokens for shard in shards), tokens),
+    )
+    for key, found, stated in sums:
+        if found != stated:
+            raise fields.wrong(key, f"{found:,} (from the histogram or the shards)")
+    return SplitInfo(rows, tokens, lengths[0], lengths[-1], tuple(counts), shards)
+
+
+def _is_histogram(value: Any) -> bool:
+    if not isinstance(value, list) or len(value) > MAX_LENGTH + 1:
+        return False
+    return all(type(count) is int and 0 <= count <= MAX_COUNT for count in value) and sum(value) <= MAX_COUNT
+
+
+def _shard(split: str, index: int, fields: Fields) -> ShardInfo:
+    name = shard_name(split, index)
+    return ShardInfo(
+        **_file(fields, lambda v: v == name),
+        rows=fields.integer("rows", 0, MAX_COUNT),
+        tokens=fields.integer("tokens", 0, MAX_COUNT),
+    )

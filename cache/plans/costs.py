@@ -1,0 +1,70 @@
+"""What a plan costs: tokens computed, of which padding; and how long ranks wait for each other."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from .strategies import EpochPlan, Ints
+
+
+@dataclass(frozen=True)
+class PlanCost:
+    """The cost of one epoch.
+
+    Attributes:
+        batches: M.
+        real_tokens: sum of the rows' lengths.
+        padded_tokens: sum over batches of rows x width.
+        uniform_batches: batches in which every row has the batch's width: no padding, no mask.
+        utilization: rank count to mean / max padded tokens per rank over the steps; 1 means no rank ever waits.
+    """
+
+    batches: int
+    real_tokens: int
+    padded_tokens: int
+    uniform_batches: int
+    utilization: dict[int, float]
+
+    @property
+    def overhead(self) -> float:
+        """Padding overhead, padded / real - 1."""
+        return self.padded_tokens / self.real_tokens - 1 if self.real_tokens else 0.0
+
+
+def plan_cost(plan: EpochPlan, lengths: Ints, ranks: Sequence[int] = (1, 8, 64), own_width: bool = True) -> PlanCost:
+    """The cost of `plan` over rows of `lengths` tokens (N,), at each of some rank counts.
+
+    `own_width` says that each rank pads to its own longest row, as with every strategy but `fixed`.
+    """
+    shortest = lengths[plan.rows[plan.batch_offsets[:-1]]] if len(plan) else plan.widths
+    return PlanCost(
+        batches=len(plan),
+        real_tokens=int(lengths.sum(dtype=np.int64)),
+        padded_tokens=plan.padded_tokens,
+        uniform_batches=int(np.count_nonzero(shortest == plan.widths)),
+        utilization={count: _utilization(plan, lengths, count, own_width) for count in ranks},
+    )
+
+
+def round_widths(plan: EpochPlan, multiple: int, max_length: int) -> EpochPlan:
+    """The plan with widths rounded up to a multiple, as tensor cores like them, but not past `max_length`."""
+    widths = -(-plan.widths // multiple) * multiple
+    return EpochPlan(plan.rows, plan.batch_offsets, np.maximum(plan.widths, np.minimum(widths, max_length)))
+
+
+def _utilization(plan: EpochPlan, lengths: Ints, ranks: int, own_width: bool) -> float:
+    """Rank r takes every `ranks`-th row of a batch from position r."""
+    first, sizes = plan.batch_offsets[:-1], plan.sizes
+    if not len(plan):
+        return 1.0
+    total = np.zeros(len(plan), np.int64)
+    slowest = np.zeros(len(plan), np.int64)
+    for rank in range(ranks):
+        rows = np.maximum(0, (sizes - rank + ranks - 1) // ranks)
+        last = first + rank + (rows - 1) * ranks
+        widths = lengths[plan.rows[np.where(rows > 0, last, 0)]] if own_width else plan.widths
+        cost = rows * widths
+        total += cost
+        slowest = np.maximum(slowest, cost)
+    return float(total.sum() / (ranks * slowest.sum()))

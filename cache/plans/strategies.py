@@ -1,0 +1,324 @@
+"""Plans: which rows make each batch of an epoch, in which order, padded to which width.
+
+A plan is a pure function of (lengths, strategy, batch size or token budget, seed, epoch). It knows nothing of
+devices, ranks or files. All randomness is taken as raw 64-bit words of a PCG64 generator, whose stream numpy
+guarantees, and turned into slices and shuffles here: the same inputs give the same plan on any machine and
+under any numpy release.
+
+Shapes: N rows, M batches.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import pairwise
+from math import ceil
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ..errors import InputError
+from .shrinking_list import slice_batches
+
+Ints = npt.NDArray[Any]
+
+STRATEGIES = ("smart", "tight", "budget", "dynamic", "fixed")
+
+
+@dataclass(frozen=True)
+class PlanSpec:
+    """What determines a split's plans, one epoch after the other.
+
+    Attributes:
+        strategy: one of `STRATEGIES`; the README's table says what each does.
+        batch_size: rows of one optimizer step, over all ranks and accumulation steps. None for `budget`.
+        max_tokens: most padded tokens (rows x width) of one batch. Only for `budget`.
+        seed: seed of the plan's randomness, 0 or more.
+
+    Raises:
+        InputError: the settings contradict each other; all that is wrong is named at once.
+    """
+
+    strategy: str = "smart"
+    batch_size: int | None = 16
+    max_tokens: int | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        wrong = []
+        if self.strategy not in STRATEGIES:
+            wrong.append(f"--strategy {self.strategy!r} is none of {', '.join(STRATEGIES)}")
+        if self.strategy == "budget" and (self.batch_size is not None or not _positive(self.max_tokens)):
+            wrong.append("--strategy budget takes --max-tokens, 1 or more, and no --batch-size")
+        if self.strategy != "budget" and (self.max_tokens is not None or not _positive(self.batch_size)):
+            wrong.append(f"--strategy {self.strategy} takes --batch-size, 1 or more, and no --max-tokens")
+        if type(self.seed) is not int or not 0 <= self.seed < 1 << 63:
+            wrong.append(f"the plan's seed {self.seed!r} is not an integer of 0 or more")
+        if wrong:
+            raise InputError("; ".join(wrong))
+
+    @classmethod
+    def of(
+        cls, strategy: str, batch_size: int | None = None, max_tokens: int | None = None, seed: int = 0
+    ) -> "PlanSpec":
+        """A spec in which a batch size that was not given is 16, where the strategy takes one."""
+        if batch_size is None and strategy != "budget":
+            batch_size = 16
+        return cls(strategy, batch_size, max_tokens, seed)
+
+    @property
+    def id(self) -> str:
+        """The plan's folder name, for example `smart-b16-s0` or `budget-t4096-s0`."""
+        size = f"t{self.max_tokens}" if self.strategy == "budget" else f"b{self.batch_size}"
+        return f"{self.strategy}-{size}-s{self.seed}"
+
+
+def _positive(value: object) -> bool:
+    return type(value) is int and 1 <= value < 1 << 31
+
+
+@dataclass(frozen=True)
+class EpochPlan:
+    """The batches of one epoch.
+
+    Attributes:
+        rows: (N,) uint32 (int64 beyond 2**32 rows); the batches' rows end to end, ascending within a batch.
+        batch_offsets: (M+1,) int64; batch b is rows[batch_offsets[b]:batch_offsets[b+1]].
+        widths: (M,) int32; columns of each padded batch, tokens.
+    """
+
+    rows: Ints
+    batch_offsets: Ints
+    widths: Ints
+
+    def __len__(self) -> int:
+        return len(self.widths)
+
+    @property
+    def sizes(self) -> Ints:
+        """(M,) int64, rows of each batch."""
+        return np.diff(self.batch_offsets)
+
+    @property
+    def padded_tokens(self) -> int:
+        """Sum over batches of rows x width."""
+        return int(self.sizes @ self.widths.astype(np.int64))
+
+
+def plan_epoch(lengths: Ints, spec: PlanSpec, epoch: int, max_length: int) -> EpochPlan:
+    """Plan one epoch.
+
+    Args:
+        lengths: (N,) integers, tokens of each row, ascending.
+        spec: strategy, batch size and seed.
+        epoch: 0 or more; every epoch is drawn afresh.
+        max_length: the width of `fixed` batches, tokens.
+
+    Raises:
+        InputError: the lengths do not ascend or pass `max_length`, or a row is longer than the budget of `budget`.
+    """
+    if epoch < 0:
+        raise InputError(f"epoch {epoch} is negative")
+    words = _words(spec, epoch)
+    if len(lengths) == 0:
+        return EpochPlan(np.zeros(0, np.uint32), np.zeros(1, np.int64), np.zeros(0, np.int32))
+    if np.any(lengths[1:] < lengths[:-1]) or lengths[0] < 0 or lengths[-1] > max_length:
+        raise InputError(f"the lengths of a plan's rows ascend from 0 or more to at most max_length, {max_length:,}")
+    if spec.strategy == "budget":
+        size = Budget(spec.max_tokens or 0)
+        if lengths[-1] > size.tokens:
+            raise InputError(
+                f"--max-tokens {size.tokens:,} is less than the longest row, {lengths[-1]:,} tokens; "
+                f"pass --max-tokens {lengths[-1]} or more"
+            )
+        rows, offsets = _by_length(lengths, size, words)
+    elif spec.strategy == "tight":
+        rows, offsets = _by_length(lengths, Count(spec.batch_size or 0), words)
+    else:
+        batch_size = spec.batch_size or 0
+        offsets = np.append(np.arange(0, len(lengths), batch_size), len(lengths))
+        if spec.strategy == "smart":
+            places = slice_batches(len(lengths), batch_size, draw_starts(len(lengths), batch_size, words))
+            rows = _sort_within(_ties_shuffled(lengths, words)[places], offsets)
+        else:
+            rows = _sort_within(_shuffled(len(lengths), words), offsets)
+    if spec.strategy == "fixed":
+        widths = np.full(len(offsets) - 1, max_length, np.int32)
+    else:
+        widths = lengths[rows[offsets[1:] - 1]].astype(np.int32)
+    return EpochPlan(rows, offsets.astype(np.int64), widths)
+
+
+# --- randomness: raw words in, order out
+
+Words = Callable[[int], npt.NDArray[np.uint64]]
+"""words(n) returns the next n raw 64-bit words of a random stream."""
+
+
+def _words(spec: PlanSpec, epoch: int) -> Words:
+    stream = np.random.PCG64(np.random.SeedSequence([spec.seed, epoch, STRATEGIES.index(spec.strategy)]))
+
+    def words(count: int) -> npt.NDArray[np.uint64]:
+        raw: npt.NDArray[np.uint64] = stream.random_raw(count)
+        return raw
+
+    return words
+
+
+def _below(words: npt.NDArray[np.uint64], high: Ints) -> Ints:
+    """Each word as an integer uniform in 0..high-1 (53 bits of it)."""
+    unit = (words >> np.uint64(11)).astype(np.float64) * 2.0**-53
+    drawn: Ints = np.minimum((unit * high).astype(np.int64), high - 1)
+    return drawn
+
+
+def _shuffled(count: int, words: Words) -> Ints:
+    """0..count-1 in random order: sorted by random keys, each key carrying its number in the low bits.
+
+    Sorting values rather than positions makes the result independent of the sorting algorithm.
+    """
+    bits = np.uint64(max(1, (count - 1).bit_length()))
+    keys = words(count)
+    keys >>= bits
+    keys <<= bits
+    keys |= np.arange(count, dtype=np.uint64)
+    keys.sort()
+    keys &= (np.uint64(1) << bits) - np.uint64(1)
+    return keys.astype(_row_type(count))
+
+
+def _row_type(count: int) -> type[Any]:
+    return np.uint32 if count <= 1 << 32 else np.int64
+
+
+def _groups(lengths: Ints) -> Iterator[tuple[int, int]]:
+    """First and end of each stretch of equal lengths."""
+    return pairwise([0, *(np.flatnonzero(np.diff(lengths)) + 1).tolist(), len(lengths)])
+
+
+def _group_shuffled(start: int, end: int, rows: int, words: Words) -> Ints:
+    """start..end-1 in random order, in the type of a plan of so many rows."""
+    shuffled: Ints = _shuffled(end - start, words).astype(_row_type(rows), copy=False)
+    shuffled += _row_type(rows)(start)
+    return shuffled
+
+
+def _ties_shuffled(lengths: Ints, words: Words) -> Ints:
+    """0..N-1 in ascending length, rows of one length in random order.
+
+    Many corpora come sorted by label, and a truncated one has thousands of rows of the greatest length: in source
+    order, contiguous slices of those would be batches of a single class.
+    """
+    return np.concatenate([_group_shuffled(start, end, len(lengths), words) for start, end in _groups(lengths)])
+
+
+# --- smart: the tutorials' way
+
+
+def draw_starts(rows: int, batch_size: int, words: Words) -> Ints:
+    """(M,) int64: for each batch the start of its slice, uniform over the places where it fits in what remains."""
+    remaining = rows - batch_size * np.arange(-(-rows // batch_size), dtype=np.int64)
+    places = remaining - np.minimum(batch_size, remaining) + 1
+    return _below(words(len(places)), places)
+
+
+# --- tight and budget: uniform batches first
+
+
+@dataclass(frozen=True)
+class Count:
+    """Batches of a fixed number of rows."""
+
+    rows: int
+
+    def rows_at(self, length: int) -> int:
+        """Rows of a batch in which every row has `length` tokens."""
+        return self.rows
+
+    def cut(self, lengths: Ints, phase: float) -> Ints:
+        """Offsets that cut rows of ascending `lengths` into batches, the first shortened to a `phase` in (0, 1]."""
+        first = ceil(phase * self.rows)
+        return np.append([0], np.append(np.arange(first, len(lengths), self.rows), len(lengths)))
+
+
+@dataclass(frozen=True)
+class Budget:
+    """Batches of at most so many padded tokens."""
+
+    tokens: int
+
+    def rows_at(self, length: int) -> int:
+        return self.tokens // max(length, 1)
+
+    def cut(self, lengths: Ints, phase: float) -> Ints:
+        offsets, tokens = [0], max(int(phase * self.tokens), int(lengths[0]))
+        while offsets[-1] < len(lengths):
+            offsets.append(self._close(lengths, offsets[-1], tokens))
+            tokens = self.tokens
+        return np.array(offsets)
+
+    @staticmethod
+    def _close(lengths: Ints, start: int, tokens: int) -> int:
+        """The largest end for which (end - start) x lengths[end - 1], which grows with end, stays in the budget."""
+        low, high = start + 1, min(len(lengths), start + tokens // max(int(lengths[start]), 1))
+        while low < high:
+            middle = (low + high + 1) // 2
+            if (middle - start) * int(lengths[middle - 1]) <= tokens:
+                low = middle
+            else:
+                high = middle - 1
+        return low
+
+
+def _by_length(lengths: Ints, size: Count | Budget, words: Words) -> tuple[Ints, Ints]:
+    """Shuffle within each length and cut full, uniform batches; cut the rest in length order; shuffle all batches."""
+    uniform: list[Ints] = []
+    sizes: list[Ints] = []
+    rest: list[Ints] = []
+    for start, end in _groups(lengths):
+        group = _group_shuffled(start, end, len(lengths), words)
+        per_batch = size.rows_at(int(lengths[start]))
+        batches = len(group) // per_batch
+        full = group[: batches * per_batch].reshape(batches, per_batch)
+        full.sort(axis=1)
+        uniform.append(full.ravel())
+        sizes.append(np.full(batches, per_batch))
+        rest.append(group[batches * per_batch :])
+    left = np.concatenate(rest)
+    if len(left):
+        offsets = size.cut(lengths[left], 1.0 - _unit(words))
+        uniform.append(_sort_within(left, offsets))
+        sizes.append(np.diff(offsets))
+    rows, counts = np.concatenate(uniform), np.concatenate(sizes)
+    order = _shuffled(len(counts), words)
+    return _arrange(rows, counts, order)
+
+
+def _unit(words: Words) -> float:
+    return float((words(1)[0] >> np.uint64(11)) * 2.0**-53)
+
+
+def _sort_within(rows: Ints, offsets: Ints) -> Ints:
+    """Sort the rows of each batch."""
+    size = int(offsets[1])
+    if np.array_equal(offsets, np.append(np.arange(0, len(rows), size), len(rows))):  # but for the last, of one size
+        whole = len(rows) // size * size
+        return np.concatenate([np.sort(rows[:whole].reshape(-1, size), axis=1).ravel(), np.sort(rows[whole:])])
+    batch = np.repeat(np.arange(len(offsets) - 1, dtype=np.uint32), np.diff(offsets))
+    return rows[np.lexsort((rows, batch))]
+
+
+def _arrange(rows: Ints, counts: Ints, order: Ints) -> tuple[Ints, Ints]:
+    """The batches in a new order; in pieces, so that the positions need little memory beside the rows."""
+    starts = np.cumsum(counts) - counts
+    offsets = np.append(0, np.cumsum(counts[order]))
+    result = np.empty_like(rows)
+    for i in range(0, len(order), _PIECE):
+        part = order[i : i + _PIECE]
+        begin, end = offsets[i], offsets[min(i + _PIECE, len(order))]
+        shift = np.repeat(starts[part] - offsets[i : i + len(part)], counts[part])
+        result[begin:end] = rows[shift + np.arange(begin, end)]
+    return result, offsets
+
+
+_PIECE = 1 << 16

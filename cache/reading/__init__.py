@@ -1,0 +1,1 @@
+"""Opening a cache: its splits, their rows and plans."""

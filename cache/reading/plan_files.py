@@ -1,0 +1,260 @@
+"""Plans on disk: one folder a plan, one file an epoch, `plan.json` last.
+
+    train/plans/smart-b16-s0/plan.json, epoch-0000.safetensors …
+
+An epoch is drawn, written and read by itself, so a plan of any number of epochs needs the memory of one.
+"""
+
+import contextlib
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import safetensors.numpy
+
+from ..common.files import Inside, locked, replacing, storage_errors, sync
+from ..errors import CorruptCacheError, InputError, MismatchError, NotACacheError
+from ..format.checksummed_json import Fields, Json, read_small_file, seal, unseal
+from ..format.manifest import MAX_COUNT, PLANS, FileInfo
+from ..format.safetensors_file import Expected, MappedFile, check_header, opened
+from ..plans.strategies import EpochPlan, Ints, PlanSpec
+from ..writing.writer import file_info
+
+PLAN_FORMAT = "lengthwise-plan"
+PLAN_VERSION = 1
+PLAN_FILE = "plan.json"
+MAX_PLAN_BYTES = 16 * 1024 * 1024
+
+
+@dataclass(frozen=True)
+class EpochInfo(FileInfo):
+    """The file of one epoch."""
+
+    batches: int
+    padded_tokens: int
+
+
+@dataclass(frozen=True)
+class StoredPlan:
+    """What a `plan.json` says, and the epochs beside it.
+
+    Attributes:
+        folder: where it lies.
+        spec: the settings it was drawn from.
+        rows: rows of its split.
+        epochs: its files, epoch 0 first.
+    """
+
+    folder: Path
+    spec: PlanSpec
+    rows: int
+    epochs: tuple[EpochInfo, ...]
+
+    def load(self, epoch: int, lengths: Ints, max_length: int) -> EpochPlan:
+        """Map one epoch's plan and check that it is a plan of rows of these `lengths`.
+
+        Raises:
+            CorruptCacheError: a row is missing, out of range or there twice, or a batch does not fit its width.
+        """
+        info = self.epochs[epoch]
+        path = self.folder / info.file
+        with _naming_folder(self.folder):
+            mapped = MappedFile(path, self._tensors(info), info.bytes).tensors
+            plan = EpochPlan(**{name: array.copy() for name, array in mapped.items()})  # a cut file cannot hurt a copy
+            wrong = _fault(plan, lengths) or _unfit(plan, self.spec, lengths, max_length)
+            if not wrong and plan.padded_tokens != info.padded_tokens:
+                wrong = f"holds {plan.padded_tokens:,} padded tokens, plan.json says {info.padded_tokens:,}"
+            if wrong:
+                raise CorruptCacheError(f"{path}: {wrong}")
+        return plan
+
+    def check_headers(self) -> None:
+        """Check that every epoch's file is there, with the size and the header it should have.
+
+        Raises:
+            CorruptCacheError: one is not.
+        """
+        inside = Inside(self.folder)
+        for info in self.epochs:
+            path = inside.check(self.folder / info.file)
+            with _naming_folder(self.folder), opened(path, info.bytes) as file:
+                check_header(file, info.bytes, self._tensors(info), path)
+
+    def _tensors(self, info: EpochInfo) -> Expected:
+        return {
+            "rows": ("U32" if self.rows <= 1 << 32 else "I64", (self.rows,)),
+            "batch_offsets": ("I64", (info.batches + 1,)),
+            "widths": ("I32", (info.batches,)),
+        }
+
+
+@contextlib.contextmanager
+def _naming_folder(folder: Path) -> Iterator[None]:
+    """Add to the message of a `CorruptCacheError` what helps where only a plan is damaged."""
+    try:
+        yield
+    except CorruptCacheError as error:
+        raise CorruptCacheError(f"{error}; delete {folder}: its plans are then drawn again") from None
+
+
+def _fault(plan: EpochPlan, lengths: Ints) -> str:
+    """What is wrong with a plan as an arrangement of all rows; empty if nothing."""
+    rows, offsets = plan.rows, plan.batch_offsets
+    if len(rows) and not 0 <= int(rows.min()) <= int(rows.max()) < len(lengths):
+        return f"names a row outside 0..{len(lengths) - 1}"
+    seen = np.zeros(len(lengths), bool)
+    seen[rows] = True
+    if not seen.all():
+        return f"leaves out row {int(np.argmin(seen)):,}"
+    if offsets[0] != 0 or offsets[-1] != len(rows) or np.any(offsets[1:] <= offsets[:-1]):
+        return "its batches do not follow one another"
+    ascends = rows[1:] > rows[:-1]
+    ascends[offsets[1:-1] - 1] = True
+    if not ascends.all():
+        return "the rows of a batch do not ascend"
+    return ""
+
+
+def _unfit(plan: EpochPlan, spec: PlanSpec, lengths: Ints, max_length: int) -> str:
+    """What in a plan is not as its settings say; empty if nothing."""
+    if not len(plan):
+        return ""
+    longest = lengths[plan.rows[plan.batch_offsets[1:] - 1]]
+    if not np.array_equal(plan.widths, np.full_like(longest, max_length) if spec.strategy == "fixed" else longest):
+        return "a batch's width does not fit its rows"
+    if spec.max_tokens is None:
+        most, limit = int(plan.sizes.max()), spec.batch_size or 0
+    else:
+        most, limit = int((plan.sizes * plan.widths).max()), spec.max_tokens
+    return f"a batch of {most:,} passes the plan's limit of {limit:,}" if most > limit else ""
+
+
+def stored_plans(split_folder: Path, fingerprint: str, rows: int) -> dict[PlanSpec, StoredPlan]:
+    """The complete plans in a split's folder.
+
+    Raises:
+        MismatchError: a plan belongs to another cache or split.
+        CorruptCacheError, FormatVersionError: a plan.json is damaged.
+    """
+    found, inside = {}, Inside(split_folder)
+    for path in sorted((split_folder / PLANS).glob(f"*/{PLAN_FILE}")):
+        plan = read_plan(inside.check(path), fingerprint, split_folder.name, rows)
+        plan.check_headers()
+        found[plan.spec] = plan
+    return found
+
+
+def read_plan(path: Path, fingerprint: str, split: str, rows: int) -> StoredPlan:
+    """Read one plan.json; see `stored_plans` for what it raises."""
+    data = read_small_file(path, MAX_PLAN_BYTES)
+    with _naming_folder(path.parent):
+        return _parsed(unseal(data, path, PLAN_FORMAT, PLAN_VERSION), path, fingerprint, split, rows)
+
+
+def _parsed(raw: Json, path: Path, fingerprint: str, split: str, rows: int) -> StoredPlan:
+    fields = Fields(raw, path)
+    owner = (fields.digest("cache"), fields.name("split"), fields.integer("rows", 0, MAX_COUNT))
+    if owner != (fingerprint, split, rows):
+        raise MismatchError(
+            f"{path}: this plan was drawn for {owner[2]:,} rows of split {owner[1]!r} of the cache {owner[0][:12]}, "
+            f"not for {rows:,} rows of {split!r} of {fingerprint[:12]}; delete {path.parent} and run `prep plan` again"
+        )
+    try:
+        settings: Json = {name: raw.get(name) for name in ("strategy", "batch_size", "max_tokens", "seed")}
+        spec = PlanSpec(**settings)
+    except (InputError, TypeError) as error:
+        raise CorruptCacheError(f"{path}: {error}") from None
+    if path.parent.name != spec.id:
+        raise CorruptCacheError(f"{path}: holds the plan {spec.id}, not {path.parent.name}")
+    epochs = tuple(_epoch(item, epoch_name(epoch), rows) for epoch, item in enumerate(fields.objects("epochs")))
+    return StoredPlan(path.parent, spec, rows, epochs)
+
+
+def _epoch(fields: Fields, name: str, rows: int) -> EpochInfo:
+    return EpochInfo(
+        file=fields.check("file", name, lambda v: v == name),
+        bytes=fields.integer("bytes", 0, MAX_COUNT),
+        sha256=fields.digest("sha256"),
+        batches=fields.integer("batches", 0, rows),
+        padded_tokens=fields.integer("padded_tokens", 0, MAX_COUNT),
+    )
+
+
+def store_plan(
+    split_folder: Path,
+    fingerprint: str,
+    rows: int,
+    spec: PlanSpec,
+    epochs: int,
+    draw: Callable[[int], EpochPlan],
+) -> StoredPlan:
+    """Write those of the first `epochs` epochs of a plan that are not there yet into a split's folder.
+
+    Two processes that store one plan at once take turns, and the second finds the work done.
+
+    Args:
+        split_folder: `<cache>/<split>`.
+        fingerprint: of the cache.
+        rows: rows of the split.
+        spec: the plan's settings.
+        epochs: how many epochs are wanted.
+        draw: makes the plan of one epoch.
+
+    Raises:
+        StorageError: the folder cannot be written.
+    """
+    folder = split_folder / PLANS / spec.id
+    with storage_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        with locked(folder.with_name(f".{spec.id}.lock"), waiting=lambda owner: None) as alone:
+            if alone:
+                _remove_debris(folder)
+            infos = _epochs_there(folder, fingerprint, rows)
+            for epoch in range(len(infos), epochs):
+                infos.append(_write_epoch(folder / epoch_name(epoch), draw(epoch)))
+            stored = StoredPlan(folder, spec, rows, tuple(infos))
+            with replacing(folder / PLAN_FILE) as temporary:
+                temporary.write_bytes(_plan_json(stored, fingerprint))
+            sync(folder)
+    return stored
+
+
+def _epochs_there(folder: Path, fingerprint: str, rows: int) -> list[EpochInfo]:
+    try:
+        return list(read_plan(folder / PLAN_FILE, fingerprint, folder.parent.parent.name, rows).epochs)
+    except NotACacheError:
+        return []
+
+
+def _remove_debris(folder: Path) -> None:
+    """Remove what a killed process left of files it was writing."""
+    for path in folder.glob(".*"):
+        path.unlink(missing_ok=True)
+
+
+def _plan_json(plan: StoredPlan, fingerprint: str) -> bytes:
+    return seal(
+        {
+            "format": PLAN_FORMAT,
+            "version": PLAN_VERSION,
+            "cache": fingerprint,
+            "split": plan.folder.parent.parent.name,
+            "rows": plan.rows,
+            **asdict(plan.spec),
+            "epochs": [asdict(info) for info in plan.epochs],
+        }
+    )
+
+
+def _write_epoch(path: Path, plan: EpochPlan) -> EpochInfo:
+    tensors = {"rows": plan.rows, "batch_offsets": plan.batch_offsets, "widths": plan.widths}
+    with replacing(path) as temporary:
+        safetensors.numpy.save_file(tensors, temporary)
+        info = file_info(temporary)
+    return EpochInfo(path.name, info.bytes, info.sha256, len(plan), plan.padded_tokens)
+
+
+def epoch_name(epoch: int) -> str:
+    """The file of one epoch."""
+    return f"epoch-{epoch:04d}.safetensors"

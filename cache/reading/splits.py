@@ -1,0 +1,363 @@
+"""One split of an open cache: its rows, its plans, its padded batches.
+
+Shards are mapped when the cache is opened. Their offsets, edges apart, and their labels are read and checked when a
+row of the shard is first wanted; ids are checked batch by batch, on their way to the model.
+"""
+
+import functools
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ..batches.padding import gather_rows
+from ..errors import CorruptCacheError, InputError, MismatchError, StorageError
+from ..format.labels import fault, labelled
+from ..format.manifest import IGNORED, SplitInfo, shard_tensors
+from ..format.safetensors_file import MappedFile
+from ..plans.strategies import EpochPlan, Ints, PlanSpec, plan_epoch
+from .plan_files import StoredPlan, store_plan, stored_plans
+
+if TYPE_CHECKING:
+    import torch
+
+    from ..batches.batch import Batches
+    from .opening import Cache
+
+
+@dataclass(frozen=True)
+class Row:
+    """One tokenized example.
+
+    Attributes:
+        input_ids: (length,) uint16 or uint32, special tokens included, no padding.
+        label: by task its class id, its number, for each class 0 or 1, or for each token its class id or -100; None in
+            a cache without labels.
+        source_row: its index in the source split.
+        first_length: in a cache of pairs its tokens of token type 0, which come first: special tokens, the first text
+            and its separator; None elsewhere.
+    """
+
+    input_ids: Ints
+    label: Any
+    source_row: int
+    first_length: int | None = None
+
+
+class Split:
+    """One split of a cache. Rows are numbered 0..len-1 in ascending length.
+
+    Attributes:
+        cache: the cache it belongs to.
+        name: "train", "test", …
+        info: what the manifest says of it.
+    """
+
+    def __init__(self, cache: "Cache", name: str, info: SplitInfo) -> None:
+        self.cache, self.name, self.info = cache, name, info
+        self.first_rows = np.cumsum([0, *(shard.rows for shard in info.shards)])
+        self._shards = [self._map(index) for index in range(len(info.shards))]
+        self._sound: set[int] = set()
+
+    def __len__(self) -> int:
+        return self.info.rows
+
+    def __getitem__(self, row: int) -> Row:
+        if not -len(self) <= row < len(self):
+            raise IndexError(f"row {row} of a split of {len(self)} rows")
+        row %= len(self)
+        index = int(np.searchsorted(self.first_rows, row, side="right")) - 1
+        tensors, local = self.shard(index), row - int(self.first_rows[index])
+        begin, end = tensors["offsets"][local : local + 2]
+        ids = tensors["input_ids"][begin:end]
+        self.check_ids(ids)
+        first = int(tensors["first_lengths"][local]) if self.cache.manifest.task.pair else None
+        task, label = self.cache.manifest.task, None
+        if task.labelled:
+            label = tensors["labels"][slice(begin, end) if task.per_token else local].tolist()
+        return Row(ids, label, int(tensors["source_rows"][local]), first)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """A copy in another process, such as a DataLoader's worker, opens the cache anew."""
+        return reopened, (self.cache.folder.resolve(), self.cache.manifest.fingerprint, self.name)
+
+    def __iter__(self) -> Iterator[Row]:
+        return (self[row] for row in range(len(self)))
+
+    def __repr__(self) -> str:
+        return f"Split({self.name!r}, {len(self):,} rows, {self.info.tokens:,} tokens)"
+
+    @functools.cached_property
+    def lengths(self) -> Ints:
+        """(rows,) int32, tokens of each row, ascending."""
+        histogram = np.array(self.info.length_histogram, np.int64)
+        try:
+            return np.repeat(np.arange(len(histogram), dtype=np.int32), histogram)
+        except MemoryError:
+            raise StorageError(f"{self.cache.folder}: {len(self):,} rows do not fit in this machine's memory") from None
+
+    @property
+    def labels(self) -> Ints:
+        """Labels as stored: by task (rows,) int64 class ids, (rows,) float32, (rows, classes) uint8, or (tokens,) int8
+        or int16, class ids and -100 of all tokens end to end.
+
+        Raises:
+            InputError: the cache holds no labels.
+        """
+        if not self.cache.manifest.task.labelled:
+            raise InputError(
+                f"{self.cache.folder} holds no labels, for it was built with --task mlm; build one that does, under "
+                "another name: prep build SOURCE --label COLUMN --name OTHER"
+            )
+        return self._column("labels")
+
+    @functools.cached_property
+    def label_counts(self) -> Ints | None:
+        """(rows,) int64, labelled tokens of each row; None where a row has a label of its own."""
+        if not self.cache.manifest.task.per_token:
+            return None
+        shards = (self.shard(index) for index in range(len(self.info.shards)))
+        counts = (labelled(tensors["labels"], tensors["offsets"]) for tensors in shards)
+        return np.concatenate([np.zeros(0, np.int64), *counts])
+
+    @property
+    def first_lengths(self) -> Ints:
+        """(rows,) int32, in a cache of pairs each row's tokens of token type 0."""
+        return self._column("first_lengths")
+
+    @property
+    def source_rows(self) -> Ints:
+        """(rows,) int64, each row's index in the source split."""
+        return self._column("source_rows")
+
+    def _column(self, name: str) -> Ints:
+        parts = [self.shard(index)[name] for index in range(len(self.info.shards))]
+        return np.concatenate(parts) if len(parts) > 1 else parts[0] if parts else np.zeros(0, np.int64)
+
+    def shard(self, index: int) -> dict[str, Ints]:
+        """The tensors of a shard, its lengths and labels checked when first asked for."""
+        if index not in self._sound:
+            self._shards[index].check_unchanged()
+            with self.cache.naming_remedy():
+                self._check(index)
+            self._sound.add(index)
+        return self._shards[index].tensors
+
+    def _map(self, index: int) -> MappedFile:
+        """Map a shard, all of it at opening: whoever has it mapped keeps it, though the cache be replaced later."""
+        info = self.info.shards[index]
+        path = self.cache.path_of(info.file)
+        manifest = self.cache.manifest
+        expected = shard_tensors(info.rows, info.tokens, manifest.tokenizer.vocab_size, manifest.task)
+        shard = MappedFile(path, expected, info.bytes)
+        edges = shard.tensors["offsets"][[0, -1]].tolist()
+        if edges != [0, info.tokens]:
+            raise CorruptCacheError(
+                f"{path}: its offsets run from {edges[0]} to {edges[1]}, expected 0 to {info.tokens}"
+            )
+        return shard
+
+    def _check(self, index: int) -> None:
+        tensors, path = self._shards[index].tensors, self._shards[index].path
+        first, last = (int(row) for row in self.first_rows[index : index + 2])
+        lengths = self.lengths[first:last]
+        if not np.array_equal(np.diff(tensors["offsets"]), lengths):
+            raise CorruptCacheError(f"{path}: its rows do not have the lengths the manifest gives them")
+        wrong = fault(self.cache.manifest.task, tensors, lengths)
+        if wrong:
+            raise CorruptCacheError(f"{path}: {wrong}")
+
+    def check_ids(self, ids: Ints) -> None:
+        """Refuse ids outside the vocabulary: a model would read past its embedding table.
+
+        Raises:
+            CorruptCacheError: there is one.
+        """
+        vocab_size = self.cache.manifest.tokenizer.vocab_size
+        if ids.size and int(ids.max()) >= vocab_size:
+            with self.cache.naming_remedy():
+                raise CorruptCacheError(
+                    f"{self.cache.folder / self.name}: holds the id {int(ids.max())}, its vocabulary ends at "
+                    f"{vocab_size - 1}; `prep verify {self.cache.folder}` names the file"
+                )
+
+    def check_unchanged(self) -> None:
+        """Check that no mapped shard was changed under the mapping; see `MappedFile.check_unchanged`."""
+        for shard in self._shards:
+            shard.check_unchanged()
+
+    def check_rows(self) -> None:
+        """Check the content of every row as far as its meaning goes: ids, labels, source rows.
+
+        Raises:
+            CorruptCacheError: an id is outside the vocabulary, or a source row is negative.
+        """
+        for index, info in enumerate(self.info.shards):
+            tensors = self.shard(index)
+            self.check_ids(tensors["input_ids"])
+            if info.rows and int(tensors["source_rows"].min()) < 0:
+                raise CorruptCacheError(f"{self.cache.folder / info.file}: holds a negative source row")
+
+    # --- plans
+
+    def stored_plans(self) -> dict[PlanSpec, StoredPlan]:
+        """The plans that lie beside the shards."""
+        with self.cache.naming_remedy():
+            return stored_plans(self.cache.path_of(self.name), self.cache.manifest.fingerprint, len(self))
+
+    def default_spec(self) -> PlanSpec:
+        """The plan settings the build was asked for."""
+        return PlanSpec(**self.cache.manifest.plan)
+
+    def plan(self, spec: PlanSpec, epoch: int) -> EpochPlan:
+        """The plan of one epoch: read where it is stored, drawn where it is not. Both give the same batches.
+
+        Raises:
+            CorruptCacheError: a stored plan is damaged.
+            InputError: the epoch is negative.
+        """
+        if epoch >= 0 and not self.cache.was_replaced():
+            stored = self.stored_plans().get(spec)
+            if stored and epoch < len(stored.epochs):
+                with self.cache.naming_remedy():
+                    return stored.load(epoch, self.lengths, self.cache.manifest.max_length)
+        return self.draw(spec, epoch)
+
+    def draw(self, spec: PlanSpec, epoch: int) -> EpochPlan:
+        """Draw the plan of one epoch, whether or not it is stored."""
+        return plan_epoch(self.lengths, spec, epoch, self.cache.manifest.max_length)
+
+    def keep_plan(
+        self, spec: PlanSpec, epochs: int, progress: Callable[[int], Any] = lambda epoch: None
+    ) -> tuple[int, int]:
+        """Make sure that a plan of at least so many epochs is stored.
+
+        Args:
+            spec: its settings.
+            epochs: how many epochs are wanted.
+            progress: called with the number of each epoch before it is drawn.
+
+        Returns:
+            Epochs that were there, and epochs added.
+
+        Raises:
+            StorageError: the cache's folder cannot be written.
+        """
+        if self.cache.was_replaced():
+            raise StorageError(f"{self.cache.folder}: another cache is there now; open it again to store plans in it")
+        stored = self.stored_plans().get(spec)
+        there = len(stored.epochs) if stored else 0
+
+        def draw(epoch: int) -> EpochPlan:
+            progress(epoch)
+            return self.draw(spec, epoch)
+
+        if there < epochs:
+            folder = self.cache.folder / self.name
+            store_plan(folder, self.cache.manifest.fingerprint, len(self), spec, epochs, draw)
+        return there, max(0, epochs - there)
+
+    def try_keep_plan(self, spec: PlanSpec, epochs: int) -> bool:
+        """`keep_plan`, but False where the cache is read-only; its plans are then drawn in memory."""
+        try:
+            self.keep_plan(spec, epochs)
+        except StorageError:
+            return False
+        return True
+
+    # --- batches
+
+    def padded(self, rows: Ints, lengths: Ints, width: int, left: bool = False, name: str = "input_ids") -> Ints:
+        """Rows laid out as a rectangle.
+
+        Args:
+            rows: (B,) row numbers, ascending.
+            lengths: (B,) their lengths.
+            width: W, at least the longest.
+            left: whether to pad on the left.
+            name: "input_ids", or "labels" where each token has one.
+
+        Returns:
+            (B, W) ids as stored, padded with the tokenizer's pad id; or labels, padded with -100.
+
+        Raises:
+            CorruptCacheError: an id is outside the vocabulary.
+        """
+        fill = self.cache.manifest.tokenizer.pad_id if name == "input_ids" else IGNORED
+        first = int(np.searchsorted(self.first_rows, rows[0], side="right")) - 1
+        last = int(np.searchsorted(self.first_rows, rows[-1], side="right")) - 1
+        parts = []
+        for index in range(first, last + 1):
+            base, end = self.first_rows[index : index + 2]
+            chosen = slice(*np.searchsorted(rows, (base, end))) if first < last else slice(None)
+            tensors, local = self.shard(index), rows[chosen] - base
+            ids = gather_rows(
+                tensors[name],
+                tensors["offsets"][local],
+                lengths[chosen],
+                width,
+                fill,
+                left,
+            )
+            parts.append(ids)
+        padded: Ints = parts[0] if len(parts) == 1 else np.concatenate(parts)
+        if name == "input_ids":
+            self.check_ids(padded)
+        return padded
+
+    def batches(
+        self,
+        epoch: int = 0,
+        spec: PlanSpec | None = None,
+        *,
+        device: "str | torch.device" = "cpu",
+        rank: int = 0,
+        world_size: int = 1,
+        accumulation: int = 1,
+        start: int = 0,
+        pad_to_multiple_of: int = 1,
+        always_mask: bool = False,
+        padding_side: str | None = None,
+        feed: str = "auto",
+    ) -> "Batches":
+        """The padded batches of one epoch as tensors; `cache.batches.Batches` explains each option.
+
+        Example:
+            for batch in split.batches(epoch=0, spec=PlanSpec("tight", 32), device="cuda"):
+                loss = model(**batch.model_inputs()).loss
+        """
+        from ..batches.batch import Batches
+
+        return Batches(
+            self,
+            epoch,
+            spec,
+            device=device,
+            rank=rank,
+            world_size=world_size,
+            accumulation=accumulation,
+            start=start,
+            pad_to_multiple_of=pad_to_multiple_of,
+            always_mask=always_mask,
+            padding_side=padding_side,
+            feed=feed,
+        )
+
+
+def reopened(folder: Path, fingerprint: str, name: str) -> Split:
+    """The split of a cache that another process has open.
+
+    Raises:
+        MismatchError: another cache is there by now.
+    """
+    from .opening import open_cache
+
+    cache = open_cache(folder)
+    if cache.manifest.fingerprint != fingerprint:
+        raise MismatchError(
+            f"{folder} was replaced by another cache ({cache.manifest.fingerprint[:12]}, not {fingerprint[:12]}); "
+            "open it anew in the main process"
+        )
+    return cache[name]

@@ -1,0 +1,1 @@
+"""Writing a cache, and publishing it complete or not at all."""

@@ -1,0 +1,172 @@
+"""The numbers behind a cache's pictures, small enough to draw whatever the number of rows.
+
+Shapes: N rows, M batches, B bins.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from cache.format.manifest import SplitInfo
+from cache.plans.costs import plan_cost
+from cache.plans.strategies import EpochPlan, Ints
+from cache.reading.opening import Split
+
+from .summary import RANKS, TokenRow, table_specs
+
+BINS = 200
+"""Most bins of a sequence that is drawn."""
+
+WIDTH_BINS = 48
+"""The same for widths, whose panels are narrow."""
+
+FIRST_BATCHES = 24
+"""Batches that are drawn row by row."""
+
+MOST_STEPS = 16
+"""Rows drawn of one batch; a larger batch is drawn by groups of rows."""
+
+
+@dataclass(frozen=True)
+class Envelope:
+    """Values along a sequence of N, in B bins of neighbours.
+
+    Attributes:
+        position: (B,) the middle of each bin, in 0..N.
+        low, quarter, median, three_quarters, high: (B,) quantiles of each bin's values.
+    """
+
+    position: Ints
+    low: Ints
+    quarter: Ints
+    median: Ints
+    three_quarters: Ints
+    high: Ints
+
+
+@dataclass(frozen=True)
+class DrawnBatch:
+    """One batch: `rows` rows padded to `width`; `lengths` ascend, each standing for an equal part of the rows."""
+
+    rows: int
+    width: int
+    lengths: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class PlanView:
+    """One plan's first epoch: its line of the token table, its first batches, its widths from step to step.
+
+    `mean_widths` has the mean width of each tenth of the epoch, tokens.
+    """
+
+    row: TokenRow
+    first: tuple[DrawnBatch, ...]
+    widths: Envelope
+    mean_widths: tuple[float, ...]
+
+    @property
+    def strategy(self) -> str:
+        """Name of its strategy."""
+        return self.row.spec.strategy
+
+    @property
+    def name(self) -> str:
+        """Its strategy and batch size."""
+        spec = self.row.spec
+        return f"{spec.strategy}, {spec.batch_size or spec.max_tokens:,} {'rows' if spec.batch_size else 'tokens'}"
+
+
+@dataclass(frozen=True)
+class Truncation:
+    """What a smaller max length would do: rows it cuts, tokens it leaves."""
+
+    max_length: int
+    rows_cut: int
+    tokens: int
+
+
+@dataclass(frozen=True)
+class Order:
+    """Row lengths along the rows of the source, or of the cache.
+
+    Attributes:
+        envelope: the lengths.
+        jump: mean difference in length from one row to the next, tokens.
+    """
+
+    envelope: Envelope
+    jump: float
+
+
+def plan_views(split: Split) -> list[PlanView]:
+    """Every plan of the token table, in its order: fixed, dynamic, smart, tight, and what else is stored."""
+    stored, lengths, views = split.stored_plans(), split.lengths, []
+    for spec in table_specs(split):
+        plan = split.plan(spec, 0)
+        cost = plan_cost(plan, lengths, RANKS, own_width=spec.strategy != "fixed")
+        epochs = len(stored[spec].epochs) if spec in stored else 0
+        tenths = [part for part in np.array_split(plan.widths, 10) if len(part)]
+        views.append(
+            PlanView(
+                TokenRow(spec, epochs, cost),
+                _first_batches(plan, lengths),
+                envelope(plan.widths, WIDTH_BINS),
+                tuple(float(part.mean()) for part in tenths),
+            )
+        )
+    return views
+
+
+def _first_batches(plan: EpochPlan, lengths: Ints) -> tuple[DrawnBatch, ...]:
+    batches = []
+    for index in range(min(FIRST_BATCHES, len(plan))):
+        rows = plan.rows[plan.batch_offsets[index] : plan.batch_offsets[index + 1]]
+        groups = np.array_split(lengths[rows], min(len(rows), MOST_STEPS))
+        means = tuple(float(group.mean()) for group in groups)
+        batches.append(DrawnBatch(len(rows), int(plan.widths[index]), means))
+    return tuple(batches)
+
+
+def envelope(values: Ints, bins: int = BINS) -> Envelope:
+    """Summarize (N,) values, N at least 1, in at most `bins` bins."""
+    edges = np.linspace(0, len(values), min(bins, len(values)) + 1).astype(np.int64)
+    parts = np.split(values, edges[1:-1])
+    quantiles = np.array([np.quantile(part, (0, 0.25, 0.5, 0.75, 1)) for part in parts])  # (B, 5)
+    return Envelope((edges[:-1] + edges[1:]) / 2, *quantiles.T)
+
+
+def in_source_order(split: Split) -> Order:
+    """Lengths of the rows as they stood in the source."""
+    return _order(split.lengths[np.argsort(split.source_rows)])
+
+
+def in_cache_order(split: Split) -> Order:
+    """Lengths of the rows as the cache holds them: sorted."""
+    return _order(split.lengths)
+
+
+def _order(lengths: Ints) -> Order:
+    jump = float(np.abs(np.diff(lengths)).mean()) if len(lengths) > 1 else 0.0
+    return Order(envelope(lengths), jump)
+
+
+def rows_at_limit(info: SplitInfo, max_length: int) -> int:
+    """Rows that are as long as the cache allows: they were cut there, or happen to be as long."""
+    return info.length_histogram[max_length] if len(info.length_histogram) > max_length else 0
+
+
+def truncations(info: SplitInfo, max_length: int, limits: Sequence[int]) -> list[Truncation]:
+    """What each of some max lengths, 1 to the cache's own, would do to the rows as they are in the cache."""
+    counts = np.zeros(max_length + 1, np.int64)
+    counts[: len(info.length_histogram)] = info.length_histogram
+    longer = info.rows - np.cumsum(counts)  # longer[n]: rows of more than n tokens
+    kept = np.cumsum(longer)  # a row keeps its token n, counted from 0, where it is longer than n
+    return [Truncation(limit, int(longer[limit]), int(kept[limit - 1])) for limit in limits]
+
+
+def smaller_limits(max_length: int, longest: int, count: int = 6) -> list[int]:
+    """Max lengths to compare with: the largest of 2, 3, 4, 6, 8, 12, 16, … that would cut something."""
+    candidates = [base << shift for shift in range(20) for base in (2, 3)]
+    return sorted(limit for limit in candidates if limit < min(max_length, longest))[-count:]

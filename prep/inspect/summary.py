@@ -1,0 +1,242 @@
+"""What a cache holds, as tables: for people as text, for machines as JSON."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from cache.format.manifest import IGNORED
+from cache.plans.costs import PlanCost, plan_cost
+from cache.plans.strategies import PlanSpec
+from cache.reading.opening import Cache, Split
+from cache.reading.plan_files import StoredPlan
+
+from ..sources.presets import Preset
+
+if TYPE_CHECKING:
+    from ..build import BuildResult
+
+RANKS = (1, 8, 64)
+"""Rank counts for which the token table tells how busy the ranks are."""
+
+
+@dataclass(frozen=True)
+class TokenRow:
+    """One line of the token table: a plan and what its first epoch costs."""
+
+    spec: PlanSpec
+    stored_epochs: int
+    cost: PlanCost
+
+    def saving(self, fixed: PlanCost) -> float:
+        """Fraction of the padded tokens of fixed padding that this plan does not compute."""
+        return 1 - self.cost.padded_tokens / fixed.padded_tokens if fixed.padded_tokens else 0.0
+
+
+def table_specs(split: Split) -> list[PlanSpec]:
+    """Fixed, dynamic, smart and tight at the default batch size, and every other plan that is stored."""
+    default = split.default_spec()
+    batch_size = default.batch_size or 16
+    specs = [PlanSpec(strategy, batch_size, None, default.seed) for strategy in ("fixed", "dynamic", "smart", "tight")]
+    return specs + [spec for spec in split.stored_plans() if spec not in specs]
+
+
+def token_table(split: Split) -> list[TokenRow]:
+    """What each of `table_specs` costs."""
+    stored = split.stored_plans()
+    return [_token_row(split, spec, stored) for spec in table_specs(split)]
+
+
+def _token_row(split: Split, spec: PlanSpec, stored: Mapping[PlanSpec, StoredPlan]) -> TokenRow:
+    cost = plan_cost(split.plan(spec, 0), split.lengths, RANKS, own_width=spec.strategy != "fixed")
+    return TokenRow(spec, len(stored[spec].epochs) if spec in stored else 0, cost)
+
+
+def format_token_table(rows: list[TokenRow]) -> str:
+    """The token table as text."""
+    fixed = rows[0].cost
+    lines = [["padding", "batch", "steps", "padded tokens", "overhead", "against fixed", "no padding", *_rank_heads()]]
+    for row in rows:
+        cost = row.cost
+        lines.append(
+            [
+                row.spec.strategy + (f" ({row.stored_epochs} epochs planned)" if row.stored_epochs else ""),
+                f"{row.spec.batch_size or f'{row.spec.max_tokens:,} tokens'}",
+                f"{cost.batches:,}",
+                f"{cost.padded_tokens:,}",
+                f"{cost.overhead:.1%}",
+                f"{row.saving(fixed):.1%} less" if row.cost is not fixed else "",
+                f"{cost.uniform_batches / max(cost.batches, 1):.0%}",
+                *(f"{cost.utilization[count]:.0%}" for count in RANKS[1:]),
+            ]
+        )
+    return align(lines)
+
+
+def _rank_heads() -> list[str]:
+    return [f"{count} ranks busy" for count in RANKS[1:]]
+
+
+def align(lines: Sequence[Sequence[str]]) -> str:
+    """Columns of text: the first flush left, the others flush right."""
+    widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
+    return "\n".join(
+        "  ".join(cell.ljust(width) if column == 0 else cell.rjust(width) for column, (cell, width) in enumerate(cells))
+        for cells in (list(zip(line, widths, strict=True)) for line in lines)
+    )
+
+
+def format_splits(cache: Cache) -> str:
+    """Rows, tokens, lengths and classes of each split."""
+    task = cache.manifest.task
+    lines = [["split", "rows", "tokens", "shortest", "median", "longest", "truncated at"]]
+    if task.labelled:
+        lines[0].append("labels" if task.kind == "regression" else "tags of words" if task.per_token else "classes")
+    for name, split in cache.items():
+        info = split.info
+        at_limit = int((split.lengths == cache.manifest.max_length).sum())
+        lines.append(
+            [
+                name,
+                f"{info.rows:,}",
+                f"{info.tokens:,}",
+                str(info.shortest),
+                str(int(np.median(split.lengths))) if info.rows else "0",
+                str(info.longest),
+                f"{cache.manifest.max_length} ({at_limit / max(info.rows, 1):.0%} of rows)",
+                *([_labels(split)] if task.labelled else []),
+            ]
+        )
+    return align(lines)
+
+
+def class_counts(split: Split) -> list[int]:
+    """Rows of each class, or labelled tokens; none where there are no classes."""
+    task = split.cache.manifest.task
+    if not task.label_names:
+        return []
+    labels = split.labels
+    if task.per_token:
+        labels = labels[labels != IGNORED]
+    if task.kind == "multi-label":
+        counts = labels.sum(axis=0, dtype=np.int64) if len(labels) else np.zeros(len(task.label_names), np.int64)
+    else:
+        counts = np.bincount(labels, minlength=len(task.label_names))
+    return [int(count) for count in counts]
+
+
+def _labels(split: Split) -> str:
+    """What labels there are, in a few words."""
+    return _balance(split) if split.cache.manifest.task.label_names else _range(split)
+
+
+MOST_CLASSES = 6
+"""Classes named in the summary; beyond, only their number is given."""
+
+
+def _range(split: Split) -> str:
+    """The spread of labels that are numbers."""
+    labels = split.labels
+    if not len(labels):
+        return "none"
+    return f"{labels.min():.4g} to {labels.max():.4g}, mean {labels.mean(dtype=np.float64):.4g}"
+
+
+def _balance(split: Split) -> str:
+    task, counts = split.cache.manifest.task, class_counts(split)
+    names, total = task.label_names, sum(counts) if task.per_token else split.info.rows
+    shown = [
+        f"{name} {count / max(total, 1):.0%}" for name, count in list(zip(names, counts, strict=True))[:MOST_CLASSES]
+    ]
+    more = [f"and {len(names) - MOST_CLASSES:,} more"] if len(names) > MOST_CLASSES else []
+    return ", ".join(shown + more)
+
+
+def cache_facts(cache: Cache) -> dict[str, Any]:
+    """Everything `prep info --json` says."""
+    manifest = cache.manifest
+    splits = {}
+    for name, split in cache.items():
+        rows = token_table(split)
+        splits[name] = {
+            "rows": split.info.rows,
+            "tokens": split.info.tokens,
+            "shortest": split.info.shortest,
+            "longest": split.info.longest,
+            "bytes": sum(shard.bytes for shard in split.info.shards),
+            "classes": dict(zip(manifest.task.label_names, class_counts(split), strict=True)),
+            "plans": [_plan_facts(row, rows[0].cost) for row in rows],
+        }
+    return {
+        "name": manifest.name,
+        "folder": str(cache.folder),
+        "fingerprint": manifest.fingerprint,
+        "created": manifest.created,
+        "source": manifest.source,
+        "tokenizer": {"name": manifest.tokenizer.name, "vocab_size": manifest.tokenizer.vocab_size},
+        "max_length": manifest.max_length,
+        "task": manifest.task.kind,
+        "pair": manifest.task.pair,
+        "label_names": list(manifest.task.label_names),
+        "splits": splits,
+    }
+
+
+def build_facts(result: "BuildResult", seconds: float) -> dict[str, Any]:
+    """Everything `prep build --json` says."""
+    made = {"up_to_date": result.up_to_date, "planned_epochs": result.planned, "seconds": round(seconds, 3)}
+    return {**cache_facts(result.cache), **made}
+
+
+def plan_facts(split: Split, spec: PlanSpec) -> dict[str, Any]:
+    """What a plan costs."""
+    stored, fixed = split.stored_plans(), PlanSpec("fixed", split.default_spec().batch_size or 16)
+    return _plan_facts(_token_row(split, spec, stored), _token_row(split, fixed, stored).cost)
+
+
+def _plan_facts(row: TokenRow, fixed: PlanCost) -> dict[str, Any]:
+    return {
+        "strategy": row.spec.strategy,
+        "batch_size": row.spec.batch_size,
+        "max_tokens": row.spec.max_tokens,
+        "seed": row.spec.seed,
+        "stored_epochs": row.stored_epochs,
+        "batches": row.cost.batches,
+        "real_tokens": row.cost.real_tokens,
+        "padded_tokens": row.cost.padded_tokens,
+        "overhead": row.cost.overhead,
+        "saving": row.saving(fixed),
+        "uniform_batches": row.cost.uniform_batches,
+        "utilization": {str(count): value for count, value in row.cost.utilization.items()},
+    }
+
+
+def format_list(caches: Sequence[Cache]) -> str:
+    """Caches as a table."""
+    lines = [["cache", "rows", "tokens", "tokenizer", "max length", "built"]]
+    for facts in map(_summary, caches):
+        built = facts["created"][:16].replace("T", " ")
+        sizes = (f"{facts['rows']:,}", f"{facts['tokens']:,}")
+        lines.append([f"  {facts['folder']}", *sizes, facts["tokenizer"], str(facts["max_length"]), built])
+    return align(lines)
+
+
+def list_facts(presets: Iterable[Preset], caches: Sequence[Cache]) -> dict[str, Any]:
+    """Everything `prep list --json` says."""
+    known = [{name: getattr(preset, name) for name in ("name", "about", "metric", "hub")} for preset in presets]
+    return {"presets": known, "caches": [_summary(cache) for cache in caches]}
+
+
+def _summary(cache: Cache) -> dict[str, Any]:
+    manifest = cache.manifest
+    return {
+        "name": manifest.name,
+        "folder": str(cache.folder),
+        "fingerprint": manifest.fingerprint,
+        "rows": sum(info.rows for info in manifest.splits.values()),
+        "tokens": sum(info.tokens for info in manifest.splits.values()),
+        "tokenizer": manifest.tokenizer.name,
+        "max_length": manifest.max_length,
+        "created": manifest.created,
+    }

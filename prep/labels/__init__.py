@@ -1,0 +1,1 @@
+"""Label values to class ids; the tags of words."""

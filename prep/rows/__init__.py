@@ -1,0 +1,1 @@
+"""From a stream of texts to encoded rows in ascending length."""

@@ -1,0 +1,164 @@
+"""A corpus, ready to be read, whatever it comes from."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from cache.errors import InputError
+from cache.format.checksummed_json import NAME_PATTERN, Json
+from cache.format.manifest import TOKENIZER
+
+if TYPE_CHECKING:
+    from .files import Stream
+
+WORD_NAMES = ("tokens", "words")
+TEXT_NAMES = ("text", "review", "sentence", "content", "document", "comment", "body", *WORD_NAMES)
+LABEL_NAMES = ("label", "labels", "class", "target", "sentiment", "category", "rating")
+TAG_NAMES = ("ner_tags", "tags", "pos_tags", "labels")
+"""Columns taken for text and label where the user names none, the first that is there; words go with tags."""
+
+
+@dataclass(frozen=True)
+class Columns:
+    """Which columns hold what; what is None or empty is yet to be found.
+
+    Attributes:
+        text: the text, or the first one of a pair.
+        pair: the second text of a pair, None where texts come alone.
+        labels: one column, or one for each class of a multi-label task, holding 0 or 1.
+        labelled: whether labels are wanted; where not, there are no columns of them.
+    """
+
+    text: str | None = None
+    pair: str | None = None
+    labels: tuple[str, ...] = ()
+    labelled: bool = True
+
+    @property
+    def texts(self) -> list[str]:
+        """The columns of text."""
+        return [name for name in (self.text, self.pair) if name is not None]
+
+    @property
+    def names(self) -> list[str]:
+        """All of them."""
+        return [*self.texts, *self.labels]
+
+    @property
+    def identity(self) -> Json:
+        """What a cache's manifest says of them."""
+        pair = {"text_pair": self.pair} if self.pair else {}
+        label = {"label": self.labels[0] if len(self.labels) == 1 else list(self.labels)} if self.labelled else {}
+        return {"text": self.text, **pair, **label}
+
+    @property
+    def classes(self) -> tuple[str, ...] | None:
+        """The classes, where each has a column."""
+        return self.labels if len(self.labels) > 1 else None
+
+
+@dataclass(frozen=True)
+class Source:
+    """A corpus, ready to be read.
+
+    Attributes:
+        argument: what the user typed; empty for data given from Python.
+        name: the default name of its cache.
+        identity: what it is, for the manifest and the fingerprint: kind, file hashes or revision, columns.
+        splits: split name to its stream.
+        label_names: the classes where they are known beforehand, class 0 first.
+        max_length: default truncation, tokens; None = the tokenizer's limit.
+        holdout: fraction of `train` held out as `test` where the user does not say.
+        size_bytes: of its files, for the progress bar; 0 where unknown.
+        pair: whether a row holds two texts.
+        words: whether a row's text is a list of words, each with a tag.
+        task: what the labels are, where that is known beforehand; "auto" elsewhere.
+        note: a line for the user about where the text comes from.
+        metric: the score its authors report; empty where that is not known.
+        unread: what holds labels that are not wanted; empty if nothing.
+    """
+
+    argument: str
+    name: str
+    identity: Json
+    splits: "dict[str, Stream]"
+    label_names: tuple[str, ...] | None = None
+    max_length: int | None = None
+    holdout: float = 0.0
+    size_bytes: int = 0
+    note: str = ""
+    pair: bool = False
+    words: bool = False
+    task: str = "auto"
+    metric: str = ""
+    unread: str = ""
+
+    @property
+    def where(self) -> str:
+        """What errors call it."""
+        return self.argument or "the data given"
+
+
+def choose_columns(names: Sequence[str], asked: Columns, where: Path | str) -> Columns:
+    """The columns of text and label: those asked for, else those with a usual name.
+
+    Args:
+        names: the columns there are.
+        asked: what the user asked for.
+        where: named in errors.
+
+    Raises:
+        InputError: a column is not there, or there twice, or nothing tells which one it is.
+    """
+    text = asked.text or _usual("text", names, TEXT_NAMES, where)
+    usual = TAG_NAMES if text in WORD_NAMES else LABEL_NAMES
+    labels = asked.labels or ((_usual("label", names, usual, where),) if asked.labelled else ())
+    flags = [("--text", text), *((("--text-pair", asked.pair),) if asked.pair else ())]
+    for flag, name in [*flags, *(("--label", label) for label in labels)]:
+        if name not in names:
+            raise InputError(f"{where} has no column {name!r} for {flag}; it has {', '.join(map(repr, names))}")
+        if names.count(name) > 1:
+            raise InputError(f"{where} has {names.count(name)} columns {name!r}; rename all but one")
+    if text in labels or asked.pair in labels:
+        name = text if text in labels else asked.pair
+        raise InputError(f"{where}: the column {name!r} cannot be text and label at once; see --text and --label")
+    if text == asked.pair:
+        raise InputError(f"{where}: the column {text!r} cannot be both texts of a pair; see --text and --text-pair")
+    if len(set(labels)) < len(labels):
+        raise InputError(f"{where}: a column is named twice with --label ({', '.join(labels)}); name each once")
+    return Columns(text, asked.pair, labels, asked.labelled)
+
+
+def unread_labels(names: Sequence[str], columns: Columns) -> str:
+    """The column of labels that is passed over where none are wanted; empty if there is none."""
+    usual = [name for name in LABEL_NAMES if name in names and name not in columns.texts]
+    return f"the column {usual[0]!r}" if usual and not columns.labelled else ""
+
+
+def _usual(what: str, names: Sequence[str], usual: tuple[str, ...], where: Path | str) -> str:
+    for name in usual:
+        if name in names:
+            return name
+    hint = ""
+    if len(names) == 1 and any(mark in names[0] for mark in ";\t|"):
+        hint = "; are its cells separated by something else than commas? Convert it, or end its name in .tsv for tabs"
+    raise InputError(
+        f"{where}: which column is the {what}? It has {', '.join(map(repr, names))}; "
+        f"name one with --{what} COLUMN{hint}"
+    )
+
+
+def cache_name(name: str) -> str:
+    """A name for a cache made from that of a file, folder or dataset."""
+    plain = "".join(letter if NAME_PATTERN.fullmatch("a" + letter) else "-" for letter in name).lstrip("-._")
+    return plain[:100] or "corpus"
+
+
+def check_split_name(name: str, where: Path) -> None:
+    """Raise an `InputError` where a split cannot be called so."""
+    if not NAME_PATTERN.fullmatch(name) or name == TOKENIZER:
+        raise InputError(
+            f"{where} would be the split {name!r}, which is no name for a split (letters, digits, '.', '_', '-'; not "
+            f"{TOKENIZER!r}); rename it, for example to train{''.join(where.suffixes)}"
+        )

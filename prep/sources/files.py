@@ -1,0 +1,328 @@
+"""Local files as streams of columns: csv, tsv, jsonl, parquet, conll, folders of text files. Reading is pyarrow's.
+
+A stream yields Arrow record batches with the columns `text`, `text_pair` where there are pairs, and `label`, so that a
+corpus of any size passes through in pieces. Files that fit comfortably are read whole, which uses every core.
+
+A stream notes what its files look like when it is made, and refuses them if they look otherwise once they were read:
+make it first, then hash the files.
+"""
+
+import contextlib
+import json
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from cache.errors import InputError
+
+from .arrow import distinct, is_list, kept
+from .conll import conll_names, read_conll
+from .corpus import Columns
+from .diagnose import not_utf8, reading
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+TEXT, PAIR, LABEL, LABELS = "text", "text_pair", "label", "labels"
+
+Stream = Callable[[], Iterator["pa.RecordBatch"]]
+"""A function that starts reading from the front and yields record batches with the columns text, perhaps text_pair,
+and label, or labels: a struct with a field for each class where each has a column; no labels where none are wanted."""
+
+FORMATS = {
+    ".csv": "csv",
+    ".tsv": "csv",
+    ".jsonl": "json",
+    ".ndjson": "json",
+    ".json": "json",
+    ".parquet": "parquet",
+    ".conll": "conll",
+}
+
+WHOLE_BYTES = 256 << 20
+"""csv files up to this size are read in one piece."""
+BLOCK_BYTES = (16 << 20, 128 << 20, 1 << 30)
+"""Files are parsed in blocks of this many bytes; where a row is longer than a block, in blocks of the next size."""
+HEAD_BYTES = (256 << 10, *BLOCK_BYTES)
+"""Likewise for a look at the columns."""
+BATCH_ROWS = 1 << 14
+"""Rows of a record batch of a parquet file, fewer where they are long."""
+
+
+def format_of(path: Path) -> str | None:
+    """csv, json, parquet or conll by the file's ending, a .gz behind it aside; None for others."""
+    suffixes = [suffix.lower() for suffix in path.suffixes[-2:]]
+    if suffixes and suffixes[-1] == ".gz":
+        suffixes.pop()
+        known = FORMATS.get(suffixes[-1]) if suffixes else None
+        return known if known != "parquet" else None
+    return FORMATS.get(suffixes[-1]) if suffixes else None
+
+
+def column_names(path: Path) -> list[str]:
+    """The columns of a table file.
+
+    Raises:
+        InputError: the file cannot be read as what its ending says.
+    """
+    with reading(path):
+        return _names(path)
+
+
+def holds_words(path: Path, column: str) -> bool:
+    """Whether a column of a table file holds lists, such as the words of a text, by its schema or first value."""
+    kind = format_of(path)
+    with reading(path):
+        if kind == "json":
+            values = [value for value in _json_head(path).get(column, []) if value is not None]
+            return bool(values) and isinstance(values[0], list)
+        if kind == "parquet":
+            import pyarrow.parquet
+
+            return is_list(pyarrow.parquet.read_schema(path).field(column).type)
+    return kind == "conll"
+
+
+def named(batch: "pa.RecordBatch", columns: Columns) -> "pa.RecordBatch":
+    """A batch with the columns that a stream has."""
+    import pyarrow as pa
+
+    texts, labels = ([batch.column(name) for name in names] for names in (columns.texts, columns.labels))
+    names = [TEXT, PAIR][: len(texts)]
+    if len(labels) < 2:
+        return pa.RecordBatch.from_arrays([*texts, *labels], [*names, *([LABEL] if labels else [])])
+    classes = pa.StructArray.from_arrays(labels, list(columns.labels))
+    return pa.RecordBatch.from_arrays([*texts, classes], [*names, LABELS])
+
+
+def table_stream(paths: Sequence[Path], columns: Columns, where: tuple[str, str] | None = None) -> Stream:
+    """Some columns of table files, one file after the other; `where` = (column, value) keeps the rows that have it."""
+    wanted = list(dict.fromkeys([*columns.names, *([where[0]] if where else [])]))
+    check = watch(paths)
+
+    def batches() -> Iterator["pa.RecordBatch"]:
+
+        for path in paths:
+            with reading(path):
+                for batch in _read(path, wanted, len(columns.texts)):
+                    if where:
+                        values, codes = distinct(batch.column(where[0]))
+                        batch = kept(batch, np.array([value == where[1] for value in values], bool)[codes])
+                    chosen = named(batch, columns)
+                    chosen.validate(full=True)  # not all readers look whether text is UTF-8
+                    yield chosen
+        check()
+
+    return batches
+
+
+def watch(paths: Sequence[Path]) -> Callable[[], None]:
+    """Note what files look like now. Returns a function that raises an `InputError` if one looks otherwise by then."""
+    before = [_look(path) for path in paths]
+
+    def check() -> None:
+        for path, look in zip(paths, before, strict=True):
+            if _look(path) != look:
+                raise InputError(f"{path} changed while it was being read; build again once nothing writes to it")
+
+    return check
+
+
+def _look(path: Path) -> tuple[int, int, int] | None:
+    try:
+        stat = path.stat()
+    except OSError:
+        return None
+    return stat.st_ino, stat.st_size, stat.st_mtime_ns
+
+
+# --- tables
+
+
+def _read(path: Path, columns: list[str], texts: int) -> Iterator["pa.RecordBatch"]:
+    """The columns of a file, the first `texts` of which are text."""
+    if format_of(path) in ("parquet", "conll"):
+        yield from (_read_parquet if format_of(path) == "parquet" else read_conll)(path, columns)
+        return
+    done = 0
+    for block_bytes in BLOCK_BYTES:
+        skip = done
+        with _growing(block_bytes), _blocks(path, columns, texts, block_bytes) as blocks:
+            for batch in blocks:
+                fresh = batch.slice(min(skip, batch.num_rows))
+                skip -= batch.num_rows - fresh.num_rows
+                done += fresh.num_rows
+                yield fresh
+            return
+
+
+@contextlib.contextmanager
+def _growing(block_bytes: int) -> Iterator[None]:
+    """Let a row that is longer than a block pass as long as there is a larger size to try."""
+    import pyarrow as pa
+
+    try:
+        yield
+    except pa.ArrowInvalid as error:
+        if "straddling" not in str(error) or block_bytes == BLOCK_BYTES[-1]:
+            raise
+
+
+def _blocks(path: Path, columns: list[str], texts: int, block_bytes: int) -> Any:
+    """A context manager around the batches of a csv or json file."""
+    if format_of(path) == "json":
+        return _open_json(path, columns, block_bytes, texts)
+    if path.stat().st_size > WHOLE_BYTES or _compressed(path):
+        return _open_csv(path, columns, block_bytes)
+    import pyarrow.csv
+
+    return contextlib.nullcontext(pyarrow.csv.read_csv(path, **_csv_options(path, columns, block_bytes)).to_batches())
+
+
+def _names(path: Path) -> list[str]:
+    kind = format_of(path)
+    if kind == "parquet":
+        import pyarrow.parquet
+
+        return list(pyarrow.parquet.read_schema(path).names)
+    if kind == "conll":
+        return conll_names(path)
+    head = _json_head(path) if kind == "json" else {}
+    if head:
+        return list(head)
+    for block_bytes in HEAD_BYTES:
+        with _growing(block_bytes):
+            first = _open_csv(path, None, block_bytes) if kind == "csv" else _open_json(path, None, block_bytes)
+            with first as reader:
+                return list(reader.schema.names)
+    raise AssertionError("the largest block either fits or raises")
+
+
+def _read_parquet(path: Path, columns: list[str]) -> Iterator["pa.RecordBatch"]:
+    import pyarrow.parquet
+
+    with pyarrow.parquet.ParquetFile(path) as file:
+        meta = file.metadata
+        size = sum(meta.row_group(group).total_byte_size for group in range(meta.num_row_groups))
+        fitting = BLOCK_BYTES[0] * max(meta.num_rows, 1) // max(size, 1)
+        yield from file.iter_batches(batch_size=min(max(fitting, 1), BATCH_ROWS), columns=columns)
+
+
+def _compressed(path: Path) -> bool:
+    return path.suffix.lower() == ".gz"
+
+
+def _input(path: Path) -> Any:
+    import pyarrow as pa
+
+    return pa.input_stream(str(path), compression="gzip" if _compressed(path) else None)
+
+
+def _open_csv(path: Path, columns: list[str] | None, block_bytes: int) -> Any:
+    import pyarrow.csv
+
+    return pyarrow.csv.open_csv(_input(path), **_csv_options(path, columns, block_bytes))
+
+
+def _csv_options(path: Path, columns: list[str] | None, block_bytes: int) -> dict[str, Any]:
+    """Every column is read as text: types guessed from the first block would fail on a later one. Labels find their
+    type in prep.labels.class_labels. An empty cell is missing; a quoted empty cell is an empty text."""
+    import pyarrow as pa
+    import pyarrow.csv
+
+    return {
+        "read_options": pyarrow.csv.ReadOptions(block_size=block_bytes),
+        "parse_options": pyarrow.csv.ParseOptions(newlines_in_values=True, delimiter=delimiter_of(path)),
+        "convert_options": pyarrow.csv.ConvertOptions(
+            column_types={name: pa.string() for name in columns or ()},
+            include_columns=columns,
+            null_values=[""],
+            strings_can_be_null=True,
+            quoted_strings_can_be_null=False,
+        ),
+    }
+
+
+def delimiter_of(path: Path) -> str:
+    """What separates the cells of a csv or tsv file."""
+    return "\t" if ".tsv" in path.name.lower() else ","
+
+
+def _open_json(path: Path, columns: list[str] | None, block_bytes: int, texts: int = 0) -> Any:
+    """With `columns`, the first `texts` of which are text: other fields are passed over, whatever they hold, and text
+    is text even where it looks like a date."""
+    import pyarrow as pa
+    import pyarrow.json
+
+    read = pyarrow.json.ReadOptions(block_size=block_bytes)
+    if columns is None:
+        return pyarrow.json.open_json(_input(path), read_options=read)
+    head = _json_head(path)
+    types = [_json_type(head.get(name, []), name in columns[:texts]) for name in columns]
+    parse = pyarrow.json.ParseOptions(
+        explicit_schema=pa.schema(list(zip(columns, types, strict=True))), unexpected_field_behavior="ignore"
+    )
+    return pyarrow.json.open_json(_input(path), read_options=read, parse_options=parse)
+
+
+def _json_head(path: Path) -> dict[str, list[Any]]:
+    """The fields of the first objects of a file and their values, as far as they parse."""
+    with _input(path) as file:
+        text = file.read(HEAD_BYTES[0]).decode("utf-8-sig", "replace").strip()
+    decoder, fields, position = json.JSONDecoder(), dict[str, list[Any]](), 0
+    with contextlib.suppress(ValueError, AttributeError, RecursionError):  # the head's end, or what pyarrow will refuse
+        while position < len(text):
+            row, position = decoder.raw_decode(text, position)
+            for name, value in row.items():
+                fields.setdefault(name, []).append(value)
+            while text[position : position + 1].isspace():
+                position += 1
+    return fields
+
+
+def _json_type(values: list[Any], text: bool) -> Any:
+    """The type of a field by its first values; that of the very first one where they are mixed. `text` or words are
+    text, whatever they look like."""
+    import pyarrow as pa
+
+    values = [value for value in values if value is not None]
+    if text:
+        return pa.list_(pa.string()) if values and isinstance(values[0], list) else pa.string()
+    for sample in (values, values[:1]):
+        with contextlib.suppress(pa.ArrowException, OverflowError):
+            found = pa.infer_type(sample)
+            if is_list(found) and pa.types.is_null(found.value_type):
+                return pa.list_(pa.string())
+            return pa.string() if pa.types.is_null(found) else found
+    return pa.string()
+
+
+# --- folders of text files
+
+
+def text_files_stream(files: list[tuple[Path, str]], labelled: bool = True) -> Stream:
+    """One row a file: its text, and the label given with it where labels are wanted."""
+    check = watch([path for path, _ in files])
+
+    def batches() -> Iterator["pa.RecordBatch"]:
+        import pyarrow as pa
+
+        for i in range(0, len(files), 4096):
+            part = files[i : i + 4096]
+            texts = [_text_of(path) for path, _ in part]
+            labels = {LABEL: [label for _, label in part]} if labelled else {}
+            yield pa.RecordBatch.from_pydict({TEXT: texts, **labels})
+        check()
+
+    return batches
+
+
+def _text_of(path: Path) -> str:
+    with reading(path):
+        data = path.read_bytes()
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise InputError(not_utf8(path, error.start)) from None

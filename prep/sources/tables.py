@@ -1,0 +1,253 @@
+"""Splits that are tables already: data frames, Arrow tables, datasets in memory, on the Hub or saved to a folder.
+
+All of them pass as record batches. What they are, for the fingerprint, is a hash of their texts and labels, the same
+whichever library holds them and wherever their chunks end.
+"""
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from cache.errors import InputError
+
+from ..labels.class_labels import Coded
+from ..labels.tags import check_filled
+from ..rows.encoding import checked_texts, code_batch
+from .arrow import is_list, is_text, list_counts
+from .corpus import Columns, Source, cache_name, choose_columns, unread_labels
+from .files import BATCH_ROWS, LABEL, LABELS, PAIR, TEXT, Stream, named
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+Classes = tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Frame:
+    """One split.
+
+    Attributes:
+        names: its columns.
+        select: some columns to a stream of the batches that hold just them.
+        classes: column of labels to the names of its classes, class 0 first, where the data says them.
+    """
+
+    names: list[str]
+    select: Callable[[list[str]], Stream]
+    classes: Mapping[str, Classes] = field(default_factory=dict)
+
+
+def class_names(features: Mapping[str, Any]) -> dict[str, Classes]:
+    """The columns that hold classes, or lists of them, and the classes' names.
+
+    Args:
+        features: of a dataset, as `datasets` describes them in JSON.
+    """
+    found = {}
+    for column, feature in features.items():
+        inner = feature[0] if isinstance(feature, list) and len(feature) == 1 else feature
+        inner = inner.get("feature", inner) if isinstance(inner, dict) else {}
+        names = inner.get("names") if isinstance(inner, dict) and inner.get("_type") == "ClassLabel" else None
+        if names:
+            found[column] = tuple(map(str, names))
+    return found
+
+
+def dataset_frame(rows: Any) -> Frame:
+    """A `datasets.Dataset`, its order and selection of rows kept."""
+
+    def select(names: list[str]) -> Stream:
+        def batches() -> Iterator["pa.RecordBatch"]:
+            for table in rows.select_columns(names).with_format("arrow").iter(BATCH_ROWS):
+                yield from table.to_batches()
+
+        return batches
+
+    return Frame(list(rows.column_names), select, class_names(rows.features.to_dict()))
+
+
+def split_hidden(frames: Mapping[str, Frame], columns: Columns) -> tuple[dict[str, Frame], str]:
+    """Leave out the splits whose labels are all -1, the Hub's way of keeping the answers of a test split to itself.
+
+    Returns:
+        The other splits, and a line for the user, which is empty where none is left out.
+
+    Raises:
+        InputError: there is no other.
+    """
+    if not columns.labelled:
+        return dict(frames), ""
+    hidden = [split for split, frame in frames.items() if _all_hidden(frame, columns.labels[0])]
+    if len(hidden) == len(frames):
+        label = columns.labels[0]
+        raise InputError(f"no row of {', '.join(hidden)} has a label: column {label!r} is -1 everywhere; see --label")
+    note = f"left out, for its labels are not public: {', '.join(hidden)}" if hidden else ""
+    return {split: frame for split, frame in frames.items() if split not in hidden}, note
+
+
+def _all_hidden(frame: Frame, label: str) -> bool:
+    rows = 0
+    for batch in frame.select([label])() if label in frame.classes else ():
+        if any(value != -1 for value in batch.column(0).to_pylist()):
+            return False
+        rows += batch.num_rows
+    return rows > 0
+
+
+def known_classes(frames: Mapping[str, Frame], columns: Columns) -> Classes | None:
+    """The classes of the label, where the data says them or each has a column.
+
+    Raises:
+        InputError: the splits have different ones.
+    """
+    if columns.classes or not columns.labelled:
+        return columns.classes
+    label = columns.labels[0]
+    found = {split: frame.classes.get(label) for split, frame in frames.items()}
+    if len(set(found.values())) > 1:
+        listed = "; ".join(f"{split}: {', '.join(names or ('none',))}" for split, names in found.items())
+        raise InputError(f"the splits name the classes of column {label!r} differently ({listed}); make them the same")
+    return next(iter(found.values()))
+
+
+def holds_words(frames: Mapping[str, Frame], columns: Columns) -> bool:
+    """Whether the texts are lists of words, by the first rows of each split."""
+    first = [next(iter(frame.select([str(columns.text)])()), None) for frame in frames.values()]
+    kinds = [batch.schema.types[0] for batch in first if batch is not None]
+    return bool(kinds) and all(map(is_list, kinds))
+
+
+def frame_stream(frame: Frame, columns: Columns, where: str) -> Stream:
+    """The texts and labels of a split.
+
+    Raises:
+        InputError: the columns cannot be made into Arrow's; while reading: text is not valid UTF-8.
+    """
+    import pyarrow as pa
+
+    selected = frame.select(list(dict.fromkeys(columns.names)))
+
+    def batches() -> Iterator["pa.RecordBatch"]:
+        for batch in selected():
+            batch = named(
+                pa.RecordBatch.from_arrays([_plain(held) for held in batch.columns], batch.schema.names), columns
+            )
+            try:
+                batch.validate(full=True)
+            except pa.ArrowInvalid as error:
+                raise InputError(f"{where}: {error}") from error
+            yield batch
+
+    return batches
+
+
+def _plain(column: "pa.Array") -> "pa.Array":
+    """A column in a type that all of pyarrow's functions know: no views, no numbers that stand for values."""
+    import pyarrow as pa
+
+    kind = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
+    if pa.types.is_string_view(kind):
+        kind = pa.large_string()
+    elif is_list(kind) and pa.types.is_string_view(kind.value_type):
+        kind = pa.large_list(pa.large_string())
+    return column if kind == column.type else pa.array(column.to_pylist(), kind)
+
+
+def frames_source(argument: str, name: str, frames: Mapping[str, Frame], asked: Columns) -> Source:
+    """A corpus of tables.
+
+    Args:
+        argument: what the user typed; empty for data given from Python.
+        name: the default name of its cache.
+        frames: split name to split.
+        asked: columns; the usual ones for those that are not named.
+
+    Raises:
+        InputError: a column is missing, a text or label is missing or of a wrong kind.
+    """
+    where = {split: f"{argument or 'the data given'}, split {split!r}" for split in frames}
+    for split, frame in frames.items():
+        asked = choose_columns(frame.names, asked, where[split])
+    unread = next(filter(None, (unread_labels(frame.names, asked) for frame in frames.values())), "")
+    labelled, note = split_hidden(frames, asked)
+    classes = known_classes(labelled, asked)
+    streams = {split: frame_stream(frame, asked, where[split]) for split, frame in labelled.items()}
+    digests = {split: digest(split, stream) for split, stream in streams.items()}
+    tables = [{"split": split, "rows": found.rows, "sha256": found.sha256} for split, found in digests.items()]
+    return Source(
+        argument=argument,
+        name=cache_name(name),
+        identity={"kind": "tables", "tables": tables, **asked.identity},
+        splits=streams,
+        label_names=classes,
+        pair=asked.pair is not None,
+        words=holds_words(labelled, asked),
+        size_bytes=sum(found.bytes for found in digests.values()),
+        note=note,
+        unread=unread,
+    )
+
+
+@dataclass(frozen=True)
+class Digest:
+    """What a stream holds: its rows, their bytes in memory, and a sha256 over texts and labels."""
+
+    rows: int
+    bytes: int
+    sha256: str
+
+
+def digest(split: str, stream: Stream) -> Digest:
+    """Read a stream to its end.
+
+    Raises:
+        InputError: a text or label is missing or of a wrong kind.
+    """
+    parts = {name: hashlib.sha256() for name in (TEXT, f"{TEXT} bytes", PAIR, f"{PAIR} bytes", "labels", "counts")}
+    rows = size = 0
+    for batch in stream():
+        for name in (TEXT, PAIR):
+            if name in batch.schema.names:
+                texts = batch.column(name)
+                words = is_list(texts.type)
+                if words:
+                    check_filled(texts, split, rows)
+                    parts[name].update(list_counts(texts).astype("<i8").tobytes())
+                    texts = texts.flatten()
+                if not (words and is_text(texts.type)):  # of words, `tagged_words` finds what is wrong
+                    texts = checked_texts(texts, split, rows)
+                lengths, data = _text_bytes(texts)
+                parts[name].update(lengths)
+                parts[f"{name} bytes"].update(data)
+        if LABEL in batch.schema.names or LABELS in batch.schema.names:
+            coded = code_batch(batch, split, rows)
+            parts["labels"].update(_label_bytes(coded))
+            if coded.counts is not None:
+                parts["counts"].update(coded.counts.astype("<i8").tobytes())
+        rows, size = rows + batch.num_rows, size + batch.nbytes
+    listed = json.dumps({name: part.hexdigest() for name, part in parts.items()})
+    return Digest(rows, size, hashlib.sha256(listed.encode()).hexdigest())
+
+
+def _text_bytes(texts: "pa.Array") -> tuple[bytes, memoryview]:
+    """Bytes of each text, as 64-bit numbers, and the texts end to end."""
+    import pyarrow as pa
+
+    if not len(texts):
+        return b"", memoryview(b"")
+    _, offsets, data = texts.buffers()
+    kind = np.dtype("<i8" if pa.types.is_large_string(texts.type) else "<i4")
+    ends = np.frombuffer(offsets, kind)[texts.offset : texts.offset + len(texts) + 1].astype("<i8")
+    held = memoryview(data if data is not None else b"")[int(ends[0]) : int(ends[-1])]
+    return np.diff(ends).tobytes(), held
+
+
+def _label_bytes(coded: Coded) -> bytes:
+    """A line a label."""
+    lines = [json.dumps(value, default=repr).encode() + b"\n" for value in coded.values]
+    return b"".join([lines[code] for code in coded.codes.tolist()])

@@ -1,0 +1,1 @@
+"""Tokenizers: found by name, run over batches of texts, checked against `tokenizers`."""

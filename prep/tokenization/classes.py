@@ -1,0 +1,118 @@
+"""What transformers' tokenizer classes make of a tokenizer.json.
+
+Since version 5 a class takes only the vocabulary, the special tokens around a text and, of SentencePiece, the table of
+characters from there. How text is normalized and split it knows itself, from tokenizer_config.json and its defaults.
+Ids are to be those that transformers gives, so that is written into the cache's tokenizer.json as well.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+from cache.format.checksummed_json import Json
+
+BERT_SETTINGS = (
+    ("do_lower_case", "lowercase", True),
+    ("strip_accents", "strip_accents", None),
+    ("tokenize_chinese_chars", "handle_chinese_chars", True),
+)
+"""Key of tokenizer_config.json, key of the normalizer in tokenizer.json, transformers' default."""
+
+GENERIC = ("PreTrainedTokenizerFast", "TokenizersBackend", "PreTrainedTokenizer")
+"""Classes that take tokenizer.json as it is."""
+
+DEFAULTS: dict[str, Json] = {"ByteLevel": {"type": "ByteLevel", "trim_offsets": True, "use_regex": True}}
+SPACES: Json = {"type": "Replace", "pattern": {"Regex": r"\s{2,}|[\n\r\t]"}, "content": " "}
+STRIP_END: Json = {"type": "Strip", "strip_left": False, "strip_right": True}
+WORDS: Json = {"type": "WhitespaceSplit"}
+PUNCTUATION: Json = {"type": "Punctuation", "behavior": "Isolated"}
+
+
+def made_anew(parts: Json, config: Json) -> Json:
+    """The parts of a tokenizer.json that transformers would make otherwise: `normalizer`, `pre_tokenizer`, or none.
+
+    Args:
+        parts: the content of tokenizer.json.
+        config: the content of tokenizer_config.json.
+    """
+    name = config.get("tokenizer_class")
+    if name in GENERIC:
+        return {}
+    make = CLASSES.get(str(name).removesuffix("Fast"))
+    if make:
+        made = make(parts, config)
+        return {key: part for key, part in made.items() if _spelled_out(part) != _spelled_out(parts.get(key))}
+    changed: Json = {}
+    normalizer, splitter = (_as_object(parts.get(key)) for key in ("normalizer", "pre_tokenizer"))
+    if normalizer.get("type") == "BertNormalizer":
+        keys = [row for row in BERT_SETTINGS if row[0] in config or name]
+        changed["normalizer"] = {**normalizer, **{ours: config.get(key, default) for key, ours, default in keys}}
+    if splitter.get("type") == "ByteLevel" and isinstance(config.get("add_prefix_space"), bool):
+        changed["pre_tokenizer"] = {**splitter, "add_prefix_space": config["add_prefix_space"]}
+    return changed
+
+
+def _roberta(parts: Json, config: Json) -> Json:
+    """Byte-level BPE; a space before the text only where asked for."""
+    space = bool(config.get("add_prefix_space"))
+    return {"normalizer": None, "pre_tokenizer": {**DEFAULTS["ByteLevel"], "add_prefix_space": space}}
+
+
+def _xlm_roberta(parts: Json, config: Json) -> Json:
+    """Unigram over words, its table of characters taken from tokenizer.json."""
+    tables = [step for step in _steps(parts.get("normalizer")) if step.get("type") == "Precompiled"]
+    splitters = [WORDS, _spaces_as_letters("always" if config.get("add_prefix_space", True) else "never")]
+    return {"normalizer": next(iter(tables), None), "pre_tokenizer": _sequence("pretokenizers", splitters)}
+
+
+def _deberta(parts: Json, config: Json) -> Json:
+    """Unigram over whole texts."""
+    lower = [{"type": "Lowercase"}] if config.get("do_lower_case") else []
+    splitters = [PUNCTUATION] if config.get("split_by_punct") else []
+    splitters.append(_spaces_as_letters("always" if config.get("add_prefix_space", True) else "first"))
+    normalizers = [*lower, SPACES, {"type": "NFC"}, STRIP_END]
+    return {
+        "normalizer": _sequence("normalizers", normalizers),
+        "pre_tokenizer": _sequence("pretokenizers", splitters),
+    }
+
+
+CLASSES: dict[str, Callable[[Json, Json], Json]] = {
+    "RobertaTokenizer": _roberta,
+    "BartTokenizer": _roberta,
+    "LongformerTokenizer": _roberta,
+    "XLMRobertaTokenizer": _xlm_roberta,
+    "CamembertTokenizer": _xlm_roberta,
+    "DebertaV2Tokenizer": _deberta,
+}
+"""What a class of transformers makes anew; BERT's and those like it are known by their normalizer."""
+
+
+def _as_object(part: Any) -> Json:
+    return part if isinstance(part, dict) else {}
+
+
+def _steps(part: Any) -> list[Json]:
+    """The steps of a normalizer or splitter, which may be one alone, a sequence or none."""
+    part = _as_object(part)
+    steps = part.get("normalizers", part.get("pretokenizers"))
+    return [_as_object(step) for step in steps] if isinstance(steps, list) else [part] if part else []
+
+
+def _spelled_out(part: Any) -> list[Json]:
+    """Its steps with nothing left to defaults, so that equal ones compare equal."""
+    steps = []
+    for step in _steps(part):
+        if step.get("type") == "Metaspace":
+            old = {"prepend_scheme": "always" if step.get("add_prefix_space", True) else "never", "split": True}
+            step = {**old, **{key: value for key, value in step.items() if key != "add_prefix_space"}}
+        steps.append({**DEFAULTS.get(str(step.get("type")), {}), **step})
+    return steps
+
+
+def _spaces_as_letters(prepend: str) -> Json:
+    """SentencePiece's splitter; `prepend` says before what a space is put: "always", "first" or "never"."""
+    return {"type": "Metaspace", "replacement": "▁", "prepend_scheme": prepend, "split": True}
+
+
+def _sequence(key: str, steps: list[Json]) -> Json:
+    return {"type": "Sequence", key: steps}

@@ -1,0 +1,317 @@
+"""Engines: who turns texts into ids. `tokenizers` always can; nanotoken and gigatoken are 10 to 100 times faster.
+
+The fast ones are young, so no build trusts them: every chunk that one of them encodes is checked on some of its own
+rows against `tokenizers` (`ParityCheck`), and a single difference sends the whole build back to `tokenizers`.
+"""
+
+import functools
+import json
+import re
+import unicodedata
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+
+from cache.errors import InputError
+from cache.plans.strategies import Ints
+
+ENGINES = ("auto", "nanotoken", "gigatoken", "tokenizers")
+
+
+class Engine(Protocol):
+    """Encodes texts: special tokens added, truncated, not padded."""
+
+    name: str
+
+    def encode(self, texts: Sequence[str]) -> tuple[Ints, Ints]:
+        """Texts to (tokens,) uint32 ids, rows end to end, and (rows,) int64 lengths."""
+        ...
+
+    def encode_bare(self, texts: Sequence[str]) -> tuple[Ints, Ints]:
+        """The same without special tokens, not truncated."""
+        ...
+
+
+@dataclass(frozen=True)
+class Rules:
+    """What an engine needs to know beside tokenizer.json.
+
+    Attributes:
+        tokenizer_json: its content.
+        max_length: tokens of a row at most, special tokens included.
+        truncation_side: "right" or "left", the side where tokens are dropped.
+        pad_id: used for scratch space only.
+    """
+
+    tokenizer_json: str
+    max_length: int
+    truncation_side: str
+    pad_id: int
+
+
+class TokenizersEngine:
+    """Hugging Face `tokenizers`, the reference."""
+
+    name = "tokenizers"
+    ROWS = 1024
+    """Rows encoded at once: nothing can be stopped in between."""
+
+    def __init__(self, rules: Rules, backend: Any = None) -> None:
+        """`backend` is the parsed tokenizer.json, where it has been parsed already."""
+        from tokenizers import Tokenizer
+
+        self.rules = rules
+        self.backend = backend or Tokenizer.from_str(rules.tokenizer_json)
+        self.backend.no_padding()
+        self.backend.enable_truncation(rules.max_length, direction=rules.truncation_side)
+
+    def encode(self, texts: Sequence[str]) -> tuple[Ints, Ints]:
+        rows: list[Ints] = []
+        for first in range(0, len(texts), self.ROWS):
+            encodings = self.backend.encode_batch_fast(list(texts[first : first + self.ROWS]))
+            rows += [np.array(encoding.ids, np.uint32) for encoding in encodings]
+        return join_rows(rows)
+
+    def encode_bare(self, texts: Sequence[str]) -> tuple[Ints, Ints]:
+        self.backend.no_truncation()
+        try:
+            encodings = self.backend.encode_batch_fast(list(texts), add_special_tokens=False)
+        finally:
+            self.backend.enable_truncation(self.rules.max_length, direction=self.rules.truncation_side)
+        return join_rows([np.array(encoding.ids, np.uint32) for encoding in encodings])
+
+
+class NanotokenEngine:
+    """nanotoken: WordPiece."""
+
+    name = "nanotoken"
+
+    def __init__(self, rules: Rules) -> None:
+        import nanotoken
+
+        nanotoken.set_cache_entries(1 << 19)  # some 65 MiB a thread instead of 130, no slower on the reviews
+        self.rules = rules
+        self.backend = nanotoken.Tokenizer.from_json(rules.tokenizer_json)
+
+    def encode(self, texts: Sequence[str]) -> tuple[Ints, Ints]:
+        rules = self.rules
+        rows = self.backend.encode_batch(texts, max_length=rules.max_length, truncation_side=rules.truncation_side)
+        return rows.ids, rows.lengths
+
+    def encode_bare(self, texts: Sequence[str]) -> tuple[Ints, Ints]:
+        rows = self.backend.encode_batch(texts, add_special_tokens=False)
+        return rows.ids, rows.lengths
+
+
+class GigatokenEngine:
+    """gigatoken: byte-level BPE, and SentencePiece BPE with byte fallback. It leaves special tokens to its caller.
+
+    It and `tokenizers` go by different versions of Unicode, so texts with characters that one of them may not know
+    (see `has_young_letters`) are left to `tokenizers`.
+    """
+
+    name = "gigatoken"
+    ROWS = 4096
+    """Rows encoded at once: they come padded to the longest."""
+
+    def __init__(self, rules: Rules) -> None:
+        import gigatoken
+        from tokenizers import Tokenizer
+
+        self.rules = rules
+        self.backend = gigatoken.Tokenizer.from_json(rules.tokenizer_json)
+        self.before, self.after = special_ids(Tokenizer.from_str(rules.tokenizer_json))
+        self.careful = TokenizersEngine(rules)
+
+    def encode(self, texts: Sequence[str]) -> tuple[Ints, Ints]:
+        return self._all(texts, self.rules.max_length, (self.before, self.after), self.careful.encode)
+
+    def encode_bare(self, texts: Sequence[str]) -> tuple[Ints, Ints]:
+        return self._all(texts, None, ([], []), self.careful.encode_bare)
+
+    def _all(
+        self,
+        texts: Sequence[str],
+        max_length: int | None,
+        around: tuple[list[int], list[int]],
+        careful: Callable[[Sequence[str]], tuple[Ints, Ints]],
+    ) -> tuple[Ints, Ints]:
+        rows: list[Ints] = []
+        for first in range(0, len(texts), self.ROWS):
+            rows += self._encode(texts[first : first + self.ROWS], max_length, *around)
+        young = [row for row, text in enumerate(texts) if not text.isascii() and has_young_letters(text)]
+        for row, ids in zip(young, split_rows(*careful([texts[row] for row in young])), strict=True):
+            rows[row] = ids
+        return join_rows(rows)
+
+    def _encode(self, texts: Sequence[str], max_length: int | None, before: list[int], after: list[int]) -> list[Ints]:
+        matrix, lengths = self.backend.encode_batch_padded(
+            list(texts),
+            self.rules.pad_id,
+            max_length=max_length,
+            truncate=max_length is not None,
+            truncate_left=self.rules.truncation_side == "left",
+            prefix=before,
+            suffix=after,
+        )
+        return [row[:length] for row, length in zip(matrix, lengths, strict=True)]
+
+
+def join_rows(rows: Sequence[Ints]) -> tuple[Ints, Ints]:
+    """Rows of ids to (tokens,) uint32, rows end to end, and (rows,) int64 lengths."""
+    lengths = np.fromiter(map(len, rows), np.int64, len(rows))
+    return np.concatenate([np.zeros(0, np.uint32), *rows], dtype=np.uint32, casting="unsafe"), lengths
+
+
+def split_rows(ids: Ints, lengths: Ints) -> list[Ints]:
+    """The reverse of `join_rows`."""
+    return np.split(ids, np.cumsum(lengths)[:-1]) if len(lengths) else []
+
+
+_OLD = re.compile("[\u0000-\u021f\u2010-\u2046\u3041-\u3094\u4e00-\u9fa5\uac00-\ud7a3]+")
+"""The bulk of most texts, all of it in Unicode 3.2."""
+
+
+def has_young_letters(text: str) -> bool:
+    """Whether `text` has letters, digits or marks that came to Unicode after version 3.2 (2002), or may have.
+
+    Tables of different age agree on all characters but these: what one calls a letter is nothing yet to the other.
+    Symbols such as emoji are no matter, for tokenizers treat an unknown character as a symbol.
+    """
+    return any(map(_is_young, set(_OLD.sub("", text))))
+
+
+@functools.cache
+def _is_young(character: str) -> bool:
+    old = unicodedata.ucd_3_2_0.category(character) != "Cn"
+    return not old and unicodedata.category(character)[0] not in "SP"
+
+
+def special_ids(backend: Any) -> tuple[list[int], list[int]]:
+    """The special tokens that a tokenizer puts before and after a single text.
+
+    Raises:
+        ValueError: it does not simply put some before and some after.
+    """
+    backend.no_padding()
+    backend.no_truncation()
+    bare, full = backend.encode("a", add_special_tokens=False).ids, backend.encode("a").ids
+    for start in range(len(full) - len(bare) + 1):
+        if full[start : start + len(bare)] == bare:
+            return full[:start], full[start + len(bare) :]
+    raise ValueError("its special tokens are not simply put around the text")
+
+
+FAST: dict[str, tuple[str, Callable[[Rules], Engine]]] = {
+    "nanotoken": ("WordPiece", NanotokenEngine),
+    "gigatoken": ("BPE", GigatokenEngine),
+}
+"""Fast engines: the tokenizer model each is for, and how to make it."""
+
+
+def choose_engine(name: str, rules: Rules) -> Engine:
+    """The engine asked for; for "auto" the fastest one that is installed and takes this tokenizer.
+
+    Raises:
+        InputError: the engine asked for is not installed, or does not take this tokenizer.
+    """
+    if name == "tokenizers":
+        return TokenizersEngine(rules)
+    model = str((json.loads(rules.tokenizer_json).get("model") or {}).get("type"))
+    for engine, (kind, make) in FAST.items():
+        if name not in ("auto", engine) or (name == "auto" and kind != model):
+            continue
+        try:
+            return make(rules)
+        except ImportError:
+            if name != "auto":
+                raise InputError(f"--engine {engine} is not installed: pip install {engine}") from None
+        except Exception as error:  # each library has errors of its own for what it does not take
+            if name != "auto":
+                reason = next(iter(str(error).splitlines()), type(error).__name__)
+                raise InputError(
+                    f"--engine {engine} does not take this {model} tokenizer: {reason}; pass --engine tokenizers"
+                ) from error
+    return TokenizersEngine(rules)
+
+
+class ParityError(Exception):
+    """A fast engine failed, or gave other ids than `tokenizers`."""
+
+    @classmethod
+    def differing(cls, engine: str, text: str, found: list[int], expected: list[int]) -> "ParityError":
+        """For `text` it gave `found` instead of `expected`."""
+        at = next((i for i, pair in enumerate(zip(found, expected, strict=False)) if pair[0] != pair[1]), -1)
+        at = at if at >= 0 else min(len(found), len(expected))
+        return cls(
+            f"{engine} and tokenizers disagree at token {at} of the text {text[:200]!r}: "
+            f"{found[at : at + 5]} instead of {expected[at : at + 5]}"
+        )
+
+
+LONG_TOKEN = 1000
+"""Characters that no token has on average."""
+
+
+class ParityCheck:
+    """Encodes some rows of every chunk again with `tokenizers`: its longest, some with non-ASCII text, a random sample.
+
+    Attributes:
+        rows: how many rows were checked so far.
+    """
+
+    FIRST = (16, 176, 320)
+    """Rows checked of the first chunk: longest, non-ASCII, at random; what one lacks, the sample makes up for."""
+    LATER = (4, 12, 16)
+    """Likewise of each later chunk."""
+
+    def __init__(self, reference: TokenizersEngine) -> None:
+        self.reference = reference
+        self.rows = 0
+        self.chunks = 0
+
+    def check(self, engine: str, texts: Sequence[str], ids: Ints, lengths: Ints) -> None:
+        """Check a chunk.
+
+        Raises:
+            ParityError: a row differs.
+        """
+        if len(lengths) != len(texts) or int(lengths.sum()) != len(ids):
+            raise ParityError(f"{engine} gave {len(lengths):,} rows for {len(texts):,} texts")
+        chosen = self.choose(texts)
+        begins = np.cumsum(lengths) - lengths
+        expected = split_rows(*self.reference.encode([self.kept(texts[row]) for row in chosen]))
+        for row, wanted in zip(chosen, expected, strict=True):
+            found = ids[begins[row] : begins[row] + lengths[row]]
+            if not np.array_equal(found, wanted):
+                raise ParityError.differing(engine, texts[row], found.tolist(), wanted.tolist())
+
+    def kept(self, text: str) -> str:
+        """Of a text of megabytes the side that is not truncated, for the reference would take minutes over all of it.
+
+        Where that makes a difference, it is taken for the engine's: the build is then slow, but right.
+        """
+        most = self.reference.rules.max_length * LONG_TOKEN
+        return text[:most] if self.reference.rules.truncation_side == "right" else text[-most:]
+
+    def choose(self, texts: Sequence[str]) -> list[int]:
+        """The rows of the next chunk to check; they are counted."""
+        chosen = self._choose(texts)
+        self.chunks += 1
+        self.rows += len(chosen)
+        return chosen
+
+    def _choose(self, texts: Sequence[str]) -> list[int]:
+        longest, foreign, sample = self.LATER if self.rows >= sum(self.FIRST) else self.FIRST
+        total = min(longest + foreign + sample, len(texts))
+        random = np.random.default_rng(self.chunks).permutation(len(texts)).tolist()
+        sizes = np.fromiter(map(len, texts), np.int64, len(texts))
+        chosen = dict.fromkeys(np.argsort(-sizes, kind="stable")[:longest].tolist())
+        chosen.update(dict.fromkeys([row for row in random if not texts[row].isascii()][:foreign]))
+        for row in random:
+            if len(chosen) >= total:
+                break
+            chosen[row] = None
+        return list(chosen)

@@ -1,0 +1,182 @@
+"""Two texts in one row: the tokenizer's pair template, and truncation that takes from the longer text first.
+
+`tokenizers` does both by itself and is the reference. A fast engine encodes the two texts alone; they are put together
+here, a whole chunk at once, and checked against the reference like everything else that is fast.
+
+Shapes: N pairs, T tokens.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from cache.errors import InputError
+from cache.plans.strategies import Ints
+
+from .engines import Engine, ParityCheck, ParityError, Rules, TokenizersEngine, split_rows
+
+Rows = tuple[Ints, Ints, Ints]
+"""(T,) uint32 ids, rows end to end; (N,) int64 lengths; (N,) int64 tokens of token type 0, which come first."""
+
+
+@dataclass(frozen=True)
+class Template:
+    """The special tokens around a pair, and how many of those between the texts are of token type 0.
+
+    Where the tokenizer has one type for everything, `typed` is False.
+    """
+
+    before: list[int]
+    between: list[int]
+    after: list[int]
+    between_first: int
+    typed: bool
+
+    @property
+    def specials(self) -> int:
+        """Special tokens of a row."""
+        return len(self.before) + len(self.between) + len(self.after)
+
+
+def pair_template(backend: Any) -> Template:
+    """The template of a tokenizer without truncation.
+
+    Raises:
+        InputError: it puts the second text first, or has token types other than zeros followed by ones.
+    """
+    encoding = backend.encode("a", "b")
+    places, types = encoding.sequence_ids, encoding.type_ids
+    ends = [len(places) - 1 - places[::-1].index(text) for text in (0, 1) if text in places]
+    starts = [places.index(text) for text in (0, 1) if text in places]
+    if len(starts) < 2 or ends[0] > starts[1] or types != sorted(types) or not {0, 1}.issuperset(types):
+        raise InputError(
+            "the tokenizer's template for pairs is none that a cache holds: the first text, then the second, with "
+            "token types 0, then 1; pass another --tokenizer"
+        )
+    ids = encoding.ids
+    between = slice(ends[0] + 1, starts[1])
+    typed = 1 in types
+    between_first = types[between].count(0) if typed else 0
+    return Template(ids[: starts[0]], ids[between], ids[ends[1] + 1 :], between_first, typed)
+
+
+def longest_first(firsts: Ints, seconds: Ints, most: int) -> tuple[Ints, Ints]:
+    """What is kept of two texts of `firsts` and `seconds` tokens (N,), so that together they have at most `most`.
+
+    The rule of `tokenizers`: the longer one gives way until both are equal, then both; an odd token is the longer's.
+    """
+    short, long = np.minimum(firsts, seconds), np.maximum(firsts, seconds)
+    long = np.minimum(long, np.maximum(short, most - short))
+    halved = short + long > most
+    short, long = np.where(halved, most // 2, short), np.where(halved, most - most // 2, long)
+    swapped = firsts > seconds
+    fits = firsts + seconds <= most
+    kept = np.where(swapped, long, short), np.where(swapped, short, long)
+    return np.where(fits, firsts, kept[0]), np.where(fits, seconds, kept[1])
+
+
+def assemble(firsts: tuple[Ints, Ints], seconds: tuple[Ints, Ints], template: Template, most: int, left: bool) -> Rows:
+    """Put encoded texts together.
+
+    Args:
+        firsts, seconds: (T,) ids and (N,) lengths of the texts alone.
+        template: the special tokens.
+        most: tokens of both texts together at most.
+        left: whether truncation drops tokens on the left.
+    """
+    kept = longest_first(firsts[1], seconds[1], most)
+    lengths = kept[0] + kept[1] + template.specials
+    begins = np.cumsum(lengths) - lengths
+    ids = np.zeros(int(lengths.sum()), np.uint32)
+    place = begins
+    for special, texts, count in ((template.before, firsts, kept[0]), (template.between, seconds, kept[1])):
+        place = _put_special(ids, place, special)
+        source = np.cumsum(texts[1]) - texts[1] + (texts[1] - count if left else 0)
+        within = np.arange(int(count.sum())) - np.repeat(np.cumsum(count) - count, count)
+        ids[np.repeat(place, count) + within] = texts[0][np.repeat(source, count) + within]
+        place = place + count
+    _put_special(ids, place, template.after)
+    zeros = kept[0] + len(template.before) + template.between_first
+    return ids, lengths, zeros if template.typed else lengths.copy()
+
+
+def _put_special(ids: Ints, places: Ints, special: list[int]) -> Ints:
+    for offset, number in enumerate(special):
+        ids[places + offset] = number
+    moved: Ints = places + len(special)
+    return moved
+
+
+class PairEncoder:
+    """A tokenizer that turns pairs of texts into rows.
+
+    Args:
+        rules: as for single texts; `max_length` counts the special tokens of a pair.
+        engine: who encodes the single texts.
+        check: counts the rows that were encoded again by `tokenizers`; None where that is the engine.
+
+    Raises:
+        InputError: the tokenizer's template is none that a cache holds, or `max_length` has no room for text.
+    """
+
+    def __init__(self, rules: Rules, engine: Engine, check: ParityCheck | None) -> None:
+        self.rules, self.engine, self.check = rules, engine, check
+        self.reference = TokenizersEngine(rules)
+        self.reference.backend.no_truncation()
+        self.template = pair_template(self.reference.backend)
+        self.most = rules.max_length - self.template.specials
+        if self.most < 2:
+            raise InputError(
+                f"--max-length {rules.max_length} leaves no room for two texts: the tokenizer adds "
+                f"{self.template.specials} special tokens; pass at least {self.template.specials + 2}"
+            )
+        self.reference.backend.enable_truncation(rules.max_length, direction=rules.truncation_side)
+
+    def encode(self, firsts: Sequence[str], seconds: Sequence[str]) -> Rows:
+        """Encode pairs.
+
+        Raises:
+            ParityError: a fast engine was wrong, or failed.
+        """
+        if self.check is None:
+            return self.by_tokenizers(firsts, seconds)
+        try:
+            parts = [self.engine.encode_bare(texts) for texts in (firsts, seconds)]
+            if any(len(part[1]) != len(firsts) or int(part[1].sum()) != len(part[0]) for part in parts):
+                raise ValueError("gave other rows than texts")
+            rows = assemble(parts[0], parts[1], self.template, self.most, self.rules.truncation_side == "left")
+        except (KeyboardInterrupt, SystemExit, MemoryError):
+            raise
+        except BaseException as error:  # a panic in Rust is no Exception
+            raise ParityError(f"{self.engine.name} failed: {error}") from error
+        self._compare(firsts, seconds, rows)
+        return rows
+
+    def by_tokenizers(self, firsts: Sequence[str], seconds: Sequence[str]) -> Rows:
+        """The reference."""
+        rows: list[Ints] = []
+        zeros: list[int] = []
+        for start in range(0, len(firsts), TokenizersEngine.ROWS):
+            part = slice(start, start + TokenizersEngine.ROWS)
+            pairs = list(zip(firsts[part], seconds[part], strict=True))
+            for encoding in self.reference.backend.encode_batch_fast(pairs):
+                rows.append(np.array(encoding.ids, np.uint32))
+                zeros.append(encoding.type_ids.count(0))
+        lengths = np.fromiter(map(len, rows), np.int64, len(rows))
+        return np.concatenate([np.zeros(0, np.uint32), *rows]), lengths, np.array(zeros, np.int64)
+
+    def _compare(self, firsts: Sequence[str], seconds: Sequence[str], found: Rows) -> None:
+        """Encode some of the pairs again; the longest and some with non-ASCII text are among them."""
+        assert self.check is not None
+        chosen = self.check.choose([first + second for first, second in zip(firsts, seconds, strict=True)])
+        kept = self.check.kept
+        again = [[kept(texts[row]) for row in chosen] for texts in (firsts, seconds)]
+        ids, lengths, zeros = self.by_tokenizers(again[0], again[1])
+        begins = np.cumsum(found[1]) - found[1]
+        for row, wanted, first in zip(chosen, split_rows(ids, lengths), zeros, strict=True):
+            mine = found[0][begins[row] : begins[row] + found[1][row]]
+            if not np.array_equal(mine, wanted) or found[2][row] != first:
+                text = f"{firsts[row][:100]} | {seconds[row][:100]}"
+                raise ParityError.differing(self.engine.name, text, mine.tolist(), wanted.tolist())

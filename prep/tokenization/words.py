@@ -1,0 +1,202 @@
+"""Texts that come as words, each with a tag: their tokens, and for the first token of each word its tag.
+
+`tokenizers` encodes lists of words by itself and is the reference. It takes each word alone, so a fast engine encodes
+the distinct words of a chunk as texts; they are put together here and checked against the reference like everything
+else that is fast.
+
+While rows are sorted, the mark of a token, which stands for its tag (`prep.labels.tags`), travels with its id in one
+integer.
+
+Shapes: N rows, V words, T tokens.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import chain, compress, pairwise
+from typing import Any
+
+import numpy as np
+
+from cache.errors import InputError
+from cache.plans.strategies import Ints
+
+from .engines import Engine, ParityCheck, ParityError, Rules, TokenizersEngine, special_ids, split_rows
+
+Marked = tuple[Ints, Ints, Ints]
+"""(T,) uint32 ids, rows end to end; (N,) int64 lengths; (T,) int64 marks: the word's at its first token, else 0."""
+
+KEPT_WORDS = 50
+"""Words of a row that the reference is given for each token it may have: more than that no truncation leaves."""
+
+
+@dataclass(frozen=True)
+class Words:
+    """Rows of words.
+
+    Attributes:
+        distinct: each word there is once.
+        numbers: (V,) the words of all rows, end to end: places in `distinct`.
+        counts: (N,) words of each row.
+        marks: (V,) a number above 0 for each word.
+    """
+
+    distinct: list[str]
+    numbers: Ints
+    counts: Ints
+    marks: Ints
+
+    @classmethod
+    def of(cls, rows: Sequence[Sequence[str]], marks: Ints) -> "Words":
+        """Rows of words as lists, and the mark of each word."""
+        places: dict[str, int] = {}
+        numbers = [places.setdefault(word, len(places)) for word in chain.from_iterable(rows)]
+        counts = np.array([len(row) for row in rows], np.int64)
+        return cls(list(places), np.array(numbers, np.int64), counts, marks)
+
+    @property
+    def begins(self) -> Ints:
+        """(N+1,) row i is numbers[begins[i]:begins[i+1]]."""
+        return np.append(0, np.cumsum(self.counts))
+
+    def lists(self) -> list[list[str]]:
+        """The words of each row."""
+        words = list(map(self.distinct.__getitem__, self.numbers.tolist()))
+        return [words[begin:end] for begin, end in pairwise(self.begins.tolist())]
+
+    def kept(self, rows: Ints) -> "Words":
+        """The rows for which `rows` (N,) is true."""
+        each = np.repeat(rows, self.counts)
+        numbers = self.numbers[each]
+        used = np.bincount(numbers, minlength=len(self.distinct)) > 0
+        distinct = list(compress(self.distinct, used.tolist()))
+        return Words(distinct, (np.cumsum(used) - 1)[numbers], self.counts[rows], self.marks[each])
+
+
+def pack(ids: Ints, marks: Ints, vocab_size: int) -> Ints:
+    """A token's id and its mark in one integer, (T,) uint32, or uint64 where ids take more than 16 bits."""
+    wide = packed_type(vocab_size)
+    packed: Ints = ids.astype(wide) | (marks.astype(wide) << wide(4 * wide().itemsize))
+    return packed
+
+
+def packed_type(vocab_size: int) -> type[Any]:
+    """The type that `pack` gives."""
+    return np.uint32 if vocab_size <= 1 << 16 else np.uint64
+
+
+def unpack(packed: Ints) -> tuple[Ints, Ints]:
+    """The reverse of `pack`: (T,) ids, uint16 or uint32, and (T,) marks."""
+    half = np.uint16 if packed.itemsize == 4 else np.uint32
+    return packed.astype(half), packed >> packed.dtype.type(4 * packed.itemsize)
+
+
+class WordEncoder:
+    """A tokenizer that turns lists of words into rows.
+
+    Args:
+        rules: as for texts.
+        engine: who encodes words.
+        check: counts the rows that were encoded again by `tokenizers`; None where that is the engine.
+    """
+
+    def __init__(self, rules: Rules, engine: Engine, check: ParityCheck | None) -> None:
+        self.rules, self.engine, self.check = rules, engine, check
+        self.reference = TokenizersEngine(rules)
+        try:
+            self.before, self.after = special_ids(self.reference.backend)
+        except ValueError as error:
+            raise InputError(f"the tokenizer does not take words: {error}; pass another --tokenizer") from None
+        self.reference.backend.enable_truncation(rules.max_length, direction=rules.truncation_side)
+
+    def encode(self, words: Words) -> Marked:
+        """Encode rows of words.
+
+        Raises:
+            ParityError: a fast engine was wrong, or failed.
+        """
+        if self.check is None:
+            return self.by_tokenizers(words.lists(), words.marks)
+        try:
+            encoded = self.engine.encode_bare(words.distinct)
+            if len(encoded[1]) != len(words.distinct) or int(encoded[1].sum()) != len(encoded[0]):
+                raise ValueError("gave other rows than words")
+        except (KeyboardInterrupt, SystemExit, MemoryError):
+            raise
+        except BaseException as error:  # a panic in Rust is no Exception
+            raise ParityError(f"{self.engine.name} failed: {error}") from error
+        found = self.assemble(encoded, words)
+        self._compare(words, found)
+        return found
+
+    def assemble(self, encoded: tuple[Ints, Ints], words: Words) -> Marked:
+        """Put encoded words together to rows, truncate them, put special tokens around.
+
+        Args:
+            encoded: ids and lengths of the distinct words.
+            words: the rows.
+        """
+        ids, sizes = encoded
+        ends = np.append(0, np.cumsum(sizes[words.numbers]))  # (V+1,) where words begin
+        rows = ends[words.begins]  # (N+1,) where rows begin, before truncation
+        kept = np.minimum(np.diff(rows), self.rules.max_length - len(self.before) - len(self.after))
+        begins = rows[1:] - kept if self.rules.truncation_side == "left" else rows[:-1]
+        starts = np.cumsum(kept) - kept
+        places = np.arange(int(kept.sum())) + np.repeat(begins - starts, kept)  # of the tokens that stay, in all
+        word = np.searchsorted(ends, places, side="right") - 1  # the word of each; empty ones are passed over
+        new = np.ones(len(word), bool)
+        new[1:] = word[1:] != word[:-1]
+        lengths = kept + len(self.before) + len(self.after)
+        out = np.cumsum(lengths) - lengths
+        flat, flat_marks = np.zeros(int(lengths.sum()), np.uint32), np.zeros(int(lengths.sum()), np.int64)
+        inner = np.arange(len(places)) + np.repeat(out + len(self.before) - starts, kept)
+        flat[inner] = ids[(np.cumsum(sizes) - sizes)[words.numbers[word]] + places - ends[word]]
+        flat_marks[inner] = np.where(new, words.marks[word], 0)
+        for offset, number in enumerate(self.before):
+            flat[out + offset] = number
+        for offset, number in enumerate(self.after):
+            flat[out + len(self.before) + kept + offset] = number
+        return flat, lengths, flat_marks
+
+    def by_tokenizers(self, rows: list[list[str]], marks: Ints) -> Marked:
+        """The reference: the words of each row, and the mark of each word."""
+        found: list[Ints] = []
+        found_marks: list[Ints] = []
+        begins = np.append(0, np.cumsum(np.fromiter(map(len, rows), np.int64, len(rows))))
+        for start in range(0, len(rows), TokenizersEngine.ROWS):
+            part = rows[start : start + TokenizersEngine.ROWS]
+            encodings = self.reference.backend.encode_batch(part, is_pretokenized=True)  # the fast one forgets words
+            for begin, encoding in zip(begins[start:].tolist(), encodings, strict=False):
+                found.append(np.array(encoding.ids, np.uint32))
+                found_marks.append(_first_tokens(encoding.word_ids, marks[begin:]))
+        lengths = np.fromiter(map(len, found), np.int64, len(found))
+        empty = np.zeros(0, np.uint32), np.zeros(0, np.int64)
+        return np.concatenate([empty[0], *found]), lengths, np.concatenate([empty[1], *found_marks])
+
+    def _compare(self, words: Words, found: Marked) -> None:
+        """Encode some of the rows again; the longest and some with non-ASCII words are among them."""
+        assert self.check is not None
+        rows, begins = words.lists(), words.begins
+        chosen = np.sort(self.check.choose([" ".join(row) for row in rows]))
+        most, left = self.rules.max_length * KEPT_WORDS, self.rules.truncation_side == "left"
+        part = slice(-most, None) if left else slice(most)
+        marks = [words.marks[begins[row] : begins[row + 1]][part] for row in chosen]
+        again = self.by_tokenizers([rows[row][part] for row in chosen], np.concatenate([words.marks[:0], *marks]))
+        places = np.append(0, np.cumsum(found[1]))
+        wanted = zip(split_rows(again[0], again[1]), split_rows(again[2], again[1]), strict=True)
+        for row, (ids, marked) in zip(chosen, wanted, strict=True):
+            mine, mark = (part[places[row] : places[row + 1]] for part in (found[0], found[2]))
+            text, name = " ".join(rows[row]), self.engine.name
+            if not np.array_equal(mine, ids):
+                raise ParityError.differing(name, text, mine.tolist(), ids.tolist())
+            if not np.array_equal(mark, marked):
+                raise ParityError(f"{name} and tokenizers disagree where the words of {text[:200]!r} begin")
+
+
+def _first_tokens(word_ids: list[Any], marks: Ints) -> Ints:
+    """(tokens,) the mark of each word at its first token, 0 elsewhere; `word_ids` are None at special tokens."""
+    found, before = np.zeros(len(word_ids), np.int64), None
+    for place, word in enumerate(word_ids):
+        if word is not None and word != before:
+            found[place] = marks[word]
+        before = word
+    return found

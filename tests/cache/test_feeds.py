@@ -1,0 +1,90 @@
+"""All feeds give the same tensors: direct, resident on the device, streamed by a background thread."""
+
+import threading
+from pathlib import Path
+
+import pytest
+import torch
+
+from cache import STRATEGIES, InputError, PlanSpec
+from cache.batches.batch import Batch
+from cache.reading.opening import Cache
+from tests.helpers.toys import write_cache
+
+
+@pytest.fixture(scope="module", params=["right", "left"])
+def corpus(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Cache:
+    """300 rows in three shards, padded on either side."""
+    place: Path = tmp_path_factory.mktemp("feeds") / "toy"
+    return write_cache(place, {"train": 300}, shards=3, padding_side=request.param)
+
+
+def spec(strategy: str) -> PlanSpec:
+    """A plan of the strategy with batches of about seven rows."""
+    return PlanSpec(strategy, None, 200) if strategy == "budget" else PlanSpec(strategy, 7)
+
+
+def assert_same(found: list[Batch], expected: list[Batch]) -> None:
+    """Every field of every batch is equal, types included."""
+    assert len(found) == len(expected)
+    for one, other in zip(found, expected, strict=True):
+        facts = [(b.rows.tolist(), b.step, b.step_rows, b.last, b.real_tokens) for b in (one, other)]
+        assert facts[0] == facts[1]
+        assert one.model_inputs().keys() == other.model_inputs().keys()
+        for name, tensor in other.model_inputs().items():
+            assert one.model_inputs()[name].dtype == torch.int64
+            assert torch.equal(one.model_inputs()[name].cpu(), tensor), name
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+@pytest.mark.parametrize("feed", ["resident", "streamed"])
+def test_every_feed_gives_the_same_tensors(corpus: Cache, feed: str, strategy: str) -> None:
+    """Resident and streamed batches equal the direct ones, over shards, padding sides and micro-steps."""
+    for options in ({}, {"accumulation": 3, "start": 5}, {"pad_to_multiple_of": 8}, {"always_mask": True}):
+        direct = list(corpus["train"].batches(1, spec(strategy), feed="direct", **options))
+        assert_same(list(corpus["train"].batches(1, spec(strategy), feed=feed, **options)), direct)
+
+
+@pytest.mark.cuda
+@pytest.mark.parametrize("feed", ["auto", "direct", "resident", "streamed"])
+def test_every_feed_gives_the_same_tensors_on_cuda(corpus: Cache, feed: str) -> None:
+    """The same on a GPU, bit for bit."""
+    direct = list(corpus["train"].batches(0, spec("smart")))
+    found = list(corpus["train"].batches(0, spec("smart"), feed=feed, device="cuda"))
+    assert all(batch.input_ids.device.type == "cuda" for batch in found)
+    assert_same(found, direct)
+
+
+def test_auto_is_direct_on_a_cpu(corpus: Cache) -> None:
+    """No thread and no copy where the model computes on the CPU."""
+    before = threading.active_count()
+    assert_same(list(corpus["train"].batches()), list(corpus["train"].batches(feed="direct")))
+    assert threading.active_count() == before
+
+
+def test_a_stream_left_early_ends_its_thread(corpus: Cache) -> None:
+    """Breaking out of a loop over streamed batches leaves no thread behind."""
+    batches = iter(corpus["train"].batches(feed="streamed"))
+    next(batches)
+    del batches
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("lengthwise-feed")]
+
+
+def test_an_unknown_feed_is_refused(corpus: Cache) -> None:
+    """The message lists the feeds."""
+    with pytest.raises(InputError, match=r"feed 'fast' is none of auto, direct, resident, streamed"):
+        corpus["train"].batches(feed="fast")
+
+
+def test_a_large_vocabulary_is_fed_as_it_is(tmp_path: Path) -> None:
+    """Ids above 32,767 and above 65,535 survive the signed types that tokens travel in."""
+    cache = write_cache(tmp_path / "large", {"train": 64}, vocab_size=100_000)
+    assert int(max(row.input_ids.max() for row in cache["train"])) > 1 << 16
+    expected = list(cache["train"].batches(feed="direct"))
+    for feed in ("resident", "streamed"):
+        assert_same(list(cache["train"].batches(feed=feed)), expected)
+    half = write_cache(tmp_path / "half", {"train": 64}, vocab_size=65_000)
+    assert int(max(row.input_ids.max() for row in half["train"])) > 1 << 15
+    expected = list(half["train"].batches(feed="direct"))
+    for feed in ("resident", "streamed"):
+        assert_same(list(half["train"].batches(feed=feed)), expected)

@@ -1,0 +1,186 @@
+"""Manifests sealed as they should be, by somebody who means harm: refused by field, in bounded memory."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cache import (
+    FormatVersionError,
+)
+from cache.format.checksummed_json import MAX_DEPTH, MAX_NESTED
+
+from ..helpers.builders import ROOT
+from ..helpers.hostile import HUGE, REMEDY, at, refused, resealed, sound_cache
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Path:
+    return sound_cache(tmp_path / "toy")
+
+
+TRAIN = ("splits", "train")
+SHARD = (*TRAIN, "shards", 0)
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        (at("name", value="../other"), "'name' is '../other'"),
+        (at("name", value=""), "'name'"),
+        (at("fingerprint", value="0"), "'fingerprint'"),
+        (at("max_length", value=0), "'max_length' is 0"),
+        (at("max_length", value=1 << 40), "'max_length'"),
+        (at("max_length", value=True), "'max_length' is True"),
+        (at("max_length", value=4), "'longest'"),
+        (at("task", "kind", value="poetry"), "'kind' is 'poetry'"),
+        (at("task", "label_names", value=[1, 2]), "'label_names'"),
+        (at("task", "label_names", value="ab"), "'label_names'"),
+        (at("task", "label_names", value=["neg"]), "label outside 0..0"),
+        (at("plan", value={"strategy": "wise"}), "'plan'"),
+        (at("plan", value={"strategy": "smart", "batch_size": 8, "more": 1}), "'plan'"),
+        (at("plan", value={"strategy": "smart", "batch_size": HUGE}), "'plan'"),
+        (at("tokenizer", "pad_id", value=205), "'pad_id' is 205"),
+        (at("tokenizer", "pad_id", value=-1), "'pad_id'"),
+        (at("tokenizer", "vocab_size", value=50), "holds the id"),
+        (at("tokenizer", "vocab_size", value=70_000), "expected U32"),
+        (at("tokenizer", "vocab_size", value=1 << 60), "'vocab_size'"),
+        (at("tokenizer", "padding_side", value="top"), "'padding_side' is 'top'"),
+        (at("tokenizer", "sha256", value="0" * 64), "'files'"),
+        (at("tokenizer", "files", value=[]), "'files'"),
+        (at("tokenizer", "files", 0, "file", value="../manifest.json"), "'file' is '../manifest.json'"),
+        (at("tokenizer", "files", 0, "file", value="/etc/passwd"), "'file' is '/etc/passwd'"),
+        (at("tokenizer", "files", 1, "file", value="tokenizer.json"), "'files'"),
+        (at("tokenizer", "revision", value=7), "'revision'"),
+        (at("splits", value={"../x": {}}), "plain name"),
+        (at("splits", value={"tokenizer": {}}), "plain name"),
+        (at("splits", value=[]), "'splits'"),
+        (at(*TRAIN, value=7), "'train' is 7"),
+        (at(*TRAIN, "rows", value=-1), "'rows' is -1"),
+        (at(*TRAIN, "rows", value=21), "'rows' is 21"),
+        (at(*TRAIN, "rows", value=20.0), "'rows' is 20.0"),
+        (at(*TRAIN, "tokens", value=1), "'tokens' is 1"),
+        (at(*TRAIN, "shortest", value=0), "'shortest'"),
+        (at(*TRAIN, "longest", value=8 - 1), "'longest'"),
+        (at(*TRAIN, "length_histogram", value=[HUGE] * 2000), "'length_histogram'"),
+        (at(*TRAIN, "length_histogram", value=[-1, 21]), "'length_histogram'"),
+        (at(*TRAIN, "length_histogram", value=[0] * 9 + [True]), "'length_histogram'"),
+        (at(*TRAIN, "length_histogram", value={}), "'length_histogram'"),
+        (at(*TRAIN, "shards", value=[]), "'rows' is 20"),
+        (at(*TRAIN, "shards", value=[[]]), "'shards'"),
+        (at(*SHARD, "file", value="/etc/passwd"), "'file' is '/etc/passwd'"),
+        (at(*SHARD, "file", value="train/../../x"), "'file'"),
+        (at(*SHARD, "file", value="test/shard-00000.safetensors"), "'file'"),
+        (at(*SHARD, "bytes", value=HUGE), "bytes long, expected 140,737,488,355,328"),
+        (at(*SHARD, "bytes", value=-1), "'bytes'"),
+        (at(*SHARD, "sha256", value=None), "'sha256'"),
+        (at(*SHARD, "rows", value=9), "'rows' is 20"),
+        (at("created", value=1), "'created'"),
+        (lambda content: content.pop("task"), "'task' is None"),
+    ],
+)
+def test_a_manifest_that_says_what_cannot_be_is_refused_by_field(
+    place: Path, change: Callable[[dict[str, Any]], Any], named: str
+) -> None:
+    resealed(place / "manifest.json", change)
+    refused(place, named, REMEDY)
+
+
+def test_the_way_out_names_a_source_only_where_the_manifest_can_be_trusted_for_it(place: Path) -> None:
+    resealed(place / "manifest.json", at("source", value=[]))
+    refused(place, "'source'", "prep build SOURCE --force")
+    for odd, shown in (
+        ("a b; rm -rf ~", "'a b; rm -rf ~'"),
+        ("\x1b[2J", "SOURCE"),
+        ("x" * 5000, "SOURCE"),
+        (7, "SOURCE"),
+    ):
+        resealed(place / "manifest.json", at("source", value={"argument": odd}))
+        resealed(place / "manifest.json", at("max_length", value=0))
+        refused(place, f"prep build {shown} --force")
+
+
+def test_counts_beyond_the_machine_are_refused_before_memory_is_asked_for(place: Path) -> None:
+    def claim(content: dict[str, Any]) -> None:
+        """2^40 more rows of 3 tokens, the sums all right."""
+        split = content["splits"]["test"]
+        split["length_histogram"][3] += 1 << 40
+        split["shortest"] = 3
+        for counts in (split, split["shards"][1]):
+            counts["rows"] += 1 << 40
+            counts["tokens"] += 3 << 40
+
+    resealed(place / "manifest.json", claim)
+    refused(place, "test/shard-00001.safetensors", "expected U16 [32985348", REMEDY)
+
+
+def in_little_memory(code: str, *arguments: object) -> str:
+    """What a process prints that may have 3 GiB of address space, imports included."""
+    limit = "import resource, sys; resource.setrlimit(resource.RLIMIT_AS, (3 << 30, 3 << 30))\n"
+    run = subprocess.run(
+        [sys.executable, "-c", limit + code, *map(str, arguments)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"},
+    )
+    assert run.returncode == 0, run.stderr
+    return run.stdout
+
+
+OPEN = """
+from cache import CorruptCacheError, open_cache
+try: open_cache(sys.argv[1])
+except CorruptCacheError as error: print(error)
+"""
+
+
+@pytest.mark.parametrize(
+    ("make", "says"),
+    [
+        (lambda: b"[" * 30_000_000, "does not parse"),
+        (lambda: b'{"a":' * 5000 + b"1" + b"}" * 5000, "does not parse"),
+        (lambda: b"[" + b"[]," * 10_000_000 + b"[]]", "more lists and objects"),
+        (lambda: b"[" + b"{}," * 10_000_000 + b"{}]", "more lists and objects"),
+        (lambda: b"[" + b"77777777," * 3_000_000 + b"0]", "not a lengthwise-cache file"),
+        (
+            lambda: b'{"format": "lengthwise-cache", "version": 1, "x": [' + b"7777777777777777777," * 400_000 + b"0]}",
+            "checksum",
+        ),
+        (lambda: b'{"format": "lengthwise-cache", "version": 1, "x": "' + b"x" * 30_000_000 + b'"}', "checksum"),
+        (lambda: b"{" + b'"a":1,' * 2_000_000 + b'"a":1}', "a key stands twice"),
+        (lambda: b" " * (33 << 20), "larger than 33,554,432 bytes"),
+        (lambda: b"9" * 1_000_000, "does not parse"),
+        (lambda: b"\xff\xfe", "does not parse"),
+        (lambda: b"", "does not parse"),
+        (lambda: b"null", "not a lengthwise-cache file"),
+        (lambda: b'{"format": "lengthwise-cache", "version": 1, "x": 1e999}', "checksum"),
+        (lambda: b'{"format": "lengthwise-cache", "version": 1, "x": NaN}', "NaN is no JSON number"),
+        (lambda: b'{"format": "lengthwise-cache", "version": 1, "x": "\\ud800"}', "checksum"),
+    ],
+)
+def test_huge_deep_and_odd_json_is_refused_in_bounded_memory(
+    tmp_path: Path, make: Callable[[], bytes], says: str
+) -> None:
+    (tmp_path / "manifest.json").write_bytes(make())
+    assert says in in_little_memory(OPEN, tmp_path)
+
+
+def test_a_sealed_manifest_that_is_deep_is_refused(place: Path) -> None:
+    deep: Any = 0
+    for _ in range(MAX_DEPTH):
+        deep = [deep]
+    resealed(place / "manifest.json", at("source", value={"argument": "toy.csv", "x": deep}))
+    refused(place, f"nested more than {MAX_DEPTH} deep", REMEDY)
+    resealed(place / "manifest.json", at("source", value={"argument": "toy.csv", "x": [{}] * MAX_NESTED}))
+    refused(place, "more lists and objects", REMEDY)
+
+
+@pytest.mark.parametrize("version", [0, 2, 10**30])
+def test_another_format_version_is_refused_with_both_versions(place: Path, version: int) -> None:
+    resealed(place / "manifest.json", at("version", value=version))
+    refused(place, f"format version {version}", "reads version 1", "prep build", kind=FormatVersionError)

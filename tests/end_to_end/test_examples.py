@@ -1,0 +1,103 @@
+"""The scripts in examples/ run, on a small cache and a tiny model; what they learn is checked."""
+
+import importlib.util
+import warnings
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from cache.reading.opening import Cache
+from tests.helpers.models import write_model
+from tests.helpers.toys import write_cache
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+
+
+def example(name: str) -> ModuleType:
+    """A script of examples/ as a module."""
+    spec = importlib.util.spec_from_file_location(f"example_{name}", EXAMPLES / f"{name}.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Cache:
+    """64 rows, eight batches."""
+    return write_cache(tmp_path_factory.mktemp("examples") / "toy", {"train": 64}, max_length=16)
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The folder of a tiny model."""
+    return str(write_model(tmp_path_factory.mktemp("models") / "tiny"))
+
+
+def test_every_example_is_run_here() -> None:
+    """A new script needs a test of its own."""
+    assert {path.stem for path in EXAMPLES.glob("*.py")} == {
+        "accelerate_loop",
+        "data_loader",
+        "hf_trainer",
+        "lightning_module",
+        "plain_loop",
+    }
+
+
+def test_plain_loop_goes_on_where_it_stopped(
+    corpus: Cache, model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The second call begins with the step after the first one's last."""
+    state = str(tmp_path / "stream.json")
+    main = example("plain_loop").main
+    main(str(corpus.folder), model, 3, state)
+    capsys.readouterr()
+    main(str(corpus.folder), model, 1, state)
+    assert capsys.readouterr().out.startswith("step 3:")
+
+
+def test_data_loader_sees_every_row_in_every_epoch(corpus: Cache) -> None:
+    """With a worker and without."""
+    main = example("data_loader").main
+    assert main(str(corpus.folder), workers=0) == 128
+    assert main(str(corpus.folder), workers=1) == 128
+
+
+def test_hf_trainer_takes_the_planned_batches_and_resumes(corpus: Cache, model: str, tmp_path: Path) -> None:
+    """Two epochs in one go, and stopped within the second and resumed: the same batches, the same weights."""
+    main = example("hf_trainer").main
+    settings = {"num_train_epochs": 2, "save_steps": 11, "logging_steps": 1, "disable_tqdm": True, "use_cpu": True}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        whole = main(str(corpus.folder), model, str(tmp_path / "whole"), **settings)
+        assert whole.state.global_step == 16
+        resumed = main(str(corpus.folder), model, str(tmp_path / "whole"), resume=True, **settings)
+    losses = {entry["step"]: entry["loss"] for entry in whole.state.log_history if "loss" in entry}
+    again = {entry["step"]: entry["loss"] for entry in resumed.state.log_history if "loss" in entry}
+    assert {step: again[step] for step in range(12, 17)} == {step: losses[step] for step in range(12, 17)}
+
+
+def test_accelerate_loop_trains(corpus: Cache, model: str) -> None:
+    """In one process."""
+    assert 0 < example("accelerate_loop").main(str(corpus.folder), model, steps=4) < 2
+
+
+def test_lightning_trains_two_epochs_of_planned_batches(corpus: Cache, model: str, tmp_path: Path) -> None:
+    """Eight steps an epoch."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        trainer = example("lightning_module").main(
+            str(corpus.folder),
+            model,
+            max_epochs=2,
+            accelerator="cpu",
+            logger=False,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            default_root_dir=str(tmp_path),
+        )
+    assert trainer.global_step == 16

@@ -1,0 +1,165 @@
+"""Builds killed at any moment: the old cache, the new one, or none, and the next build cleans up."""
+
+import os
+import random
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from cache import NotACacheError, open_cache
+
+from ..helpers.builders import Builder
+
+OLD, NEW = 1, 2
+
+
+@pytest.fixture(scope="module")
+def builder() -> Iterator[Builder]:
+    running = Builder()
+    yield running
+    running.close()
+
+
+@pytest.fixture(scope="module")
+def reference(tmp_path_factory: pytest.TempPathFactory, builder: Builder) -> dict[int, dict[str, bytes]]:
+    """The files of an uninterrupted build, by seed."""
+    found = {}
+    for seed in (OLD, NEW):
+        place = tmp_path_factory.mktemp("reference") / "toy"
+        assert builder.run(place, seed)["exit"] == 0
+        found[seed] = files_of(place)
+    return found
+
+
+def files_of(folder: Path) -> dict[str, bytes]:
+    return {p.relative_to(folder).as_posix(): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+
+
+def names_in(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def found_at(place: Path, reference: dict[int, dict[str, bytes]]) -> int | None:
+    """Which complete cache can be opened at `place`: its seed, None for none. Anything else fails the test."""
+    try:
+        open_cache(place, verify=True)
+    except NotACacheError:
+        assert not place.exists()
+        return None
+    [seed] = [seed for seed, files in reference.items() if files == files_of(place)]
+    return seed
+
+
+def killed_then_built_again(
+    builder: Builder, place: Path, reference: dict[int, dict[str, bytes]], before: int | None, ended: dict
+) -> int | None:
+    assert ended["exit"] in (0, -signal.SIGKILL)
+    found = found_at(place, reference)
+    assert found in ((NEW,) if ended["exit"] == 0 else (before, NEW))
+    assert builder.run(place, NEW)["exit"] == 0
+    assert found_at(place, reference) == NEW
+    assert names_in(place.parent) == [place.name], "nothing is left beside the cache"
+    return found
+
+
+# --- kills at every operation
+
+
+def operations_of_a_build(builder: Builder, folder: Path, before: int | None, exchange: bool) -> int:
+    """How many file-system operations a build makes, found by bisection."""
+    low, high = 0, 4096
+    while low < high:
+        middle = (low + high) // 2
+        place = folder / f"count-{middle}" / "toy"
+        if before is not None:
+            builder.run(place, before)
+        if builder.run(place, NEW, die_at=middle, exchange=exchange)["exit"] == 0:
+            high = middle
+        else:
+            low = middle + 1
+    return low
+
+
+def kill_at_operations(
+    builder: Builder, folder: Path, reference: dict, before: int | None, exchange: bool, every: int
+) -> tuple[int, set[int | None]]:
+    count = operations_of_a_build(builder, folder, before, exchange)
+    seen = set()
+    # Publishing is the last dozen operations: none of them is left out.
+    for operation in sorted({*range(0, count, every), *range(count - 24, count + 1)}):
+        place = folder / f"kill-{operation}" / "toy"
+        if before is not None:
+            assert builder.run(place, before)["exit"] == 0
+        ended = builder.run(place, NEW, die_at=operation, exchange=exchange)
+        seen.add(killed_then_built_again(builder, place, reference, before, ended))
+    return count, seen
+
+
+@pytest.mark.parametrize("exchange", [True, False], ids=["exchange", "two renames"])
+@pytest.mark.parametrize("before", [None, OLD], ids=["new", "over an old one"])
+def test_a_build_killed_at_any_operation_leaves_the_old_cache_the_new_one_or_none(
+    builder: Builder, tmp_path: Path, reference: dict, before: int | None, exchange: bool
+) -> None:
+    count, seen = kill_at_operations(builder, tmp_path, reference, before, exchange, every=16)
+    assert count > 40
+    assert seen == {before, NEW}
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize("exchange", [True, False], ids=["exchange", "two renames"])
+@pytest.mark.parametrize("before", [None, OLD], ids=["new", "over an old one"])
+def test_a_build_killed_at_each_operation(
+    builder: Builder, tmp_path: Path, reference: dict, before: int | None, exchange: bool
+) -> None:
+    _, seen = kill_at_operations(builder, tmp_path, reference, before, exchange, every=1)
+    assert seen == {before, NEW}
+
+
+# --- kills at random moments
+
+
+def kill_at_random_moments(builder: Builder, folder: Path, reference: dict, times: int) -> list[int | None]:
+    moments, seen = random.Random(times), []
+    begin = time.monotonic()
+    builder.run(folder / "timed" / "toy", NEW)
+    duration = time.monotonic() - begin
+    for number in range(times):
+        place, before = folder / str(number) / "toy", (None, OLD)[number % 2]
+        exchange = bool(number // 2 % 2)
+        if before is not None:
+            builder.run(place, before)
+        process = builder.start(place, NEW, exchange=exchange)
+        time.sleep(moments.random() * duration * 1.2)
+        os.kill(process, signal.SIGKILL)
+        seen.append(killed_then_built_again(builder, place, reference, before, builder.end(process)))
+    return seen
+
+
+def test_builds_killed_at_random_moments_leave_nothing_half_made(
+    builder: Builder, tmp_path: Path, reference: dict
+) -> None:
+    assert len(kill_at_random_moments(builder, tmp_path, reference, 5)) == 5
+
+
+@pytest.mark.faults
+def test_two_hundred_builds_killed_at_random_moments(builder: Builder, tmp_path: Path, reference: dict) -> None:
+    seen = kill_at_random_moments(builder, tmp_path, reference, 200)
+    assert {None, OLD, NEW} == set(seen), "kills fell before and after publishing"
+
+
+# --- builds that meet
+
+
+def test_of_eight_processes_that_build_one_cache_one_does_and_the_others_find_it(
+    builder: Builder, tmp_path: Path, reference: dict
+) -> None:
+    place = tmp_path / "caches" / "toy"
+    ended = [builder.end(process) for process in [builder.start(place, NEW) for _ in range(8)]]
+    assert [one["exit"] for one in ended] == [0] * 8
+    assert sum("building" in one["said"] for one in ended) == 1
+    assert all(sum("waiting for it" in line for line in one["said"]) <= 1 for one in ended)
+    assert found_at(place, reference) == NEW
+    assert names_in(place.parent) == ["toy"]

@@ -1,0 +1,89 @@
+"""Commands in processes of their own, to be stopped and killed for real, or to write to a terminal.
+
+They are forked from a server that has the slow imports behind it, so that each starts within milliseconds.
+"""
+
+import multiprocessing
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable
+from multiprocessing.context import ForkServerProcess
+from pathlib import Path
+
+import pytest
+import torch
+
+import prep.cli
+import train.checkpoint
+import train.cli
+import train.loop
+import train.run
+from train.loop import Job
+from train.state import State
+
+SLOW_IMPORTS = ["tests.helpers.children", "transformers.models.bert.modeling_bert"]
+
+MAINS: dict[str, Callable[[], object]] = {"train": train.cli.main, "prep": prep.cli.main}
+
+CONTEXT = multiprocessing.get_context("forkserver")
+CONTEXT.set_forkserver_preload(SLOW_IMPORTS)
+
+
+def spawn(
+    folder: Path, *arguments: str, prepare: Callable[[], None] | None = None, command: str = "train"
+) -> ForkServerProcess:
+    """Start `train <arguments>` or `prep` in `folder`; what it prints goes to `out.txt` and `err.txt` there."""
+    process = CONTEXT.Process(target=_child, args=(folder, command, arguments, prepare))
+    process.start()
+    return process
+
+
+def _child(folder: Path, command: str, arguments: tuple[str, ...], prepare: Callable[[], None] | None) -> None:
+    os.chdir(folder)
+    for number, name in ((1, "out.txt"), (2, "err.txt")):
+        os.dup2(os.open(name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
+    torch.set_num_threads(1)
+    if prepare:
+        prepare()
+    sys.argv = [command, *arguments]
+    MAINS[command]()
+
+
+def ended(process: ForkServerProcess) -> int:
+    """Wait for a child; its exit code, negative where a signal killed it."""
+    process.join(120)
+    assert process.exitcode is not None, "the child did not end within two minutes"
+    return process.exitcode
+
+
+def wait_for_lines(path: Path, count: int, process: ForkServerProcess) -> None:
+    """Wait until a file has so many lines, or the process has ended."""
+    while process.is_alive() and (not path.exists() or path.read_bytes().count(b"\n") < count):
+        time.sleep(0.002)
+
+
+def kill_in_second_checkpoint() -> None:
+    """Make this process die while it writes its second checkpoint, all files but the last rename done."""
+    publish, calls = train.checkpoint.publish, []
+
+    def dying(folder: Path, place: Path) -> None:
+        calls.append(place)
+        if len(calls) == 2:
+            os.kill(os.getpid(), signal.SIGKILL)
+        publish(folder, place)
+
+    train.checkpoint.publish = dying
+
+
+def stop_after(patch: pytest.MonkeyPatch, step: int) -> None:
+    """Ask the next run in this process to stop, as SIGTERM does, when its `step`-th optimizer step is done."""
+    update = train.loop.update
+
+    def stopping(job: Job, state: State) -> None:
+        update(job, state)
+        if state.step == step:
+            signal.raise_signal(signal.SIGTERM)
+
+    patch.setattr(train.loop, "update", stopping)

@@ -1,0 +1,105 @@
+"""Small caches and tokenizers, made on the spot."""
+
+from pathlib import Path
+
+import numpy as np
+
+from cache.format.manifest import Manifest, SplitInfo, Task, TokenizerInfo, fingerprint_of
+from cache.plans.strategies import Ints
+from cache.reading.opening import Cache, open_cache
+from cache.writing.writer import file_info, publish, staging, write_manifest, write_shard
+
+WORDS = [f"word{number}" for number in range(200)]
+SPECIALS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+
+
+def write_tokenizer(folder: Path) -> Path:
+    """A WordPiece tokenizer of 205 tokens as a folder that transformers loads."""
+    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+
+    folder.mkdir(parents=True, exist_ok=True)
+    vocabulary = {token: number for number, token in enumerate(SPECIALS + WORDS)}
+    tokenizer = Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]"))
+    tokenizer.normalizer = normalizers.BertNormalizer()
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]",
+        pair="[CLS] $A [SEP] $B:1 [SEP]:1",
+        special_tokens=[("[CLS]", 2), ("[SEP]", 3)],
+    )
+    tokenizer.add_special_tokens(SPECIALS)
+    tokenizer.save(str(folder / "tokenizer.json"))
+    config = """{"tokenizer_class": "BertTokenizer", "model_max_length": 128, "pad_token": "[PAD]",
+ "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]", "mask_token": "[MASK]", "do_lower_case": true}
+"""
+    (folder / "tokenizer_config.json").write_text(config)
+    return folder
+
+
+def write_cache(
+    place: Path,
+    splits: dict[str, int],
+    *,
+    seed: int = 0,
+    classes: tuple[str, ...] = ("neg", "pos"),
+    max_length: int = 48,
+    shards: int = 1,
+    lengths: Ints | None = None,
+    padding_side: str = "right",
+    vocab_size: int = len(SPECIALS) + len(WORDS),
+) -> Cache:
+    """Write a cache of random rows with a real tokenizer, through the writer alone.
+
+    Labels can be learned: a row of class c holds mostly words number c, c + classes, c + 2 classes, …
+    A larger vocabulary spreads the words' ids over all of it.
+    """
+    random = np.random.default_rng(seed)
+    infos = {}
+    with staging(place) as folder:
+        write_tokenizer(folder / "tokenizer")
+        files = tuple(file_info(path) for path in sorted((folder / "tokenizer").iterdir()))
+        for name, rows in splits.items():
+            sizes = np.sort(random.integers(3, max_length + 1, rows)) if lengths is None else lengths
+            labels = random.integers(0, len(classes), rows)
+            ids = [_row(random, int(size), int(label), len(classes)) for size, label in zip(sizes, labels, strict=True)]
+            ids = [_spread(row, vocab_size) for row in ids]
+            source_rows = random.permutation(rows)
+            parts = []
+            for index, part in enumerate(np.array_split(np.arange(rows), shards)):
+                flat = np.concatenate([_spread(np.zeros(0), vocab_size), *(ids[row] for row in part)])
+                parts.append(write_shard(folder, name, index, flat, sizes[part], source_rows[part], labels[part]))
+            infos[name] = SplitInfo(
+                rows,
+                int(sizes.sum()),
+                int(sizes.min(initial=max_length)) if rows else 0,
+                int(sizes.max(initial=0)),
+                tuple(np.bincount(sizes, minlength=1).tolist()) if rows else (),
+                tuple(parts),
+            )
+        manifest = Manifest(
+            name=place.name,
+            fingerprint=fingerprint_of({"seed": seed, "splits": splits}),
+            source={"kind": "toy", "argument": "toy.csv"},
+            tokenizer=TokenizerInfo("toy", None, files[0].sha256, vocab_size, 0, padding_side, files),
+            max_length=max_length,
+            task=Task("classification", classes),
+            plan={"strategy": "smart", "batch_size": 8, "max_tokens": None, "seed": 0},
+            splits=infos,
+            created="2026-01-01T00:00:00Z",
+        )
+        write_manifest(folder, manifest)
+        publish(folder, place)
+    return open_cache(place)
+
+
+def _row(random: np.random.Generator, size: int, label: int, classes: int) -> Ints:
+    words = random.integers(0, len(WORDS) // classes, size - 2) * classes + label
+    noise = random.integers(0, len(WORDS), size - 2)
+    chosen = np.where(random.random(size - 2) < 0.8, words, noise) + len(SPECIALS)
+    return np.concatenate([[2], chosen, [3]])
+
+
+def _spread(ids: Ints, vocab_size: int) -> Ints:
+    """Ids of the small vocabulary spread over one of `vocab_size`, in the type it is stored in."""
+    stored = np.uint16 if vocab_size <= 1 << 16 else np.uint32
+    return (ids * (vocab_size // (len(SPECIALS) + len(WORDS)))).astype(stored)

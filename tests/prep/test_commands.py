@@ -1,0 +1,91 @@
+"""The commands of `prep` beside build, and how it exits."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cache import StorageError, open_cache
+
+from ..helpers.commands import GOOD, Prep, build, write
+
+
+@pytest.mark.parametrize("command", ["info", "show", "verify", "plan"])
+def test_commands_refuse_what_is_no_cache(prep: Prep, command: str) -> None:
+    Path("empty").mkdir()
+    for folder, said in (("none", "none does not exist"), ("empty", "empty is a folder without a manifest")):
+        done = prep(command, folder)
+        assert done.code == 2
+        assert done.err.startswith(f"error: {said}, so it is no cache; `prep list`")
+
+
+def test_commands_tell_what_a_cache_holds(prep: Prep) -> None:
+    build(prep, write("a.csv", GOOD))
+    info = prep("info", "cache/a")
+    assert info.code == 0
+    assert "An epoch of 'train', 6 real tokens" in info.out
+    facts = json.loads(prep("info", "cache/a", "--json").out)
+    assert facts["splits"]["train"]["classes"] == {"x": 1, "y": 1}
+    assert {plan["strategy"] for plan in facts["splits"]["train"]["plans"]} == {"fixed", "dynamic", "smart", "tight"}
+    shown = prep("show", "cache/a", "--seed", "0", "--special-tokens").out
+    assert "[CLS] word1 [SEP]" in shown
+    assert prep("show", "cache/a", "--split", "dev").code == 2
+    verified = prep("verify", "cache/a")
+    assert "cache/a is sound: 4 files" in verified.out
+    planned = prep("plan", "cache/a", "--strategy", "tight", "--batch-size", "2", "--epochs", "2")
+    assert "2 epochs of tight-b2-s0 planned" in planned.out
+    listed = prep("list").out
+    assert "imdb" in listed
+    assert "cache/a" in listed
+
+
+def test_a_cache_that_cannot_be_read_is_left_out_of_the_list(prep: Prep) -> None:
+    build(prep, write("a.csv", GOOD))
+    shutil.copytree("cache/a", "cache/b")
+    Path("cache/b/tokenizer/tokenizer.json").unlink()
+    Path("cache/b/tokenizer/tokenizer.json").symlink_to("tokenizer.json")  # to itself
+    with pytest.raises(StorageError):
+        open_cache("cache/b")
+    listed = prep("list")
+    assert listed.code == 0
+    assert "cache/a" in listed.out
+    assert "cache/b" not in listed.out
+
+
+def test_a_flipped_byte_is_found_by_verify(prep: Prep) -> None:
+    build(prep, write("a.csv", GOOD))
+    shard = Path("cache/a/train/shard-00000.safetensors")
+    data = bytearray(shard.read_bytes())
+    data[-1] ^= 1
+    shard.write_bytes(data)
+    done = prep("verify", "cache/a")
+    assert done.code == 1
+    assert "shard-00000.safetensors" in done.err
+
+
+@pytest.mark.parametrize(
+    "arguments", [("bild",), ("build",), ("build", "a.csv", "--strategy", "best"), ("plan", "--seed", "x")]
+)
+def test_wrong_usage_exits_with_2(prep: Prep, arguments: tuple[str, ...]) -> None:
+    done = prep(*arguments)
+    assert done.code == 2
+    assert done.err.startswith("Usage: ")
+
+
+def test_help_and_version_exit_with_0(prep: Prep) -> None:
+    assert "Example" in prep("--help").out
+    assert prep("--version").out.startswith("prep, version ")
+    assert prep("build", "--help").code == 0
+
+
+def test_a_defect_is_not_hidden(prep: Prep, monkeypatch: pytest.MonkeyPatch) -> None:
+    def defect(*_: Any) -> Any:
+        raise ZeroDivisionError
+
+    write("a.csv", GOOD)
+    monkeypatch.setattr("prep.rows.encoding.code_labels", defect)
+    with pytest.raises(ZeroDivisionError):
+        build(prep, "a.csv")
+    assert not list(Path("cache").iterdir())

@@ -1,0 +1,172 @@
+"""The fast engines against `tokenizers`: equal on anything; which one is chosen."""
+
+import functools
+import sys
+import unicodedata
+from collections.abc import Sequence
+
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from tokenizers import Tokenizer, models, processors
+
+from cache import InputError
+from prep.tokenization import engines
+from prep.tokenization.engines import (
+    ParityError,
+    Rules,
+    TokenizersEngine,
+    choose_engine,
+    has_young_letters,
+    split_rows,
+)
+from prep.tokenization.tokenizer import Encoder, TokenizerFiles
+
+from ..helpers.kinds import CORPUS, KINDS, wordpiece
+
+TRUNCATIONS = ((400, "right"), (9, "left"), (4, "right"))
+
+
+@functools.cache
+def pairs(kind: str) -> list[tuple[engines.Engine, engines.Engine]]:
+    """For each truncation the fast engine and the reference."""
+    make, tokenizer_json = KINDS[kind]
+    text = tokenizer_json()
+    rules = [Rules(text, max_length, side, 1) for max_length, side in TRUNCATIONS]
+    return [(make(rule), TokenizersEngine(rule)) for rule in rules]
+
+
+def check_equal(kind: str, texts: Sequence[str]) -> None:
+    for fast, reference in pairs(kind):
+        found, expected = (split_rows(*engine.encode(texts)) for engine in (fast, reference))
+        assert len(found) == len(expected) == len(texts)
+        for text, row, other in zip(texts, found, expected, strict=True):
+            assert row.tolist() == other.tolist(), ascii(text)
+
+
+ODD = [
+    *("", " ", "\t", "\n", "\r\n", "\0", "\x0b", "\x1f", "\x7f", "\x85", "\xa0", "\xad", "\u200b", "\u200d", "\u2028"),
+    *("\u3000", "\ufeff", "\ufffd", "\uffff", "\U000e0001", "\U0010ffff", "\u0301", "\u0307", "\ufe0f", "\u202e", "▁"),
+    *(
+        "İ",
+        "ı",
+        "ß",
+        "ẞ",
+        "ﬁ",
+        "Σ",
+        "ς",
+        "ǅ",
+        "Å",
+        "가",
+        "한",
+        "中",
+        "が",
+        "ً",
+        "ש",
+        "द्",
+        "🙂",
+        "👩‍🚀",
+        "🏳️‍🌈",
+        "𝐀",
+        "½",
+        "①",
+    ),
+    *(
+        "[CLS]",
+        "[SEP]",
+        "[PAD]",
+        "[MASK]",
+        "[UNK]",
+        "[cls]",
+        "[CLS",
+        "<s>",
+        "</s>",
+        "<pad>",
+        "<mask>",
+        "<unk>",
+        "<0x41>",
+    ),
+    *("||IP||", "|IP|", "new word", "<tag>", "Straße", "##ing", "'s", "'S", "'re", "123", "  ", "film", "a" * 101),
+]
+texts = st.one_of(
+    st.text(st.characters(codec="utf-8"), max_size=40),
+    st.lists(st.one_of(st.sampled_from(ODD), st.sampled_from(CORPUS), st.text(max_size=3)), max_size=12).map(
+        lambda parts: "".join(parts).encode("utf-8", "replace").decode()
+    ),
+)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@given(batch=st.lists(texts, min_size=1, max_size=20))
+@example(batch=ODD)
+@example(batch=["".join(ODD)])
+@example(batch=["\U00032ce8's", "\u2de5\u0c3c", "e\u0c3c\u0327\u0301", "\u088fs's"])
+@settings(max_examples=150, deadline=None)
+def test_a_fast_engine_gives_the_ids_of_tokenizers_for_any_text(kind: str, batch: list[str]) -> None:
+    """Arbitrary Unicode, added and special tokens typed as text, control characters, empty texts; truncated on either
+    side. The last example holds letters that the libraries' versions of Unicode do not agree on."""
+    check_equal(kind, batch)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_fast_engine_gives_the_ids_of_tokenizers_for_every_tenth_character_there_is(kind: str) -> None:
+    codes = [code for code in range(len(kind), sys.maxunicode + 1, 10) if not 0xD800 <= code < 0xE000]
+    characters = [chr(code) for code in codes if unicodedata.category(chr(code)) != "Cn"]
+    groups = ["".join(f"{character}'s e{character}\u0327\u0301" for character in characters[i : i + 8])
+              for i in range(0, len(characters), 8)]  # fmt: skip
+    found, expected = (split_rows(*engine.encode(groups)) for engine in pairs(kind)[0])
+    for text, row, other in zip(groups, found, expected, strict=True):
+        assert row.tolist() == other.tolist(), ascii(text)
+
+
+def test_letters_younger_than_unicode_3_2_are_told_from_old_ones_and_from_symbols() -> None:
+    assert not any(
+        map(has_young_letters, ("", "plain", "naïve “quoted” – …", "中文かな한글", "עברית", "🙂👩‍🚀🏳️‍🌈", "\u0301"))
+    )
+    young = ("\u0c3c", "\u2de5", "\u1c90", "\U00032ce8", "\U0001e922", "\u0378")
+    assert all(map(has_young_letters, young))
+    assert all(has_young_letters(f"plain {letter} text") for letter in young)
+
+
+# --- who is chosen
+
+
+def test_the_engine_fits_the_model() -> None:
+    names = {kind: choose_engine("auto", Rules(text(), 30, "right", 1)).name for kind, (_, text) in KINDS.items()}
+    assert set(names.values()) == {"nanotoken", "gigatoken"}
+    assert all((names[kind] == "nanotoken") == kind.startswith("bert") for kind in names)
+    unigram = Tokenizer(models.Unigram([("<unk>", 0.0), ("a", -1.0)], 0)).to_str()
+    assert choose_engine("auto", Rules(unigram, 30, "right", 0)).name == "tokenizers"
+
+
+@pytest.mark.parametrize("engine", ["nanotoken", "gigatoken"])
+def test_an_engine_that_is_not_installed_is_passed_over_or_named(monkeypatch: pytest.MonkeyPatch, engine: str) -> None:
+    monkeypatch.setitem(sys.modules, engine, None)
+    text = wordpiece() if engine == "nanotoken" else KINDS["roberta"][1]()
+    assert choose_engine("auto", Rules(text, 30, "right", 1)).name == "tokenizers"
+    with pytest.raises(InputError, match=f"--engine {engine} is not installed: pip install {engine}"):
+        choose_engine(engine, Rules(text, 30, "right", 1))
+
+
+@pytest.mark.parametrize(("engine", "kind"), [("nanotoken", "roberta"), ("gigatoken", "bert")])
+def test_an_engine_that_does_not_take_the_tokenizer_says_so(engine: str, kind: str) -> None:
+    with pytest.raises(InputError, match=rf"--engine {engine} does not take this \w+ tokenizer: .*--engine tokenizers"):
+        choose_engine(engine, Rules(KINDS[kind][1](), 30, "right", 1))
+
+
+@pytest.mark.parametrize("single", ["$A", "<s> $A", "$A </s>", "<s> $A </s> </s>"])
+def test_special_tokens_go_around_the_text_however_many(single: str) -> None:
+    tokenizer = Tokenizer.from_str(KINDS["roberta"][1]())
+    tokenizer.post_processor = processors.TemplateProcessing(single=single, special_tokens=[("<s>", 0), ("</s>", 2)])
+    files = TokenizerFiles("toy", None, {"tokenizer.json": tokenizer.to_str().encode()})
+    for engine in ("gigatoken", "tokenizers"):
+        encoder = Encoder(files, 6, engine)
+        ids, lengths = encoder.encode(CORPUS)
+        expected = [row[: len(row)] for row in split_rows(*TokenizersEngine(encoder.rules).encode(CORPUS))]
+        assert [row.tolist() for row in split_rows(ids, lengths)] == [row.tolist() for row in expected]
+        assert encoder.engine.name == engine
+
+
+def test_a_difference_names_its_place() -> None:
+    error = ParityError.differing("fast", "some text", [1, 2, 3], [1, 2])
+    assert str(error) == "fast and tokenizers disagree at token 2 of the text 'some text': [3] instead of []"

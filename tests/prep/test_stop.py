@@ -1,0 +1,180 @@
+"""Builds that are stopped or run out of room: real processes, signals and full disks. Nothing is left behind."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from ..helpers.corpora import build_toy, content, toy_rows, write_rows
+from ..helpers.toys import write_tokenizer
+
+ROOT = Path(__file__).parents[2]
+CODE = "from prep import files; files.WHOLE_BYTES, files.BLOCK_BYTES = 0, (1 << 20,); from prep.cli import main; main()"
+"""The command, reading in small blocks."""
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a tokenizer and a csv file that takes the slow engine some seconds."""
+    folder = tmp_path_factory.mktemp("corpus")
+    write_tokenizer(folder / "tokenizer")
+    write_rows(folder / "large.csv", toy_rows(2000) * 60)
+    write_rows(folder / "small.csv", toy_rows(5000))
+    return folder
+
+
+BLIND = "from prep import encode; encode._check_room = lambda *_: None; "
+"""Before `CODE`: does not look whether the disk has room."""
+
+
+def prep(*arguments: str, cwd: Path, code: str = CODE) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-c", code, *arguments],
+        cwd=cwd,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def slow_build(corpus: Path, cwd: Path, *options: str) -> subprocess.Popen[str]:
+    tokenizer = str(corpus / "tokenizer")
+    arguments = ("build", str(corpus / "large.csv"), "--tokenizer", tokenizer, "--engine", "tokenizers", "--name", "a")
+    return prep(*arguments, *options, cwd=cwd)
+
+
+def wait_for(process: subprocess.Popen[str], folder: Path, pattern: str) -> None:
+    """Wait until something of that name is there."""
+    for _ in range(3000):
+        if any(folder.glob(pattern)):
+            return
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.01)
+    raise AssertionError(f"no {pattern} after 30 s")
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize("stage", [".a.building-*", ".a.building-*/.runs/train"])
+def test_a_stopped_build_says_so_and_leaves_nothing(
+    corpus: Path, tmp_path: Path, number: signal.Signals, code: int, stage: str
+) -> None:
+    process = slow_build(corpus, tmp_path, "--memory", "1kib")
+    wait_for(process, tmp_path / "cache", stage)
+    process.send_signal(number)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == code, err
+    assert "Traceback" not in err
+    assert out == ""
+    assert not list((tmp_path / "cache").iterdir())
+
+
+def test_a_stopped_replacement_leaves_the_old_cache(corpus: Path, tmp_path: Path) -> None:
+    old = prep(
+        "build", str(corpus / "small.csv"), "--tokenizer", str(corpus / "tokenizer"), "--name", "a", cwd=tmp_path
+    )
+    assert old.communicate(timeout=60)[1] == ""
+    before = content(tmp_path / "cache" / "a")
+    process = slow_build(corpus, tmp_path, "--force")
+    wait_for(process, tmp_path / "cache", ".a.building-*")
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert content(tmp_path / "cache" / "a") == before
+    assert [path.name for path in (tmp_path / "cache").iterdir()] == ["a"]
+
+
+def test_away_from_a_terminal_there_are_no_bars_and_quiet_says_nothing(corpus: Path, tmp_path: Path) -> None:
+    arguments = ("build", str(corpus / "small.csv"), "--tokenizer", str(corpus / "tokenizer"))
+    out, err = prep(*arguments, cwd=tmp_path).communicate(timeout=60)
+    assert err == ""
+    assert "\r" not in out
+    assert "\x1b" not in out
+    assert out.endswith("next: train run --cache cache/small\n")
+    again = prep(*arguments, "--name", "b", "--quiet", cwd=tmp_path)
+    assert again.communicate(timeout=60) == ("", "")
+    assert again.returncode == 0
+
+
+# --- no room
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of one megabyte."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", folder], capture_output=True)
+    if mounted.returncode:
+        pytest.skip("mounting a file system is not allowed here")
+    yield folder
+    subprocess.run(["umount", folder], check=True)
+
+
+@pytest.mark.parametrize(
+    ("code", "memory", "message"),
+    [
+        (CODE, "1gib", "about 3 MB are needed"),
+        (BLIND + CODE, "1gib", "No space left on device"),
+        (BLIND + CODE, "1kib", "No space left on device"),
+    ],
+)
+def test_a_full_disk_is_an_error_and_the_old_cache_stays(
+    corpus: Path, tmp_path: Path, small_disk: Path, code: str, memory: str, message: str
+) -> None:
+    """Seen beforehand; and, where others fill it meanwhile, full while shards are written and while runs are."""
+    old = build_toy(write_rows(tmp_path / "a.csv", toy_rows(40)), tmp_path).cache.folder
+    target = small_disk / "cache" / "a"
+    target.parent.mkdir()
+    subprocess.run(["cp", "-r", old, target], check=True)
+    before = content(target)
+    arguments = ["build", str(corpus / "large.csv"), "--tokenizer", str(corpus / "tokenizer"), "--name", "a", "--force"]
+    process = prep(*arguments, "--memory", memory, cwd=small_disk, code=code)
+    _, err = process.communicate(timeout=120)
+    assert process.returncode == 1
+    assert err.startswith("error: ")
+    assert message in err
+    assert "Traceback" not in err
+    assert content(target) == before
+    assert [path.name for path in target.parent.iterdir()] == ["a"]
+
+
+def test_a_folder_that_cannot_be_made_is_an_error(corpus: Path, tmp_path: Path) -> None:
+    (tmp_path / "cache").write_text("a file where the folder should be")
+    process = prep("build", str(corpus / "small.csv"), "--tokenizer", str(corpus / "tokenizer"), cwd=tmp_path)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert err.startswith("error: cannot write cache")
+
+
+def test_a_read_only_disk_is_an_error(corpus: Path, tmp_path: Path, small_disk: Path) -> None:
+    subprocess.run(["mount", "-o", "remount,ro", small_disk], check=True)
+    process = prep("build", str(corpus / "small.csv"), "--tokenizer", str(corpus / "tokenizer"), cwd=small_disk)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert err.startswith("error: cannot write cache: Read-only file system")
+
+
+def test_a_limit_on_file_sizes_is_an_error(corpus: Path, tmp_path: Path) -> None:
+    code = (
+        "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 16, 1 << 16)); "
+        "from prep.cli import main; main()"
+    )
+    arguments = ["build", str(corpus / "small.csv"), "--tokenizer", str(corpus / "tokenizer")]
+    done = subprocess.run(
+        [sys.executable, "-c", code, *arguments],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: cannot write ")
+    assert "File too large" in done.stderr
+    assert not list((tmp_path / "cache").iterdir())

@@ -1,0 +1,161 @@
+"""`train compare --html`: runs grouped by what they differ in, their curves, their means and deviations."""
+
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+from cache.errors import InputError
+from tests.helpers.pages import CHROMIUM, check_in_browser, check_page
+from train.cli import cli
+from train.compare.curves import group_runs, read_curves, smooth
+from train.compare.figures import comparison_page
+from train.compare.table import comparison
+
+
+def write_run(
+    folder: Path, seed: int, strategy: str = "smart", steps: int = 60, score: str = "accuracy", **changes
+) -> Path:
+    """A run folder with made-up records: loss 2 - step / 100 + seed / 100, a second a step, a score of 0.7 and more."""
+    settings = {
+        "cache": "c",
+        "model": "m",
+        "strategy": strategy,
+        "batch_size": 8,
+        "seed": seed,
+        "out": str(folder),
+        **changes,
+    }
+    info = {
+        "format": "lengthwise-run",
+        "version": 1,
+        "settings": settings,
+        "cache_name": "toy",
+        "cache_fingerprint": "f" * 64,
+        "model_digest": "d" * 64,
+        "max_length": 48,
+        "total_steps": 60,
+        "environment": {"device": "cpu"},
+    }
+    folder.mkdir(parents=True)
+    (folder / "settings.json").write_text(json.dumps(info))
+    metrics, timing = [], []
+    for step in range(1, steps + 1):
+        position = {"kind": "step", "step": step, "epoch": 1}
+        loss = None if step == 30 else 2 - step / 100 + seed / 100
+        tokens = {"rows": 8, "real_tokens": 100, "padded_tokens": 120}
+        metrics.append({**position, "loss": loss, "learning_rate": 1e-4, "grad_norm": 1.0, **tokens})
+        timing.append({**position, "seconds": 1.0, "tokens_per_second": 100.0, "peak_memory_bytes": None})
+    if steps:
+        metrics.append(
+            {"kind": "eval", "epoch": 1, "step": steps, "split": "test", "loss": 1.0, score: 0.7 + seed / 100}
+        )
+        timing.append({"kind": "epoch", "epoch": 1, "step": steps, "seconds": float(steps), "eval_seconds": 1.0})
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(record) + "\n" for record in metrics))
+    (folder / "timing.jsonl").write_text("".join(json.dumps(record) + "\n" for record in timing))
+    (folder / "summary.json").write_text("{}")
+    return folder
+
+
+@pytest.fixture
+def runs(tmp_path):
+    made = [write_run(tmp_path / f"smart-{seed}", seed) for seed in (1, 2, 3)]
+    return [*made, write_run(tmp_path / "fixed-1", 1, "fixed")]
+
+
+def test_runs_that_differ_only_by_seed_are_one_group(runs) -> None:
+    groups = group_runs([read_curves(folder) for folder in runs])
+    assert [(group.name, len(group.runs)) for group in groups] == [("smart", 3), ("fixed", 1)]
+    assert groups[0].stack("real_tokens")[0, -1] == 6000
+    assert groups[0].stack("seconds")[0].tolist() == list(range(1, 61))
+
+
+def test_settings_that_differ_name_the_groups(tmp_path) -> None:
+    folders = [write_run(tmp_path / str(lr), 1, lr=lr) for lr in (1e-4, 2e-4)]
+    assert [group.name for group in group_runs([read_curves(folder) for folder in folders])] == [
+        "lr 0.0001",
+        "lr 0.0002",
+    ]
+
+
+def test_the_comparison_shows_means_and_standard_deviations(runs) -> None:
+    """Accuracies 0.71, 0.72, 0.73 are 0.7200 ± 0.0100; a loss that was not finite leaves a gap, not a broken page."""
+    page = check_page(comparison_page(group_runs([read_curves(folder) for folder in runs])))
+    assert "smart, 3 runs smart m 8 48 0.7200 ± 0.0100 cpu" in page.text
+    assert "fixed, 1 run fixed m 8 48 0.7100 cpu" in page.text
+    assert "reaches accuracy 0.720 ± 0.010 in 0:01:00" in page.text
+    for heading in (
+        "Loss against steps",
+        "Loss against real tokens",
+        "Loss against time",
+        "Accuracy",
+        "Throughput",
+        "Learning",
+    ):
+        assert heading in page.text
+
+
+def test_runs_without_accuracy_show_their_task_s_score(tmp_path) -> None:
+    """In title, curves and table, under one heading for all; each score has a panel of its own."""
+    folders = [write_run(tmp_path / f"a-{seed}", seed, score="perplexity", task="mlm") for seed in (1, 2)]
+    curves = [read_curves(folder) for folder in folders]
+    page = check_page(comparison_page(group_runs(curves)))
+    assert "reaches perplexity 0.715 ± 0.007" in page.text
+    assert "Perplexity against time" in page.text
+    assert "Accuracy" not in page.text
+    assert "smart, 2 runs smart m 8 48 perplexity 0.7150 ± 0.0071 cpu" in page.text
+    others = {"f1_micro": "multi-label", "accuracy": "classification"}
+    folders = [write_run(tmp_path / score, 1, score=score, task=task) for score, task in others.items()]
+    page = check_page(comparison_page(group_runs([*curves, *map(read_curves, folders)])))
+    for heading in ("Perplexity against time", "Micro F1 against time", "Accuracy against time"):
+        assert heading in page.text
+    assert "micro F1 0.7100" in page.text
+
+
+def test_the_page_s_table_has_the_columns_of_the_terminal_s(runs, tmp_path) -> None:
+    """Named once; `score` for accuracy in both where a run has another."""
+    for folders, score in ((runs, "accuracy"), ([write_run(tmp_path / "s", 1, score="spearman")], "score")):
+        curves = [read_curves(folder) for folder in folders]
+        heads = re.findall(r"<th[^>]*>([^<]+)</th>", comparison_page(group_runs(curves)))
+        table = comparison([run.result for run in curves]).splitlines()[0]
+        assert heads == ["runs", *(name.strip() for name in table.strip("|").split("|")[1:])]
+        assert heads[5] == score
+
+
+@pytest.mark.parametrize("count", [1, 12])
+def test_one_run_and_many_groups_are_drawn(tmp_path, count) -> None:
+    folders = [write_run(tmp_path / str(n), 1, lr=1e-5 * (n + 1), steps=1 + n) for n in range(count)]
+    check_page(comparison_page(group_runs([read_curves(folder) for folder in folders])))
+
+
+def test_runs_without_a_step_are_refused(tmp_path) -> None:
+    """Before the first log point there is nothing to draw; beside a run that has some, it is in the table alone."""
+    empty = read_curves(write_run(tmp_path / "empty", 1, steps=0))
+    with pytest.raises(InputError, match=r"no step is recorded yet in .*empty"):
+        comparison_page(group_runs([empty]))
+    other = read_curves(write_run(tmp_path / "other", 1, "fixed"))
+    assert "smart, 1 run" in check_page(comparison_page(group_runs([empty, other]))).text
+
+
+def test_smoothing_leaves_out_what_is_not_finite() -> None:
+    values = np.array([1.0, np.nan, 3.0, 5.0])
+    assert smooth(values, 3).tolist() == [1, 2, 4, 4]
+    assert smooth(values[:1], 9).tolist() == [1]
+
+
+def test_compare_writes_the_page(runs, tmp_path) -> None:
+    """`--html` writes the page and leaves the table on standard output as it is."""
+    plain = CliRunner().invoke(cli, ["compare", *map(str, runs)])
+    done = CliRunner().invoke(cli, ["compare", *map(str, runs), "--html", str(tmp_path / "runs.html")])
+    assert (done.exception, done.stdout) == (None, plain.stdout)
+    check_page((tmp_path / "runs.html").read_text("utf-8"))
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium")
+@pytest.mark.parametrize(("width", "dark"), [(400, False), (1200, False), (1200, True)])
+def test_the_comparison_fits_in_a_browser(runs, tmp_path, width, dark) -> None:
+    """In light and dark, on a phone and on a desk."""
+    check_in_browser(comparison_page(group_runs([read_curves(folder) for folder in runs])), tmp_path, width, dark)

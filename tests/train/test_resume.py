@@ -1,0 +1,339 @@
+"""Runs that are stopped, killed, damaged, and go on."""
+
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from cache.errors import InputError, MismatchError
+from tests.helpers.children import ended, kill_in_second_checkpoint, spawn, stop_after, wait_for_lines
+from tests.helpers.models import write_model
+from tests.helpers.toys import write_cache
+from train.checkpoint import checkpoints
+from train.run import resume_run, start_run
+from train.settings import Settings
+from train.signals import Stopped, StopRequest
+
+# 9 steps an epoch; accumulation 2, dropout (the model's own 0.1), an evaluation after each epoch
+STEPS = 18
+FLAGS = {
+    "epochs": 2,
+    "accumulation": 2,
+    "lr": 1e-3,
+    "save_every": 4,
+    "log_every": 3,
+    "keep": 99,
+    "precision": "fp32",
+    "device": "cpu",
+}
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """A folder with a cache, a model and one uninterrupted run, `whole`."""
+    folder = tmp_path_factory.mktemp("runs")
+    write_cache(folder / "toy", {"train": 70, "test": 20})
+    write_cache(folder / "other", {"train": 70, "test": 20}, seed=1)
+    write_model(folder / "model")
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    begin(folder, "whole")
+    yield folder
+    torch.set_num_threads(threads)
+
+
+def begin(folder: Path, out: str, **flags) -> Path:
+    settings = Settings(cache=str(folder / "toy"), model=str(folder / "model"), out=str(folder / out))
+    return start_run(Settings(**{**settings.to_json(), **FLAGS, **flags}), quiet_say, quiet_say, quiet=True)
+
+
+def quiet_say(text: str) -> None:
+    pass
+
+
+def arguments(out: str, *more: str, **flags) -> list[str]:
+    values = {"cache": "toy", "model": "model", "out": out, **FLAGS, **flags}
+    pairs = [(f"--{name.replace('_', '-')}", str(value)) for name, value in values.items()]
+    return ["run", *(word for pair in pairs for word in pair), *more]
+
+
+def result(run: Path) -> dict[str, bytes]:
+    """Everything of a run that must not differ between two equal runs."""
+    last = checkpoints(run / "checkpoints")[0]
+    assert last.name == f"step-{STEPS:06d}"
+    files = [last / name for name in ("model.safetensors", "optimizer.safetensors", "random.safetensors")]
+    files += [run / "metrics.jsonl", run / "model" / "model.safetensors"]
+    return {path.name if path.parent == last else str(path.relative_to(run)): path.read_bytes() for path in files}
+
+
+@pytest.mark.parametrize("step", [1, 4, 8, 9, 10, 17])
+def test_a_run_stopped_at_any_step_and_resumed_equals_the_uninterrupted_one_bit_by_bit(place, monkeypatch, step):
+    """Weights, optimizer, random state, metrics; CPU, fp32, dropout on, accumulation 2, evaluation in between."""
+    with monkeypatch.context() as patch:
+        stop_after(patch, step)
+        with pytest.raises(Stopped) as stopped:
+            begin(place, f"stopped-{step}")
+    assert stopped.value.exit_code == 143
+    run = place / f"stopped-{step}"
+    assert checkpoints(run / "checkpoints")[0].name == f"step-{step:06d}"
+    resume_run(run, {}, quiet_say, quiet_say, quiet=True)
+    assert result(run) == result(place / "whole")
+
+
+def test_two_equal_runs_are_equal_bit_by_bit_and_another_seed_is_not(place):
+    assert result(begin(place, "again")) == result(place / "whole")
+    other = result(begin(place, "seed", seed=1))
+    assert other["metrics.jsonl"] != result(place / "whole")["metrics.jsonl"]
+
+
+def kill_and_resume(place: Path, out: str, kills: int, seed: int) -> Path:
+    """Kill a training `kills` times, each when it has some random number of records, and let it end."""
+    generator = random.Random(seed)
+    run, killed = place / out, 0
+    first = arguments(out, log_every=1, save_every=2, keep=2)
+    while killed < kills:
+        command = ["run", "--resume", out] if (run / "settings.json").exists() else first
+        process = spawn(place, *command)
+        wait_for_lines(run / "metrics.jsonl", generator.randrange(STEPS), process)
+        process.kill()
+        code = ended(process)
+        killed += code == -signal.SIGKILL
+        assert code in (-signal.SIGKILL, 0), (place / "err.txt").read_text()
+        if code == 0 or not (run / "settings.json").exists():
+            shutil.rmtree(run, ignore_errors=True)  # too late to kill it, or before it began: from the start
+    command = ["run", "--resume", out] if run.exists() else first
+    assert ended(spawn(place, *command)) == 0, (place / "err.txt").read_text()
+    return run
+
+
+@pytest.mark.parametrize(
+    ("kills", "seed"),
+    [pytest.param(3, 0, id="3"), *(pytest.param(4, n, id=f"20-{n}", marks=pytest.mark.faults) for n in range(1, 6))],
+)
+def test_a_training_killed_at_random_moments_ends_as_if_it_had_not_been(place, kills, seed):
+    """SIGKILL to real processes; what is left is resumed until it ends."""
+    if not (place / "dense").exists():
+        begin(place, "dense", log_every=1, save_every=2, keep=2)
+    run = kill_and_resume(place, f"killed-{seed}", kills, seed)
+    assert result(run) == result(place / "dense")
+    assert len(checkpoints(run / "checkpoints")) == 2
+    assert not list(run.rglob(".*"))
+
+
+def test_killed_while_a_checkpoint_is_written_the_previous_one_is_used(place):
+    process = spawn(place, *arguments("torn"), prepare=kill_in_second_checkpoint)
+    assert ended(process) == -signal.SIGKILL
+    run = place / "torn"
+    assert [path.name for path in checkpoints(run / "checkpoints")] == ["step-000004"]
+    said = []
+    resume_run(run, {}, said.append, said.append)
+    assert "at step 4 of 18" in said[0]
+    assert result(run) == result(place / "whole")
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "optimizer.safetensors", "state.json"])
+def test_a_damaged_checkpoint_is_reported_and_the_one_before_it_used(place, monkeypatch, name):
+    with monkeypatch.context() as patch:
+        stop_after(patch, 10)
+        with pytest.raises(Stopped):
+            begin(place, f"damaged-{name}")
+    run = place / f"damaged-{name}"
+    damaged = run / "checkpoints" / "step-000010" / name
+    content = bytearray(damaged.read_bytes())
+    content[len(content) // 2] ^= 1
+    damaged.write_bytes(content)
+    said = []
+    resume_run(run, {}, quiet_say, said.append)
+    assert any("going back" in line for line in said)
+    assert result(run) == result(place / "whole")
+
+
+def test_sigterm_saves_a_checkpoint_and_exits_143_and_says_how_to_go_on(place):
+    """The console entry point in a process of its own, not a fork."""
+    command = [sys.executable, "-c", "from train.cli import main; main()", *arguments("term", epochs=40)]
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2]), "OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen(command, cwd=place, env=environment, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL)
+    run = place / "term"
+    while process.poll() is None and not (run / "metrics.jsonl").exists():
+        time.sleep(0.01)
+    process.send_signal(signal.SIGTERM)
+    errors = process.communicate(timeout=120)[1].decode()
+    assert process.returncode == 143
+    assert "train run --resume term" in errors
+    assert checkpoints(run / "checkpoints")
+
+
+def test_the_first_ctrl_c_saves_and_exits_130(place):
+    process = spawn(place, *arguments("interrupted", epochs=40))
+    wait_for_lines(place / "interrupted" / "metrics.jsonl", 1, process)
+    os.kill(process.pid, signal.SIGINT)
+    assert ended(process) == 130
+    assert checkpoints(place / "interrupted" / "checkpoints")
+    assert "train run --resume interrupted" in (place / "err.txt").read_text()
+
+
+def hang_in_step() -> None:
+    """Make a step of this process last forever once a Ctrl-C has come, as a huge batch might."""
+    import train.loop
+
+    update = train.loop.update
+
+    def hanging(job, state):
+        os.kill(os.getpid(), signal.SIGINT)
+        Path("hanging").write_text("")
+        while True:
+            update(job, state)
+
+    train.loop.update = hanging
+
+
+def test_the_second_ctrl_c_stops_at_once(place):
+    process = spawn(place, *arguments("hung"), prepare=hang_in_step)
+    while process.is_alive() and not (place / "hanging").exists():
+        time.sleep(0.01)
+    os.kill(process.pid, signal.SIGINT)
+    assert ended(process) == 130
+    assert not checkpoints(place / "hung" / "checkpoints")
+
+
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_before_the_first_step_leaves_nothing(place, monkeypatch, signum):
+    monkeypatch.setattr("train.run.try_heaviest", lambda job, state: signal.raise_signal(signum))
+    with pytest.raises(Stopped) as stopped:
+        begin(place, "early")
+    assert stopped.value.exit_code == 128 + signum
+    assert not (place / "early").exists()
+
+
+def test_the_signal_handlers_are_put_back():
+    before = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)
+    with StopRequest(quiet_say):
+        assert signal.getsignal(signal.SIGTERM) != before[0]
+    assert (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)) == before
+
+
+def test_resuming_a_finished_run_says_so_and_changes_nothing(place):
+    before = result(place / "whole")
+    said = []
+    resume_run(place / "whole", {}, said.append, said.append)
+    assert "is finished: 18 steps" in said[0]
+    assert result(place / "whole") == before
+
+
+def test_a_run_killed_between_its_last_checkpoint_and_its_model_is_finished_by_resume(place):
+    shutil.copytree(place / "whole", place / "unsaved")
+    (place / "unsaved" / "summary.json").unlink()
+    shutil.rmtree(place / "unsaved" / "model")
+    resume_run(place / "unsaved", {}, quiet_say, quiet_say, quiet=True)
+    assert result(place / "unsaved") == result(place / "whole")
+    scores = [json.loads((place / run / "summary.json").read_text())["scores"] for run in ("unsaved", "whole")]
+    assert scores[0] == scores[1] is not None
+
+
+@pytest.fixture(scope="module")
+def halfway(place):
+    """A run stopped at step 10."""
+    with pytest.MonkeyPatch.context() as patch:
+        stop_after(patch, 10)
+        with pytest.raises(Stopped):
+            begin(place, "halfway")
+    return place / "halfway"
+
+
+def test_flags_that_contradict_the_run_are_refused_all_at_once(halfway):
+    given = {"lr": 1.0, "seed": 5, "batch_size": 4, "precision": "bf16", "epochs": 2, "keep": 1}
+    with pytest.raises(MismatchError) as error:
+        resume_run(halfway, given, quiet_say, quiet_say)
+    text = str(error.value)
+    for line in (
+        "--lr is 0.001 in the run, 1.0 was given",
+        "--seed is 321 in the run, 5 was given",
+        "--batch-size is 8 in the run, 4 was given",
+        "--precision is fp32 in the run, bf16 was given",
+    ):
+        assert line in text
+    assert "--epochs" not in text
+    assert "--keep" not in text
+
+
+def test_the_same_settings_spelled_otherwise_are_no_contradiction(halfway, place, tmp_path, monkeypatch):
+    """A relative path of the model, `auto` where the run found out the same."""
+    monkeypatch.chdir(place)
+    monkeypatch.setattr("train.device._native_bf16", lambda device: False)
+    shutil.copytree(halfway, tmp_path / "same")
+    given = {"model": "model", "precision": "auto", "cache": "toy", "lr": 1e-3, "device": "auto"}
+    resume_run(tmp_path / "same", given, quiet_say, quiet_say, quiet=True)
+    assert result(tmp_path / "same") == result(place / "whole")
+
+
+def test_another_cache_is_refused_by_its_fingerprint(halfway, place):
+    with pytest.raises(MismatchError, match=r"has the fingerprint .*, the run was made with"):
+        resume_run(halfway, {"cache": str(place / "other")}, quiet_say, quiet_say)
+
+
+def test_a_model_whose_files_changed_is_refused(halfway, place, tmp_path):
+    kept = place / "model" / "config.json"
+    content = kept.read_text()
+    kept.write_text(content.replace('"hidden_dropout_prob": 0.1', '"hidden_dropout_prob": 0.2'))
+    try:
+        with pytest.raises(MismatchError, match="its files are no longer those the run started from"):
+            resume_run(halfway, {}, quiet_say, quiet_say)
+    finally:
+        kept.write_text(content)
+
+
+def test_a_checkpoint_copied_from_another_run_is_refused(halfway, place, tmp_path):
+    run = tmp_path / "mixed"
+    shutil.copytree(halfway, run)
+    settings = json.loads((run / "settings.json").read_text())
+    settings["settings"]["lr"] = 0.5
+    (run / "settings.json").write_text(json.dumps(settings))
+    with pytest.raises(MismatchError, match="belongs to another run"):
+        resume_run(run, {}, quiet_say, quiet_say)
+
+
+def test_a_cut_metrics_file_is_refused(halfway, tmp_path):
+    run = tmp_path / "cut"
+    shutil.copytree(halfway, run)
+    (run / "metrics.jsonl").write_bytes(b"")
+    with pytest.raises(InputError, match="was cut or replaced"):
+        resume_run(run, {}, quiet_say, quiet_say)
+
+
+def test_a_moved_cache_and_a_moved_run_go_on(halfway, place, tmp_path):
+    shutil.copytree(halfway, tmp_path / "moved")
+    shutil.copytree(place / "toy", tmp_path / "elsewhere")
+    resume_run(tmp_path / "moved", {"cache": str(tmp_path / "elsewhere")}, quiet_say, quiet_say, quiet=True)
+    assert result(tmp_path / "moved") == result(place / "whole")
+
+
+def test_a_folder_that_is_no_run_is_refused(tmp_path):
+    with pytest.raises(InputError, match=r"is no run: it holds no settings\.json"):
+        resume_run(tmp_path, {}, quiet_say, quiet_say)
+    (tmp_path / "settings.json").write_text("[]")
+    with pytest.raises(InputError, match="cannot be read as a run's settings"):
+        resume_run(tmp_path, {}, quiet_say, quiet_say)
+
+
+def test_a_run_that_another_process_trains_is_refused(halfway):
+    from train.run_folder.records import lock_run
+
+    handle = lock_run(halfway)
+    try:
+        with pytest.raises(InputError, match="trained by another process"):
+            resume_run(halfway, {}, quiet_say, quiet_say)
+    finally:
+        os.close(handle)
+
+
+def test_keep_leaves_the_newest_checkpoints(place):
+    run = begin(place, "kept", keep=1, save_every=5)
+    assert [path.name for path in checkpoints(run / "checkpoints")] == ["step-000018"]

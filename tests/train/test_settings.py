@@ -1,0 +1,105 @@
+"""The settings of a run."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cache.errors import InputError
+from cache.plans.strategies import PlanSpec
+from train.settings import Settings, contradictions, flag
+
+
+def test_all_wrong_settings_are_reported_at_once_by_flag():
+    with pytest.raises(InputError) as error:
+        Settings(
+            cache="c",
+            epochs=0,
+            lr=float("nan"),
+            batch_size=-1,
+            precision="fp8",
+            strategy="clever",
+            keep=0,
+            warmup_ratio=1.5,
+            on_nonfinite="pray",
+            model="",
+        )
+    lines = str(error.value).splitlines()
+    flags = [
+        "--epochs", "--keep", "--batch-size", "--lr", "--warmup-ratio",
+        "--precision", "--strategy", "--on-nonfinite", "--model",
+    ]  # fmt: skip
+    assert sorted(line.split()[0] for line in lines) == sorted(flags)
+    assert "--epochs is 0, expected an integer of 1 or more" in lines
+    assert "--precision is 'fp8', expected one of auto, fp32, bf16" in lines
+
+
+def test_the_two_ways_to_give_a_warm_up_exclude_each_other():
+    with pytest.raises(InputError, match="--warmup-steps and --warmup-ratio are both given"):
+        Settings(cache="c", warmup_steps=1, warmup_ratio=0.1)
+
+
+def test_the_warm_up_ratio_is_rounded_up_to_steps():
+    assert Settings(cache="c", warmup_ratio=0.1).warmup(25) == 3
+    assert Settings(cache="c", warmup_steps=7).warmup(25) == 7
+    assert Settings(cache="c").warmup(25) == 0
+
+
+@given(
+    lr=st.floats(1e-9, 1),
+    epochs=st.integers(1, 100),
+    strategy=st.sampled_from([None, "smart", "tight"]),
+    compile_=st.booleans(),
+)
+def test_settings_survive_the_way_through_json(lr, epochs, strategy, compile_):
+    import json
+
+    settings = Settings(cache="c", lr=lr, epochs=epochs, strategy=strategy, compile=compile_)
+    assert Settings.from_json(json.loads(json.dumps(settings.to_json()))) == settings
+
+
+def test_an_unknown_setting_is_named():
+    with pytest.raises(InputError, match="no setting is called 'leraning_rate'; the settings are cache, model"):
+        Settings.from_json({"cache": "c", "leraning_rate": 1})
+    with pytest.raises(InputError, match="the cache is not named"):
+        Settings.from_json({})
+
+
+BUILT = PlanSpec("smart", 32, None, 7)
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ({}, BUILT),
+        ({"strategy": "tight"}, PlanSpec("tight", 32, None, 7)),
+        ({"batch_size": 8}, PlanSpec("smart", 8, None, 7)),
+        ({"plan_seed": 0}, PlanSpec("smart", 32, None, 0)),
+        ({"strategy": "budget", "max_tokens": 4096}, PlanSpec("budget", None, 4096, 7)),
+    ],
+)
+def test_what_is_not_given_of_the_plan_is_as_the_cache_was_built(given, expected):
+    assert Settings(cache="c", **given).plan_spec(BUILT) == expected
+
+
+def test_a_strategy_with_batch_size_on_a_cache_built_with_a_budget_takes_16():
+    built = PlanSpec("budget", None, 4096, 7)
+    assert Settings(cache="c", strategy="smart").plan_spec(built) == PlanSpec("smart", 16, None, 7)
+    assert Settings(cache="c").plan_spec(built) == built
+
+
+@pytest.mark.parametrize(
+    "given", [{"strategy": "budget"}, {"max_tokens": 100}, {"strategy": "budget", "max_tokens": 9, "batch_size": 2}]
+)
+def test_a_plan_that_contradicts_itself_is_refused(given):
+    with pytest.raises(InputError, match="--max-tokens"):
+        Settings(cache="c", **given).plan_spec(BUILT)
+
+
+def test_contradictions_name_flag_run_and_command_line():
+    run = Settings(cache="c", lr=1e-3, save_every=5)
+    assert contradictions(run, {"lr": 1e-3, "save_every": 9, "keep": 5, "device": "cuda:1"}) == []
+    assert contradictions(run, {"max_steps": 9}) == ["--max-steps is None in the run, 9 was given"]
+
+
+def test_flags_are_field_names_with_dashes():
+    assert flag("pad_to_multiple_of") == "--pad-to-multiple-of"

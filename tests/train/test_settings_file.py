@@ -1,0 +1,61 @@
+"""`train run --config`: settings from a file, flags on top, and a run's own settings give the run again."""
+
+import json
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from cache import InputError
+from tests.helpers.models import write_model
+from tests.helpers.toys import write_cache
+from train.cli import cli
+from train.settings import read_settings
+
+
+def test_toml_and_json_say_the_same(tmp_path: Path) -> None:
+    """Names may be spelled as flags are."""
+    (tmp_path / "a.toml").write_text('cache = "cache/imdb"\nbatch-size = 8\nlr = 1e-4\n')
+    (tmp_path / "a.json").write_text('{"cache": "cache/imdb", "batch_size": 8, "lr": 1e-4}')
+    assert read_settings(tmp_path / "a.toml") == read_settings(tmp_path / "a.json")
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("a.toml", "lr = ", "does not parse"),
+        ("a.json", "[1]", "holds a list, expected names and values"),
+        ("a.json", "{" * 5000, "does not parse"),
+    ],
+)
+def test_a_file_that_is_no_settings_is_refused(tmp_path: Path, name: str, text: str, message: str) -> None:
+    """With its name and the reason."""
+    (tmp_path / name).write_text(text)
+    with pytest.raises(InputError, match=message):
+        read_settings(tmp_path / name)
+    with pytest.raises(InputError, match="No such file"):
+        read_settings(tmp_path / "missing.toml")
+
+
+def test_a_runs_settings_reproduce_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same metrics to the byte, in a run folder of its own; a flag on top changes what it says."""
+    cache = write_cache(tmp_path / "toy", {"train": 48, "test": 16})
+    model = write_model(tmp_path / "tiny")
+    monkeypatch.chdir(tmp_path)
+    first = ["run", "--cache", str(cache.folder), "--model", str(model), "--max-steps", "4", "--log-every", "2"]
+    runner = CliRunner()
+    for arguments in (first, ["run", "--config", "runs/toy-1/settings.json"]):
+        assert runner.invoke(cli, arguments, catch_exceptions=False).exit_code == 0
+    metrics = [(tmp_path / f"runs/toy-{number}/metrics.jsonl").read_bytes() for number in (1, 2)]
+    assert metrics[0] == metrics[1]
+    runner.invoke(cli, ["run", "--config", "runs/toy-1/settings.json", "--seed", "7"], catch_exceptions=False)
+    assert (tmp_path / "runs/toy-3/metrics.jsonl").read_bytes() != metrics[0]
+    settings = [json.loads((tmp_path / f"runs/toy-{n}/settings.json").read_text())["settings"] for n in (1, 3)]
+    assert {key for key in settings[0] if settings[0][key] != settings[1][key]} <= {"seed", "out"}
+
+
+def test_an_unknown_setting_lists_the_known_ones(tmp_path: Path) -> None:
+    """Misspelled names do not pass in silence."""
+    (tmp_path / "a.toml").write_text('cache = "x"\nlearning_rate = 1\n')
+    with pytest.raises(InputError, match=r"no setting is called 'learning_rate'; the settings are cache, model"):
+        CliRunner().invoke(cli, ["run", "--config", str(tmp_path / "a.toml")], catch_exceptions=False)

@@ -1,0 +1,164 @@
+"""What runs recorded, as curves; runs that differ only by seed become one group: its mean and standard deviation.
+
+Shapes: S records of a run, R runs of a group.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ..metrics.scores import main_score
+from ..run_folder.records import METRICS, TIMING, Json, read_records
+from .table import RunResult, read_result
+
+Floats = npt.NDArray[np.float64]
+
+NOT_COMPARED = frozenset(
+    {"seed", "plan_seed", "out", "cache", "save_every", "keep", "log_every", "tensorboard", "wandb"}
+)
+"""Settings in which the runs of a group may differ; the cache counts by its fingerprint."""
+
+
+@dataclass(frozen=True)
+class RunCurves:
+    """One run's records.
+
+    Attributes:
+        result: what `train compare` prints of it.
+        steps: (S,) optimizer step of each record.
+        loss: (S,) mean loss since the record before; NaN where it was not finite.
+        learning_rate: (S,).
+        real_tokens: (S,) trained on so far.
+        seconds: (S,) of training so far.
+        speed: (S,) real tokens a second since the record before.
+        scores: main score by step, of each evaluation; `result.score` names it.
+    """
+
+    result: RunResult
+    steps: Floats
+    loss: Floats
+    learning_rate: Floats
+    real_tokens: Floats
+    seconds: Floats
+    speed: Floats
+    scores: dict[int, float]
+
+
+@dataclass(frozen=True)
+class Group:
+    """Runs that differ by nothing but their seeds, and the name that tells them from the other groups."""
+
+    name: str
+    runs: tuple[RunCurves, ...]
+
+    def stack(self, field: str) -> Floats:
+        """(R, S) values of a curve at the records that all runs have."""
+        count = min(len(run.steps) for run in self.runs)
+        return np.stack([getattr(run, field)[:count] for run in self.runs])
+
+    @property
+    def score_name(self) -> str:
+        """What the main score of its runs is called; empty where none was evaluated."""
+        return next((run.result.score[0] for run in self.runs if run.result.score), "")
+
+    def scores(self) -> tuple[list[int], Floats]:
+        """The steps at which every run was evaluated, and (R, steps) main scores."""
+        steps = sorted(set.intersection(*(set(run.scores) for run in self.runs)))
+        return steps, np.array([[run.scores[step] for step in steps] for run in self.runs])
+
+
+def read_curves(folder: Path) -> RunCurves:
+    """Read what a run has recorded so far.
+
+    Raises:
+        InputError: the folder is no run.
+    """
+    result = read_result(folder)
+    metrics = read_records(folder / METRICS)
+    timing = {record["step"]: record for record in read_records(folder / TIMING) if record["kind"] == "step"}
+    steps = [record for record in metrics if record["kind"] == "step" and record["step"] in timing]
+    times = [timing[record["step"]] for record in steps]
+    evals = [record for record in metrics if record["kind"] == "eval"]
+    found = [main_score(record, result.info.metric) for record in evals]
+    return RunCurves(
+        result=result,
+        steps=_column(steps, "step"),
+        loss=_column(steps, "loss"),
+        learning_rate=_column(steps, "learning_rate"),
+        real_tokens=np.cumsum(_column(steps, "real_tokens")),
+        seconds=np.cumsum(_column(times, "seconds")),
+        speed=_column(times, "tokens_per_second"),
+        scores={record["step"]: score[1] for record, score in zip(evals, found, strict=True) if score},
+    )
+
+
+def _column(records: Sequence[Json], name: str) -> Floats:
+    return np.array([np.nan if record[name] is None else record[name] for record in records], np.float64)
+
+
+def group_runs(runs: Sequence[RunCurves]) -> list[Group]:
+    """Put runs that differ only by seed together, in the order in which they were given."""
+    groups: dict[str, list[RunCurves]] = {}
+    facts = [_facts(run) for run in runs]
+    for run, fact in zip(runs, facts, strict=True):
+        groups.setdefault(repr(sorted(fact.items())), []).append(run)
+    varying = [name for name in facts[0] if len({repr(fact.get(name)) for fact in facts}) > 1]
+    names = [_name(_facts(members[0]), varying) for members in groups.values()]
+    return [
+        Group(name if names.count(name) == 1 else f"{name} ({place + 1})", tuple(members))
+        for place, (name, members) in enumerate(zip(names, groups.values(), strict=True))
+    ]
+
+
+def _facts(run: RunCurves) -> dict[str, Any]:
+    info = run.result.info
+    settings = {name: value for name, value in info.settings.to_json().items() if name not in NOT_COMPARED}
+    return {
+        **settings,
+        "cache_name": info.cache_name,
+        "max_length": info.max_length,
+        "device": info.environment.get("device"),
+        "total_steps": info.total_steps,
+        "cache_fingerprint": info.cache_fingerprint,
+        "model_digest": info.model_digest,
+    }
+
+
+SAID_ALONE = ("strategy", "cache_name", "device", "precision")
+UNSAID = ("cache_fingerprint", "model_digest", "total_steps")
+
+
+def _name(facts: dict[str, Any], varying: Sequence[str]) -> str:
+    """What tells a group from the others, its strategy first."""
+    parts = []
+    for name in sorted(varying, key=lambda name: name != "strategy"):
+        value = facts.get(name)
+        if value is None or name in UNSAID:
+            continue
+        if name == "model":
+            parts.append(Path(str(value)).name)
+        elif name in SAID_ALONE:
+            parts.append(str(value))
+        else:
+            parts.append(f"{name.replace('_', ' ')} {value}")
+    return ", ".join(parts) or str(facts["strategy"])
+
+
+def smooth(values: Floats, window: int) -> Floats:
+    """A running mean over `window` records, fewer at the ends; what is not finite is left out of it."""
+    finite, ones = np.isfinite(values), np.ones(min(window, max(len(values), 1)))
+    total = np.convolve(np.where(finite, values, 0), ones, "same")
+    count = np.convolve(finite.astype(float), ones, "same")
+    return np.where(count > 0.5, total / np.maximum(count, 1), np.nan)
+
+
+def spread_of(values: Floats) -> Floats:
+    """Standard deviation over the runs of a group, (R, …) to (…); 0 where there is only one."""
+    if len(values) < 2:
+        return np.zeros(values.shape[1:])
+    deviation: Floats = values.std(axis=0, ddof=1)
+    return deviation

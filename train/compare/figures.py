@@ -1,0 +1,256 @@
+"""`train compare --html`: the curves of runs on one page, and the tutorial's table of them."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cache.common.axes import Axes, frame, spread
+from cache.common.files import replacing, storage_errors
+from cache.common.page import header, page, section, table
+from cache.common.progress import clock
+from cache.common.svg import SERIES, Figure, Panel, band, clip, label, line
+from cache.errors import InputError
+
+from ..metrics.scores import TITLES
+from .curves import Floats, Group, group_runs, read_curves, smooth, spread_of
+from .table import column_names, score_text
+
+MOST_POINTS = 300
+"""Points drawn of a curve."""
+NAME_LENGTH = 18
+"""Characters of a group's name beside its line; the table has the whole name."""
+
+
+def write_comparison(folders: Sequence[Path], path: Path) -> int:
+    """Write the page that compares some runs; returns its size in bytes.
+
+    Raises:
+        InputError: a folder is no run, or no run has recorded a step yet.
+        StorageError: the page cannot be written.
+    """
+    data = comparison_page(group_runs([read_curves(folder) for folder in folders])).encode()
+    with storage_errors(path), replacing(path) as temporary:
+        temporary.write_bytes(data)
+    return len(data)
+
+
+def comparison_page(groups: Sequence[Group]) -> str:
+    """The page as one HTML file that needs nothing else.
+
+    Raises:
+        InputError: no run has recorded a step yet.
+    """
+    drawn = [group for group in groups if all(len(run.steps) for run in group.runs)]
+    if not drawn:
+        folders = ", ".join(str(run.result.folder) for group in groups for run in group.runs)
+        raise InputError(f"no step is recorded yet in {folders}; wait for the first log point (--log-every steps)")
+    runs = sum(len(group.runs) for group in groups)
+    caches = sorted({run.result.info.cache_name for group in groups for run in group.runs})
+    about = f"{_count(runs, 'run')} in {_count(len(groups), 'group')}; runs that differ only by seed are one group"
+    head = header(f"Runs on {', '.join(caches)}", about, ())
+    figures = [learning(drawn), pace(drawn)]
+    return page(f"Runs on {', '.join(caches)}", [head, *map(section, figures), table_html(groups)])
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
+# --- figures
+
+
+def learning(groups: Sequence[Group]) -> Figure:
+    """Loss against steps, tokens and seconds, and the main scores against seconds."""
+    longest = max(float(group.stack("seconds").mean(axis=0)[-1]) for group in groups)
+    unit, scale = _time_unit(longest)
+    window = max(1, min(len(group.runs[0].steps) for group in groups) // 30)
+    panels = [
+        _loss_panel(groups, "steps", "Loss against steps", "optimizer step", 1, window),
+        _loss_panel(groups, "real_tokens", "Loss against real tokens", "real tokens", 1, window),
+        _loss_panel(groups, "seconds", "Loss against time", f"training time, {unit}", scale, window),
+    ]
+    scored = [group for group in groups if group.scores()[0]]
+    names = dict.fromkeys(group.score_name for group in scored)
+    panels += [_score_panel(groups, name, unit, scale) for name in names]
+    caption = "Training loss"
+    caption += f", the mean of {window} records at a time" if window > 1 else ""
+    caption += "; of several seeds the mean, and one standard deviation to either side." if _several(groups) else "."
+    return Figure("learning", _learning_title(scored, groups), caption, tuple(panels))
+
+
+def _learning_title(scored: Sequence[Group], groups: Sequence[Group]) -> str:
+    parts = []
+    for group in (scored or groups)[:3]:
+        took = clock(float(group.stack("seconds").mean(axis=0)[-1]))
+        if scored:
+            score = TITLES.get(group.score_name, group.score_name)
+            parts.append(f"{group.name} reaches {score} {_mean(group.scores()[1][:, -1], '.3f')} in {took}")
+        else:
+            loss = np.array([smooth(run.loss, max(1, len(run.loss) // 10))[-1] for run in group.runs])
+            parts.append(f"{group.name} comes to a loss of {_mean(loss, '.3f')} in {took}")
+    return "; ".join(parts)
+
+
+def pace(groups: Sequence[Group]) -> Figure:
+    """Throughput and learning rate, step by step."""
+    speeds = [_speed(group) for group in groups]
+    title = "; ".join(
+        f"{group.name}: {speed:,.0f} real tokens a second" for group, speed in zip(groups, speeds, strict=True)
+    )
+    if len(groups) > 1 and min(speeds) > 0:
+        best, worst = int(np.argmax(speeds)), int(np.argmin(speeds))
+        title = (
+            f"{groups[best].name} trains on {speeds[best]:,.0f} real tokens a second, {groups[worst].name} on "
+            f"{speeds[worst]:,.0f}: {speeds[best] / speeds[worst]:.2f} times as many"
+        )
+    panels = []
+    for field, heading, unit in (
+        ("speed", "Throughput", "real tokens a second"),
+        ("learning_rate", "Learning rate", ""),
+    ):
+        curves = [(group.stack("steps")[0], group.stack(field)) for group in groups]
+        panels.append(_panel(groups, curves, heading, "optimizer step", unit, smoothing=1))
+    return Figure(
+        "pace", title, "Throughput is that between one record and the next, padding not counted.", tuple(panels)
+    )
+
+
+def _speed(group: Group) -> float:
+    """Real tokens a second over the whole of its runs."""
+    seconds = sum(float(run.seconds[-1]) for run in group.runs)
+    return sum(float(run.real_tokens[-1]) for run in group.runs) / max(seconds, 1e-9)
+
+
+def _loss_panel(groups: Sequence[Group], field: str, heading: str, x_label: str, scale: float, window: int) -> Panel:
+    curves = [(group.stack(field).mean(axis=0) / scale, group.stack("loss")) for group in groups]
+    return _panel(groups, curves, heading, x_label, "loss", smoothing=window)
+
+
+def _score_panel(groups: Sequence[Group], name: str, unit: str, scale: float) -> Panel:
+    """The groups that have a score of this name; the others keep their color and stay away."""
+    curves = []
+    for group in groups:
+        steps, values = group.scores()
+        if group.score_name != name or not steps:
+            curves.append((np.zeros(0), np.zeros((len(group.runs), 0))))
+            continue
+        seconds = np.interp(steps, group.stack("steps")[0], group.stack("seconds").mean(axis=0))
+        curves.append((seconds / scale, values))
+    title = TITLES.get(name, name)
+    heading = f"{title[0].upper()}{title[1:]} against time"
+    return _panel(groups, curves, heading, f"training time, {unit}", title, dots=True)
+
+
+Curve = tuple[Floats, Floats]
+"""x (S,), and y (R, S) of a group's runs."""
+
+
+def _panel(
+    groups: Sequence[Group],
+    curves: Sequence[Curve],
+    heading: str,
+    x_label: str,
+    y_label: str,
+    *,
+    smoothing: int = 1,
+    dots: bool = False,
+) -> Panel:
+    """A line and a band a group, each named at its end."""
+    shown = [clip(group.name, NAME_LENGTH) for group in groups]
+    finite = np.concatenate([y[np.isfinite(y)] for _, y in curves])
+    low, high = (float(finite.min()), float(finite.max())) if len(finite) else (0.0, 1.0)
+    low = low - 0.1 * ((high - low) or 0.1) if dots else 0.0
+    last = max(float(x[-1]) for x, _ in curves if len(x))
+    margin = 14 + 6.6 * max(map(len, shown))
+    axes = Axes((0, last), (low, low + (high - low) * 1.06 or 1.0), right=margin, left=54)
+    parts, ends = [frame(axes, x_label, y_label)], []
+    for place, (x, y) in enumerate(curves):
+        if len(x):
+            drawn, end = _curve(axes, x, y, place, smoothing, dots)
+            parts += drawn
+            ends.append((end, place))
+    heights = spread([end for end, _ in ends], 14, axes.top, axes.height - axes.bottom)
+    for height, (_, place) in zip(heights, ends, strict=True):
+        parts.append(label(axes.width - margin + 8, height + 4, shown[place], color=_color(place)))
+    return axes.panel(heading, parts, f"{heading}, of {', '.join(group.name for group in groups)}")
+
+
+def _curve(axes: Axes, x: Floats, y: Floats, place: int, smoothing: int, dots: bool) -> tuple[list[str], float]:
+    """The drawing of one group, and the height at which its line ends, pixels."""
+    color, dashed = _color(place), place >= SERIES
+    each = np.stack([smooth(run, smoothing) for run in y])
+    mean, deviation = each.mean(axis=0), spread_of(each)
+    pick = np.unique(np.linspace(0, len(x) - 1, min(len(x), MOST_POINTS)).astype(int))
+    px, middle = axes.at_x(x[pick]), axes.at_y(mean[pick])
+    parts = []
+    if len(y) > 1:
+        good = np.isfinite(mean[pick])
+        low, high = (axes.at_y((mean + sign * deviation)[pick][good]) for sign in (-1, 1))
+        floor, ceiling = axes.height - axes.bottom, axes.top
+        parts.append(band(px[good], np.clip(low, ceiling, floor), np.clip(high, ceiling, floor), color, 0.18))
+    elif smoothing > 1:
+        parts.append(line(px, axes.at_y(y[0][pick]), color, width=0.8, opacity=0.35))
+    parts.append(line(px, middle, color, width=2, dashed=dashed))
+    if dots:
+        parts += [line((a, a), (b, b), color, width=6) for a, b in zip(px, middle, strict=True)]
+    ends = middle[np.isfinite(middle)]
+    return parts, float(ends[-1]) if len(ends) else float(axes.top)
+
+
+def _color(place: int) -> str:
+    return str(place % SERIES + 1)
+
+
+def _time_unit(seconds: float) -> tuple[str, float]:
+    for unit, scale in (("hours", 3600.0), ("minutes", 60.0)):
+        if seconds >= 3 * scale:
+            return unit, scale
+    return "seconds", 1.0
+
+
+def _several(groups: Sequence[Group]) -> bool:
+    return any(len(group.runs) > 1 for group in groups)
+
+
+# --- the table
+
+
+PLUS_MINUS = "\u00a0±\u00a0"
+
+
+def table_html(groups: Sequence[Group]) -> str:
+    """The tutorial's table, a group a row: means, ± standard deviations where there are several runs."""
+    rows = [_cells(group) for group in groups]
+    note = "Means over the runs of a group, ± their standard deviation." if _several(groups) else ""
+    head = f"<h2>{_count(len(groups), 'group')} side by side</h2>" + (f'<p class="about">{note}</p>' if note else "")
+    names = ("runs", *column_names([run.result for group in groups for run in group.runs])[1:])
+    return f'<section id="table">{head}{table(names, rows)}</section>'
+
+
+def _cells(group: Group) -> list[str]:
+    results = [run.result for run in group.runs]
+    info, settings = results[0].info, results[0].info.settings
+    unfinished = sum(not result.finished for result in results)
+    scores = [result.score[1] for result in results if result.score]
+    epochs = [sum(result.epoch_seconds) / len(result.epoch_seconds) for result in results if result.epoch_seconds]
+    return [
+        f"{group.name}, {_count(len(results), 'run')}" + (f" ({unfinished} not finished)" if unfinished else ""),
+        str(settings.strategy),
+        Path(str(settings.model)).name,
+        f"{settings.max_tokens:,} tokens" if settings.batch_size is None else str(settings.batch_size),
+        f"{info.max_length:,}",
+        score_text(group.score_name, _mean(np.array(scores), ".4f")) if scores else "",
+        f"{info.environment['device']}, {settings.precision}",
+        clock(float(np.mean(epochs))) + (f"{PLUS_MINUS}{np.std(epochs, ddof=1):.1f}\u00a0s" if len(epochs) > 1 else "")
+        if epochs
+        else "",
+        f"{np.mean([result.steps for result in results]):,.0f}",
+        f"{np.mean([result.padded_tokens for result in results]):,.0f}",
+    ]
+
+
+def _mean(values: Any, form: str) -> str:
+    deviation = f"{PLUS_MINUS}{np.std(values, ddof=1):{form}}" if len(values) > 1 else ""
+    return f"{np.mean(values):{form}}{deviation}"

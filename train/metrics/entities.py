@@ -1,0 +1,170 @@
+"""Scores of tagged words: entities found, as seqeval counts them by default (Nakayama 2018), and tokens that are right.
+
+A tag is a letter that says where in an entity a word stands, B, I, E, S or O, and behind a dash its type: `B-PER`.
+seqeval reads other tags the same way, `NN` as letter N of type N, and forgives sequences that the scheme forbids: an
+`I-PER` after `O` begins an entity. Whether an entity begins or ends between two words follows from their two tags
+alone, so that a whole batch is read at once, on the device. An entity is found if its type, first and last word are.
+Rows are read by themselves; among tags such as `.` seqeval may begin an entity in the sentence before.
+
+Shapes: B rows, W columns, K = W + 2: a word outside of entities stands before and behind each row. M types.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from cache.format.manifest import IGNORED
+
+LETTERS = "BIESO."
+ENDS = frozenset(
+    {"BB", "BS", "BO", "IB", "IS", "IO", *(letter + after for letter in "ES" for after in (*LETTERS, "?"))}
+)
+"""Letters of two neighbours between which an entity ends, whatever their types; ? is any other letter."""
+STARTS = frozenset({*(before + letter for letter in "BS" for before in (*LETTERS, "?"))}) | {
+    "EE", "EI", "SE", "SI", "OE", "OI"
+}  # fmt: skip
+"""Likewise where one begins."""
+
+
+def read_tag(tag: str) -> tuple[str, str]:
+    """A tag's letter, ? for any that is none of `LETTERS`, and its type, _ where it has none."""
+    return tag[0] if tag[0] in LETTERS else "?", tag[1:].split("-", maxsplit=1)[-1] or "_"
+
+
+@dataclass(frozen=True)
+class TokenScores:
+    """What a token classifier did on a split.
+
+    Attributes:
+        rows: rows that were scored.
+        loss: cross-entropy, summed over labelled tokens.
+        tokens: labelled tokens, the first of each word.
+        right: those of them whose class was found.
+        types: of entities.
+        correct: entities that were found, per type.
+        predicted: entities that were given each type.
+        actual: entities that have each type.
+    """
+
+    rows: int
+    loss: float
+    tokens: int
+    right: int
+    types: tuple[str, ...]
+    correct: tuple[int, ...]
+    predicted: tuple[int, ...]
+    actual: tuple[int, ...]
+
+    @property
+    def mean_loss(self) -> float:
+        """Cross-entropy per labelled token."""
+        return self.loss / self.tokens if self.tokens else 0.0
+
+    @property
+    def accuracy(self) -> float:
+        """Share of labelled tokens whose class was found."""
+        return self.right / self.tokens if self.tokens else 0.0
+
+    def summary(self) -> dict[str, Any]:
+        """Loss, the scores over the entities of all types, the share of right tokens, and rows."""
+        precision, recall, f1 = scores_of(*map(sum, (self.correct, self.predicted, self.actual)))
+        entities = {"entity_precision": precision, "entity_recall": recall, "entity_f1": f1}
+        return {"loss": self.mean_loss, **entities, "token_accuracy": self.accuracy, "rows": self.rows}
+
+    def to_json(self) -> dict[str, Any]:
+        """The scores as plain JSON, with the counts of each type that occurs."""
+        types = {
+            self.types[number]: dict(zip(("correct", "predicted", "actual"), counts, strict=True))
+            for number, counts in self._present()
+        }
+        return {**self.summary(), "tokens": self.tokens, "types": types}
+
+    def lines(self, names: Sequence[str]) -> Iterator[tuple[str, str]]:
+        """Precision, recall and F1 over all entities, right tokens, and the F1 of each type."""
+        precision, recall, f1 = scores_of(*map(sum, (self.correct, self.predicted, self.actual)))
+        yield "F1", f"{f1:.4f} (of entities: precision {precision:.4f}, recall {recall:.4f})"
+        yield "accuracy", f"{self.accuracy:.4f} ({self.right:,} of {self.tokens:,} labelled tokens)"
+        for number, (correct, predicted, actual) in self._present()[:20]:
+            counts = f"{actual:,} entities, {correct:,} of them found, {predicted:,} found in all"
+            yield "", f"{self.types[number]}: F1 {scores_of(correct, predicted, actual)[2]:.4f}, {counts}"
+
+    def _present(self) -> list[tuple[int, tuple[int, int, int]]]:
+        """Number and counts of the types that occur or were found."""
+        each = enumerate(zip(self.correct, self.predicted, self.actual, strict=True))
+        return [(number, counts) for number, counts in each if any(counts)]
+
+
+def scores_of(correct: int, predicted: int, actual: int) -> tuple[float, float, float]:
+    """Precision, recall and F1; 0 where there is nothing to divide by."""
+    total = predicted + actual
+    return correct / max(predicted, 1), correct / max(actual, 1), 2 * correct / total if total else 0.0
+
+
+class TokenTally:
+    """Counts of labelled tokens and of entities.
+
+    Args:
+        names: the classes, class 0 first.
+        device: where the logits are.
+    """
+
+    def __init__(self, names: Sequence[str], device: torch.device) -> None:
+        read = [read_tag(name) for name in (*names, "O")]  # the last is outside of rows
+        self.types = tuple(sorted({kind for _, kind in read}))
+        letters = (*LETTERS, "?")
+        self.letter = torch.tensor([letters.index(letter) for letter, _ in read], device=device)  # (C + 1,)
+        self.kind = torch.tensor([self.types.index(kind) for _, kind in read], device=device)
+        self.ends, self.starts = (
+            torch.tensor([[one + other in pairs for other in letters] for one in letters], device=device)
+            for pairs in (ENDS, STARTS)
+        )  # (7, 7) by the letters before and after
+        self.within = torch.tensor([letter not in "O." for letter in letters], device=device)
+        self.counts = torch.zeros(3, len(self.types), dtype=torch.int64, device=device)  # correct, predicted, actual
+        self.tokens = torch.zeros(2, dtype=torch.int64, device=device)  # right, all
+
+    def add(self, logits: torch.Tensor, labels: torch.Tensor) -> None:
+        """Count a batch: (B, W, C) logits, (B, W) labels."""
+        found, labelled = logits.argmax(dim=-1), labels != IGNORED  # (B, W)
+        self.tokens += torch.stack([(labelled & (found == labels)).sum(), labelled.sum()])
+        outside = len(self.letter) - 1
+        labelled, found, actual = (
+            torch.nn.functional.pad(part, (1, 1), value=value)
+            for part, value in ((labelled, True), (found, outside), (labels.where(labelled, outside), outside))
+        )  # (B, K)
+        before = shifted(last_true(labelled))
+        (ended, kind, begin), (ended_too, kind_too, begin_too) = (
+            self._entities(tags, labelled, before) for tags in (found, actual)
+        )
+        same = ended & ended_too & (kind == kind_too) & (begin == begin_too)
+        for row, kinds, entities in ((0, kind, same), (1, kind, ended), (2, kind_too, ended_too)):
+            self.counts[row].index_add_(0, kinds.flatten(), entities.flatten().long())
+
+    def _entities(
+        self, tags: torch.Tensor, labelled: torch.Tensor, before: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """(B, K) each: whether an entity ended before a word, its type, the column of its first word."""
+        tags_before = tags.gather(1, before)
+        letter, letter_before = self.letter[tags], self.letter[tags_before]
+        kind, kind_before = self.kind[tags], self.kind[tags_before]
+        ended = self.ends[letter_before, letter] | (self.within[letter_before] & (kind != kind_before))
+        started = self.starts[letter_before, letter] | (self.within[letter] & (kind != kind_before))
+        return ended & labelled, kind_before, shifted(last_true(started & labelled))
+
+    def scores(self, rows: int, loss: float) -> TokenScores:
+        """The scores; `loss` is summed over labelled tokens. A CPU-GPU sync point."""
+        correct, predicted, actual = (tuple(row) for row in self.counts.tolist())
+        right, tokens = self.tokens.tolist()
+        return TokenScores(rows, loss, tokens, right, self.types, correct, predicted, actual)
+
+
+def last_true(mask: torch.Tensor) -> torch.Tensor:
+    """(B, K) the last column up to each in which `mask` (B, K) is true; 0 before the first."""
+    columns = torch.arange(mask.shape[1], device=mask.device)
+    return columns.where(mask, 0).cummax(dim=1).values
+
+
+def shifted(columns: torch.Tensor) -> torch.Tensor:
+    """Each row (B, K) moved a column to the right, 0 in front."""
+    return torch.nn.functional.pad(columns[:, :-1], (1, 0))

@@ -1,0 +1,91 @@
+"""A model's scores on a split: `train.metrics.scores` counts, this feeds it."""
+
+from collections.abc import Callable
+
+import torch
+from transformers import PreTrainedModel
+
+from cache.batches.batch import Batch
+from cache.errors import InputError
+from cache.plans.strategies import PlanSpec
+from cache.reading.opening import Split
+
+from .. import device as devices
+from ..models.inputs import PADDING_SIDE, model_inputs
+from ..models.masked_lm import Masking, is_masked_model, masked_forward, summed_loss
+from .perplexity import HiddenTally
+from .scores import Scores, Tally, tally_of
+
+
+def evaluate(
+    model: PreTrainedModel,
+    split: Split,
+    device: torch.device,
+    precision: str,
+    batch_size: int = 64,
+    limit: int | None = None,
+    stop: Callable[[], bool] = lambda: False,
+    progress: Callable[[int], object] = lambda rows: None,
+) -> Scores | None:
+    """Score a model on the rows of a split, in uniform batches where possible; their order does not matter.
+
+    A masked language model is scored on tokens that are hidden from it, always the same ones, at any batch size.
+
+    Args:
+        model: on `device`.
+        split: its labels must be the model's.
+        device: where to compute.
+        precision: `fp32` or `bf16`.
+        batch_size: rows of a batch.
+        limit: stop after the batch that reaches so many rows; batches come in an order that is random, but always the
+            same. None: every row.
+        stop: asked before each batch; once it says so, there is no result.
+        progress: called with the rows of each batch when it is under way.
+
+    Raises:
+        InputError: the split has no rows, or there is no token to hide others behind.
+    """
+    if not len(split):
+        raise InputError(f"split {split.name!r} of {split.cache.folder} has no rows, so there is nothing to evaluate")
+    masked = is_masked_model(model)
+    score = _masked(model, split, device) if masked else _labelled(model)
+    tally: Tally = HiddenTally(device) if masked else tally_of(split.cache.manifest.task, device)
+    loss = torch.zeros((), device=device)
+    rows = 0
+    model.eval()
+    with torch.inference_mode(), devices.autocast(device, precision):
+        for batch in split.batches(0, PlanSpec("tight", batch_size), device=device, padding_side=PADDING_SIDE):
+            if stop():
+                return None
+            if rows >= (limit or len(split)):
+                break
+            rows += len(batch)
+            if masked or batch.targets:
+                summed, logits, labels = score(batch)
+                loss += summed
+                tally.add(logits, labels)
+            progress(len(batch))
+    return tally.scores(rows, float(loss))
+
+
+Score = Callable[[Batch], tuple[torch.Tensor, torch.Tensor, torch.Tensor]]
+"""From a batch to its loss () summed over targets or hidden tokens, what the model says of each, and what is right."""
+
+
+def _labelled(model: PreTrainedModel) -> Score:
+    def score(batch: Batch) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        inputs = model_inputs(batch, model.config)
+        output = model(**inputs)
+        return output.loss.float() * batch.targets, output.logits, inputs["labels"]
+
+    return score
+
+
+def _masked(model: PreTrainedModel, split: Split, device: torch.device) -> Score:
+    masking, (forward, _) = Masking.of(split.cache, device), masked_forward(model)
+
+    def score(batch: Batch) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        hidden = masking.hide(batch)
+        return summed_loss(forward, positions=masking.scored(hidden), **model_inputs(hidden, model.config))
+
+    return score

@@ -1,0 +1,68 @@
+"""What a masked language model made of the tokens that were hidden from it, as `scores` has it of classifiers.
+
+Shapes: K tokens that are scored, V ids of the vocabulary.
+"""
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from cache.format.manifest import IGNORED
+
+
+@dataclass(frozen=True)
+class HiddenScores:
+    """What a masked language model made of the tokens that were hidden from it.
+
+    Attributes:
+        rows: rows that were scored.
+        tokens: hidden tokens in them.
+        loss: cross-entropy, summed over hidden tokens.
+        correct: hidden tokens that were found.
+    """
+
+    rows: int
+    tokens: int
+    loss: float
+    correct: int
+
+    @property
+    def mean_loss(self) -> float:
+        """Cross-entropy per hidden token."""
+        return self.loss / self.tokens if self.tokens else 0.0
+
+    @property
+    def perplexity(self) -> float:
+        """Among how many equally likely tokens the model is as unsure."""
+        return math.exp(min(self.mean_loss, 700))
+
+    def summary(self) -> dict[str, Any]:
+        """Loss, perplexity and rows."""
+        return {"loss": self.mean_loss, "perplexity": self.perplexity, "rows": self.rows}
+
+    def to_json(self) -> dict[str, Any]:
+        """The scores as plain JSON."""
+        return {**self.summary(), "hidden_tokens": self.tokens, "correct": self.correct}
+
+    def lines(self, names: Sequence[str]) -> Iterator[tuple[str, str]]:
+        """Perplexity, and how many of the hidden tokens were found."""
+        yield "perplexity", f"{self.perplexity:.4f}"
+        yield "hidden", f"{self.tokens:,} tokens, {self.correct / max(self.tokens, 1):.1%} of them found"
+
+
+class HiddenTally:
+    """Counts of hidden tokens, and of those found."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.counts = torch.zeros(2, dtype=torch.int64, device=device)  # hidden, found
+
+    def add(self, logits: torch.Tensor, labels: torch.Tensor) -> None:
+        """Count (K, V) logits of (K,) tokens; some of these may be none, their label is -100."""
+        self.counts += torch.stack([(labels != IGNORED).sum(), (logits.argmax(dim=1) == labels).sum()])
+
+    def scores(self, rows: int, loss: float) -> HiddenScores:
+        tokens, correct = self.counts.tolist()
+        return HiddenScores(rows, tokens, loss, correct)

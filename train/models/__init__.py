@@ -1,0 +1,1 @@
+"""Models: loaded, fitted to a cache, computed faster."""

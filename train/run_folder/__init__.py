@@ -1,0 +1,1 @@
+"""What a run leaves in its folder: records, model card, trackers, the console."""

@@ -1,0 +1,259 @@
+"""The model card: README.md of a fine-tuned model's folder, which the Hugging Face Hub shows and reads.
+
+Everything in it comes from the run's own files: settings, records, the cache's manifest.
+"""
+
+import platform
+from collections.abc import Iterable, Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from transformers import PretrainedConfig
+
+from cache.common.hub import PACKAGED
+from cache.common.progress import clock
+from cache.format.manifest import MLM, Manifest
+
+from ..metrics.scores import TITLES
+from .records import Json, RunInfo
+
+README = "README.md"
+
+PIPELINES = {
+    "ForSequenceClassification": "text-classification",
+    "ForTokenClassification": "token-classification",
+    "ForMaskedLM": "fill-mask",
+}
+"""End of a model class's name to the pipeline it is made for."""
+
+METRICS = {
+    "f1_micro": "f1",
+    "f1_macro": "f1",
+    "matthews": "matthews_correlation",
+    "pearson": "pearsonr",
+    "spearman": "spearmanr",
+}
+"""Scores that the Hub calls otherwise."""
+
+NOT_SHOWN = ("cache", "model", "out", "tensorboard", "wandb", "save_every", "keep", "log_every", "eval_batch_size")
+"""Settings that are places of one machine, or that change no result."""
+
+LABELS_SHOWN = 50
+
+
+def model_card(name: str, info: RunInfo, config: PretrainedConfig, manifest: Manifest, records: Sequence[Json]) -> str:
+    """The text of a model card.
+
+    Args:
+        name: of the model.
+        info: what settings.json of its run says.
+        config: the model's.
+        manifest: of the cache it was trained on.
+        records: of the run, as `joined_records` gives them.
+    """
+    task = pipeline_of(config)
+    evaluations = [record for record in records if record["kind"] == "eval"]
+    front = _front_matter(name, info, task, manifest, evaluations[-1] if evaluations else None)
+    parts = [
+        f"---\n{front}\n---\n",
+        f"# {name}\n",
+        f"{_base(info)}, fine-tuned with lengthwise on the cache {_code(info.cache_name)}: {_task(info, manifest)}.\n",
+        "## How to use it\n",
+        _usage(task, manifest),
+        "## Results\n",
+        _results(records, evaluations, manifest),
+        "## How it was trained\n",
+        _table([("", ""), *_facts(info, manifest, records)]),
+        "### Settings\n",
+        _table([("setting", "value"), *_settings(info)]),
+    ]
+    return "\n".join(parts)
+
+
+def pipeline_of(config: PretrainedConfig) -> str | None:
+    """The pipeline of transformers that a model is made for, None if that is not known."""
+    classes = config.architectures or []
+    return next((task for end, task in PIPELINES.items() if any(name.endswith(end) for name in classes)), None)
+
+
+def _front_matter(name: str, info: RunInfo, task: str | None, manifest: Manifest, scores: Json | None) -> str:
+    from huggingface_hub import EvalResult, ModelCardData
+
+    source, dataset = manifest.source, None
+    if source.get("kind") == "hub":
+        dataset = str(source["dataset"])
+    results = [
+        EvalResult(
+            task_type=task or _kind(info, manifest),
+            dataset_type=dataset or info.cache_name,
+            dataset_name=info.cache_name,
+            dataset_split=(scores or {})["split"],
+            metric_type=METRICS.get(score, score),
+            metric_name=TITLES.get(score, score),
+            metric_value=value,
+        )
+        for score, value in _scores(scores or {})
+    ]
+    data = ModelCardData(
+        library_name="transformers",
+        pipeline_tag=task,
+        base_model=_hub_id(info),
+        datasets=[dataset] if dataset else None,
+        tags=["lengthwise", _kind(info, manifest)],
+        metrics=list(dict.fromkeys(str(result.metric_type) for result in results if result.metric_type != "loss"))
+        or None,
+        eval_results=results or None,
+        model_name=name,
+    )
+    return str(data.to_yaml(line_break="\n"))
+
+
+def _scores(record: Json) -> Iterable[tuple[str, float]]:
+    """Name and value of each score of an evaluation; those that could not be had are left out."""
+    for name, value in record.items():
+        if name not in ("kind", "step", "epoch", "rows") and isinstance(value, int | float):
+            yield name, value
+
+
+def _hub_id(info: RunInfo) -> str | None:
+    """The base model, if it is one of the Hub; a folder means nothing elsewhere."""
+    name = str(info.settings.model)
+    return None if name == PACKAGED or Path(name).is_absolute() else name
+
+
+def _base(info: RunInfo) -> str:
+    return _code(_hub_id(info) or Path(str(info.settings.model)).name)
+
+
+def _kind(info: RunInfo, manifest: Manifest) -> str:
+    """What the model was trained for; a cache with labels serves masked language modelling as well."""
+    return info.settings.task or manifest.task.kind
+
+
+def _task(info: RunInfo, manifest: Manifest) -> str:
+    task = manifest.task
+    if _kind(info, manifest) == MLM:
+        return f"masked language modelling{' of pairs of texts' * task.pair}"
+    names = [_code(label) for label in task.label_names[:LABELS_SHOWN]]
+    more = [f"and {len(task.label_names) - LABELS_SHOWN:,} more"] if len(task.label_names) > LABELS_SHOWN else []
+    labels = f", labels {', '.join([*names, *more])}" if names else ""
+    return f"{task.kind}{' of pairs of texts' * task.pair}{labels}"
+
+
+def _usage(task: str | None, manifest: Manifest) -> str:
+    example = '"A text of your own."'
+    if task == "fill-mask":
+        example = 'f"A text with a {model.tokenizer.mask_token} in it."'
+    elif manifest.task.pair:
+        example = '{"text": "The first text.", "text_pair": "The second text."}'
+    options = f", truncation=True, max_length={manifest.max_length}" if task == "text-classification" else ""
+    if task == "text-classification" and manifest.task.kind == "multi-label":
+        options += ", top_k=None"
+    return "\n".join(
+        [
+            "```python",
+            "from transformers import pipeline",
+            "",
+            f'model = pipeline("{task}", model="path/to/this/folder")  # or its name on the Hub',
+            f"print(model({example}{options}))",
+            "```",
+            "",
+            f"Texts were truncated to {manifest.max_length:,} tokens in training, special tokens included.",
+            "",
+        ]
+    )
+
+
+def _results(records: Sequence[Json], evaluations: Sequence[Json], manifest: Manifest) -> str:
+    """What came of each epoch, as a table."""
+    by_epoch = {record["epoch"]: record for record in evaluations}
+    names = [name for name, _ in _scores(evaluations[-1])] if evaluations else []
+    heads = [
+        "epoch",
+        "step",
+        "train loss",
+        *(f"eval {name}" if name == "loss" else TITLES.get(name, name) for name in names),
+    ]
+    rows = [(*heads, "padding", "training time")]
+    for record in records:
+        if record["kind"] == "epoch":
+            found = by_epoch.get(record["epoch"], {})
+            numbers = [record["loss"], *(found.get(name) for name in names)]
+            time = clock(record["seconds"]) if "seconds" in record else ""
+            shown = [str(record["epoch"]), f"{record['step']:,}", *map(_number, numbers)]
+            rows.append((*shown, f"{record['padded_tokens'] / max(record['real_tokens'], 1) - 1:.1%}", time))
+    lines = [_table(rows)]
+    if evaluations:
+        last = evaluations[-1]
+        total = manifest.splits[last["split"]].rows
+        lines.append(f"Evaluated on {last['rows']:,} of the {total:,} rows of split {_code(last['split'])}.\n")
+    return "\n".join(lines)
+
+
+def _facts(info: RunInfo, manifest: Manifest, records: Sequence[Json]) -> Iterable[tuple[str, str]]:
+    settings, environment = info.settings, info.environment
+    size = f"{settings.max_tokens:,} tokens" if settings.batch_size is None else f"{settings.batch_size} rows"
+    epochs = [record for record in records if record["kind"] == "epoch"]
+    rows, real, padded = (sum(record[name] for record in epochs) for name in ("rows", "real_tokens", "padded_tokens"))
+    yield "base model", f"{_base(info)}, sha256 {info.model_digest}"
+    yield "cache", f"{_code(info.cache_name)}, fingerprint {info.cache_fingerprint}"
+    yield "data", _source(manifest.source)
+    yield "tokenizer", f"{Path(manifest.tokenizer.name).name}, sha256 {manifest.tokenizer.sha256}"
+    yield "plan", f"strategy {settings.strategy}, {size} a step, seed {settings.plan_seed}"
+    if real:
+        saved = 1 - padded / (rows * info.max_length)
+        yield (
+            "padding",
+            f"{real:,} real tokens, {padded:,} computed: {padded / real - 1:.1%} padding, "
+            f"{saved:.1%} less than with every row padded to {info.max_length}",
+        )
+    yield "steps", f"{info.total_steps:,}"
+    yield "device", str(environment.get("device"))
+    versions = {"lengthwise": _version(), **{name: environment.get(name) for name in ("torch", "transformers")}}
+    yield (
+        "versions",
+        ", ".join(f"{name} {found}" for name, found in versions.items() if found)
+        + f", Python {platform.python_version()}",
+    )
+
+
+def _source(source: Json) -> str:
+    """Where the text came from. Of files only the names are told, not where they lay on one machine."""
+    if source.get("kind") == "hub":
+        config = f", configuration {source['config']}" if source.get("config") else ""
+        return f"Hub dataset {source['dataset']}{config}, revision {source['revision']}"
+    argument = str(source.get("argument", ""))
+    if source.get("kind") == "package":
+        return f"{argument} from the package {source['package']}"
+    return Path(argument).name or "given from Python"
+
+
+def _settings(info: RunInfo) -> Iterable[tuple[str, str]]:
+    for name, value in info.settings.to_json().items():
+        if name not in NOT_SHOWN and value is not None:
+            yield name, str(value)
+
+
+def _version() -> str | None:
+    try:
+        return version("lengthwise")
+    except PackageNotFoundError:  # run from a checkout that is not installed
+        return None
+
+
+def _code(text: str) -> str:
+    """A name as code in Markdown, whatever it holds."""
+    text = " ".join(text.split())
+    return f"`` {text} ``" if "`" in text else f"`{text}`"
+
+
+def _number(value: Any) -> str:
+    return "" if value is None else f"{value:.4f}"
+
+
+def _table(rows: Iterable[Sequence[str]]) -> str:
+    """A table in Markdown; the first row is its head."""
+    lines = ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows]
+    columns = lines[0].count("|") - 1
+    return "\n".join([lines[0], "|" + " --- |" * columns, *lines[1:]]) + "\n"
