@@ -15,7 +15,8 @@ import numpy as np
 from .timing import WORK
 
 if TYPE_CHECKING:
-    from cache.plans.strategies import EpochPlan, PlanSpec
+    from cache.plans.spec import PlanSpec
+    from cache.plans.strategies import EpochPlan
     from cache.reading.opening import Cache, Split
 
 ROWS = 25_000

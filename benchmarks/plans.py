@@ -102,7 +102,8 @@ def draw(strategy: str, size: int) -> Json:
     import numpy as np
     import numpy.random  # loaded on first use, else inside the measured time
 
-    from cache.plans.strategies import PlanSpec, plan_epoch
+    from cache.plans.spec import PlanSpec
+    from cache.plans.strategies import plan_epoch
 
     from .corpus import MAX_LENGTH, review_lengths
 

@@ -150,7 +150,8 @@ def count_meetings() -> list[Json]:
     """Draw ten epochs with each strategy and count."""
     import numpy as np
 
-    from cache.plans.strategies import PlanSpec, plan_epoch
+    from cache.plans.spec import PlanSpec
+    from cache.plans.strategies import plan_epoch
 
     from .corpus import MAX_LENGTH, ROWS, review_lengths
 

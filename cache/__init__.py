@@ -23,7 +23,8 @@ if TYPE_CHECKING:
         NotACacheError,
         StorageError,
     )
-    from .plans.strategies import STRATEGIES, EpochPlan, PlanSpec, plan_epoch
+    from .plans.spec import STRATEGIES, PlanSpec
+    from .plans.strategies import EpochPlan, plan_epoch
     from .reading.opening import Cache, Row, Split, open_cache
 
 __all__ = [
@@ -45,7 +46,7 @@ __all__ = [
     "plan_epoch",
 ]
 
-_MODULES = ("errors", "plans.strategies", "reading.opening")
+_MODULES = ("errors", "plans.spec", "plans.strategies", "reading.opening")
 
 
 def __getattr__(name: str) -> object:

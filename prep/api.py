@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cache.errors import InputError
-from cache.format.manifest import MLM, TOKENS
-from cache.plans.strategies import PlanSpec
+from cache.format.tasks import MLM, TOKENS
+from cache.plans.spec import PlanSpec
 from cache.reading.opening import Cache
 
 from .build import BuildSettings, build

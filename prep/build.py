@@ -16,21 +16,18 @@ from cache.errors import CacheError, InputError, MismatchError, NotACacheError
 from cache.format.checksummed_json import NAME_PATTERN, Json
 from cache.format.manifest import (
     DEFAULT_SHARD_BYTES,
-    KINDS,
     MAX_LENGTH,
-    MLM,
     TOKENIZER,
-    TOKENS,
     Manifest,
     ShardInfo,
     SplitInfo,
-    Task,
     TokenizerInfo,
     fingerprint_of,
     read_manifest,
 )
 from cache.format.special_tokens import read_specials
-from cache.plans.strategies import PlanSpec
+from cache.format.tasks import KINDS, MLM, TOKENS, Task
+from cache.plans.spec import PlanSpec
 from cache.reading.opening import Cache, open_cache
 from cache.writing.writer import building, file_info, publish, staging, storage_errors, write_manifest, write_shard
 

@@ -11,7 +11,7 @@ import click
 from click.shell_completion import CompletionItem
 
 if TYPE_CHECKING:
-    from cache.plans.strategies import PlanSpec
+    from cache.plans.spec import PlanSpec
 
     from .build import BuildResult
 
@@ -74,7 +74,7 @@ cache_argument = click.argument("cache", shell_complete=_folders)
 
 
 def _plan_spec(strategy: str, batch_size: int | None, max_tokens: int | None, seed: int) -> "PlanSpec":
-    from cache.plans.strategies import PlanSpec
+    from cache.plans.spec import PlanSpec
 
     return PlanSpec.of(strategy, batch_size, max_tokens, seed)
 

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from cache.common.arrays import Array
 from cache.errors import InputError
-from cache.plans.strategies import Ints
 from cache.reading.splits import Split
 
 if TYPE_CHECKING:
@@ -93,7 +93,7 @@ def _shards(split: Split, schema: "pa.Schema") -> Iterator[list["pa.Array"]]:
         yield [*columns, _values(tensors["source_rows"], pa.int64())]
 
 
-def token_types(offsets: Ints, first_lengths: Ints) -> Ints:
+def token_types(offsets: Array, first_lengths: Array) -> Array:
     """(tokens,) int8, for rows end to end: 0 for the first tokens of a row, 1 for the others.
 
     Args:
@@ -103,18 +103,18 @@ def token_types(offsets: Ints, first_lengths: Ints) -> Ints:
     steps = np.zeros(int(offsets[-1]) + 1, np.int8)
     np.add.at(steps, offsets[:-1] + first_lengths, 1)
     np.add.at(steps, offsets[1:], -1)
-    types: Ints = np.cumsum(steps[:-1], dtype=np.int8)
+    types: Array = np.cumsum(steps[:-1], dtype=np.int8)
     return types
 
 
-def _values(values: Ints, kind: Any) -> "pa.Array":
+def _values(values: Array, kind: Any) -> "pa.Array":
     """An array over memory that stays where it is."""
     import pyarrow as pa
 
     return pa.Array.from_buffers(kind, len(values), [None, pa.py_buffer(values)])
 
 
-def _lists(offsets: Ints, values: Ints, kind: Any) -> "pa.Array":
+def _lists(offsets: Array, values: Array, kind: Any) -> "pa.Array":
     import pyarrow as pa
 
     ends = pa.py_buffer(offsets.astype(np.int32))  # a shard is far below 2^31 tokens

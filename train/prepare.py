@@ -10,8 +10,8 @@ import transformers
 from transformers import PreTrainedModel
 
 from cache.errors import InputError
-from cache.format.manifest import MLM
-from cache.plans.strategies import PlanSpec
+from cache.format.tasks import MLM
+from cache.plans.spec import PlanSpec
 from cache.reading.opening import Cache, Split
 
 from . import device as devices

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any, Self
 
 from cache.errors import InputError
-from cache.format.manifest import KINDS
-from cache.plans.strategies import STRATEGIES, PlanSpec
+from cache.format.tasks import KINDS
+from cache.plans.spec import STRATEGIES, PlanSpec
 
 PRECISIONS = ("auto", "fp32", "bf16")
 ON_NONFINITE = ("stop", "skip")

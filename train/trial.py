@@ -7,7 +7,8 @@ import torch
 
 from cache.batches.batch import heaviest_step
 from cache.plans.costs import round_widths
-from cache.plans.strategies import EpochPlan, PlanSpec
+from cache.plans.spec import PlanSpec
+from cache.plans.strategies import EpochPlan
 from cache.reading.opening import Split
 
 from . import device as devices

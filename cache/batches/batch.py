@@ -13,8 +13,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from ..common.arrays import Array
 from ..errors import InputError
-from ..plans.strategies import EpochPlan, Ints, PlanSpec
+from ..plans.spec import PlanSpec
+from ..plans.strategies import EpochPlan
 from .feeds import FEEDS, Look, choose_feed
 from .micro_batches import Layout, MicroBatches, micro_batches
 
@@ -49,7 +51,7 @@ class Batch:
     input_ids: torch.Tensor
     attention_mask: torch.Tensor | None
     labels: torch.Tensor | None
-    rows: Ints
+    rows: Array
     step: int
     step_rows: int
     targets: int
@@ -190,7 +192,7 @@ class Batches:
             begin, steps = stop, min(2 * steps, 256)
 
 
-def _counted(stretch: MicroBatches) -> Iterator[Ints]:
+def _counted(stretch: MicroBatches) -> Iterator[Array]:
     """The rows of each micro-batch, none of a filler."""
     for (first, stop), filler in zip(pairwise(stretch.offsets.tolist()), stretch.filler.tolist(), strict=True):
         yield stretch.rows[first : first if filler else stop]

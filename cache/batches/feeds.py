@@ -18,9 +18,9 @@ from weakref import WeakKeyDictionary
 import numpy as np
 import torch
 
+from ..common.arrays import Array
 from ..format.labels import for_model, token_types
-from ..format.manifest import IGNORED
-from ..plans.strategies import Ints
+from ..format.tasks import IGNORED
 from ..reading.gather import Located, check_once, distinct, flat_tokens, locate
 from .micro_batches import MicroBatches
 from .padding import row_mask
@@ -110,10 +110,10 @@ class _Blocks:
         self._ends = (found.begins[lasts] + stretch.lengths[lasts]).tolist()
         self._whole = (self.places[lasts] == lasts - starts).tolist()
 
-    def part(self, number: int, name: str = "input_ids") -> Ints:
+    def part(self, number: int, name: str = "input_ids") -> Array:
         """The rows of a block as stored, (rows, length): ids, or the labels of tokens."""
         tokens = self._shards_used[self._shards[number]][name][self._begins[number] : self._ends[number]]
-        rectangle: Ints = tokens.reshape(-1, self._lengths[number])
+        rectangle: Array = tokens.reshape(-1, self._lengths[number])
         if not self._whole[number]:
             rectangle = rectangle.take(self.places[self.starts[number] : self.starts[number + 1]], axis=0)
         return rectangle
@@ -167,7 +167,7 @@ class DirectFeed:
     def _placed(self, tensor: Given) -> Given:
         return tensor if self.on_cpu or tensor is None else tensor.to(self.device, non_blocking=True)
 
-    def _gathered(self, rows: Ints, lengths: Ints, width: int) -> tuple[torch.Tensor, torch.Tensor]:
+    def _gathered(self, rows: Array, lengths: Array, width: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Rows of many lengths, token by token: ids and mask (B, W)."""
         ids = self.split.padded(rows, lengths, width, self.left).astype(np.int64)
         return torch.from_numpy(ids), torch.from_numpy(row_mask(lengths, width, self.left).astype(np.int64))
@@ -185,7 +185,7 @@ class DirectFeed:
         return torch.from_numpy(ids), torch.from_numpy(mask)
 
     def _token_labels(
-        self, blocks: _Blocks, span: tuple[int, int], rows: Ints, lengths: Ints, width: int
+        self, blocks: _Blocks, span: tuple[int, int], rows: Array, lengths: Array, width: int
     ) -> torch.Tensor:
         """The labels of a micro-batch's tokens, (B, W): as for ids, few blocks at once, many token by token."""
         if span[1] - span[0] > MOST_BLOCKS:
@@ -197,7 +197,7 @@ class DirectFeed:
 
     def _parts(
         self, blocks: _Blocks, block: int, end: int, width: int, name: str = "input_ids"
-    ) -> Iterator[tuple[Ints, tuple[slice, slice]]]:
+    ) -> Iterator[tuple[Array, tuple[slice, slice]]]:
         """Blocks one below the other: what each holds, and its place in a batch of some width."""
         top = 0
         for number in range(block, end):
@@ -361,7 +361,7 @@ class StreamedFeed:
         return stretch, self.padder.pad(stretch, gathered.result().to(self.device))
 
 
-def _bits(tokens: Ints) -> torch.Tensor:
+def _bits(tokens: Array) -> torch.Tensor:
     """Stored ids as a tensor of the signed type of the same size: torch indexes those everywhere."""
     signed = np.int16 if tokens.dtype == np.uint16 else np.int32
     view = tokens.view(signed)

@@ -13,7 +13,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..plans.strategies import EpochPlan, Ints
+from ..common.arrays import Array
+from ..plans.strategies import EpochPlan
 
 
 @dataclass(frozen=True)
@@ -54,34 +55,34 @@ class MicroBatches:
         filler: (M,) bool, whether its only row is another rank's.
     """
 
-    rows: Ints
-    lengths: Ints
-    offsets: Ints
-    widths: Ints
-    steps: Ints
-    step_rows: Ints
-    targets: Ints
-    step_targets: Ints
-    last: Ints
-    filler: Ints
+    rows: Array
+    lengths: Array
+    offsets: Array
+    widths: Array
+    steps: Array
+    step_rows: Array
+    targets: Array
+    step_targets: Array
+    last: Array
+    filler: Array
 
     def __len__(self) -> int:
         return len(self.widths)
 
     @property
-    def uniform(self) -> Ints:
+    def uniform(self) -> Array:
         """(M,) bool, whether every row fills the width: no padding, no mask."""
-        filled: Ints = self.lengths[self.offsets[:-1]] == self.widths
+        filled: Array = self.lengths[self.offsets[:-1]] == self.widths
         return filled
 
     @property
-    def real_tokens(self) -> Ints:
+    def real_tokens(self) -> Array:
         """(M,) int64, sum of the lengths; 0 in a filler."""
         return np.add.reduceat(self.lengths, self.offsets[:-1], dtype=np.int64) * ~self.filler
 
 
 def micro_batches(
-    plan: EpochPlan, lengths: Ints, begin: int, end: int, layout: Layout, label_counts: Ints | None = None
+    plan: EpochPlan, lengths: Array, begin: int, end: int, layout: Layout, label_counts: Array | None = None
 ) -> MicroBatches:
     """A rank's micro-batches of the steps `begin` to `end`, but for micro-steps that leave every rank without rows.
 
@@ -122,13 +123,13 @@ def micro_batches(
     )
 
 
-def _sums(rows: Ints, begins: Ints, label_counts: Ints | None, sizes: Ints) -> Ints:
+def _sums(rows: Array, begins: Array, label_counts: Array | None, sizes: Array) -> Array:
     """Labels of each stretch of `rows` that starts at one of `begins` and has `sizes` rows."""
-    sums: Ints = sizes if label_counts is None else np.add.reduceat(label_counts[rows], begins)
+    sums: Array = sizes if label_counts is None else np.add.reduceat(label_counts[rows], begins)
     return sums
 
 
-def _share(rows: Ints, step: Ints, sizes: Ints, layout: Layout) -> tuple[Ints, Ints, Ints]:
+def _share(rows: Array, step: Array, sizes: Array, layout: Layout) -> tuple[Array, Array, Array]:
     """This rank's rows, micro-batch after micro-batch, the micro-batch each belongs to, and those that are fillers."""
     ranks, ends = layout.world_size, np.cumsum(sizes)
     position = np.arange(len(rows)) - np.repeat(ends - sizes, sizes)
@@ -142,9 +143,9 @@ def _share(rows: Ints, step: Ints, sizes: Ints, layout: Layout) -> tuple[Ints, I
     return np.append(rows[mine], rows[ends[short] - 1])[order], key[order], fillers
 
 
-def _widths(longest: Ints, layout: Layout) -> Ints:
+def _widths(longest: Array, layout: Layout) -> Array:
     if layout.fixed:
         return np.full(len(longest), layout.max_length)
     rounded = -(-longest // layout.multiple) * layout.multiple
-    widths: Ints = np.maximum(longest, np.minimum(rounded, layout.max_length))
+    widths: Array = np.maximum(longest, np.minimum(rounded, layout.max_length))
     return widths

@@ -5,10 +5,10 @@ Shapes: B rows, W columns.
 
 import numpy as np
 
-from ..plans.strategies import Ints
+from ..common.arrays import Array
 
 
-def gather_rows(flat: Ints, begins: Ints, lengths: Ints, width: int, pad: int, left: bool = False) -> Ints:
+def gather_rows(flat: Array, begins: Array, lengths: Array, width: int, pad: int, left: bool = False) -> Array:
     """Lay out rows of `flat` as a padded rectangle.
 
     Args:
@@ -30,15 +30,15 @@ def gather_rows(flat: Ints, begins: Ints, lengths: Ints, width: int, pad: int, l
         return np.full((count, width), pad, flat.dtype)
     shift = (width - lengths if left else np.zeros(count, np.int64))[:, None]
     positions = begins[:, None] - shift + np.arange(width)  # (B, W)
-    padded: Ints = flat.take(positions, mode="clip")
+    padded: Array = flat.take(positions, mode="clip")
     padded[~row_mask(lengths, width, left)] = pad
     return padded
 
 
-def row_mask(lengths: Ints, width: int, left: bool = False) -> Ints:
+def row_mask(lengths: Array, width: int, left: bool = False) -> Array:
     """(B, W) bool, True where a row of these lengths has a token."""
     columns = np.arange(width)
     if left:
         columns = columns[::-1]
-    mask: Ints = columns < lengths[:, None]
+    mask: Array = columns < lengths[:, None]
     return mask

@@ -10,7 +10,7 @@ import torch
 from torch.utils.data import Dataset
 
 from ..errors import InputError, MismatchError
-from ..plans.strategies import PlanSpec
+from ..plans.spec import PlanSpec
 from .batch import Batch, Batches
 
 if TYPE_CHECKING:

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from html import escape as escape_html
 from typing import Any
 
-from ..plans.strategies import Ints
+from .arrays import Array
 
-Numbers = Sequence[float] | Ints
+Numbers = Sequence[float] | Array
 Palette = dict[str, str]
 
 LIGHT: Palette = {

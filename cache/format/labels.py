@@ -7,11 +7,11 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from ..plans.strategies import Ints
-from .manifest import IGNORED, Task
+from ..common.arrays import Array
+from .tasks import IGNORED, Task
 
 
-def fault(task: Task, tensors: Mapping[str, Ints], lengths: Ints) -> str:
+def fault(task: Task, tensors: Mapping[str, Array], lengths: Array) -> str:
     """What is wrong with the labels and token types of a shard; empty if nothing.
 
     Args:
@@ -26,7 +26,7 @@ def fault(task: Task, tensors: Mapping[str, Ints], lengths: Ints) -> str:
     return _fault(task, tensors["labels"]) if task.labelled else ""
 
 
-def _fault(task: Task, labels: Ints) -> str:
+def _fault(task: Task, labels: Array) -> str:
     if not labels.size:
         return ""
     if task.kind == "regression":
@@ -41,23 +41,23 @@ def _fault(task: Task, labels: Ints) -> str:
     return "" if sound else f"holds a label outside 0..{classes - 1}"
 
 
-def labelled(labels: Ints, offsets: Ints) -> Ints:
+def labelled(labels: Array, offsets: Array) -> Array:
     """(N,) int64, how many tokens of each row have a label.
 
     Args:
         labels: (T,) per token, `IGNORED` where there is none.
         offsets: (N+1,) row i is labels[offsets[i]:offsets[i+1]].
     """
-    counts: Ints = np.diff(np.append(0, np.cumsum(labels != IGNORED))[offsets])
+    counts: Array = np.diff(np.append(0, np.cumsum(labels != IGNORED))[offsets])
     return counts
 
 
-def for_model(labels: Ints) -> Ints:
+def for_model(labels: Array) -> Array:
     """Labels of rows as stored to labels as a loss takes them: (N,) int64, (N,) float32, or (N, C) float32."""
     return labels.astype(np.float32) if labels.dtype == np.uint8 else labels
 
 
-def token_types(first_lengths: Ints, lengths: Ints, width: int, left: bool) -> Ints:
+def token_types(first_lengths: Array, lengths: Array, width: int, left: bool) -> Array:
     """(N, width) int64, 1 at tokens behind the first `first_lengths` of their row; 0 elsewhere, in padding too."""
     columns = np.arange(width)
     shift = width - lengths if left else np.zeros_like(lengths)

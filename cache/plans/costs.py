@@ -5,7 +5,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .strategies import EpochPlan, Ints
+from ..common.arrays import Array
+from .strategies import EpochPlan
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,7 @@ class PlanCost:
         return self.padded_tokens / self.real_tokens - 1 if self.real_tokens else 0.0
 
 
-def plan_cost(plan: EpochPlan, lengths: Ints, ranks: Sequence[int] = (1, 8, 64), own_width: bool = True) -> PlanCost:
+def plan_cost(plan: EpochPlan, lengths: Array, ranks: Sequence[int] = (1, 8, 64), own_width: bool = True) -> PlanCost:
     """The cost of `plan` over rows of `lengths` tokens (N,), at each of some rank counts.
 
     `own_width` says that each rank pads to its own longest row, as with every strategy but `fixed`.
@@ -53,7 +54,7 @@ def round_widths(plan: EpochPlan, multiple: int, max_length: int) -> EpochPlan:
     return EpochPlan(plan.rows, plan.batch_offsets, np.maximum(plan.widths, np.minimum(widths, max_length)))
 
 
-def _utilization(plan: EpochPlan, lengths: Ints, ranks: int, own_width: bool) -> float:
+def _utilization(plan: EpochPlan, lengths: Array, ranks: int, own_width: bool) -> float:
     """Rank r takes every `ranks`-th row of a batch from position r."""
     first, sizes = plan.batch_offsets[:-1], plan.sizes
     if not len(plan):

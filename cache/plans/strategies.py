@@ -17,64 +17,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from ..common.arrays import Array
 from ..errors import InputError
 from .shrinking_list import slice_batches
-
-Ints = npt.NDArray[Any]
-
-STRATEGIES = ("smart", "tight", "budget", "dynamic", "fixed")
-
-
-@dataclass(frozen=True)
-class PlanSpec:
-    """What determines a split's plans, one epoch after the other.
-
-    Attributes:
-        strategy: one of `STRATEGIES`; the README's table says what each does.
-        batch_size: rows of one optimizer step, over all ranks and accumulation steps. None for `budget`.
-        max_tokens: most padded tokens (rows x width) of one batch. Only for `budget`.
-        seed: seed of the plan's randomness, 0 or more.
-
-    Raises:
-        InputError: the settings contradict each other; all that is wrong is named at once.
-    """
-
-    strategy: str = "smart"
-    batch_size: int | None = 16
-    max_tokens: int | None = None
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        wrong = []
-        if self.strategy not in STRATEGIES:
-            wrong.append(f"--strategy {self.strategy!r} is none of {', '.join(STRATEGIES)}")
-        if self.strategy == "budget" and (self.batch_size is not None or not _positive(self.max_tokens)):
-            wrong.append("--strategy budget takes --max-tokens, 1 or more, and no --batch-size")
-        if self.strategy != "budget" and (self.max_tokens is not None or not _positive(self.batch_size)):
-            wrong.append(f"--strategy {self.strategy} takes --batch-size, 1 or more, and no --max-tokens")
-        if type(self.seed) is not int or not 0 <= self.seed < 1 << 63:
-            wrong.append(f"the plan's seed {self.seed!r} is not an integer of 0 or more")
-        if wrong:
-            raise InputError("; ".join(wrong))
-
-    @classmethod
-    def of(
-        cls, strategy: str, batch_size: int | None = None, max_tokens: int | None = None, seed: int = 0
-    ) -> "PlanSpec":
-        """A spec in which a batch size that was not given is 16, where the strategy takes one."""
-        if batch_size is None and strategy != "budget":
-            batch_size = 16
-        return cls(strategy, batch_size, max_tokens, seed)
-
-    @property
-    def id(self) -> str:
-        """The plan's folder name, for example `smart-b16-s0` or `budget-t4096-s0`."""
-        size = f"t{self.max_tokens}" if self.strategy == "budget" else f"b{self.batch_size}"
-        return f"{self.strategy}-{size}-s{self.seed}"
-
-
-def _positive(value: object) -> bool:
-    return type(value) is int and 1 <= value < 1 << 31
+from .spec import STRATEGIES, PlanSpec
 
 
 @dataclass(frozen=True)
@@ -87,15 +33,15 @@ class EpochPlan:
         widths: (M,) int32; columns of each padded batch, tokens.
     """
 
-    rows: Ints
-    batch_offsets: Ints
-    widths: Ints
+    rows: Array
+    batch_offsets: Array
+    widths: Array
 
     def __len__(self) -> int:
         return len(self.widths)
 
     @property
-    def sizes(self) -> Ints:
+    def sizes(self) -> Array:
         """(M,) int64, rows of each batch."""
         return np.diff(self.batch_offsets)
 
@@ -105,7 +51,7 @@ class EpochPlan:
         return int(self.sizes @ self.widths.astype(np.int64))
 
 
-def plan_epoch(lengths: Ints, spec: PlanSpec, epoch: int, max_length: int) -> EpochPlan:
+def plan_epoch(lengths: Array, spec: PlanSpec, epoch: int, max_length: int) -> EpochPlan:
     """Plan one epoch.
 
     Args:
@@ -165,14 +111,14 @@ def _words(spec: PlanSpec, epoch: int) -> Words:
     return words
 
 
-def _below(words: npt.NDArray[np.uint64], high: Ints) -> Ints:
+def _below(words: npt.NDArray[np.uint64], high: Array) -> Array:
     """Each word as an integer uniform in 0..high-1 (53 bits of it)."""
     unit = (words >> np.uint64(11)).astype(np.float64) * 2.0**-53
-    drawn: Ints = np.minimum((unit * high).astype(np.int64), high - 1)
+    drawn: Array = np.minimum((unit * high).astype(np.int64), high - 1)
     return drawn
 
 
-def _shuffled(count: int, words: Words) -> Ints:
+def _shuffled(count: int, words: Words) -> Array:
     """0..count-1 in random order: sorted by random keys, each key carrying its number in the low bits.
 
     Sorting values rather than positions makes the result independent of the sorting algorithm.
@@ -191,19 +137,19 @@ def _row_type(count: int) -> type[Any]:
     return np.uint32 if count <= 1 << 32 else np.int64
 
 
-def _groups(lengths: Ints) -> Iterator[tuple[int, int]]:
+def _groups(lengths: Array) -> Iterator[tuple[int, int]]:
     """First and end of each stretch of equal lengths."""
     return pairwise([0, *(np.flatnonzero(np.diff(lengths)) + 1).tolist(), len(lengths)])
 
 
-def _group_shuffled(start: int, end: int, rows: int, words: Words) -> Ints:
+def _group_shuffled(start: int, end: int, rows: int, words: Words) -> Array:
     """start..end-1 in random order, in the type of a plan of so many rows."""
-    shuffled: Ints = _shuffled(end - start, words).astype(_row_type(rows), copy=False)
+    shuffled: Array = _shuffled(end - start, words).astype(_row_type(rows), copy=False)
     shuffled += _row_type(rows)(start)
     return shuffled
 
 
-def _ties_shuffled(lengths: Ints, words: Words) -> Ints:
+def _ties_shuffled(lengths: Array, words: Words) -> Array:
     """0..N-1 in ascending length, rows of one length in random order.
 
     Many corpora come sorted by label, and a truncated one has thousands of rows of the greatest length: in source
@@ -215,7 +161,7 @@ def _ties_shuffled(lengths: Ints, words: Words) -> Ints:
 # --- smart: the tutorials' way
 
 
-def draw_starts(rows: int, batch_size: int, words: Words) -> Ints:
+def draw_starts(rows: int, batch_size: int, words: Words) -> Array:
     """(M,) int64: for each batch the start of its slice, uniform over the places where it fits in what remains."""
     remaining = rows - batch_size * np.arange(-(-rows // batch_size), dtype=np.int64)
     places = remaining - np.minimum(batch_size, remaining) + 1
@@ -235,7 +181,7 @@ class Count:
         """Rows of a batch in which every row has `length` tokens."""
         return self.rows
 
-    def cut(self, lengths: Ints, phase: float) -> Ints:
+    def cut(self, lengths: Array, phase: float) -> Array:
         """Offsets that cut rows of ascending `lengths` into batches, the first shortened to a `phase` in (0, 1]."""
         first = ceil(phase * self.rows)
         return np.append([0], np.append(np.arange(first, len(lengths), self.rows), len(lengths)))
@@ -250,7 +196,7 @@ class Budget:
     def rows_at(self, length: int) -> int:
         return self.tokens // max(length, 1)
 
-    def cut(self, lengths: Ints, phase: float) -> Ints:
+    def cut(self, lengths: Array, phase: float) -> Array:
         offsets, tokens = [0], max(int(phase * self.tokens), int(lengths[0]))
         while offsets[-1] < len(lengths):
             offsets.append(self._close(lengths, offsets[-1], tokens))
@@ -258,7 +204,7 @@ class Budget:
         return np.array(offsets)
 
     @staticmethod
-    def _close(lengths: Ints, start: int, tokens: int) -> int:
+    def _close(lengths: Array, start: int, tokens: int) -> int:
         """The largest end for which (end - start) x lengths[end - 1], which grows with end, stays in the budget."""
         low, high = start + 1, min(len(lengths), start + tokens // max(int(lengths[start]), 1))
         while low < high:
@@ -270,11 +216,11 @@ class Budget:
         return low
 
 
-def _by_length(lengths: Ints, size: Count | Budget, words: Words) -> tuple[Ints, Ints]:
+def _by_length(lengths: Array, size: Count | Budget, words: Words) -> tuple[Array, Array]:
     """Shuffle within each length and cut full, uniform batches; cut the rest in length order; shuffle all batches."""
-    uniform: list[Ints] = []
-    sizes: list[Ints] = []
-    rest: list[Ints] = []
+    uniform: list[Array] = []
+    sizes: list[Array] = []
+    rest: list[Array] = []
     for start, end in _groups(lengths):
         group = _group_shuffled(start, end, len(lengths), words)
         per_batch = size.rows_at(int(lengths[start]))
@@ -298,7 +244,7 @@ def _unit(words: Words) -> float:
     return float((words(1)[0] >> np.uint64(11)) * 2.0**-53)
 
 
-def _sort_within(rows: Ints, offsets: Ints) -> Ints:
+def _sort_within(rows: Array, offsets: Array) -> Array:
     """Sort the rows of each batch."""
     size = int(offsets[1])
     if np.array_equal(offsets, np.append(np.arange(0, len(rows), size), len(rows))):  # but for the last, of one size
@@ -308,7 +254,7 @@ def _sort_within(rows: Ints, offsets: Ints) -> Ints:
     return rows[np.lexsort((rows, batch))]
 
 
-def _arrange(rows: Ints, counts: Ints, order: Ints) -> tuple[Ints, Ints]:
+def _arrange(rows: Array, counts: Array, order: Array) -> tuple[Array, Array]:
     """The batches in a new order; in pieces, so that the positions need little memory beside the rows."""
     starts = np.cumsum(counts) - counts
     offsets = np.append(0, np.cumsum(counts[order]))

@@ -6,8 +6,8 @@ from weakref import WeakKeyDictionary
 
 import numpy as np
 
+from ..common.arrays import Array
 from ..format.labels import for_model
-from ..plans.strategies import Ints
 
 if TYPE_CHECKING:
     from .opening import Split
@@ -24,19 +24,19 @@ class Located:
         first_lengths: (N,) its tokens of token type 0; None where the cache holds no pairs.
     """
 
-    shards: Ints
-    begins: Ints
-    labels: Ints | None
-    first_lengths: Ints | None
+    shards: Array
+    begins: Array
+    labels: Array | None
+    first_lengths: Array | None
 
 
-def distinct(numbers: Ints) -> list[int]:
+def distinct(numbers: Array) -> list[int]:
     """The distinct values of small numbers of 0 or more, ascending. `np.unique` would import numpy.ma: 7 ms."""
     found: list[int] = np.flatnonzero(np.bincount(numbers)).tolist()
     return found
 
 
-def locate(split: "Split", rows: Ints) -> Located:
+def locate(split: "Split", rows: Array) -> Located:
     """Find rows.
 
     Args:
@@ -55,7 +55,7 @@ def locate(split: "Split", rows: Ints) -> Located:
     return Located(shards, found["offsets"], labels, found.get("first_lengths"))
 
 
-def _from_shards(split: "Split", rows: Ints, shards: Ints, names: tuple[str, ...]) -> dict[str, Ints]:
+def _from_shards(split: "Split", rows: Array, shards: Array, names: tuple[str, ...]) -> dict[str, Array]:
     """Rows of some tensors of several shards."""
     first = split.shard(int(shards[0]))
     found = {name: np.empty((len(rows), *first[name].shape[1:]), first[name].dtype) for name in names}
@@ -67,7 +67,7 @@ def _from_shards(split: "Split", rows: Ints, shards: Ints, names: tuple[str, ...
     return found
 
 
-def check_once(split: "Split", found: Located, lengths: Ints) -> None:
+def check_once(split: "Split", found: Located, lengths: Array) -> None:
     """Check the ids of rows, each piece of a shard the first time a row of it is read.
 
     Args:
@@ -95,11 +95,11 @@ def check_once(split: "Split", found: Located, lengths: Ints) -> None:
 _PIECE = 1 << 20
 """Tokens checked at once: no row is longer (`cache.format.manifest.MAX_LENGTH`), so each lies in at most two pieces."""
 
-_SEEN: "WeakKeyDictionary[Split, dict[int, Ints]]" = WeakKeyDictionary()
+_SEEN: "WeakKeyDictionary[Split, dict[int, Array]]" = WeakKeyDictionary()
 """The pieces that were checked, for as long as the split is open."""
 
 
-def flat_tokens(split: "Split", found: Located, lengths: Ints, name: str = "input_ids") -> Ints:
+def flat_tokens(split: "Split", found: Located, lengths: Array, name: str = "input_ids") -> Array:
     """The tokens of rows, end to end, as stored.
 
     Args:
@@ -119,7 +119,7 @@ def flat_tokens(split: "Split", found: Located, lengths: Ints, name: str = "inpu
     used = distinct(found.shards)
     tokens = split.shard(used[0])[name]
     if len(used) == 1:
-        flat: Ints = tokens[positions]
+        flat: Array = tokens[positions]
     else:
         flat = np.empty(len(positions), tokens.dtype)
         owner = np.repeat(found.shards, lengths)

@@ -13,12 +13,14 @@ from pathlib import Path
 import numpy as np
 import safetensors.numpy
 
+from ..common.arrays import Array
 from ..common.files import Inside, locked, replacing, storage_errors, sync
 from ..errors import CorruptCacheError, InputError, MismatchError, NotACacheError
 from ..format.checksummed_json import Fields, Json, read_small_file, seal, unseal
 from ..format.manifest import MAX_COUNT, PLANS, FileInfo
 from ..format.safetensors_file import Expected, MappedFile, check_header, opened
-from ..plans.strategies import EpochPlan, Ints, PlanSpec
+from ..plans.spec import PlanSpec
+from ..plans.strategies import EpochPlan
 from ..writing.writer import file_info
 
 PLAN_FORMAT = "lengthwise-plan"
@@ -51,7 +53,7 @@ class StoredPlan:
     rows: int
     epochs: tuple[EpochInfo, ...]
 
-    def load(self, epoch: int, lengths: Ints, max_length: int) -> EpochPlan:
+    def load(self, epoch: int, lengths: Array, max_length: int) -> EpochPlan:
         """Map one epoch's plan and check that it is a plan of rows of these `lengths`.
 
         Raises:
@@ -98,7 +100,7 @@ def _naming_folder(folder: Path) -> Iterator[None]:
         raise CorruptCacheError(f"{error}; delete {folder}: its plans are then drawn again") from None
 
 
-def _fault(plan: EpochPlan, lengths: Ints) -> str:
+def _fault(plan: EpochPlan, lengths: Array) -> str:
     """What is wrong with a plan as an arrangement of all rows; empty if nothing."""
     rows, offsets = plan.rows, plan.batch_offsets
     if len(rows) and not 0 <= int(rows.min()) <= int(rows.max()) < len(lengths):
@@ -116,7 +118,7 @@ def _fault(plan: EpochPlan, lengths: Ints) -> str:
     return ""
 
 
-def _unfit(plan: EpochPlan, spec: PlanSpec, lengths: Ints, max_length: int) -> str:
+def _unfit(plan: EpochPlan, spec: PlanSpec, lengths: Array, max_length: int) -> str:
     """What in a plan is not as its settings say; empty if nothing."""
     if not len(plan):
         return ""

@@ -13,11 +13,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..batches.padding import gather_rows
+from ..common.arrays import Array
 from ..errors import CorruptCacheError, InputError, MismatchError, StorageError
 from ..format.labels import fault, labelled
-from ..format.manifest import IGNORED, SplitInfo, shard_tensors
+from ..format.manifest import SplitInfo, shard_tensors
 from ..format.safetensors_file import MappedFile
-from ..plans.strategies import EpochPlan, Ints, PlanSpec, plan_epoch
+from ..format.tasks import IGNORED
+from ..plans.spec import PlanSpec
+from ..plans.strategies import EpochPlan, plan_epoch
 from .plan_files import StoredPlan, store_plan, stored_plans
 
 if TYPE_CHECKING:
@@ -40,7 +43,7 @@ class Row:
             and its separator; None elsewhere.
     """
 
-    input_ids: Ints
+    input_ids: Array
     label: Any
     source_row: int
     first_length: int | None = None
@@ -90,7 +93,7 @@ class Split:
         return f"Split({self.name!r}, {len(self):,} rows, {self.info.tokens:,} tokens)"
 
     @functools.cached_property
-    def lengths(self) -> Ints:
+    def lengths(self) -> Array:
         """(rows,) int32, tokens of each row, ascending."""
         histogram = np.array(self.info.length_histogram, np.int64)
         try:
@@ -99,7 +102,7 @@ class Split:
             raise StorageError(f"{self.cache.folder}: {len(self):,} rows do not fit in this machine's memory") from None
 
     @property
-    def labels(self) -> Ints:
+    def labels(self) -> Array:
         """Labels as stored: by task (rows,) int64 class ids, (rows,) float32, (rows, classes) uint8, or (tokens,) int8
         or int16, class ids and -100 of all tokens end to end.
 
@@ -114,7 +117,7 @@ class Split:
         return self._column("labels")
 
     @functools.cached_property
-    def label_counts(self) -> Ints | None:
+    def label_counts(self) -> Array | None:
         """(rows,) int64, labelled tokens of each row; None where a row has a label of its own."""
         if not self.cache.manifest.task.per_token:
             return None
@@ -123,20 +126,20 @@ class Split:
         return np.concatenate([np.zeros(0, np.int64), *counts])
 
     @property
-    def first_lengths(self) -> Ints:
+    def first_lengths(self) -> Array:
         """(rows,) int32, in a cache of pairs each row's tokens of token type 0."""
         return self._column("first_lengths")
 
     @property
-    def source_rows(self) -> Ints:
+    def source_rows(self) -> Array:
         """(rows,) int64, each row's index in the source split."""
         return self._column("source_rows")
 
-    def _column(self, name: str) -> Ints:
+    def _column(self, name: str) -> Array:
         parts = [self.shard(index)[name] for index in range(len(self.info.shards))]
         return np.concatenate(parts) if len(parts) > 1 else parts[0] if parts else np.zeros(0, np.int64)
 
-    def shard(self, index: int) -> dict[str, Ints]:
+    def shard(self, index: int) -> dict[str, Array]:
         """The tensors of a shard, its lengths and labels checked when first asked for."""
         if index not in self._sound:
             self._shards[index].check_unchanged()
@@ -169,7 +172,7 @@ class Split:
         if wrong:
             raise CorruptCacheError(f"{path}: {wrong}")
 
-    def check_ids(self, ids: Ints) -> None:
+    def check_ids(self, ids: Array) -> None:
         """Refuse ids outside the vocabulary: a model would read past its embedding table.
 
         Raises:
@@ -269,7 +272,7 @@ class Split:
 
     # --- batches
 
-    def padded(self, rows: Ints, lengths: Ints, width: int, left: bool = False, name: str = "input_ids") -> Ints:
+    def padded(self, rows: Array, lengths: Array, width: int, left: bool = False, name: str = "input_ids") -> Array:
         """Rows laid out as a rectangle.
 
         Args:
@@ -302,7 +305,7 @@ class Split:
                 left,
             )
             parts.append(ids)
-        padded: Ints = parts[0] if len(parts) == 1 else np.concatenate(parts)
+        padded: Array = parts[0] if len(parts) == 1 else np.concatenate(parts)
         if name == "input_ids":
             self.check_ids(padded)
         return padded

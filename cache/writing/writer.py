@@ -5,22 +5,21 @@ from pathlib import Path
 import numpy as np
 import safetensors.numpy
 
+from ..common.arrays import Array
 from ..common.files import replacing, storage_errors, sync
 from ..errors import InputError
 from ..format.manifest import (
-    CLASSIFICATION,
     MANIFEST,
     MAX_MANIFEST_BYTES,
     FileInfo,
     Manifest,
     ShardInfo,
-    Task,
     sha256_file,
     shard_name,
     shard_tensors,
 )
 from ..format.safetensors_file import DTYPES
-from ..plans.strategies import Ints
+from ..format.tasks import CLASSIFICATION, Task
 from .publishing import building, publish, staging
 
 __all__ = [
@@ -40,12 +39,12 @@ def write_shard(
     folder: Path,
     split: str,
     index: int,
-    input_ids: Ints,
-    lengths: Ints,
-    source_rows: Ints,
-    labels: Ints | None,
+    input_ids: Array,
+    lengths: Array,
+    source_rows: Array,
+    labels: Array | None,
     task: Task = CLASSIFICATION,
-    first_lengths: Ints | None = None,
+    first_lengths: Array | None = None,
 ) -> ShardInfo:
     """Write one shard of a cache under construction.
 

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from cache.common.arrays import Array
 from cache.format.manifest import SplitInfo
 from cache.plans.costs import plan_cost
-from cache.plans.strategies import EpochPlan, Ints
+from cache.plans.strategies import EpochPlan
 from cache.reading.opening import Split
 
 from .summary import RANKS, TokenRow, table_specs
@@ -37,12 +38,12 @@ class Envelope:
         low, quarter, median, three_quarters, high: (B,) quantiles of each bin's values.
     """
 
-    position: Ints
-    low: Ints
-    quarter: Ints
-    median: Ints
-    three_quarters: Ints
-    high: Ints
+    position: Array
+    low: Array
+    quarter: Array
+    median: Array
+    three_quarters: Array
+    high: Array
 
 
 @dataclass(frozen=True)
@@ -119,7 +120,7 @@ def plan_views(split: Split) -> list[PlanView]:
     return views
 
 
-def _first_batches(plan: EpochPlan, lengths: Ints) -> tuple[DrawnBatch, ...]:
+def _first_batches(plan: EpochPlan, lengths: Array) -> tuple[DrawnBatch, ...]:
     batches = []
     for index in range(min(FIRST_BATCHES, len(plan))):
         rows = plan.rows[plan.batch_offsets[index] : plan.batch_offsets[index + 1]]
@@ -129,7 +130,7 @@ def _first_batches(plan: EpochPlan, lengths: Ints) -> tuple[DrawnBatch, ...]:
     return tuple(batches)
 
 
-def envelope(values: Ints, bins: int = BINS) -> Envelope:
+def envelope(values: Array, bins: int = BINS) -> Envelope:
     """Summarize (N,) values, N at least 1, in at most `bins` bins."""
     edges = np.linspace(0, len(values), min(bins, len(values)) + 1).astype(np.int64)
     parts = np.split(values, edges[1:-1])
@@ -147,7 +148,7 @@ def in_cache_order(split: Split) -> Order:
     return _order(split.lengths)
 
 
-def _order(lengths: Ints) -> Order:
+def _order(lengths: Array) -> Order:
     jump = float(np.abs(np.diff(lengths)).mean()) if len(lengths) > 1 else 0.0
     return Order(envelope(lengths), jump)
 

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from cache.errors import InputError
-from cache.plans.strategies import PlanSpec
+from cache.plans.spec import PlanSpec
 from cache.reading.opening import Cache, Split
 
 from .memory import FP32, Setting, fixed_bytes, most_rows, most_tokens, peak_bytes

@@ -6,7 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from cache.format.manifest import IGNORED, TOKENIZER
+from cache.format.manifest import TOKENIZER
+from cache.format.tasks import IGNORED
 from cache.reading.opening import Cache, Split
 
 

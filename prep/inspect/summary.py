@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from cache.format.manifest import IGNORED
+from cache.format.tasks import IGNORED
 from cache.plans.costs import PlanCost, plan_cost
-from cache.plans.strategies import PlanSpec
+from cache.plans.spec import PlanSpec
 from cache.reading.opening import Cache, Split
 from cache.reading.plan_files import StoredPlan
 

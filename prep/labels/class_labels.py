@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cache.errors import InputError
-from cache.format.manifest import MAX_MULTI_LABELS
+from cache.format.tasks import MAX_MULTI_LABELS
 
 from ..sources.arrow import distinct, is_list, list_counts
 

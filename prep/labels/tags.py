@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from cache.common.arrays import Array
 from cache.errors import InputError
-from cache.format.manifest import IGNORED, MAX_TOKEN_LABELS
-from cache.plans.strategies import Ints
+from cache.format.tasks import IGNORED, MAX_TOKEN_LABELS
 
 from ..rows.selection import Mask
 from ..sources.arrow import is_list, is_text, list_counts
@@ -39,7 +39,7 @@ class Tags:
         self.known = known
         self.numbers: dict[int | str, int] = {}
 
-    def marks(self, coded: Coded, split: str, first_row: int) -> Ints:
+    def marks(self, coded: Coded, split: str, first_row: int) -> Array:
         """(V,) the number of each tag in a piece of a label column.
 
         Raises:
@@ -56,7 +56,7 @@ class Tags:
             )
         return table[coded.codes]
 
-    def table(self) -> tuple[tuple[str, ...], Ints]:
+    def table(self) -> tuple[tuple[str, ...], Array]:
         """The class names, and for each number from 0 on the label to store."""
         names, ids = number_classes(set(self.numbers), self.known, OUTSIDE)
         return names, np.array([IGNORED, *(ids[value] for value in self.numbers)], np.int64)
@@ -67,7 +67,7 @@ class TaggedWords:
     """Rows of a source split: its name, (N,) their numbers in it, their words marked by the number of their tag."""
 
     split: str
-    rows: Ints
+    rows: Array
     words: Words
 
     def kept(self, mask: Mask) -> "TaggedWords":

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from cache.common.arrays import Array
 from cache.errors import InputError, StorageError
-from cache.format.manifest import MLM, TOKENS, Task
-from cache.plans.strategies import Ints
+from cache.format.tasks import MLM, TOKENS, Task
 
 from ..labels.class_labels import Coded, code_columns, code_labels, find_task, resolve_classes, resolve_numbers
 from ..labels.tags import TaggedWords, Tags, check_filled, tagged_words
@@ -49,9 +49,9 @@ class Encoded:
 
     task: Task
     runs: dict[str, RunStore]
-    labels: dict[str, Ints]
-    first_lengths: dict[str, Ints]
-    marked: Ints | None = None
+    labels: dict[str, Array]
+    first_lengths: dict[str, Array]
+    marked: Array | None = None
 
 
 def encode_source(
@@ -83,7 +83,7 @@ def encode_source(
     runs: dict[str, RunStore] = {}
     pieces: dict[str, list[Coded]] = {}
     origin: dict[str, str] = {}
-    firsts: dict[str, list[tuple[Ints, Ints]]] = {}
+    firsts: dict[str, list[tuple[Array, Array]]] = {}
     rows: dict[str, int] = {}
     tags = Tags(source.label_names)
     read_bytes = 0
@@ -148,7 +148,7 @@ def code_batch(batch: "pa.RecordBatch", split: str, first_row: int) -> Coded:
 
 def _labels(
     asked: str, pieces: dict[str, list[Coded]], source: Source, reporter: Reporter
-) -> tuple[Task, dict[str, Ints]]:
+) -> tuple[Task, dict[str, Array]]:
     """The task, and the labels of each source split."""
     if asked == MLM:
         return Task(MLM, (), source.pair), {}
@@ -163,7 +163,7 @@ def _labels(
     return Task(kind, names, source.pair), labels
 
 
-def _by_source_row(parts: list[tuple[Ints, Ints]], rows: int) -> Ints:
+def _by_source_row(parts: list[tuple[Array, Array]], rows: int) -> Array:
     """Values of some source rows, as (rows,) int32."""
     column = np.zeros(rows, np.int32)
     for numbers, values in parts:
@@ -219,17 +219,17 @@ def _routes(
     return batches, {split: train, "test": test}
 
 
-def _strata(split: str, coded: list[Coded], source: Source, task: str) -> Ints:
+def _strata(split: str, coded: list[Coded], source: Source, task: str) -> Array:
     """(rows,) what a row is held out alongside of: its class, or all rows where each has not just one."""
     if find_task(task, {split: coded}, source.label_names) != "classification":
         return np.zeros(sum(piece.rows for piece in coded), np.int64)
-    strata: Ints = resolve_classes({split: coded}, source.label_names)[1][split]
+    strata: Array = resolve_classes({split: coded}, source.label_names)[1][split]
     return strata
 
 
 def _encode(
     batch: "pa.RecordBatch", split: str, first_row: int, mask: Mask | None, encoder: Encoder, store: RunStore
-) -> tuple[Ints, Ints]:
+) -> tuple[Array, Array]:
     """Encode the rows of a batch that belong to a split, as one run.
 
     Returns:
@@ -268,7 +268,7 @@ def _encode_words(
     store.add(sort_run(pack(ids, marks, vocab_size), lengths, chunk.rows))
 
 
-def check_tokens(lengths: Ints, rows: Ints, split: str) -> None:
+def check_tokens(lengths: Array, rows: Array, split: str) -> None:
     """Raise an `InputError` that names the first of some source rows that has no tokens."""
     if not lengths.all():
         raise InputError(
@@ -289,7 +289,7 @@ def checked_texts(texts: "pa.Array", split: str, first_row: int) -> "pa.Array":
     return texts
 
 
-def _oddities(names: tuple[str, ...], classes: dict[str, Ints]) -> Iterator[str]:
+def _oddities(names: tuple[str, ...], classes: dict[str, Array]) -> Iterator[str]:
     """What is allowed, but rarely meant."""
     rows, single = sum(map(len, classes.values())), all(column.ndim == 1 for column in classes.values())
     if len(names) == 1 and single:

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from cache.plans.strategies import Ints
+from cache.common.arrays import Array
 from cache.writing.writer import storage_errors
 
 
@@ -29,23 +29,23 @@ class Run:
         source_rows: (rows,) int64.
     """
 
-    ids: "Ints | Spilled"
-    counts: Ints
-    source_rows: Ints
+    ids: "Array | Spilled"
+    counts: Array
+    source_rows: Array
 
     @property
-    def row_starts(self) -> Ints:
+    def row_starts(self) -> Array:
         """(longest+1,) the first row of each length."""
         return np.cumsum(self.counts) - self.counts
 
     @property
-    def token_starts(self) -> Ints:
+    def token_starts(self) -> Array:
         """(longest+1,) the first token of each length."""
         tokens = self.counts * np.arange(len(self.counts))
         return np.cumsum(tokens) - tokens
 
 
-def sort_run(ids: Ints, lengths: Ints, source_rows: Ints) -> Run:
+def sort_run(ids: Array, lengths: Array, source_rows: Array) -> Run:
     """Sort encoded rows by length.
 
     Args:
@@ -70,7 +70,7 @@ class SpillFile:
         self.handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o600)
         self.size = 0
 
-    def append(self, ids: Ints) -> "Spilled":
+    def append(self, ids: Array) -> "Spilled":
         """Write ids at the end."""
         data = np.ascontiguousarray(ids).data.cast("B")
         begin = self.size
@@ -102,7 +102,7 @@ class Spilled:
     def __len__(self) -> int:
         return self.size
 
-    def __getitem__(self, part: slice) -> Ints:
+    def __getitem__(self, part: slice) -> Array:
         start, stop, _ = part.indices(self.size)
         width = self.dtype.itemsize
         return np.frombuffer(os.pread(self.file.handle, (stop - start) * width, self.begin + start * width), self.dtype)
@@ -143,7 +143,7 @@ class RunStore:
         self.runs.append(run)
 
     @property
-    def counts(self) -> Ints:
+    def counts(self) -> Array:
         """(longest+1,) rows of each length over all runs."""
         total = np.zeros(max((len(run.counts) for run in self.runs), default=1), np.int64)
         for run in self.runs:
@@ -155,12 +155,12 @@ class RunStore:
 class Sorted:
     """Rows of one shard, ready to be written: (tokens,) ids, (rows,) lengths, (rows,) source rows."""
 
-    ids: Ints
-    lengths: Ints
-    source_rows: Ints
+    ids: Array
+    lengths: Array
+    source_rows: Array
 
 
-def merge(runs: list[Run], counts: Ints, dtype: type, limit_bytes: int, row_bytes: int) -> Iterator[Sorted]:
+def merge(runs: list[Run], counts: Array, dtype: type, limit_bytes: int, row_bytes: int) -> Iterator[Sorted]:
     """Merge runs into shards, each in the same memory: what is given lasts until the next one is asked for.
 
     Args:
@@ -172,7 +172,7 @@ def merge(runs: list[Run], counts: Ints, dtype: type, limit_bytes: int, row_byte
     """
     stretches = Stretches(runs)
     total, longest = int(counts @ np.arange(len(counts))), len(counts) - 1
-    buffer: Ints = np.empty(min(total, max(longest, limit_bytes // np.dtype(dtype).itemsize)), dtype)
+    buffer: Array = np.empty(min(total, max(longest, limit_bytes // np.dtype(dtype).itemsize)), dtype)
     for lengths in _shard_lengths(counts, np.dtype(dtype).itemsize, limit_bytes, row_bytes):
         tokens = int(lengths.sum())
         ids, source_rows = buffer[:tokens], np.empty(len(lengths), np.int64)
@@ -185,7 +185,7 @@ def merge(runs: list[Run], counts: Ints, dtype: type, limit_bytes: int, row_byte
         yield Sorted(ids, lengths, source_rows)
 
 
-def _shard_lengths(counts: Ints, item_bytes: int, limit_bytes: int, row_bytes: int) -> Iterator[Ints]:
+def _shard_lengths(counts: Array, item_bytes: int, limit_bytes: int, row_bytes: int) -> Iterator[Array]:
     """The lengths of the rows of each shard, in order: as many rows as fit."""
     part, room = np.zeros_like(counts), limit_bytes
     for length, count in enumerate(counts.tolist()):
@@ -206,12 +206,12 @@ class Stretches:
 
     def __init__(self, runs: list[Run]) -> None:
         self.source = self._all(runs)
-        self.ids: Ints = np.zeros(0)
-        self.rows: Ints = np.zeros(0)
+        self.ids: Array = np.zeros(0)
+        self.rows: Array = np.zeros(0)
         self.length = 0
 
     @staticmethod
-    def _all(runs: list[Run]) -> Iterator[tuple[Ints, Ints, int]]:
+    def _all(runs: list[Run]) -> Iterator[tuple[Array, Array, int]]:
         starts = [(run.row_starts, run.token_starts) for run in runs]
         for length in range(max((len(run.counts) for run in runs), default=0)):
             for run, (row_starts, token_starts) in zip(runs, starts, strict=True):
@@ -220,7 +220,7 @@ class Stretches:
                     row, token = int(row_starts[length]), int(token_starts[length])
                     yield run.ids[token : token + count * length], run.source_rows[row : row + count], length
 
-    def take(self, most: int) -> tuple[Ints, Ints]:
+    def take(self, most: int) -> tuple[Array, Array]:
         """At most so many rows of the next stretch: their ids and source rows."""
         if not len(self.rows):
             self.ids, self.rows, self.length = next(self.source)

@@ -14,8 +14,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from cache.common.arrays import Array
 from cache.errors import InputError
-from cache.plans.strategies import Ints
 
 ENGINES = ("auto", "nanotoken", "gigatoken", "tokenizers")
 
@@ -25,11 +25,11 @@ class Engine(Protocol):
 
     name: str
 
-    def encode(self, texts: Sequence[str]) -> tuple[Ints, Ints]:
+    def encode(self, texts: Sequence[str]) -> tuple[Array, Array]:
         """Texts to (tokens,) uint32 ids, rows end to end, and (rows,) int64 lengths."""
         ...
 
-    def encode_bare(self, texts: Sequence[str]) -> tuple[Ints, Ints]:
+    def encode_bare(self, texts: Sequence[str]) -> tuple[Array, Array]:
         """The same without special tokens, not truncated."""
         ...
 
@@ -67,14 +67,14 @@ class TokenizersEngine:
         self.backend.no_padding()
         self.backend.enable_truncation(rules.max_length, direction=rules.truncation_side)
 
-    def encode(self, texts: Sequence[str]) -> tuple[Ints, Ints]:
-        rows: list[Ints] = []
+    def encode(self, texts: Sequence[str]) -> tuple[Array, Array]:
+        rows: list[Array] = []
         for first in range(0, len(texts), self.ROWS):
             encodings = self.backend.encode_batch_fast(list(texts[first : first + self.ROWS]))
             rows += [np.array(encoding.ids, np.uint32) for encoding in encodings]
         return join_rows(rows)
 
-    def encode_bare(self, texts: Sequence[str]) -> tuple[Ints, Ints]:
+    def encode_bare(self, texts: Sequence[str]) -> tuple[Array, Array]:
         self.backend.no_truncation()
         try:
             encodings = self.backend.encode_batch_fast(list(texts), add_special_tokens=False)
@@ -95,12 +95,12 @@ class NanotokenEngine:
         self.rules = rules
         self.backend = nanotoken.Tokenizer.from_json(rules.tokenizer_json)
 
-    def encode(self, texts: Sequence[str]) -> tuple[Ints, Ints]:
+    def encode(self, texts: Sequence[str]) -> tuple[Array, Array]:
         rules = self.rules
         rows = self.backend.encode_batch(texts, max_length=rules.max_length, truncation_side=rules.truncation_side)
         return rows.ids, rows.lengths
 
-    def encode_bare(self, texts: Sequence[str]) -> tuple[Ints, Ints]:
+    def encode_bare(self, texts: Sequence[str]) -> tuple[Array, Array]:
         rows = self.backend.encode_batch(texts, add_special_tokens=False)
         return rows.ids, rows.lengths
 
@@ -125,10 +125,10 @@ class GigatokenEngine:
         self.before, self.after = special_ids(Tokenizer.from_str(rules.tokenizer_json))
         self.careful = TokenizersEngine(rules)
 
-    def encode(self, texts: Sequence[str]) -> tuple[Ints, Ints]:
+    def encode(self, texts: Sequence[str]) -> tuple[Array, Array]:
         return self._all(texts, self.rules.max_length, (self.before, self.after), self.careful.encode)
 
-    def encode_bare(self, texts: Sequence[str]) -> tuple[Ints, Ints]:
+    def encode_bare(self, texts: Sequence[str]) -> tuple[Array, Array]:
         return self._all(texts, None, ([], []), self.careful.encode_bare)
 
     def _all(
@@ -136,9 +136,9 @@ class GigatokenEngine:
         texts: Sequence[str],
         max_length: int | None,
         around: tuple[list[int], list[int]],
-        careful: Callable[[Sequence[str]], tuple[Ints, Ints]],
-    ) -> tuple[Ints, Ints]:
-        rows: list[Ints] = []
+        careful: Callable[[Sequence[str]], tuple[Array, Array]],
+    ) -> tuple[Array, Array]:
+        rows: list[Array] = []
         for first in range(0, len(texts), self.ROWS):
             rows += self._encode(texts[first : first + self.ROWS], max_length, *around)
         young = [row for row, text in enumerate(texts) if not text.isascii() and has_young_letters(text)]
@@ -146,7 +146,7 @@ class GigatokenEngine:
             rows[row] = ids
         return join_rows(rows)
 
-    def _encode(self, texts: Sequence[str], max_length: int | None, before: list[int], after: list[int]) -> list[Ints]:
+    def _encode(self, texts: Sequence[str], max_length: int | None, before: list[int], after: list[int]) -> list[Array]:
         matrix, lengths = self.backend.encode_batch_padded(
             list(texts),
             self.rules.pad_id,
@@ -159,13 +159,13 @@ class GigatokenEngine:
         return [row[:length] for row, length in zip(matrix, lengths, strict=True)]
 
 
-def join_rows(rows: Sequence[Ints]) -> tuple[Ints, Ints]:
+def join_rows(rows: Sequence[Array]) -> tuple[Array, Array]:
     """Rows of ids to (tokens,) uint32, rows end to end, and (rows,) int64 lengths."""
     lengths = np.fromiter(map(len, rows), np.int64, len(rows))
     return np.concatenate([np.zeros(0, np.uint32), *rows], dtype=np.uint32, casting="unsafe"), lengths
 
 
-def split_rows(ids: Ints, lengths: Ints) -> list[Ints]:
+def split_rows(ids: Array, lengths: Array) -> list[Array]:
     """The reverse of `join_rows`."""
     return np.split(ids, np.cumsum(lengths)[:-1]) if len(lengths) else []
 
@@ -272,7 +272,7 @@ class ParityCheck:
         self.rows = 0
         self.chunks = 0
 
-    def check(self, engine: str, texts: Sequence[str], ids: Ints, lengths: Ints) -> None:
+    def check(self, engine: str, texts: Sequence[str], ids: Array, lengths: Array) -> None:
         """Check a chunk.
 
         Raises:

@@ -12,12 +12,12 @@ from typing import Any
 
 import numpy as np
 
+from cache.common.arrays import Array
 from cache.errors import InputError
-from cache.plans.strategies import Ints
 
 from .engines import Engine, ParityCheck, ParityError, Rules, TokenizersEngine, split_rows
 
-Rows = tuple[Ints, Ints, Ints]
+Rows = tuple[Array, Array, Array]
 """(T,) uint32 ids, rows end to end; (N,) int64 lengths; (N,) int64 tokens of token type 0, which come first."""
 
 
@@ -62,7 +62,7 @@ def pair_template(backend: Any) -> Template:
     return Template(ids[: starts[0]], ids[between], ids[ends[1] + 1 :], between_first, typed)
 
 
-def longest_first(firsts: Ints, seconds: Ints, most: int) -> tuple[Ints, Ints]:
+def longest_first(firsts: Array, seconds: Array, most: int) -> tuple[Array, Array]:
     """What is kept of two texts of `firsts` and `seconds` tokens (N,), so that together they have at most `most`.
 
     The rule of `tokenizers`: the longer one gives way until both are equal, then both; an odd token is the longer's.
@@ -77,7 +77,9 @@ def longest_first(firsts: Ints, seconds: Ints, most: int) -> tuple[Ints, Ints]:
     return np.where(fits, firsts, kept[0]), np.where(fits, seconds, kept[1])
 
 
-def assemble(firsts: tuple[Ints, Ints], seconds: tuple[Ints, Ints], template: Template, most: int, left: bool) -> Rows:
+def assemble(
+    firsts: tuple[Array, Array], seconds: tuple[Array, Array], template: Template, most: int, left: bool
+) -> Rows:
     """Put encoded texts together.
 
     Args:
@@ -102,10 +104,10 @@ def assemble(firsts: tuple[Ints, Ints], seconds: tuple[Ints, Ints], template: Te
     return ids, lengths, zeros if template.typed else lengths.copy()
 
 
-def _put_special(ids: Ints, places: Ints, special: list[int]) -> Ints:
+def _put_special(ids: Array, places: Array, special: list[int]) -> Array:
     for offset, number in enumerate(special):
         ids[places + offset] = number
-    moved: Ints = places + len(special)
+    moved: Array = places + len(special)
     return moved
 
 
@@ -156,7 +158,7 @@ class PairEncoder:
 
     def by_tokenizers(self, firsts: Sequence[str], seconds: Sequence[str]) -> Rows:
         """The reference."""
-        rows: list[Ints] = []
+        rows: list[Array] = []
         zeros: list[int] = []
         for start in range(0, len(firsts), TokenizersEngine.ROWS):
             part = slice(start, start + TokenizersEngine.ROWS)

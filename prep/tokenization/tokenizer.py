@@ -15,10 +15,10 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from cache.common.arrays import Array
 from cache.common.hub import DEFAULT_MODEL, PACKAGED, hub_reachable, local_folder, packaged_model
 from cache.errors import InputError
 from cache.format.checksummed_json import Json
-from cache.plans.strategies import Ints
 
 from .classes import made_anew
 from .engines import ParityCheck, ParityError, Rules, TokenizersEngine, choose_engine
@@ -263,7 +263,7 @@ class Encoder:
         self.words = WordEncoder(self.rules, self.engine, self.check) if self.takes_words else None
         self.checking: Future[None] | None = None
 
-    def encode(self, texts: Sequence[str]) -> tuple[Ints, Ints]:
+    def encode(self, texts: Sequence[str]) -> tuple[Array, Array]:
         """Encode texts.
 
         Returns:

@@ -17,12 +17,12 @@ from typing import Any
 
 import numpy as np
 
+from cache.common.arrays import Array
 from cache.errors import InputError
-from cache.plans.strategies import Ints
 
 from .engines import Engine, ParityCheck, ParityError, Rules, TokenizersEngine, special_ids, split_rows
 
-Marked = tuple[Ints, Ints, Ints]
+Marked = tuple[Array, Array, Array]
 """(T,) uint32 ids, rows end to end; (N,) int64 lengths; (T,) int64 marks: the word's at its first token, else 0."""
 
 KEPT_WORDS = 50
@@ -41,12 +41,12 @@ class Words:
     """
 
     distinct: list[str]
-    numbers: Ints
-    counts: Ints
-    marks: Ints
+    numbers: Array
+    counts: Array
+    marks: Array
 
     @classmethod
-    def of(cls, rows: Sequence[Sequence[str]], marks: Ints) -> "Words":
+    def of(cls, rows: Sequence[Sequence[str]], marks: Array) -> "Words":
         """Rows of words as lists, and the mark of each word."""
         places: dict[str, int] = {}
         numbers = [places.setdefault(word, len(places)) for word in chain.from_iterable(rows)]
@@ -54,7 +54,7 @@ class Words:
         return cls(list(places), np.array(numbers, np.int64), counts, marks)
 
     @property
-    def begins(self) -> Ints:
+    def begins(self) -> Array:
         """(N+1,) row i is numbers[begins[i]:begins[i+1]]."""
         return np.append(0, np.cumsum(self.counts))
 
@@ -63,7 +63,7 @@ class Words:
         words = list(map(self.distinct.__getitem__, self.numbers.tolist()))
         return [words[begin:end] for begin, end in pairwise(self.begins.tolist())]
 
-    def kept(self, rows: Ints) -> "Words":
+    def kept(self, rows: Array) -> "Words":
         """The rows for which `rows` (N,) is true."""
         each = np.repeat(rows, self.counts)
         numbers = self.numbers[each]
@@ -72,10 +72,10 @@ class Words:
         return Words(distinct, (np.cumsum(used) - 1)[numbers], self.counts[rows], self.marks[each])
 
 
-def pack(ids: Ints, marks: Ints, vocab_size: int) -> Ints:
+def pack(ids: Array, marks: Array, vocab_size: int) -> Array:
     """A token's id and its mark in one integer, (T,) uint32, or uint64 where ids take more than 16 bits."""
     wide = packed_type(vocab_size)
-    packed: Ints = ids.astype(wide) | (marks.astype(wide) << wide(4 * wide().itemsize))
+    packed: Array = ids.astype(wide) | (marks.astype(wide) << wide(4 * wide().itemsize))
     return packed
 
 
@@ -84,7 +84,7 @@ def packed_type(vocab_size: int) -> type[Any]:
     return np.uint32 if vocab_size <= 1 << 16 else np.uint64
 
 
-def unpack(packed: Ints) -> tuple[Ints, Ints]:
+def unpack(packed: Array) -> tuple[Array, Array]:
     """The reverse of `pack`: (T,) ids, uint16 or uint32, and (T,) marks."""
     half = np.uint16 if packed.itemsize == 4 else np.uint32
     return packed.astype(half), packed >> packed.dtype.type(4 * packed.itemsize)
@@ -128,7 +128,7 @@ class WordEncoder:
         self._compare(words, found)
         return found
 
-    def assemble(self, encoded: tuple[Ints, Ints], words: Words) -> Marked:
+    def assemble(self, encoded: tuple[Array, Array], words: Words) -> Marked:
         """Put encoded words together to rows, truncate them, put special tokens around.
 
         Args:
@@ -157,10 +157,10 @@ class WordEncoder:
             flat[out + len(self.before) + kept + offset] = number
         return flat, lengths, flat_marks
 
-    def by_tokenizers(self, rows: list[list[str]], marks: Ints) -> Marked:
+    def by_tokenizers(self, rows: list[list[str]], marks: Array) -> Marked:
         """The reference: the words of each row, and the mark of each word."""
-        found: list[Ints] = []
-        found_marks: list[Ints] = []
+        found: list[Array] = []
+        found_marks: list[Array] = []
         begins = np.append(0, np.cumsum(np.fromiter(map(len, rows), np.int64, len(rows))))
         for start in range(0, len(rows), TokenizersEngine.ROWS):
             part = rows[start : start + TokenizersEngine.ROWS]
@@ -192,7 +192,7 @@ class WordEncoder:
                 raise ParityError(f"{name} and tokenizers disagree where the words of {text[:200]!r} begin")
 
 
-def _first_tokens(word_ids: list[Any], marks: Ints) -> Ints:
+def _first_tokens(word_ids: list[Any], marks: Array) -> Array:
     """(tokens,) the mark of each word at its first token, 0 elsewhere; `word_ids` are None at special tokens."""
     found, before = np.zeros(len(word_ids), np.int64), None
     for place, word in enumerate(word_ids):

@@ -11,7 +11,7 @@ from transformers import AutoTokenizer, DataCollatorWithPadding, PreTrainedToken
 from cache import Cache, InputError, PlanSpec, Split, open_cache
 from cache.batches.batch import Batch, heaviest_step
 from cache.batches.padding import gather_rows, row_mask
-from cache.plans.strategies import STRATEGIES
+from cache.plans.spec import STRATEGIES
 from cache.writing.writer import write_manifest
 
 from ..helpers.toys import write_cache

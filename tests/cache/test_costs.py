@@ -5,14 +5,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from cache.common.arrays import Array
 from cache.plans.costs import plan_cost, round_widths
-from cache.plans.strategies import STRATEGIES, Ints, PlanSpec, plan_epoch
+from cache.plans.spec import STRATEGIES, PlanSpec
+from cache.plans.strategies import plan_epoch
 
 MAX_LENGTH = 40
 
 
 @st.composite
-def cases(draw: st.DrawFn) -> tuple[Ints, PlanSpec]:
+def cases(draw: st.DrawFn) -> tuple[Array, PlanSpec]:
     lengths = np.array(sorted(draw(st.lists(st.integers(1, MAX_LENGTH), min_size=1, max_size=80))), np.int32)
     strategy = draw(st.sampled_from(STRATEGIES))
     if strategy == "budget":
@@ -22,7 +24,7 @@ def cases(draw: st.DrawFn) -> tuple[Ints, PlanSpec]:
 
 @given(cases(), st.integers(1, 9))
 @settings(max_examples=300, deadline=None)
-def test_costs_equal_sums_over_every_batch_and_rank(case: tuple[Ints, PlanSpec], ranks: int) -> None:
+def test_costs_equal_sums_over_every_batch_and_rank(case: tuple[Array, PlanSpec], ranks: int) -> None:
     lengths, spec = case
     plan = plan_epoch(lengths, spec, 0, MAX_LENGTH)
     fixed = spec.strategy == "fixed"
@@ -54,7 +56,7 @@ def test_one_rank_never_waits_and_no_rows_cost_nothing() -> None:
 
 @given(cases(), st.integers(1, 70))
 @settings(max_examples=200, deadline=None)
-def test_widths_round_up_to_a_multiple_but_not_past_the_max_length(case: tuple[Ints, PlanSpec], multiple: int) -> None:
+def test_widths_round_up_to_a_multiple_but_not_past_the_max_length(case: tuple[Array, PlanSpec], multiple: int) -> None:
     lengths, spec = case
     plan = plan_epoch(lengths, spec, 0, MAX_LENGTH)
     for width, rounded in zip(plan.widths, round_widths(plan, multiple, MAX_LENGTH).widths, strict=True):

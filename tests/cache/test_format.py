@@ -15,12 +15,12 @@ from cache.format.manifest import (
     FileInfo,
     Manifest,
     SplitInfo,
-    Task,
     TokenizerInfo,
     fingerprint_of,
     sha256_file,
     shard_tensors,
 )
+from cache.format.tasks import Task
 from cache.writing.writer import file_info, publish, staging, write_manifest, write_shard
 
 TOKENIZER = b'{"version": "1.0", "model": {"type": "WordPiece"}}\n'

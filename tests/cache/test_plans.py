@@ -10,8 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from cache.common.arrays import Array
 from cache.errors import InputError
-from cache.plans.strategies import STRATEGIES, EpochPlan, Ints, PlanSpec, plan_epoch
+from cache.plans.spec import STRATEGIES, PlanSpec
+from cache.plans.strategies import EpochPlan, plan_epoch
 
 MAX_LENGTH = 40
 SPECS = [PlanSpec.of(name, max_tokens=64 if name == "budget" else None) for name in STRATEGIES]
@@ -29,17 +31,17 @@ def specs(draw: st.DrawFn) -> PlanSpec:
     return PlanSpec(strategy, draw(st.integers(1, 150)), None, seed)
 
 
-def batches(plan: EpochPlan) -> list[Ints]:
+def batches(plan: EpochPlan) -> list[Array]:
     return np.split(plan.rows, plan.batch_offsets[1:-1]) if len(plan) else []
 
 
-def some_lengths(rows: int = 500, seed: int = 7) -> Ints:
+def some_lengths(rows: int = 500, seed: int = 7) -> Array:
     return np.sort(np.random.default_rng(seed).integers(3, MAX_LENGTH + 1, rows)).astype(np.int32)
 
 
 @given(lengths_of_rows, specs(), st.integers(0, 5))
 @settings(max_examples=400, deadline=None)
-def test_every_row_is_in_exactly_one_batch(lengths: Ints, spec: PlanSpec, epoch: int) -> None:
+def test_every_row_is_in_exactly_one_batch(lengths: Array, spec: PlanSpec, epoch: int) -> None:
     plan = plan_epoch(lengths, spec, epoch, MAX_LENGTH)
     assert np.array_equal(np.sort(plan.rows), np.arange(len(lengths)))
     assert plan.batch_offsets[0] == 0
@@ -50,7 +52,7 @@ def test_every_row_is_in_exactly_one_batch(lengths: Ints, spec: PlanSpec, epoch:
 
 @given(lengths_of_rows, specs(), st.integers(0, 5))
 @settings(max_examples=400, deadline=None)
-def test_rows_ascend_in_a_batch_and_its_width_is_its_longest_row(lengths: Ints, spec: PlanSpec, epoch: int) -> None:
+def test_rows_ascend_in_a_batch_and_its_width_is_its_longest_row(lengths: Array, spec: PlanSpec, epoch: int) -> None:
     plan = plan_epoch(lengths, spec, epoch, MAX_LENGTH)
     for batch, width in zip(batches(plan), plan.widths, strict=True):
         assert sorted(set(batch.tolist())) == batch.tolist()
@@ -62,7 +64,7 @@ def test_rows_ascend_in_a_batch_and_its_width_is_its_longest_row(lengths: Ints, 
 
 @given(lengths_of_rows, specs(), st.integers(0, 5))
 @settings(max_examples=400, deadline=None)
-def test_no_batch_passes_its_limit(lengths: Ints, spec: PlanSpec, epoch: int) -> None:
+def test_no_batch_passes_its_limit(lengths: Array, spec: PlanSpec, epoch: int) -> None:
     plan = plan_epoch(lengths, spec, epoch, MAX_LENGTH)
     sizes = [len(batch) for batch in batches(plan)]
     if spec.strategy == "budget":
@@ -75,7 +77,7 @@ def test_no_batch_passes_its_limit(lengths: Ints, spec: PlanSpec, epoch: int) ->
 
 @given(lengths_of_rows, st.integers(1, 20), st.integers(0, 2**63 - 1))
 @settings(max_examples=200, deadline=None)
-def test_tight_makes_all_the_full_uniform_batches_that_there_can_be(lengths: Ints, size: int, seed: int) -> None:
+def test_tight_makes_all_the_full_uniform_batches_that_there_can_be(lengths: Array, size: int, seed: int) -> None:
     plan = plan_epoch(lengths, PlanSpec("tight", size, None, seed), 0, MAX_LENGTH)
     uniform = [b for b in batches(plan) if len(b) == size and lengths[b[0]] == lengths[b[-1]]]
     possible = np.bincount(lengths) // size if len(lengths) else np.zeros(1, int)
@@ -88,7 +90,7 @@ def test_tight_makes_all_the_full_uniform_batches_that_there_can_be(lengths: Int
 
 @given(lengths_of_rows, st.integers(MAX_LENGTH, 300), st.integers(0, 2**63 - 1))
 @settings(max_examples=200, deadline=None)
-def test_budget_makes_all_the_full_uniform_batches_that_there_can_be(lengths: Ints, tokens: int, seed: int) -> None:
+def test_budget_makes_all_the_full_uniform_batches_that_there_can_be(lengths: Array, tokens: int, seed: int) -> None:
     plan = plan_epoch(lengths, PlanSpec("budget", None, tokens, seed), 0, MAX_LENGTH)
     full = [b for b in batches(plan) if lengths[b[0]] == lengths[b[-1]] and len(b) == tokens // int(lengths[b[0]])]
     for length, count in enumerate(np.bincount(lengths) if len(lengths) else []):
@@ -129,7 +131,7 @@ def fingerprint(plan: EpochPlan) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-def golden_lengths() -> Ints:
+def golden_lengths() -> Array:
     """500 lengths of 3..40, by arithmetic alone."""
     return np.sort(3 + (np.arange(500) ** 2 * 7 + 11) % 38).astype(np.int32)
 

@@ -11,9 +11,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from cache.common.arrays import Array
 from cache.plans import shrinking_list as slices
 from cache.plans import strategies as plans
-from cache.plans.strategies import Ints, PlanSpec, plan_epoch
+from cache.plans.spec import PlanSpec
+from cache.plans.strategies import plan_epoch
 
 CRITICAL_SIGMAS = 5.0
 
@@ -78,7 +80,7 @@ def test_rows_of_one_length_are_mixed() -> None:
     assert np.count_nonzero((classes == 0) | (classes == 16)) <= 1
 
 
-def chi_square_sigmas(counts: Ints) -> float:
+def chi_square_sigmas(counts: Array) -> float:
     """How many standard deviations the chi-square statistic of equally likely cells lies above its mean."""
     expected = counts.sum() / len(counts)
     freedom = len(counts) - 1

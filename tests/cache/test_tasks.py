@@ -11,7 +11,8 @@ import torch
 
 from cache import CorruptCacheError, InputError, PlanSpec
 from cache.batches.batch import Batch
-from cache.format.manifest import IGNORED, Manifest, SplitInfo, Task, TokenizerInfo, fingerprint_of
+from cache.format.manifest import Manifest, SplitInfo, TokenizerInfo, fingerprint_of
+from cache.format.tasks import IGNORED, Task
 from cache.reading.opening import Cache, open_cache
 from cache.writing.writer import file_info, publish, staging, write_manifest, write_shard
 from tests.helpers.toys import write_tokenizer

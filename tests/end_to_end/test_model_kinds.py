@@ -14,7 +14,7 @@ from click.testing import CliRunner
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, pipeline
 
 from cache import Cache, MismatchError, Split, open_cache
-from cache.plans.strategies import PlanSpec
+from cache.plans.spec import PlanSpec
 from prep.cli import cli as prep_cli
 from tests.helpers.children import stop_after
 from tests.helpers.encoders import KINDS, Kind, sentences, write_encoder

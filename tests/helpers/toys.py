@@ -4,8 +4,9 @@ from pathlib import Path
 
 import numpy as np
 
-from cache.format.manifest import Manifest, SplitInfo, Task, TokenizerInfo, fingerprint_of
-from cache.plans.strategies import Ints
+from cache.common.arrays import Array
+from cache.format.manifest import Manifest, SplitInfo, TokenizerInfo, fingerprint_of
+from cache.format.tasks import Task
 from cache.reading.opening import Cache, open_cache
 from cache.writing.writer import file_info, publish, staging, write_manifest, write_shard
 
@@ -44,7 +45,7 @@ def write_cache(
     classes: tuple[str, ...] = ("neg", "pos"),
     max_length: int = 48,
     shards: int = 1,
-    lengths: Ints | None = None,
+    lengths: Array | None = None,
     padding_side: str = "right",
     vocab_size: int = len(SPECIALS) + len(WORDS),
 ) -> Cache:
@@ -92,14 +93,14 @@ def write_cache(
     return open_cache(place)
 
 
-def _row(random: np.random.Generator, size: int, label: int, classes: int) -> Ints:
+def _row(random: np.random.Generator, size: int, label: int, classes: int) -> Array:
     words = random.integers(0, len(WORDS) // classes, size - 2) * classes + label
     noise = random.integers(0, len(WORDS), size - 2)
     chosen = np.where(random.random(size - 2) < 0.8, words, noise) + len(SPECIALS)
     return np.concatenate([[2], chosen, [3]])
 
 
-def _spread(ids: Ints, vocab_size: int) -> Ints:
+def _spread(ids: Array, vocab_size: int) -> Array:
     """Ids of the small vocabulary spread over one of `vocab_size`, in the type it is stored in."""
     stored = np.uint16 if vocab_size <= 1 << 16 else np.uint32
     return (ids * (vocab_size // (len(SPECIALS) + len(WORDS)))).astype(stored)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from tokenizers import Tokenizer, normalizers, pre_tokenizers
 
-from cache.plans.strategies import Ints
+from cache.common.arrays import Array
 from prep.progress import Reporter
 from prep.tokenization import engines
 from prep.tokenization.engines import (
@@ -37,11 +37,11 @@ class Liar:
 
     name = "nanotoken"
 
-    def __init__(self, rules: Rules, spoil: Callable[[Ints], Ints]) -> None:
+    def __init__(self, rules: Rules, spoil: Callable[[Array], Array]) -> None:
         self.honest, self.spoil = TokenizersEngine(rules), spoil
         self.calls = 0
 
-    def encode(self, texts: Sequence[str]) -> tuple[Ints, Ints]:
+    def encode(self, texts: Sequence[str]) -> tuple[Array, Array]:
         self.calls += 1
         rows = split_rows(*self.honest.encode(texts))
         return engines.join_rows(
@@ -49,12 +49,12 @@ class Liar:
         )
 
 
-def other_id(row: Ints) -> Ints:
+def other_id(row: Array) -> Array:
     row[1] += 1
     return row
 
 
-def panic(row: Ints) -> Ints:
+def panic(row: Array) -> Array:
     class PanicException(BaseException):
         """What pyo3 raises where Rust code panics."""
 
@@ -105,7 +105,7 @@ def test_an_engine_that_fails_is_replaced(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], fault: str
 ) -> None:
     class Broken(Liar):
-        def encode(self, texts: Sequence[str]) -> tuple[Ints, Ints]:
+        def encode(self, texts: Sequence[str]) -> tuple[Array, Array]:
             if fault == "panic":
                 panic(np.zeros(0))
             return self.honest.encode(texts[:-1])

@@ -10,9 +10,9 @@ import pytest
 from transformers import AutoTokenizer
 
 from cache import Cache, PlanSpec
+from cache.common.arrays import Array
 from cache.common.hub import package_folder, packaged_model
 from cache.plans.costs import PlanCost, plan_cost
-from cache.plans.strategies import Ints
 from prep.build import BuildSettings, build
 from prep.inspect.summary import token_table
 from prep.progress import Reporter
@@ -106,7 +106,7 @@ def test_a_fifth_is_held_out_by_default_the_classes_evenly(imdb_cache: Cache, tm
     cache = build(BuildSettings("imdb", out=tmp_path, epochs=0), Reporter(quiet=True)).cache
     sizes = {name: np.bincount(split.labels).tolist() for name, split in cache.items()}
     assert sizes == {"train": [10_000, 10_000], "test": [2_500, 2_500]}
-    together: Ints = np.concatenate([split.source_rows for split in cache.values()])
+    together: Array = np.concatenate([split.source_rows for split in cache.values()])
     assert sorted(together.tolist()) == list(range(25_000))
     whole = {row.source_row: row.input_ids.tolist() for row in imdb_cache["train"]}
     assert all(row.input_ids.tolist() == whole[row.source_row] for row in cache["test"])

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from cache.plans.strategies import PlanSpec
+from cache.plans.spec import PlanSpec
 from tests.helpers.models import write_model
 from tests.helpers.toys import write_cache
 from train import device as devices

@@ -20,8 +20,8 @@ from transformers import (
 
 from cache import Cache, InputError, PlanSpec
 from cache.common.hub import package_folder, packaged_model
-from cache.format.manifest import IGNORED
 from cache.format.special_tokens import read_specials
+from cache.format.tasks import IGNORED
 from prep.build import BuildSettings, build
 from prep.progress import Reporter
 from tests.helpers.models import write_model

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cache.errors import InputError
-from cache.plans.strategies import PlanSpec
+from cache.plans.spec import PlanSpec
 from train.settings import Settings, contradictions, flag
 
 

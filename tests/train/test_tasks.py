@@ -13,7 +13,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from cache import InputError, MismatchError, open_cache
 from cache.batches.batch import Batch
-from cache.format.manifest import Task
+from cache.format.tasks import Task
 from tests.helpers.corpora import build_toy
 from tests.helpers.models import check_same_run, resume_from_first_checkpoint, write_model
 from tests.helpers.toys import WORDS

@@ -14,7 +14,7 @@ from click.testing import CliRunner
 from transformers import AutoModelForTokenClassification, AutoTokenizer
 
 from cache import Cache, InputError, MismatchError, PlanSpec, open_cache
-from cache.format.manifest import IGNORED
+from cache.format.tasks import IGNORED
 from tests.helpers.corpora import build_toy
 from tests.helpers.models import check_same_run, resume_from_first_checkpoint, write_model
 from tests.helpers.toys import WORDS

@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from cache.format.manifest import IGNORED
+from cache.format.tasks import IGNORED
 
 LETTERS = "BIESO."
 ENDS = frozenset(

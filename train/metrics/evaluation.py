@@ -7,7 +7,7 @@ from transformers import PreTrainedModel
 
 from cache.batches.batch import Batch
 from cache.errors import InputError
-from cache.plans.strategies import PlanSpec
+from cache.plans.spec import PlanSpec
 from cache.reading.opening import Split
 
 from .. import device as devices

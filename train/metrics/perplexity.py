@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from cache.format.manifest import IGNORED
+from cache.format.tasks import IGNORED
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from cache.format.manifest import Task
+from cache.format.tasks import Task
 
 from .entities import TokenTally
 

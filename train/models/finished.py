@@ -9,7 +9,7 @@ import torch
 from transformers import PreTrainedModel
 
 from cache.errors import InputError, MismatchError
-from cache.format.manifest import MLM
+from cache.format.tasks import MLM
 
 from .. import device as devices
 from ..run import CARD

@@ -21,8 +21,8 @@ from torch.nn.functional import cross_entropy
 from transformers import PreTrainedModel
 
 from cache.batches.batch import Batch
-from cache.format.manifest import IGNORED
 from cache.format.special_tokens import read_specials
+from cache.format.tasks import IGNORED
 from cache.reading.opening import Cache
 
 PROBABILITY = 0.15

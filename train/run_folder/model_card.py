@@ -13,7 +13,8 @@ from transformers import PretrainedConfig
 
 from cache.common.hub import PACKAGED
 from cache.common.progress import clock
-from cache.format.manifest import MLM, Manifest
+from cache.format.manifest import Manifest
+from cache.format.tasks import MLM
 
 from ..metrics.scores import TITLES
 from .records import Json, RunInfo

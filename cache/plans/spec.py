@@ -1,0 +1,59 @@
+"""The settings of a plan. Loads without numpy, so that the commands can name the strategies in their help."""
+
+from dataclasses import dataclass
+
+from ..errors import InputError
+
+STRATEGIES = ("smart", "tight", "budget", "dynamic", "fixed")
+
+
+@dataclass(frozen=True)
+class PlanSpec:
+    """What determines a split's plans, one epoch after the other.
+
+    Attributes:
+        strategy: one of `STRATEGIES`; the README's table says what each does.
+        batch_size: rows of one optimizer step, over all ranks and accumulation steps. None for `budget`.
+        max_tokens: most padded tokens (rows x width) of one batch. Only for `budget`.
+        seed: seed of the plan's randomness, 0 or more.
+
+    Raises:
+        InputError: the settings contradict each other; all that is wrong is named at once.
+    """
+
+    strategy: str = "smart"
+    batch_size: int | None = 16
+    max_tokens: int | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        wrong = []
+        if self.strategy not in STRATEGIES:
+            wrong.append(f"--strategy {self.strategy!r} is none of {', '.join(STRATEGIES)}")
+        if self.strategy == "budget" and (self.batch_size is not None or not _positive(self.max_tokens)):
+            wrong.append("--strategy budget takes --max-tokens, 1 or more, and no --batch-size")
+        if self.strategy != "budget" and (self.max_tokens is not None or not _positive(self.batch_size)):
+            wrong.append(f"--strategy {self.strategy} takes --batch-size, 1 or more, and no --max-tokens")
+        if type(self.seed) is not int or not 0 <= self.seed < 1 << 63:
+            wrong.append(f"the plan's seed {self.seed!r} is not an integer of 0 or more")
+        if wrong:
+            raise InputError("; ".join(wrong))
+
+    @classmethod
+    def of(
+        cls, strategy: str, batch_size: int | None = None, max_tokens: int | None = None, seed: int = 0
+    ) -> "PlanSpec":
+        """A spec in which a batch size that was not given is 16, where the strategy takes one."""
+        if batch_size is None and strategy != "budget":
+            batch_size = 16
+        return cls(strategy, batch_size, max_tokens, seed)
+
+    @property
+    def id(self) -> str:
+        """The plan's folder name, for example `smart-b16-s0` or `budget-t4096-s0`."""
+        size = f"t{self.max_tokens}" if self.strategy == "budget" else f"b{self.batch_size}"
+        return f"{self.strategy}-{size}-s{self.seed}"
+
+
+def _positive(value: object) -> bool:
+    return type(value) is int and 1 <= value < 1 << 31
