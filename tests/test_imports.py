@@ -97,17 +97,17 @@ def test_importing_cache_loads_no_torch() -> None:
 
 def test_the_commands_choices_are_the_librarys() -> None:
     """What the command-line modules spell out so as to load nothing."""
-    import cache.format.manifest
-    import cache.plans.strategies
     import prep.cli
     import prep.tokenization.engines
     import train.cli
     import train.settings
+    from cache.format.tasks import KINDS
+    from cache.plans.spec import STRATEGIES
 
-    assert prep.cli.STRATEGIES == train.cli.STRATEGIES == cache.plans.STRATEGIES
-    assert ("auto", *cache.format.KINDS) == prep.cli.TASKS
-    assert prep.cli.ENGINES == prep.engines.ENGINES
-    assert prep.cli.TASKS[1:] == cache.format.KINDS
-    assert train.cli.TASKS == cache.format.KINDS
-    assert train.cli.PRECISIONS == train.config.PRECISIONS
-    assert train.cli.ON_NONFINITE == train.config.ON_NONFINITE
+    assert prep.cli.STRATEGIES == train.cli.STRATEGIES == STRATEGIES
+    assert ("auto", *KINDS) == prep.cli.TASKS
+    assert prep.cli.ENGINES == prep.tokenization.engines.ENGINES
+    assert prep.cli.TASKS[1:] == KINDS
+    assert train.cli.TASKS == KINDS
+    assert train.cli.PRECISIONS == train.settings.PRECISIONS
+    assert train.cli.ON_NONFINITE == train.settings.ON_NONFINITE
