@@ -101,13 +101,8 @@ def test_the_commands_choices_are_the_librarys() -> None:
     import cache.plans.strategies
     import prep.cli
     import prep.tokenization.engines
-    import train.cli
-    import train.settings
 
-    assert prep.cli.STRATEGIES == train.cli.STRATEGIES == cache.plans.STRATEGIES
+    assert prep.cli.STRATEGIES == cache.plans.STRATEGIES
     assert ("auto", *cache.format.KINDS) == prep.cli.TASKS
     assert prep.cli.ENGINES == prep.engines.ENGINES
     assert prep.cli.TASKS[1:] == cache.format.KINDS
-    assert train.cli.TASKS == cache.format.KINDS
-    assert train.cli.PRECISIONS == train.config.PRECISIONS
-    assert train.cli.ON_NONFINITE == train.config.ON_NONFINITE
