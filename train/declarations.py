@@ -38,14 +38,14 @@ class Rule:
     free_on_resume: bool = False
 
 
-def described(help: str, **rule: Any) -> dict[str, Rule]:
+def described(text: str, **rule: Any) -> dict[str, Rule]:
     """The metadata of a field that has no default."""
-    return {"rule": Rule(help, **rule)}
+    return {"rule": Rule(text, **rule)}
 
 
-def setting(default: Any, help: str, **rule: Any) -> Any:
+def setting(default: Any, text: str, **rule: Any) -> Any:
     """A field with a default, its help text and the other attributes of its `Rule`."""
-    return field(default=default, metadata=described(help, **rule))
+    return field(default=default, metadata=described(text, **rule))
 
 
 @dataclass(frozen=True)
