@@ -99,15 +99,10 @@ def test_the_commands_choices_are_the_librarys() -> None:
     """What the command-line modules spell out so as to load nothing."""
     import prep.cli
     import prep.tokenization.engines
-    import train.cli
-    import train.settings
     from cache.format.tasks import KINDS
     from cache.plans.spec import STRATEGIES
 
-    assert prep.cli.STRATEGIES == train.cli.STRATEGIES == STRATEGIES
+    assert prep.cli.STRATEGIES == STRATEGIES
     assert ("auto", *KINDS) == prep.cli.TASKS
     assert prep.cli.ENGINES == prep.tokenization.engines.ENGINES
     assert prep.cli.TASKS[1:] == KINDS
-    assert train.cli.TASKS == KINDS
-    assert train.cli.PRECISIONS == train.settings.PRECISIONS
-    assert train.cli.ON_NONFINITE == train.settings.ON_NONFINITE

@@ -26,7 +26,15 @@ from train.settings import Settings
 from train.signals import Stopped
 
 STEPS = 18  # 9 an epoch
-FLAGS = {"epochs": 2, "lr": 1e-3, "save_every": 4, "log_every": 2, "keep": 9, "precision": "fp32", "device": "cpu"}
+FLAGS = {
+    "epochs": 2,
+    "lr": 1e-3,
+    "save_steps": 4,
+    "logging_steps": 2,
+    "keep_checkpoints": 9,
+    "precision": "fp32",
+    "device": "cpu",
+}
 
 
 @pytest.fixture(scope="module")
