@@ -69,7 +69,7 @@ class Task:
         return load_model(self.model, Needs(manifest, self.split.cache.folder, manifest.max_length), SEED)
 
     @property
-    def log_every(self) -> int:
+    def logging_steps(self) -> int:
         """Steps between two losses."""
         return max(1, self.steps // 8)
 
@@ -102,7 +102,7 @@ def ours(task: Task, strategy: str, **options: Any) -> Run:
         "precision": task.precision,
         "device": str(task.device),
         "eval_split": "none",
-        "log_every": task.log_every,
+        "logging_steps": task.logging_steps,
         "seed": SEED,
         **options,
     }
@@ -138,7 +138,7 @@ def trainer(task: Task, plan: EpochPlan) -> Run:
         bf16=task.precision == "bf16",
         use_cpu=task.device.type == "cpu",
         train_sampling_strategy="sequential",
-        logging_steps=task.log_every,
+        logging_steps=task.logging_steps,
         logging_nan_inf_filter=False,
         save_strategy="no",
         report_to="none",

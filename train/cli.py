@@ -12,18 +12,14 @@ from click.shell_completion import CompletionItem
 
 from cache.errors import InputError, LengthwiseError
 
+from .declarations import declarations
+from .settings import PRECISIONS, Settings, read_settings
 from .signals import Stopped
 
 if TYPE_CHECKING:
     import torch
 
 Command = Callable[..., Any]
-
-# Spelled out, because the modules they come from load numpy; a test compares them.
-STRATEGIES = ("smart", "tight", "budget", "dynamic", "fixed")
-PRECISIONS = ("auto", "fp32", "bf16")
-ON_NONFINITE = ("stop", "skip")
-TASKS = ("classification", "regression", "multi-label", "token-classification", "mlm")
 
 
 def main() -> None:
@@ -68,62 +64,18 @@ quiet_option = click.option("--quiet", "-q", is_flag=True, help="Print errors an
 
 
 def settings_options(command: Command) -> Command:
-    """Give a command a flag for each setting; the help of each is its type, unit and default."""
-    for name, metavar, text in _TRACKERS:
-        options: dict[str, Any] = {"is_flag": False, "flag_value": "auto", "default": None, "metavar": metavar}
-        command = click.option("--" + name, help=text, **options)(command)
-    for name, kind, text in reversed(_FLAGS):
-        complete: dict[str, Any] = {"shell_complete": _folders} if name in ("cache", "model", "out") else {}
-        command = click.option("--" + name, type=kind, default=None, help=text, **complete)(command)
-    for flag, text in _SWITCHES:
-        command = click.option(f"--{flag}/--no-{flag}", default=None, help=text)(command)
+    """Give a command a flag for each setting."""
+    for item in reversed(list(declarations(Settings))):
+        rule, options = item.rule, dict[str, Any](default=None, help=item.help, metavar=item.rule.metavar)
+        name = f"{item.flag}/--no-{item.flag[2:]}" if item.kind is bool else item.flag
+        if item.kind is not bool:
+            options["type"] = click.Choice(rule.choices) if rule.choices else item.kind
+        if rule.bare is not None:
+            options |= {"is_flag": False, "flag_value": rule.bare}
+        if rule.folder:
+            options["shell_complete"] = _folders
+        command = click.option(name, **options)(command)
     return command
-
-
-_SWITCHES = (
-    ("compile", "Compile the model with torch.compile. Default: no."),
-    ("pooled-only", "Compute the last layer for the pooled token alone; same logits. Default: where the model can."),
-    ("cpu-kernels", "On a CPU, attention by blocks and dropout from raw bits. Default: yes, unless compiled."),
-)
-
-_TRACKERS = (
-    ("wandb", "[PROJECT]", "Log to Weights & Biases; WANDB_MODE=offline keeps it on this machine. Default: no."),
-    ("tensorboard", "[DIR]", "Write TensorBoard's curves to DIR/<run name>, or into the run folder. Default: no."),
-)
-
-_FLAGS: tuple[tuple[str, Any, str], ...] = (
-    ("cache", str, "Folder of the cache, made by `prep build`."),
-    ("task", click.Choice(TASKS), "mlm adapts the model to any cache's texts. Default: as the cache was built."),
-    ("model", str, "Folder, Hub id, or minilm. Default: the model whose tokenizer made the cache."),
-    ("out", str, "Run folder to make. Default: the first free runs/<cache name>-<n>."),
-    ("epochs", int, "Passes over the training split. Default: 3."),
-    ("max-steps", int, "Most optimizer steps, over all epochs."),
-    ("lr", float, "Peak learning rate of AdamW. Default: 5e-5."),
-    ("eps", float, "AdamW's epsilon. Default: 1e-8."),
-    ("beta1", float, "AdamW's decay of the mean of gradients. Default: 0.9."),
-    ("beta2", float, "AdamW's decay of the mean of squared gradients. Default: 0.999."),
-    ("weight-decay", float, "Decoupled weight decay; biases and norms are exempt. Default: 0."),
-    ("warmup-steps", int, "Steps over which the learning rate rises. Default: 0."),
-    ("warmup-ratio", float, "The same as a share of all steps, 0 to 1."),
-    ("clip", float, "Largest norm of the gradients; 0 clips nothing. Default: 1."),
-    ("accumulation", int, "Micro-batches a step is computed in; they share its batch size. Default: 1."),
-    ("precision", click.Choice(PRECISIONS), "Default: auto, which is bf16 where the hardware is built for it."),
-    ("device", str, "auto, cpu, cuda, cuda:1, mps, … Default: auto."),
-    ("mask-probability", float, "Share of the tokens to hide in training, for --task mlm. Default: 0.15."),
-    ("seed", int, "Seed of the new head, of dropout, of which tokens are hidden. Default: 321."),
-    ("strategy", click.Choice(STRATEGIES), "How batches are planned. Default: as the cache was built."),
-    ("batch-size", int, "Rows of one optimizer step. Default: as the cache was built."),
-    ("max-tokens", int, "Most padded tokens of one step, for --strategy budget."),
-    ("plan-seed", int, "Seed of the plan. Default: as the cache was built."),
-    ("pad-to-multiple-of", int, "Round batch widths up to a multiple, tokens. Default: 8 on CUDA, else 1."),
-    ("eval-split", str, "Split to evaluate after each epoch, or none. Default: test where there is one."),
-    ("eval-rows", int, "About how many rows of it to evaluate, always the same ones. Default: all."),
-    ("eval-batch-size", int, "Rows of an evaluation batch. Default: 64."),
-    ("save-every", int, "Steps between checkpoints. Default: one at the end of each epoch."),
-    ("keep", int, "Checkpoints kept. Default: 2."),
-    ("log-every", int, "Steps between records in metrics.jsonl. Default: 10."),
-    ("on-nonfinite", click.Choice(ON_NONFINITE), "When a loss is not finite. Default: stop."),
-)
 
 
 @cli.command()
@@ -158,8 +110,6 @@ def run(resume: Path | None, quiet: bool, as_json: bool, config: Path | None, **
       train run --config runs/imdb-1/settings.json --seed 1
       train run --cache cache/imdb --tensorboard --wandb my-project
     """
-    from .settings import Settings, read_settings
-
     given = {name: value for name, value in flags.items() if value is not None}
     if config is not None:
         if resume is not None:

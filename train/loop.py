@@ -72,7 +72,7 @@ class Job:
             epoch,
             self.spec,
             device=self.device,
-            accumulation=self.settings.accumulation,
+            accumulation=self.settings.gradient_accumulation_steps,
             start=start,
             pad_to_multiple_of=self.settings.pad_to_multiple_of or 1,
             padding_side=PADDING_SIDE,
@@ -106,7 +106,7 @@ def train(job: Job, state: State, watcher: Watcher) -> bool:
                 continue
             update(job, state)
             ends = state.epoch_step == job.steps[state.epoch]
-            if ends or state.step % job.settings.log_every == 0:
+            if ends or state.step % job.settings.logging_steps == 0:
                 watcher.log()
             if not ends and watcher.pause():
                 return False
@@ -159,7 +159,7 @@ def _mark_dynamic(inputs: dict[str, torch.Tensor]) -> None:
 
 def _memory_short(job: Job, batch: Batch) -> MemoryShortError:
     rows, width = batch.input_ids.shape
-    flags = ["--accumulation", "--batch-size" if job.spec.strategy != "budget" else "--max-tokens"]
+    flags = ["--gradient-accumulation-steps", "--batch-size" if job.spec.strategy != "budget" else "--max-tokens"]
     if job.spec.strategy != "budget":
         flags.append("--strategy budget --max-tokens")
     if job.settings.precision == "fp32":
@@ -177,8 +177,8 @@ def update(job: Job, state: State) -> None:
     if job.masking is not None:
         tokens = torch.as_tensor(state.meter.step_weight, device=job.device).clamp(min=1)
         torch._foreach_div_([p.grad for p in parameters if p.grad is not None], tokens.float())
-    if settings.clip:
-        norm = torch.nn.utils.clip_grad_norm_(parameters, settings.clip)
+    if settings.max_grad_norm:
+        norm = torch.nn.utils.clip_grad_norm_(parameters, settings.max_grad_norm)
     else:
         norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
     bad = state.meter.close_step(state.step, norm)

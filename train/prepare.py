@@ -51,7 +51,7 @@ def resolve(settings: Settings, cache: Cache, split: Split) -> tuple[Settings, t
     resolved = replace(
         settings.with_plan(spec),
         task=task,
-        mask_probability=(settings.mask_probability or PROBABILITY) if task == MLM else None,
+        mlm_probability=(settings.mlm_probability or PROBABILITY) if task == MLM else None,
         cache=str(cache.folder.resolve()),
         model=absolute(settings.model or cache.manifest.tokenizer.name),
         device=str(device),
@@ -77,8 +77,8 @@ def task_kind(settings: Settings, cache: Cache) -> str:
             f"--task {kind}: the cache {cache.folder} {reason}; build one for it, under another name: "
             f"prep build SOURCE --task {kind} --name OTHER"
         )
-    if settings.mask_probability is not None and kind != MLM:
-        raise InputError(f"--mask-probability is for --task mlm, but this run is for {kind}; leave it out")
+    if settings.mlm_probability is not None and kind != MLM:
+        raise InputError(f"--mlm-probability is for --task mlm, but this run is for {kind}; leave it out")
     return kind
 
 
@@ -120,7 +120,7 @@ def make_job(model: PreTrainedModel, split: Split, settings: Settings, device: t
     forward: Callable[..., Any] = model
     masking = None
     if settings.task == MLM:
-        masking = Masking.of(split.cache, device, settings.seed, settings.mask_probability or PROBABILITY)
+        masking = Masking.of(split.cache, device, settings.seed, settings.mlm_probability or PROBABILITY)
         forward, stock = masked_forward(model)
     else:
         stock = use_pooled_only(model) if settings.pooled_only else "--no-pooled-only"

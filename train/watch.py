@@ -106,7 +106,7 @@ class Watch:
     def pause(self) -> bool:
         """Save a checkpoint if one is due or the run is to stop; whether to stop."""
         stop = bool(self.stop)
-        every = self.job.settings.save_every
+        every = self.job.settings.save_steps
         if stop or (every and self.state.step % every == 0):
             self.save()
         return stop
@@ -128,7 +128,7 @@ class Watch:
         self.screen.epoch(self._row(result, eval_seconds))
         state.scores = scores.to_json() if scores is not None else None
         state.epoch, state.epoch_step, state.epoch_sums, state.epoch_seconds = state.epoch + 1, 0, Sums(), 0.0
-        last, every = state.epoch == len(job.steps), job.settings.save_every
+        last, every = state.epoch == len(job.steps), job.settings.save_steps
         if last or self.stop or not every or state.step % every == 0:
             self.save()
         return bool(self.stop) and not last
@@ -146,7 +146,7 @@ class Watch:
         sizes = {METRICS: self.metrics.sync(), TIMING: self.timing.sync()}
         root = self.folder / CHECKPOINTS
         place = save_checkpoint(root, self.job, self.state, self.owner, sizes)
-        prune(root, self.job.settings.keep)
+        prune(root, self.job.settings.keep_checkpoints)
         self._lap(training=False)
         return place
 

@@ -48,9 +48,18 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def begin(folder: Path, out: str, cache: str = "plain", model: str = "model", **flags: object) -> Path:
     """A run of two epochs with dropout, micro-batches and checkpoints in between; everything it depends on given."""
-    common = {"epochs": 2, "accumulation": 2, "lr": 3e-3, "precision": "fp32", "device": "cpu", "save_every": 5}
+    common = {
+        "epochs": 2,
+        "gradient_accumulation_steps": 2,
+        "lr": 3e-3,
+        "precision": "fp32",
+        "device": "cpu",
+        "save_steps": 5,
+    }
     paths = {"cache": str(folder / "caches" / cache), "model": str(folder / model), "out": str(folder / out)}
-    return start_run(Settings(**{**common, "keep": 99, "log_every": 3, **paths, **flags}), say, say, quiet=True)  # type: ignore[arg-type]
+    return start_run(
+        Settings(**{**common, "keep_checkpoints": 99, "logging_steps": 3, **paths, **flags}), say, say, quiet=True
+    )  # type: ignore[arg-type]
 
 
 def result(run: Path) -> list[bytes]:
@@ -227,7 +236,7 @@ def test_equal_runs_are_equal_and_another_seed_hides_others(place: Path) -> None
 
 def test_a_cache_with_labels_serves_both(place: Path) -> None:
     """Adapted to its texts, then classified: the encoder is the adapted one, the head is new and said to be."""
-    adapted = command(*flags(place, "labelled", "model", "both-1"), "--task", "mlm", "--mask-probability", "0.3")
+    adapted = command(*flags(place, "labelled", "model", "both-1"), "--task", "mlm", "--mlm-probability", "0.3")
     assert "head       new, from seed 321: the model has none for mlm" in adapted
     assert "30% of the tokens hidden" in adapted
     assert "logits     for the hidden tokens alone" in adapted
@@ -304,12 +313,12 @@ def refusals(place: Path) -> dict[str, tuple[list[object], str]]:
             r"--task regression: the cache .* is for classification",
         ),
         "probability without use": (
-            ["run", "--cache", place / "caches" / "labelled", "--model", model, "--mask-probability", "0.2", *out],
-            r"--mask-probability is for --task mlm, but this run is for classification",
+            ["run", "--cache", place / "caches" / "labelled", "--model", model, "--mlm-probability", "0.2", *out],
+            r"--mlm-probability is for --task mlm, but this run is for classification",
         ),
         "probability out of range": (
-            ["run", "--cache", plain, "--mask-probability", "1", *out],
-            r"--mask-probability is 1.0, expected a number above 0 and below 1",
+            ["run", "--cache", plain, "--mlm-probability", "1", *out],
+            r"--mlm-probability is 1.0, expected a number above 0 and below 1",
         ),
         "evaluate a classifier without labels": (
             ["eval", place / "classifier", "--cache", plain],

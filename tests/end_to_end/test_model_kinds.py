@@ -37,8 +37,19 @@ ODD = [
 ]
 """Texts that tokenizers of different kinds read differently."""
 
-FLAGS = ["--epochs", "2", "--batch-size", "8", "--accumulation", "2", "--strategy", "tight", "--lr", "1e-3"]
-FLAGS += ["--precision", "fp32", "--device", "cpu", "--save-every", "3", "--log-every", "2"]
+FLAGS = [
+    "--epochs",
+    "2",
+    "--batch-size",
+    "8",
+    "--gradient-accumulation-steps",
+    "2",
+    "--strategy",
+    "tight",
+    "--lr",
+    "1e-3",
+]
+FLAGS += ["--precision", "fp32", "--device", "cpu", "--save-steps", "3", "--logging-steps", "2"]
 
 
 @dataclass(frozen=True)

@@ -54,7 +54,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 BUILD = ("build", "reviews.csv", "--tokenizer", "tokenizer", "--engine", "tokenizers", "--holdout", "0.2")
-RUN = ("run", "--cache", "cache/toy", "--model", "model", "--epochs", "2", "--device", "cpu", "--log-every", "5")
+RUN = ("run", "--cache", "cache/toy", "--model", "model", "--epochs", "2", "--device", "cpu", "--logging-steps", "5")
 
 
 def start(folder: Path, command: str, *arguments: str, terminal: str | None = None, **variables: str) -> Any:

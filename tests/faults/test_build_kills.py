@@ -20,8 +20,8 @@ from ..helpers.toys import write_tokenizer
 
 ROOT = Path(__file__).parents[2]
 CODE = (
-    "from prep.sources import files; files.WHOLE_BYTES, files.BLOCK_BYTES = 0, (1 << 14,); "
-    "from prep.cli import main; main()"
+    "from prep.cli import main; from prep.sources import files; "
+    "files.WHOLE_BYTES, files.BLOCK_BYTES = 0, (1 << 14,); main()"
 )
 """The command, reading in blocks of 16 kB."""
 

@@ -81,7 +81,7 @@ def test_20_steps_equal_a_plain_loop_loss_by_loss(toy, model_folder, make_job, f
 
     from train.models.loading import quiet_transformers
 
-    ours = run(make_job(lr=1e-3, warmup_steps=4, max_steps=20, log_every=1)).losses
+    ours = run(make_job(lr=1e-3, warmup_steps=4, max_steps=20, logging_steps=1)).losses
 
     torch.manual_seed(321)
     with quiet_transformers():
@@ -129,7 +129,7 @@ def test_accumulated_gradients_equal_those_of_the_whole_batch(make_job, accumula
     """Uneven micro-batches included, where a mean of means would differ; within 1e-6."""
     gradients = []
     for pieces in (1, accumulation):
-        job = make_job(accumulation=pieces)
+        job = make_job(gradient_accumulation_steps=pieces)
         job.model.eval()  # no dropout
         batches = [batch for batch in job.batches(0, 0) if batch.step == 0]
         assert len(batches) == min(pieces, 8)
@@ -209,7 +209,7 @@ def test_want_of_memory_names_the_batch_and_the_flags_that_help(make_job):
             try_heaviest(job, State(Meter(CPU)))
         text = str(raised.value)
         assert "8 rows x 48 tokens" in text
-        for flag in ("--batch-size", "--accumulation", "--max-tokens", "--precision bf16"):
+        for flag in ("--batch-size", "--gradient-accumulation-steps", "--max-tokens", "--precision bf16"):
             assert flag in text
 
 
@@ -236,7 +236,7 @@ class Syncs(TorchDispatchMode):
 @pytest.mark.parametrize("on_nonfinite", ["stop", "skip"])
 def test_a_step_never_waits_for_the_device(make_job, on_nonfinite):
     """No value is read back between two log points, by the loop, the model or the optimizer."""
-    job = make_job(PlanSpec("tight", 4), on_nonfinite=on_nonfinite, accumulation=2)
+    job = make_job(PlanSpec("tight", 4), on_nonfinite=on_nonfinite, gradient_accumulation_steps=2)
     batches = list(job.batches(0, 0))
     assert {batch.attention_mask is None for batch in batches} == {True, False}
     state = State(Meter(CPU))

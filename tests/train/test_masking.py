@@ -204,7 +204,7 @@ def test_the_gradient_of_a_step_is_that_of_transformers_mean_over_its_hidden_tok
     toy: Cache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, accumulation: int, exact: bool
 ) -> None:
     """However many micro-batches the step is cut into, although each hides another number of tokens."""
-    job = make(toy, tmp_path, accumulation=accumulation, clip=0.0)
+    job = make(toy, tmp_path, gradient_accumulation_steps=accumulation, max_grad_norm=0.0)
     job = dataclasses.replace(job, masking=dataclasses.replace(job.masking, exact=exact))
     whole = make(toy, tmp_path)
     for step in range(3):
@@ -231,7 +231,7 @@ def test_the_gradient_of_a_step_is_that_of_transformers_mean_over_its_hidden_tok
 
 def test_a_step_without_a_hidden_token_is_no_fault(toy: Cache, tmp_path: Path) -> None:
     """Its loss is 0 of 0 tokens, its gradients 0; transformers' mean would be no number."""
-    job = make(toy, tmp_path, mask_probability=1e-7)
+    job = make(toy, tmp_path, mlm_probability=1e-7)
     state = State(Meter(CPU))
     batch = next(iter(job.batches(0, 0)))
     assert int(hidden_tokens(batch)) == 0
@@ -257,7 +257,7 @@ class Waits(TorchDispatchMode):
 
 def test_off_the_cpu_no_step_waits_for_the_device(toy: Cache, tmp_path: Path) -> None:
     """Hiding, loss, gradients, update: nothing asks for a value; on a CPU the number of hidden tokens is."""
-    job = make(toy, tmp_path, accumulation=2, cpu_kernels=False)
+    job = make(toy, tmp_path, gradient_accumulation_steps=2, cpu_kernels=False)
     for exact in (False, True):
         job = dataclasses.replace(job, masking=dataclasses.replace(job.masking, exact=exact))
         state = State(Meter(CPU))
@@ -341,7 +341,10 @@ def test_compiled_the_losses_are_the_same_and_compilations_few(toy: Cache, tmp_p
 def test_on_cuda_a_step_hides_the_same_tokens_and_does_not_synchronize(toy: Cache, tmp_path: Path) -> None:
     """Hiding, loss, gradients and update, with torch raising at every synchronization."""
     cuda = torch.device("cuda")
-    job, mine = make(toy, tmp_path, place=cuda, accumulation=2), make(toy, tmp_path, accumulation=2)
+    job, mine = (
+        make(toy, tmp_path, place=cuda, gradient_accumulation_steps=2),
+        make(toy, tmp_path, gradient_accumulation_steps=2),
+    )
     assert not job.masking.exact
     for batch, same in zip(job.batches(0, 0), mine.batches(0, 0), strict=True):
         assert torch.equal(batch.input_ids.cpu(), same.input_ids)

@@ -26,11 +26,11 @@ from train.signals import Stopped, StopRequest
 STEPS = 18
 FLAGS = {
     "epochs": 2,
-    "accumulation": 2,
+    "gradient_accumulation_steps": 2,
     "lr": 1e-3,
-    "save_every": 4,
-    "log_every": 3,
-    "keep": 99,
+    "save_steps": 4,
+    "logging_steps": 3,
+    "keep_checkpoints": 99,
     "precision": "fp32",
     "device": "cpu",
 }
@@ -98,7 +98,7 @@ def kill_and_resume(place: Path, out: str, kills: int, seed: int) -> Path:
     """Kill a training `kills` times, each when it has some random number of records, and let it end."""
     generator = random.Random(seed)
     run, killed = place / out, 0
-    first = arguments(out, log_every=1, save_every=2, keep=2)
+    first = arguments(out, logging_steps=1, save_steps=2, keep_checkpoints=2)
     while killed < kills:
         command = ["run", "--resume", out] if (run / "settings.json").exists() else first
         process = spawn(place, *command)
@@ -121,7 +121,7 @@ def kill_and_resume(place: Path, out: str, kills: int, seed: int) -> Path:
 def test_a_training_killed_at_random_moments_ends_as_if_it_had_not_been(place, kills, seed):
     """SIGKILL to real processes; what is left is resumed until it ends."""
     if not (place / "dense").exists():
-        begin(place, "dense", log_every=1, save_every=2, keep=2)
+        begin(place, "dense", logging_steps=1, save_steps=2, keep_checkpoints=2)
     run = kill_and_resume(place, f"killed-{seed}", kills, seed)
     assert result(run) == result(place / "dense")
     assert len(checkpoints(run / "checkpoints")) == 2
@@ -249,7 +249,7 @@ def halfway(place):
 
 
 def test_flags_that_contradict_the_run_are_refused_all_at_once(halfway):
-    given = {"lr": 1.0, "seed": 5, "batch_size": 4, "precision": "bf16", "epochs": 2, "keep": 1}
+    given = {"lr": 1.0, "seed": 5, "batch_size": 4, "precision": "bf16", "epochs": 2, "keep_checkpoints": 1}
     with pytest.raises(MismatchError) as error:
         resume_run(halfway, given, quiet_say, quiet_say)
     text = str(error.value)
@@ -261,7 +261,7 @@ def test_flags_that_contradict_the_run_are_refused_all_at_once(halfway):
     ):
         assert line in text
     assert "--epochs" not in text
-    assert "--keep" not in text
+    assert "--keep-checkpoints" not in text
 
 
 def test_the_same_settings_spelled_otherwise_are_no_contradiction(halfway, place, tmp_path, monkeypatch):
@@ -335,5 +335,5 @@ def test_a_run_that_another_process_trains_is_refused(halfway):
 
 
 def test_keep_leaves_the_newest_checkpoints(place):
-    run = begin(place, "kept", keep=1, save_every=5)
+    run = begin(place, "kept", keep_checkpoints=1, save_steps=5)
     assert [path.name for path in checkpoints(run / "checkpoints")] == ["step-000018"]

@@ -68,7 +68,7 @@ def settings(cache: Path, place: Path, out: Path, **more: Any) -> Settings:
     model = place / "model"
     if not model.exists():
         write_model(model)
-    common = {"epochs": 2, "accumulation": 2, "precision": "fp32", "batch_size": 8, "lr": 1e-3}
+    common = {"epochs": 2, "gradient_accumulation_steps": 2, "precision": "fp32", "batch_size": 8, "lr": 1e-3}
     return Settings(cache=str(cache), model=str(model), out=str(out), **{**common, **more})
 
 
@@ -137,7 +137,7 @@ def test_a_stopped_run_goes_on_exactly(trained: tuple[str, Path, Path], tmp_path
     """Weights and metrics equal those of the run that was not stopped, dropout and accumulation included."""
     _, folder, run = trained
     out = tmp_path / "again"
-    given = settings(folder, folder.parent.parent, out, save_every=3)
+    given = settings(folder, folder.parent.parent, out, save_steps=3)
     start_run(given, say, say, quiet=True)
     resume_from_first_checkpoint(out)
     check_same_run(out, run)

@@ -66,7 +66,14 @@ def settings(cache: Cache, out: Path, **more: Any) -> Settings:
     model = cache.folder.parent.parent / "model"
     if not model.exists():
         write_model(model)
-    common = {"epochs": 2, "accumulation": 2, "precision": "fp32", "batch_size": 8, "lr": 2e-2, "strategy": "tight"}
+    common = {
+        "epochs": 2,
+        "gradient_accumulation_steps": 2,
+        "precision": "fp32",
+        "batch_size": 8,
+        "lr": 2e-2,
+        "strategy": "tight",
+    }
     return Settings(cache=str(cache.folder), model=str(model), out=str(out), **{**common, **more})
 
 
@@ -206,7 +213,7 @@ def test_a_stopped_run_goes_on_exactly(trained: tuple[Cache, Path], tmp_path: Pa
     """Weights and metrics equal those of the run that was not stopped, dropout and accumulation included."""
     cache, run = trained
     out = tmp_path / "again"
-    start_run(settings(cache, out, save_every=3), say, say, quiet=True)
+    start_run(settings(cache, out, save_steps=3), say, say, quiet=True)
     resume_from_first_checkpoint(out)
     check_same_run(out, run)
 
@@ -217,7 +224,13 @@ def test_steps_without_a_label_change_nothing_and_stop_nothing(tmp_path: Path) -
     source = tmp_path / "rows.jsonl"
     source.write_text("".join(json.dumps(row) + "\n" for row in rows))
     cache = build_toy(source, tmp_path).cache
-    options: dict[str, Any] = {"batch_size": 1, "accumulation": 1, "log_every": 1, "eval_split": "train", "epochs": 1}
+    options: dict[str, Any] = {
+        "batch_size": 1,
+        "gradient_accumulation_steps": 1,
+        "logging_steps": 1,
+        "eval_split": "train",
+        "epochs": 1,
+    }
     run = start_run(settings(cache, tmp_path / "run", **options), say, say, quiet=True)
     records = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     losses = [record["loss"] for record in records if record["kind"] == "step"]

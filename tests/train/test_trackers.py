@@ -26,7 +26,15 @@ from train.settings import Settings
 from train.signals import Stopped
 
 STEPS = 18  # 9 an epoch
-FLAGS = {"epochs": 2, "lr": 1e-3, "save_every": 4, "log_every": 2, "keep": 9, "precision": "fp32", "device": "cpu"}
+FLAGS = {
+    "epochs": 2,
+    "lr": 1e-3,
+    "save_steps": 4,
+    "logging_steps": 2,
+    "keep_checkpoints": 9,
+    "precision": "fp32",
+    "device": "cpu",
+}
 
 
 @pytest.fixture(scope="module")
@@ -79,7 +87,10 @@ def assert_equal_curves(found: dict[str, dict[int, float]], expected: dict[str, 
 def test_no_tracker_is_imported_unless_it_is_asked_for() -> None:
     for path in sorted((ROOT / "train").rglob("*.py")):
         assert not imported(at_load(ast.parse(path.read_text()))) & {"wandb", "tensorboard"}
-    assert "torch.utils.tensorboard" not in (ROOT / "train" / "run_folder" / "trackers.py").read_text().split("class TensorBoard")[0]
+    assert (
+        "torch.utils.tensorboard"
+        not in (ROOT / "train" / "run_folder" / "trackers.py").read_text().split("class TensorBoard")[0]
+    )
 
 
 def test_tensorboard_shows_every_number_of_the_records_at_its_step(place: Path) -> None:

@@ -234,7 +234,18 @@ def _refuse(self, spec, epochs, progress=None):
     raise StorageError("read-only file system")
 
 
-NONFINITE = ("--cache", "cache/toy", "--model", "model", "--precision", "fp32", "--log-every", "1", "--save-every", "2")
+NONFINITE = (
+    "--cache",
+    "cache/toy",
+    "--model",
+    "model",
+    "--precision",
+    "fp32",
+    "--logging-steps",
+    "1",
+    "--save-steps",
+    "2",
+)
 
 
 @pytest.fixture
