@@ -11,29 +11,14 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-LAYERS = {
-    "cache": ["errors", "common", "plans", "format", "writing", "reading", "batches", "__init__"],
-    "prep": [
-        *("sizes", "progress", "sources", "tokenization", "labels", "rows"),
-        *("build", "export", "api", "inspect", "cli", "__init__"),
-    ],
-    "train": [
-        *(
-            "declarations",
-            "settings",
-            "signals",
-            "device",
-            "state",
-            "models",
-            "metrics",
-            "run_folder",
-            "loop",
-            "checkpoint",
-        ),
-        *("loop", "checkpoint", "trial", "prepare", "watch", "run", "predict", "compare", "cli", "__init__"),
-    ],
+ORDER = {
+    "cache": "errors common plans format writing reading batches __init__",
+    "prep": "sizes progress sources tokenization labels rows build export api inspect cli __init__",
+    "train": "declarations settings signals device state models metrics run_folder "
+    "loop checkpoint trial prepare watch run predict compare cli __init__",
 }
 """What lies in each room, sub-packages and modules: each imports from itself and from what stands before it."""
+LAYERS = {room: names.split() for room, names in ORDER.items()}
 
 UPWARD = {
     "cache.reading.splits": {"cache.batches.batch", "cache.batches.padding", "cache.reading.opening"},
