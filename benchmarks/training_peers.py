@@ -66,7 +66,7 @@ class Task:
     def classifier(self) -> Any:
         """The model as every run starts with it, on the CPU."""
         manifest = self.split.cache.manifest
-        return load_model(self.model, Needs(manifest, self.split.cache.folder, manifest.max_length), SEED)
+        return load_model(self.model, Needs(manifest, self.split.folder, manifest.max_length), SEED)
 
     @property
     def logging_steps(self) -> int:

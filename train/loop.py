@@ -14,10 +14,9 @@ from typing import Any, Protocol
 import torch
 from transformers import PreTrainedModel
 
-from cache.batches.batch import Batch
+from cache import Batch, Split
 from cache.errors import LengthwiseError
 from cache.plans.spec import PlanSpec
-from cache.reading.opening import Split
 
 from . import device as devices
 from .models.inputs import PADDING_SIDE, model_inputs
@@ -138,7 +137,7 @@ def backward(job: Job, batch: Batch) -> torch.Tensor:
         with devices.autocast(job.device, job.settings.precision):
             if job.masking is None:
                 loss = job.forward(**inputs).loss  # (), mean over the targets
-                share, number = batch.share, batch.targets
+                share, number = batch.loss_weight, batch.targets
             else:
                 loss = summed_loss(job.forward, **inputs)[0]
                 share, number = 1, 1

@@ -9,10 +9,10 @@ import torch
 import transformers
 from transformers import PreTrainedModel
 
+from cache import Cache, Split
 from cache.errors import InputError
 from cache.format.tasks import MLM
 from cache.plans.spec import PlanSpec
-from cache.reading.opening import Cache, Split
 
 from . import device as devices
 from .loop import Job, make_optimizer

@@ -14,11 +14,12 @@ from typing import Any
 
 import torch
 
+from cache import Cache, open_cache
+from cache.common.files import storage_errors
 from cache.common.hub import local_folder
 from cache.common.progress import clock
 from cache.errors import LengthwiseError, MismatchError, StorageError
-from cache.reading.opening import Cache, open_cache
-from cache.writing.writer import publish, staging, storage_errors
+from cache.writing.publishing import publish, staging
 
 from . import device as devices
 from .checkpoint import clean, load_checkpoint, newest
@@ -234,7 +235,7 @@ def _announce(start: Start, heaviest: tuple[int, int], say: Say) -> None:
     aim = _labels(job) if job.masking is None else f"{job.masking.probability:.0%} of the tokens hidden"
     say(f"model      {settings.model} ({parameters / 1e6:,.1f} M parameters, {aim})")
     say(f"cache      {settings.cache} ({len(job.split):,} rows, {job.split.info.tokens:,} tokens), plan {job.spec.id}")
-    if job.split.cache.manifest.tokenizer.padding_side != PADDING_SIDE:
+    if job.split.tokenizer.padding_side != PADDING_SIDE:
         say(f"padding    on the {PADDING_SIDE}, which the model needs; the tokenizer asks for the other side")
     part, alone = ("logits", "the hidden tokens") if job.masking else ("last layer", "the pooled token")
     say(f"{part:10} {f'for every token: {job.stock}' if job.stock else f'for {alone} alone'}")
@@ -245,7 +246,7 @@ def _announce(start: Start, heaviest: tuple[int, int], say: Say) -> None:
 
 
 def _labels(job: Job) -> str:
-    task = job.split.cache.manifest.task
+    task = job.split.task
     if task.kind == "regression":
         return "regression"
     names = task.label_names
@@ -311,7 +312,7 @@ def export_model(place: Path, job: Job, info: RunInfo, records: list[Json]) -> N
         StorageError: the file system refused.
     """
     card: Json = {"max_length": info.max_length, "cache": info.cache_name, "cache_fingerprint": info.cache_fingerprint}
-    card |= {"task": job.settings.task, "pair": job.split.cache.manifest.task.pair}
+    card |= {"task": job.settings.task, "pair": job.split.task.pair}
     with staging(place) as folder:
         with storage_errors(place), quiet_transformers():
             job.model.save_pretrained(folder)
@@ -356,8 +357,8 @@ def _conclude(folder: Path, summary: Json, job: Job, trackers: Trackers, say: Sa
     if split != NO_SPLIT:
         say(f"next       train eval {folder} --cache {job.settings.cache} --split {split}")
     if job.masking is not None:
-        cache = job.settings.cache if job.split.cache.manifest.task.labelled else "CACHE-WITH-LABELS"
+        cache = job.settings.cache if job.split.task.labelled else "CACHE-WITH-LABELS"
         say(f"next       train run --cache {cache} --model {folder / MODEL}")
         return
-    example = "$'first text\\tsecond text'" if job.split.cache.manifest.task.pair else '"a text of your own"'
+    example = "$'first text\\tsecond text'" if job.split.task.pair else '"a text of your own"'
     say(f"next       train predict {folder} {example}")

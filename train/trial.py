@@ -5,11 +5,10 @@ from dataclasses import replace
 import numpy as np
 import torch
 
-from cache.batches.batch import heaviest_step
-from cache.plans.costs import round_widths
+from cache import Split
+from cache.plans.costs import heaviest_step, round_widths
 from cache.plans.spec import PlanSpec
 from cache.plans.strategies import EpochPlan
-from cache.reading.opening import Split
 
 from . import device as devices
 from .loop import Job, backward
@@ -74,7 +73,7 @@ def _steps_of(job: Job, epoch: int, start: int) -> EpochPlan:
     """The part of an epoch's plan from step `start` to its end in this run, widths as they will be computed."""
     plan = job.split.plan(job.spec, epoch)
     multiple = job.settings.pad_to_multiple_of or 1
-    plan = round_widths(plan, multiple, job.split.cache.manifest.max_length)
+    plan = round_widths(plan, multiple, job.split.max_length)
     offsets = plan.batch_offsets[start : job.steps[epoch] + 1]
     if len(offsets) < 2:
         return EpochPlan(plan.rows[:0], np.zeros(1, np.int64), plan.widths[:0])

@@ -3,9 +3,9 @@
 import time
 from pathlib import Path
 
+from cache import Split
 from cache.common.progress import clock
 from cache.errors import LengthwiseError
-from cache.reading.opening import Split
 
 from . import device as devices
 from .checkpoint import checkpoints, prune, save_checkpoint

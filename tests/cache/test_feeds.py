@@ -6,9 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from cache import STRATEGIES, InputError, PlanSpec
-from cache.batches.batch import Batch
-from cache.reading.opening import Cache
+from cache import STRATEGIES, Batch, Cache, InputError, PlanSpec
 from tests.helpers.toys import write_cache
 
 

@@ -13,7 +13,7 @@ import pytest
 from cache import InputError, NotACacheError, StorageError, open_cache
 from cache.common import files as storage
 from cache.writing import publishing
-from cache.writing.writer import building, staging
+from cache.writing.publishing import building, staging
 
 from ..helpers.builders import ROOT
 from ..helpers.toys import write_cache
@@ -276,7 +276,8 @@ if value:
 try:
     with building(place), staging(place) as folder:
         rows = np.arange(4000)
-        write_shard(folder, "train", 0, np.zeros(400_000, np.uint16), np.full(4000, 100), rows, rows)
+        columns = ShardColumns(np.zeros(400_000, np.uint16), np.full(4000, 100), rows, rows)
+        write_shard(folder, "train", 0, columns)
         publish(folder, place)
 except StorageError as error:
     print(error)

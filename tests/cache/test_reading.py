@@ -15,7 +15,7 @@ import pytest
 from cache import Cache, CorruptCacheError, PlanSpec, StorageError, open_cache
 from cache.common import files as storage
 from cache.reading import plan_files as planfiles
-from cache.reading.plan_files import store_plan
+from cache.writing.plans import store_plan
 
 from ..helpers.builders import ROOT
 from ..helpers.toys import write_cache
@@ -39,7 +39,7 @@ import os, sys
 from cache import CorruptCacheError, open_cache
 split = open_cache(sys.argv[1])["train"]
 list(split)
-shard = split.cache.folder / split.info.shards[1].file
+shard = split.folder / split.info.shards[1].file
 os.truncate(shard, 100)
 if sys.argv[2] == "checked":
     try:

@@ -349,7 +349,7 @@ def test_on_cuda_a_step_hides_the_same_tokens_and_does_not_synchronize(toy: Cach
     for batch, same in zip(job.batches(0, 0), mine.batches(0, 0), strict=True):
         assert torch.equal(batch.input_ids.cpu(), same.input_ids)
         assert torch.equal(batch.labels.cpu(), same.labels)
-    batches = list(toy["train"].batches(0, job.spec, device=cuda, accumulation=2))
+    batches = list(toy["train"].batches(0, job.spec, device=cuda, gradient_accumulation_steps=2))
     state = State(Meter(cuda))
     torch.cuda.set_sync_debug_mode("error")
     try:

@@ -185,11 +185,13 @@ def test_gradients_do_not_depend_on_accumulation(trained: tuple[Cache, Path], ra
     for accumulation, world in ((1, 1), (3, ranks), (12, ranks)):
         model.zero_grad()
         for rank in range(world):
-            batches = cache["train"].batches(0, spec, accumulation=accumulation, rank=rank, world_size=world)
+            batches = cache["train"].batches(
+                0, spec, gradient_accumulation_steps=accumulation, rank=rank, world_size=world
+            )
             for batch in batches.step(1):
                 if batch.targets:
                     loss = model(**model_inputs(batch, model.config)).loss
-                    (loss if accumulation == 1 else loss * batch.share).backward()
+                    (loss if accumulation == 1 else loss * batch.loss_weight).backward()
         gradients.append(torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None]))
     for other in gradients[1:]:
         torch.testing.assert_close(gradients[0], other, rtol=1e-4, atol=1e-6)

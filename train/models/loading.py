@@ -25,7 +25,8 @@ from transformers.utils import logging as transformers_logging
 
 from cache.common.hub import PACKAGED, hub_reachable, local_folder
 from cache.errors import InputError, MismatchError
-from cache.format.manifest import TOKENIZER, Manifest, sha256_file
+from cache.format.files import sha256_file
+from cache.format.manifest import TOKENIZER, Manifest
 from cache.format.tasks import MLM, TOKENS
 
 WEIGHTS = "model.safetensors"

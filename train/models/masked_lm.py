@@ -20,10 +20,9 @@ import torch
 from torch.nn.functional import cross_entropy
 from transformers import PreTrainedModel
 
-from cache.batches.batch import Batch
+from cache import Batch, Cache
 from cache.format.special_tokens import read_specials
 from cache.format.tasks import IGNORED
-from cache.reading.opening import Cache
 
 PROBABILITY = 0.15
 """The share of tokens that is hidden where nobody says otherwise, and in every evaluation."""
