@@ -85,9 +85,12 @@ def assert_equal_curves(found: dict[str, dict[int, float]], expected: dict[str, 
 
 
 def test_no_tracker_is_imported_unless_it_is_asked_for() -> None:
-    for path in sorted((ROOT / "train").glob("*.py")):
+    for path in sorted((ROOT / "train").rglob("*.py")):
         assert not imported(at_load(ast.parse(path.read_text()))) & {"wandb", "tensorboard"}
-    assert "torch.utils.tensorboard" not in (ROOT / "train" / "trackers.py").read_text().split("class TensorBoard")[0]
+    assert (
+        "torch.utils.tensorboard"
+        not in (ROOT / "train" / "run_folder" / "trackers.py").read_text().split("class TensorBoard")[0]
+    )
 
 
 def test_tensorboard_shows_every_number_of_the_records_at_its_step(place: Path) -> None:
