@@ -160,7 +160,8 @@ def sample_cache(split: "Split", plan: "EpochPlan", spec: "PlanSpec", place: Pat
     lengths = split.lengths[chosen]
     shutil.rmtree(place, ignore_errors=True)
     with staging(place) as folder:
-        shutil.copytree(split.cache.tokenizer_folder, folder / "tokenizer")
+        cache = open_cache(split.folder)
+        shutil.copytree(cache.tokenizer_folder, folder / "tokenizer")
         flat = np.concatenate([row.input_ids for row in rows])
         sources = np.array([row.source_row for row in rows])
         labels = np.array([row.label for row in rows])
@@ -168,7 +169,7 @@ def sample_cache(split: "Split", plan: "EpochPlan", spec: "PlanSpec", place: Pat
         histogram = tuple(np.bincount(lengths).tolist())
         info = SplitInfo(len(rows), len(flat), int(lengths[0]), int(lengths[-1]), histogram, (shard,))
         files = tuple(file_info(path) for path in sorted((folder / "tokenizer").iterdir()))
-        old = split.cache.manifest
+        old = cache.manifest
         manifest = replace(
             old,
             name=place.name,
