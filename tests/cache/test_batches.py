@@ -163,7 +163,7 @@ def test_starting_at_a_step_gives_the_rest_of_the_epoch(cache: Cache) -> None:
         ({"rank": 2, "world_size": 2}, "rank 2"),
         ({"rank": -1}, "rank -1"),
         ({"world_size": 0}, "0 ranks"),
-        ({"accumulation": 0}, "accumulation is 0"),
+        ({"gradient_accumulation_steps": 0}, "gradient_accumulation_steps is 0"),
         ({"pad_to_multiple_of": 0}, "pad_to_multiple_of is 0"),
         ({"padding_side": "top"}, "padding_side 'top' is neither right nor left"),
         ({"start": -1}, "step -1"),

@@ -75,7 +75,7 @@ def gradients(model: torch.nn.Module) -> torch.Tensor:
 def test_all_ranks_take_the_same_steps_and_their_gradients_add_up(corpus: Cache, world: int, accumulation: int) -> None:
     """100 rows in batches of 9, one of a single row, of which some ranks have none: at every micro-step all of them go
     forward and backward, step and place stay equal, and the sum of the gradients is that of one process."""
-    options = {"world_size": world, "accumulation": accumulation}
+    options = {"world_size": world, "gradient_accumulation_steps": accumulation}
     streams = [BatchStream(corpus["train"], 1, NINES, rank=rank, **options) for rank in range(world)]
     alone, model, fillers = iter(BatchStream(corpus["train"], 1, NINES)), Bag(), 0
     for parts in zip(*streams, strict=True):

@@ -121,7 +121,7 @@ def test_shares_of_a_step_count_its_labelled_tokens_over_ranks_and_micro_batches
     assert cache["train"].label_counts.tolist() == counts.tolist()
     shares: dict[int, float] = {}
     for rank in (0, 1):
-        options: Any = {"rank": rank, "world_size": 2, "accumulation": 3, "pad_to_multiple_of": multiple}
+        options: Any = {"rank": rank, "world_size": 2, "gradient_accumulation_steps": 3, "pad_to_multiple_of": multiple}
         batches = cache["train"].batches(0, PlanSpec("tight", 5), **options)
         for batch in batches:
             rows = batches.plan.rows[slice(*batches.plan.batch_offsets[batch.step : batch.step + 2])]

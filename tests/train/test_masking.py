@@ -81,7 +81,7 @@ def test_a_row_s_hidden_tokens_depend_on_seed_epoch_and_row_alone(toy: Cache) ->
     for options in (
         {"spec": PlanSpec("dynamic", 5)},
         {"spec": PlanSpec("fixed", 16)},
-        {"accumulation": 3},
+        {"gradient_accumulation_steps": 3},
         {"pad_to_multiple_of": 32},
         {"feed": "streamed"},
     ):
