@@ -1,5 +1,6 @@
 """Builders of one cache take turns; a cache is replaced without a gap; where the system refuses, the old one stays."""
 
+import errno
 import hashlib
 import os
 import signal
@@ -11,7 +12,6 @@ from pathlib import Path
 import pytest
 
 from cache import InputError, NotACacheError, StorageError, open_cache
-from cache.common import files as storage
 from cache.writing import publishing
 from cache.writing.writer import building, staging
 
@@ -106,9 +106,9 @@ def test_where_the_file_system_has_no_locks_builds_work_but_touch_nothing_that_m
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(handle: int, operation: int) -> None:
-        raise OSError(storage.errno.ENOLCK, "No locks available")
+        raise OSError(errno.ENOLCK, "No locks available")
 
-    monkeypatch.setattr(storage.fcntl, "flock", refuse)
+    monkeypatch.setattr("fcntl.flock", refuse)
     (tmp_path / ".toy.building-0123abcd").mkdir()
     with building(tmp_path / "toy"):
         write_cache(tmp_path / "toy", {"train": 3})
@@ -255,7 +255,7 @@ def test_where_it_cannot_be_put_back_there_is_no_cache(tmp_path: Path, monkeypat
     half_replaced(tmp_path / "toy")
 
     def refuse(*arguments: object) -> None:
-        raise OSError(storage.errno.EROFS, "Read-only file system")
+        raise OSError(errno.EROFS, "Read-only file system")
 
     monkeypatch.setattr(publishing, "locked", refuse)
     with pytest.raises(NotACacheError, match="does not exist"):
