@@ -323,7 +323,7 @@ def test_words_with_tags_serve_masked_language_modelling_too(trained: tuple[Cach
         int((Masking.of(cache["train"], CPU, 321).mask(batch).labels != IGNORED).sum())  # type: ignore[operator]
         for batch in cache["train"].batches(0, PlanSpec("tight", 8))
     )
-    assert (record["kind"], record["rows"], record["hidden_tokens"]) == ("epoch", len(cache["train"]), hidden)
+    assert (record["kind"], record["rows"], record["masked_tokens"]) == ("epoch", len(cache["train"]), hidden)
     model = load_for_evaluation(run / "model", CPU, CacheRequirements(cache.manifest, cache.folder, 24))
     scores = evaluate(model, cache["train"], CPU, "fp32")
     assert scores is not None
