@@ -180,11 +180,12 @@ def test_options_out_of_range_are_refused(cache: Cache, options: dict, named: st
 def test_splits_smaller_than_a_batch_work_even_with_shards_that_hold_no_row(
     tmp_path: Path, spec: PlanSpec, rows: int
 ) -> None:
-    split = write_cache(tmp_path / "toy", {"train": rows}, shards=8)["train"]
+    cache = write_cache(tmp_path / "toy", {"train": rows}, shards=8)
+    split = cache["train"]
     found = [row for batch in split.batches(0, spec) for row in batch.rows.tolist()]
     assert sorted(found) == list(range(rows))
     assert len(split.labels) == len(split.source_rows) == len(split.lengths) == rows
-    assert list(split.cache.verify())
+    assert list(cache.verify())
 
 
 def test_a_batch_across_all_shards_equals_the_rows_one_by_one(tmp_path: Path) -> None:
