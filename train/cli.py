@@ -98,7 +98,7 @@ def settings_options(command: Command) -> Command:
 def run(resume: Path | None, quiet: bool, as_json: bool, config: Path | None, **flags: Any) -> None:
     """Fine-tune a model on a cache, or go on with an interrupted run.
 
-    With --task mlm it is adapted to the cache's texts: some tokens are hidden, and it learns to say what they were.
+    With --task mlm the model is adapted to the cache's texts: it learns to predict masked tokens.
 
     \b
     Examples:
@@ -120,12 +120,12 @@ def run(resume: Path | None, quiet: bool, as_json: bool, config: Path | None, **
     settings = Settings.from_json(given) if resume is None else None  # what is wrong shows before torch is loaded
     from . import run as runs
 
-    say = _warn if as_json else click.echo
+    log = _warn if as_json else click.echo
     folder = Path()
     if resume is not None:
-        folder = runs.resume_run(resume, given, say, _warn, quiet)
+        folder = runs.resume_run(resume, given, log, _warn, quiet)
     elif settings is not None:
-        folder = runs.start_run(settings, say, _warn, quiet)
+        folder = runs.start_run(settings, log, _warn, quiet)
     if as_json:
         _print_json(runs.run_facts(folder))
 
@@ -165,16 +165,17 @@ def evaluate(
     from cache.common.progress import Progress
 
     from .metrics.evaluation import evaluate as score
-    from .models.finished import finished_model, load_scored
-    from .models.loading import Needs
+    from .models.fit import CacheRequirements
+    from .models.trained import load_for_evaluation
+    from .run_folder.export import trained_model_folder
 
     opened = open_cache(cache)
     rows = opened[split]
-    with _on(device, precision) as (place, exact):
-        needs = Needs(opened.manifest, opened.folder, rows.info.longest)
-        scored = load_scored(finished_model(model), place, needs)
+    with _on(device, precision) as (target, exact):
+        required = CacheRequirements(opened.manifest, opened.folder, rows.info.longest)
+        trained = load_for_evaluation(trained_model_folder(model), target, required)
         with Progress(f"evaluating {split}", limit or len(rows), "rows", quiet=quiet, delay_s=1) as progress:
-            scores = score(scored, rows, place, exact, batch_size, limit, progress=progress.update)
+            scores = score(trained, rows, target, exact, batch_size, limit, progress=progress.update)
     assert scores is not None
     names = opened.manifest.task.label_names
     if as_json:
@@ -216,8 +217,8 @@ def predict(
     from .predict import Predictor, read_file, read_texts
 
     given = list(texts) or (read_file(file) if file is not None else read_texts(sys.stdin.buffer.read(), "stdin"))
-    with _on(device, precision) as (place, exact):
-        predictor = Predictor(model, place, exact, batch_size)
+    with _on(device, precision) as (target, exact):
+        predictor = Predictor(model, target, exact, batch_size)
         for result in predictor(given):
             click.echo(json.dumps(result.to_json(), ensure_ascii=False) if as_json else result.to_line())
 
@@ -263,5 +264,5 @@ def _warn(text: str) -> None:
 def _on(device: str, precision: str) -> Iterator[tuple["torch.device", str]]:
     from .device import pick_device, pick_precision
 
-    place = pick_device(device)
-    yield place, pick_precision(precision, place)
+    target = pick_device(device)
+    yield target, pick_precision(precision, target)

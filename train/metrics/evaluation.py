@@ -85,7 +85,7 @@ def _masked(model: PreTrainedModel, split: Split, device: torch.device) -> Score
     masking, (forward, _) = Masking.of(split.cache, device), masked_forward(model)
 
     def score(batch: Batch) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        hidden = masking.hide(batch)
-        return summed_loss(forward, positions=masking.scored(hidden), **model_inputs(hidden, model.config))
+        hidden = masking.mask(batch)
+        return summed_loss(forward, positions=masking.masked_positions(hidden), **model_inputs(hidden, model.config))
 
     return score
