@@ -134,7 +134,7 @@ def run(resume: Path | None, quiet: bool, as_json: bool, config: Path | None, **
 @click.argument("model", shell_complete=_folders)
 @click.option("--cache", required=True, shell_complete=_folders, help="Folder of the cache.")
 @click.option("--split", default="test", show_default=True, help="Split of the cache.")
-@click.option("--rows", "limit", type=click.IntRange(1), help="Approximate number of rows, always the same.  [default: all]")
+@click.option("--rows", "limit", type=click.IntRange(1), help="About how many rows, always the same.  [default: all]")
 @click.option("--batch-size", type=click.IntRange(1), default=64, show_default=True, help="Rows of a batch.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, …")
 @click.option("--precision", type=click.Choice(PRECISIONS), default="auto", show_default=True)
