@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from cache import Split, open_cache
-from cache.batches.padding import gather_rows, row_mask
+from cache.reading.padding import gather_rows, row_mask
 
 from .corpus import imdb_cache
 

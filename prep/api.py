@@ -9,10 +9,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from cache import Cache
 from cache.errors import InputError
 from cache.format.tasks import MLM, TOKENS
 from cache.plans.spec import PlanSpec
-from cache.reading.opening import Cache
 
 from .build import BuildSettings, build
 from .progress import Reporter

@@ -167,7 +167,7 @@ def plan(cache: str, split: str, epochs: int, quiet: bool, as_json: bool, **opti
       prep plan cache/imdb --strategy tight --batch-size 32
       prep plan cache/imdb --strategy budget --max-tokens 8192 --epochs 5
     """
-    from cache.reading.opening import open_cache
+    from cache import open_cache
 
     from .inspect.summary import TokenRow, format_token_table, plan_facts, token_table
     from .progress import Reporter
@@ -210,7 +210,7 @@ def info(cache: str, model: str | None, memory: tuple[str, ...], precision: str 
       prep info cache/imdb --model bert-base-uncased
       prep info cache/imdb --model minilm --memory 12GiB --precision fp32
     """
-    from cache.reading.opening import open_cache
+    from cache import open_cache
 
     from .inspect.forecast import forecast, forecast_facts, format_forecast
     from .inspect.summary import cache_facts
@@ -263,7 +263,7 @@ def show(cache: str, split: str, rows: int, seed: int | None, special_tokens: bo
     """
     import shutil
 
-    from cache.reading.opening import open_cache
+    from cache import open_cache
 
     from .inspect.samples import format_sample, random_samples
 
@@ -288,7 +288,7 @@ def report(cache: str, out: str | None, png: str | None, split: str | None, quie
     """
     from pathlib import Path
 
-    from cache.reading.opening import open_cache
+    from cache import open_cache
 
     from .inspect.report import make_report, write_pictures, write_report
 
@@ -312,7 +312,7 @@ def verify(cache: str, quiet: bool, as_json: bool) -> None:
     Example:
       prep verify cache/imdb
     """
-    from cache.reading.opening import open_cache
+    from cache import open_cache
 
     from .progress import Reporter
 

@@ -12,7 +12,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 ORDER = {
-    "cache": "errors common plans format writing reading batches __init__",
+    "cache": "errors common plans format writing reading batches opening __init__",
     "prep": "sizes progress sources tokenization labels rows build export api inspect cli __init__",
     "train": "declarations settings signals device models metrics run_folder loop "
     "report resume run predict compare cli __init__",
@@ -21,7 +21,6 @@ ORDER = {
 LAYERS = {room: names.split() for room, names in ORDER.items()}
 
 UPWARD = {
-    "cache.reading.splits": {"cache.batches.batch", "cache.batches.padding", "cache.reading.opening"},
     "prep.labels.tags": {"prep.rows.selection"},
     "prep.sources.corpus": {"prep.sources.files"},
     "prep.sources.tables": {"prep.labels.class_labels", "prep.labels.tags", "prep.rows.encoding"},

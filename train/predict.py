@@ -14,9 +14,9 @@ import numpy.typing as npt
 import torch
 from transformers import PreTrainedModel
 
-from cache.batches.padding import gather_rows, row_mask
 from cache.errors import InputError
 from cache.format.labels import token_types
+from cache.reading.padding import gather_rows, row_mask
 
 from . import device as devices
 from .models.heads import kind_of, label_names

@@ -7,9 +7,9 @@ from typing import Any
 
 import torch
 
+from cache import Cache, open_cache
 from cache.common.hub import local_folder
 from cache.errors import MismatchError
-from cache.reading.opening import Cache, open_cache
 
 from . import device as devices
 from .loop.checkpoint import clean, load_checkpoint, newest_checkpoint

@@ -12,9 +12,9 @@ from typing import Any
 
 import torch
 
+from cache import open_cache
+from cache.common.files import storage_errors
 from cache.errors import LengthwiseError, StorageError
-from cache.reading.opening import open_cache
-from cache.writing.writer import storage_errors
 
 from . import device as devices
 from .loop.callbacks import Callbacks, RunCallbacks

@@ -17,6 +17,9 @@ from ..errors import CorruptCacheError, FormatVersionError, NotACacheError, Stor
 NAME_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 """What a cache, split or file may be called: it becomes a name in a folder."""
 
+MAX_COUNT = 1 << 48
+"""Most rows, tokens or bytes that a file may claim."""
+
 Json = dict[str, Any]
 
 

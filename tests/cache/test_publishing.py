@@ -13,7 +13,7 @@ import pytest
 
 from cache import InputError, NotACacheError, StorageError, open_cache
 from cache.writing import publishing
-from cache.writing.writer import building, staging
+from cache.writing.publishing import building, staging
 
 from ..helpers.builders import ROOT
 from ..helpers.toys import write_cache
@@ -64,7 +64,7 @@ def test_a_worker_that_outlives_a_killed_builder_does_not_hold_its_lock(tmp_path
     code = """
 import os, sys, time
 from pathlib import Path
-from cache.writing.writer import building
+from cache.writing.publishing import building
 with building(Path(sys.argv[1])):
     if os.fork() == 0:
         print(os.getpid(), flush=True)
@@ -269,14 +269,16 @@ import resource, sys
 from pathlib import Path
 import numpy as np
 from cache import StorageError
-from cache.writing.writer import building, publish, staging, write_shard
+from cache.writing.publishing import building, publish, staging
+from cache.writing.writer import ShardColumns, write_shard
 place, limit, value = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
 if value:
     resource.setrlimit(getattr(resource, limit), (value, value))
 try:
     with building(place), staging(place) as folder:
         rows = np.arange(4000)
-        write_shard(folder, "train", 0, np.zeros(400_000, np.uint16), np.full(4000, 100), rows, rows)
+        columns = ShardColumns(np.zeros(400_000, np.uint16), np.full(4000, 100), rows, rows)
+        write_shard(folder, "train", 0, columns)
         publish(folder, place)
 except StorageError as error:
     print(error)

@@ -75,26 +75,28 @@ def test_the_generator_is_split_mix() -> None:
 
 def test_a_row_s_hidden_tokens_depend_on_seed_epoch_and_row_alone(toy: Cache) -> None:
     """Not on batch size, strategy, micro-batches, padding or feed; another seed or epoch hides others."""
-    masking = Masking.of(toy, CPU, seed=3)
+    masking = Masking.of(toy["train"], CPU, seed=3)
     first = masked(toy, masking)
     assert len(first) == 90
     for options in (
         {"spec": PlanSpec("dynamic", 5)},
         {"spec": PlanSpec("fixed", 16)},
-        {"accumulation": 3},
+        {"gradient_accumulation_steps": 3},
         {"pad_to_multiple_of": 32},
         {"feed": "streamed"},
     ):
         assert masked(toy, masking, **options) == first
     assert masked(toy, masking, epoch=1) != first
-    assert masked(toy, Masking.of(toy, CPU, seed=4)) != first
+    assert masked(toy, Masking.of(toy["train"], CPU, seed=4)) != first
 
 
 def test_the_side_that_the_tokenizer_asks_for_changes_nothing(tmp_path: Path) -> None:
     """Training pads on the right whatever it says."""
     cache = write_cache(tmp_path / "left", {"train": 60}, padding_side="left")
     same = write_cache(tmp_path / "right", {"train": 60})
-    assert masked(cache, Masking.of(cache, CPU)) == masked(same, Masking.of(same, CPU), spec=PlanSpec("fixed", 7))
+    assert masked(cache, Masking.of(cache["train"], CPU)) == masked(
+        same, Masking.of(same["train"], CPU), spec=PlanSpec("fixed", 7)
+    )
 
 
 def test_what_is_hidden_is_distributed_as_transformers_does_it_on_real_reviews(tmp_path: Path) -> None:
@@ -109,7 +111,7 @@ def test_what_is_hidden_is_distributed_as_transformers_does_it_on_real_reviews(t
     split = build(settings, Reporter(quiet=True)).cache["train"]
     tokenizer = AutoTokenizer.from_pretrained(model)
     collate = DataCollatorForLanguageModeling(tokenizer, mlm_probability=0.15, seed=7)
-    masking = Masking.of(split.cache, CPU, seed=7)
+    masking = Masking.of(split, CPU, seed=7)
     counts = np.zeros((2, 5))  # ours, theirs: eligible, chosen, mask token, random, kept
     words: list[list[int]] = [[], []]
     for epoch in range(4):
@@ -142,7 +144,7 @@ def test_what_is_hidden_is_distributed_as_transformers_does_it_on_real_reviews(t
 
 def test_the_probability_is_the_users(toy: Cache) -> None:
     """A third of the tokens that are not special, where that is asked for."""
-    labels = [label for _, row in masked(toy, Masking.of(toy, CPU, 0, 1 / 3)).values() for label in row[1:-1]]
+    labels = [label for _, row in masked(toy, Masking.of(toy["train"], CPU, 0, 1 / 3)).values() for label in row[1:-1]]
     share = np.mean([label != IGNORED for label in labels])
     assert share == pytest.approx(1 / 3, abs=4.5 * np.sqrt(2 / 9 / len(labels)))
 
@@ -273,7 +275,7 @@ def test_off_the_cpu_no_step_waits_for_the_device(toy: Cache, tmp_path: Path) ->
 def test_perplexity_is_that_of_one_row_at_a_time_at_any_batch_size(toy: Cache, tmp_path: Path) -> None:
     """The stock model's own logits of unpadded rows; whatever the batches, the same tokens are hidden."""
     model = make(toy, tmp_path).model.eval()
-    masking, total, tokens, right = Masking.of(toy, CPU), 0.0, 0, 0
+    masking, total, tokens, right = Masking.of(toy["train"], CPU), 0.0, 0, 0
     for batch in toy["test"].batches(0, PlanSpec("tight", 1)):
         masked = masking.mask(batch)
         assert masked.labels is not None
@@ -350,7 +352,7 @@ def test_on_cuda_a_step_hides_the_same_tokens_and_does_not_synchronize(toy: Cach
     for batch, same in zip(job.batches(0, 0), mine.batches(0, 0), strict=True):
         assert torch.equal(batch.input_ids.cpu(), same.input_ids)
         assert torch.equal(batch.labels.cpu(), same.labels)
-    batches = list(toy["train"].batches(0, job.spec, device=cuda, accumulation=2))
+    batches = list(toy["train"].batches(0, job.spec, device=cuda, gradient_accumulation_steps=2))
     state = State(Meter(cuda))
     torch.cuda.set_sync_debug_mode("error")
     try:

@@ -11,8 +11,7 @@ import pytest
 import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-from cache import InputError, MismatchError, open_cache
-from cache.batches.batch import Batch
+from cache import Batch, InputError, MismatchError, open_cache
 from cache.format.tasks import Task
 from tests.helpers.corpora import build_toy
 from tests.helpers.models import check_same_run, resume_from_first_checkpoint, write_model
@@ -130,7 +129,7 @@ def test_gradients_do_not_depend_on_accumulation(trained: tuple[str, Path, Path]
     gradients = []
     for accumulation in (1, 3):
         model.zero_grad()
-        for batch in open_cache(folder)["train"].batches(0, accumulation=accumulation).step(1):
+        for batch in open_cache(folder)["train"].batches(0, gradient_accumulation_steps=accumulation).step(1):
             (model(**model_inputs(batch, model.config)).loss * len(batch) / batch.step_rows).backward()
         gradients.append(torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None]))
     torch.testing.assert_close(gradients[0], gradients[1], rtol=1e-4, atol=1e-6)

@@ -188,11 +188,13 @@ def test_gradients_do_not_depend_on_accumulation(trained: tuple[Cache, Path], ra
     for accumulation, world in ((1, 1), (3, ranks), (12, ranks)):
         model.zero_grad()
         for rank in range(world):
-            batches = cache["train"].batches(0, spec, accumulation=accumulation, rank=rank, world_size=world)
+            batches = cache["train"].batches(
+                0, spec, gradient_accumulation_steps=accumulation, rank=rank, world_size=world
+            )
             for batch in batches.step(1):
                 if batch.targets:
                     loss = model(**model_inputs(batch, model.config)).loss
-                    (loss if accumulation == 1 else loss * batch.share).backward()
+                    (loss if accumulation == 1 else loss * batch.loss_weight).backward()
         gradients.append(torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None]))
     for other in gradients[1:]:
         torch.testing.assert_close(gradients[0], other, rtol=1e-4, atol=1e-6)
@@ -318,7 +320,7 @@ def test_words_with_tags_serve_masked_language_modelling_too(trained: tuple[Cach
     run = start_run(settings(cache, tmp_path / "adapted", task="mlm", epochs=1, lr=1e-3), say, say, quiet=True)
     record = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()][-2]
     hidden = sum(
-        int((Masking.of(cache, CPU, 321).mask(batch).labels != IGNORED).sum())  # type: ignore[operator]
+        int((Masking.of(cache["train"], CPU, 321).mask(batch).labels != IGNORED).sum())  # type: ignore[operator]
         for batch in cache["train"].batches(0, PlanSpec("tight", 8))
     )
     assert (record["kind"], record["rows"], record["masked_tokens"]) == ("epoch", len(cache["train"]), hidden)

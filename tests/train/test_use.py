@@ -222,7 +222,7 @@ def test_compare_prints_the_tutorials_table(place, command):
 
 
 def test_the_same_run_with_a_plan_that_is_not_stored_works_on_a_read_only_cache(place, command, monkeypatch):
-    from cache.reading.opening import Split
+    from cache import Split
 
     monkeypatch.setattr(Split, "keep_plan", _refuse)
     flags = ("--cache", "cache/toy", "--model", "model", "--max-steps", "3", "--strategy", "tight", "--batch-size", "5")

@@ -19,10 +19,11 @@ import safetensors.torch
 import torch
 from transformers import PreTrainedModel
 
+from cache.common.files import storage_errors
 from cache.errors import CorruptCacheError, MismatchError, NotACacheError
 from cache.format.checksummed_json import read_small_file, seal, unseal
-from cache.format.manifest import FileInfo, sha256_file
-from cache.writing.writer import file_info, publish, staging, storage_errors
+from cache.format.files import FileInfo, file_info, sha256_file
+from cache.writing.publishing import publish, staging
 
 from .. import device as devices
 from ..run_folder.records import Json

@@ -5,8 +5,7 @@ from dataclasses import replace
 import numpy as np
 import torch
 
-from cache.batches.batch import heaviest_step
-from cache.plans.costs import round_widths
+from cache.plans.costs import heaviest_step, round_widths
 from cache.plans.strategies import EpochPlan
 
 from .. import device as devices

@@ -9,11 +9,10 @@ import torch
 import transformers
 from transformers import PreTrainedModel
 
-from cache.batches.batch import Batch
+from cache import Batch, Cache, Split
 from cache.errors import InputError
 from cache.format.tasks import MLM
 from cache.plans.spec import PlanSpec
-from cache.reading.opening import Cache, Split
 
 from .. import device as devices
 from ..models.cpu_attention import use_cpu_kernels
@@ -90,7 +89,7 @@ class TrainingSetup:
             epoch,
             self.spec,
             device=self.device,
-            accumulation=self.settings.gradient_accumulation_steps,
+            gradient_accumulation_steps=self.settings.gradient_accumulation_steps,
             start=start,
             pad_to_multiple_of=self.settings.pad_to_multiple_of or 1,
             padding_side=PADDING_SIDE,
@@ -121,7 +120,7 @@ def prepare_training(model: PreTrainedModel, cache: Cache, settings: Settings, d
     forward: Callable[..., Any] = model
     masking = None
     if settings.task == MLM:
-        masking = Masking.of(cache, device, settings.seed, settings.mlm_probability or PROBABILITY)
+        masking = Masking.of(split, device, settings.seed, settings.mlm_probability or PROBABILITY)
         forward, all_tokens = masked_forward(model)
     else:
         all_tokens = use_pooled_only(model) if settings.pooled_only else "--no-pooled-only"

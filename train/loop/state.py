@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from cache.batches.batch import Batch
+from cache import Batch
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ Shapes: B rows of a micro-batch; () a number.
 
 import torch
 
-from cache.batches.batch import Batch
+from cache import Batch
 from cache.errors import LengthwiseError
 
 from .. import device as devices
@@ -46,7 +46,7 @@ def backward(setup: TrainingSetup, batch: Batch) -> torch.Tensor:
         with devices.autocast(setup.device, setup.settings.precision):
             if setup.masking is None:
                 loss = setup.forward(**inputs).loss  # (), mean over the targets
-                weight, targets = batch.share, batch.targets
+                weight, targets = batch.loss_weight, batch.targets
             else:
                 loss = summed_loss(setup.forward, **inputs)[0]
                 weight, targets = 1, 1

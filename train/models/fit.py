@@ -12,7 +12,8 @@ import torch
 from transformers import PretrainedConfig, PreTrainedModel
 
 from cache.errors import MismatchError
-from cache.format.manifest import TOKENIZER, Manifest, sha256_file
+from cache.format.files import sha256_file
+from cache.format.manifest import TOKENIZER, Manifest
 from cache.format.tasks import MLM
 
 from .heads import empty_model, has_trained_head, kind_of

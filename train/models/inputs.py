@@ -9,7 +9,7 @@ Shapes: B rows, W columns.
 import torch
 from transformers import PretrainedConfig
 
-from cache.batches.batch import Batch
+from cache import Batch
 
 READY_MASKS = frozenset({"bert", "camembert", "distilbert", "electra", "roberta", "xlm-roberta"})
 """Model types that accept a (B, 1, W, W) mask and number positions without it; a test compares each."""

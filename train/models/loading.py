@@ -11,7 +11,7 @@ from transformers import AutoConfig, PretrainedConfig, PreTrainedModel
 
 from cache.common.hub import PACKAGED, hub_reachable, local_folder
 from cache.errors import InputError, MismatchError
-from cache.format.manifest import sha256_file
+from cache.format.files import sha256_file
 from cache.format.tasks import MLM
 
 from .fit import CacheRequirements, check_fit

@@ -20,10 +20,9 @@ import torch
 from torch.nn.functional import cross_entropy
 from transformers import PreTrainedModel
 
-from cache.batches.batch import Batch
+from cache import Batch, Split
 from cache.format.special_tokens import read_specials
 from cache.format.tasks import IGNORED
-from cache.reading.opening import Cache
 
 PROBABILITY = 0.15
 """The default probability of masking a token, also used in every evaluation."""
@@ -55,16 +54,15 @@ class Masking:
 
     @classmethod
     def of(
-        cls, cache: Cache, device: torch.device, seed: int = EVALUATION_SEED, probability: float = PROBABILITY
+        cls, split: Split, device: torch.device, seed: int = EVALUATION_SEED, probability: float = PROBABILITY
     ) -> Self:
-        """The masking of a cache's rows.
+        """The masking of a split's rows.
 
         Raises:
             InputError: its tokenizer has no mask token.
         """
-        tokenizer = cache.manifest.tokenizer
-        files = {path.name: path.read_bytes() for path in cache.tokenizer_folder.iterdir()}
-        specials = read_specials(files, tokenizer.name)
+        tokenizer = split.tokenizer
+        specials = read_specials(split.tokenizer_files(), tokenizer.name)
         special = torch.zeros(tokenizer.vocab_size, dtype=torch.bool)
         special[[number for number in (*specials.ids, tokenizer.pad_id) if number < len(special)]] = True
         return cls(seed, probability, specials.mask_id, special.to(device), device.type == "cpu")

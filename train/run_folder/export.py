@@ -6,9 +6,10 @@ from pathlib import Path
 
 from transformers import PreTrainedModel
 
+from cache import Cache
+from cache.common.files import storage_errors
 from cache.errors import InputError
-from cache.reading.opening import Cache
-from cache.writing.writer import publish, staging, storage_errors
+from cache.writing.publishing import publish, staging
 
 from ..models.heads import quiet_transformers
 from ..models.inputs import PADDING_SIDE
@@ -52,8 +53,8 @@ def export_model(path: Path, model: PreTrainedModel, cache: Cache, info: RunInfo
 
 def _copy_tokenizer(cache: Cache, folder: Path) -> None:
     """Copy the cache's tokenizer, set to pad on the side that the model was trained with."""
-    for path in cache.tokenizer_folder.iterdir():
-        shutil.copyfile(path, folder / path.name)
+    for name, data in cache.tokenizer_files().items():
+        (folder / name).write_bytes(data)
     if cache.manifest.tokenizer.padding_side != PADDING_SIDE:
         path = folder / "tokenizer_config.json"
         write_json(path, {**json.loads(path.read_text("utf-8")), "padding_side": PADDING_SIDE})

@@ -20,8 +20,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from cache.common.files import replacing, storage_errors, sync
 from cache.errors import InputError, StorageError
-from cache.writing.writer import replacing, storage_errors, sync
 
 from ..settings import Settings
 
