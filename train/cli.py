@@ -85,7 +85,7 @@ def settings_options(command: Command) -> Command:
     metavar="RUN",
     type=click.Path(path_type=Path),
     shell_complete=_folders,
-    help="Go on with this run, exactly.",
+    help="Resume this run, exactly where it stopped.",
 )
 @quiet_option
 @json_option
@@ -96,7 +96,7 @@ def settings_options(command: Command) -> Command:
     help="Take settings from a .toml or .json file, or from a run's settings.json; flags go on top.",
 )
 def run(resume: Path | None, quiet: bool, as_json: bool, config: Path | None, **flags: Any) -> None:
-    """Fine-tune a model on a cache, or go on with an interrupted run.
+    """Fine-tune a model on a cache, or resume an interrupted run.
 
     With --task mlm the model is adapted to the cache's texts: it learns to predict masked tokens.
 
@@ -171,11 +171,11 @@ def evaluate(
 
     opened = open_cache(cache)
     rows = opened[split]
-    with _on(device, precision) as (target, exact):
+    with _on(device, precision) as (torch_device, resolved):
         required = CacheRequirements(opened.manifest, opened.folder, rows.info.longest)
-        trained = load_for_evaluation(trained_model_folder(model), target, required)
+        trained = load_for_evaluation(trained_model_folder(model), torch_device, required)
         with Progress(f"evaluating {split}", limit or len(rows), "rows", quiet=quiet, delay_s=1) as progress:
-            scores = score(trained, rows, target, exact, batch_size, limit, progress=progress.update)
+            scores = score(trained, rows, torch_device, resolved, batch_size, limit, progress=progress.update)
     assert scores is not None
     names = opened.manifest.task.label_names
     if as_json:
@@ -192,7 +192,7 @@ def evaluate(
 @cli.command()
 @click.argument("model", shell_complete=_folders)
 @click.argument("texts", nargs=-1)
-@click.option("--file", type=click.Path(path_type=Path), help="Read texts from a file, one a line.")
+@click.option("--file", type=click.Path(path_type=Path), help="Read texts from a file, one per line.")
 @click.option("--batch-size", type=click.IntRange(1), default=32, show_default=True, help="Texts of a batch.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, …")
 @click.option("--precision", type=click.Choice(PRECISIONS), default="fp32", show_default=True)
@@ -200,10 +200,10 @@ def evaluate(
 def predict(
     model: str, texts: tuple[str, ...], file: Path | None, batch_size: int, device: str, precision: str, as_json: bool
 ) -> None:
-    """Label texts: from the arguments, from a file, or from standard input, one a line.
+    """Label texts: from the arguments, from a file, or from standard input, one per line.
 
-    A model that was trained on pairs takes both texts on one line, a tab between them; one that was trained on words
-    gives each word of a text, cut at spaces, a tag.
+    A model that was trained on pairs takes both texts on one line, separated by a tab; one that was trained on words
+    gives each word of a text, split at spaces, a tag.
 
     \b
     Examples:
@@ -217,8 +217,8 @@ def predict(
     from .predict import Predictor, read_file, read_texts
 
     given = list(texts) or (read_file(file) if file is not None else read_texts(sys.stdin.buffer.read(), "stdin"))
-    with _on(device, precision) as (target, exact):
-        predictor = Predictor(model, target, exact, batch_size)
+    with _on(device, precision) as (torch_device, resolved):
+        predictor = Predictor(model, torch_device, resolved, batch_size)
         for result in predictor(given):
             click.echo(json.dumps(result.to_json(), ensure_ascii=False) if as_json else result.to_line())
 
@@ -264,5 +264,5 @@ def _warn(text: str) -> None:
 def _on(device: str, precision: str) -> Iterator[tuple["torch.device", str]]:
     from .device import pick_device, pick_precision
 
-    target = pick_device(device)
-    yield target, pick_precision(precision, target)
+    torch_device = pick_device(device)
+    yield torch_device, pick_precision(precision, torch_device)

@@ -32,13 +32,13 @@ def open_regular(path: Path) -> BinaryIO:
     """Open a file of a cache for reading, which a pipe or device in its place would block for ever.
 
     Raises:
-        CorruptCacheError: it is no regular file.
+        CorruptCacheError: it is not a regular file.
         OSError: it cannot be opened.
     """
     handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     if not S_ISREG(os.fstat(handle).st_mode):
         os.close(handle)
-        raise CorruptCacheError(f"{path}: is no regular file")
+        raise CorruptCacheError(f"{path}: is not a regular file")
     return os.fdopen(handle, "rb", buffering=0)
 
 

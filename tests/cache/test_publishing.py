@@ -176,7 +176,7 @@ def test_what_is_no_cache_is_not_replaced(tmp_path: Path) -> None:
     (tmp_path / "folder").mkdir()
     (tmp_path / "folder" / "thesis.tex").write_text("mine")
     for name in ("file", "folder"):
-        with pytest.raises(InputError, match="exists and is no cache"):
+        with pytest.raises(InputError, match="exists and is not a cache"):
             write_cache(tmp_path / name, {"train": 3})
     assert (tmp_path / "file").read_text() == (tmp_path / "folder" / "thesis.tex").read_text() == "mine"
     assert names_in(tmp_path) == ["file", "folder"]

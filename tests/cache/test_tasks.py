@@ -180,8 +180,8 @@ def test_a_cache_without_labels_says_so(tmp_path: Path) -> None:
 
 
 BAD = [
-    (Task("regression", ()), {"labels": np.full(200, np.nan)}, "no finite number"),
-    (Task("regression", ()), {"labels": np.full(200, np.inf)}, "no finite number"),
+    (Task("regression", ()), {"labels": np.full(200, np.nan)}, "not a finite number"),
+    (Task("regression", ()), {"labels": np.full(200, np.inf)}, "not a finite number"),
     (Task("multi-label", ("x", "y", "z")), {"labels": np.full((200, 3), 2)}, "neither 0 nor 1"),
     (TAGS, {"labels": np.full(8000, 3)}, "neither -100 nor in 0..2"),
     (TAGS, {"labels": np.full(8000, -1)}, "neither -100 nor in 0..2"),

@@ -18,7 +18,7 @@ def test_commands_refuse_what_is_no_cache(prep: Prep, command: str) -> None:
     for folder, said in (("none", "none does not exist"), ("empty", "empty is a folder without a manifest")):
         done = prep(command, folder)
         assert done.code == 2
-        assert done.err.startswith(f"error: {said}, so it is no cache; `prep list`")
+        assert done.err.startswith(f"error: {said}, so it is not a cache; `prep list`")
 
 
 def test_commands_tell_what_a_cache_holds(prep: Prep) -> None:
