@@ -9,7 +9,7 @@ from cache.common.svg import DARK, LIGHT, Figure, escape, sheet
 from cache.errors import InputError
 from cache.reading.opening import Cache, Split
 
-from ..build import describe_source
+from ..sources.corpus import describe_source
 from . import figures
 from .figures_data import (
     PlanView,

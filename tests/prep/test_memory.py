@@ -10,11 +10,11 @@ import torch
 from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrainedModel
 
 from cache import InputError
+from cache.common.command_line import parse_bytes
 from cache.common.hub import packaged_model
 from prep.inspect.forecast import forecast, format_forecast
 from prep.inspect.memory import ELEMENT_BYTES, Setting, kept_bytes, most_rows, most_tokens, peak_bytes
 from prep.inspect.model_size import DEFAULTS, DISTILBERT_NAMES, ModelSize, read_size
-from prep.sizes import parse_bytes
 from train.models.cpu_attention import use_cpu_kernels
 from train.models.pooled import FORWARDS, use_pooled_only
 from train.settings import PRECISIONS
