@@ -275,5 +275,5 @@ def test_sizes_are_read(text: str, size: int) -> None:
 
 @pytest.mark.parametrize("text", ["much", "0GiB", "-1GiB", "", "infGiB", "nanGiB", "3 TiBs"])
 def test_what_is_no_size_is_refused(text: str) -> None:
-    with pytest.raises(InputError, match="is no size"):
+    with pytest.raises(InputError, match="is not a size"):
         parse_bytes(text)
