@@ -5,10 +5,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from cache import Cache
 from cache.common.progress import ConsoleProgress
 from cache.errors import InputError
 from cache.plans.spec import PlanSpec
-from cache.reading.opening import Cache
 
 from .build import BuildSettings, build
 from .sources.in_memory import given_source

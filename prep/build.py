@@ -12,9 +12,12 @@ from typing import Any
 
 import numpy as np
 
+from cache import Cache, open_cache
+from cache.common.files import storage_errors
 from cache.common.progress import ConsoleProgress
 from cache.errors import CacheError, InputError, MismatchError, NotACacheError
 from cache.format.checksummed_json import NAME_PATTERN
+from cache.format.files import file_info
 from cache.format.manifest import (
     DEFAULT_SHARD_BYTES,
     MAX_LENGTH,
@@ -29,8 +32,8 @@ from cache.format.manifest import (
 from cache.format.special_tokens import read_specials
 from cache.format.tasks import KINDS, MLM, TOKENS, Task
 from cache.plans.spec import PlanSpec
-from cache.reading.opening import Cache, open_cache
-from cache.writing.writer import building, file_info, publish, staging, storage_errors, write_manifest, write_shard
+from cache.writing.publishing import building, publish, staging
+from cache.writing.writer import ShardColumns, write_manifest, write_shard
 
 from .rows.encoding import Encoded, encode_source, id_type
 from .rows.external_sort import merge
@@ -323,8 +326,8 @@ def _write_split(folder: Path, name: str, encoded: Encoded, shard_bytes: int, vo
         if encoded.marked is not None:
             ids, marks = unpack(ids)
             own = encoded.marked[marks]
-        arrays = (ids, part.lengths, rows, own)
-        shards.append(write_shard(folder, name, len(shards), *arrays, encoded.task, first))
+        columns = ShardColumns(ids, part.lengths, rows, own, first)
+        shards.append(write_shard(folder, name, len(shards), columns, encoded.task))
     lengths = np.flatnonzero(counts)
     return SplitInfo(
         rows=int(counts.sum()),

@@ -153,8 +153,8 @@ def plan(cache: str, split: str, epochs: int, quiet: bool, as_json: bool, **opti
       prep plan cache/imdb --strategy tight --batch-size 32
       prep plan cache/imdb --strategy budget --max-tokens 8192 --epochs 5
     """
+    from cache import open_cache
     from cache.common.progress import ConsoleProgress
-    from cache.reading.opening import open_cache
 
     from .inspect.summary import TokenRow, format_token_table, plan_facts, token_table
 
@@ -196,7 +196,7 @@ def info(cache: str, model: str | None, memory: tuple[str, ...], precision: str 
       prep info cache/imdb --model bert-base-uncased
       prep info cache/imdb --model minilm --memory 12GiB --precision fp32
     """
-    from cache.reading.opening import open_cache
+    from cache import open_cache
 
     from .inspect.forecast import forecast, forecast_facts, format_forecast
     from .inspect.summary import cache_facts
@@ -244,7 +244,7 @@ def show(cache: str, split: str, rows: int, seed: int | None, special_tokens: bo
     """
     import shutil
 
-    from cache.reading.opening import open_cache
+    from cache import open_cache
 
     from .inspect.samples import format_sample, random_samples
 
@@ -269,7 +269,7 @@ def report(cache: str, out: str | None, png: str | None, split: str | None, quie
     """
     from pathlib import Path
 
-    from cache.reading.opening import open_cache
+    from cache import open_cache
 
     from .inspect.report import make_report, write_pictures, write_report
 
@@ -293,8 +293,8 @@ def verify(cache: str, quiet: bool, as_json: bool) -> None:
     Example:
       prep verify cache/imdb
     """
+    from cache import open_cache
     from cache.common.progress import ConsoleProgress
-    from cache.reading.opening import open_cache
 
     opened = open_cache(cache)
     files = size = 0

@@ -59,7 +59,7 @@ def settings_options(command: Command) -> Command:
     metavar="RUN",
     type=click.Path(path_type=Path),
     shell_complete=complete_folder,
-    help="Go on with this run, exactly.",
+    help="Resume this run, exactly where it stopped.",
 )
 @quiet_option
 @json_option
@@ -70,9 +70,9 @@ def settings_options(command: Command) -> Command:
     help="Take settings from a .toml or .json file, or from a run's settings.json; flags go on top.",
 )
 def run(resume: Path | None, quiet: bool, as_json: bool, config: Path | None, **flags: Any) -> None:
-    """Fine-tune a model on a cache, or go on with an interrupted run.
+    """Fine-tune a model on a cache, or resume an interrupted run.
 
-    With --task mlm it is adapted to the cache's texts: some tokens are hidden, and it learns to say what they were.
+    With --task mlm the model is adapted to the cache's texts: it learns to predict masked tokens.
 
     \b
     Examples:
@@ -94,12 +94,12 @@ def run(resume: Path | None, quiet: bool, as_json: bool, config: Path | None, **
     settings = Settings.from_json(given) if resume is None else None  # what is wrong shows before torch is loaded
     from . import run as runs
 
-    say = _warn if as_json else click.echo
+    log = _warn if as_json else click.echo
     folder = Path()
     if resume is not None:
-        folder = runs.resume_run(resume, given, say, _warn, quiet)
+        folder = runs.resume_run(resume, given, log, _warn, quiet)
     elif settings is not None:
-        folder = runs.start_run(settings, say, _warn, quiet)
+        folder = runs.start_run(settings, log, _warn, quiet)
     if as_json:
         _print_finite(runs.run_facts(folder))
 
@@ -139,16 +139,17 @@ def evaluate(
     from cache.common.progress import Progress
 
     from .metrics.evaluation import evaluate as score
-    from .models.finished import finished_model, load_scored
-    from .models.loading import Needs
+    from .models.fit import CacheRequirements
+    from .models.trained import load_for_evaluation
+    from .run_folder.export import trained_model_folder
 
     opened = open_cache(cache)
     rows = opened[split]
-    with _on(device, precision) as (place, exact):
-        needs = Needs(opened.manifest, opened.folder, rows.info.longest)
-        scored = load_scored(finished_model(model), place, needs)
+    with _on(device, precision) as (torch_device, resolved):
+        required = CacheRequirements(opened.manifest, opened.folder, rows.info.longest)
+        trained = load_for_evaluation(trained_model_folder(model), torch_device, required)
         with Progress(f"evaluating {split}", limit or len(rows), "rows", quiet=quiet, delay_s=1) as progress:
-            scores = score(scored, rows, place, exact, batch_size, limit, progress=progress.update)
+            scores = score(trained, rows, torch_device, resolved, batch_size, limit, progress=progress.update)
     assert scores is not None
     names = opened.manifest.task.label_names
     if as_json:
@@ -165,7 +166,7 @@ def evaluate(
 @cli.command()
 @click.argument("model", shell_complete=complete_folder)
 @click.argument("texts", nargs=-1)
-@click.option("--file", type=click.Path(path_type=Path), help="Read texts from a file, one a line.")
+@click.option("--file", type=click.Path(path_type=Path), help="Read texts from a file, one per line.")
 @click.option("--batch-size", type=click.IntRange(1), default=32, show_default=True, help="Texts of a batch.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, …")
 @click.option("--precision", type=click.Choice(PRECISIONS), default="fp32", show_default=True)
@@ -173,10 +174,10 @@ def evaluate(
 def predict(
     model: str, texts: tuple[str, ...], file: Path | None, batch_size: int, device: str, precision: str, as_json: bool
 ) -> None:
-    """Label texts: from the arguments, from a file, or from standard input, one a line.
+    """Label texts: from the arguments, from a file, or from standard input, one per line.
 
-    A model that was trained on pairs takes both texts on one line, a tab between them; one that was trained on words
-    gives each word of a text, cut at spaces, a tag.
+    A model that was trained on pairs takes both texts on one line, separated by a tab; one that was trained on words
+    gives each word of a text, split at spaces, a tag.
 
     \b
     Examples:
@@ -190,8 +191,8 @@ def predict(
     from .predict import Predictor, read_file, read_texts
 
     given = list(texts) or (read_file(file) if file is not None else read_texts(sys.stdin.buffer.read(), "stdin"))
-    with _on(device, precision) as (place, exact):
-        predictor = Predictor(model, place, exact, batch_size)
+    with _on(device, precision) as (torch_device, resolved):
+        predictor = Predictor(model, torch_device, resolved, batch_size)
         for result in predictor(given):
             click.echo(json.dumps(result.to_json(), ensure_ascii=False) if as_json else result.to_line())
 
@@ -237,5 +238,5 @@ def _warn(text: str) -> None:
 def _on(device: str, precision: str) -> Iterator[tuple["torch.device", str]]:
     from .device import pick_device, pick_precision
 
-    place = pick_device(device)
-    yield place, pick_precision(precision, place)
+    torch_device = pick_device(device)
+    yield torch_device, pick_precision(precision, torch_device)

@@ -1,4 +1,4 @@
-"""Asking a run to stop: SIGTERM, as a cluster sends before it takes a machine away, and Ctrl-C."""
+"""Requests to stop a run: SIGTERM, which a cluster sends before it takes a machine away, and Ctrl-C."""
 
 import signal
 import threading
@@ -8,11 +8,11 @@ from typing import Any, Self
 
 
 class Stopped(SystemExit):
-    """The process was told to stop. Uncaught, it exits with what shells report for a process that a signal ended: 143
-    for SIGTERM, 130 for Ctrl-C.
+    """The process was told to stop. Uncaught, it exits with the code that shells report for a process that a signal
+    ended: 143 for SIGTERM, 130 for Ctrl-C.
 
     Attributes:
-        signum: by which signal.
+        signum: the signal.
     """
 
     def __init__(self, signum: int) -> None:
@@ -23,13 +23,13 @@ class Stopped(SystemExit):
 class StopRequest:
     """While entered, a first SIGTERM or Ctrl-C sets `signum`; a second Ctrl-C raises `Stopped` at once.
 
-    Until `gentle` is set the first one raises too: before the first step there is nothing to save.
-    In a thread other than the main one nothing is installed.
+    Until `graceful` is set the first one raises too: before the first step there is nothing to save.
+    Threads other than the main one install no handlers.
     """
 
     def __init__(self, notice: Callable[[str], None]) -> None:
         self.signum: int | None = None
-        self.gentle = False
+        self.graceful = False
         self.notice = notice
         self.previous: dict[int, Any] = {}
 
@@ -49,7 +49,7 @@ class StopRequest:
             signal.signal(signum, handler)
 
     def _handle(self, signum: int, frame: FrameType | None) -> None:
-        if not self.gentle or (self.signum is not None and signum == signal.SIGINT):
+        if not self.graceful or (self.signum is not None and signum == signal.SIGINT):
             raise Stopped(signum)
         if self.signum is None:
             self.signum = signum

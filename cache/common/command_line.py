@@ -67,6 +67,8 @@ def run_command(command: Callable[..., Any]) -> NoReturn:
     except BrokenPipeError:  # for example `prep list | head -0`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 141
+    except SystemExit as stop:  # with code 1 it is click's, which exits so where a pipe is closed and nowhere else
+        code = 141 if stop.code == 1 else stop.code
     except LengthwiseError as error:
         click.echo(f"error: {error}", err=True)
         code = error.exit_code
