@@ -77,18 +77,18 @@ def imdb_cache(
     name: str = "imdb", shard_bytes: int | None = None, limit: int | None = None, holdout: float = 0.0
 ) -> Path:
     """The cache of the reviews, built by `prep.build` at max length 400 with the packaged BERT's tokenizer."""
+    from cache.common.progress import ConsoleProgress
     from cache.errors import CacheError
     from prep.build import BuildSettings, build
-    from prep.progress import Reporter
 
     out = WORK / "cache"
     settings = BuildSettings("imdb", out=out, name=name, tokenizer="minilm", holdout=holdout, limit=limit)
     if shard_bytes is not None:
         settings = replace(settings, shard_bytes=shard_bytes)
     try:
-        return build(settings, Reporter(quiet=True)).cache.folder
+        return build(settings, ConsoleProgress(quiet=True)).cache.folder
     except CacheError:  # made by an older release
-        return build(replace(settings, force=True), Reporter(quiet=True)).cache.folder
+        return build(replace(settings, force=True), ConsoleProgress(quiet=True)).cache.folder
 
 
 def small_bert(layers: int) -> Path:

@@ -5,16 +5,15 @@ import json
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
-from click.shell_completion import CompletionItem
 
-from cache.errors import InputError, LengthwiseError
+from cache.common.command_line import CONTEXT, complete_folder, json_option, print_json, quiet_option, run_command
+from cache.errors import InputError
 
 from .declarations import declarations
 from .settings import PRECISIONS, Settings, read_settings
-from .signals import Stopped
 
 if TYPE_CHECKING:
     import torch
@@ -22,28 +21,12 @@ if TYPE_CHECKING:
 Command = Callable[..., Any]
 
 
-def main() -> None:
+def main() -> NoReturn:
     """Run the command line and exit."""
-    try:
-        cli(standalone_mode=False)
-    except click.exceptions.Exit as error:
-        sys.exit(error.exit_code)
-    except click.ClickException as error:
-        error.show()
-        sys.exit(error.exit_code)
-    except LengthwiseError as error:
-        click.echo(f"error: {error}", err=True)
-        sys.exit(error.exit_code)
-    except (click.Abort, KeyboardInterrupt):
-        sys.exit(130)
-    except Stopped as error:
-        sys.exit(error.exit_code)
-    except BrokenPipeError:
-        sys.stderr.close()  # whoever read our output has gone; Python would complain about it at exit
-        sys.exit(141)
+    run_command(cli)
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.group(context_settings=CONTEXT)
 @click.version_option(package_name="lengthwise", prog_name="train")
 def cli() -> None:
     """Fine-tune an encoder on a cache that `prep build` made.
@@ -52,15 +35,6 @@ def cli() -> None:
     Example:
       train run --cache cache/imdb
     """
-
-
-def _folders(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
-    """Completion of an option that takes a folder, and of some also something else."""
-    return [CompletionItem(incomplete, type="dir")]
-
-
-json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object, and nothing else on stdout.")
-quiet_option = click.option("--quiet", "-q", is_flag=True, help="Print errors and warnings only.")
 
 
 def settings_options(command: Command) -> Command:
@@ -73,7 +47,7 @@ def settings_options(command: Command) -> Command:
         if rule.bare is not None:
             options |= {"is_flag": False, "flag_value": rule.bare}
         if rule.folder:
-            options["shell_complete"] = _folders
+            options["shell_complete"] = complete_folder
         command = click.option(name, **options)(command)
     return command
 
@@ -84,7 +58,7 @@ def settings_options(command: Command) -> Command:
     "--resume",
     metavar="RUN",
     type=click.Path(path_type=Path),
-    shell_complete=_folders,
+    shell_complete=complete_folder,
     help="Resume this run, exactly where it stopped.",
 )
 @quiet_option
@@ -127,12 +101,12 @@ def run(resume: Path | None, quiet: bool, as_json: bool, config: Path | None, **
     elif settings is not None:
         folder = runs.start_run(settings, log, _warn, quiet)
     if as_json:
-        _print_json(runs.run_facts(folder))
+        _print_finite(runs.run_facts(folder))
 
 
 @cli.command("eval")
-@click.argument("model", shell_complete=_folders)
-@click.option("--cache", required=True, shell_complete=_folders, help="Folder of the cache.")
+@click.argument("model", shell_complete=complete_folder)
+@click.option("--cache", required=True, shell_complete=complete_folder, help="Folder of the cache.")
 @click.option("--split", default="test", show_default=True, help="Split of the cache.")
 @click.option("--rows", "limit", type=click.IntRange(1), help="About how many rows, always the same.  [default: all]")
 @click.option("--batch-size", type=click.IntRange(1), default=64, show_default=True, help="Rows of a batch.")
@@ -179,7 +153,7 @@ def evaluate(
     assert scores is not None
     names = opened.manifest.task.label_names
     if as_json:
-        _print_json({"model": model, "cache": cache, "split": split, "labels": names, **scores.to_json()})
+        _print_finite({"model": model, "cache": cache, "split": split, "labels": names, **scores.to_json()})
         return
     if quiet:
         return
@@ -190,7 +164,7 @@ def evaluate(
 
 
 @cli.command()
-@click.argument("model", shell_complete=_folders)
+@click.argument("model", shell_complete=complete_folder)
 @click.argument("texts", nargs=-1)
 @click.option("--file", type=click.Path(path_type=Path), help="Read texts from a file, one per line.")
 @click.option("--batch-size", type=click.IntRange(1), default=32, show_default=True, help="Texts of a batch.")
@@ -244,16 +218,16 @@ def compare(runs: tuple[Path, ...], as_json: bool, html: Path | None) -> None:
         click.echo(f"wrote {html} ({size / 1e3:,.0f} kB)", err=True)
     results = [read_result(folder) for folder in runs]
     if as_json:
-        _print_json({"runs": [to_json(result) for result in results]})
+        _print_finite({"runs": [to_json(result) for result in results]})
     else:
         click.echo(comparison(results))
 
 
-def _print_json(content: dict[str, Any]) -> None:
+def _print_finite(content: dict[str, Any]) -> None:
     """One line of JSON, in which a number that is not finite is null."""
     from .run_folder.records import finite
 
-    click.echo(json.dumps(finite(content), allow_nan=False))
+    print_json(finite(content))
 
 
 def _warn(text: str) -> None:

@@ -7,21 +7,17 @@ from types import FrameType, TracebackType
 from typing import Any, Self
 
 
-class Stopped(BaseException):
-    """The process was told to stop. Not an `Exception`, so that error handlers do not swallow it.
+class Stopped(SystemExit):
+    """The process was told to stop. Uncaught, it exits with the code that shells report for a process that a signal
+    ended: 143 for SIGTERM, 130 for Ctrl-C.
 
     Attributes:
         signum: the signal.
     """
 
     def __init__(self, signum: int) -> None:
-        super().__init__(signum)
+        super().__init__(128 + signum)
         self.signum = signum
-
-    @property
-    def exit_code(self) -> int:
-        """What shells report for a process that a signal ended: 143 for SIGTERM, 130 for Ctrl-C."""
-        return 128 + self.signum
 
 
 class StopRequest:

@@ -9,7 +9,7 @@ from cache.common.page import header, page, section, table
 from cache.common.svg import DARK, LIGHT, Figure, escape, sheet
 from cache.errors import InputError
 
-from ..build import describe_source
+from ..sources.corpus import describe_source
 from . import figures
 from .figures_data import (
     PlanView,

@@ -94,11 +94,11 @@ def test_files_with_and_without_labels_are_taken(tmp_path: Path, ending: str) ->
 
 
 def build_saying(source: Path, out: Path, said: list[str]):  # type: ignore[no-untyped-def]
+    from cache.common.progress import ConsoleProgress
     from prep.build import BuildSettings, build
-    from prep.progress import Reporter
 
-    class Noting(Reporter):
-        def say(self, text: str) -> None:
+    class Noting(ConsoleProgress):
+        def log(self, text: str) -> None:
             said.append(text)
 
     settings = BuildSettings(

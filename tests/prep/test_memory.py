@@ -10,11 +10,11 @@ import torch
 from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrainedModel
 
 from cache import InputError
+from cache.common.command_line import parse_bytes
 from cache.common.hub import packaged_model
 from prep.inspect.forecast import forecast, format_forecast
 from prep.inspect.memory import ELEMENT_BYTES, Setting, kept_bytes, most_rows, most_tokens, peak_bytes
 from prep.inspect.model_size import DEFAULTS, DISTILBERT_NAMES, ModelSize, read_size
-from prep.sizes import parse_bytes
 from train.models.cpu_attention import use_cpu_kernels
 from train.models.pooled import FORWARDS, use_pooled_only
 from train.settings import PRECISIONS
@@ -275,5 +275,5 @@ def test_sizes_are_read(text: str, size: int) -> None:
 
 @pytest.mark.parametrize("text", ["much", "0GiB", "-1GiB", "", "infGiB", "nanGiB", "3 TiBs"])
 def test_what_is_no_size_is_refused(text: str) -> None:
-    with pytest.raises(InputError, match="is no size"):
+    with pytest.raises(InputError, match="is not a size"):
         parse_bytes(text)

@@ -20,10 +20,10 @@ from transformers import (
 
 from cache import Cache, InputError, PlanSpec
 from cache.common.hub import package_folder, packaged_model
+from cache.common.progress import ConsoleProgress
 from cache.format.special_tokens import read_specials
 from cache.format.tasks import IGNORED
 from prep.build import BuildSettings, build
-from prep.progress import Reporter
 from tests.helpers.models import write_model
 from tests.helpers.toys import write_cache
 from tests.train.test_pooled import SMALL, SUPPORTED
@@ -108,7 +108,7 @@ def test_what_is_hidden_is_distributed_as_transformers_does_it_on_real_reviews(t
     settings = BuildSettings(
         "imdb", out=tmp_path, tokenizer=str(model), limit=600, holdout=0.0, epochs=0, max_length=256
     )
-    split = build(settings, Reporter(quiet=True)).cache["train"]
+    split = build(settings, ConsoleProgress(quiet=True)).cache["train"]
     tokenizer = AutoTokenizer.from_pretrained(model)
     collate = DataCollatorForLanguageModeling(tokenizer, mlm_probability=0.15, seed=7)
     masking = Masking.of(split, CPU, seed=7)

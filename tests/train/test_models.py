@@ -239,6 +239,7 @@ def test_a_model_in_the_hugging_face_cache_is_found_without_the_hub(monkeypatch,
     write_model(stored / "snapshots" / commit)
     (stored / "refs").mkdir()
     (stored / "refs" / "main").write_text(commit)
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
     monkeypatch.setattr("huggingface_hub._snapshot_download.constants.HF_HUB_CACHE", str(tmp_path))
     folder = model_folder("somebody/some-model")
     assert folder == stored / "snapshots" / commit

@@ -81,7 +81,7 @@ def test_a_run_stopped_at_any_step_and_resumed_equals_the_uninterrupted_one_bit_
         stop_after(patch, step)
         with pytest.raises(Stopped) as stopped:
             begin(place, f"stopped-{step}")
-    assert stopped.value.exit_code == 143
+    assert stopped.value.code == 143
     run = place / f"stopped-{step}"
     assert checkpoints(run / "checkpoints")[0].name == f"step-{step:06d}"
     resume_run(run, {}, quiet_say, quiet_say, quiet=True)
@@ -209,7 +209,7 @@ def test_a_signal_before_the_first_step_leaves_nothing(place, monkeypatch, signu
     monkeypatch.setattr("train.run.check_memory", lambda job, state: signal.raise_signal(signum))
     with pytest.raises(Stopped) as stopped:
         begin(place, "early")
-    assert stopped.value.exit_code == 128 + signum
+    assert stopped.value.code == 128 + signum
     assert not (place / "early").exists()
 
 

