@@ -22,6 +22,8 @@ from cache.reading.plan_files import PLAN_FORMAT, PLAN_VERSION, _fault, _parsed,
 from ..helpers.fuzzing import fuzz, mutated_bytes, mutated_json
 from ..helpers.toys import write_cache
 
+pytestmark = pytest.mark.slow
+
 MANIFEST = Path("manifest.json")
 REFUSED = (CorruptCacheError, FormatVersionError, MismatchError)
 
