@@ -153,6 +153,7 @@ def test_git_ignores_the_data_in_cache_and_no_module() -> None:
     assert done.stdout.split() == data, done.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", ["prep", "train"])
 def test_help_imports_nothing_slow(command: str) -> None:
     """`--help` of either command imports neither torch nor transformers nor datasets, not even numpy."""
@@ -169,6 +170,7 @@ def test_help_imports_nothing_slow(command: str) -> None:
     assert "Example" in done.stdout
 
 
+@pytest.mark.slow
 def test_importing_cache_loads_no_torch() -> None:
     """`import cache` is light; torch comes with the first batch."""
     code = "import sys, cache; assert not {'torch', 'transformers', 'pyarrow'} & set(sys.modules)"

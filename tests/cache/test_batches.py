@@ -93,6 +93,7 @@ def test_widths_round_up_to_a_multiple_as_the_collator_does_but_not_past_the_max
             assert torch.equal(batch.attention_mask, expected["attention_mask"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("ranks", "accumulation"), [(1, 1), (2, 1), (1, 3), (3, 2), (8, 1), (5, 4)])
 @pytest.mark.parametrize("spec", SPECS, ids=lambda spec: spec.id)
 def test_ranks_and_micro_steps_together_compute_the_planned_batch(

@@ -10,6 +10,8 @@ from cache.plans.costs import plan_cost, round_widths
 from cache.plans.spec import STRATEGIES, PlanSpec
 from cache.plans.strategies import plan_epoch
 
+pytestmark = pytest.mark.slow
+
 MAX_LENGTH = 40
 
 

@@ -34,6 +34,7 @@ def assert_same(found: list[Batch], expected: list[Batch]) -> None:
             assert torch.equal(one.model_inputs()[name].cpu(), tensor), name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("strategy", STRATEGIES)
 @pytest.mark.parametrize("feed", ["resident", "streamed"])
 def test_every_feed_gives_the_same_tensors(corpus: Cache, feed: str, strategy: str) -> None:

@@ -108,6 +108,7 @@ def test_a_file_that_may_not_be_read_is_a_storage_error(place: Path, monkeypatch
     refused(place, "shard-00001.safetensors", "Permission denied", kind=StorageError)
 
 
+@pytest.mark.slow
 def test_out_of_file_handles_is_a_storage_error(place: Path) -> None:
     code = (
         "import resource, sys; from cache import open_cache, StorageError\n"

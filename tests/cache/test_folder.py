@@ -143,6 +143,7 @@ def _hold(path: Path, ready: Any) -> None:
         time.sleep(600)
 
 
+@pytest.mark.slow
 def test_a_lock_excludes_others_and_dies_with_its_owner(folder: Folder) -> None:
     context = multiprocessing.get_context("fork")
     ready = context.Event()

@@ -139,6 +139,7 @@ except CorruptCacheError as error: print(error)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("make", "says"),
     [
@@ -170,6 +171,7 @@ def test_huge_deep_and_odd_json_is_refused_in_bounded_memory(
     assert says in in_little_memory(OPEN, tmp_path)
 
 
+@pytest.mark.slow
 def test_a_sealed_manifest_that_is_deep_is_refused(place: Path) -> None:
     deep: Any = 0
     for _ in range(MAX_DEPTH):

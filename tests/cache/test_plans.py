@@ -39,6 +39,7 @@ def some_lengths(rows: int = 500, seed: int = 7) -> Array:
     return np.sort(np.random.default_rng(seed).integers(3, MAX_LENGTH + 1, rows)).astype(np.int32)
 
 
+@pytest.mark.slow
 @given(lengths_of_rows, specs(), st.integers(0, 5))
 @settings(max_examples=400, deadline=None)
 def test_every_row_is_in_exactly_one_batch(lengths: Array, spec: PlanSpec, epoch: int) -> None:
@@ -50,6 +51,7 @@ def test_every_row_is_in_exactly_one_batch(lengths: Array, spec: PlanSpec, epoch
     assert len(plan) == len(batches(plan)) == len(plan.sizes)
 
 
+@pytest.mark.slow
 @given(lengths_of_rows, specs(), st.integers(0, 5))
 @settings(max_examples=400, deadline=None)
 def test_rows_ascend_in_a_batch_and_its_width_is_its_longest_row(lengths: Array, spec: PlanSpec, epoch: int) -> None:
@@ -62,6 +64,7 @@ def test_rows_ascend_in_a_batch_and_its_width_is_its_longest_row(lengths: Array,
     )
 
 
+@pytest.mark.slow
 @given(lengths_of_rows, specs(), st.integers(0, 5))
 @settings(max_examples=400, deadline=None)
 def test_no_batch_passes_its_limit(lengths: Array, spec: PlanSpec, epoch: int) -> None:
@@ -75,6 +78,7 @@ def test_no_batch_passes_its_limit(lengths: Array, spec: PlanSpec, epoch: int) -
         assert sizes[:-1] == [spec.batch_size] * (len(sizes) - 1), "only the last batch may be short"
 
 
+@pytest.mark.slow
 @given(lengths_of_rows, st.integers(1, 20), st.integers(0, 2**63 - 1))
 @settings(max_examples=200, deadline=None)
 def test_tight_makes_all_the_full_uniform_batches_that_there_can_be(lengths: Array, size: int, seed: int) -> None:
@@ -88,6 +92,7 @@ def test_tight_makes_all_the_full_uniform_batches_that_there_can_be(lengths: Arr
     assert others <= left // size + 2, "the rest is cut into full batches, but for the first and the last"
 
 
+@pytest.mark.slow
 @given(lengths_of_rows, st.integers(MAX_LENGTH, 300), st.integers(0, 2**63 - 1))
 @settings(max_examples=200, deadline=None)
 def test_budget_makes_all_the_full_uniform_batches_that_there_can_be(lengths: Array, tokens: int, seed: int) -> None:
@@ -152,6 +157,7 @@ def test_plans_are_pinned_to_the_byte(spec: PlanSpec) -> None:
     assert fingerprint(plan_epoch(golden_lengths(), spec, 3, MAX_LENGTH)) == GOLDEN[spec.id]
 
 
+@pytest.mark.slow
 def test_another_process_draws_the_same_plans() -> None:
     code = (
         "from tests.cache.test_plans import *\n"

@@ -60,6 +60,7 @@ def test_a_lock_file_left_by_a_dead_process_does_not_block(tmp_path: Path) -> No
     assert names_in(tmp_path) == []
 
 
+@pytest.mark.slow
 def test_a_worker_that_outlives_a_killed_builder_does_not_hold_its_lock(tmp_path: Path) -> None:
     code = """
 import os, sys, time
@@ -119,6 +120,7 @@ def test_where_the_file_system_has_no_locks_builds_work_but_touch_nothing_that_m
 # --- replacing
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("exchange", [True, False], ids=["exchange", "two renames"])
 def test_a_cache_can_be_opened_at_every_moment_while_it_is_replaced(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, exchange: bool
@@ -241,6 +243,7 @@ def test_the_next_build_puts_it_back_too(tmp_path: Path) -> None:
     assert names_in(tmp_path) == ["toy"]
 
 
+@pytest.mark.slow
 def test_opening_waits_a_moment_for_a_living_process_between_its_renames(tmp_path: Path) -> None:
     place = tmp_path / "toy"
     with building(place):
@@ -294,6 +297,7 @@ def limited_build(place: Path, limit: str = "", value: int = 0, before: str = ""
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("limit", "value", "message"),
     [("RLIMIT_FSIZE", 8192, "File too large"), ("RLIMIT_NOFILE", 4, "Too many open files")],
@@ -309,6 +313,7 @@ def test_beyond_a_limit_of_the_process_the_old_cache_stays_and_nothing_else(
     assert names_in(tmp_path) == ["toy"]
 
 
+@pytest.mark.slow
 def test_on_a_full_disk_the_old_cache_stays_and_nothing_else(tmp_path: Path) -> None:
     small = f"mount -t tmpfs -o size=200k none {tmp_path}"
     if subprocess.run(["unshare", "--map-root-user", "--mount", "sh", "-c", small], capture_output=True).returncode:

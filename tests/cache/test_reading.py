@@ -62,6 +62,7 @@ def large(tmp_path: Path) -> Cache:
     return write_cache(tmp_path / "large", {"train": 3000}, shards=2)
 
 
+@pytest.mark.slow
 def test_a_shard_cut_after_it_was_mapped_is_an_error_before_the_next_epoch(large: Cache) -> None:
     run = run_cut(large, "checked")
     assert run.returncode == 3, run
@@ -69,6 +70,7 @@ def test_a_shard_cut_after_it_was_mapped_is_an_error_before_the_next_epoch(large
     assert "shard-00001.safetensors" in run.stdout
 
 
+@pytest.mark.slow
 def test_reading_a_cut_shard_unchecked_would_kill_the_process(large: Cache) -> None:
     """What the check before each epoch is there for."""
     assert run_cut(large, "unchecked").returncode == -signal.SIGBUS
@@ -172,6 +174,7 @@ print(sum(len(batch) for epoch in (0, 1) for batch in split.batches(epoch, spec)
 """
 
 
+@pytest.mark.slow
 def test_a_cache_on_a_read_only_disk_works(cache: Cache) -> None:
     mount = f"mount --bind {cache.folder} {cache.folder} && mount -o remount,ro,bind {cache.folder}"
     alone = ["unshare", "--map-root-user", "--mount", "sh", "-c"]

@@ -3,6 +3,7 @@
 import io
 
 import numpy as np
+import pytest
 import safetensors.numpy
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -21,6 +22,7 @@ TENSORS = st.dictionaries(
 )
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None)
 @given(TENSORS)
 def test_the_bytes_are_the_librarys(tensors: dict[str, np.ndarray]) -> None:

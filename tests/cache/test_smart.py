@@ -35,6 +35,7 @@ def words(seed: int) -> Callable[[int], Any]:
     return np.random.PCG64(seed).random_raw
 
 
+@pytest.mark.slow
 @given(st.integers(1, 400), st.integers(1, 450), st.integers(1, 33), st.data())
 @settings(max_examples=400, deadline=None)
 def test_the_same_draws_give_the_naive_algorithms_batches(rows: int, size: int, leaf: int, data: st.DataObject) -> None:
@@ -49,6 +50,7 @@ def test_the_same_draws_give_the_naive_algorithms_batches(rows: int, size: int, 
         assert slices.slice_batches(rows, size, np.array(starts)).tolist() == naive(rows, size, starts)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rows", [1, slices._LEAF - 1, slices._LEAF, slices._LEAF + 1, 5 * slices._LEAF + 17])
 @pytest.mark.parametrize("size", [1, 16, slices._LEAF + 3])
 def test_whole_epochs_equal_the_naive_algorithm_at_real_leaf_size(rows: int, size: int) -> None:
@@ -87,6 +89,7 @@ def chi_square_sigmas(counts: Array) -> float:
     return float((((counts - expected) ** 2 / expected).sum() - freedom) / np.sqrt(2 * freedom))
 
 
+@pytest.mark.slow
 def test_each_slice_is_drawn_uniformly_over_the_places_where_it_fits() -> None:
     """10 rows in batches of 3: 8, 5, 2 and 1 places, over 20,000 epochs."""
     drawn = np.array([plans.draw_starts(10, 3, words(seed)) for seed in range(20_000)])
@@ -112,6 +115,7 @@ def test_the_smallest_and_largest_words_stay_in_range(high: int) -> None:
     assert plans._below(extremes, np.array([high, high])).tolist() == [0, high - 1]
 
 
+@pytest.mark.slow
 def test_every_order_of_a_shuffle_is_equally_likely() -> None:
     orders = [tuple(plans._shuffled(4, words(seed)).tolist()) for seed in range(24_000)]
     seen, counts = np.unique(np.array(orders), axis=0, return_counts=True)
@@ -155,6 +159,7 @@ def operations(rows: int, size: int, monkeypatch: pytest.MonkeyPatch) -> tuple[i
     return executed, CountedArray.moved
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [4, 64])
 @pytest.mark.parametrize("leaves", [16, 128, 1024])
 def test_the_cost_grows_no_faster_than_n_log_n(size: int, leaves: int, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -70,6 +70,7 @@ def gradients(model: torch.nn.Module) -> torch.Tensor:
     return torch.cat([parameter.grad.flatten() for parameter in model.parameters()])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("accumulation", [1, 3])
 @pytest.mark.parametrize("world", [2, 3, 8])
 def test_all_ranks_take_the_same_steps_and_their_gradients_add_up(corpus: Cache, world: int, accumulation: int) -> None:
@@ -113,6 +114,7 @@ def train_bag(model: Bag, stream: BatchStream, world: int) -> None:
         optimizer.zero_grad()
 
 
+@pytest.mark.slow
 def test_three_processes_train_as_one_does(corpus: Cache, tmp_path: Path) -> None:
     """DistributedDataParallel over batches of 9 and of one row: no rank waits for ever, the weights come out equal."""
     ranks = [CONTEXT.Process(target=train_as_rank, args=(rank, 3, tmp_path, corpus.folder)) for rank in range(3)]
@@ -133,6 +135,7 @@ def test_the_state_of_another_stream_is_refused(corpus: Cache) -> None:
         BatchStream(corpus["train"], 2, PlanSpec("smart", 8)).load_state_dict(state)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:This DataLoader will create")  # more workers than this machine has cores
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_data_loader_gives_the_planned_batches(corpus: Cache, workers: int) -> None:

@@ -75,6 +75,7 @@ def write(place: Path, task: Task, side: str = "right", shards: int = 3, **chang
     return open_cache(place, verify=True), known
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("side", ["right", "left"])
 @pytest.mark.parametrize("task", TASKS, ids=lambda task: f"{task.kind}{' pair' * task.pair}")
 def test_every_feed_gives_the_labels_and_token_types_that_were_written(tmp_path: Path, task: Task, side: str) -> None:

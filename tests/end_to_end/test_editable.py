@@ -6,6 +6,10 @@ import sys
 import zipfile
 from pathlib import Path
 
+import pytest
+
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 BUILD = "from setuptools import build_meta; build_meta.build_editable('wheels')"
 FIND = "import importlib.util as u; print(*(u.find_spec(name).origin for name in ('cache', 'prep', 'train')))\n"

@@ -11,6 +11,8 @@ from cache import Cache
 from tests.helpers.models import write_model
 from tests.helpers.toys import write_cache
 
+pytestmark = pytest.mark.slow
+
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
 

@@ -26,6 +26,8 @@ from train.run_folder.records import read_records
 from train.settings import Settings
 from train.signals import Stopped
 
+pytestmark = pytest.mark.slow
+
 ROWS = toy_rows(120)
 
 

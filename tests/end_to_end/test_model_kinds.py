@@ -25,6 +25,8 @@ from train.models.inputs import model_inputs
 from train.models.loading import load_model
 from train.signals import Stopped
 
+pytestmark = pytest.mark.slow
+
 LENGTH = 38
 """Tokens of the longest rows: what RoBERTa's 40 positions leave."""
 

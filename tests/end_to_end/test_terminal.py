@@ -23,6 +23,8 @@ from ..helpers.corpora import toy_rows, write_rows
 from ..helpers.models import write_model
 from ..helpers.toys import write_tokenizer
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
 

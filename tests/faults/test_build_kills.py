@@ -18,6 +18,8 @@ import pytest
 from ..helpers.corpora import toy_rows, write_rows
 from ..helpers.toys import write_tokenizer
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 CODE = (
     "from prep.cli import main; from prep.sources import files; "

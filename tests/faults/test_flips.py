@@ -14,6 +14,8 @@ from cache import (
 
 from ..helpers.hostile import REMEDY, flip, headers, read_everything, refused, sound_cache
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def place(tmp_path: Path) -> Path:

@@ -22,6 +22,8 @@ from cache.plans.strategies import EpochPlan
 from ..helpers.fuzzing import fuzz, mutated_bytes, mutated_json
 from ..helpers.toys import write_cache
 
+pytestmark = pytest.mark.slow
+
 MANIFEST = Path("manifest.json")
 REFUSED = (CorruptCacheError, FormatVersionError, MismatchError)
 

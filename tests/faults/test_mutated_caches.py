@@ -24,6 +24,8 @@ from ..helpers.hostile import (
     sound_cache,
 )
 
+pytestmark = pytest.mark.slow
+
 scalars = st.one_of(
     st.none(),
     st.booleans(),

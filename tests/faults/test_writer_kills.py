@@ -13,6 +13,8 @@ from cache import NotACacheError, open_cache
 
 from ..helpers.builders import Builder
 
+pytestmark = pytest.mark.slow
+
 OLD, NEW = 1, 2
 
 

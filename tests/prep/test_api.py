@@ -98,6 +98,7 @@ def test_lists_give_the_bytes_that_their_file_gives(tmp_path: Path, holdout: flo
     assert list(given) == list(built)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", TABLES)
 def test_every_kind_of_table_is_the_same_corpus(tmp_path: Path, kind: str) -> None:
     """The rows are right, and lists of the same content find the cache up to date: nothing is written."""
@@ -243,6 +244,7 @@ def test_splits_that_name_their_classes_differently_are_refused(tmp_path: Path) 
         give(tmp_path, {"train": part(["a", "b"]), "test": part(["b", "a"])})
 
 
+@pytest.mark.slow
 def test_the_package_is_light_and_its_names_are_two() -> None:
     assert prep.__all__ == ["build_cache", "to_dataset"]
     code = (
@@ -277,6 +279,7 @@ SENTENCES = [["Paris", "is", "old"], ["no", "names", "here"], ["Ada", "met", "Pa
 TAGS = [["B-LOC", "O", "O"], ["O", "O", "O"], ["B-PER", "O", "B-PER", "O", "B-LOC"]] * 4
 
 
+@pytest.mark.slow
 def test_words_with_tags_are_the_same_from_lists_tables_datasets_and_a_file(tmp_path: Path) -> None:
     """Ids and labels of each token, and `to_dataset` gives them back."""
     import datasets

@@ -204,6 +204,7 @@ def test_runs_that_are_kept_in_files_make_the_same_shards(tmp_path: Path, monkey
     check_rows(several, rows)
 
 
+@pytest.mark.slow
 def test_a_vocabulary_beyond_two_bytes_is_stored_in_four(tmp_path: Path) -> None:
     folder = write_tokenizer(tmp_path / "big")
     raw = json.loads((folder / "tokenizer.json").read_text())
@@ -230,6 +231,7 @@ def test_the_manifest_says_who_tokenized_and_how_much_was_checked(tmp_path: Path
     assert open_cache(tmp_path / "caches" / "a60").manifest.build == facts
 
 
+@pytest.mark.slow
 def test_a_build_from_a_local_file_imports_nothing_slow(tmp_path: Path) -> None:
     """Neither what only the Hub or a model needs, nor pandas, which some of pyarrow's conversions would import."""
     path = write_rows(tmp_path / "a.csv", ROWS)

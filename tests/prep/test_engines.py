@@ -96,6 +96,7 @@ texts = st.one_of(
 )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 @given(batch=st.lists(texts, min_size=1, max_size=20))
 @example(batch=ODD)
@@ -108,6 +109,7 @@ def test_a_fast_engine_gives_the_ids_of_tokenizers_for_any_text(kind: str, batch
     check_equal(kind, batch)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_fast_engine_gives_the_ids_of_tokenizers_for_every_tenth_character_there_is(kind: str) -> None:
     codes = [code for code in range(len(kind), sys.maxunicode + 1, 10) if not 0xD800 <= code < 0xE000]

@@ -10,6 +10,7 @@ import pytest
 from ..helpers.commands import GOOD, Prep, build, csv_of, write
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ending", ["csv", "csv.gz", "jsonl"])
 def test_a_row_of_fifty_megabytes_is_read(prep: Prep, ending: str) -> None:
     """It is longer than any block that files are read in, and lies between others."""

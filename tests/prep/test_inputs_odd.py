@@ -43,6 +43,7 @@ ODD_TEXTS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ending", ["csv", "jsonl", "parquet"])
 @pytest.mark.parametrize("case", ODD_TEXTS)
 def test_an_odd_text_gets_the_ids_that_transformers_gives_it(prep: Prep, case: str, ending: str) -> None:
@@ -163,6 +164,7 @@ def test_a_split_without_rows_is_kept(prep: Prep) -> None:
     assert prep("info", "cache/a").code == prep("show", "cache/a", "--split", "test").code == 0
 
 
+@pytest.mark.slow
 def test_a_million_classes_are_built_and_wondered_at(prep: Prep) -> None:
     write("a.csv", "text,label\n" + "".join(f"word{number % 200},id{number:06}\n" for number in range(1_000_000)))
     done = build(prep, "a.csv")

@@ -70,6 +70,7 @@ def kept_by_torch(model: PreTrainedModel, rows: int, width: int, setting: Settin
     return sum(size for size, _ in kept.values())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("pooled_only", [False, True], ids=["whole", "pooled"])
 @pytest.mark.parametrize(("attention", "hidden"), [(0.1, 0.1), (0.0, 0.1), (0.0, 0.0)])
 @pytest.mark.parametrize("kind", DEFAULTS)
@@ -104,6 +105,7 @@ def test_attention_without_a_matrix_as_on_a_gpu(tmp_path: Path, kind: str) -> No
                 assert kept_bytes(size, rows, width, setting) == pytest.approx(found, rel=0.03), (setting, rows, width)
 
 
+@pytest.mark.slow
 def test_what_the_packaged_bert_keeps() -> None:
     folder = packaged_model()
     assert folder is not None
@@ -117,6 +119,7 @@ def test_what_the_packaged_bert_keeps() -> None:
             assert kept_bytes(read_size("minilm", 2), rows, width, setting) == pytest.approx(found, rel=0.02)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", ELEMENT_BYTES)
 @pytest.mark.parametrize(("vocabulary", "rows", "width"), [(100, 16, 64), (100, 4, 256), (30_000, 2, 16)])
 @pytest.mark.parametrize("attention", [0.0, 0.1])

@@ -64,6 +64,7 @@ def panic(row: Array) -> Array:
 SPOILS = {"another id": other_id, "a token less": lambda row: row[:-1], "a token more": lambda row: np.append(row, 7)}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("spoil", SPOILS)
 @pytest.mark.parametrize("where", ["longest", "not ascii", "any of few", "a later chunk"])
 def test_a_wrong_row_is_found_and_the_whole_build_falls_back_with_a_warning(
@@ -184,6 +185,7 @@ FOREIGN = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("config", [{}, {"add_prefix_space": False}, {"add_prefix_space": True}, {"lower": 1}], ids=str)
 @pytest.mark.parametrize(
     ("name", "parts"),
@@ -210,6 +212,7 @@ def test_ids_are_those_of_the_tokenizer_class(tmp_path: Path, name: str, parts: 
     assert [row.tolist() for row in split_rows(found, lengths)] == ids_by_transformers(texts, folder, 64)
 
 
+@pytest.mark.slow
 def test_a_tokenizer_that_its_class_leaves_as_it_is_keeps_its_bytes(tmp_path: Path) -> None:
     """Also where an older version wrote its settings in other words."""
     for name in KINDS:

@@ -151,6 +151,7 @@ def test_pieces_of_words_are_found_in_every_kind_of_vocabulary(names, kinds, sho
     assert [_shown(name, byte_level) for name in names] == shown
 
 
+@pytest.mark.slow
 def test_the_command_writes_page_and_pictures(cache, tmp_path, monkeypatch) -> None:
     """`prep report` writes NAME-report.html; --png writes each picture in light and dark."""
     pytest.importorskip("resvg_py")

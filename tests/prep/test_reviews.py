@@ -30,6 +30,7 @@ def reviews() -> pa.Table:
     return table.filter(pc.equal(table["source"], "imdb"))
 
 
+@pytest.mark.slow
 def test_ids_equal_those_of_transformers_for_every_review(imdb_cache: Cache, reviews: pa.Table) -> None:
     tokenizer = AutoTokenizer.from_pretrained(packaged_model())
     expected = tokenizer(reviews["text"].to_pylist(), truncation=True, max_length=MAX_LENGTH)["input_ids"]
@@ -92,6 +93,7 @@ def content(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in files}
 
 
+@pytest.mark.slow
 def test_the_slow_engine_makes_the_same_bytes_as_the_fast_one(imdb_cache: Cache, tmp_path: Path) -> None:
     assert imdb_cache.manifest.build["engine"] == "nanotoken"
     assert imdb_cache.manifest.build["rows_checked"] >= 512
@@ -102,6 +104,7 @@ def test_the_slow_engine_makes_the_same_bytes_as_the_fast_one(imdb_cache: Cache,
     assert content(other.folder) == content(imdb_cache.folder)
 
 
+@pytest.mark.slow
 def test_a_fifth_is_held_out_by_default_the_classes_evenly(imdb_cache: Cache, tmp_path: Path) -> None:
     cache = build(BuildSettings("imdb", out=tmp_path, epochs=0), ConsoleProgress(quiet=True)).cache
     sizes = {name: np.bincount(split.labels).tolist() for name, split in cache.items()}

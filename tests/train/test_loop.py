@@ -78,6 +78,7 @@ def run(job: TrainingSetup) -> Recorder:
     return callbacks
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fused", [True, False])
 def test_20_steps_equal_a_plain_loop_loss_by_loss(toy, model_folder, make_job, fused):
     """fp32, dropout on, the same seed: bit by bit with the same fused AdamW, within 1e-5 with the plain one."""
@@ -128,6 +129,7 @@ def test_the_schedule_is_that_of_transformers():
             scheduler.step()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("accumulation", [2, 3, 8, 11])
 def test_accumulated_gradients_equal_those_of_the_whole_batch(make_job, accumulation):
     """Uneven micro-batches included, where a mean of means would differ; within 1e-6."""
@@ -143,6 +145,7 @@ def test_accumulated_gradients_equal_those_of_the_whole_batch(make_job, accumula
     torch.testing.assert_close(gradients[1], gradients[0], atol=1e-6, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_the_mean_loss_is_the_sum_over_rows_divided_once(make_job):
     """The last batch is smaller; a mean of batch means would weigh its rows more."""
     job = make_job(lr=1e-12)
@@ -163,6 +166,7 @@ def test_the_mean_loss_is_the_sum_over_rows_divided_once(make_job):
     assert callbacks.sums.padded_tokens == job.split.draw(job.spec, 0).padded_tokens
 
 
+@pytest.mark.slow
 def test_the_trial_leaves_weights_optimizer_and_random_state_as_they_were(make_job):
     """Bit by bit, before the first step and in the middle of a run."""
     job = make_job()
@@ -237,6 +241,7 @@ class Syncs(TorchDispatchMode):
         return function(*args, **(kwargs or {}))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("on_nonfinite", ["stop", "skip"])
 def test_a_step_never_waits_for_the_device(make_job, on_nonfinite):
     """No value is read back between two log points, by the loop, the model or the optimizer."""
@@ -255,6 +260,7 @@ def test_a_step_never_waits_for_the_device(make_job, on_nonfinite):
     assert syncs.found  # reading is the sync point, and this is how it looks
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", sorted(READY_MASKS))
 def test_a_mask_that_is_ready_gives_the_logits_of_the_usual_one(tmp_path, toy, kind):
     """Bit by bit, for each model type that is given one."""
@@ -285,6 +291,7 @@ def poisoned(job: TrainingSetup, step: int) -> TrainingSetup:
     return replace(job, forward=forward)
 
 
+@pytest.mark.slow
 def test_a_skipped_update_leaves_weights_and_moments_as_they_were(make_job):
     job = poisoned(make_job(on_nonfinite="skip", lr=1e-3), 1)
     state = State(Meter(CPU))
@@ -302,6 +309,7 @@ def test_a_skipped_update_leaves_weights_and_moments_as_they_were(make_job):
     assert np.isfinite(sums.mean_loss)
 
 
+@pytest.mark.slow
 def test_after_a_bad_step_nothing_is_learned_until_the_run_stops(make_job):
     job = poisoned(make_job(on_nonfinite="stop", lr=1e-3), 1)
     state = State(Meter(CPU))
@@ -324,6 +332,7 @@ def test_weight_decay_spares_biases_and_norms(make_job):
     assert decayed | spared == set(names.values())
 
 
+@pytest.mark.slow
 def test_max_steps_cuts_the_last_epoch(toy, make_job):
     assert make_job(epochs=3).steps == (22, 22, 22)
     assert make_job(epochs=3, max_steps=30).steps == (22, 8)
@@ -353,6 +362,7 @@ def test_logits_do_not_depend_on_the_padding_of_the_batch(make_job, padding):
     assert (unmasked - alone).abs().max() > 1e-4  # the mask is what makes it so
 
 
+@pytest.mark.slow
 def test_bf16_computes_in_bf16_and_learns_in_fp32(make_job):
     job = make_job(precision="bf16")
     kinds = []
@@ -382,6 +392,7 @@ def test_a_device_that_is_not_here_is_refused_with_those_that_are():
             devices.pick_device(name)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 def test_compiled_training_compiles_few_times_however_many_widths(make_job):
     """Once for batches with a mask, once for those without, and once more at most for a row count of 1."""

@@ -99,6 +99,7 @@ def test_the_side_that_the_tokenizer_asks_for_changes_nothing(tmp_path: Path) ->
     )
 
 
+@pytest.mark.slow
 def test_what_is_hidden_is_distributed_as_transformers_does_it_on_real_reviews(tmp_path: Path) -> None:
     """Shares chosen, replaced by the mask token, by random ids, kept: each within 4.5 standard deviations of the
     collator's over 120 batches. Neither ever touches a special token. Random ids are as even over the vocabulary."""
@@ -165,6 +166,7 @@ def tiny(name: str) -> PreTrainedModel:
     return model.double().eval()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("exact", [True, False], ids=["exact", "without waiting"])
 @pytest.mark.parametrize("name", [*SUPPORTED, *OTHERS])
 def test_loss_and_all_gradients_equal_the_stock_models(name: str, exact: bool) -> None:
@@ -232,6 +234,7 @@ def test_the_gradient_of_a_step_is_that_of_transformers_mean_over_its_masked_tok
             torch.testing.assert_close(mine.grad, stock.grad, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_a_step_without_a_hidden_token_is_no_fault(toy: Cache, tmp_path: Path) -> None:
     """Its loss is 0 of 0 tokens, its gradients 0; transformers' mean would be no number."""
     job = make(toy, tmp_path, mlm_probability=1e-7)
@@ -258,6 +261,7 @@ class Waits(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
+@pytest.mark.slow
 def test_off_the_cpu_no_step_waits_for_the_device(toy: Cache, tmp_path: Path) -> None:
     """Hiding, loss, gradients, update: nothing asks for a value; on a CPU the number of hidden tokens is."""
     job = make(toy, tmp_path, gradient_accumulation_steps=2, cpu_kernels=False)
@@ -272,6 +276,7 @@ def test_off_the_cpu_no_step_waits_for_the_device(toy: Cache, tmp_path: Path) ->
         assert waits.found == ({"nonzero"} if exact else set())
 
 
+@pytest.mark.slow
 def test_perplexity_is_that_of_one_row_at_a_time_at_any_batch_size(toy: Cache, tmp_path: Path) -> None:
     """The stock model's own logits of unpadded rows; whatever the batches, the same tokens are hidden."""
     model = make(toy, tmp_path).model.eval()
@@ -323,6 +328,7 @@ def test_a_mask_token_is_found_where_a_file_names_it_or_by_its_usual_name() -> N
             read_specials({"tokenizer.json": broken}, "u")
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 def test_compiled_the_losses_are_the_same_and_compilations_few(toy: Cache, tmp_path: Path) -> None:
     """However many widths, rows and hidden tokens: with a mask, without one, and where something is of size 1."""

@@ -183,6 +183,7 @@ def test_code_in_a_model_s_folder_is_not_run(tmp_path, needs):
     assert not (tmp_path / "ran").exists()
 
 
+@pytest.mark.slow
 def test_a_model_that_cannot_classify_is_refused(tmp_path, needs):
     folder = tmp_path / "model"
     folder.mkdir()

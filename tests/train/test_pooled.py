@@ -68,6 +68,7 @@ LABELS = {
 """Of each problem type that transformers knows, for a head of three outputs."""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("problem", LABELS)
 @pytest.mark.parametrize("masked", [False, True], ids=["uniform", "padded"])
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])

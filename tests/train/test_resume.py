@@ -22,6 +22,8 @@ from train.run import resume_run, start_run
 from train.settings import Settings
 from train.signals import Stopped, StopRequest
 
+pytestmark = pytest.mark.slow
+
 # 9 steps an epoch; accumulation 2, dropout (the model's own 0.1), an evaluation after each epoch
 STEPS = 18
 FLAGS = {

@@ -37,6 +37,7 @@ def test_a_file_that_is_no_settings_is_refused(tmp_path: Path, name: str, text: 
         read_settings(tmp_path / "missing.toml")
 
 
+@pytest.mark.slow
 def test_a_runs_settings_reproduce_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The same metrics to the byte, in a run folder of its own; a flag on top changes what it says."""
     cache = write_cache(tmp_path / "toy", {"train": 48, "test": 16})

@@ -72,6 +72,7 @@ def settings(cache: Path, place: Path, out: Path, **more: Any) -> Settings:
     return Settings(cache=str(cache), model=str(model), out=str(out), **{**common, **more})
 
 
+@pytest.mark.slow
 def test_scores_and_losses_are_those_of_one_row_at_a_time(trained: tuple[str, Path, Path]) -> None:
     """The stock model on unpadded rows, its own loss, scores by their definitions."""
     kind, folder, run = trained
@@ -122,6 +123,7 @@ def rank_correlation(one: Any, other: Any) -> float:
     return float(np.corrcoef(counted(one), counted(other))[0, 1])
 
 
+@pytest.mark.slow
 def test_gradients_do_not_depend_on_accumulation(trained: tuple[str, Path, Path]) -> None:
     """Losses weighed by B / step_rows add up to the gradient of the batch as a whole."""
     _, folder, run = trained
@@ -135,6 +137,7 @@ def test_gradients_do_not_depend_on_accumulation(trained: tuple[str, Path, Path]
     torch.testing.assert_close(gradients[0], gradients[1], rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_a_stopped_run_goes_on_exactly(trained: tuple[str, Path, Path], tmp_path: Path) -> None:
     """Weights and metrics equal those of the run that was not stopped, dropout and accumulation included."""
     _, folder, run = trained
@@ -253,6 +256,7 @@ def test_matthews_by_hand() -> None:
     assert constant.scores(2, 0.0).matthews == 0
 
 
+@pytest.mark.slow
 def test_a_corpus_s_own_metric_is_its_runs_main_score(tmp_path: Path) -> None:
     """Named in the cache's manifest by its preset, kept by the run, shown by the comparison; else it is accuracy."""
     assert main_score({"accuracy": 0.5, "matthews": 0.2}, "Matthews") == ("matthews", 0.2)
@@ -270,6 +274,7 @@ def test_a_corpus_s_own_metric_is_its_runs_main_score(tmp_path: Path) -> None:
     assert f"Matthews {result.score[1]:.4f}" in comparison([result])
 
 
+@pytest.mark.slow
 def test_a_model_of_pairs_is_refused_on_single_texts_and_the_other_way_round(tmp_path: Path) -> None:
     """To evaluate it would give numbers that mean nothing; the message names both and the option."""
     source = tmp_path / "pairs.jsonl"

@@ -31,6 +31,8 @@ from train.run import start_run
 from train.run_folder.export import trained_model_folder
 from train.settings import Settings
 
+pytestmark = pytest.mark.slow
+
 CPU = torch.device("cpu")
 NAMES = ("O", "B-LOC", "B-PER", "I-PER")
 

@@ -25,6 +25,8 @@ from train.run_folder.records import joined_records, read_records
 from train.settings import Settings
 from train.signals import Stopped
 
+pytestmark = pytest.mark.slow
+
 STEPS = 18  # 9 an epoch
 FLAGS = {
     "epochs": 2,
