@@ -9,7 +9,7 @@ import torch
 from cache import STRATEGIES, InputError, PlanSpec
 from cache.batches.batch import Batch
 from cache.reading.opening import Cache
-from tests.helpers.toys import write_cache
+from tests.helpers.caches import write_cache
 
 
 @pytest.fixture(scope="module", params=["right", "left"])

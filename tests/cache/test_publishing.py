@@ -15,8 +15,8 @@ from cache.common import files as storage
 from cache.writing import publishing
 from cache.writing.writer import building, staging
 
-from ..helpers.builders import ROOT
-from ..helpers.toys import write_cache
+from ..helpers.build_server import ROOT
+from ..helpers.caches import write_cache
 
 
 def files_of(folder: Path) -> dict[str, bytes]:

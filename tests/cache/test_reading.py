@@ -17,8 +17,8 @@ from cache.common import files as storage
 from cache.reading import plan_files as planfiles
 from cache.reading.plan_files import store_plan
 
-from ..helpers.builders import ROOT
-from ..helpers.toys import write_cache
+from ..helpers.build_server import ROOT
+from ..helpers.caches import write_cache
 
 SPEC = PlanSpec("tight", 4, None, 5)
 

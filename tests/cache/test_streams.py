@@ -13,7 +13,7 @@ from cache import MismatchError, PlanSpec, open_cache
 from cache.batches.streams import BatchStream, StepDataset
 from cache.reading.opening import Cache
 from tests.helpers.children import CONTEXT, ended
-from tests.helpers.toys import write_cache
+from tests.helpers.caches import write_cache
 
 TIGHT = PlanSpec("tight", 7)
 NINES = PlanSpec("tight", 9)

@@ -15,7 +15,7 @@ from cache.format.manifest import Manifest, SplitInfo, TokenizerInfo, fingerprin
 from cache.format.tasks import IGNORED, Task
 from cache.reading.opening import Cache, open_cache
 from cache.writing.writer import file_info, publish, staging, write_manifest, write_shard
-from tests.helpers.toys import write_tokenizer
+from tests.helpers.tokenizers import write_tokenizer
 
 TASKS = (
     Task("classification", ("no", "yes"), pair=True),

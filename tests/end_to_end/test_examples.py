@@ -9,7 +9,7 @@ import pytest
 
 from cache.reading.opening import Cache
 from tests.helpers.models import write_model
-from tests.helpers.toys import write_cache
+from tests.helpers.caches import write_cache
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 

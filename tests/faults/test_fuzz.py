@@ -20,7 +20,7 @@ from cache.plans.strategies import EpochPlan
 from cache.reading.plan_files import PLAN_FORMAT, PLAN_VERSION, _fault, _parsed, _unfit
 
 from ..helpers.fuzzing import fuzz, mutated_bytes, mutated_json
-from ..helpers.toys import write_cache
+from ..helpers.caches import write_cache
 
 MANIFEST = Path("manifest.json")
 REFUSED = (CorruptCacheError, FormatVersionError, MismatchError)

@@ -22,7 +22,7 @@ from prep.tokenization.engines import (
 )
 from prep.tokenization.tokenizer import Encoder, TokenizerFiles
 
-from ..helpers.kinds import CORPUS, KINDS, wordpiece
+from ..helpers.tokenizers import CORPUS, KINDS, wordpiece
 
 TRUNCATIONS = ((400, "right"), (9, "left"), (4, "right"))
 

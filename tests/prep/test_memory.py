@@ -20,7 +20,7 @@ from train.models.pooled import FORWARDS, use_pooled_only
 from train.settings import PRECISIONS
 
 from ..helpers.commands import Prep
-from ..helpers.toys import write_cache
+from ..helpers.caches import write_cache
 
 TINY = {
     "vocab_size": 100,

@@ -21,11 +21,13 @@ from prep.tokenization.engines import (
 )
 from prep.tokenization.tokenizer import Encoder, find_tokenizer
 
-from ..helpers.corpora import build_toy, content, decoded, ids_by_transformers, toy_rows, write_rows
-from ..helpers.encoders import KINDS, tokenizer_json, write_encoder
-from ..helpers.encoders import texts as sentence_texts
-from ..helpers.kinds import wordpiece
-from ..helpers.toys import write_tokenizer
+from ..helpers.builds import build_toy, content, decoded, ids_by_transformers
+from ..helpers.corpora import toy_rows, write_rows
+from ..helpers.models import KINDS, write_encoder
+from ..helpers.tokenizers import tokenizer_json
+from ..helpers.tokenizers import texts as sentence_texts
+from ..helpers.tokenizers import wordpiece
+from ..helpers.tokenizers import write_tokenizer
 
 # --- proof of parity
 
@@ -88,7 +90,7 @@ def test_a_wrong_row_is_found_and_the_whole_build_falls_back_with_a_warning(
         return made[-1]
 
     monkeypatch.setitem(engines.FAST, "nanotoken", ("WordPiece", lying))
-    monkeypatch.setattr("tests.helpers.corpora.Reporter", lambda quiet: LOUD)
+    monkeypatch.setattr("tests.helpers.builds.Reporter", lambda quiet: LOUD)
     cache = build_toy(path, tmp_path, name="lied").cache
     warning = capsys.readouterr().err
     assert made[0].calls
@@ -111,7 +113,7 @@ def test_an_engine_that_fails_is_replaced(
             return self.honest.encode(texts[:-1])
 
     monkeypatch.setitem(engines.FAST, "nanotoken", ("WordPiece", lambda rules: Broken(rules, other_id)))
-    monkeypatch.setattr("tests.helpers.corpora.Reporter", lambda quiet: LOUD)
+    monkeypatch.setattr("tests.helpers.builds.Reporter", lambda quiet: LOUD)
     rows = toy_rows(40)
     cache = build_toy(write_rows(tmp_path / "a.csv", rows), tmp_path).cache
     said = {"panic": "nanotoken failed: index out of bounds", "rows": "nanotoken gave 39 rows for 40 texts"}

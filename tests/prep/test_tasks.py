@@ -12,9 +12,10 @@ from transformers import AutoTokenizer, DataCollatorWithPadding
 from cache import Cache, InputError, MismatchError, PlanSpec
 from prep.tokenization.engines import ParityCheck, ParityError, Rules, TokenizersEngine, choose_engine
 from prep.tokenization.pairs import PairEncoder, longest_first
-from tests.helpers.corpora import build_toy
-from tests.helpers.kinds import KINDS
-from tests.helpers.toys import WORDS, write_tokenizer
+from tests.helpers.builds import build_toy
+from tests.helpers.tokenizers import KINDS
+from tests.helpers.corpora import WORDS
+from tests.helpers.tokenizers import write_tokenizer
 
 
 def write(path: Path, rows: list[dict[str, Any]]) -> Path:

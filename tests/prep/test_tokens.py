@@ -20,9 +20,10 @@ from prep.inspect.summary import class_counts, format_splits
 from prep.tokenization.engines import ParityCheck, ParityError, Rules, TokenizersEngine, choose_engine
 from prep.tokenization.tokenizer import Encoder, TokenizerFiles, with_space_before
 from prep.tokenization.words import WordEncoder, Words, pack, unpack
-from tests.helpers.corpora import build_toy, content
-from tests.helpers.kinds import KINDS, byte_level
-from tests.helpers.toys import WORDS, write_tokenizer
+from tests.helpers.builds import build_toy, content
+from tests.helpers.tokenizers import KINDS, byte_level
+from tests.helpers.corpora import WORDS
+from tests.helpers.tokenizers import write_tokenizer
 
 Sentence = dict[str, list[str]]
 

@@ -9,7 +9,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from cache.plans.spec import PlanSpec
 from tests.helpers.models import write_model
-from tests.helpers.toys import write_cache
+from tests.helpers.caches import write_cache
 from train import device as devices
 from train.loop import Job, MemoryShortError, backward, make_optimizer, schedule, train, update
 from train.models.inputs import READY_MASKS, model_inputs

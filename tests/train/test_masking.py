@@ -25,7 +25,7 @@ from cache.format.tasks import IGNORED
 from prep.build import BuildSettings, build
 from prep.progress import Reporter
 from tests.helpers.models import write_model
-from tests.helpers.toys import write_cache
+from tests.helpers.caches import write_cache
 from tests.train.test_pooled import SMALL, SUPPORTED
 from train.loop import backward, update
 from train.metrics.evaluation import evaluate

@@ -9,7 +9,8 @@ import torch
 
 from cache.errors import InputError, MismatchError
 from tests.helpers.models import write_model
-from tests.helpers.toys import write_cache, write_tokenizer
+from tests.helpers.caches import write_cache
+from tests.helpers.tokenizers import write_tokenizer
 from train.models.loading import Needs, load_model, model_digest, model_folder, usable_positions
 
 

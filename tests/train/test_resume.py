@@ -16,7 +16,7 @@ import torch
 from cache.errors import InputError, MismatchError
 from tests.helpers.children import ended, kill_in_second_checkpoint, spawn, stop_after, wait_for_lines
 from tests.helpers.models import write_model
-from tests.helpers.toys import write_cache
+from tests.helpers.caches import write_cache
 from train.checkpoint import checkpoints
 from train.run import resume_run, start_run
 from train.settings import Settings

@@ -10,7 +10,8 @@ from click.testing import CliRunner
 from cache.common.progress import clock
 from cache.errors import InputError, LengthwiseError, MismatchError
 from tests.helpers.models import write_model
-from tests.helpers.toys import WORDS, write_cache
+from tests.helpers.caches import write_cache
+from tests.helpers.corpora import WORDS
 from train.cli import cli, main
 from train.metrics.scores import ClassScores
 from train.predict import Predictor, read_texts
