@@ -14,7 +14,7 @@ from cache.plans.spec import STRATEGIES
 from cache.reading.padding import gather_rows, row_mask
 from cache.writing.writer import write_manifest
 
-from ..helpers.toys import write_cache
+from ..helpers.caches import write_cache
 
 SPECS = [PlanSpec.of(name, 8, None) if name != "budget" else PlanSpec(name, None, 200) for name in STRATEGIES]
 SIDES = ("right", "left")

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from cache import STRATEGIES, Batch, Cache, InputError, PlanSpec
-from tests.helpers.toys import write_cache
+from tests.helpers.caches import write_cache
 
 
 @pytest.fixture(scope="module", params=["right", "left"])

@@ -16,7 +16,7 @@ from cache import (
     open_cache,
 )
 
-from ..helpers.builders import ROOT
+from ..helpers.build_server import ROOT
 from ..helpers.hostile import REMEDY, read_everything, refused, sound_cache
 
 

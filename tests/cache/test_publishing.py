@@ -15,8 +15,8 @@ from cache import InputError, NotACacheError, StorageError, open_cache
 from cache.writing import publishing
 from cache.writing.publishing import building, staging
 
-from ..helpers.builders import ROOT
-from ..helpers.toys import write_cache
+from ..helpers.build_server import ROOT
+from ..helpers.caches import write_cache
 
 
 def files_of(folder: Path) -> dict[str, bytes]:

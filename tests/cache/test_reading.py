@@ -17,8 +17,8 @@ from cache.common import files as storage
 from cache.writing import plans as plan_storing
 from cache.writing.plans import store_plan
 
-from ..helpers.builders import ROOT
-from ..helpers.toys import write_cache
+from ..helpers.build_server import ROOT
+from ..helpers.caches import write_cache
 
 SPEC = PlanSpec("tight", 4, None, 5)
 

@@ -10,8 +10,8 @@ from safetensors.torch import load_file, save_file
 from torch.utils.data import DataLoader
 
 from cache import BatchStream, Cache, MismatchError, PlanSpec, StepDataset, open_cache
+from tests.helpers.caches import write_cache
 from tests.helpers.children import CONTEXT, ended
-from tests.helpers.toys import write_cache
 
 TIGHT = PlanSpec("tight", 7)
 NINES = PlanSpec("tight", 9)

@@ -15,7 +15,7 @@ from cache.format.manifest import Manifest, SplitInfo, TokenizerInfo, fingerprin
 from cache.format.tasks import IGNORED, Task
 from cache.writing.publishing import publish, staging
 from cache.writing.writer import ShardColumns, write_manifest, write_shard
-from tests.helpers.toys import write_tokenizer
+from tests.helpers.tokenizers import write_tokenizer
 
 TASKS = (
     Task("classification", ("no", "yes"), pair=True),

@@ -8,8 +8,8 @@ from types import ModuleType
 import pytest
 
 from cache import Cache
+from tests.helpers.caches import write_cache
 from tests.helpers.models import write_model
-from tests.helpers.toys import write_cache
 
 pytestmark = pytest.mark.slow
 

@@ -16,9 +16,10 @@ from transformers import AutoModelForMaskedLM, BertConfig
 from cache import InputError, LengthwiseError, MismatchError, open_cache
 from prep.inspect.samples import format_sample, random_samples
 from prep.inspect.summary import cache_facts, format_splits
-from tests.helpers.corpora import build_toy, toy_rows, write_rows
+from tests.helpers.builds import build_toy
+from tests.helpers.corpora import toy_rows, write_rows
 from tests.helpers.models import write_model
-from tests.helpers.toys import write_tokenizer
+from tests.helpers.tokenizers import write_tokenizer
 from train.cli import cli
 from train.models.heads import quiet_transformers
 from train.run import resume_run, start_run

@@ -17,7 +17,8 @@ from cache import Cache, MismatchError, Split, open_cache
 from cache.plans.spec import PlanSpec
 from prep.cli import cli as prep_cli
 from tests.helpers.children import stop_after
-from tests.helpers.encoders import KINDS, Kind, sentences, write_encoder
+from tests.helpers.corpora import sentences
+from tests.helpers.models import KINDS, Kind, write_encoder
 from train.cli import cli as train_cli
 from train.metrics.evaluation import evaluate
 from train.models.fit import CacheRequirements

@@ -21,7 +21,7 @@ from train.run_folder.console import ConsoleProgress
 from ..helpers.children import ended, spawn
 from ..helpers.corpora import toy_rows, write_rows
 from ..helpers.models import write_model
-from ..helpers.toys import write_tokenizer
+from ..helpers.tokenizers import write_tokenizer
 
 pytestmark = pytest.mark.slow
 

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from ..helpers.corpora import toy_rows, write_rows
-from ..helpers.toys import write_tokenizer
+from ..helpers.tokenizers import write_tokenizer
 
 pytestmark = pytest.mark.slow
 

@@ -19,8 +19,8 @@ from cache.format.plan_file import PLAN_FORMAT, PLAN_VERSION, _fault, _parsed, _
 from cache.format.safetensors_file import check_header
 from cache.plans.strategies import EpochPlan
 
+from ..helpers.caches import write_cache
 from ..helpers.fuzzing import fuzz, mutated_bytes, mutated_json
-from ..helpers.toys import write_cache
 
 pytestmark = pytest.mark.slow
 

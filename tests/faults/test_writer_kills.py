@@ -11,7 +11,7 @@ import pytest
 
 from cache import NotACacheError, open_cache
 
-from ..helpers.builders import Builder
+from ..helpers.build_server import Builder
 
 pytestmark = pytest.mark.slow
 

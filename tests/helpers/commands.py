@@ -11,8 +11,8 @@ import pyarrow.parquet
 
 from cache import open_cache
 
-from .corpora import decoded
-from .toys import write_tokenizer
+from .builds import decoded
+from .tokenizers import write_tokenizer
 
 GOOD = "text,label\nword1,x\nword2,y\n"
 """A csv file without a fault."""

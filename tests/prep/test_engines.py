@@ -22,7 +22,7 @@ from prep.tokenization.engines import (
 )
 from prep.tokenization.tokenizer import Encoder, TokenizerFiles
 
-from ..helpers.kinds import CORPUS, KINDS, wordpiece
+from ..helpers.tokenizers import CORPUS, ENGINE_KINDS, engine_json
 
 TRUNCATIONS = ((400, "right"), (9, "left"), (4, "right"))
 
@@ -30,8 +30,7 @@ TRUNCATIONS = ((400, "right"), (9, "left"), (4, "right"))
 @functools.cache
 def pairs(kind: str) -> list[tuple[engines.Engine, engines.Engine]]:
     """For each truncation the fast engine and the reference."""
-    make, tokenizer_json = KINDS[kind]
-    text = tokenizer_json()
+    make, text = ENGINE_KINDS[kind][0], engine_json(kind)
     rules = [Rules(text, max_length, side, 1) for max_length, side in TRUNCATIONS]
     return [(make(rule), TokenizersEngine(rule)) for rule in rules]
 
@@ -97,7 +96,7 @@ texts = st.one_of(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", ENGINE_KINDS)
 @given(batch=st.lists(texts, min_size=1, max_size=20))
 @example(batch=ODD)
 @example(batch=["".join(ODD)])
@@ -110,7 +109,7 @@ def test_a_fast_engine_gives_the_ids_of_tokenizers_for_any_text(kind: str, batch
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", ENGINE_KINDS)
 def test_a_fast_engine_gives_the_ids_of_tokenizers_for_every_tenth_character_there_is(kind: str) -> None:
     codes = [code for code in range(len(kind), sys.maxunicode + 1, 10) if not 0xD800 <= code < 0xE000]
     characters = [chr(code) for code in codes if unicodedata.category(chr(code)) != "Cn"]
@@ -134,7 +133,7 @@ def test_letters_younger_than_unicode_3_2_are_told_from_old_ones_and_from_symbol
 
 
 def test_the_engine_fits_the_model() -> None:
-    names = {kind: choose_engine("auto", Rules(text(), 30, "right", 1)).name for kind, (_, text) in KINDS.items()}
+    names = {kind: choose_engine("auto", Rules(engine_json(kind), 30, "right", 1)).name for kind in ENGINE_KINDS}
     assert set(names.values()) == {"nanotoken", "gigatoken"}
     assert all((names[kind] == "nanotoken") == kind.startswith("bert") for kind in names)
     unigram = Tokenizer(models.Unigram([("<unk>", 0.0), ("a", -1.0)], 0)).to_str()
@@ -144,7 +143,7 @@ def test_the_engine_fits_the_model() -> None:
 @pytest.mark.parametrize("engine", ["nanotoken", "gigatoken"])
 def test_an_engine_that_is_not_installed_is_passed_over_or_named(monkeypatch: pytest.MonkeyPatch, engine: str) -> None:
     monkeypatch.setitem(sys.modules, engine, None)
-    text = wordpiece() if engine == "nanotoken" else KINDS["roberta"][1]()
+    text = engine_json("bert" if engine == "nanotoken" else "roberta")
     assert choose_engine("auto", Rules(text, 30, "right", 1)).name == "tokenizers"
     with pytest.raises(InputError, match=f"--engine {engine} is not installed: pip install {engine}"):
         choose_engine(engine, Rules(text, 30, "right", 1))
@@ -153,12 +152,12 @@ def test_an_engine_that_is_not_installed_is_passed_over_or_named(monkeypatch: py
 @pytest.mark.parametrize(("engine", "kind"), [("nanotoken", "roberta"), ("gigatoken", "bert")])
 def test_an_engine_that_does_not_take_the_tokenizer_says_so(engine: str, kind: str) -> None:
     with pytest.raises(InputError, match=rf"--engine {engine} does not take this \w+ tokenizer: .*--engine tokenizers"):
-        choose_engine(engine, Rules(KINDS[kind][1](), 30, "right", 1))
+        choose_engine(engine, Rules(engine_json(kind), 30, "right", 1))
 
 
 @pytest.mark.parametrize("single", ["$A", "<s> $A", "$A </s>", "<s> $A </s> </s>"])
 def test_special_tokens_go_around_the_text_however_many(single: str) -> None:
-    tokenizer = Tokenizer.from_str(KINDS["roberta"][1]())
+    tokenizer = Tokenizer.from_str(engine_json("roberta"))
     tokenizer.post_processor = processors.TemplateProcessing(single=single, special_tokens=[("<s>", 0), ("</s>", 2)])
     files = TokenizerFiles("toy", None, {"tokenizer.json": tokenizer.to_str().encode()})
     for engine in ("gigatoken", "tokenizers"):

@@ -11,8 +11,10 @@ from cache import InputError
 from cache.reading.gather import padded_rows
 from prep import build_cache, to_dataset
 
-from ..helpers.corpora import ids_by_transformers, toy_rows
-from ..helpers.toys import write_cache, write_tokenizer
+from ..helpers.builds import ids_by_transformers
+from ..helpers.caches import write_cache
+from ..helpers.corpora import toy_rows
+from ..helpers.tokenizers import write_tokenizer
 
 ROWS = toy_rows(50)
 TEXTS = [text for text, _ in ROWS]

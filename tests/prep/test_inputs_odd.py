@@ -8,8 +8,8 @@ import pytest
 
 from cache import open_cache
 
+from ..helpers.builds import ids_by_transformers
 from ..helpers.commands import GOOD, Prep, build, csv_of, write, write_parquet
-from ..helpers.corpora import ids_by_transformers
 
 REST = [("word2", "y"), ("word3", "x")]
 

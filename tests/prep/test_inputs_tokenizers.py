@@ -10,7 +10,7 @@ import pytest
 from cache import open_cache
 
 from ..helpers.commands import GOOD, Prep, build, write
-from ..helpers.toys import SPECIALS, write_tokenizer
+from ..helpers.tokenizers import SPECIALS, write_tokenizer
 
 
 def change_tokenizer(**changes: Any) -> None:

@@ -19,8 +19,8 @@ from train.models.cpu_attention import use_cpu_kernels
 from train.models.pooled import FORWARDS, use_pooled_only
 from train.settings import PRECISIONS
 
+from ..helpers.caches import write_cache
 from ..helpers.commands import Prep
-from ..helpers.toys import write_cache
 
 TINY = {
     "vocab_size": 100,

@@ -21,11 +21,11 @@ from prep.tokenization.engines import (
 )
 from prep.tokenization.tokenizer import Encoder, find_tokenizer
 
-from ..helpers.corpora import build_toy, content, decoded, ids_by_transformers, toy_rows, write_rows
-from ..helpers.encoders import KINDS, tokenizer_json, write_encoder
-from ..helpers.encoders import texts as sentence_texts
-from ..helpers.kinds import wordpiece
-from ..helpers.toys import write_tokenizer
+from ..helpers.builds import build_toy, content, decoded, ids_by_transformers
+from ..helpers.corpora import toy_rows, write_rows
+from ..helpers.models import KINDS, write_encoder
+from ..helpers.tokenizers import engine_json, tokenizer_json, write_tokenizer
+from ..helpers.tokenizers import texts as sentence_texts
 
 # --- proof of parity
 
@@ -89,7 +89,7 @@ def test_a_wrong_row_is_found_and_the_whole_build_falls_back_with_a_warning(
         return made[-1]
 
     monkeypatch.setitem(engines.FAST, "nanotoken", ("WordPiece", lying))
-    monkeypatch.setattr("tests.helpers.corpora.ConsoleProgress", lambda quiet: LOUD)
+    monkeypatch.setattr("tests.helpers.builds.ConsoleProgress", lambda quiet: LOUD)
     cache = build_toy(path, tmp_path, name="lied").cache
     warning = capsys.readouterr().err
     assert made[0].calls
@@ -112,7 +112,7 @@ def test_an_engine_that_fails_is_replaced(
             return self.honest.encode(texts[:-1])
 
     monkeypatch.setitem(engines.FAST, "nanotoken", ("WordPiece", lambda rules: Broken(rules, other_id)))
-    monkeypatch.setattr("tests.helpers.corpora.ConsoleProgress", lambda quiet: LOUD)
+    monkeypatch.setattr("tests.helpers.builds.ConsoleProgress", lambda quiet: LOUD)
     rows = toy_rows(40)
     cache = build_toy(write_rows(tmp_path / "a.csv", rows), tmp_path).cache
     said = {"panic": "nanotoken failed: index out of bounds", "rows": "nanotoken gave 39 rows for 40 texts"}
@@ -122,7 +122,7 @@ def test_an_engine_that_fails_is_replaced(
 
 
 def test_enough_rows_are_checked_the_longest_and_foreign_ones_first() -> None:
-    rules = Rules(wordpiece(), 400, "right", 0)
+    rules = Rules(engine_json("bert"), 400, "right", 0)
     texts = [f"text {number}" for number in range(5000)]
     for row in range(0, 1000, 10):
         texts[row] = "é" + texts[row]

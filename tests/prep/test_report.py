@@ -18,8 +18,8 @@ from prep.inspect import figures
 from prep.inspect.figures_data import envelope, in_source_order, plan_views, smaller_limits, truncations
 from prep.inspect.figures_tokens import _marks, _shown, marked_rows
 from prep.inspect.report import make_report, report_page, write_pictures, write_report
+from tests.helpers.caches import write_cache
 from tests.helpers.pages import CHROMIUM, Page, check_in_browser, check_page
-from tests.helpers.toys import write_cache
 
 
 @pytest.fixture(scope="module")

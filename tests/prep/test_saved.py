@@ -10,7 +10,8 @@ import pytest
 from cache import InputError
 from prep import build_cache
 
-from ..helpers.corpora import build_toy, check_rows, content, toy_rows
+from ..helpers.builds import build_toy, check_rows, content
+from ..helpers.corpora import toy_rows
 
 ROWS = toy_rows(60)
 

@@ -10,7 +10,8 @@ from cache.common.progress import ConsoleProgress
 from prep.build import BuildSettings, build
 from prep.tokenization.tokenizer import find_tokenizer
 
-from ..helpers.corpora import build_toy, check_rows, decoded, toy_rows, write_rows
+from ..helpers.builds import build_toy, check_rows, decoded
+from ..helpers.corpora import toy_rows, write_rows
 
 ROWS = [*toy_rows(60), ('word1, word2\nword3 "word4"', "neg"), ("word5", "pos")]
 

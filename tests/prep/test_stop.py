@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from ..helpers.corpora import build_toy, content, toy_rows, write_rows
-from ..helpers.toys import write_tokenizer
+from ..helpers.builds import build_toy, content
+from ..helpers.corpora import toy_rows, write_rows
+from ..helpers.tokenizers import write_tokenizer
 
 pytestmark = pytest.mark.slow
 

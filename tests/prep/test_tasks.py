@@ -12,9 +12,9 @@ from transformers import AutoTokenizer, DataCollatorWithPadding
 from cache import Cache, InputError, MismatchError, PlanSpec
 from prep.tokenization.engines import ParityCheck, ParityError, Rules, TokenizersEngine, choose_engine
 from prep.tokenization.pairs import PairEncoder, longest_first
-from tests.helpers.corpora import build_toy
-from tests.helpers.kinds import KINDS
-from tests.helpers.toys import WORDS, write_tokenizer
+from tests.helpers.builds import build_toy
+from tests.helpers.corpora import WORDS
+from tests.helpers.tokenizers import ENGINE_KINDS, engine_json, write_tokenizer
 
 
 def write(path: Path, rows: list[dict[str, Any]]) -> Path:
@@ -86,14 +86,14 @@ def test_reviews_cut_in_halves_equal_transformers(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("side", ["right", "left"])
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", ENGINE_KINDS)
 def test_a_fast_engine_puts_pairs_together_as_tokenizers_does(kind: str, side: str) -> None:
     """Any vocabulary kind, either truncation side, odd and even room; templates of one and of two token types."""
     random = np.random.default_rng(1)
     words = ["the", "film", "was", "Größe", "naïve", "1999", "<unk>", "ok.", "🙂"]
     texts = [[" ".join(random.choice(words, random.integers(0, 25))) for _ in range(200)] for _ in range(2)]
     for max_length in (9, 16, 200):
-        rules = Rules(KINDS[kind][1](), max_length, side, 1)
+        rules = Rules(engine_json(kind), max_length, side, 1)
         engine = choose_engine("auto", rules)
         assert engine.name != "tokenizers"
         encoder = PairEncoder(rules, engine, ParityCheck(TokenizersEngine(rules)))

@@ -20,9 +20,9 @@ from prep.inspect.summary import class_counts, format_splits
 from prep.tokenization.engines import ParityCheck, ParityError, Rules, TokenizersEngine, choose_engine
 from prep.tokenization.tokenizer import Encoder, TokenizerFiles, with_space_before
 from prep.tokenization.words import WordEncoder, Words, pack, unpack
-from tests.helpers.corpora import build_toy, content
-from tests.helpers.kinds import KINDS, byte_level
-from tests.helpers.toys import WORDS, write_tokenizer
+from tests.helpers.builds import build_toy, content
+from tests.helpers.corpora import WORDS
+from tests.helpers.tokenizers import ENGINE_KINDS, byte_level, engine_json, write_tokenizer
 
 Sentence = dict[str, list[str]]
 
@@ -135,14 +135,14 @@ ODD = [
 
 @pytest.mark.slow
 @pytest.mark.parametrize("side", ["right", "left"])
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", ENGINE_KINDS)
 def test_a_fast_engine_puts_words_together_as_tokenizers_does(kind: str, side: str) -> None:
     """Any vocabulary kind, either truncation side; words without a token, of many tokens, with spaces in them."""
     random = np.random.default_rng(1)
     rows = [random.choice(ODD, random.integers(0, 25)).tolist() for _ in range(200)]
     marks = random.integers(1, 9, sum(map(len, rows)))
     for max_length in (5, 16, 200):
-        files = TokenizerFiles("toy", None, {"tokenizer.json": KINDS[kind][1]().encode()})
+        files = TokenizerFiles("toy", None, {"tokenizer.json": engine_json(kind).encode()})
         rules = Rules(with_space_before(files).files["tokenizer.json"].decode(), max_length, side, 1)
         engine = choose_engine("auto", rules)
         assert engine.name != "tokenizers"

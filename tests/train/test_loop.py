@@ -9,8 +9,8 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from cache.plans.spec import PlanSpec
+from tests.helpers.caches import write_cache
 from tests.helpers.models import write_model
-from tests.helpers.toys import write_cache
 from train import device as devices
 from train.loop.oom_check import check_memory
 from train.loop.setup import TrainingSetup, epoch_steps, make_optimizer

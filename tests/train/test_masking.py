@@ -24,8 +24,8 @@ from cache.common.progress import ConsoleProgress
 from cache.format.special_tokens import read_specials
 from cache.format.tasks import IGNORED
 from prep.build import BuildSettings, build
+from tests.helpers.caches import write_cache
 from tests.helpers.models import write_model
-from tests.helpers.toys import write_cache
 from tests.train.test_pooled import SMALL, SUPPORTED
 from train.loop.setup import prepare_training
 from train.loop.state import Meter, State

@@ -20,9 +20,9 @@ from train.run_folder.model_card import METRICS, model_card
 from train.run_folder.records import Json, RunInfo, joined_records, read_run
 from train.settings import Settings
 
-from ..helpers.corpora import build_toy
+from ..helpers.builds import build_toy
+from ..helpers.caches import write_cache
 from ..helpers.models import write_model
-from ..helpers.toys import write_cache
 from .test_tasks import rows_of
 
 WORDS_OF = [[f"word{number % 7}", f"word{number % 5}"] for number in range(40)]

@@ -8,8 +8,9 @@ import safetensors.torch
 import torch
 
 from cache.errors import InputError, MismatchError
+from tests.helpers.caches import write_cache
 from tests.helpers.models import write_model
-from tests.helpers.toys import write_cache, write_tokenizer
+from tests.helpers.tokenizers import write_tokenizer
 from train.models.fit import CacheRequirements, usable_positions
 from train.models.loading import load_model, model_digest, model_folder
 

@@ -14,9 +14,9 @@ import pytest
 import torch
 
 from cache.errors import InputError, MismatchError
+from tests.helpers.caches import write_cache
 from tests.helpers.children import ended, kill_in_second_checkpoint, spawn, stop_after, wait_for_lines
 from tests.helpers.models import write_model
-from tests.helpers.toys import write_cache
 from train.loop.checkpoint import checkpoints
 from train.run import resume_run, start_run
 from train.settings import Settings

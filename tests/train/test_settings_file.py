@@ -7,8 +7,8 @@ import pytest
 from click.testing import CliRunner
 
 from cache import InputError
+from tests.helpers.caches import write_cache
 from tests.helpers.models import write_model
-from tests.helpers.toys import write_cache
 from train.cli import cli
 from train.settings import read_settings
 

@@ -13,9 +13,9 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from cache import Batch, InputError, MismatchError, open_cache
 from cache.format.tasks import Task
-from tests.helpers.corpora import build_toy
+from tests.helpers.builds import build_toy
+from tests.helpers.corpora import WORDS
 from tests.helpers.models import check_same_run, resume_from_first_checkpoint, write_model
-from tests.helpers.toys import WORDS
 from train.compare.table import comparison, read_result
 from train.metrics.evaluation import evaluate
 from train.metrics.scores import ClassTally, SetTally, correlation, main_score, ranks

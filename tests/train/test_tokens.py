@@ -15,9 +15,9 @@ from transformers import AutoModelForTokenClassification, AutoTokenizer
 
 from cache import Cache, InputError, MismatchError, PlanSpec, open_cache
 from cache.format.tasks import IGNORED
-from tests.helpers.corpora import build_toy
+from tests.helpers.builds import build_toy
+from tests.helpers.corpora import WORDS
 from tests.helpers.models import check_same_run, resume_from_first_checkpoint, write_model
-from tests.helpers.toys import WORDS
 from train.cli import cli
 from train.compare.table import comparison, read_result
 from train.metrics.entities import TokenTally

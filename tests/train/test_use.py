@@ -9,8 +9,9 @@ from click.testing import CliRunner
 
 from cache.common.progress import clock
 from cache.errors import InputError, LengthwiseError, MismatchError
+from tests.helpers.caches import write_cache
+from tests.helpers.corpora import WORDS
 from tests.helpers.models import write_model
-from tests.helpers.toys import WORDS, write_cache
 from train.cli import cli, main
 from train.declarations import declarations
 from train.metrics.scores import ClassScores

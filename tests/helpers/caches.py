@@ -1,4 +1,4 @@
-"""Small caches and tokenizers, made on the spot."""
+"""Small caches, written row by row through the writer alone."""
 
 from pathlib import Path
 
@@ -12,31 +12,8 @@ from cache.format.tasks import Task
 from cache.writing.publishing import publish, staging
 from cache.writing.writer import ShardColumns, write_manifest, write_shard
 
-WORDS = [f"word{number}" for number in range(200)]
-SPECIALS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
-
-
-def write_tokenizer(folder: Path) -> Path:
-    """A WordPiece tokenizer of 205 tokens as a folder that transformers loads."""
-    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
-
-    folder.mkdir(parents=True, exist_ok=True)
-    vocabulary = {token: number for number, token in enumerate(SPECIALS + WORDS)}
-    tokenizer = Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]"))
-    tokenizer.normalizer = normalizers.BertNormalizer()
-    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    tokenizer.post_processor = processors.TemplateProcessing(
-        single="[CLS] $A [SEP]",
-        pair="[CLS] $A [SEP] $B:1 [SEP]:1",
-        special_tokens=[("[CLS]", 2), ("[SEP]", 3)],
-    )
-    tokenizer.add_special_tokens(SPECIALS)
-    tokenizer.save(str(folder / "tokenizer.json"))
-    config = """{"tokenizer_class": "BertTokenizer", "model_max_length": 128, "pad_token": "[PAD]",
- "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]", "mask_token": "[MASK]", "do_lower_case": true}
-"""
-    (folder / "tokenizer_config.json").write_text(config)
-    return folder
+from .corpora import WORDS
+from .tokenizers import SPECIALS, write_tokenizer
 
 
 def write_cache(

@@ -26,7 +26,7 @@ def build(place: Path, seed: int = 0, **_: Any) -> None:
     from cache import NotACacheError
     from cache.format.manifest import fingerprint_of, read_manifest
     from cache.writing.publishing import building
-    from tests.helpers.toys import write_cache
+    from tests.helpers.caches import write_cache
 
     with building(place, say):
         try:
@@ -71,7 +71,7 @@ def child(order: dict[str, Any]) -> None:
 
 
 def serve() -> None:
-    importlib.import_module("tests.helpers.toys")
+    importlib.import_module("tests.helpers.caches")
     importlib.import_module("tokenizers")
 
     pipes: dict[int, int] = {}
@@ -109,7 +109,7 @@ class Builder:
 
     def __init__(self) -> None:
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "tests.helpers.builders"],
+            [sys.executable, "-m", "tests.helpers.build_server"],
             cwd=ROOT,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
