@@ -49,8 +49,9 @@ def build_wheel(folder: Path) -> Path:
 
 
 def check_content(wheel: Path) -> None:
-    """Every module of the checkout, and nothing else: no data."""
-    modules = {str(path.relative_to(ROOT)) for room in ROOMS for path in (ROOT / room).rglob("*.py")}
+    """Every module and template of the checkout, and nothing else: no data."""
+    found = (path for room in ROOMS for ending in ("py", "html") for path in (ROOT / room).rglob(f"*.{ending}"))
+    modules = {str(path.relative_to(ROOT)) for path in found}
 
     names = [name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name]
     for name in names:
