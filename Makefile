@@ -4,14 +4,22 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP_INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: demo test faults lint types wheel check bench bench-quick pictures clean
+# Tests run in as many processes as there are cores to give them, each computing on one thread.
+WORKERS ?= 2
+PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist worksteal
+
+.PHONY: demo test quick faults lint types wheel check bench bench-quick pictures clean
 
 demo: .venv/demo.stamp
 	$(BIN)/prep build imdb
 	$(BIN)/train run --cache cache/imdb --strategy tight --lr 1e-4 --max-steps 60 --eval-rows 500
 
 test: .venv/dev.stamp
-	$(BIN)/python -m pytest
+	$(PYTEST)
+
+# The unit tests alone: what starts a process or trains a model is marked slow, and left out.
+quick: .venv/dev.stamp
+	$(PYTEST) -m "not slow and not faults"
 
 # The full counts of what breaks things for real: kills, flipped bytes, fuzzing. Half an hour on two cores.
 faults: .venv/dev.stamp

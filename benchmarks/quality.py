@@ -73,7 +73,7 @@ def _train(settings: argparse.Namespace) -> dict[str, list[Json]]:
     trainer = worker()
     folders = trainer.ask(do="prepare", layers=settings.layers, limit=settings.rows, holdout=settings.holdout)
     task = {key: getattr(settings, key) for key in ("precision", "lr", "device", "epochs")}
-    task |= {"eval_split": "test", "log_every": 5}
+    task |= {"eval_split": "test", "logging_steps": 5}
     trainer.ask(do="run", strategy="fixed", batch_size=16, max_steps=2, **folders, **{**task, "eval_split": "none"})
     seeds = {strategy: iter(range(1, settings.seeds + 1)) for strategy in STRATEGIES}
 

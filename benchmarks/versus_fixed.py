@@ -31,7 +31,7 @@ def compare(settings: argparse.Namespace) -> None:
     trainer = worker()
     folders = trainer.ask(do="prepare", layers=settings.layers, limit=rows, holdout=settings.holdout)
     task = {key: getattr(settings, key) for key in ("batch_size", "precision", "lr", "device")}
-    task |= {"epochs": 1 if settings.quick else settings.epochs, "eval_split": "test", "log_every": 5}
+    task |= {"epochs": 1 if settings.quick else settings.epochs, "eval_split": "test", "logging_steps": 5}
     trainer.ask(do="run", strategy="fixed", max_steps=2, **folders, **{**task, "eval_split": "none"})
     seeds = {strategy: iter(range(1, rounds + 1)) for strategy in STRATEGIES}
 

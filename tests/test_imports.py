@@ -1,19 +1,61 @@
-"""The three rooms and the one direction between them, read from the syntax trees and from real processes."""
+"""The three rooms, the one direction between them and the order inside each, read from the syntax trees and from real
+processes."""
 
 import ast
 import subprocess
 import sys
+import tomllib
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).parent.parent
-ROOMS = ("cache", "prep", "train")
-MODULES = sorted(path for room in ROOMS for path in (ROOT / room).rglob("*.py"))
+ORDER = {
+    "cache": "errors common plans format writing reading batches opening __init__",
+    "prep": "columns tokenization labels sources rows build export api inspect cli __init__",
+    "train": "declarations settings signals device models metrics run_folder loop "
+    "report resume run predict compare cli __init__",
+}
+"""What lies in each room, sub-packages and modules: each imports from itself and from what stands before it."""
+LAYERS = {room: names.split() for room, names in ORDER.items()}
+
+CLICK = {"prep.cli", "train.cli", "cache.common.command_line"}
+"""The modules that may import click."""
 
 
-def room_of(path: Path) -> str:
-    return path.relative_to(ROOT).parts[0]
+def name_of(path: Path) -> str:
+    """A file's name as a module; `cache.__init__` for a front, so that it is told from what lies behind it."""
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts)
+
+
+MODULES = {name_of(path): path for room in LAYERS for path in sorted((ROOT / room).rglob("*.py"))}
+TREES = {name: ast.parse(path.read_text()) for name, path in MODULES.items()}
+
+
+def room_of(name: str) -> str:
+    return name.partition(".")[0]
+
+
+def module_named(name: str) -> str | None:
+    """The module of ours that an import of this name loads; None where it is not ours."""
+    return next((found for found in (name, f"{name}.__init__") if found in MODULES), None)
+
+
+def imported_modules(name: str) -> set[str]:
+    """The modules of ours that a module imports: anywhere, also for types alone and inside functions."""
+    found: set[str | None] = set()
+    for node in ast.walk(TREES[name]):
+        if isinstance(node, ast.Import):
+            found |= {module_named(alias.name) for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            package = name.split(".")[: -node.level] if node.level else []
+            origin = ".".join([*package, *([node.module] if node.module else [])])
+            found |= {module_named(f"{origin}.{alias.name}") or module_named(origin) for alias in node.names}
+    return {module for module in found if module}
+
+
+GRAPH = {name: imported_modules(name) for name in MODULES}
 
 
 def imported(tree: ast.AST) -> set[str]:
@@ -42,34 +84,73 @@ def at_load(tree: ast.Module) -> ast.Module:
     return kept
 
 
-@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(ROOT)))
-def test_rooms_import_in_one_direction(path: Path) -> None:
-    """prep -> cache <- train; torch stays out of prep, datasets out of train, click in the two cli modules."""
-    tree = ast.parse(path.read_text())
-    names, room = imported(tree), room_of(path)
+@pytest.mark.parametrize("name", MODULES)
+def test_rooms_import_in_one_direction(name: str) -> None:
+    """prep -> cache <- train; torch stays out of prep, datasets out of train, click in the command-line modules."""
+    names = imported(TREES[name])
     forbidden = {
-        "cache": {"prep", "train", "click", "transformers", "datasets", "tqdm", "pyarrow"},
+        "cache": {"prep", "train", "transformers", "datasets", "tqdm", "pyarrow"},
         "prep": {"train", "torch"},
         "train": {"prep", "datasets", "pyarrow"},
-    }[room]
-    assert not names & (forbidden - {"tqdm"} if path.name == "progress.py" else forbidden)
-    if path.name != "cli.py":
-        assert "click" not in names
+    }[room_of(name)]
+    assert not names & (forbidden - {"tqdm"} if name == "cache.common.progress" else forbidden)
+    assert "click" not in names or name in CLICK
 
 
-@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(ROOT)))
-def test_slow_libraries_are_imported_where_they_are_used(path: Path) -> None:
-    """cache loads with numpy and safetensors alone but for its one module of tensors; prep and the command-line
-    modules load nothing slow."""
-    names = imported(at_load(ast.parse(path.read_text())))
-    if room_of(path) == "cache" and path.parent.name != "batches":
-        assert names - set(sys.stdlib_module_names) <= {"numpy", "safetensors"}
-    if room_of(path) == "prep":
-        assert not names & {"transformers", "datasets", "pyarrow", "tokenizers", "huggingface_hub", "nanotoken"}
-    if path.name == "cli.py":
+@pytest.mark.parametrize("name", MODULES)
+def test_slow_libraries_are_imported_where_they_are_used(name: str) -> None:
+    """cache loads with numpy and safetensors alone but for its batches of tensors; prep and the command-line modules
+    load nothing slow."""
+    names, room = imported(at_load(TREES[name])), room_of(name)
+    if name in CLICK:
         assert names - set(sys.stdlib_module_names) <= {"click", "cache"}
-    if room_of(path) == "train" and path.name != "predict.py":
+    elif room == "cache" and not name.startswith("cache.batches."):
+        assert names - set(sys.stdlib_module_names) <= {"numpy", "safetensors"}
+    if room == "prep":
+        assert not names & {"transformers", "datasets", "pyarrow", "tokenizers", "huggingface_hub", "nanotoken"}
+    if room == "train" and name != "train.predict":
         assert "tokenizers" not in names
+
+
+@pytest.mark.parametrize("room", LAYERS)
+def test_the_layers_name_every_part_of_a_room(room: str) -> None:
+    assert sorted(LAYERS[room]) == sorted({name.split(".")[1] for name in MODULES if room_of(name) == room})
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_modules_import_from_their_own_layer_and_those_below(name: str) -> None:
+    """Also for types alone and inside functions. An import of a layer above is named in the failure."""
+    room, layer, *_ = name.split(".")
+    allowed = set(LAYERS[room][: LAYERS[room].index(layer) + 1])
+    inside = {other for other in GRAPH[name] if room_of(other) == room}
+    assert not {other for other in inside if other.split(".")[1] not in allowed}
+
+
+def test_no_module_imports_itself_by_way_of_others() -> None:
+    """No cycle between modules, also none within a layer, for types alone, or inside functions."""
+    try:
+        TopologicalSorter(GRAPH).prepare()
+    except CycleError as error:
+        pytest.fail(" -> ".join(error.args[1]))
+
+
+def test_pyproject_lists_the_packages_of_the_tree() -> None:
+    """`packages` is written out, so that no folder of data is taken for a package; none may be forgotten."""
+    packages = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]
+    assert packages == sorted(name.removesuffix(".__init__") for name in MODULES if name.endswith(".__init__"))
+    assert {path.parent for path in MODULES.values()} == {ROOT / name.replace(".", "/") for name in packages}
+
+
+def test_git_ignores_the_data_in_cache_and_no_module() -> None:
+    """`cache/` holds both in a checkout: what git ignores of the names below are the folders of data."""
+    if not (ROOT / ".git").exists():
+        pytest.skip("not a git checkout")
+    data = ["cache/imdb/manifest.json", "cache/my-reviews/train/shard-00000.safetensors"]
+    modules = [str(path.relative_to(ROOT)) for path in MODULES.values()]
+    done = subprocess.run(
+        ["git", "check-ignore", "--no-index", *data, *modules], cwd=ROOT, capture_output=True, text=True, timeout=60
+    )
+    assert done.stdout.split() == data, done.stderr
 
 
 @pytest.mark.parametrize("command", ["prep", "train"])
@@ -93,21 +174,3 @@ def test_importing_cache_loads_no_torch() -> None:
     code = "import sys, cache; assert not {'torch', 'transformers', 'pyarrow'} & set(sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, cwd=ROOT)
     assert done.returncode == 0, done.stderr
-
-
-def test_the_commands_choices_are_the_librarys() -> None:
-    """What the command-line modules spell out so as to load nothing."""
-    import cache.format.manifest
-    import cache.plans.strategies
-    import prep.cli
-    import prep.tokenization.engines
-    import train.cli
-    import train.settings
-
-    assert prep.cli.STRATEGIES == train.cli.STRATEGIES == cache.plans.STRATEGIES
-    assert ("auto", *cache.format.KINDS) == prep.cli.TASKS
-    assert prep.cli.ENGINES == prep.engines.ENGINES
-    assert prep.cli.TASKS[1:] == cache.format.KINDS
-    assert train.cli.TASKS == cache.format.KINDS
-    assert train.cli.PRECISIONS == train.config.PRECISIONS
-    assert train.cli.ON_NONFINITE == train.config.ON_NONFINITE

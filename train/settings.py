@@ -1,14 +1,14 @@
-"""The settings of one training run: what they are, in which units, and whether they make sense.
+"""The settings of one training run: one declaration per setting, their validation, and their way to and from JSON.
 
-A `Settings` is checked when it is made, all that is wrong with it is reported at once, and it goes to and from
-plain JSON. Flags of the command line are its field names with dashes.
+Each field of `Settings` states its type, default, help text and bounds once. The flags of `train run`, the keys of a
+`--config` file and the validation follow from it. Loads without numpy and torch, so that `--help` is fast.
 """
 
 import json
 import math
 import tomllib
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, fields, replace
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -16,133 +16,153 @@ from cache.errors import InputError
 from cache.format.tasks import KINDS
 from cache.plans.spec import STRATEGIES, PlanSpec
 
+from .declarations import declarations, described, flag, setting
+
 PRECISIONS = ("auto", "fp32", "bf16")
 ON_NONFINITE = ("stop", "skip")
 NO_SPLIT = "none"
-"""The `eval_split` that means: evaluate nothing."""
+"""The `eval_split` that disables evaluation."""
 
 AUTO, OFF = "auto", "none"
-"""Where a tracker shall write: at its usual place, or not at all."""
-
-FREE_ON_RESUME = frozenset({"cache", "device", "out", "save_every", "keep", "tensorboard", "wandb"})
-"""Fields that may differ when a run goes on, because they change none of its numbers: a cache that was moved is known
-by its fingerprint, and a device by its type; see `train.run`."""
+"""Values of a tracker's setting: write to the usual destination, or do not track."""
 
 
 @dataclass(frozen=True)
 class Settings:
-    """Everything that `train run` may be told.
+    """All settings of `train run`; the flag of each is its name with dashes.
 
     Raises:
-        InputError: anything is out of range; all that is wrong is named at once, by flag.
+        InputError: values are out of range; all of them are reported at once, by flag.
     """
 
-    cache: str
-    """Folder of the cache."""
-    model: str | None = None
-    """Model to start from: folder, Hub id, or `minilm`. None: the one whose tokenizer made the cache."""
-    out: str | None = None
-    """Run folder to make. None: the first free runs/<cache name>-<n>."""
-    task: str | None = None
-    """What to train for: `mlm`, for which any cache will do, or what the cache's labels are for. None: as the cache was
-    built."""
-    epochs: int = 3
-    """Passes over the training split."""
-    max_steps: int | None = None
-    """Most optimizer steps, over all epochs. None: as many as the epochs have."""
-    lr: float = 5e-5
-    """Peak learning rate of AdamW."""
-    eps: float = 1e-8
-    """AdamW's epsilon."""
-    beta1: float = 0.9
-    """AdamW's decay of the mean of gradients, per step."""
-    beta2: float = 0.999
-    """AdamW's decay of the mean of squared gradients, per step."""
-    weight_decay: float = 0.0
-    """AdamW's decoupled weight decay; biases and norms are exempt."""
-    warmup_steps: int = 0
-    """Steps over which the learning rate rises from 0 to its peak."""
-    warmup_ratio: float = 0.0
-    """The same as a share of all steps, 0 to 1; instead of `warmup_steps`."""
-    clip: float = 1.0
-    """Largest L2 norm of all gradients together; 0 clips nothing."""
-    accumulation: int = 1
-    """Micro-batches whose gradients add up to one step; each holds batch size / accumulation rows."""
-    precision: str = "auto"
-    """fp32, bf16 (autocast), or auto: bf16 where the hardware is built for it."""
-    compile: bool = False
-    """Whether to compile the model with torch.compile."""
-    pooled_only: bool = True
-    """Whether to compute the last layer for the pooled token alone, where the model is one of those that can; see
-    `train.models.pooled`."""
-    cpu_kernels: bool = True
-    """Whether a CPU attends by blocks and drops out by raw bits, several times faster than torch does; see
-    `train.models.cpu_attention` and `train.models.cpu_dropout`."""
-    mask_probability: float | None = None
-    """Share of the tokens to hide in training, for task `mlm` only. None: 0.15 there."""
-    device: str = "auto"
-    """Where to compute: auto, cpu, cuda, cuda:1, mps, …"""
-    seed: int = 321
-    """Seed of the new head, of dropout, and of which tokens are hidden."""
-    strategy: str | None = None
-    """How batches are planned. None: as the cache was built."""
-    batch_size: int | None = None
-    """Rows of one optimizer step, over all micro-batches. None: as the cache was built."""
-    max_tokens: int | None = None
-    """Most padded tokens of one optimizer step; for strategy `budget` only."""
-    plan_seed: int | None = None
-    """Seed of the plan. None: as the cache was built."""
-    pad_to_multiple_of: int | None = None
-    """Batch widths are rounded up to a multiple of this, tokens. None: 8 on CUDA, else 1."""
-    eval_split: str | None = None
-    """Split to evaluate after each epoch, or `none`. None: `test` where the cache has it."""
-    eval_rows: int | None = None
-    """About how many rows of it to evaluate, in random batches that are always the same. None: all."""
-    eval_batch_size: int = 64
-    """Rows of one evaluation batch."""
-    save_every: int | None = None
-    """Steps between checkpoints. None: one at the end of each epoch."""
-    keep: int = 2
-    """Checkpoints kept, the newest ones."""
-    log_every: int = 10
-    """Steps between two records in metrics.jsonl, each of which reads the loss from the device."""
-    on_nonfinite: str = "stop"
-    """What to do when a loss or gradient is not finite: stop the run, or skip that update."""
-    tensorboard: str | None = None
-    """Folder in which TensorBoard's curves get a folder of the run's name; `auto`: the run's own `tensorboard`. None or
-    `none`: no curves."""
-    wandb: str | None = None
-    """Project at Weights & Biases to log to; `auto`: that of WANDB_PROJECT, else `lengthwise`. None or `none`: not."""
+    cache: str = field(
+        metadata=described("Folder of the cache, made by `prep build`.", folder=True, free_on_resume=True)
+    )
+    model: str | None = setting(
+        None,
+        "Model to start from: folder, Hub id, or minilm.",
+        default_text="the model whose tokenizer made the cache",
+        folder=True,
+    )
+    out: str | None = setting(
+        None,
+        "Run folder to make.",
+        default_text="the first free runs/<cache name>-<n>",
+        folder=True,
+        free_on_resume=True,
+    )
+    task: str | None = setting(
+        None,
+        "Task to train for: the one the cache was built for, or mlm (masked language modelling) on any cache's texts.",
+        default_text="as the cache was built",
+        choices=KINDS,
+    )
+    epochs: int = setting(3, "Passes over the training split.", minimum=1)
+    max_steps: int | None = setting(
+        None, "Maximum number of optimizer steps, over all epochs.", default_text="all steps of the epochs", minimum=1
+    )
+    lr: float = setting(5e-5, "Peak learning rate of AdamW.", above=0)
+    eps: float = setting(1e-8, "AdamW's epsilon.", above=0)
+    beta1: float = setting(0.9, "AdamW's decay of the mean of gradients, per step.", minimum=0, below=1)
+    beta2: float = setting(0.999, "AdamW's decay of the mean of squared gradients, per step.", minimum=0, below=1)
+    weight_decay: float = setting(0.0, "AdamW's decoupled weight decay; biases and norms are exempt.", minimum=0)
+    warmup_steps: int = setting(0, "Steps over which the learning rate rises linearly to its peak.", minimum=0)
+    warmup_ratio: float = setting(
+        0.0, "Warm-up as a fraction of all steps, 0 to 1; instead of --warmup-steps.", minimum=0, maximum=1
+    )
+    max_grad_norm: float = setting(1.0, "Clip gradients to this L2 norm over all parameters; 0 disables.", minimum=0)
+    gradient_accumulation_steps: int = setting(
+        1, "Micro-batches per optimizer step; the rows of --batch-size are divided among them.", minimum=1
+    )
+    precision: str = setting(
+        "auto", "fp32, bf16 (autocast), or auto: bf16 where the hardware computes it natively.", choices=PRECISIONS
+    )
+    compile: bool = setting(False, "Compile the model with torch.compile.")
+    pooled_only: bool = setting(
+        True,
+        "Compute the last layer for the pooled token alone; the logits are the same.",
+        default_text="where the model supports it",
+    )
+    cpu_kernels: bool = setting(
+        True,
+        "On a CPU, compute attention in blocks and draw dropout from raw bits, several times faster than torch.",
+        default_text="yes, unless compiled",
+    )
+    mlm_probability: float | None = setting(
+        None,
+        "Probability of masking a token in training; for --task mlm only.",
+        default_text="0.15",
+        above=0,
+        below=1,
+    )
+    device: str = setting("auto", "Device to compute on: auto, cpu, cuda, cuda:1, mps, …", free_on_resume=True)
+    seed: int = setting(321, "Seed of the new head, of dropout, and of which tokens are masked.", minimum=0)
+    strategy: str | None = setting(
+        None, "How batches are planned.", default_text="as the cache was built", choices=STRATEGIES
+    )
+    batch_size: int | None = setting(
+        None, "Rows of one optimizer step, over all micro-batches.", default_text="as the cache was built", minimum=1
+    )
+    max_tokens: int | None = setting(
+        None,
+        "Maximum number of padded tokens of one optimizer step; for --strategy budget only.",
+        default_text="as the cache was built",
+        minimum=1,
+    )
+    plan_seed: int | None = setting(None, "Seed of the plan.", default_text="as the cache was built", minimum=0)
+    pad_to_multiple_of: int | None = setting(
+        None, "Round batch widths up to a multiple of this many tokens.", default_text="8 on CUDA, else 1", minimum=1
+    )
+    eval_split: str | None = setting(
+        None, "Split to evaluate after each epoch, or none.", default_text="test, where the cache has it"
+    )
+    eval_rows: int | None = setting(
+        None,
+        "Approximate number of rows to evaluate, in random batches that are always the same.",
+        default_text="all",
+        minimum=1,
+    )
+    eval_batch_size: int = setting(64, "Rows of one evaluation batch.", minimum=1)
+    save_steps: int | None = setting(
+        None, "Steps between checkpoints.", default_text="one at the end of each epoch", minimum=1, free_on_resume=True
+    )
+    keep_checkpoints: int = setting(2, "Number of newest checkpoints to keep.", minimum=1, free_on_resume=True)
+    logging_steps: int = setting(
+        10, "Steps between records in metrics.jsonl; each record reads the loss from the device.", minimum=1
+    )
+    on_nonfinite: str = setting(
+        "stop",
+        "When a loss or gradient is not finite: stop the run, or skip that update.",
+        choices=ON_NONFINITE,
+    )
+    tensorboard: str | None = setting(
+        None,
+        "Write TensorBoard curves to DIR/<run name>; without DIR, or with auto, into the run folder.",
+        default_text="no",
+        bare=AUTO,
+        metavar="[DIR]",
+        free_on_resume=True,
+    )
+    wandb: str | None = setting(
+        None,
+        "Log to this project at Weights & Biases; without PROJECT, or with auto, to WANDB_PROJECT or lengthwise. "
+        "WANDB_MODE=offline keeps the run on this machine.",
+        default_text="no",
+        bare=AUTO,
+        metavar="[PROJECT]",
+        free_on_resume=True,
+    )
 
     def __post_init__(self) -> None:
-        wrong = [f"{flag(name)} is {getattr(self, name)!r}, expected {expected}" for name, expected in self._faults()]
+        wrong = [
+            f"{item.flag} is {getattr(self, item.name)!r}, expected {item.expected}"
+            for item in declarations(type(self))
+            if not item.accepts(getattr(self, item.name))
+        ]
         if self.warmup_steps and self.warmup_ratio:
             wrong.append("--warmup-steps and --warmup-ratio are both given, expected one of them")
         if wrong:
             raise InputError("\n".join(wrong))
-
-    def _faults(self) -> list[tuple[str, str]]:
-        """(field, what was expected) of each field that is out of range."""
-        found = []
-        for name, (low, optional) in _INTEGERS.items():
-            value = getattr(self, name)
-            if not (optional and value is None) and not (type(value) is int and low <= value < 1 << 62):
-                found.append((name, f"an integer of {low} or more"))
-        for name, (accept, expected) in _NUMBERS.items():
-            value = getattr(self, name)
-            optional = name == "mask_probability"
-            if not (optional and value is None) and not (_is_number(value) and accept(value)):
-                found.append((name, expected))
-        for name, choices in _CHOICES.items():
-            if getattr(self, name) not in choices:
-                found.append((name, "one of " + ", ".join(str(choice) for choice in choices if choice)))
-        for name in ("model", "out", "eval_split", "tensorboard", "wandb", "cache", "device"):
-            optional = name not in ("cache", "device")
-            if not (optional and getattr(self, name) is None) and not _is_text(getattr(self, name)):
-                found.append((name, "a name"))
-        switches = ("compile", "pooled_only", "cpu_kernels")
-        found += [(name, "true or false") for name in switches if type(getattr(self, name)) is not bool]
-        return found
 
     def to_json(self) -> dict[str, Any]:
         """The settings as plain JSON."""
@@ -150,7 +170,7 @@ class Settings:
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> Self:
-        """Settings from what `to_json` gave; fields left out take their defaults.
+        """Settings from what `to_json` gave; missing fields take their defaults.
 
         Raises:
             InputError: an unknown field, no cache, or a value out of range.
@@ -163,12 +183,12 @@ class Settings:
         return cls(**content)
 
     def plan_spec(self, built: PlanSpec) -> PlanSpec:
-        """The plan to train on, where settings that were not given are those the cache was `built` with.
+        """The plan to train on; settings that were not given are those that the cache was `built` with.
 
-        A strategy given alone takes the cache's batch size; a strategy that has no batch size takes none.
+        A strategy given alone takes the cache's batch size, if it is one that has a batch size.
 
         Raises:
-            InputError: they contradict each other.
+            InputError: the settings contradict each other.
         """
         strategy = self.strategy or built.strategy
         seed = built.seed if self.plan_seed is None else self.plan_seed
@@ -179,7 +199,7 @@ class Settings:
         return PlanSpec.of(strategy, size, self.max_tokens, seed)
 
     def with_plan(self, spec: PlanSpec) -> Self:
-        """These settings with the plan's spelled out."""
+        """These settings with those of the plan filled in."""
         return replace(
             self,
             strategy=spec.strategy,
@@ -189,15 +209,20 @@ class Settings:
         )
 
     def warmup(self, total_steps: int) -> int:
-        """Warm-up steps of a run of so many steps."""
+        """Warm-up steps of a run of `total_steps`."""
         return self.warmup_steps or math.ceil(self.warmup_ratio * total_steps)
 
 
+FREE_ON_RESUME = frozenset(item.name for item in declarations(Settings) if item.rule.free_on_resume)
+"""Settings that may differ when a run is resumed, because they change none of its numbers: a cache that was moved is
+recognized by its fingerprint, and a device by its type; see `train.resume`."""
+
+
 def read_settings(path: Path) -> dict[str, Any]:
-    """Settings from a TOML file, a JSON file, or the settings.json of a run, which then names no run folder.
+    """Settings from a TOML file, a JSON file, or the settings.json of a run, without the run's own folder.
 
     Raises:
-        InputError: it cannot be read, or is not a table of settings.
+        InputError: the file cannot be read, or is not a table of settings.
     """
     try:
         text = path.read_text("utf-8")
@@ -213,60 +238,11 @@ def read_settings(path: Path) -> dict[str, Any]:
     return {name.replace("-", "_"): value for name, value in content.items()}
 
 
-def flag(name: str) -> str:
-    """A field's flag: `batch_size` is --batch-size."""
-    return "--" + name.replace("_", "-")
-
-
 def contradictions(run: Settings, given: Mapping[str, Any]) -> list[str]:
-    """What was given on the command line and differs from the settings of a run that is to go on, a line each."""
+    """What was given on the command line and differs from the settings of the run to resume, one line each."""
     settings = run.to_json()
     return [
         f"{flag(name)} is {settings[name]} in the run, {value} was given"
         for name, value in given.items()
         if name not in FREE_ON_RESUME and settings[name] != value
     ]
-
-
-_INTEGERS = {  # field: lowest value, whether None is allowed
-    "epochs": (1, False),
-    "max_steps": (1, True),
-    "warmup_steps": (0, False),
-    "accumulation": (1, False),
-    "seed": (0, False),
-    "batch_size": (1, True),
-    "max_tokens": (1, True),
-    "plan_seed": (0, True),
-    "pad_to_multiple_of": (1, True),
-    "eval_rows": (1, True),
-    "eval_batch_size": (1, False),
-    "save_every": (1, True),
-    "keep": (1, False),
-    "log_every": (1, False),
-}
-
-_NUMBERS: dict[str, tuple[Callable[[float], bool], str]] = {
-    "lr": (lambda v: v > 0, "a number above 0"),
-    "eps": (lambda v: v > 0, "a number above 0"),
-    "beta1": (lambda v: 0 <= v < 1, "a number from 0 to below 1"),
-    "beta2": (lambda v: 0 <= v < 1, "a number from 0 to below 1"),
-    "weight_decay": (lambda v: v >= 0, "a number of 0 or more"),
-    "warmup_ratio": (lambda v: 0 <= v <= 1, "a number from 0 to 1"),
-    "clip": (lambda v: v >= 0, "a number of 0 or more"),
-    "mask_probability": (lambda v: 0 < v < 1, "a number above 0 and below 1"),
-}
-
-_CHOICES = {
-    "precision": PRECISIONS,
-    "on_nonfinite": ON_NONFINITE,
-    "strategy": (None, *STRATEGIES),
-    "task": (None, *KINDS),
-}
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-
-
-def _is_text(value: object) -> bool:
-    return isinstance(value, str) and value != ""

@@ -229,7 +229,7 @@ def figure_png(figure: Figure, palette: Palette) -> bytes:
         above(1 - margin / height, "\n".join(title), size=15, weight="bold", color=palette["ink"])
         above(1 - (margin + 22 * len(title) + 2) / height, "\n".join(caption), size=12)
         if figure.keys:
-            handles = [Patch(color=palette[key.color], label=key.words) for key in figure.keys]
+            handles = [Patch(color=palette[key.color], label=printable(key.words)) for key in figure.keys]
             corner = (margin / width, 1 - (head - 32) / height)
             legend = sheet.legend(handles=handles, loc="upper left", bbox_to_anchor=corner, ncols=len(handles))
             legend.set_in_layout(False)
@@ -241,7 +241,7 @@ def figure_png(figure: Figure, palette: Palette) -> bytes:
 
 
 def _draw(panel: Panel, axes: "Axes", palette: Palette) -> None:
-    axes.set_title(panel.heading)
+    axes.set_title(printable(panel.heading))
     axes.xaxis.set_major_formatter(tick_text)
     axes.yaxis.set_major_formatter(tick_text)
     panel.draw(axes, palette)
@@ -262,7 +262,7 @@ def _style(palette: Palette, salt: str) -> Iterator[None]:
     muted = palette["muted"]
     settings = {
         "svg.fonttype": "none",
-        "svg.hashsalt": salt,
+        "svg.hashsalt": printable(salt),
         "text.parse_math": False,
         "font.size": 11,
         "text.color": muted,

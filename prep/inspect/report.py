@@ -6,11 +6,11 @@ from pathlib import Path
 
 import numpy as np
 
+from cache import Cache, Split
 from cache.common.drawing import Figure, render_page, require_drawing
 from cache.errors import InputError
-from cache.reading.opening import Cache, Split
 
-from ..build import describe_source
+from ..sources.corpus import describe_source
 from . import figures
 from .figures_data import (
     PlanView,

@@ -11,6 +11,12 @@ BUILD = "from setuptools import build_meta; build_meta.build_editable('wheels')"
 FIND = "import importlib.util as u; print(*(u.find_spec(name).origin for name in ('cache', 'prep', 'train')))\n"
 
 
+def data_folders(folder: str, names: list[str]) -> set[str]:
+    """What a checkout's `cache/` holds beside its sub-packages."""
+    inside = {name for name in names if Path(folder, name).is_dir()}
+    return {name for name in inside if not Path(folder, name, "__init__.py").is_file()}
+
+
 def test_a_script_beside_a_data_folder_called_cache_finds_our_packages(tmp_path: Path) -> None:
     """A folder without `__init__.py` loses against a package further down the path, but wins against a finder behind
     the path, which is what setuptools installs by default."""
@@ -20,7 +26,7 @@ def test_a_script_beside_a_data_folder_called_cache_finds_our_packages(tmp_path:
     for name in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copyfile(ROOT / name, source / name)
     for name in ("cache", "prep", "train"):
-        shutil.copytree(ROOT / name, source / name, ignore=lambda folder, names: {n for n in names if "." not in n})
+        shutil.copytree(ROOT / name, source / name, ignore=data_folders)
     run([sys.executable, "-c", BUILD], source)
     run([sys.executable, "-m", "venv", "--without-pip", "venv"], tmp_path)
     (site,) = (tmp_path / "venv").glob("lib/python*/site-packages")

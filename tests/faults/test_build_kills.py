@@ -19,7 +19,10 @@ from ..helpers.corpora import toy_rows, write_rows
 from ..helpers.toys import write_tokenizer
 
 ROOT = Path(__file__).parents[2]
-CODE = "from prep import files; files.WHOLE_BYTES, files.BLOCK_BYTES = 0, (1 << 14,); from prep.cli import main; main()"
+CODE = (
+    "from prep.cli import main; from prep.sources import files; "
+    "files.WHOLE_BYTES, files.BLOCK_BYTES = 0, (1 << 14,); main()"
+)
 """The command, reading in blocks of 16 kB."""
 
 Files = dict[str, bytes]

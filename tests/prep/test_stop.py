@@ -14,7 +14,10 @@ from ..helpers.corpora import build_toy, content, toy_rows, write_rows
 from ..helpers.toys import write_tokenizer
 
 ROOT = Path(__file__).parents[2]
-CODE = "from prep import files; files.WHOLE_BYTES, files.BLOCK_BYTES = 0, (1 << 20,); from prep.cli import main; main()"
+CODE = (
+    "from prep.cli import main; from prep.sources import files; "
+    "files.WHOLE_BYTES, files.BLOCK_BYTES = 0, (1 << 20,); main()"
+)
 """The command, reading in small blocks."""
 
 
@@ -28,7 +31,7 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-BLIND = "from prep import encode; encode._check_room = lambda *_: None; "
+BLIND = "from prep.rows import encoding; encoding._check_room = lambda *_: None; "
 """Before `CODE`: does not look whether the disk has room."""
 
 

@@ -17,7 +17,7 @@ from cache.errors import InputError, MismatchError
 from tests.helpers.children import ended, kill_in_second_checkpoint, spawn, stop_after, wait_for_lines
 from tests.helpers.models import write_model
 from tests.helpers.toys import write_cache
-from train.checkpoint import checkpoints
+from train.loop.checkpoint import checkpoints
 from train.run import resume_run, start_run
 from train.settings import Settings
 from train.signals import Stopped, StopRequest
@@ -26,11 +26,11 @@ from train.signals import Stopped, StopRequest
 STEPS = 18
 FLAGS = {
     "epochs": 2,
-    "accumulation": 2,
+    "gradient_accumulation_steps": 2,
     "lr": 1e-3,
-    "save_every": 4,
-    "log_every": 3,
-    "keep": 99,
+    "save_steps": 4,
+    "logging_steps": 3,
+    "keep_checkpoints": 99,
     "precision": "fp32",
     "device": "cpu",
 }
@@ -81,7 +81,7 @@ def test_a_run_stopped_at_any_step_and_resumed_equals_the_uninterrupted_one_bit_
         stop_after(patch, step)
         with pytest.raises(Stopped) as stopped:
             begin(place, f"stopped-{step}")
-    assert stopped.value.exit_code == 143
+    assert stopped.value.code == 143
     run = place / f"stopped-{step}"
     assert checkpoints(run / "checkpoints")[0].name == f"step-{step:06d}"
     resume_run(run, {}, quiet_say, quiet_say, quiet=True)
@@ -98,7 +98,7 @@ def kill_and_resume(place: Path, out: str, kills: int, seed: int) -> Path:
     """Kill a training `kills` times, each when it has some random number of records, and let it end."""
     generator = random.Random(seed)
     run, killed = place / out, 0
-    first = arguments(out, log_every=1, save_every=2, keep=2)
+    first = arguments(out, logging_steps=1, save_steps=2, keep_checkpoints=2)
     while killed < kills:
         command = ["run", "--resume", out] if (run / "settings.json").exists() else first
         process = spawn(place, *command)
@@ -121,7 +121,7 @@ def kill_and_resume(place: Path, out: str, kills: int, seed: int) -> Path:
 def test_a_training_killed_at_random_moments_ends_as_if_it_had_not_been(place, kills, seed):
     """SIGKILL to real processes; what is left is resumed until it ends."""
     if not (place / "dense").exists():
-        begin(place, "dense", log_every=1, save_every=2, keep=2)
+        begin(place, "dense", logging_steps=1, save_steps=2, keep_checkpoints=2)
     run = kill_and_resume(place, f"killed-{seed}", kills, seed)
     assert result(run) == result(place / "dense")
     assert len(checkpoints(run / "checkpoints")) == 2
@@ -182,9 +182,9 @@ def test_the_first_ctrl_c_saves_and_exits_130(place):
 
 def hang_in_step() -> None:
     """Make a step of this process last forever once a Ctrl-C has come, as a huge batch might."""
-    import train.loop
+    import train.run
 
-    update = train.loop.update
+    update = train.run.update
 
     def hanging(job, state):
         os.kill(os.getpid(), signal.SIGINT)
@@ -192,7 +192,7 @@ def hang_in_step() -> None:
         while True:
             update(job, state)
 
-    train.loop.update = hanging
+    train.run.update = hanging
 
 
 def test_the_second_ctrl_c_stops_at_once(place):
@@ -206,10 +206,10 @@ def test_the_second_ctrl_c_stops_at_once(place):
 
 @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_before_the_first_step_leaves_nothing(place, monkeypatch, signum):
-    monkeypatch.setattr("train.run.try_heaviest", lambda job, state: signal.raise_signal(signum))
+    monkeypatch.setattr("train.run.check_memory", lambda job, state: signal.raise_signal(signum))
     with pytest.raises(Stopped) as stopped:
         begin(place, "early")
-    assert stopped.value.exit_code == 128 + signum
+    assert stopped.value.code == 128 + signum
     assert not (place / "early").exists()
 
 
@@ -249,7 +249,7 @@ def halfway(place):
 
 
 def test_flags_that_contradict_the_run_are_refused_all_at_once(halfway):
-    given = {"lr": 1.0, "seed": 5, "batch_size": 4, "precision": "bf16", "epochs": 2, "keep": 1}
+    given = {"lr": 1.0, "seed": 5, "batch_size": 4, "precision": "bf16", "epochs": 2, "keep_checkpoints": 1}
     with pytest.raises(MismatchError) as error:
         resume_run(halfway, given, quiet_say, quiet_say)
     text = str(error.value)
@@ -261,7 +261,7 @@ def test_flags_that_contradict_the_run_are_refused_all_at_once(halfway):
     ):
         assert line in text
     assert "--epochs" not in text
-    assert "--keep" not in text
+    assert "--keep-checkpoints" not in text
 
 
 def test_the_same_settings_spelled_otherwise_are_no_contradiction(halfway, place, tmp_path, monkeypatch):
@@ -316,7 +316,7 @@ def test_a_moved_cache_and_a_moved_run_go_on(halfway, place, tmp_path):
 
 
 def test_a_folder_that_is_no_run_is_refused(tmp_path):
-    with pytest.raises(InputError, match=r"is no run: it holds no settings\.json"):
+    with pytest.raises(InputError, match=r"is not a run: it holds no settings\.json"):
         resume_run(tmp_path, {}, quiet_say, quiet_say)
     (tmp_path / "settings.json").write_text("[]")
     with pytest.raises(InputError, match="cannot be read as a run's settings"):
@@ -326,14 +326,10 @@ def test_a_folder_that_is_no_run_is_refused(tmp_path):
 def test_a_run_that_another_process_trains_is_refused(halfway):
     from train.run_folder.records import lock_run
 
-    handle = lock_run(halfway)
-    try:
-        with pytest.raises(InputError, match="trained by another process"):
-            resume_run(halfway, {}, quiet_say, quiet_say)
-    finally:
-        os.close(handle)
+    with lock_run(halfway), pytest.raises(InputError, match="trained by another process"):
+        resume_run(halfway, {}, quiet_say, quiet_say)
 
 
 def test_keep_leaves_the_newest_checkpoints(place):
-    run = begin(place, "kept", keep=1, save_every=5)
+    run = begin(place, "kept", keep_checkpoints=1, save_steps=5)
     assert [path.name for path in checkpoints(run / "checkpoints")] == ["step-000018"]

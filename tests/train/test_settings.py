@@ -6,7 +6,8 @@ from hypothesis import strategies as st
 
 from cache.errors import InputError
 from cache.plans.spec import PlanSpec
-from train.settings import Settings, contradictions, flag
+from train.declarations import flag
+from train.settings import Settings, contradictions
 
 
 def test_all_wrong_settings_are_reported_at_once_by_flag():
@@ -18,14 +19,14 @@ def test_all_wrong_settings_are_reported_at_once_by_flag():
             batch_size=-1,
             precision="fp8",
             strategy="clever",
-            keep=0,
+            keep_checkpoints=0,
             warmup_ratio=1.5,
             on_nonfinite="pray",
             model="",
         )
     lines = str(error.value).splitlines()
     flags = [
-        "--epochs", "--keep", "--batch-size", "--lr", "--warmup-ratio",
+        "--epochs", "--keep-checkpoints", "--batch-size", "--lr", "--warmup-ratio",
         "--precision", "--strategy", "--on-nonfinite", "--model",
     ]  # fmt: skip
     assert sorted(line.split()[0] for line in lines) == sorted(flags)
@@ -96,8 +97,8 @@ def test_a_plan_that_contradicts_itself_is_refused(given):
 
 
 def test_contradictions_name_flag_run_and_command_line():
-    run = Settings(cache="c", lr=1e-3, save_every=5)
-    assert contradictions(run, {"lr": 1e-3, "save_every": 9, "keep": 5, "device": "cuda:1"}) == []
+    run = Settings(cache="c", lr=1e-3, save_steps=5)
+    assert contradictions(run, {"lr": 1e-3, "save_steps": 9, "keep_checkpoints": 5, "device": "cuda:1"}) == []
     assert contradictions(run, {"max_steps": 9}) == ["--max-steps is None in the run, 9 was given"]
 
 

@@ -42,7 +42,7 @@ def test_a_runs_settings_reproduce_it(tmp_path: Path, monkeypatch: pytest.Monkey
     cache = write_cache(tmp_path / "toy", {"train": 48, "test": 16})
     model = write_model(tmp_path / "tiny")
     monkeypatch.chdir(tmp_path)
-    first = ["run", "--cache", str(cache.folder), "--model", str(model), "--max-steps", "4", "--log-every", "2"]
+    first = ["run", "--cache", str(cache.folder), "--model", str(model), "--max-steps", "4", "--logging-steps", "2"]
     runner = CliRunner()
     for arguments in (first, ["run", "--config", "runs/toy-1/settings.json"]):
         assert runner.invoke(cli, arguments, catch_exceptions=False).exit_code == 0

@@ -26,7 +26,15 @@ from train.settings import Settings
 from train.signals import Stopped
 
 STEPS = 18  # 9 an epoch
-FLAGS = {"epochs": 2, "lr": 1e-3, "save_every": 4, "log_every": 2, "keep": 9, "precision": "fp32", "device": "cpu"}
+FLAGS = {
+    "epochs": 2,
+    "lr": 1e-3,
+    "save_steps": 4,
+    "logging_steps": 2,
+    "keep_checkpoints": 9,
+    "precision": "fp32",
+    "device": "cpu",
+}
 
 
 @pytest.fixture(scope="module")
@@ -77,9 +85,12 @@ def assert_equal_curves(found: dict[str, dict[int, float]], expected: dict[str, 
 
 
 def test_no_tracker_is_imported_unless_it_is_asked_for() -> None:
-    for path in sorted((ROOT / "train").glob("*.py")):
+    for path in sorted((ROOT / "train").rglob("*.py")):
         assert not imported(at_load(ast.parse(path.read_text()))) & {"wandb", "tensorboard"}
-    assert "torch.utils.tensorboard" not in (ROOT / "train" / "trackers.py").read_text().split("class TensorBoard")[0]
+    assert (
+        "torch.utils.tensorboard"
+        not in (ROOT / "train" / "run_folder" / "trackers.py").read_text().split("class TensorBoard")[0]
+    )
 
 
 def test_tensorboard_shows_every_number_of_the_records_at_its_step(place: Path) -> None:
@@ -167,7 +178,7 @@ def test_a_tracker_that_fails_is_dropped_with_one_warning_and_the_run_is_the_sam
     run = begin(place, f"failing-{moment[0]}", warned.append, said.append, tensorboard="auto")
     step = 4 if moment == "train/loss" else 9
     (warning,) = (line for line in warned if "tensorboard" in line)
-    assert warning.startswith(f"warning: --tensorboard failed after step {step} and gets no more records: OSError: ")
+    assert warning.startswith(f"warning: --tensorboard failed after step {step} and receives no more records: OSErr")
     assert "No space left on device; training goes on, and its records are in metrics.jsonl all the same" in warning
     assert any(line.startswith(f"tensorboard incomplete: it failed after step {step};") for line in said)
     assert max(calls) == (6 if moment == "train/loss" else 9)

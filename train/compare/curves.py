@@ -18,7 +18,7 @@ from .table import RunResult, read_result
 Floats = npt.NDArray[np.float64]
 
 NOT_COMPARED = frozenset(
-    {"seed", "plan_seed", "out", "cache", "save_every", "keep", "log_every", "tensorboard", "wandb"}
+    {"seed", "plan_seed", "out", "cache", "save_steps", "keep_checkpoints", "logging_steps", "tensorboard", "wandb"}
 )
 """Settings in which the runs of a group may differ; the cache counts by its fingerprint."""
 

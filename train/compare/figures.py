@@ -41,7 +41,7 @@ def comparison_page(groups: Sequence[Group]) -> str:
     drawn = [group for group in groups if all(len(run.steps) for run in group.runs)]
     if not drawn:
         folders = ", ".join(str(run.result.folder) for group in groups for run in group.runs)
-        raise InputError(f"no step is recorded yet in {folders}; wait for the first log point (--log-every steps)")
+        raise InputError(f"no step is recorded yet in {folders}; wait for the first log point (--logging-steps steps)")
     runs = sum(len(group.runs) for group in groups)
     caches = sorted({run.result.info.cache_name for group in groups for run in group.runs})
     heading, several = f"Runs on {', '.join(caches)}", _several(groups)

@@ -37,7 +37,17 @@ METRICS = {
 }
 """Scores that the Hub calls otherwise."""
 
-NOT_SHOWN = ("cache", "model", "out", "tensorboard", "wandb", "save_every", "keep", "log_every", "eval_batch_size")
+NOT_SHOWN = (
+    "cache",
+    "model",
+    "out",
+    "tensorboard",
+    "wandb",
+    "save_steps",
+    "keep_checkpoints",
+    "logging_steps",
+    "eval_batch_size",
+)
 """Settings that are places of one machine, or that change no result."""
 
 LABELS_SHOWN = 50
