@@ -37,7 +37,7 @@ def main() -> None:
         run([prep, "verify", "cache/reviews"], work, site)
         assert "--cache" in run([train, "run", "--help"], work, site)
         output = run([train, "run", "--cache", "cache/missing"], work, site, expect=2)
-        assert "no cache" in output, output
+        assert "it is not a cache" in output, output
     print("wheel: both commands run from it, decoys untouched")
 
 
