@@ -270,14 +270,15 @@ def report(cache: str, out: str | None, png: str | None, split: str | None, quie
     from pathlib import Path
 
     from cache import open_cache
+    from cache.common.drawing import write_page, write_pngs
 
-    from .inspect.report import make_report, write_pictures, write_report
+    from .inspect.report import make_report, report_page
 
     opened = open_cache(cache)
     drawn = make_report(opened, split)
     path = Path(out or f"{opened.manifest.name}-report.html")
-    size = write_report(drawn, path)
-    pictures = write_pictures(drawn, Path(png)) if png else []
+    size = write_page(path, report_page(drawn))
+    pictures = write_pngs(drawn.figures, Path(png)) if png else []
     if not quiet:
         click.echo(f"wrote {path} ({size / 1e3:,.0f} kB)" + (f" and {len(pictures)} pictures in {png}" if png else ""))
 

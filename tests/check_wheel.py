@@ -37,7 +37,7 @@ def main() -> None:
         run([prep, "verify", "cache/reviews"], work, site)
         assert "--cache" in run([train, "run", "--help"], work, site)
         output = run([train, "run", "--cache", "cache/missing"], work, site, expect=2)
-        assert "no cache" in output, output
+        assert "it is not a cache" in output, output
     print("wheel: both commands run from it, decoys untouched")
 
 
@@ -49,8 +49,9 @@ def build_wheel(folder: Path) -> Path:
 
 
 def check_content(wheel: Path) -> None:
-    """Every module of the checkout, and nothing else: no data."""
-    modules = {str(path.relative_to(ROOT)) for room in ROOMS for path in (ROOT / room).rglob("*.py")}
+    """Every module and template of the checkout, and nothing else: no data."""
+    found = (path for room in ROOMS for ending in ("py", "html") for path in (ROOT / room).rglob(f"*.{ending}"))
+    modules = {str(path.relative_to(ROOT)) for path in found}
 
     names = [name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name]
     for name in names:

@@ -112,6 +112,11 @@ def test_slow_libraries_are_imported_where_they_are_used(name: str) -> None:
         assert "tokenizers" not in names
 
 
+@pytest.mark.parametrize("name", MODULES)
+def test_libraries_that_draw_are_imported_where_something_is_drawn(name: str) -> None:
+    assert imported(at_load(TREES[name])).isdisjoint({"matplotlib", "jinja2", "markupsafe"})
+
+
 @pytest.mark.parametrize("room", LAYERS)
 def test_the_layers_name_every_part_of_a_room(room: str) -> None:
     assert sorted(LAYERS[room]) == sorted({name.split(".")[1] for name in MODULES if room_of(name) == room})

@@ -34,16 +34,14 @@ class Envelope:
     """Values along a sequence of N, in B bins of neighbours.
 
     Attributes:
-        position: (B,) the middle of each bin, in 0..N.
-        low, quarter, median, three_quarters, high: (B,) quantiles of each bin's values.
+        position: (B,) the middle of each bin, in 0..end.
+        quantiles: (5, B) lowest, quarter, median, three quarters and highest of each bin's values.
+        end: N.
     """
 
     position: Array
-    low: Array
-    quarter: Array
-    median: Array
-    three_quarters: Array
-    high: Array
+    quantiles: Array
+    end: int
 
 
 @dataclass(frozen=True)
@@ -135,20 +133,11 @@ def envelope(values: Array, bins: int = BINS) -> Envelope:
     edges = np.linspace(0, len(values), min(bins, len(values)) + 1).astype(np.int64)
     parts = np.split(values, edges[1:-1])
     quantiles = np.array([np.quantile(part, (0, 0.25, 0.5, 0.75, 1)) for part in parts])  # (B, 5)
-    return Envelope((edges[:-1] + edges[1:]) / 2, *quantiles.T)
+    return Envelope((edges[:-1] + edges[1:]) / 2, quantiles.T, len(values))
 
 
-def in_source_order(split: Split) -> Order:
-    """Lengths of the rows as they stood in the source."""
-    return _order(split.lengths[np.argsort(split.source_rows)])
-
-
-def in_cache_order(split: Split) -> Order:
-    """Lengths of the rows as the cache holds them: sorted."""
-    return _order(split.lengths)
-
-
-def _order(lengths: Array) -> Order:
+def row_order(lengths: Array) -> Order:
+    """Summarize the (N,) lengths of rows in some order."""
     jump = float(np.abs(np.diff(lengths)).mean()) if len(lengths) > 1 else 0.0
     return Order(envelope(lengths), jump)
 

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 import numpy as np
 
 from cache import Split
-from cache.common.svg import escape
 
 SAMPLES = 4
 MOST_TOKENS = 90
@@ -94,24 +93,3 @@ def _byte_letters() -> dict[str, int]:
 
 
 BYTES = _byte_letters()
-
-
-def marked_html(row: MarkedRow) -> str:
-    """A row as HTML: each token in a box of its own."""
-    words = _boxes(row.head)
-    if row.left_out:
-        words += f' <span class="about">… {row.left_out:,} more …</span> ' + _boxes(row.tail)
-    name = f"<b>{escape(row.label)}</b>, " if row.label else ""
-    return f'<div class="sample"><div class="about">{name}{escape(row.about)}</div><p>{words}</p></div>'
-
-
-def _boxes(tokens: tuple[Token, ...]) -> str:
-    parts = []
-    for token in tokens:
-        if token.kind == "sub":
-            mark = "<s>##</s>" if token.text.startswith("##") else ""
-            parts.append(f'<i class="sub">{mark}{escape(token.text.removeprefix("##"))}</i>')
-        else:
-            kind = ' class="special"' if token.kind == "special" else ""
-            parts.append(f"\n<i{kind}>{escape(token.text)}</i>")
-    return "".join(parts)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
-from cache.common.svg import DARK, LIGHT
+from cache.common.drawing import DARK, LIGHT
 
 VOID = {"meta", "link", "br"}
 
@@ -49,15 +49,21 @@ class Page(HTMLParser):
 
 
 def check_page(text: str) -> Page:
-    """A page that parses strictly, whose drawings are XML, and that asks for nothing from elsewhere."""
+    """A page that parses strictly, whose drawings are XML, and that refers to nothing but parts of itself."""
     found = Page(text)
     for drawing in found.drawings:
-        ElementTree.fromstring(drawing)
+        ElementTree.fromstring(drawing.replace("<svg", '<svg xmlns:xlink="xlink"', 1))
     assert "nan" not in " ".join(re.findall(r' d="([^"]*)"', text)).lower()
     assert "<script" not in text
-    assert not re.search(r"https?:|//|url\(|@import", " ".join(value or "" for _, value in found.attributes))
+    ids = [value for name, value in found.attributes if name == "id"]
+    assert len(ids) == len(set(ids))
+    own = {f"#{name}" for name in ids}
+    values = " ".join(value or "" for _, value in found.attributes)
+    assert not re.search(r"https?:|//|@import", values)
     assert not re.search(r"url\(|@import|https?:", text.split("<style>")[1].split("</style>")[0])
-    assert {name for name, _ in found.attributes}.isdisjoint({"src", "onload", "onclick", "xlink:href"})
+    links = [value for name, value in found.attributes if name == "xlink:href"]
+    assert own.issuperset([*links, *re.findall(r"url\(([^)]*)\)", values)])
+    assert {name for name, _ in found.attributes}.isdisjoint({"src", "onload", "onclick"})
     return found
 
 

@@ -51,8 +51,8 @@ def test_a_file_that_changes_while_it_is_read_is_refused(
             file.write("word4,x\n")
         return real(*arguments)
 
-    real = encode.code_labels
-    monkeypatch.setattr(encode, "code_labels", slow)
+    real = encode.code_batch
+    monkeypatch.setattr(encode, "code_batch", slow)
     done = build(prep, "a.csv" if kind == "csv" else "d")
     assert done.code == 2
     assert f"{name} changed while it was being read; build again" in done.err

@@ -2,6 +2,7 @@
 
 import json
 import re
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -152,6 +153,22 @@ def test_compare_writes_the_page(runs, tmp_path) -> None:
     done = CliRunner().invoke(cli, ["compare", *map(str, runs), "--html", str(tmp_path / "runs.html")])
     assert (done.exception, done.stdout) == (None, plain.stdout)
     check_page((tmp_path / "runs.html").read_text("utf-8"))
+
+
+@pytest.mark.parametrize("name", ["matplotlib", "jinja2"])
+def test_a_missing_library_is_named(runs, tmp_path, monkeypatch, name) -> None:
+    monkeypatch.setitem(sys.modules, name, None)
+    done = CliRunner().invoke(cli, ["compare", *map(str, runs), "--html", str(tmp_path / "runs.html")])
+    assert isinstance(done.exception, InputError)
+    assert done.exception.exit_code == 2
+    assert str(done.exception) == f"train compare --html needs {name}: pip install 'lengthwise[pictures]'"
+
+
+def test_names_of_groups_are_shown_not_obeyed(tmp_path) -> None:
+    folders = [write_run(tmp_path / str(n), 1, model=model) for n, model in enumerate(("<script>x", "$m$"))]
+    text = comparison_page(group_runs([read_curves(folder) for folder in folders]))
+    assert "&lt;script&gt;" in text
+    assert "$m$" in check_page(text).text
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium")

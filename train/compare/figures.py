@@ -2,38 +2,34 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from cache.common.axes import Axes, frame, spread
-from cache.common.files import replacing, storage_errors
-from cache.common.page import header, page, section, table
+from cache.common.drawing import SERIES, Figure, Key, Palette, Panel, render_page, require_drawing, write_page
 from cache.common.progress import clock
-from cache.common.svg import SERIES, Figure, Panel, band, clip, label, line
 from cache.errors import InputError
 
 from ..metrics.scores import TITLES
 from .curves import Floats, Group, group_runs, read_curves, smooth, spread_of
 from .table import column_names, score_text
 
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
 MOST_POINTS = 300
 """Points drawn of a curve."""
-NAME_LENGTH = 18
-"""Characters of a group's name beside its line; the table has the whole name."""
 
 
 def write_comparison(folders: Sequence[Path], path: Path) -> int:
     """Write the page that compares some runs; returns its size in bytes.
 
     Raises:
-        InputError: a folder is no run, or no run has recorded a step yet.
+        InputError: a folder is no run, no run has recorded a step yet, or a library that draws is missing.
         StorageError: the page cannot be written.
     """
-    data = comparison_page(group_runs([read_curves(folder) for folder in folders])).encode()
-    with storage_errors(path), replacing(path) as temporary:
-        temporary.write_bytes(data)
-    return len(data)
+    require_drawing("train compare --html")
+    return write_page(path, comparison_page(group_runs([read_curves(folder) for folder in folders])))
 
 
 def comparison_page(groups: Sequence[Group]) -> str:
@@ -48,10 +44,18 @@ def comparison_page(groups: Sequence[Group]) -> str:
         raise InputError(f"no step is recorded yet in {folders}; wait for the first log point (--logging-steps steps)")
     runs = sum(len(group.runs) for group in groups)
     caches = sorted({run.result.info.cache_name for group in groups for run in group.runs})
-    about = f"{_count(runs, 'run')} in {_count(len(groups), 'group')}; runs that differ only by seed are one group"
-    head = header(f"Runs on {', '.join(caches)}", about, ())
-    figures = [learning(drawn), pace(drawn)]
-    return page(f"Runs on {', '.join(caches)}", [head, *map(section, figures), table_html(groups)])
+    heading, several = f"Runs on {', '.join(caches)}", _several(groups)
+    names = ("runs", *column_names([run.result for group in groups for run in group.runs])[1:])
+    return render_page(
+        Path(__file__).with_name("comparison.html"),
+        title=heading,
+        heading=heading,
+        about=f"{_count(runs, 'run')} in {_count(len(groups), 'group')}; runs that differ only by seed are one group",
+        figures=[learning(drawn), pace(drawn)],
+        table_title=f"{_count(len(groups), 'group')} side by side",
+        note="Means over the runs of a group, ± their standard deviation." if several else "",
+        rows=(names, [_cells(group) for group in groups]),
+    )
 
 
 def _count(number: int, noun: str) -> str:
@@ -77,7 +81,7 @@ def learning(groups: Sequence[Group]) -> Figure:
     caption = "Training loss"
     caption += f", the mean of {window} records at a time" if window > 1 else ""
     caption += "; of several seeds the mean, and one standard deviation to either side." if _several(groups) else "."
-    return Figure("learning", _learning_title(scored, groups), caption, tuple(panels))
+    return Figure("learning", _learning_title(scored, groups), caption, tuple(panels), keys=_keys(groups))
 
 
 def _learning_title(scored: Sequence[Group], groups: Sequence[Group]) -> str:
@@ -97,24 +101,32 @@ def pace(groups: Sequence[Group]) -> Figure:
     """Throughput and learning rate, step by step."""
     speeds = [_speed(group) for group in groups]
     title = "; ".join(
-        f"{group.name}: {speed:,.0f} real tokens a second" for group, speed in zip(groups, speeds, strict=True)
+        f"{group.name}: {speed:,.0f} real tokens per second" for group, speed in zip(groups, speeds, strict=True)
     )
     if len(groups) > 1 and min(speeds) > 0:
         best, worst = int(np.argmax(speeds)), int(np.argmin(speeds))
         title = (
-            f"{groups[best].name} trains on {speeds[best]:,.0f} real tokens a second, {groups[worst].name} on "
+            f"{groups[best].name} trains on {speeds[best]:,.0f} real tokens per second, {groups[worst].name} on "
             f"{speeds[worst]:,.0f}: {speeds[best] / speeds[worst]:.2f} times as many"
         )
     panels = []
     for field, heading, unit in (
-        ("speed", "Throughput", "real tokens a second"),
+        ("speed", "Throughput", "real tokens per second"),
         ("learning_rate", "Learning rate", ""),
     ):
         curves = [(group.stack("steps")[0], group.stack(field)) for group in groups]
         panels.append(_panel(groups, curves, heading, "optimizer step", unit, smoothing=1))
-    return Figure(
-        "pace", title, "Throughput is that between one record and the next, padding not counted.", tuple(panels)
-    )
+    caption = "Throughput is that between one record and the next, padding not counted."
+    return Figure("pace", title, caption, tuple(panels), keys=_keys(groups))
+
+
+def _keys(groups: Sequence[Group]) -> tuple[Key, ...]:
+    return tuple(Key(group.name, *_line_style(index)) for index, group in enumerate(groups))
+
+
+def _line_style(index: int) -> tuple[str, bool]:
+    """The color of a group's line, and whether it is dashed: colors repeat after eight groups."""
+    return SERIES[index % len(SERIES)], index >= len(SERIES)
 
 
 def _speed(group: Group) -> float:
@@ -157,50 +169,33 @@ def _panel(
     smoothing: int = 1,
     dots: bool = False,
 ) -> Panel:
-    """A line and a band a group, each named at its end."""
-    shown = [clip(group.name, NAME_LENGTH) for group in groups]
-    finite = np.concatenate([y[np.isfinite(y)] for _, y in curves])
-    low, high = (float(finite.min()), float(finite.max())) if len(finite) else (0.0, 1.0)
-    low = low - 0.1 * ((high - low) or 0.1) if dots else 0.0
-    last = max(float(x[-1]) for x, _ in curves if len(x))
-    margin = 14 + 6.6 * max(map(len, shown))
-    axes = Axes((0, last), (low, low + (high - low) * 1.06 or 1.0), right=margin, left=54)
-    parts, ends = [frame(axes, x_label, y_label)], []
-    for place, (x, y) in enumerate(curves):
-        if len(x):
-            drawn, end = _curve(axes, x, y, place, smoothing, dots)
-            parts += drawn
-            ends.append((end, place))
-    heights = spread([end for end, _ in ends], 14, axes.top, axes.height - axes.bottom)
-    for height, (_, place) in zip(heights, ends, strict=True):
-        parts.append(label(axes.width - margin + 8, height + 4, shown[place], color=_color(place)))
-    return axes.panel(heading, parts, f"{heading}, of {', '.join(group.name for group in groups)}")
+    """A line per group, with a band where it has several runs."""
+    last = max(float(x[-1]) for x, _ in curves if len(x)) or 1.0
+
+    def draw(axes: "Axes", colors: Palette) -> None:
+        for index, (x, y) in enumerate(curves):
+            if len(x):
+                color, dashed = _line_style(index)
+                _draw_curve(axes, x, y, smoothing, color=colors[color], dashes=(4, 1.5) if dashed else (), dots=dots)
+        if not dots:
+            axes.set_ylim(bottom=0)
+        axes.set(xlim=(0, last), xlabel=x_label, ylabel=y_label)
+
+    return Panel(heading, draw, f"{heading}, of {', '.join(group.name for group in groups)}")
 
 
-def _curve(axes: Axes, x: Floats, y: Floats, place: int, smoothing: int, dots: bool) -> tuple[list[str], float]:
-    """The drawing of one group, and the height at which its line ends, pixels."""
-    color, dashed = _color(place), place >= SERIES
+def _draw_curve(
+    axes: "Axes", x: Floats, y: Floats, smoothing: int, *, color: str, dashes: tuple[float, ...], dots: bool
+) -> None:
+    """The mean of a group's runs and one standard deviation to either side; of a lone run also what was smoothed."""
     each = np.stack([smooth(run, smoothing) for run in y])
-    mean, deviation = each.mean(axis=0), spread_of(each)
     pick = np.unique(np.linspace(0, len(x) - 1, min(len(x), MOST_POINTS)).astype(int))
-    px, middle = axes.at_x(x[pick]), axes.at_y(mean[pick])
-    parts = []
+    mean, deviation = each.mean(axis=0)[pick], spread_of(each)[pick]
     if len(y) > 1:
-        good = np.isfinite(mean[pick])
-        low, high = (axes.at_y((mean + sign * deviation)[pick][good]) for sign in (-1, 1))
-        floor, ceiling = axes.height - axes.bottom, axes.top
-        parts.append(band(px[good], np.clip(low, ceiling, floor), np.clip(high, ceiling, floor), color, 0.18))
+        axes.fill_between(x[pick], mean - deviation, mean + deviation, color=color, alpha=0.2, linewidth=0)
     elif smoothing > 1:
-        parts.append(line(px, axes.at_y(y[0][pick]), color, width=0.8, opacity=0.35))
-    parts.append(line(px, middle, color, width=2, dashed=dashed))
-    if dots:
-        parts += [line((a, a), (b, b), color, width=6) for a, b in zip(px, middle, strict=True)]
-    ends = middle[np.isfinite(middle)]
-    return parts, float(ends[-1]) if len(ends) else float(axes.top)
-
-
-def _color(place: int) -> str:
-    return str(place % SERIES + 1)
+        axes.plot(x[pick], y[0][pick], color=color, linewidth=0.8, alpha=0.4)
+    axes.plot(x[pick], mean, color=color, linewidth=2, dashes=dashes, marker="o" if dots else "", clip_on=not dots)
 
 
 def _time_unit(seconds: float) -> tuple[str, float]:
@@ -220,16 +215,8 @@ def _several(groups: Sequence[Group]) -> bool:
 PLUS_MINUS = "\u00a0±\u00a0"
 
 
-def table_html(groups: Sequence[Group]) -> str:
-    """The tutorial's table, a group a row: means, ± standard deviations where there are several runs."""
-    rows = [_cells(group) for group in groups]
-    note = "Means over the runs of a group, ± their standard deviation." if _several(groups) else ""
-    head = f"<h2>{_count(len(groups), 'group')} side by side</h2>" + (f'<p class="about">{note}</p>' if note else "")
-    names = ("runs", *column_names([run.result for group in groups for run in group.runs])[1:])
-    return f'<section id="table">{head}{table(names, rows)}</section>'
-
-
 def _cells(group: Group) -> list[str]:
+    """A group's row of the tutorial's table: means, ± standard deviations where there are several runs."""
     results = [run.result for run in group.runs]
     info, settings = results[0].info, results[0].info.settings
     unfinished = sum(not result.finished for result in results)

@@ -1,0 +1,297 @@
+"""Figures by matplotlib and pages by Jinja: inline SVG that follows the reader's light or dark theme, and PNG files.
+
+`prep report` and `train compare --html` share it; both libraries come with the extra `pictures` and are imported
+only where something is drawn. A panel is drawn in the colors of `LIGHT`; in SVG each of them then becomes a CSS
+variable, which the page defines for both themes.
+"""
+
+import importlib
+import io
+import re
+import textwrap
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from ..errors import InputError
+from .files import replacing, storage_errors
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+Palette = dict[str, str]
+
+LIGHT: Palette = {
+    "paper": "#ffffff",
+    "ink": "#1a1f24",
+    "muted": "#5b6670",
+    "grid": "#e3e7ea",
+    "subtle": "#f1f4f6",
+    "amber": "#e8a317",
+    "blue": "#0072b2",
+    "vermilion": "#c24a00",
+    "green": "#00795c",
+    "pink": "#a03f7a",
+    "olive": "#7a6500",
+    "slate": "#4a5560",
+    "indigo": "#3d4db7",
+    "brown": "#8a3b2e",
+}
+"""Colors on white, all different; those of data can be told apart by the color-blind (after Okabe and Ito)."""
+
+DARK: Palette = {
+    "paper": "#14181c",
+    "ink": "#e8ebee",
+    "muted": "#9ba6b0",
+    "grid": "#2b3239",
+    "subtle": "#1e242a",
+    "amber": "#e8a317",
+    "blue": "#4fa8de",
+    "vermilion": "#ff9a5c",
+    "green": "#3fc79a",
+    "pink": "#e59ac3",
+    "olive": "#e0cb4c",
+    "slate": "#a9b4be",
+    "indigo": "#9aa8ff",
+    "brown": "#e0a095",
+}
+
+SERIES = ("blue", "vermilion", "green", "pink", "olive", "slate", "indigo", "brown")
+"""Colors of lines, in order."""
+
+PNG_DPI = 144
+"""Two pixels of a PNG for each unit of a panel, of which an inch has 72."""
+
+
+class Key(NamedTuple):
+    """What a color means; a dashed key is that of a dashed line."""
+
+    words: str
+    color: str
+    dashed: bool = False
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One plot: its heading, the function that draws it, what it shows said in words, and its size in pixels."""
+
+    heading: str
+    draw: Callable[["Axes", Palette], None]
+    about: str = ""
+    width: float = 440
+    height: float = 250
+
+
+@dataclass(frozen=True)
+class Figure:
+    """Panels that together show one finding.
+
+    Attributes:
+        name: the picture's file name, without its ending.
+        title: the finding, with its number.
+        caption: how to read it.
+        panels: the plots.
+        columns: how many stand side by side where there is room.
+        keys: what the colors mean.
+    """
+
+    name: str
+    title: str
+    caption: str
+    panels: tuple[Panel, ...]
+    columns: int = 2
+    keys: tuple[Key, ...] = ()
+
+
+def require_drawing(command: str) -> None:
+    """Check that the libraries that draw are installed, before any work is done.
+
+    Raises:
+        InputError: one is missing; the message says how to install it.
+    """
+    for name in ("matplotlib", "jinja2"):
+        try:
+            importlib.import_module(name)
+        except ImportError:
+            raise InputError(f"{command} needs {name}: pip install 'lengthwise[pictures]'") from None
+
+
+def render_page(template: Path, **values: Any) -> str:
+    """An HTML page from a template that extends `page.html`; all text is escaped.
+
+    Args:
+        template: path of the template.
+        values: what it shows; figures become sections with inline SVG by the template's `figure_section`.
+    """
+    import jinja2
+
+    folders = [template.parent, Path(__file__).parent]
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(folders),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        finalize=lambda value: printable(value) if type(value) is str else value,
+    )
+    environment.globals.update(light=LIGHT, dark=DARK, panel_svg=panel_svg)
+    return environment.get_template(template.name).render(values) + "\n"
+
+
+def write_page(path: Path, page: str) -> int:
+    """Write a page, whole or not at all; returns its size in bytes.
+
+    Raises:
+        StorageError: it cannot be written.
+    """
+    data = page.encode()
+    with storage_errors(path), replacing(path) as temporary:
+        temporary.write_bytes(data)
+    return len(data)
+
+
+def printable(text: str) -> str:
+    """Text without the characters that XML cannot hold; each becomes the replacement character."""
+    return re.sub("[\x00-\x08\x0b-\x1f\ud800-\udfff\ufffe\uffff]", "�", text)
+
+
+def clip(words: str, length: int) -> str:
+    """At most `length` characters on one line, the last an ellipsis where some were left out."""
+    words = printable(words).replace("\n", " ")
+    return words if len(words) <= length else words[: length - 1] + "…"
+
+
+def panel_svg(panel: Panel) -> str:
+    """A panel as an inline SVG element of any width, its colors CSS variables (`jinja2.utils.markupsafe.Markup`)."""
+    from markupsafe import Markup, escape
+    from matplotlib.figure import Figure as Sheet
+
+    written = io.StringIO()
+    with _style(LIGHT, f"{panel.heading} {panel.about}"):
+        sheet = Sheet(figsize=(panel.width / 72, panel.height / 72), layout="constrained", facecolor="none")
+        _draw(panel, sheet.subplots(), LIGHT)
+        sheet.savefig(written, format="svg", metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")))
+    content = written.getvalue().partition("</defs>")[2]  # what stands before is a style sheet for the whole document
+    content = re.sub("<[^>]+>", lambda tag: _inline_tag(tag[0]), content)
+    content = re.sub(r">\s+<", "><", content).strip()
+    head = f'<svg viewBox="0 0 {panel.width:g} {panel.height:g}" role="img" aria-label='
+    return Markup(f'{head}"{escape(printable(panel.about or panel.heading))}">{content}')
+
+
+def _inline_tag(tag: str) -> str:
+    """A tag of matplotlib's SVG as a page needs it: short, without ids that repeat, in the page's font and colors."""
+    tag = re.sub(r' id="[\w.]+_\d+"|font-family: [^;"]*;? ?', "", tag)
+    tag = re.sub(r"\d+\.\d{2,}(?=[ \n\"])", lambda number: f"{float(number[0]):.1f}", tag) if " d=" in tag else tag
+    for name, color in LIGHT.items():
+        tag = tag.replace(color, f"var(--{name})")
+    return " ".join(tag.split())
+
+
+def write_pngs(figures: Sequence[Figure], folder: Path) -> list[Path]:
+    """Write each figure as NAME.png on white and NAME-dark.png on black; returns their paths.
+
+    Raises:
+        StorageError: they cannot be written.
+    """
+    written = []
+    with storage_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        for figure in figures:
+            for ending, palette in (("", LIGHT), ("-dark", DARK)):
+                written.append(folder / f"{figure.name}{ending}.png")
+                with replacing(written[-1]) as temporary:
+                    temporary.write_bytes(figure_png(figure, palette))
+    return written
+
+
+def figure_png(figure: Figure, palette: Palette) -> bytes:
+    """A figure as a PNG picture that stands alone: title, caption, keys, panels."""
+    from matplotlib.figure import Figure as Sheet
+    from matplotlib.patches import Patch
+
+    margin, columns = 24, min(figure.columns, len(figure.panels))
+    rows = -(-len(figure.panels) // columns)
+    width = max(columns * figure.panels[0].width, 620) + 2 * margin
+    title = textwrap.wrap(printable(figure.title), int((width - 2 * margin) / 9.7))
+    caption = textwrap.wrap(printable(figure.caption), int((width - 2 * margin) / 6.6))
+    head = margin + 22 * len(title) + 18 * len(caption) + (38 if figure.keys else 16)
+    height = head + rows * max(panel.height for panel in figure.panels) + margin
+    written = io.BytesIO()
+    with _style(palette, figure.name):
+        sheet = Sheet(figsize=(width / 72, height / 72), facecolor=palette["paper"])
+        bounds = (margin / width, margin / height, 1 - 2 * margin / width, 1 - (head + margin) / height)
+        sheet.set_layout_engine("constrained", rect=bounds, w_pad=8 / 72, wspace=0.02)
+        above = partial(sheet.text, margin / width, va="top", linespacing=1.35)
+        above(1 - margin / height, "\n".join(title), size=15, weight="bold", color=palette["ink"])
+        above(1 - (margin + 22 * len(title) + 2) / height, "\n".join(caption), size=12)
+        if figure.keys:
+            handles = [Patch(color=palette[key.color], label=printable(key.words)) for key in figure.keys]
+            corner = (margin / width, 1 - (head - 32) / height)
+            legend = sheet.legend(handles=handles, loc="upper left", bbox_to_anchor=corner, ncols=len(handles))
+            legend.set_in_layout(False)
+        axes = sheet.subplots(rows, columns, squeeze=False).ravel()
+        for panel, plot in zip(figure.panels, axes, strict=False):
+            _draw(panel, plot, palette)
+        sheet.savefig(written, format="png", dpi=PNG_DPI)
+    return written.getvalue()
+
+
+def _draw(panel: Panel, axes: "Axes", palette: Palette) -> None:
+    axes.set_title(printable(panel.heading))
+    axes.xaxis.set_major_formatter(tick_text)
+    axes.yaxis.set_major_formatter(tick_text)
+    panel.draw(axes, palette)
+
+
+def tick_text(value: float, _position: float = 0) -> str:
+    """A tick's number: 400, 25,000, 10 M, 0.25, 5e-05."""
+    if abs(value) >= 1e6:
+        return f"{value / 1e6:,g} M"
+    return f"{value:,.0f}" if value == int(value) else f"{value:g}"
+
+
+@contextmanager
+def _style(palette: Palette, salt: str) -> Iterator[None]:
+    """matplotlib's settings for one picture: its fonts, its colors, and ids that depend on nothing but `salt`."""
+    import matplotlib.style
+
+    muted = palette["muted"]
+    settings = {
+        "svg.fonttype": "none",
+        "svg.hashsalt": printable(salt),
+        "text.parse_math": False,
+        "font.size": 11,
+        "text.color": muted,
+        "axes.facecolor": "none",
+        "axes.edgecolor": muted,
+        "axes.labelcolor": muted,
+        "axes.labelsize": 11,
+        "axes.titlecolor": palette["ink"],
+        "axes.titlelocation": "left",
+        "axes.titlesize": 12,
+        "axes.titleweight": "bold",
+        "axes.titlepad": 10,
+        "axes.spines.left": False,
+        "axes.spines.right": False,
+        "axes.spines.top": False,
+        "axes.grid": True,
+        "axes.grid.axis": "y",
+        "axes.axisbelow": True,
+        "axes.xmargin": 0,
+        "grid.color": palette["grid"],
+        "xtick.color": muted,
+        "ytick.color": muted,
+        "ytick.major.size": 0,
+        "legend.frameon": False,
+        "legend.borderpad": 0,
+        "legend.borderaxespad": 0,
+        "legend.handlelength": 1,
+        "legend.handleheight": 1,
+    }
+    with warnings.catch_warnings(), matplotlib.style.context(["default", settings]):
+        warnings.filterwarnings("ignore", "Glyph")  # of names in scripts that the font of PNG files lacks
+        yield
