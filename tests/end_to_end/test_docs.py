@@ -43,7 +43,7 @@ def run_line(line: str, folder: Path) -> str:
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda document: document.stem)
 def test_commands_and_python_run_in_order(document: Path, tmp_path: Path) -> None:
-    """Each document is followed from top to bottom in a folder of its own, with the file of the user's that it names."""
+    """Each document is followed from top to bottom in a folder of its own, with the file it names."""
     folder = tmp_path / "user"
     folder.mkdir()
     (folder / "sentences.conll").write_text("EU B-ORG\nrejects O\nGerman B-MISC\ncall O\n\nPeter B-PER\n\n" * 20)
