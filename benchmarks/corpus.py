@@ -15,9 +15,9 @@ import numpy as np
 from .timing import WORK
 
 if TYPE_CHECKING:
+    from cache import Cache, Split
     from cache.plans.spec import PlanSpec
     from cache.plans.strategies import EpochPlan
-    from cache.reading.opening import Cache, Split
 
 ROWS = 25_000
 MAX_LENGTH = 400
@@ -77,18 +77,18 @@ def imdb_cache(
     name: str = "imdb", shard_bytes: int | None = None, limit: int | None = None, holdout: float = 0.0
 ) -> Path:
     """The cache of the reviews, built by `prep.build` at max length 400 with the packaged BERT's tokenizer."""
+    from cache.common.progress import ConsoleProgress
     from cache.errors import CacheError
     from prep.build import BuildSettings, build
-    from prep.progress import Reporter
 
     out = WORK / "cache"
     settings = BuildSettings("imdb", out=out, name=name, tokenizer="minilm", holdout=holdout, limit=limit)
     if shard_bytes is not None:
         settings = replace(settings, shard_bytes=shard_bytes)
     try:
-        return build(settings, Reporter(quiet=True)).cache.folder
+        return build(settings, ConsoleProgress(quiet=True)).cache.folder
     except CacheError:  # made by an older release
-        return build(replace(settings, force=True), Reporter(quiet=True)).cache.folder
+        return build(replace(settings, force=True), ConsoleProgress(quiet=True)).cache.folder
 
 
 def small_bert(layers: int) -> Path:
@@ -116,7 +116,7 @@ def review_lengths(rows: int) -> np.ndarray:
     """(rows,) int32 ascending lengths, distributed as the reviews' are."""
     path = WORK / "lengths.npy"
     if not path.exists():
-        from cache.reading.opening import open_cache
+        from cache import open_cache
 
         np.save(path, open_cache(imdb_cache())["train"].lengths)
     real = np.load(path)
@@ -148,25 +148,28 @@ def sample_cache(split: "Split", plan: "EpochPlan", spec: "PlanSpec", place: Pat
         spec: the settings that `train run` will ask for.
         place: the new cache.
     """
+    from cache import open_cache
+    from cache.format.files import file_info
     from cache.format.manifest import SplitInfo, fingerprint_of
     from cache.plans.strategies import EpochPlan
-    from cache.reading.opening import open_cache
-    from cache.writing.writer import file_info, publish, staging, write_manifest, write_shard
+    from cache.writing.publishing import publish, staging
+    from cache.writing.writer import ShardColumns, write_manifest, write_shard
 
     chosen = np.sort(plan.rows.astype(np.int64))
     rows = [split[int(row)] for row in chosen]
     lengths = split.lengths[chosen]
     shutil.rmtree(place, ignore_errors=True)
     with staging(place) as folder:
-        shutil.copytree(split.cache.tokenizer_folder, folder / "tokenizer")
+        cache = open_cache(split.folder)
+        shutil.copytree(cache.tokenizer_folder, folder / "tokenizer")
         flat = np.concatenate([row.input_ids for row in rows])
         sources = np.array([row.source_row for row in rows])
         labels = np.array([row.label for row in rows])
-        shard = write_shard(folder, "train", 0, flat, lengths, sources, labels)
+        shard = write_shard(folder, "train", 0, ShardColumns(flat, lengths, sources, labels))
         histogram = tuple(np.bincount(lengths).tolist())
         info = SplitInfo(len(rows), len(flat), int(lengths[0]), int(lengths[-1]), histogram, (shard,))
         files = tuple(file_info(path) for path in sorted((folder / "tokenizer").iterdir()))
-        old = split.cache.manifest
+        old = cache.manifest
         manifest = replace(
             old,
             name=place.name,
@@ -182,7 +185,7 @@ def sample_cache(split: "Split", plan: "EpochPlan", spec: "PlanSpec", place: Pat
 
 
 def _store(cache: "Cache", spec: "PlanSpec", plan: "EpochPlan") -> None:
-    from cache.reading.plan_files import store_plan
+    from cache.writing.plans import store_plan
 
     store_plan(cache.folder / "train", cache.manifest.fingerprint, len(cache["train"]), spec, 1, lambda epoch: plan)
 

@@ -20,7 +20,7 @@ import numpy as np
 import torch
 
 from cache import PlanSpec, Split, open_cache
-from cache.batches.padding import row_mask
+from cache.reading.padding import row_mask
 
 from .checks import BatchDigest
 from .timing import ROOT, WORK, Json, serve

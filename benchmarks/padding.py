@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from cache import Split, open_cache
-from cache.batches.padding import gather_rows, row_mask
+from cache.reading.padding import gather_rows, row_mask
 
 from .corpus import imdb_cache
 
@@ -21,7 +21,8 @@ ROWS = 64
 def main() -> None:
     """Print the largest difference between a row's logits in batches of other widths, and the largest logit."""
     from cache.common.hub import packaged_model
-    from train.models.loading import quiet_transformers, read_config
+    from train.models.heads import quiet_transformers
+    from train.models.loading import read_config
 
     folder = packaged_model()
     if folder is None:

@@ -107,7 +107,7 @@ def _read(folder: Path) -> tuple[Any, Any, Any]:
         table = load_from_disk(folder / "rows").data.table.combine_chunks()
         ids = table["input_ids"].combine_chunks()
         return ids.flatten().to_numpy(), ids.value_lengths().to_numpy(), table["label"].to_numpy()
-    from cache.reading.opening import open_cache
+    from cache import open_cache
 
     split = open_cache(folder)["train"]
     return np.concatenate([row.input_ids for row in split]), split.lengths, split.labels

@@ -22,7 +22,9 @@ from cache import PlanSpec, Split, open_cache
 from cache.plans.strategies import EpochPlan
 from train.device import autocast, pick_precision, prepare
 from train.models.cpu_attention import use_cpu_kernels
-from train.models.loading import Needs, load_model, quiet_transformers
+from train.models.fit import CacheRequirements
+from train.models.heads import quiet_transformers
+from train.models.loading import load_model
 
 from .corpus import even_batches, imdb_cache, part_of, sample_cache, small_bert
 from .runs import run_once
@@ -65,8 +67,8 @@ class Task:
 
     def classifier(self) -> Any:
         """The model as every run starts with it, on the CPU."""
-        manifest = self.split.cache.manifest
-        return load_model(self.model, Needs(manifest, self.split.cache.folder, manifest.max_length), SEED)
+        manifest = open_cache(self.split.folder).manifest
+        return load_model(self.model, CacheRequirements(manifest, self.split.folder, manifest.max_length), SEED)
 
     @property
     def logging_steps(self) -> int:
@@ -146,7 +148,7 @@ def trainer(task: Task, plan: EpochPlan) -> Run:
         dataloader_pin_memory=task.device.type != "cpu",
     )
     data = datasets.Dataset.from_dict(columns)
-    collate = DataCollatorWithPadding(AutoTokenizer.from_pretrained(task.split.cache.tokenizer_folder))
+    collate = DataCollatorWithPadding(AutoTokenizer.from_pretrained(task.split.folder / "tokenizer"))
 
     class Clock(TrainerCallback):
         """Times the loop alone, without the Trainer's own preparations."""

@@ -13,6 +13,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from .batches.batch import Batch, Batches
+    from .batches.streams import BatchStream, StepDataset
     from .errors import (
         CacheError,
         CorruptCacheError,
@@ -23,12 +25,35 @@ if TYPE_CHECKING:
         NotACacheError,
         StorageError,
     )
+    from .opening import Cache, Row, Split, open_cache
     from .plans.spec import STRATEGIES, PlanSpec
     from .plans.strategies import EpochPlan, plan_epoch
-    from .reading.opening import Cache, Row, Split, open_cache
+
+_MODULES = {
+    "batches.batch": ("Batch", "Batches"),
+    "batches.streams": ("BatchStream", "StepDataset"),
+    "errors": (
+        "CacheError",
+        "CorruptCacheError",
+        "FormatVersionError",
+        "InputError",
+        "LengthwiseError",
+        "MismatchError",
+        "NotACacheError",
+        "StorageError",
+    ),
+    "opening": ("Cache", "Row", "Split", "open_cache"),
+    "plans.spec": ("STRATEGIES", "PlanSpec"),
+    "plans.strategies": ("EpochPlan", "plan_epoch"),
+}
+
+_HOMES = {name: module for module, names in _MODULES.items() for name in names}
 
 __all__ = [
     "STRATEGIES",
+    "Batch",
+    "BatchStream",
+    "Batches",
     "Cache",
     "CacheError",
     "CorruptCacheError",
@@ -41,18 +66,14 @@ __all__ = [
     "PlanSpec",
     "Row",
     "Split",
+    "StepDataset",
     "StorageError",
     "open_cache",
     "plan_epoch",
 ]
 
-_MODULES = ("errors", "plans.spec", "plans.strategies", "reading.opening")
-
 
 def __getattr__(name: str) -> object:
-    if name in __all__:
-        for module in _MODULES:
-            found = getattr(import_module(f".{module}", __name__), name, None)
-            if found is not None:
-                return found
+    if name in _HOMES:
+        return getattr(import_module(f".{_HOMES[name]}", __name__), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

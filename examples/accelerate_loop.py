@@ -1,4 +1,4 @@
-"""Accelerate: each process takes its share of every planned batch. Needs the package accelerate.
+"""Accelerate: each process takes its share of every planned batch. CacheRequirements the package accelerate.
 
 accelerate launch examples/accelerate_loop.py cache/imdb minilm
 """
@@ -9,8 +9,7 @@ import torch
 from accelerate import Accelerator
 from transformers import AutoModelForSequenceClassification
 
-from cache import open_cache
-from cache.batches.streams import BatchStream
+from cache import BatchStream, open_cache
 from cache.common.hub import local_folder
 
 
@@ -26,7 +25,7 @@ def main(cache_folder: str, model_name: str, steps: int = 20) -> float:
     for number, batch in enumerate(BatchStream(cache["train"], epochs=3, **share), start=1):
         loss = model(**batch.model_inputs()).loss
         # Gradients are averaged over processes: weigh each by its share of the step.
-        accelerator.backward(loss * batch.share * accelerator.num_processes)
+        accelerator.backward(loss * batch.loss_weight * accelerator.num_processes)
         optimizer.step()
         optimizer.zero_grad()
         accelerator.print(f"step {batch.step}: loss {loss.item():.4f}")

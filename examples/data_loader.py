@@ -7,8 +7,7 @@ import sys
 
 from torch.utils.data import DataLoader
 
-from cache import open_cache
-from cache.batches.streams import StepDataset
+from cache import StepDataset, open_cache
 
 
 def main(cache_folder: str, workers: int = 2) -> int:

@@ -1,4 +1,4 @@
-"""The Hugging Face Trainer over planned batches. Needs the package accelerate.
+"""The Hugging Face Trainer over planned batches. CacheRequirements the package accelerate.
 
 python examples/hf_trainer.py cache/imdb minilm out
 """
@@ -9,8 +9,7 @@ from typing import Any
 from torch.utils.data import DataLoader
 from transformers import AutoModelForSequenceClassification, Trainer, TrainingArguments
 
-from cache import open_cache
-from cache.batches.streams import StepDataset
+from cache import StepDataset, open_cache
 from cache.common.hub import local_folder
 
 

@@ -1,4 +1,4 @@
-"""Lightning over planned batches. Needs the package lightning.
+"""Lightning over planned batches. CacheRequirements the package lightning.
 
 python examples/lightning_module.py cache/imdb minilm
 """
@@ -11,8 +11,7 @@ import torch
 from torch.utils.data import DataLoader
 from transformers import AutoModelForSequenceClassification
 
-from cache import open_cache
-from cache.batches.streams import StepDataset
+from cache import StepDataset, open_cache
 from cache.common.hub import local_folder
 
 

@@ -10,8 +10,7 @@ from pathlib import Path
 import torch
 from transformers import AutoModelForSequenceClassification
 
-from cache import open_cache
-from cache.batches.streams import BatchStream
+from cache import BatchStream, open_cache
 from cache.common.hub import local_folder
 
 

@@ -1,32 +1,17 @@
-"""Building from Python: what a user holds in memory becomes frames, and goes the way of every other source.
-
-A library is looked for among those that are loaded already: nobody holds a data frame of one that is not.
-"""
+"""Building a cache from Python."""
 
 import os
-import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from cache import Cache
+from cache.common.progress import ConsoleProgress
 from cache.errors import InputError
-from cache.format.tasks import MLM, TOKENS
 from cache.plans.spec import PlanSpec
-from cache.reading.opening import Cache
 
 from .build import BuildSettings, build
-from .progress import Reporter
-from .sources.corpus import Columns, Source, check_split_name
-from .sources.files import BATCH_ROWS, LABEL, PAIR, TEXT, Stream
-from .sources.tables import Frame, dataset_frame, frames_source
-
-if TYPE_CHECKING:
-    import pyarrow as pa
-
-KINDS = (
-    "texts=[…], labels=[…]; a DataFrame of pandas or polars, an Arrow table or a datasets.Dataset; a dict of such with "
-    "the names of splits; or what `prep build` takes: a preset, a Hub id, a file, a folder"
-)
+from .sources.in_memory import given_source
 
 
 def build_cache(
@@ -111,151 +96,7 @@ def build_cache(
     )
     if named_source and (labels is not None or text_pairs is not None):
         raise InputError(f"{data!r} is taken for a preset, a file, a folder or a Hub id, which takes no labels=")
-    source = None if named_source else given_source(data, labels, text_pairs, settings)
-    return build(settings, Reporter(quiet), source).cache
-
-
-def given_source(data: Any, labels: Any, text_pairs: Any, settings: BuildSettings) -> Source:
-    """Data in memory as a source.
-
-    Raises:
-        InputError: it is of no kind that a cache is built from.
-    """
-    if settings.name is None:
-        raise InputError("name= is missing, expected a name for the cache of data in memory, such as name='reviews'")
-    if labels is not None or text_pairs is not None or _is_plain(data):
-        if hasattr(data, "columns") or hasattr(data, "column_names"):
-            raise InputError("labels= and text_pairs= go with lists; of a table name the columns: text=, label=")
-        if settings.columns.names:
-            raise InputError("text=, text_pair= and label= name the columns of a table, but lists are given")
-        frame, columns = _lists(data, labels, text_pairs, settings.task)
-        return frames_source("", settings.name, {"train": frame}, columns)
-    tables = data if isinstance(data, Mapping) else {"train": data}
-    for split in tables:
-        check_split_name(str(split), Path(str(split)))
-    frames = {str(split): _frame(table, str(split)) for split, table in tables.items()}
-    if not frames:
-        raise InputError(f"data is an empty dict, expected {KINDS}")
-    return frames_source("", settings.name, frames, settings.columns)
-
-
-def _is_plain(data: Any) -> bool:
-    return isinstance(data, list | tuple) or type(data).__name__ in ("ndarray", "Series")
-
-
-# --- lists
-
-
-def _lists(data: Any, labels: Any, text_pairs: Any, task: str) -> tuple[Frame, Columns]:
-    labelled, words = task != MLM, task == TOKENS
-    if labelled and labels is None:
-        raise InputError("labels= is missing: texts in a list need a label each, but for task='mlm'")
-    if not labelled and labels is not None:
-        raise InputError("labels= is given, but task='mlm' takes no labels; leave one of them out")
-    texts = _listed(data, "texts")
-    if text_pairs is None and not words and any(isinstance(text, tuple | list) for text in texts[:1]):
-        wrong = next((row for row, pair in enumerate(texts) if not _is_pair(pair)), None)
-        if wrong is not None:
-            raise InputError(f"row {wrong} of the texts (counted from 0) is {_short(texts[wrong])}, expected two texts")
-        texts, text_pairs = [pair[0] for pair in texts], [pair[1] for pair in texts]
-    columns = {TEXT: _words_array(texts) if words else _text_array(texts, "texts")}
-    if text_pairs is not None:
-        columns[PAIR] = _text_array(_listed(text_pairs, "text_pairs"), "text_pairs")
-    if labelled:
-        columns[LABEL] = _label_array(_listed(labels, "labels"))
-    if len({len(column) for column in columns.values()}) > 1:
-        counts = ", ".join(f"{len(column):,} in {name}" for name, column in columns.items())
-        raise InputError(f"the lists are of different lengths ({counts}), expected one text and one label a row")
-    import pyarrow as pa
-
-    table = pa.table(columns)
-    return Frame(table.column_names, lambda names: _stream(table.select(names))), Columns(
-        TEXT, PAIR if PAIR in columns else None, (LABEL,) if labelled else (), labelled
+    source = (
+        None if named_source else given_source(data, labels, text_pairs, settings.name, settings.columns, settings.task)
     )
-
-
-def _listed(values: Any, name: str) -> list[Any]:
-    if isinstance(values, str | bytes | Mapping) or not hasattr(values, "__iter__"):
-        raise InputError(f"{name} is {_short(values)}, expected a list; data may be {KINDS}")
-    return list(values.tolist() if hasattr(values, "tolist") else values)
-
-
-def _is_pair(value: Any) -> bool:
-    return isinstance(value, tuple | list) and len(value) == 2
-
-
-def _text_array(texts: list[Any], name: str) -> "pa.Array":
-    import pyarrow as pa
-
-    for row, text in enumerate(texts):
-        if text is not None and not isinstance(text, str):
-            raise InputError(f"row {row} of {name} (counted from 0) is {_short(text)}, expected text")
-    try:
-        return pa.array(texts, pa.large_string())
-    except UnicodeEncodeError as error:
-        row = next(row for row, text in enumerate(texts) if text is not None and error.object == text)
-        raise InputError(f"row {row} of {name} (counted from 0) is no valid text: {error.reason}") from None
-
-
-def _words_array(texts: list[Any]) -> "pa.Array":
-    """Lists of words, each of them checked."""
-    import pyarrow as pa
-
-    for row, words in enumerate(texts):
-        if not isinstance(words, tuple | list):
-            raise InputError(f"row {row} of texts (counted from 0) is {_short(words)}, expected a list of words")
-        _text_array(list(words), f"row {row} of texts")
-    return pa.array(texts, pa.large_list(pa.large_string()))
-
-
-def _label_array(labels: list[Any]) -> "pa.Array":
-    import pyarrow as pa
-
-    try:
-        return pa.array(labels)
-    except (pa.ArrowException, TypeError, ValueError, OverflowError) as error:
-        raise InputError(
-            f"labels hold what makes no column ({error}); expected numbers, names, or lists of one of them"
-        ) from None
-
-
-def _short(value: Any) -> str:
-    text = repr(value)
-    return f"{type(value).__name__} {text if len(text) <= 60 else text[:60] + '…'}"
-
-
-# --- tables
-
-
-def _frame(data: Any, split: str) -> Frame:
-    if _is(data, "datasets", "Dataset"):
-        return dataset_frame(data)
-    if _is(data, "pandas", "DataFrame"):
-        # Columns that are not wanted may hold what Arrow has no type for.
-        return Frame(
-            [column for column in data.columns if isinstance(column, str)],
-            lambda names: _stream(_arrow_table(data[names].reset_index(drop=True), split)),
-        )
-    if not hasattr(data, "__arrow_c_stream__"):
-        hint = "; call collect() first" if hasattr(data, "collect") else ""
-        raise InputError(f"split {split!r} is {_short(data)}, expected {KINDS}{hint}")
-    table = _arrow_table(data, split)
-    return Frame(table.column_names, lambda names: _stream(table.select(names)))
-
-
-def _is(data: Any, module: str, name: str) -> bool:
-    loaded = sys.modules.get(module)
-    return loaded is not None and isinstance(data, getattr(loaded, name, ()))
-
-
-def _arrow_table(data: Any, split: str) -> "pa.Table":
-    import pyarrow as pa
-
-    try:
-        return pa.table(data)
-    except (pa.ArrowException, TypeError, ValueError, OverflowError) as error:
-        raise InputError(f"split {split!r} cannot be made into an Arrow table: {error}") from error
-
-
-def _stream(table: "pa.Table") -> Stream:
-    return lambda: iter(table.to_batches(max_chunksize=BATCH_ROWS))
+    return build(settings, ConsoleProgress(quiet), source).cache

@@ -12,8 +12,12 @@ from typing import Any
 
 import numpy as np
 
+from cache import Cache, open_cache
+from cache.common.files import storage_errors
+from cache.common.progress import ConsoleProgress
 from cache.errors import CacheError, InputError, MismatchError, NotACacheError
-from cache.format.checksummed_json import NAME_PATTERN, Json
+from cache.format.checksummed_json import NAME_PATTERN
+from cache.format.files import file_info
 from cache.format.manifest import (
     DEFAULT_SHARD_BYTES,
     MAX_LENGTH,
@@ -28,10 +32,9 @@ from cache.format.manifest import (
 from cache.format.special_tokens import read_specials
 from cache.format.tasks import KINDS, MLM, TOKENS, Task
 from cache.plans.spec import PlanSpec
-from cache.reading.opening import Cache, open_cache
-from cache.writing.writer import building, file_info, publish, staging, storage_errors, write_manifest, write_shard
+from cache.writing.publishing import building, publish, staging
+from cache.writing.writer import ShardColumns, write_manifest, write_shard
 
-from .progress import Reporter
 from .rows.encoding import Encoded, encode_source, id_type
 from .rows.external_sort import merge
 from .sources.corpus import Columns, Source
@@ -56,7 +59,7 @@ class BuildSettings:
         text_pair: column of a second text; None = texts come alone.
         task: what the labels are, one of `cache.format.manifest.KINDS`, or "auto" to find out.
         tokenizer: Hub id, folder or `minilm`; None = the default.
-        engine: who tokenizes, one of `prep.tokenization.engines.ENGINES`.
+        engine: who tokenizes, one of `prep.tokenization.ENGINES`.
         max_length: tokens a row is truncated to; None = the preset's or the tokenizer's.
         holdout: fraction of `train` held out as `test`; None = the source's default.
         limit: most rows to take of each source split.
@@ -129,12 +132,12 @@ class Parts:
     encoder: Encoder
 
 
-def build(settings: BuildSettings, reporter: Reporter, source: Source | None = None) -> BuildResult:
+def build(settings: BuildSettings, console: ConsoleProgress, source: Source | None = None) -> BuildResult:
     """Build a cache, or find that it is there.
 
     Args:
         settings: what is asked for.
-        reporter: where progress goes.
+        console: where progress goes.
         source: what to read; None = what `settings.source` names.
 
     Raises:
@@ -148,7 +151,7 @@ def build(settings: BuildSettings, reporter: Reporter, source: Source | None = N
         read_specials(tokenizer.files, tokenizer.name)  # refuses a tokenizer without a mask token
     unread = f"{source.unread} is not read: --task mlm takes no labels" if source.unread else ""
     for note in filter(None, (source.note, unread, tokenizer.note)):
-        reporter.say(note)
+        console.log(note)
     if source.words:
         _check_words(settings, source)
         tokenizer = with_space_before(tokenizer)
@@ -158,12 +161,12 @@ def build(settings: BuildSettings, reporter: Reporter, source: Source | None = N
     place = settings.out / manifest.name
     cache = _existing(place, manifest, settings.force)
     if cache is None:
-        with building(place, reporter.say):
+        with building(place, console.log):
             # Another process may have built it while this one waited; --force replaces what it meant to replace.
             cache = _existing(place, manifest, settings.force)
             if cache is None:
-                return _build(place, manifest, settings, parts, reporter)
-    return BuildResult(cache, True, _write_plans(cache, settings, reporter))
+                return _build(place, manifest, settings, parts, console)
+    return BuildResult(cache, True, _write_plans(cache, settings, console))
 
 
 def _check_words(settings: BuildSettings, source: Source) -> None:
@@ -179,10 +182,12 @@ def _check_words(settings: BuildSettings, source: Source) -> None:
         )
 
 
-def _build(place: Path, manifest: Manifest, settings: BuildSettings, parts: Parts, reporter: Reporter) -> BuildResult:
+def _build(
+    place: Path, manifest: Manifest, settings: BuildSettings, parts: Parts, console: ConsoleProgress
+) -> BuildResult:
     with staging(place) as folder:
-        complete = _write(folder, manifest, settings, parts, reporter)
-        planned = _write_plans(Cache(folder, complete), settings, reporter)
+        complete = _write(folder, manifest, settings, parts, console)
+        planned = _write_plans(Cache(folder, complete), settings, console)
         publish(folder, place)
     return BuildResult(open_cache(place), False, planned)
 
@@ -277,16 +282,18 @@ def _differences(found: Manifest, wanted: Manifest) -> list[str]:
 # --- writing
 
 
-def _write(folder: Path, manifest: Manifest, settings: BuildSettings, parts: Parts, reporter: Reporter) -> Manifest:
+def _write(
+    folder: Path, manifest: Manifest, settings: BuildSettings, parts: Parts, console: ConsoleProgress
+) -> Manifest:
     """Write all files of the cache but its plans; returns the complete manifest."""
     spill = folder / ".runs"  # no split has such a name
     holdout, limit = manifest.source["holdout"], settings.limit
     task = parts.source.task if settings.task == "auto" else settings.task
-    arguments = (parts.source, parts.encoder, task, holdout, limit, spill, settings.memory_bytes, reporter)
+    arguments = (parts.source, parts.encoder, task, holdout, limit, spill, settings.memory_bytes, console)
     try:
         encoded = encode_source(*arguments)
     except ParityError as difference:
-        reporter.say(f"warning: {difference}; tokenizing everything with tokenizers instead")
+        console.log(f"warning: {difference}; tokenizing everything with tokenizers instead")
         parts.encoder.use("tokenizers")
         shutil.rmtree(spill, ignore_errors=True)
         encoded = encode_source(*arguments)
@@ -319,8 +326,8 @@ def _write_split(folder: Path, name: str, encoded: Encoded, shard_bytes: int, vo
         if encoded.marked is not None:
             ids, marks = unpack(ids)
             own = encoded.marked[marks]
-        arrays = (ids, part.lengths, rows, own)
-        shards.append(write_shard(folder, name, len(shards), *arrays, encoded.task, first))
+        columns = ShardColumns(ids, part.lengths, rows, own, first)
+        shards.append(write_shard(folder, name, len(shards), columns, encoded.task))
     lengths = np.flatnonzero(counts)
     return SplitInfo(
         rows=int(counts.sum()),
@@ -341,20 +348,10 @@ def _write_tokenizer(folder: Path, tokenizer: TokenizerFiles) -> tuple[Any, ...]
         return tuple(file_info(target / name) for name in sorted(tokenizer.files))
 
 
-def _write_plans(cache: Cache, settings: BuildSettings, reporter: Reporter) -> int:
+def _write_plans(cache: Cache, settings: BuildSettings, console: ConsoleProgress) -> int:
     """Draw the epochs of the plan that are not there yet."""
     if "train" not in cache:
         return 0
-    with reporter.bar("planning", settings.epochs, "epochs") as bar:
+    with console.bar("planning", settings.epochs, "epochs") as bar:
         _, added = cache["train"].keep_plan(settings.plan, settings.epochs, lambda _: bar.update(1))
     return added
-
-
-def describe_source(source: Json) -> str:
-    """Where a cache's text came from, in a few words."""
-    kind = source.get("kind")
-    if kind == "hub":
-        return f"Hub dataset {source['dataset']} at {source['revision'][:12]}"
-    if kind == "package":
-        return f"{source['argument']} from the package {source['package']}"
-    return str(source.get("argument") or "data given from Python")

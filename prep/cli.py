@@ -1,30 +1,29 @@
 """The command `prep`: parse, call one function, print. Only click is imported before a command runs."""
 
-import json
-import os
-import signal
-import sys
 import time
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 from click.shell_completion import CompletionItem
 
-if TYPE_CHECKING:
-    from cache.plans.spec import PlanSpec
+from cache.common.command_line import (
+    CONTEXT,
+    complete_folder,
+    json_option,
+    parse_bytes,
+    print_json,
+    quiet_option,
+    run_command,
+)
+from cache.format.tasks import KINDS
+from cache.plans.spec import STRATEGIES, PlanSpec
 
+from .tokenization import ENGINES
+
+if TYPE_CHECKING:
     from .build import BuildResult
 
-# Spelled out, because the modules they come from load numpy; a test compares them.
-STRATEGIES = ("smart", "tight", "budget", "dynamic", "fixed")
-
-ENGINES = ("auto", "nanotoken", "gigatoken", "tokenizers")
-
 PRECISIONS = ("bf16", "fp32")
-
-TASKS = ("auto", "classification", "regression", "multi-label", "token-classification", "mlm")
-
-CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
 
 
 @click.group(context_settings=CONTEXT)
@@ -55,11 +54,6 @@ def plan_options(command: Any) -> Any:
     return command
 
 
-def _folders(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
-    """Completion of an argument that takes a folder."""
-    return [CompletionItem(incomplete, type="dir")]
-
-
 def _sources(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
     """Completion of a source: presets with their descriptions, else files and folders."""
     from .sources.presets import PRESETS
@@ -68,27 +62,19 @@ def _sources(context: click.Context, parameter: click.Parameter, incomplete: str
     return found or [CompletionItem(incomplete, type="file")]
 
 
-quiet_option = click.option("--quiet", "-q", is_flag=True, help="Print errors and warnings only.")
-json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object, and nothing else on stdout.")
-cache_argument = click.argument("cache", shell_complete=_folders)
-
-
-def _plan_spec(strategy: str, batch_size: int | None, max_tokens: int | None, seed: int) -> "PlanSpec":
-    from cache.plans.spec import PlanSpec
-
-    return PlanSpec.of(strategy, batch_size, max_tokens, seed)
+cache_argument = click.argument("cache", shell_complete=complete_folder)
 
 
 @cli.command()
 @click.argument("source", shell_complete=_sources)
 @click.option("--name", help="Name of the cache.  [default: the source's]")
-@click.option("--out", default="cache", show_default=True, shell_complete=_folders, help="Folder of the caches.")
+@click.option("--out", default="cache", show_default=True, shell_complete=complete_folder, help="Folder of the caches.")
 @click.option("--text", help="Column of the text.  [default: text, review, sentence, …]")
 @click.option("--text-pair", help="Column of a second text, for rows of two.")
 @click.option("--label", multiple=True, help="Column of the label; several: a class each.  [default: label, class, …]")
 @click.option(
     "--task",
-    type=click.Choice(TASKS),
+    type=click.Choice(("auto", *KINDS)),
     default="auto",
     show_default=True,
     help="What labels are; mlm takes none.",
@@ -126,21 +112,21 @@ def build(source: str, quiet: bool, as_json: bool, memory: str, **options: Any) 
     """
     from pathlib import Path
 
+    from cache.common.progress import ConsoleProgress, clock
+
     from .build import BuildSettings
     from .build import build as build_cache
     from .inspect.summary import build_facts
-    from .progress import Reporter, elapsed
-    from .sizes import parse_bytes
 
     started = time.monotonic()
-    spec = _plan_spec(*(options.pop(name) for name in ("strategy", "batch_size", "max_tokens", "seed")))
+    spec = PlanSpec.of(*(options.pop(name) for name in ("strategy", "batch_size", "max_tokens", "seed")))
     options["out"] = Path(options["out"])
     settings = BuildSettings(source, plan=spec, memory_bytes=parse_bytes(memory), **options)
-    result = build_cache(settings, Reporter(quiet))
+    result = build_cache(settings, ConsoleProgress(quiet))
     if as_json:
-        _print_json(build_facts(result, time.monotonic() - started))
+        print_json(build_facts(result, time.monotonic() - started))
     elif not quiet:
-        _print_built(result, spec, elapsed(started))
+        _print_built(result, spec, clock(time.monotonic() - started))
 
 
 def _print_built(result: "BuildResult", spec: "PlanSpec", took: str) -> None:
@@ -167,17 +153,17 @@ def plan(cache: str, split: str, epochs: int, quiet: bool, as_json: bool, **opti
       prep plan cache/imdb --strategy tight --batch-size 32
       prep plan cache/imdb --strategy budget --max-tokens 8192 --epochs 5
     """
-    from cache.reading.opening import open_cache
+    from cache import open_cache
+    from cache.common.progress import ConsoleProgress
 
     from .inspect.summary import TokenRow, format_token_table, plan_facts, token_table
-    from .progress import Reporter
 
-    spec = _plan_spec(**options)
+    spec = PlanSpec.of(**options)
     rows = open_cache(cache)[split]
-    with Reporter(quiet).bar("planning", epochs, "epochs") as bar:
+    with ConsoleProgress(quiet).bar("planning", epochs, "epochs") as bar:
         there, added = rows.keep_plan(spec, epochs, lambda _: bar.update(1))
     if as_json:
-        _print_json({"folder": cache, "split": split, "planned_epochs": added, **plan_facts(rows, spec)})
+        print_json({"folder": cache, "split": split, "planned_epochs": added, **plan_facts(rows, spec)})
     if quiet or as_json:
         return
     table: list[TokenRow] = [row for row in token_table(rows) if row.spec == spec or row.spec.strategy == "fixed"]
@@ -195,7 +181,7 @@ def _plan_flags(spec: "PlanSpec") -> str:
 @cache_argument
 @click.option(
     "--model",
-    shell_complete=_folders,
+    shell_complete=complete_folder,
     help="Predict the memory of training this model on it: folder, Hub id, or minilm.",
 )
 @click.option("--memory", multiple=True, help="Memory of a GPU, for --model.  [default: 8, 16, 24, 40 and 80GiB]")
@@ -210,11 +196,10 @@ def info(cache: str, model: str | None, memory: tuple[str, ...], precision: str 
       prep info cache/imdb --model bert-base-uncased
       prep info cache/imdb --model minilm --memory 12GiB --precision fp32
     """
-    from cache.reading.opening import open_cache
+    from cache import open_cache
 
     from .inspect.forecast import forecast, forecast_facts, format_forecast
     from .inspect.summary import cache_facts
-    from .sizes import parse_bytes
 
     if model is None and (memory or precision):
         raise click.UsageError("--memory and --precision go with --model")
@@ -222,20 +207,16 @@ def info(cache: str, model: str | None, memory: tuple[str, ...], precision: str 
     sizes = tuple(parse_bytes(size) for size in memory)
     found = forecast(opened, model, precision or "bf16", sizes) if model is not None else None
     if as_json:
-        _print_json(cache_facts(opened) | ({"memory": forecast_facts(found)} if found else {}))
+        print_json(cache_facts(opened) | ({"memory": forecast_facts(found)} if found else {}))
         return
     _print_cache(opened)
     if found:
         click.echo(f"\n{format_forecast(found)}")
 
 
-def _print_json(content: dict[str, Any]) -> None:
-    click.echo(json.dumps(content))
-
-
 def _print_cache(cache: Any) -> None:
-    from .build import describe_source
     from .inspect.summary import format_splits, format_token_table, token_table
+    from .sources.corpus import describe_source
 
     manifest = cache.manifest
     size = sum(shard.bytes for split in manifest.splits.values() for shard in split.shards)
@@ -263,7 +244,7 @@ def show(cache: str, split: str, rows: int, seed: int | None, special_tokens: bo
     """
     import shutil
 
-    from cache.reading.opening import open_cache
+    from cache import open_cache
 
     from .inspect.samples import format_sample, random_samples
 
@@ -288,7 +269,7 @@ def report(cache: str, out: str | None, png: str | None, split: str | None, quie
     """
     from pathlib import Path
 
-    from cache.reading.opening import open_cache
+    from cache import open_cache
 
     from .inspect.report import make_report, write_pictures, write_report
 
@@ -312,25 +293,24 @@ def verify(cache: str, quiet: bool, as_json: bool) -> None:
     Example:
       prep verify cache/imdb
     """
-    from cache.reading.opening import open_cache
-
-    from .progress import Reporter
+    from cache import open_cache
+    from cache.common.progress import ConsoleProgress
 
     opened = open_cache(cache)
     files = size = 0
     total = sum(shard.bytes for split in opened.values() for shard in split.info.shards)
-    with Reporter(quiet).bar("verifying", total, "B") as bar:
+    with ConsoleProgress(quiet).bar("verifying", total, "B") as bar:
         for checked in opened.verify():
             files, size = files + 1, size + checked.bytes
             bar.update(checked.bytes)
     if as_json:
-        _print_json({"folder": cache, "files": files, "bytes": size})
+        print_json({"folder": cache, "files": files, "bytes": size})
     elif not quiet:
         click.echo(f"{cache} is sound: {files} files, {size:,} bytes, each as its checksum says")
 
 
 @cli.command("list")
-@click.argument("folder", default="cache", shell_complete=_folders)
+@click.argument("folder", default="cache", shell_complete=complete_folder)
 @json_option
 def list_caches(folder: str, as_json: bool) -> None:
     """Print the presets, and the caches under FOLDER (default: cache).
@@ -345,7 +325,7 @@ def list_caches(folder: str, as_json: bool) -> None:
 
     caches = find_caches(folder)
     if as_json:
-        _print_json(list_facts(PRESETS.values(), caches))
+        print_json(list_facts(PRESETS.values(), caches))
         return
     click.echo("presets")
     for preset in PRESETS.values():
@@ -356,30 +336,5 @@ def list_caches(folder: str, as_json: bool) -> None:
 
 
 def main() -> NoReturn:
-    """Run the command; typed errors become a message and an exit code, Ctrl-C 130, SIGTERM 143."""
-    signal.signal(signal.SIGTERM, _terminate)
-    try:
-        code = cli.main(standalone_mode=False)
-    except click.exceptions.Exit as stop:
-        code = stop.exit_code
-    except click.ClickException as error:
-        error.show()
-        code = error.exit_code
-    except (click.Abort, KeyboardInterrupt):
-        click.echo("stopped", err=True)
-        code = 130
-    except BrokenPipeError:  # for example `prep list | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        code = 141
-    except Exception as error:
-        from cache.errors import LengthwiseError
-
-        if not isinstance(error, LengthwiseError):
-            raise
-        click.echo(f"error: {error}", err=True)
-        code = error.exit_code
-    sys.exit(code if isinstance(code, int) else 0)
-
-
-def _terminate(*_: object) -> NoReturn:
-    sys.exit(143)
+    """Run the command line and exit."""
+    run_command(cli)

@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from cache import Split
 from cache.common.arrays import Array
 from cache.errors import InputError
-from cache.reading.splits import Split
 
 if TYPE_CHECKING:
     import datasets
@@ -45,7 +45,7 @@ def to_dataset(split: Split) -> "datasets.Dataset":
     features = _features(split)
     schema = features.arrow_schema
     tables = [pa.Table.from_arrays(columns, schema=schema) for columns in _shards(split, schema)]
-    identity = f"{split.cache.manifest.fingerprint} {split.name} to_dataset"
+    identity = f"{split.fingerprint} {split.name} to_dataset"
     return datasets.Dataset(
         pa.concat_tables(tables) if tables else schema.empty_table(),
         info=datasets.DatasetInfo(features=features),
@@ -57,9 +57,8 @@ def to_dataset(split: Split) -> "datasets.Dataset":
 def _features(split: Split) -> "datasets.Features":
     from datasets import ClassLabel, Features, List, Value
 
-    manifest = split.cache.manifest
-    task = manifest.task
-    ids = "uint16" if manifest.tokenizer.vocab_size <= 1 << 16 else "uint32"
+    task = split.task
+    ids = "uint16" if split.tokenizer.vocab_size <= 1 << 16 else "uint32"
     labels = {
         "classification": lambda: ClassLabel(names=list(task.label_names)),
         "regression": lambda: Value("float32"),
@@ -80,10 +79,10 @@ def _shards(split: Split, schema: "pa.Schema") -> Iterator[list["pa.Array"]]:
         split.check_ids(tensors["input_ids"])
         offsets, labels = tensors["offsets"], tensors.get("labels")
         columns = [_lists(offsets, tensors["input_ids"], schema.field("input_ids").type)]
-        if split.cache.manifest.task.pair:
+        if split.task.pair:
             types = token_types(offsets, tensors["first_lengths"])
             columns.append(_lists(offsets, types, schema.field("token_type_ids").type))
-        if labels is not None and split.cache.manifest.task.per_token:
+        if labels is not None and split.task.per_token:
             columns.append(_lists(offsets, labels.astype(np.int64), schema.field("labels").type))
         elif labels is not None and labels.ndim == 2:
             flat = _values(labels.astype(np.float32).ravel(), pa.float32())

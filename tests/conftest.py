@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from cache import Cache
+from cache.common.progress import ConsoleProgress
 from prep.build import BuildSettings, build
-from prep.progress import Reporter
 
 from .helpers.commands import Done, Prep
 
@@ -26,7 +26,7 @@ def offline() -> Iterator[None]:
 def imdb_cache(tmp_path_factory: pytest.TempPathFactory, offline: None) -> Cache:
     """The cache of all 25,000 packaged IMDb reviews, none held out, as `prep build imdb --holdout 0` makes it."""
     settings = BuildSettings("imdb", out=tmp_path_factory.mktemp("imdb") / "cache", holdout=0.0)
-    return build(settings, Reporter(quiet=True)).cache
+    return build(settings, ConsoleProgress(quiet=True)).cache
 
 
 @pytest.fixture

@@ -5,16 +5,15 @@ import json
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
-from click.shell_completion import CompletionItem
 
-from cache.errors import InputError, LengthwiseError
+from cache.common.command_line import CONTEXT, complete_folder, json_option, print_json, quiet_option, run_command
+from cache.errors import InputError
 
 from .declarations import declarations
 from .settings import PRECISIONS, Settings, read_settings
-from .signals import Stopped
 
 if TYPE_CHECKING:
     import torch
@@ -22,28 +21,12 @@ if TYPE_CHECKING:
 Command = Callable[..., Any]
 
 
-def main() -> None:
+def main() -> NoReturn:
     """Run the command line and exit."""
-    try:
-        cli(standalone_mode=False)
-    except click.exceptions.Exit as error:
-        sys.exit(error.exit_code)
-    except click.ClickException as error:
-        error.show()
-        sys.exit(error.exit_code)
-    except LengthwiseError as error:
-        click.echo(f"error: {error}", err=True)
-        sys.exit(error.exit_code)
-    except (click.Abort, KeyboardInterrupt):
-        sys.exit(130)
-    except Stopped as error:
-        sys.exit(error.exit_code)
-    except BrokenPipeError:
-        sys.stderr.close()  # whoever read our output has gone; Python would complain about it at exit
-        sys.exit(141)
+    run_command(cli)
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.group(context_settings=CONTEXT)
 @click.version_option(package_name="lengthwise", prog_name="train")
 def cli() -> None:
     """Fine-tune an encoder on a cache that `prep build` made.
@@ -52,15 +35,6 @@ def cli() -> None:
     Example:
       train run --cache cache/imdb
     """
-
-
-def _folders(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
-    """Completion of an option that takes a folder, and of some also something else."""
-    return [CompletionItem(incomplete, type="dir")]
-
-
-json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object, and nothing else on stdout.")
-quiet_option = click.option("--quiet", "-q", is_flag=True, help="Print errors and warnings only.")
 
 
 def settings_options(command: Command) -> Command:
@@ -73,7 +47,7 @@ def settings_options(command: Command) -> Command:
         if rule.bare is not None:
             options |= {"is_flag": False, "flag_value": rule.bare}
         if rule.folder:
-            options["shell_complete"] = _folders
+            options["shell_complete"] = complete_folder
         command = click.option(name, **options)(command)
     return command
 
@@ -84,8 +58,8 @@ def settings_options(command: Command) -> Command:
     "--resume",
     metavar="RUN",
     type=click.Path(path_type=Path),
-    shell_complete=_folders,
-    help="Go on with this run, exactly.",
+    shell_complete=complete_folder,
+    help="Resume this run, exactly where it stopped.",
 )
 @quiet_option
 @json_option
@@ -96,9 +70,9 @@ def settings_options(command: Command) -> Command:
     help="Take settings from a .toml or .json file, or from a run's settings.json; flags go on top.",
 )
 def run(resume: Path | None, quiet: bool, as_json: bool, config: Path | None, **flags: Any) -> None:
-    """Fine-tune a model on a cache, or go on with an interrupted run.
+    """Fine-tune a model on a cache, or resume an interrupted run.
 
-    With --task mlm it is adapted to the cache's texts: some tokens are hidden, and it learns to say what they were.
+    With --task mlm the model is adapted to the cache's texts: it learns to predict masked tokens.
 
     \b
     Examples:
@@ -120,19 +94,19 @@ def run(resume: Path | None, quiet: bool, as_json: bool, config: Path | None, **
     settings = Settings.from_json(given) if resume is None else None  # what is wrong shows before torch is loaded
     from . import run as runs
 
-    say = _warn if as_json else click.echo
+    log = _warn if as_json else click.echo
     folder = Path()
     if resume is not None:
-        folder = runs.resume_run(resume, given, say, _warn, quiet)
+        folder = runs.resume_run(resume, given, log, _warn, quiet)
     elif settings is not None:
-        folder = runs.start_run(settings, say, _warn, quiet)
+        folder = runs.start_run(settings, log, _warn, quiet)
     if as_json:
-        _print_json(runs.run_facts(folder))
+        _print_finite(runs.run_facts(folder))
 
 
 @cli.command("eval")
-@click.argument("model", shell_complete=_folders)
-@click.option("--cache", required=True, shell_complete=_folders, help="Folder of the cache.")
+@click.argument("model", shell_complete=complete_folder)
+@click.option("--cache", required=True, shell_complete=complete_folder, help="Folder of the cache.")
 @click.option("--split", default="test", show_default=True, help="Split of the cache.")
 @click.option("--rows", "limit", type=click.IntRange(1), help="About how many rows, always the same.  [default: all]")
 @click.option("--batch-size", type=click.IntRange(1), default=64, show_default=True, help="Rows of a batch.")
@@ -165,20 +139,21 @@ def evaluate(
     from cache.common.progress import Progress
 
     from .metrics.evaluation import evaluate as score
-    from .models.finished import finished_model, load_scored
-    from .models.loading import Needs
+    from .models.fit import CacheRequirements
+    from .models.trained import load_for_evaluation
+    from .run_folder.export import trained_model_folder
 
     opened = open_cache(cache)
     rows = opened[split]
-    with _on(device, precision) as (place, exact):
-        needs = Needs(opened.manifest, opened.folder, rows.info.longest)
-        scored = load_scored(finished_model(model), place, needs)
+    with _on(device, precision) as (torch_device, resolved):
+        required = CacheRequirements(opened.manifest, opened.folder, rows.info.longest)
+        trained = load_for_evaluation(trained_model_folder(model), torch_device, required)
         with Progress(f"evaluating {split}", limit or len(rows), "rows", quiet=quiet, delay_s=1) as progress:
-            scores = score(scored, rows, place, exact, batch_size, limit, progress=progress.update)
+            scores = score(trained, rows, torch_device, resolved, batch_size, limit, progress=progress.update)
     assert scores is not None
     names = opened.manifest.task.label_names
     if as_json:
-        _print_json({"model": model, "cache": cache, "split": split, "labels": names, **scores.to_json()})
+        _print_finite({"model": model, "cache": cache, "split": split, "labels": names, **scores.to_json()})
         return
     if quiet:
         return
@@ -189,9 +164,9 @@ def evaluate(
 
 
 @cli.command()
-@click.argument("model", shell_complete=_folders)
+@click.argument("model", shell_complete=complete_folder)
 @click.argument("texts", nargs=-1)
-@click.option("--file", type=click.Path(path_type=Path), help="Read texts from a file, one a line.")
+@click.option("--file", type=click.Path(path_type=Path), help="Read texts from a file, one per line.")
 @click.option("--batch-size", type=click.IntRange(1), default=32, show_default=True, help="Texts of a batch.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, …")
 @click.option("--precision", type=click.Choice(PRECISIONS), default="fp32", show_default=True)
@@ -199,10 +174,10 @@ def evaluate(
 def predict(
     model: str, texts: tuple[str, ...], file: Path | None, batch_size: int, device: str, precision: str, as_json: bool
 ) -> None:
-    """Label texts: from the arguments, from a file, or from standard input, one a line.
+    """Label texts: from the arguments, from a file, or from standard input, one per line.
 
-    A model that was trained on pairs takes both texts on one line, a tab between them; one that was trained on words
-    gives each word of a text, cut at spaces, a tag.
+    A model that was trained on pairs takes both texts on one line, separated by a tab; one that was trained on words
+    gives each word of a text, split at spaces, a tag.
 
     \b
     Examples:
@@ -216,8 +191,8 @@ def predict(
     from .predict import Predictor, read_file, read_texts
 
     given = list(texts) or (read_file(file) if file is not None else read_texts(sys.stdin.buffer.read(), "stdin"))
-    with _on(device, precision) as (place, exact):
-        predictor = Predictor(model, place, exact, batch_size)
+    with _on(device, precision) as (torch_device, resolved):
+        predictor = Predictor(model, torch_device, resolved, batch_size)
         for result in predictor(given):
             click.echo(json.dumps(result.to_json(), ensure_ascii=False) if as_json else result.to_line())
 
@@ -243,16 +218,16 @@ def compare(runs: tuple[Path, ...], as_json: bool, html: Path | None) -> None:
         click.echo(f"wrote {html} ({size / 1e3:,.0f} kB)", err=True)
     results = [read_result(folder) for folder in runs]
     if as_json:
-        _print_json({"runs": [to_json(result) for result in results]})
+        _print_finite({"runs": [to_json(result) for result in results]})
     else:
         click.echo(comparison(results))
 
 
-def _print_json(content: dict[str, Any]) -> None:
+def _print_finite(content: dict[str, Any]) -> None:
     """One line of JSON, in which a number that is not finite is null."""
     from .run_folder.records import finite
 
-    click.echo(json.dumps(finite(content), allow_nan=False))
+    print_json(finite(content))
 
 
 def _warn(text: str) -> None:
@@ -263,5 +238,5 @@ def _warn(text: str) -> None:
 def _on(device: str, precision: str) -> Iterator[tuple["torch.device", str]]:
     from .device import pick_device, pick_precision
 
-    place = pick_device(device)
-    yield place, pick_precision(precision, place)
+    torch_device = pick_device(device)
+    yield torch_device, pick_precision(precision, torch_device)

@@ -1,6 +1,6 @@
-"""The device a run computes on: which one, how precisely, its random state and its memory.
+"""The device a run computes on: its choice, precision, random state and memory.
 
-All devices go through `torch.accelerator` and `torch.get_device_module`, so that one path serves them all.
+`torch.accelerator` and `torch.get_device_module` make one code path serve all devices.
 """
 
 import contextlib
@@ -50,10 +50,18 @@ def pick_precision(name: str, device: torch.device) -> str:
 def _native_bf16(device: torch.device) -> bool:
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    if device.type == "cpu":  # torch has no public question for these
+    if device.type == "cpu":  # torch has no public function for these
         probes = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
         return any(getattr(torch.cpu, probe, bool)() for probe in probes)
     return False
+
+
+def device_name(device: torch.device) -> str:
+    """The device's model for people, such as "NVIDIA H100", or "CPU, 8 threads"."""
+    if device.type == "cpu":
+        return f"CPU, {torch.get_num_threads()} threads"
+    module = torch.get_device_module(device)
+    return str(module.get_device_name(device)) if hasattr(module, "get_device_name") else device.type.upper()
 
 
 def autocast(device: torch.device, precision: str) -> AbstractContextManager[None]:
@@ -64,7 +72,7 @@ def autocast(device: torch.device, precision: str) -> AbstractContextManager[Non
 
 
 def prepare(device: torch.device) -> None:
-    """Let a GPU's fp32 products use TF32, and count its peak memory from here; let a CPU's memory be used again."""
+    """Enable TF32 and reset the peak memory of a GPU; make the C library reuse freed memory on a CPU."""
     if device.type == "cpu":
         _keep_freed_memory()
     else:
@@ -75,14 +83,14 @@ def prepare(device: torch.device) -> None:
 
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
-"""glibc's numbers for what `mallopt` sets."""
+"""glibc's numbers of options of `mallopt`."""
 
 
 def _keep_freed_memory() -> None:
-    """Tell glibc, where it is the C library, not to give freed memory back to the system between two operations.
+    """Tell glibc, where it is the C library, not to return freed memory to the system between operations.
 
-    A step allocates the same large tensors again and again; by default each comes as fresh pages, which the system
-    clears one by one: a sixth of a step's time.
+    A step allocates large tensors of the same sizes again and again; by default each gets fresh pages, and clearing
+    these takes a sixth of a step's time.
     """
     set_option = getattr(ctypes.CDLL(None), "mallopt", None) if os.name == "posix" else None
     if set_option is not None:
@@ -91,7 +99,7 @@ def _keep_freed_memory() -> None:
 
 
 def peak_memory_bytes(device: torch.device) -> int | None:
-    """Most memory held so far: of an accelerator its tensors', on the CPU the whole process'; None if unknown."""
+    """Peak memory so far: of the tensors on an accelerator, of the whole process on a CPU; None if unknown."""
     if device.type == "cpu":
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         return peak if sys.platform == "darwin" else peak * 1024
@@ -102,7 +110,7 @@ def peak_memory_bytes(device: torch.device) -> int | None:
 
 
 def random_state(device: torch.device) -> dict[str, torch.Tensor]:
-    """The states of the random generators a step draws from, each a uint8 tensor: the CPU's, the accelerator's."""
+    """The states of the random generators that a step uses, uint8 tensors: the CPU's and the accelerator's."""
     states = {"cpu": torch.get_rng_state()}
     if device.type != "cpu":
         states[device.type] = torch.get_device_module(device).get_rng_state(device)
@@ -110,14 +118,14 @@ def random_state(device: torch.device) -> dict[str, torch.Tensor]:
 
 
 def set_random_state(states: dict[str, torch.Tensor], device: torch.device) -> None:
-    """Put back what `random_state` took."""
+    """Restore the states that `random_state` returned."""
     torch.set_rng_state(states["cpu"])
     if device.type != "cpu":
         torch.get_device_module(device).set_rng_state(states[device.type], device)
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether torch raised this for want of memory; on the CPU it raises a plain RuntimeError."""
+    """Whether torch raised this for lack of memory; on the CPU it raises a plain RuntimeError."""
     text = str(error).lower()
     return isinstance(error, torch.OutOfMemoryError | MemoryError) or (
         isinstance(error, RuntimeError) and ("out of memory" in text or "can't allocate memory" in text)

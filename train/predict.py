@@ -1,4 +1,4 @@
-"""Labels for new texts, in input order although they are batched by length.
+"""Predictions for new texts, batched by length and returned in input order.
 
 Shapes: B rows, W columns, C classes.
 """
@@ -14,16 +14,17 @@ import numpy.typing as npt
 import torch
 from transformers import PreTrainedModel
 
-from cache.batches.padding import gather_rows, row_mask
 from cache.errors import InputError
 from cache.format.labels import token_types
+from cache.reading.padding import gather_rows, row_mask
 
 from . import device as devices
-from .models.finished import finished_model, load_classifier, longest_text, takes_pairs
-from .models.loading import kind_of, label_names
+from .models.heads import kind_of, label_names
+from .models.trained import load_classifier, max_text_length, takes_pairs
+from .run_folder.export import trained_model_folder
 
 TEXTS_AT_A_TIME = 8192
-"""Texts that are tokenized and sorted together: memory stays bounded however long the input is."""
+"""Texts that are tokenized and sorted together, so that memory stays bounded for any length of input."""
 
 
 @dataclass(frozen=True)
@@ -39,13 +40,13 @@ class Prediction:
         return asdict(self)
 
     def to_line(self) -> str:
-        """Label, probability and text, tabs between them."""
+        """Label, probability and text, separated by tabs."""
         return f"{self.label}\t{self.probability:.4f}\t{self.text}"
 
 
 @dataclass(frozen=True)
 class NumberPrediction:
-    """The number that a regression gives a text."""
+    """The number that a regression predicts for a text."""
 
     text: str
     value: float
@@ -55,7 +56,7 @@ class NumberPrediction:
         return asdict(self)
 
     def to_line(self) -> str:
-        """Value and text, a tab between them."""
+        """Value and text, separated by a tab."""
         return f"{self.value:.6g}\t{self.text}"
 
 
@@ -68,11 +69,11 @@ class SetPrediction:
     probabilities: dict[str, float]
 
     def to_json(self) -> dict[str, Any]:
-        """Text, labels and the probability of each label there is."""
+        """Text, labels and the probability of every label."""
         return asdict(self)
 
     def to_line(self) -> str:
-        """The labels, each with its probability, and the text, a tab between them."""
+        """The labels, each with its probability, and the text, separated by a tab."""
         found = ", ".join(f"{label} {self.probabilities[label]:.4f}" for label in self.labels)
         return f"{found or 'none'}\t{self.text}"
 
@@ -81,7 +82,7 @@ class SetPrediction:
 class TagPrediction:
     """The most probable tag of each word of a text, and its probability.
 
-    Both are None for a word of which the model saw nothing: it lies behind the longest length, or has no token.
+    Both are None for a word the model did not see: it was truncated, or has no token.
     """
 
     text: str
@@ -94,7 +95,7 @@ class TagPrediction:
         return asdict(self)
 
     def to_line(self) -> str:
-        """The tags, a space between them, - for none, and the text behind a tab."""
+        """The tags, separated by spaces, - for none, then a tab and the text."""
         return f"{' '.join(tag or '-' for tag in self.tags)}\t{self.text}"
 
 
@@ -105,7 +106,7 @@ class Predictor:
     """A trained classifier with its tokenizer.
 
     Args:
-        name: a run, a model folder or a Hub id.
+        name: a run folder, a model folder or a Hub id.
         device: where to compute.
         precision: `fp32` or `bf16`.
         batch_size: texts of a batch.
@@ -119,24 +120,24 @@ class Predictor:
     ) -> None:
         from tokenizers import Tokenizer
 
-        folder = finished_model(name)
+        folder = trained_model_folder(name)
         if not (folder / "tokenizer.json").is_file():
             raise InputError(f"{folder} holds no tokenizer.json, expected one beside the model")
         self.device, self.precision, self.batch_size = torch.device(device), precision, batch_size
         self.model: PreTrainedModel = load_classifier(folder, self.device)
         self.tokenizer: Any = Tokenizer.from_file(str(folder / "tokenizer.json"))
         self.tokenizer.no_padding()
-        self.tokenizer.enable_truncation(longest_text(folder))
+        self.tokenizer.enable_truncation(max_text_length(folder))
         self.pair, self.kind = takes_pairs(folder), kind_of(self.model.config)
         self.typed = self.pair and getattr(self.model.config, "type_vocab_size", 0) > 1
 
     def __call__(self, texts: Iterable[str]) -> Iterator[Predicted]:
-        """A prediction for each text, in order; reads ahead some thousand texts at most.
+        """A prediction for each text, in order; reads at most `TEXTS_AT_A_TIME` texts ahead.
 
-        A model of pairs takes both in one text, a tab between them; one of words cuts texts at white space.
+        A model of pairs takes both in one text, separated by a tab; one of words splits texts at white space.
 
         Raises:
-            InputError: it is a model of pairs, and a text holds no tab, or several.
+            InputError: the model takes pairs, and a text does not hold exactly one tab.
         """
         source = iter(texts)
         while chunk := list(islice(source, TEXTS_AT_A_TIME)):
@@ -145,7 +146,7 @@ class Predictor:
     def _predict(self, texts: list[str]) -> Iterator[Predicted]:
         if self.kind == "token-classification":
             words = [text.split() for text in texts]
-            encoded = self.tokenizer.encode_batch(words, is_pretokenized=True)  # the fast one forgets words
+            encoded = self.tokenizer.encode_batch(words, is_pretokenized=True)  # the fast one gives no words
         else:
             encoded = self.tokenizer.encode_batch_fast([split_pair(text) for text in texts] if self.pair else texts)
         order = np.argsort([len(encoding.ids) for encoding in encoded], kind="stable")
@@ -166,24 +167,28 @@ class Predictor:
         """Each word's tag at its first token; `output` is (W, 2), the class and probability at each column."""
         words = text.split()
         tags: list[str | None] = [None] * len(words)
-        chances: list[float | None] = [None] * len(words)
-        for word, (number, chance) in zip(word_ids, output.tolist(), strict=False):  # columns behind are padding
+        probabilities: list[float | None] = [None] * len(words)
+        for word, (number, chance) in zip(
+            word_ids, output.tolist(), strict=False
+        ):  # the columns after them are padding
             if word is not None and tags[word] is None:
-                tags[word], chances[word] = names[int(number)], chance
-        return TagPrediction(text, tuple(words), tuple(tags), tuple(chances))
+                tags[word], probabilities[word] = names[int(number)], chance
+        return TagPrediction(text, tuple(words), tuple(tags), tuple(probabilities))
 
     def _prediction(self, text: str, output: npt.NDArray[np.float32], names: tuple[str, ...]) -> Predicted:
         if self.kind == "regression":
             return NumberPrediction(text, float(output[0]))
         if self.kind == "multi-label":
-            chances = dict(zip(names, output.tolist(), strict=True))
-            return SetPrediction(text, tuple(name for name, chance in chances.items() if chance > 0.5), chances)
+            probabilities = dict(zip(names, output.tolist(), strict=True))
+            return SetPrediction(
+                text, tuple(name for name, chance in probabilities.items() if chance > 0.5), probabilities
+            )
         best = int(output.argmax())
         return Prediction(text, names[best], float(output[best]))
 
     def _batch(self, encoded: list[Any]) -> npt.NDArray[np.float32]:
-        """(B, C) what the model says of each row: probabilities, or a number; of tokens (B, W, 2), the most probable
-        class and its probability."""
+        """(B, C) the outputs for each row: probabilities, or a number; of tokens (B, W, 2), the most probable class
+        and its probability."""
         rows = [encoding.ids for encoding in encoded]
         lengths = np.array([len(ids) for ids in rows])
         width = max(1, int(lengths.max()))
@@ -204,8 +209,8 @@ class Predictor:
         elif self.kind == "multi-label":
             logits = logits.sigmoid()
         elif self.kind == "token-classification":
-            chances, classes = logits.softmax(dim=-1).max(dim=-1)  # (B, W)
-            logits = torch.stack([classes.float(), chances], dim=-1)
+            probabilities, classes = logits.softmax(dim=-1).max(dim=-1)  # (B, W)
+            logits = torch.stack([classes.float(), probabilities], dim=-1)
         outputs: npt.NDArray[np.float32] = logits.cpu().numpy()
         return outputs
 
@@ -214,7 +219,7 @@ def split_pair(text: str) -> tuple[str, str]:
     """The two texts on a line.
 
     Raises:
-        InputError: there is no tab, or there are several.
+        InputError: the line does not hold exactly one tab.
     """
     parts = text.split("\t")
     if len(parts) != 2:
@@ -226,10 +231,10 @@ def split_pair(text: str) -> tuple[str, str]:
 
 
 def read_texts(data: bytes, source: str) -> list[str]:
-    """One text a line.
+    """The texts in some bytes, one per line.
 
     Raises:
-        InputError: not UTF-8, with the byte's position; or no line at all.
+        InputError: not UTF-8, with the byte's position; or there is no line.
     """
     try:
         text = data.decode("utf-8-sig")
@@ -241,15 +246,15 @@ def read_texts(data: bytes, source: str) -> list[str]:
     if lines[-1] == "":
         lines.pop()
     if not lines:
-        raise InputError(f"{source} holds no text, expected one a line")
+        raise InputError(f"{source} holds no text, expected one per line")
     return lines
 
 
 def read_file(path: Path) -> list[str]:
-    """The texts in a file, one a line.
+    """The texts in a file, one per line.
 
     Raises:
-        InputError: it cannot be read as such.
+        InputError: it cannot be read.
     """
     try:
         return read_texts(path.read_bytes(), str(path))

@@ -1,4 +1,4 @@
-"""Asking a run to stop: SIGTERM, as a cluster sends before it takes a machine away, and Ctrl-C."""
+"""Requests to stop a run: SIGTERM, which a cluster sends before it takes a machine away, and Ctrl-C."""
 
 import signal
 import threading
@@ -7,33 +7,29 @@ from types import FrameType, TracebackType
 from typing import Any, Self
 
 
-class Stopped(BaseException):
-    """The process was told to stop. No `Exception`: handlers of errors shall not swallow it.
+class Stopped(SystemExit):
+    """The process was told to stop. Uncaught, it exits with the code that shells report for a process that a signal
+    ended: 143 for SIGTERM, 130 for Ctrl-C.
 
     Attributes:
-        signum: by which signal.
+        signum: the signal.
     """
 
     def __init__(self, signum: int) -> None:
-        super().__init__(signum)
+        super().__init__(128 + signum)
         self.signum = signum
-
-    @property
-    def exit_code(self) -> int:
-        """What shells report for a process that a signal ended: 143 for SIGTERM, 130 for Ctrl-C."""
-        return 128 + self.signum
 
 
 class StopRequest:
     """While entered, a first SIGTERM or Ctrl-C sets `signum`; a second Ctrl-C raises `Stopped` at once.
 
-    Until `gentle` is set the first one raises too: before the first step there is nothing to save.
-    In a thread other than the main one nothing is installed.
+    Until `graceful` is set the first one raises too: before the first step there is nothing to save.
+    Threads other than the main one install no handlers.
     """
 
     def __init__(self, notice: Callable[[str], None]) -> None:
         self.signum: int | None = None
-        self.gentle = False
+        self.graceful = False
         self.notice = notice
         self.previous: dict[int, Any] = {}
 
@@ -53,7 +49,7 @@ class StopRequest:
             signal.signal(signum, handler)
 
     def _handle(self, signum: int, frame: FrameType | None) -> None:
-        if not self.gentle or (self.signum is not None and signum == signal.SIGINT):
+        if not self.graceful or (self.signum is not None and signum == signal.SIGINT):
             raise Stopped(signum)
         if self.signum is None:
             self.signum = signum

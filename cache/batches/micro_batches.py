@@ -1,4 +1,4 @@
-"""From a plan to what one rank computes: its micro-batches, a stretch of steps at a time, without a loop over rows.
+"""From a plan to what one rank computes: its micro-batches, a chunk of steps at a time, without a loop over rows.
 
 With R ranks and A accumulation steps, rank r at micro-step a takes every (R*A)-th row of a planned batch from position
 a*R + r. Rows of a planned batch ascend in length, so all ranks get rows of almost the same lengths, and step k trains
@@ -6,25 +6,29 @@ on the same rows for any R and A.
 
 All ranks have the same number of micro-batches, so that none waits for the others' gradients for ever. Where a small
 batch leaves a rank nothing at a micro-step at which others have rows, it computes the batch's longest row as well, and
-counts it for nothing: a filler.
+counts it for nothing: a dummy batch.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
+from typing import NamedTuple
 
 import numpy as np
 
 from ..common.arrays import Array
+from ..plans.costs import round_up
 from ..plans.strategies import EpochPlan
 
 
 @dataclass(frozen=True)
-class Layout:
+class Sharing:
     """How planned batches are shared out and padded.
 
     Attributes:
         rank: this process's number, 0..world_size-1.
         world_size: R.
-        accumulation: A.
+        accumulation_steps: A.
         max_length: of the cache, tokens.
         fixed: pad every batch to `max_length`; otherwise to its longest row.
         multiple: round widths up to a multiple of so many tokens, as far as `max_length`.
@@ -32,15 +36,27 @@ class Layout:
 
     rank: int
     world_size: int
-    accumulation: int
+    accumulation_steps: int
     max_length: int
     fixed: bool
     multiple: int
 
 
+class MicroBatch(NamedTuple):
+    """One micro-batch but for its tensors; `cache.batches.batch.Batch` says what each field is."""
+
+    rows: Array
+    step: int
+    step_rows: int
+    targets: int
+    step_targets: int
+    last: bool
+    real_tokens: int
+
+
 @dataclass(frozen=True)
 class MicroBatches:
-    """Consecutive micro-batches of one rank: N rows in M micro-batches, fillers included, end to end.
+    """Consecutive micro-batches of one rank: N rows in M micro-batches, dummy batches included, end to end.
 
     Attributes:
         rows: (N,) int64 row numbers, ascending within a micro-batch.
@@ -49,10 +65,10 @@ class MicroBatches:
         widths: (M,) columns of each, tokens.
         steps: (M,) the optimizer step each belongs to.
         step_rows: (M,) rows of that step over all ranks and micro-steps.
-        targets: (M,) labels that the mean loss of each is over: its rows, or its labelled tokens; 0 in a filler.
+        targets: (M,) labels that the mean loss of each is over: its rows, or its labelled tokens; 0 in a dummy batch.
         step_targets: (M,) the same of that step over all ranks and micro-steps.
         last: (M,) bool, whether it is its step's last.
-        filler: (M,) bool, whether its only row is another rank's.
+        dummy: (M,) bool, whether its only row is another rank's.
     """
 
     rows: Array
@@ -64,10 +80,16 @@ class MicroBatches:
     targets: Array
     step_targets: Array
     last: Array
-    filler: Array
+    dummy: Array
 
     def __len__(self) -> int:
         return len(self.widths)
+
+    def __iter__(self) -> Iterator[MicroBatch]:
+        spans = zip(pairwise(self.offsets.tolist()), self.dummy.tolist(), strict=True)
+        rows = (self.rows[first : first if dummy else stop] for (first, stop), dummy in spans)
+        columns = (self.steps, self.step_rows, self.targets, self.step_targets, self.last, self.real_tokens)
+        return map(MicroBatch, rows, *(column.tolist() for column in columns))
 
     @property
     def uniform(self) -> Array:
@@ -77,12 +99,12 @@ class MicroBatches:
 
     @property
     def real_tokens(self) -> Array:
-        """(M,) int64, sum of the lengths; 0 in a filler."""
-        return np.add.reduceat(self.lengths, self.offsets[:-1], dtype=np.int64) * ~self.filler
+        """(M,) int64, sum of the lengths; 0 in a dummy batch."""
+        return np.add.reduceat(self.lengths, self.offsets[:-1], dtype=np.int64) * ~self.dummy
 
 
 def micro_batches(
-    plan: EpochPlan, lengths: Array, begin: int, end: int, layout: Layout, label_counts: Array | None = None
+    plan: EpochPlan, lengths: Array, begin: int, end: int, sharing: Sharing, label_counts: Array | None = None
 ) -> MicroBatches:
     """A rank's micro-batches of the steps `begin` to `end`, but for micro-steps that leave every rank without rows.
 
@@ -90,7 +112,7 @@ def micro_batches(
         plan: the epoch.
         lengths: (rows of the split,) tokens of each.
         begin, end: a range of steps.
-        layout: ranks, accumulation, padding.
+        sharing: ranks, accumulation, padding.
         label_counts: (rows of the split,) labelled tokens of each; None where each row has one label.
     """
     first, stop = int(plan.batch_offsets[begin]), int(plan.batch_offsets[end])
@@ -98,54 +120,48 @@ def micro_batches(
     sizes = np.diff(plan.batch_offsets[begin : end + 1])
     step_targets = _sums(rows, plan.batch_offsets[begin:end] - first, label_counts, sizes)
     key = np.repeat(np.arange(len(sizes)), sizes)  # the step each row belongs to
-    fillers = np.zeros(0, np.int64)
-    if layout.world_size * layout.accumulation > 1:
-        rows, key, fillers = _share(rows, key, sizes, layout)
-    counts = np.bincount(key, minlength=len(sizes) * layout.accumulation)
+    dummies = np.zeros(0, np.int64)
+    if sharing.world_size * sharing.accumulation_steps > 1:
+        rows, key, dummies = _share(rows, key, sizes, sharing)
+    counts = np.bincount(key, minlength=len(sizes) * sharing.accumulation_steps)
     filled = np.flatnonzero(counts)
-    filler = np.zeros(len(counts), bool)
-    filler[fillers] = True
+    dummy = np.zeros(len(counts), bool)
+    dummy[dummies] = True
     offsets = np.append(0, np.cumsum(counts[filled]))
     own = lengths[rows]
     longest = own[offsets[1:] - 1]
-    steps = filled // layout.accumulation
+    steps = filled // sharing.accumulation_steps
     return MicroBatches(
         rows=rows,
         lengths=own,
         offsets=offsets,
-        widths=_widths(longest, layout),
+        widths=np.full(len(longest), sharing.max_length)
+        if sharing.fixed
+        else round_up(longest, sharing.multiple, sharing.max_length),
         steps=steps + begin,
         step_rows=sizes[steps],
-        targets=_sums(rows, offsets[:-1], label_counts, counts[filled]) * ~filler[filled],
+        targets=_sums(rows, offsets[:-1], label_counts, counts[filled]) * ~dummy[filled],
         step_targets=step_targets[steps],
         last=np.append(steps[1:] != steps[:-1], np.ones(min(len(steps), 1), bool)),
-        filler=filler[filled],
+        dummy=dummy[filled],
     )
 
 
 def _sums(rows: Array, begins: Array, label_counts: Array | None, sizes: Array) -> Array:
-    """Labels of each stretch of `rows` that starts at one of `begins` and has `sizes` rows."""
+    """Labels of each slice of `rows` that starts at one of `begins` and has `sizes` rows."""
     sums: Array = sizes if label_counts is None else np.add.reduceat(label_counts[rows], begins)
     return sums
 
 
-def _share(rows: Array, step: Array, sizes: Array, layout: Layout) -> tuple[Array, Array, Array]:
-    """This rank's rows, micro-batch after micro-batch, the micro-batch each belongs to, and those that are fillers."""
-    ranks, ends = layout.world_size, np.cumsum(sizes)
+def _share(rows: Array, step: Array, sizes: Array, sharing: Sharing) -> tuple[Array, Array, Array]:
+    """This rank's rows, micro-batch after micro-batch, the micro-batch each belongs to, and which are dummies."""
+    ranks, ends = sharing.world_size, np.cumsum(sizes)
     position = np.arange(len(rows)) - np.repeat(ends - sizes, sizes)
-    place = position % (ranks * layout.accumulation)
-    mine = place % ranks == layout.rank
-    # A batch with less rows than places ends amid a micro-step, in which the ranks behind its last row have nothing.
-    short = np.flatnonzero((sizes < ranks * layout.accumulation) & ((sizes - 1) % ranks < layout.rank))
-    fillers = short * layout.accumulation + (sizes[short] - 1) // ranks
-    key = np.append((step * layout.accumulation + place // ranks)[mine], fillers)
+    turn = position % (ranks * sharing.accumulation_steps)
+    mine = turn % ranks == sharing.rank
+    # A batch with fewer rows than turns ends amid a micro-step, in which the ranks behind its last row have nothing.
+    short = np.flatnonzero((sizes < ranks * sharing.accumulation_steps) & ((sizes - 1) % ranks < sharing.rank))
+    dummies = short * sharing.accumulation_steps + (sizes[short] - 1) // ranks
+    key = np.append((step * sharing.accumulation_steps + turn // ranks)[mine], dummies)
     order = np.argsort(key, kind="stable")
-    return np.append(rows[mine], rows[ends[short] - 1])[order], key[order], fillers
-
-
-def _widths(longest: Array, layout: Layout) -> Array:
-    if layout.fixed:
-        return np.full(len(longest), layout.max_length)
-    rounded = -(-longest // layout.multiple) * layout.multiple
-    widths: Array = np.maximum(longest, np.minimum(rounded, layout.max_length))
-    return widths
+    return np.append(rows[mine], rows[ends[short] - 1])[order], key[order], dummies

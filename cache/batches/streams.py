@@ -1,30 +1,26 @@
-"""For other people's loops: the batches of all epochs as one stream whose place can be saved, and as a torch dataset.
-
-Imports torch.
-"""
+"""Batches for training loops of one's own: all epochs as one resumable stream, or an epoch as a torch dataset."""
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any, Unpack
 
 import torch
 from torch.utils.data import Dataset
 
 from ..errors import InputError, MismatchError
 from ..plans.spec import PlanSpec
+from ..reading.split_reader import SplitReader
 from .batch import Batch, Batches
-
-if TYPE_CHECKING:
-    from ..reading.splits import Split
+from .options import BatchOptions
 
 
 class BatchStream:
-    """The batches of some epochs, one after the other. Its place can be saved and taken up again, at no cost.
+    """The batches of some epochs, one after the other. Its position can be saved, and resumed from at no cost.
 
     Args:
         split: whose rows.
         epochs: how many.
         spec: the plan's settings; default: the plan the cache was built with.
-        options: as for `cache.batches.Batches`, but `start`.
+        options: as for `Split.batches`, but for `start`.
 
     Example:
         stream = BatchStream(imdb["train"], epochs=3, device="cuda")
@@ -34,7 +30,9 @@ class BatchStream:
             state = stream.state_dict()     # after this batch; put it beside the model's weights
     """
 
-    def __init__(self, split: "Split", epochs: int, spec: PlanSpec | None = None, **options: Any) -> None:
+    def __init__(
+        self, split: SplitReader, epochs: int, spec: PlanSpec | None = None, **options: Unpack[BatchOptions]
+    ) -> None:
         if epochs < 0:
             raise InputError(f"epochs is {epochs}, expected 0 or more")
         self.split, self.epochs, self.spec, self.options = split, epochs, spec or split.default_spec(), options
@@ -44,7 +42,8 @@ class BatchStream:
         """From where the stream stands to its end."""
         while self.epoch < self.epochs:
             epoch = self.epoch
-            batches = Batches(self.split, epoch, self.spec, start=self.step, **self.options)
+            options: BatchOptions = {**self.options, "start": self.step}
+            batches = Batches(self.split, epoch, self.spec, **options)
             for batch in batches:
                 if batch.last:
                     ends = batch.step + 1 == len(batches.plan)
@@ -54,7 +53,7 @@ class BatchStream:
 
     def state_dict(self) -> dict[str, Any]:
         """Where the stream stands: plain values, for JSON or a checkpoint."""
-        owner = {"cache": self.split.cache.manifest.fingerprint, "split": self.split.name, "plan": self.spec.id}
+        owner = {"cache": self.split.fingerprint, "split": self.split.name, "plan": self.spec.id}
         return {**owner, "epoch": self.epoch, "step": self.step}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -67,7 +66,7 @@ class BatchStream:
         for key in ("cache", "split", "plan"):
             if state.get(key) != mine[key]:
                 raise MismatchError(
-                    f"this is the place in a stream of {key} {state.get(key)!r}, not {mine[key]!r}; "
+                    f"this is a position in a stream of {key} {state.get(key)!r}, not {mine[key]!r}; "
                     "load it into a stream over the same cache, split and plan"
                 )
         self.epoch, self.step = int(state["epoch"]), int(state["step"])
@@ -79,16 +78,16 @@ class StepDataset(Dataset[dict[str, torch.Tensor]]):
     For `torch.utils.data.DataLoader(StepDataset(split), batch_size=None)`, with workers or without, and for trainers
     that want a DataLoader. `set_epoch` chooses the epoch; accelerate and the Hugging Face Trainer call it.
 
-    With several ranks an item does not tell its weight, so that a trainer which takes the mean of the ranks' gradients
-    gives rows of a small batch, and fillers, another weight than `BatchStream` lets one give them.
+    With several ranks an item does not tell its loss weight, so that a trainer which takes the mean of the ranks'
+    gradients gives rows of a small batch, and dummy batches, another weight than `BatchStream` lets one give them.
 
     Args:
         split: whose rows.
         spec: the plan's settings; default: the plan the cache was built with.
-        options: as for `cache.batches.Batches`, but `start` and `accumulation`.
+        options: as for `Split.batches`, but for `start` and `gradient_accumulation_steps`.
     """
 
-    def __init__(self, split: "Split", spec: PlanSpec | None = None, **options: Any) -> None:
+    def __init__(self, split: SplitReader, spec: PlanSpec | None = None, **options: Unpack[BatchOptions]) -> None:
         self.split, self.spec, self.options = split, spec, options
         self.set_epoch(0)
 

@@ -2,17 +2,19 @@
 
 import contextlib
 import errno
-import fcntl
 import os
 import secrets
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from stat import S_ISREG
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
 import safetensors
 
 from ..errors import CorruptCacheError, StorageError
+
+if TYPE_CHECKING:
+    from filelock import BaseFileLock
 
 
 @contextlib.contextmanager
@@ -30,13 +32,13 @@ def open_regular(path: Path) -> BinaryIO:
     """Open a file of a cache for reading, which a pipe or device in its place would block for ever.
 
     Raises:
-        CorruptCacheError: it is no regular file.
+        CorruptCacheError: it is not a regular file.
         OSError: it cannot be opened.
     """
     handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     if not S_ISREG(os.fstat(handle).st_mode):
         os.close(handle)
-        raise CorruptCacheError(f"{path}: is no regular file")
+        raise CorruptCacheError(f"{path}: is not a regular file")
     return os.fdopen(handle, "rb", buffering=0)
 
 
@@ -98,18 +100,7 @@ def replacing(path: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
-_held: set[int] = set()
 _NO_LOCKS_HERE = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EINVAL)
-
-
-def _let_go() -> None:
-    """A forked worker does not share its parent's locks, else it would hold them beyond the parent's death."""
-    for handle in _held:
-        os.close(handle)
-    _held.clear()
-
-
-os.register_at_fork(after_in_child=_let_go)
 
 
 @contextlib.contextmanager
@@ -127,58 +118,43 @@ def locked(path: Path, waiting: Callable[[str], object] | None = None) -> Iterat
     Raises:
         OSError: the lock file cannot be made.
     """
-    handle, held = _acquire(path, waiting)
+    from filelock import FileLock
+
+    lock = FileLock(path, on_acquired=_write_owner, fallback_to_soft=False)
+    held = _acquire(lock, path, waiting)
     try:
         yield held
     finally:
         if held:
-            _held.discard(handle)
-            path.unlink(missing_ok=True)
-        os.close(handle)
+            path.unlink(missing_ok=True)  # whoever opened it meanwhile sees that it has no name left, and tries anew
+            lock.release()
 
 
-def _acquire(path: Path, waiting: Callable[[str], object] | None) -> tuple[int, bool]:
-    while True:
-        handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
-        try:
-            held, waited = _flock(handle, waiting)
-            if not held or _is_at(handle, path):
-                break
-        except BaseException:
-            os.close(handle)
-            raise
-        os.close(handle)  # its owner removed it meanwhile
-        if waited:
-            waiting = _say_no_more
-    if held:
-        _held.add(handle)
-        os.pwrite(handle, f"{os.getpid():<10}".encode(), 0)
-    return handle, held
+def _acquire(lock: "BaseFileLock", path: Path, waiting: Callable[[str], object] | None) -> bool:
+    from filelock import Timeout
 
-
-def _flock(handle: int, waiting: Callable[[str], object] | None) -> tuple[bool, bool]:
-    """Whether the lock was got, and whether it had to be waited for."""
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        if waiting is None:
-            return False, False
-        waiting(os.pread(handle, 10, 0).decode(errors="replace").strip() or "?")
-        fcntl.flock(handle, fcntl.LOCK_EX)
-        return True, True
+        try:
+            lock.acquire(blocking=False)
+        except Timeout:
+            if waiting is None:
+                return False
+            waiting(_owner(path))
+            lock.acquire()
     except OSError as error:
         if error.errno in _NO_LOCKS_HERE:
-            return False, False
+            return False
         raise
-    return True, False
+    return True
 
 
-def _say_no_more(owner: str) -> None:
-    """Whoever has been told that it waits need not hear of every owner before it."""
+def _write_owner(handle: int) -> None:
+    os.pwrite(handle, f"{os.getpid():<10}".encode(), 0)
 
 
-def _is_at(handle: int, path: Path) -> bool:
+def _owner(path: Path) -> str:
+    """The number of the process that holds a lock; "?" where it is just being written or was just removed."""
     try:
-        return os.path.samestat(os.fstat(handle), path.stat())
-    except FileNotFoundError:
-        return False
+        return path.read_text(errors="replace").strip() or "?"
+    except OSError:
+        return "?"

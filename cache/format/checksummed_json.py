@@ -17,6 +17,9 @@ from ..errors import CorruptCacheError, FormatVersionError, NotACacheError, Stor
 NAME_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 """What a cache, split or file may be called: it becomes a name in a folder."""
 
+MAX_COUNT = 1 << 48
+"""Most rows, tokens or bytes that a file may claim."""
+
 Json = dict[str, Any]
 
 
@@ -97,7 +100,7 @@ def unique_keys(pairs: list[tuple[str, Any]]) -> Json:
 
 
 def _reject(constant: str) -> NoReturn:
-    raise ValueError(f"{constant} is no JSON number")
+    raise ValueError(f"{constant} is not a JSON number")
 
 
 def read_small_file(path: Path, limit: int) -> bytes:
@@ -108,7 +111,7 @@ def read_small_file(path: Path, limit: int) -> bytes:
     except (FileNotFoundError, NotADirectoryError):
         what = "is a folder without a manifest" if path.parent.is_dir() else "does not exist"
         raise NotACacheError(
-            f"{path.parent} {what}, so it is no cache; `prep list` shows the caches here, `prep build` makes one"
+            f"{path.parent} {what}, so it is not a cache; `prep list` shows the caches here, `prep build` makes one"
         ) from None
     except OSError as error:
         raise StorageError(f"cannot read {path}: {error.strerror or error}") from error

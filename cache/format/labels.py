@@ -30,7 +30,7 @@ def _fault(task: Task, labels: Array) -> str:
     if not labels.size:
         return ""
     if task.kind == "regression":
-        return "" if np.isfinite(labels).all() else "holds a label that is no finite number"
+        return "" if np.isfinite(labels).all() else "holds a label that is not a finite number"
     if task.kind == "multi-label":
         return "" if int(labels.max()) <= 1 else "holds a label that is neither 0 nor 1"
     classes = len(task.label_names)

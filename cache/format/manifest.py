@@ -15,38 +15,27 @@ import hashlib
 import json
 import re
 import shlex
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from ..errors import CorruptCacheError, InputError
 from ..plans.spec import PlanSpec
-from .checksummed_json import NAME_PATTERN, Fields, Json, read_small_file, seal, unseal
+from .checksummed_json import MAX_COUNT, NAME_PATTERN, Fields, Json, read_small_file, seal, unseal
+from .files import FileInfo, file_entry
 from .tasks import CLASSIFICATION, KINDS, MAX_MULTI_LABELS, MAX_TOKEN_LABELS, MLM, TOKENS, Task
 
 FORMAT = "lengthwise-cache"
 VERSION = 1
 MANIFEST = "manifest.json"
 TOKENIZER = "tokenizer"
-PLANS = "plans"
 
 MAX_MANIFEST_BYTES = 32 * 1024 * 1024
 MAX_LENGTH = 1 << 20
 """Longest row a cache may hold, tokens."""
-MAX_COUNT = 1 << 48
-"""Most rows, tokens or bytes that a manifest may claim."""
 
 DEFAULT_SHARD_BYTES = 256 * 1024 * 1024
-
-
-@dataclass(frozen=True)
-class FileInfo:
-    """One file of the cache, relative to the folder that lists it."""
-
-    file: str
-    bytes: int
-    sha256: str
 
 
 @dataclass(frozen=True)
@@ -187,12 +176,6 @@ def fingerprint_of(content: Mapping[str, Any]) -> str:
     return hashlib.sha256(canonical.encode()).hexdigest()
 
 
-def sha256_file(path: Path) -> str:
-    """sha256 of a file, as hex digits."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def shard_name(split: str, index: int) -> str:
     """The path of a split's shard, relative to the cache."""
     return f"{split}/shard-{index:05d}.safetensors"
@@ -220,18 +203,13 @@ def shard_tensors(
 # --- the parts of a manifest
 
 
-def _file(fields: Fields, kind: Callable[[str], bool]) -> dict[str, Any]:
-    return {
-        "file": fields.check("file", "a file name inside the cache", lambda v: isinstance(v, str) and kind(v)),
-        "bytes": fields.integer("bytes", 0, MAX_COUNT),
-        "sha256": fields.digest("sha256"),
-    }
-
-
 def _tokenizer(fields: Fields) -> TokenizerInfo:
     vocab_size = fields.integer("vocab_size", 1, 1 << 31)
     plain = NAME_PATTERN.fullmatch
-    files = [FileInfo(**_file(item, lambda v: bool(plain(v)))) for item in fields.objects("files")]
+    files = [
+        FileInfo(**file_entry(item, "a file name inside the cache", lambda v: bool(plain(v))))
+        for item in fields.objects("files")
+    ]
     digests = {info.file: info.sha256 for info in files}
     if len(digests) != len(files) or digests.get("tokenizer.json") != fields.digest("sha256"):
         raise fields.wrong("files", "each file once, tokenizer.json with the tokenizer's sha256 among them")
@@ -299,7 +277,7 @@ def _is_histogram(value: Any) -> bool:
 def _shard(split: str, index: int, fields: Fields) -> ShardInfo:
     name = shard_name(split, index)
     return ShardInfo(
-        **_file(fields, lambda v: v == name),
+        **file_entry(fields, "a file name inside the cache", lambda v: v == name),
         rows=fields.integer("rows", 0, MAX_COUNT),
         tokens=fields.integer("tokens", 0, MAX_COUNT),
     )

@@ -1,7 +1,7 @@
 """What a plan costs: tokens computed, of which padding; and how long ranks wait for each other."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -48,10 +48,21 @@ def plan_cost(plan: EpochPlan, lengths: Array, ranks: Sequence[int] = (1, 8, 64)
     )
 
 
+def round_up(widths: Array, multiple: int, max_length: int) -> Array:
+    """Widths (M,) rounded up to a multiple, as tensor cores like them, but not past `max_length`."""
+    rounded = -(-widths // multiple) * multiple
+    found: Array = np.maximum(widths, np.minimum(rounded, max_length))
+    return found
+
+
 def round_widths(plan: EpochPlan, multiple: int, max_length: int) -> EpochPlan:
-    """The plan with widths rounded up to a multiple, as tensor cores like them, but not past `max_length`."""
-    widths = -(-plan.widths // multiple) * multiple
-    return EpochPlan(plan.rows, plan.batch_offsets, np.maximum(plan.widths, np.minimum(widths, max_length)))
+    """The plan with its widths rounded up; see `round_up`."""
+    return replace(plan, widths=round_up(plan.widths, multiple, max_length))
+
+
+def heaviest_step(plan: EpochPlan) -> int:
+    """The step with the most padded tokens: the one to try first for memory."""
+    return int(np.argmax(plan.sizes * plan.widths.astype(np.int64)))
 
 
 def _utilization(plan: EpochPlan, lengths: Array, ranks: int, own_width: bool) -> float:

@@ -11,7 +11,7 @@ def slice_batches(rows: int, batch_size: int, starts: npt.NDArray[Any]) -> npt.N
     """Cut 0..rows-1 into batches, each a contiguous slice of what remains of the list (Benesty 2020; McCormick 2020).
 
     The naive way deletes each slice from one list, which costs N per batch. Here the list lies in leaves of a few
-    thousand rows under a Fenwick tree of their sizes: finding a place costs log N, deleting moves one leaf.
+    thousand rows under a Fenwick tree of their sizes: finding a position costs log N, deleting moves one leaf.
 
     Args:
         rows: N.

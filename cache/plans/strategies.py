@@ -84,8 +84,8 @@ def plan_epoch(lengths: Array, spec: PlanSpec, epoch: int, max_length: int) -> E
         batch_size = spec.batch_size or 0
         offsets = np.append(np.arange(0, len(lengths), batch_size), len(lengths))
         if spec.strategy == "smart":
-            places = slice_batches(len(lengths), batch_size, draw_starts(len(lengths), batch_size, words))
-            rows = _sort_within(_ties_shuffled(lengths, words)[places], offsets)
+            positions = slice_batches(len(lengths), batch_size, draw_starts(len(lengths), batch_size, words))
+            rows = _sort_within(_ties_shuffled(lengths, words)[positions], offsets)
         else:
             rows = _sort_within(_shuffled(len(lengths), words), offsets)
     if spec.strategy == "fixed":
@@ -138,7 +138,7 @@ def _row_type(count: int) -> type[Any]:
 
 
 def _groups(lengths: Array) -> Iterator[tuple[int, int]]:
-    """First and end of each stretch of equal lengths."""
+    """First and end of each range of rows of equal length."""
     return pairwise([0, *(np.flatnonzero(np.diff(lengths)) + 1).tolist(), len(lengths)])
 
 
@@ -162,10 +162,10 @@ def _ties_shuffled(lengths: Array, words: Words) -> Array:
 
 
 def draw_starts(rows: int, batch_size: int, words: Words) -> Array:
-    """(M,) int64: for each batch the start of its slice, uniform over the places where it fits in what remains."""
+    """(M,) int64: for each batch the start of its slice, uniform over the positions where it fits in what remains."""
     remaining = rows - batch_size * np.arange(-(-rows // batch_size), dtype=np.int64)
-    places = remaining - np.minimum(batch_size, remaining) + 1
-    return _below(words(len(places)), places)
+    positions = remaining - np.minimum(batch_size, remaining) + 1
+    return _below(words(len(positions)), positions)
 
 
 # --- tight and budget: uniform batches first

@@ -1,16 +1,15 @@
 """Where rows lie in their shards, and their tokens end to end: for many rows at once, looping over shards only."""
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
 
 import numpy as np
 
 from ..common.arrays import Array
 from ..format.labels import for_model
-
-if TYPE_CHECKING:
-    from .opening import Split
+from ..format.tasks import IGNORED
+from .padding import gather_rows
+from .split_reader import SplitReader
 
 
 @dataclass(frozen=True)
@@ -20,7 +19,7 @@ class Located:
     Attributes:
         shards: (N,) the shard of each row.
         begins: (N,) int64, position of its first token in that shard.
-        labels: (N,) or (N, C), as a loss takes it, see `cache.labels`; None where rows have no label of their own.
+        labels: (N,) or (N, C), as a loss takes it, see `for_model`; None where rows have no label of their own.
         first_lengths: (N,) its tokens of token type 0; None where the cache holds no pairs.
     """
 
@@ -36,14 +35,14 @@ def distinct(numbers: Array) -> list[int]:
     return found
 
 
-def locate(split: "Split", rows: Array) -> Located:
+def locate(split: SplitReader, rows: Array) -> Located:
     """Find rows.
 
     Args:
         split: whose rows.
         rows: (N,) int64 row numbers, in any order.
     """
-    task = split.cache.manifest.task
+    task = split.task
     own = task.labelled and not task.per_token
     names = ("offsets", *(("labels",) if own else ()), *(("first_lengths",) if task.pair else ()))
     if len(split.info.shards) == 1:
@@ -55,7 +54,7 @@ def locate(split: "Split", rows: Array) -> Located:
     return Located(shards, found["offsets"], labels, found.get("first_lengths"))
 
 
-def _from_shards(split: "Split", rows: Array, shards: Array, names: tuple[str, ...]) -> dict[str, Array]:
+def _from_shards(split: SplitReader, rows: Array, shards: Array, names: tuple[str, ...]) -> dict[str, Array]:
     """Rows of some tensors of several shards."""
     first = split.shard(int(shards[0]))
     found = {name: np.empty((len(rows), *first[name].shape[1:]), first[name].dtype) for name in names}
@@ -67,7 +66,7 @@ def _from_shards(split: "Split", rows: Array, shards: Array, names: tuple[str, .
     return found
 
 
-def check_once(split: "Split", found: Located, lengths: Array) -> None:
+def check_once(split: SplitReader, found: Located, lengths: Array) -> None:
     """Check the ids of rows, each piece of a shard the first time a row of it is read.
 
     Args:
@@ -93,13 +92,13 @@ def check_once(split: "Split", found: Located, lengths: Array) -> None:
 
 
 _PIECE = 1 << 20
-"""Tokens checked at once: no row is longer (`cache.format.manifest.MAX_LENGTH`), so each lies in at most two pieces."""
+"""Tokens checked at once: no row is longer (`MAX_LENGTH` of the manifest), so each lies in at most two pieces."""
 
-_SEEN: "WeakKeyDictionary[Split, dict[int, Array]]" = WeakKeyDictionary()
+_SEEN: WeakKeyDictionary[SplitReader, dict[int, Array]] = WeakKeyDictionary()
 """The pieces that were checked, for as long as the split is open."""
 
 
-def flat_tokens(split: "Split", found: Located, lengths: Array, name: str = "input_ids") -> Array:
+def flat_tokens(split: SplitReader, found: Located, lengths: Array, name: str = "input_ids") -> Array:
     """The tokens of rows, end to end, as stored.
 
     Args:
@@ -129,3 +128,45 @@ def flat_tokens(split: "Split", found: Located, lengths: Array, name: str = "inp
     if name == "input_ids":
         split.check_ids(flat)
     return flat
+
+
+def padded_rows(
+    split: SplitReader, rows: Array, lengths: Array, width: int, left: bool = False, name: str = "input_ids"
+) -> Array:
+    """Rows padded to a rectangle.
+
+    Args:
+        split: whose rows.
+        rows: (B,) row numbers, ascending.
+        lengths: (B,) their lengths.
+        width: W, at least the longest.
+        left: whether to pad on the left.
+        name: "input_ids", or "labels" where each token has one.
+
+    Returns:
+        (B, W) ids as stored, padded with the tokenizer's pad id; or labels, padded with -100.
+
+    Raises:
+        CorruptCacheError: an id is outside the vocabulary.
+    """
+    fill = split.tokenizer.pad_id if name == "input_ids" else IGNORED
+    first = int(np.searchsorted(split.first_rows, rows[0], side="right")) - 1
+    last = int(np.searchsorted(split.first_rows, rows[-1], side="right")) - 1
+    parts = []
+    for index in range(first, last + 1):
+        base, end = split.first_rows[index : index + 2]
+        chosen = slice(*np.searchsorted(rows, (base, end))) if first < last else slice(None)
+        tensors, local = split.shard(index), rows[chosen] - base
+        ids = gather_rows(
+            tensors[name],
+            tensors["offsets"][local],
+            lengths[chosen],
+            width,
+            fill,
+            left,
+        )
+        parts.append(ids)
+    padded: Array = parts[0] if len(parts) == 1 else np.concatenate(parts)
+    if name == "input_ids":
+        split.check_ids(padded)
+    return padded

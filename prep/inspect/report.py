@@ -3,13 +3,13 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from cache import Cache, Split
 from cache.common.files import replacing, storage_errors
 from cache.common.page import header, page, section, table
 from cache.common.svg import DARK, LIGHT, Figure, escape, sheet
 from cache.errors import InputError
-from cache.reading.opening import Cache, Split
 
-from ..build import describe_source
+from ..sources.corpus import describe_source
 from . import figures
 from .figures_data import (
     PlanView,

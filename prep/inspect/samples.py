@@ -6,9 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from cache.format.manifest import TOKENIZER
+from cache import Cache, Split
 from cache.format.tasks import IGNORED
-from cache.reading.opening import Cache, Split
 
 
 @dataclass(frozen=True)
@@ -33,8 +32,8 @@ def random_samples(split: Split, count: int, seed: int | None, special_tokens: b
     """
     from tokenizers import Tokenizer
 
-    tokenizer = Tokenizer.from_file(str(split.cache.folder / TOKENIZER / "tokenizer.json"))
-    task = split.cache.manifest.task
+    tokenizer = Tokenizer.from_buffer(split.tokenizer_files()["tokenizer.json"])
+    task = split.task
     chosen = np.random.default_rng(seed).choice(len(split), min(count, len(split)), replace=False)
     samples = []
     for number in chosen.tolist():
@@ -88,9 +87,9 @@ def find_caches(folder: str) -> list[Cache]:
     """The caches directly below a folder, by name; those that are damaged or cannot be read are left out."""
     from pathlib import Path
 
+    from cache import open_cache
     from cache.errors import CacheError, StorageError
     from cache.format.manifest import MANIFEST
-    from cache.reading.opening import open_cache
 
     found = []
     for path in sorted(Path(folder).glob(f"*/{MANIFEST}")):

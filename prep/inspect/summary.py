@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from cache import Cache, Split
+from cache.format.plan_file import StoredPlan
 from cache.format.tasks import IGNORED
 from cache.plans.costs import PlanCost, plan_cost
 from cache.plans.spec import PlanSpec
-from cache.reading.opening import Cache, Split
-from cache.reading.plan_files import StoredPlan
 
 from ..sources.presets import Preset
 
@@ -113,7 +113,7 @@ def format_splits(cache: Cache) -> str:
 
 def class_counts(split: Split) -> list[int]:
     """Rows of each class, or labelled tokens; none where there are no classes."""
-    task = split.cache.manifest.task
+    task = split.task
     if not task.label_names:
         return []
     labels = split.labels
@@ -128,7 +128,7 @@ def class_counts(split: Split) -> list[int]:
 
 def _labels(split: Split) -> str:
     """What labels there are, in a few words."""
-    return _balance(split) if split.cache.manifest.task.label_names else _range(split)
+    return _balance(split) if split.task.label_names else _range(split)
 
 
 MOST_CLASSES = 6
@@ -144,7 +144,7 @@ def _range(split: Split) -> str:
 
 
 def _balance(split: Split) -> str:
-    task, counts = split.cache.manifest.task, class_counts(split)
+    task, counts = split.task, class_counts(split)
     names, total = task.label_names, sum(counts) if task.per_token else split.info.rows
     shown = [
         f"{name} {count / max(total, 1):.0%}" for name, count in list(zip(names, counts, strict=True))[:MOST_CLASSES]

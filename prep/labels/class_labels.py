@@ -14,7 +14,7 @@ import numpy.typing as npt
 from cache.errors import InputError
 from cache.format.tasks import MAX_MULTI_LABELS
 
-from ..sources.arrow import distinct, is_list, list_counts
+from ..columns import LABEL, LABELS, distinct, is_list, list_counts
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -49,6 +49,13 @@ class Coded:
 def row_of(counts: npt.NDArray[np.int64], position: int) -> int:
     """The row that a value belongs to, where rows of so many values (rows,) lie end to end."""
     return int(np.searchsorted(np.cumsum(counts), position, side="right"))
+
+
+def code_batch(batch: "pa.RecordBatch", split: str, first_row: int) -> Coded:
+    """The labels of a batch, from one column or from one for each class."""
+    if LABELS in batch.schema.names:
+        return code_columns(batch.column(LABELS), split, first_row)
+    return code_labels(batch.column(LABEL), split, first_row)
 
 
 def code_labels(labels: "pa.Array", split: str, first_row: int) -> Coded:

@@ -15,9 +15,7 @@ from cache.common.arrays import Array
 from cache.errors import InputError
 from cache.format.tasks import IGNORED, MAX_TOKEN_LABELS
 
-from ..rows.selection import Mask
-from ..sources.arrow import is_list, is_text, list_counts
-from ..sources.files import LABEL, TEXT
+from ..columns import LABEL, TEXT, Mask, check_filled, is_list, is_text, list_counts
 from ..tokenization.words import Words
 from .class_labels import Coded, classes_of, code_labels, number_classes, row_of
 
@@ -112,10 +110,3 @@ def tagged_words(batch: "pa.RecordBatch", split: str, first_row: int, tags: Tags
     numbers = encoded.indices.to_numpy().astype(np.int64)
     words = Words(encoded.dictionary.to_pylist(), numbers, counts, tags.marks(coded, split, first_row))
     return TaggedWords(split, np.arange(first_row, first_row + batch.num_rows), words)
-
-
-def check_filled(texts: "pa.Array", split: str, first_row: int) -> None:
-    """Raise an `InputError` that names the first row without a text."""
-    if texts.null_count:
-        row = first_row + texts.is_null().to_numpy(zero_copy_only=False).argmax()
-        raise InputError(f"row {row} of split {split!r} (counted from 0) has no text; fill it in or remove the row")

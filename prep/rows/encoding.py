@@ -10,19 +10,18 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from cache.common.arrays import Array
+from cache.common.progress import ConsoleProgress
 from cache.errors import InputError, StorageError
 from cache.format.tasks import MLM, TOKENS, Task
 
-from ..labels.class_labels import Coded, code_columns, code_labels, find_task, resolve_classes, resolve_numbers
-from ..labels.tags import TaggedWords, Tags, check_filled, tagged_words
-from ..progress import Reporter
-from ..sources.arrow import is_text, kept
+from ..columns import PAIR, TEXT, Mask, Stream, checked_texts, kept
+from ..labels.class_labels import Coded, code_batch, find_task, resolve_classes, resolve_numbers
+from ..labels.tags import TaggedWords, Tags, tagged_words
 from ..sources.corpus import Source
-from ..sources.files import LABEL, LABELS, PAIR, TEXT, Stream
 from ..tokenization.tokenizer import Encoder
 from ..tokenization.words import WordEncoder, pack
 from .external_sort import RunStore, sort_run
-from .selection import Mask, held_out, limit_rows
+from .selection import held_out, limit_rows
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -62,7 +61,7 @@ def encode_source(
     limit: int | None,
     spill: Path,
     memory_bytes: int,
-    reporter: Reporter,
+    console: ConsoleProgress,
 ) -> Encoded:
     """Read a source from end to end, once where no rows are chosen, and encode it.
 
@@ -74,7 +73,7 @@ def encode_source(
         limit: most rows of each source split.
         spill: folder for ids that do not fit in memory; the caller removes it.
         memory_bytes: about how much the build may take.
-        reporter: for the progress bar.
+        console: for the progress bar.
 
     Raises:
         InputError: a text or label is missing or of a wrong kind, or there are no rows at all.
@@ -87,7 +86,7 @@ def encode_source(
     rows: dict[str, int] = {}
     tags = Tags(source.label_names)
     read_bytes = 0
-    with reporter.bar("tokenizing", source.size_bytes, "B") as bar:
+    with console.bar("tokenizing", source.size_bytes, "B") as bar:
         for split, stream in source.splits.items():
             batches, routes = _routes(split, stream, source, task, holdout, limit)
             for name in routes:
@@ -116,22 +115,22 @@ def encode_source(
     if not any(store.runs for store in runs.values()):
         raise InputError(f"{source.where} holds no rows")
     if encoder.words:
-        return _tagged(task, tags, runs, reporter)
-    found, labels = _labels(task, pieces, source, reporter)
+        return _tagged(task, tags, runs, console)
+    found, labels = _labels(task, pieces, source, console)
     own = {name: labels[split] for name, split in origin.items() if found.labelled}
     paired = origin.items() if encoder.pairs else ()
     return Encoded(found, runs, own, {name: _by_source_row(firsts[name], rows[split]) for name, split in paired})
 
 
-def _tagged(asked: str, tags: Tags, runs: dict[str, RunStore], reporter: Reporter) -> Encoded:
+def _tagged(asked: str, tags: Tags, runs: dict[str, RunStore], console: ConsoleProgress) -> Encoded:
     """What came of rows of words."""
     if asked == "auto":
-        reporter.say(f"task {TOKENS}, found from the lists of words; --task settles it")
+        console.log(f"task {TOKENS}, found from the lists of words; --task settles it")
     names, marked = tags.table()
     if not names:
         raise InputError("the lists of words are all empty, so there is no tag to learn; see --text")
     if len(names) == 1:
-        reporter.say(f"warning: all words have the tag {names[0]!r}: there is nothing to learn")
+        console.log(f"warning: all words have the tag {names[0]!r}: there is nothing to learn")
     return Encoded(Task(TOKENS, names), runs, {}, {}, marked)
 
 
@@ -139,27 +138,20 @@ def _speed(runs: dict[str, RunStore], seconds: float) -> str:
     return f"{sum(store.tokens for store in runs.values()) / max(seconds, 1e-9):,.0f} tokens/s"
 
 
-def code_batch(batch: "pa.RecordBatch", split: str, first_row: int) -> Coded:
-    """The labels of a batch, from one column or from one for each class."""
-    if LABELS in batch.schema.names:
-        return code_columns(batch.column(LABELS), split, first_row)
-    return code_labels(batch.column(LABEL), split, first_row)
-
-
 def _labels(
-    asked: str, pieces: dict[str, list[Coded]], source: Source, reporter: Reporter
+    asked: str, pieces: dict[str, list[Coded]], source: Source, console: ConsoleProgress
 ) -> tuple[Task, dict[str, Array]]:
     """The task, and the labels of each source split."""
     if asked == MLM:
         return Task(MLM, (), source.pair), {}
     kind = find_task(asked, pieces, source.label_names)
     if asked == "auto" and kind != "classification":
-        reporter.say(f"task {kind}, found from the labels; --task settles it")
+        console.log(f"task {kind}, found from the labels; --task settles it")
     if kind == "regression":
         return Task(kind, (), source.pair), dict(resolve_numbers(pieces))
     names, labels = resolve_classes(pieces, source.label_names)
     for line in _oddities(names, labels):
-        reporter.say(f"warning: {line}")
+        console.log(f"warning: {line}")
     return Task(kind, names, source.pair), labels
 
 
@@ -275,18 +267,6 @@ def check_tokens(lengths: Array, rows: Array, split: str) -> None:
             f"row {rows[np.argmin(lengths)]} of split {split!r} (counted from 0) has no tokens: its text is empty, and "
             "the tokenizer adds no special tokens; remove the row"
         )
-
-
-def checked_texts(texts: "pa.Array", split: str, first_row: int) -> "pa.Array":
-    """A column of text, or an `InputError`: it is none, or a text is missing."""
-    import pyarrow as pa
-
-    if pa.types.is_dictionary(texts.type):
-        texts = texts.dictionary_decode()
-    check_filled(texts, split, first_row)
-    if len(texts) and not is_text(texts.type):
-        raise InputError(f"the text column of split {split!r} holds {texts.type}, expected text; see --text")
-    return texts
 
 
 def _oddities(names: tuple[str, ...], classes: dict[str, Array]) -> Iterator[str]:

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from cache.common.arrays import Array
-from cache.writing.writer import storage_errors
+from cache.common.files import storage_errors
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 import numpy as np
 import numpy.typing as npt
 
-Mask = npt.NDArray[np.bool_]
+from ..columns import Mask
 
 
 def limit_rows(rows: int, limit: int | None) -> Mask:

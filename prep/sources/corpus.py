@@ -3,14 +3,12 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from cache.errors import InputError
 from cache.format.checksummed_json import NAME_PATTERN, Json
 from cache.format.manifest import TOKENIZER
 
-if TYPE_CHECKING:
-    from .files import Stream
+from ..columns import Stream
 
 WORD_NAMES = ("tokens", "words")
 TEXT_NAMES = ("text", "review", "sentence", "content", "document", "comment", "body", *WORD_NAMES)
@@ -82,7 +80,7 @@ class Source:
     argument: str
     name: str
     identity: Json
-    splits: "dict[str, Stream]"
+    splits: dict[str, Stream]
     label_names: tuple[str, ...] | None = None
     max_length: int | None = None
     holdout: float = 0.0
@@ -162,3 +160,13 @@ def check_split_name(name: str, where: Path) -> None:
             f"{where} would be the split {name!r}, which is no name for a split (letters, digits, '.', '_', '-'; not "
             f"{TOKENIZER!r}); rename it, for example to train{''.join(where.suffixes)}"
         )
+
+
+def describe_source(source: Json) -> str:
+    """Where a cache's text came from, in a few words."""
+    kind = source.get("kind")
+    if kind == "hub":
+        return f"Hub dataset {source['dataset']} at {source['revision'][:12]}"
+    if kind == "package":
+        return f"{source['argument']} from the package {source['package']}"
+    return str(source.get("argument") or "data given from Python")

@@ -17,19 +17,13 @@ import numpy as np
 
 from cache.errors import InputError
 
-from .arrow import distinct, is_list, kept
+from ..columns import LABEL, LABELS, PAIR, TEXT, Stream, distinct, is_list, kept
 from .conll import conll_names, read_conll
 from .corpus import Columns
 from .diagnose import not_utf8, reading
 
 if TYPE_CHECKING:
     import pyarrow as pa
-
-TEXT, PAIR, LABEL, LABELS = "text", "text_pair", "label", "labels"
-
-Stream = Callable[[], Iterator["pa.RecordBatch"]]
-"""A function that starts reading from the front and yields record batches with the columns text, perhaps text_pair,
-and label, or labels: a struct with a field for each class where each has a column; no labels where none are wanted."""
 
 FORMATS = {
     ".csv": "csv",

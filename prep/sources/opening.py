@@ -13,7 +13,7 @@ from typing import Any
 from cache.common.hub import hub_reachable, package_folder
 from cache.errors import InputError
 from cache.format.checksummed_json import NAME_PATTERN, Json
-from cache.format.manifest import sha256_file
+from cache.format.files import sha256_file
 
 from .corpus import Columns, Source, cache_name, check_split_name, choose_columns, unread_labels
 from .diagnose import reading

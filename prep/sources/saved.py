@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 from cache.errors import InputError
 
+from ..columns import Stream
 from .corpus import Columns, Source, check_split_name
 from .diagnose import reading
-from .files import BATCH_ROWS, Stream, watch
+from .files import BATCH_ROWS, watch
 from .tables import Frame, class_names, frames_source
 
 if TYPE_CHECKING:

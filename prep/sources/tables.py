@@ -14,12 +14,10 @@ import numpy as np
 
 from cache.errors import InputError
 
-from ..labels.class_labels import Coded
-from ..labels.tags import check_filled
-from ..rows.encoding import checked_texts, code_batch
-from .arrow import is_list, is_text, list_counts
+from ..columns import LABEL, LABELS, PAIR, TEXT, Stream, check_filled, checked_texts, is_list, is_text, list_counts
+from ..labels.class_labels import Coded, code_batch
 from .corpus import Columns, Source, cache_name, choose_columns, unread_labels
-from .files import BATCH_ROWS, LABEL, LABELS, PAIR, TEXT, Stream, named
+from .files import BATCH_ROWS, named
 
 if TYPE_CHECKING:
     import pyarrow as pa

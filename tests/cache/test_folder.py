@@ -90,7 +90,7 @@ def test_a_name_does_not_leave_the_folder(folder: Folder, outside: Path, name: s
 @pytest.mark.parametrize("operation", FILE_OPERATIONS)
 def test_a_pipe_does_not_block(folder: Folder, operation: str) -> None:
     os.mkfifo(folder.path / "pipe")
-    with pytest.raises(CorruptCacheError, match="no regular file"):
+    with pytest.raises(CorruptCacheError, match="not a regular file"):
         FILE_OPERATIONS[operation](folder, "pipe")
 
 

@@ -11,17 +11,11 @@ import safetensors.numpy
 
 from cache import Cache, EpochPlan, PlanSpec, open_cache
 from cache.format.checksummed_json import seal
-from cache.format.manifest import (
-    FileInfo,
-    Manifest,
-    SplitInfo,
-    TokenizerInfo,
-    fingerprint_of,
-    sha256_file,
-    shard_tensors,
-)
+from cache.format.files import FileInfo, file_info, sha256_file
+from cache.format.manifest import Manifest, SplitInfo, TokenizerInfo, fingerprint_of, shard_tensors
 from cache.format.tasks import Task
-from cache.writing.writer import file_info, publish, staging, write_manifest, write_shard
+from cache.writing.publishing import publish, staging
+from cache.writing.writer import ShardColumns, write_manifest, write_shard
 
 TOKENIZER = b'{"version": "1.0", "model": {"type": "WordPiece"}}\n'
 SPEC = PlanSpec("smart", 2, None, 3)
@@ -35,8 +29,18 @@ def write_golden(place: Path) -> Cache:
         (folder / "tokenizer" / "tokenizer.json").write_bytes(TOKENIZER)
         files = (file_info(folder / "tokenizer" / "tokenizer.json"),)
         shards = (
-            write_shard(folder, "train", 0, np.arange(8, dtype=np.uint16), lengths[:3], np.array([4, 0, 3]), [0, 1, 1]),
-            write_shard(folder, "train", 1, np.arange(8, 17, dtype=np.uint16), lengths[3:], np.array([1, 2]), [1, 0]),
+            write_shard(
+                folder,
+                "train",
+                0,
+                ShardColumns(np.arange(8, dtype=np.uint16), lengths[:3], np.array([4, 0, 3]), np.array([0, 1, 1])),
+            ),
+            write_shard(
+                folder,
+                "train",
+                1,
+                ShardColumns(np.arange(8, 17, dtype=np.uint16), lengths[3:], np.array([1, 2]), np.array([1, 0])),
+            ),
         )
         manifest = Manifest(
             name="golden",
@@ -148,7 +152,12 @@ def test_plan_json_reads_as_documented(golden: Cache) -> None:
 def test_ids_take_two_bytes_up_to_65536_of_them_and_four_beyond(tmp_path: Path) -> None:
     assert shard_tensors(1, 2, 1 << 16)["input_ids"] == ("U16", (2,))
     assert shard_tensors(1, 2, (1 << 16) + 1)["input_ids"] == ("U32", (2,))
-    info = write_shard(tmp_path, "train", 0, np.array([70_000, 1], np.uint32), np.array([2]), np.array([0]), [0])
+    info = write_shard(
+        tmp_path,
+        "train",
+        0,
+        ShardColumns(np.array([70_000, 1], np.uint32), np.array([2]), np.array([0]), np.array([0])),
+    )
     loaded = safetensors.numpy.load_file(tmp_path / info.file)
     assert loaded["input_ids"].tolist() == [70_000, 1]
     assert loaded["input_ids"].dtype == np.uint32

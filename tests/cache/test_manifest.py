@@ -159,7 +159,7 @@ except CorruptCacheError as error: print(error)
         (lambda: b"", "does not parse"),
         (lambda: b"null", "not a lengthwise-cache file"),
         (lambda: b'{"format": "lengthwise-cache", "version": 1, "x": 1e999}', "checksum"),
-        (lambda: b'{"format": "lengthwise-cache", "version": 1, "x": NaN}', "NaN is no JSON number"),
+        (lambda: b'{"format": "lengthwise-cache", "version": 1, "x": NaN}', "NaN is not a JSON number"),
         (lambda: b'{"format": "lengthwise-cache", "version": 1, "x": "\\ud800"}', "checksum"),
     ],
 )

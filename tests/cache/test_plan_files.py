@@ -16,7 +16,7 @@ from cache import (
     PlanSpec,
     open_cache,
 )
-from cache.format.manifest import sha256_file
+from cache.format.files import sha256_file
 
 from ..helpers.hostile import HUGE, PLAN, REMEDY, at, refused, resealed, sound_cache
 

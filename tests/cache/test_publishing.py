@@ -1,5 +1,6 @@
 """Builders of one cache take turns; a cache is replaced without a gap; where the system refuses, the old one stays."""
 
+import errno
 import hashlib
 import os
 import signal
@@ -11,9 +12,8 @@ from pathlib import Path
 import pytest
 
 from cache import InputError, NotACacheError, StorageError, open_cache
-from cache.common import files as storage
 from cache.writing import publishing
-from cache.writing.writer import building, staging
+from cache.writing.publishing import building, staging
 
 from ..helpers.builders import ROOT
 from ..helpers.toys import write_cache
@@ -64,7 +64,7 @@ def test_a_worker_that_outlives_a_killed_builder_does_not_hold_its_lock(tmp_path
     code = """
 import os, sys, time
 from pathlib import Path
-from cache.writing.writer import building
+from cache.writing.publishing import building
 with building(Path(sys.argv[1])):
     if os.fork() == 0:
         print(os.getpid(), flush=True)
@@ -106,9 +106,9 @@ def test_where_the_file_system_has_no_locks_builds_work_but_touch_nothing_that_m
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(handle: int, operation: int) -> None:
-        raise OSError(storage.errno.ENOLCK, "No locks available")
+        raise OSError(errno.ENOLCK, "No locks available")
 
-    monkeypatch.setattr(storage.fcntl, "flock", refuse)
+    monkeypatch.setattr("fcntl.flock", refuse)
     (tmp_path / ".toy.building-0123abcd").mkdir()
     with building(tmp_path / "toy"):
         write_cache(tmp_path / "toy", {"train": 3})
@@ -176,7 +176,7 @@ def test_what_is_no_cache_is_not_replaced(tmp_path: Path) -> None:
     (tmp_path / "folder").mkdir()
     (tmp_path / "folder" / "thesis.tex").write_text("mine")
     for name in ("file", "folder"):
-        with pytest.raises(InputError, match="exists and is no cache"):
+        with pytest.raises(InputError, match="exists and is not a cache"):
             write_cache(tmp_path / name, {"train": 3})
     assert (tmp_path / "file").read_text() == (tmp_path / "folder" / "thesis.tex").read_text() == "mine"
     assert names_in(tmp_path) == ["file", "folder"]
@@ -255,7 +255,7 @@ def test_where_it_cannot_be_put_back_there_is_no_cache(tmp_path: Path, monkeypat
     half_replaced(tmp_path / "toy")
 
     def refuse(*arguments: object) -> None:
-        raise OSError(storage.errno.EROFS, "Read-only file system")
+        raise OSError(errno.EROFS, "Read-only file system")
 
     monkeypatch.setattr(publishing, "locked", refuse)
     with pytest.raises(NotACacheError, match="does not exist"):
@@ -269,14 +269,16 @@ import resource, sys
 from pathlib import Path
 import numpy as np
 from cache import StorageError
-from cache.writing.writer import building, publish, staging, write_shard
+from cache.writing.publishing import building, publish, staging
+from cache.writing.writer import ShardColumns, write_shard
 place, limit, value = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
 if value:
     resource.setrlimit(getattr(resource, limit), (value, value))
 try:
     with building(place), staging(place) as folder:
         rows = np.arange(4000)
-        write_shard(folder, "train", 0, np.zeros(400_000, np.uint16), np.full(4000, 100), rows, rows)
+        columns = ShardColumns(np.zeros(400_000, np.uint16), np.full(4000, 100), rows, rows)
+        write_shard(folder, "train", 0, columns)
         publish(folder, place)
 except StorageError as error:
     print(error)

@@ -14,8 +14,8 @@ import pytest
 
 from cache import Cache, CorruptCacheError, PlanSpec, StorageError, open_cache
 from cache.common import files as storage
-from cache.reading import plan_files as planfiles
-from cache.reading.plan_files import store_plan
+from cache.writing import plans as plan_storing
+from cache.writing.plans import store_plan
 
 from ..helpers.builders import ROOT
 from ..helpers.toys import write_cache
@@ -39,7 +39,7 @@ import os, sys
 from cache import CorruptCacheError, open_cache
 split = open_cache(sys.argv[1])["train"]
 list(split)
-shard = split.cache.folder / split.info.shards[1].file
+shard = split.folder / split.info.shards[1].file
 os.truncate(shard, 100)
 if sys.argv[2] == "checked":
     try:
@@ -153,7 +153,7 @@ def test_a_read_only_cache_works_and_its_plans_are_made_in_memory(
     expected = all_ids(cache, 2, SPEC)
     before = sorted(cache.folder.rglob("*"))
     monkeypatch.setattr(Path, "mkdir", refuse_to_write)
-    monkeypatch.setattr(planfiles, "locked", refuse_to_write)
+    monkeypatch.setattr(plan_storing, "locked", refuse_to_write)
     again = open_cache(cache.folder, verify=True)
     with pytest.raises(StorageError, match=r"cannot write .*tight-b4-s5: Read-only file system"):
         again["train"].keep_plan(SPEC, 3)

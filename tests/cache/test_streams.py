@@ -9,9 +9,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch.utils.data import DataLoader
 
-from cache import MismatchError, PlanSpec, open_cache
-from cache.batches.streams import BatchStream, StepDataset
-from cache.reading.opening import Cache
+from cache import BatchStream, Cache, MismatchError, PlanSpec, StepDataset, open_cache
 from tests.helpers.children import CONTEXT, ended
 from tests.helpers.toys import write_cache
 
@@ -29,9 +27,11 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Cache:
 def test_a_stream_is_the_epochs_one_after_the_other(corpus: Cache, accumulation: int) -> None:
     """The same batches as epoch by epoch, and a stream that has ended gives nothing more."""
     split = corpus["train"]
-    stream = BatchStream(split, 3, TIGHT, accumulation=accumulation)
+    stream = BatchStream(split, 3, TIGHT, gradient_accumulation_steps=accumulation)
     found = [batch.input_ids for batch in stream]
-    expected = [b.input_ids for epoch in range(3) for b in split.batches(epoch, TIGHT, accumulation=accumulation)]
+    expected = [
+        b.input_ids for epoch in range(3) for b in split.batches(epoch, TIGHT, gradient_accumulation_steps=accumulation)
+    ]
     assert all(torch.equal(one, other) for one, other in zip(found, expected, strict=True))
     assert list(stream) == []
     assert list(BatchStream(corpus["empty"], 2)) == []
@@ -75,7 +75,7 @@ def gradients(model: torch.nn.Module) -> torch.Tensor:
 def test_all_ranks_take_the_same_steps_and_their_gradients_add_up(corpus: Cache, world: int, accumulation: int) -> None:
     """100 rows in batches of 9, one of a single row, of which some ranks have none: at every micro-step all of them go
     forward and backward, step and place stay equal, and the sum of the gradients is that of one process."""
-    options = {"world_size": world, "accumulation": accumulation}
+    options = {"world_size": world, "gradient_accumulation_steps": accumulation}
     streams = [BatchStream(corpus["train"], 1, NINES, rank=rank, **options) for rank in range(world)]
     alone, model, fillers = iter(BatchStream(corpus["train"], 1, NINES)), Bag(), 0
     for parts in zip(*streams, strict=True):

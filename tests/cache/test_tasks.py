@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 import torch
 
-from cache import CorruptCacheError, InputError, PlanSpec
-from cache.batches.batch import Batch
+from cache import Batch, Cache, CorruptCacheError, InputError, PlanSpec, open_cache
+from cache.format.files import file_info
 from cache.format.manifest import Manifest, SplitInfo, TokenizerInfo, fingerprint_of
 from cache.format.tasks import IGNORED, Task
-from cache.reading.opening import Cache, open_cache
-from cache.writing.writer import file_info, publish, staging, write_manifest, write_shard
+from cache.writing.publishing import publish, staging
+from cache.writing.writer import ShardColumns, write_manifest, write_shard
 from tests.helpers.toys import write_tokenizer
 
 TASKS = (
@@ -62,7 +62,8 @@ def write(place: Path, task: Task, side: str = "right", shards: int = 3, **chang
             first = known.firsts[part] if task.pair else None
             ends = np.append(0, np.cumsum(lengths))[[part[0], part[-1] + 1]]
             own = None if known.labels is None else known.labels[slice(*ends) if task.per_token else part]
-            infos.append(write_shard(folder, "train", index, ids, lengths[part], part, own, task, first))
+            columns = ShardColumns(ids, lengths[part], part, own, first)
+            infos.append(write_shard(folder, "train", index, columns, task))
         histogram = tuple(np.bincount(lengths).tolist())
         split = SplitInfo(200, int(lengths.sum()), int(lengths[0]), int(lengths[-1]), histogram, tuple(infos))
         tokenizer = TokenizerInfo("toy", None, files[0].sha256, 205, 0, side, files)
@@ -82,7 +83,7 @@ def test_every_feed_gives_the_labels_and_token_types_that_were_written(tmp_path:
     dtype = torch.int64 if "classification" in task.kind else torch.float32
     for feed in ("direct", "resident", "streamed"):
         for strategy in ("smart", "tight", "dynamic", "fixed"):
-            for batch in cache["train"].batches(0, PlanSpec(strategy, 7), feed=feed, accumulation=2):
+            for batch in cache["train"].batches(0, PlanSpec(strategy, 7), feed=feed, gradient_accumulation_steps=2):
                 assert ("labels" in batch.model_inputs()) == task.labelled == (batch.labels is not None)
                 if batch.labels is not None:
                     assert batch.labels.dtype == dtype
@@ -120,14 +121,14 @@ def test_shares_of_a_step_count_its_labelled_tokens_over_ranks_and_micro_batches
     assert cache["train"].label_counts.tolist() == counts.tolist()
     shares: dict[int, float] = {}
     for rank in (0, 1):
-        options: Any = {"rank": rank, "world_size": 2, "accumulation": 3, "pad_to_multiple_of": multiple}
+        options: Any = {"rank": rank, "world_size": 2, "gradient_accumulation_steps": 3, "pad_to_multiple_of": multiple}
         batches = cache["train"].batches(0, PlanSpec("tight", 5), **options)
         for batch in batches:
             rows = batches.plan.rows[slice(*batches.plan.batch_offsets[batch.step : batch.step + 2])]
             assert batch.targets == counts[batch.rows].sum()
             assert batch.targets == int((batch.labels != -100).sum()) or not len(batch)  # a filler's do not count
             assert batch.step_targets == counts[rows].sum()
-            shares[batch.step] = shares.get(batch.step, 0) + batch.share
+            shares[batch.step] = shares.get(batch.step, 0) + batch.loss_weight
     labelled = [counts[rows].sum() > 0 for rows in np.split(batches.plan.rows, batches.plan.batch_offsets[1:-1])]
     assert [shares[step] for step in range(len(labelled))] == pytest.approx(np.array(labelled, float))
     assert not all(labelled)
@@ -145,7 +146,7 @@ def test_labels_of_tokens_take_a_byte_where_the_classes_fit_and_two_where_not(tm
 def test_a_shard_of_tagged_words_is_these_bytes(tmp_path: Path) -> None:
     """Header and tensors, as docs/format.md has them: labels of a byte behind the ids, -100 as 0x9c."""
     ids, labels = np.array([2, 7, 8, 3, 2, 3], np.uint16), np.array([-100, 2, -100, -100, -100, -100])
-    info = write_shard(tmp_path, "train", 0, ids, np.array([4, 2]), np.array([1, 0]), labels, TAGS)
+    info = write_shard(tmp_path, "train", 0, ShardColumns(ids, np.array([4, 2]), np.array([1, 0]), labels), TAGS)
     data = (tmp_path / info.file).read_bytes()
     size = int.from_bytes(data[:8], "little")
     assert data[8 : 8 + size].decode().rstrip() == (
@@ -179,8 +180,8 @@ def test_a_cache_without_labels_says_so(tmp_path: Path) -> None:
 
 
 BAD = [
-    (Task("regression", ()), {"labels": np.full(200, np.nan)}, "no finite number"),
-    (Task("regression", ()), {"labels": np.full(200, np.inf)}, "no finite number"),
+    (Task("regression", ()), {"labels": np.full(200, np.nan)}, "not a finite number"),
+    (Task("regression", ()), {"labels": np.full(200, np.inf)}, "not a finite number"),
     (Task("multi-label", ("x", "y", "z")), {"labels": np.full((200, 3), 2)}, "neither 0 nor 1"),
     (TAGS, {"labels": np.full(8000, 3)}, "neither -100 nor in 0..2"),
     (TAGS, {"labels": np.full(8000, -1)}, "neither -100 nor in 0..2"),

@@ -7,7 +7,7 @@ from types import ModuleType
 
 import pytest
 
-from cache.reading.opening import Cache
+from cache import Cache
 from tests.helpers.models import write_model
 from tests.helpers.toys import write_cache
 

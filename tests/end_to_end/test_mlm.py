@@ -20,7 +20,7 @@ from tests.helpers.corpora import build_toy, toy_rows, write_rows
 from tests.helpers.models import write_model
 from tests.helpers.toys import write_tokenizer
 from train.cli import cli
-from train.models.loading import quiet_transformers
+from train.models.heads import quiet_transformers
 from train.run import resume_run, start_run
 from train.run_folder.records import read_records
 from train.settings import Settings
@@ -94,11 +94,11 @@ def test_files_with_and_without_labels_are_taken(tmp_path: Path, ending: str) ->
 
 
 def build_saying(source: Path, out: Path, said: list[str]):  # type: ignore[no-untyped-def]
+    from cache.common.progress import ConsoleProgress
     from prep.build import BuildSettings, build
-    from prep.progress import Reporter
 
-    class Noting(Reporter):
-        def say(self, text: str) -> None:
+    class Noting(ConsoleProgress):
+        def log(self, text: str) -> None:
             said.append(text)
 
     settings = BuildSettings(
@@ -191,11 +191,11 @@ def test_the_model_learns_and_says_so(place: Path) -> None:
     assert epochs[1]["loss"] < epochs[0]["loss"]
     for epoch in (1, 2):
         parts = [record for record in records if record["kind"] == "step" and record["epoch"] == epoch]
-        tokens = sum(record["hidden_tokens"] for record in parts)
-        assert tokens == epochs[epoch - 1]["hidden_tokens"]
-        mean = sum(record["loss"] * record["hidden_tokens"] for record in parts) / tokens
+        tokens = sum(record["masked_tokens"] for record in parts)
+        assert tokens == epochs[epoch - 1]["masked_tokens"]
+        mean = sum(record["loss"] * record["masked_tokens"] for record in parts) / tokens
         assert mean == pytest.approx(epochs[epoch - 1]["loss"])
-    assert epochs[0]["hidden_tokens"] != epochs[1]["hidden_tokens"]
+    assert epochs[0]["masked_tokens"] != epochs[1]["masked_tokens"]
     (*_, last) = [record for record in records if record["kind"] == "eval"]
     assert last["perplexity"] == pytest.approx(torch.tensor(last["loss"]).exp().item(), rel=1e-5)
     with quiet_transformers():
@@ -208,9 +208,9 @@ def test_the_model_learns_and_says_so(place: Path) -> None:
 @pytest.mark.parametrize("step", [1, 6, 7, 11])
 def test_a_stopped_run_goes_on_exactly(place: Path, monkeypatch: pytest.MonkeyPatch, step: int) -> None:
     """Within an epoch, at its end, in the next; and a run that is repeated is the same, another seed another."""
-    import train.loop
+    import train.run
 
-    update = train.loop.update
+    update = train.run.update
 
     def stopping(job: object, state: object) -> None:
         update(job, state)  # type: ignore[arg-type]
@@ -218,17 +218,17 @@ def test_a_stopped_run_goes_on_exactly(place: Path, monkeypatch: pytest.MonkeyPa
             signal.raise_signal(signal.SIGTERM)
 
     with monkeypatch.context() as patch, pytest.raises(Stopped):
-        patch.setattr(train.loop, "update", stopping)
+        patch.setattr(train.run, "update", stopping)
         begin(place, f"stopped-{step}")
     resume_run(place / f"stopped-{step}", {}, say, say, quiet=True)
     assert result(place / f"stopped-{step}") == result(place / "adapted")
 
 
-def test_equal_runs_are_equal_and_another_seed_hides_others(place: Path) -> None:
+def test_equal_runs_are_equal_and_another_seed_masks_others(place: Path) -> None:
     """To the byte."""
     assert result(begin(place, "again")) == result(place / "adapted")
     counts = [
-        [record.get("hidden_tokens") for record in read_records(place / run / "metrics.jsonl")]
+        [record.get("masked_tokens") for record in read_records(place / run / "metrics.jsonl")]
         for run in ("adapted", begin(place, "seed", seed=1).name)
     ]
     assert counts[0] != counts[1]
@@ -238,8 +238,8 @@ def test_a_cache_with_labels_serves_both(place: Path) -> None:
     """Adapted to its texts, then classified: the encoder is the adapted one, the head is new and said to be."""
     adapted = command(*flags(place, "labelled", "model", "both-1"), "--task", "mlm", "--mlm-probability", "0.3")
     assert "head       new, from seed 321: the model has none for mlm" in adapted
-    assert "30% of the tokens hidden" in adapted
-    assert "logits     for the hidden tokens alone" in adapted
+    assert "30% of the tokens masked" in adapted
+    assert "logits     for the masked tokens alone" in adapted
     model = place / "both-1" / "model"
     assert f"train run --cache {place / 'caches' / 'labelled'} --model {model}" in adapted
     done = command(*flags(place, "labelled", "both-1/model", "both-2"), "--lr", "1e-30")
@@ -324,7 +324,7 @@ def refusals(place: Path) -> dict[str, tuple[list[object], str]]:
             ["eval", place / "classifier", "--cache", plain],
             r"is a classifier, but the cache .* holds no labels",
         ),
-        "evaluate an encoder": (["eval", model, "--cache", place / "caches" / "labelled"], r"no trained classifier"),
+        "evaluate an encoder": (["eval", model, "--cache", place / "caches" / "labelled"], r"not a trained classifier"),
     }
 
 

@@ -16,7 +16,7 @@ import pytest
 
 from cache.common import progress
 from cache.common.progress import Progress
-from train.run_folder.console import Screen
+from train.run_folder.console import ConsoleProgress
 
 from ..helpers.children import ended, spawn
 from ..helpers.corpora import toy_rows, write_rows
@@ -221,12 +221,12 @@ def test_a_warning_takes_the_place_of_the_bar(
 ) -> None:
     """Also that of an evaluation; after it the bar comes back at once."""
     monkeypatch.setattr(progress, "is_terminal", lambda: True)
-    window = Screen(100, 0, True, print, print)
-    window.begin()
+    window = ConsoleProgress(True, print, print)
+    window.begin(100)
     window.warn("quiet, but this matters")
     assert capsys.readouterr() == ("quiet, but this matters\n", "")
-    window = Screen(100, 0, False, print, lambda text: print(text, file=sys.stderr))
-    window.begin()
+    window = ConsoleProgress(False, print, lambda text: print(text, file=sys.stderr))
+    window.begin(100)
     window.warn("first")
     window.update(10, 0.5, 7.0)
     with window.evaluating("test", 50) as evaluation:

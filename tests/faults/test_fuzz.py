@@ -15,9 +15,9 @@ import pytest
 from cache import CorruptCacheError, FormatVersionError, LengthwiseError, MismatchError, PlanSpec, plan_epoch
 from cache.format.checksummed_json import seal, unseal
 from cache.format.manifest import Manifest, shard_tensors
+from cache.format.plan_file import PLAN_FORMAT, PLAN_VERSION, _fault, _parsed, _unfit
 from cache.format.safetensors_file import check_header
 from cache.plans.strategies import EpochPlan
-from cache.reading.plan_files import PLAN_FORMAT, PLAN_VERSION, _fault, _parsed, _unfit
 
 from ..helpers.fuzzing import fuzz, mutated_bytes, mutated_json
 from ..helpers.toys import write_cache

@@ -25,7 +25,7 @@ def build(place: Path, seed: int = 0, **_: Any) -> None:
     """Build as the command does: alone, and not again what is there."""
     from cache import NotACacheError
     from cache.format.manifest import fingerprint_of, read_manifest
-    from cache.writing.writer import building
+    from cache.writing.publishing import building
     from tests.helpers.toys import write_cache
 
     with building(place, say):

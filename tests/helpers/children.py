@@ -16,12 +16,11 @@ import pytest
 import torch
 
 import prep.cli
-import train.checkpoint
 import train.cli
-import train.loop
+import train.loop.checkpoint
 import train.run
-from train.loop import Job
-from train.state import State
+from train.loop.setup import TrainingSetup
+from train.loop.state import State
 
 SLOW_IMPORTS = ["tests.helpers.children", "transformers.models.bert.modeling_bert"]
 
@@ -66,7 +65,7 @@ def wait_for_lines(path: Path, count: int, process: ForkServerProcess) -> None:
 
 def kill_in_second_checkpoint() -> None:
     """Make this process die while it writes its second checkpoint, all files but the last rename done."""
-    publish, calls = train.checkpoint.publish, []
+    publish, calls = train.loop.checkpoint.publish, []
 
     def dying(folder: Path, place: Path) -> None:
         calls.append(place)
@@ -74,16 +73,16 @@ def kill_in_second_checkpoint() -> None:
             os.kill(os.getpid(), signal.SIGKILL)
         publish(folder, place)
 
-    train.checkpoint.publish = dying
+    train.loop.checkpoint.publish = dying
 
 
 def stop_after(patch: pytest.MonkeyPatch, step: int) -> None:
     """Ask the next run in this process to stop, as SIGTERM does, when its `step`-th optimizer step is done."""
-    update = train.loop.update
+    update = train.run.update
 
-    def stopping(job: Job, state: State) -> None:
-        update(job, state)
+    def stopping(setup: TrainingSetup, state: State) -> None:
+        update(setup, state)
         if state.step == step:
             signal.raise_signal(signal.SIGTERM)
 
-    patch.setattr(train.loop, "update", stopping)
+    patch.setattr(train.run, "update", stopping)

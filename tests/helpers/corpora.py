@@ -12,8 +12,8 @@ import pyarrow as pa
 import pyarrow.parquet
 
 from cache import Cache
+from cache.common.progress import ConsoleProgress
 from prep.build import BuildResult, BuildSettings, build
-from prep.progress import Reporter
 
 from .toys import WORDS, write_tokenizer
 
@@ -51,7 +51,7 @@ def build_toy(source: Path | str, out: Path, **settings: Any) -> BuildResult:
     if not folder.exists():
         write_tokenizer(folder)
     settings = {"tokenizer": str(folder), "epochs": 1, **settings}
-    return build(BuildSettings(str(source), out=out / "caches", **settings), Reporter(quiet=True))
+    return build(BuildSettings(str(source), out=out / "caches", **settings), ConsoleProgress(quiet=True))
 
 
 def ids_by_transformers(texts: Sequence[str], tokenizer: Path, max_length: int = 128) -> list[list[int]]:

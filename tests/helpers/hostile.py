@@ -15,7 +15,7 @@ from cache import (
     open_cache,
 )
 from cache.format.checksummed_json import seal
-from cache.format.manifest import sha256_file
+from cache.format.files import sha256_file
 
 from .toys import write_cache
 

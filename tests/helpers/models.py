@@ -14,7 +14,7 @@ def write_model(folder: Path, *, seed: int = 0, classes: int | None = None, kind
     """
     from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification
 
-    from train.models.loading import quiet_transformers
+    from train.models.heads import quiet_transformers
 
     sizes = {
         "vocab_size": 205,

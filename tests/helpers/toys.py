@@ -4,11 +4,13 @@ from pathlib import Path
 
 import numpy as np
 
+from cache import Cache, open_cache
 from cache.common.arrays import Array
+from cache.format.files import file_info
 from cache.format.manifest import Manifest, SplitInfo, TokenizerInfo, fingerprint_of
 from cache.format.tasks import Task
-from cache.reading.opening import Cache, open_cache
-from cache.writing.writer import file_info, publish, staging, write_manifest, write_shard
+from cache.writing.publishing import publish, staging
+from cache.writing.writer import ShardColumns, write_manifest, write_shard
 
 WORDS = [f"word{number}" for number in range(200)]
 SPECIALS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
@@ -68,7 +70,8 @@ def write_cache(
             parts = []
             for index, part in enumerate(np.array_split(np.arange(rows), shards)):
                 flat = np.concatenate([_spread(np.zeros(0), vocab_size), *(ids[row] for row in part)])
-                parts.append(write_shard(folder, name, index, flat, sizes[part], source_rows[part], labels[part]))
+                columns = ShardColumns(flat, sizes[part], source_rows[part], labels[part])
+                parts.append(write_shard(folder, name, index, columns))
             infos[name] = SplitInfo(
                 rows,
                 int(sizes.sum()),

@@ -1,7 +1,10 @@
 """The commands of `prep` beside build, and how it exits."""
 
 import json
+import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +21,7 @@ def test_commands_refuse_what_is_no_cache(prep: Prep, command: str) -> None:
     for folder, said in (("none", "none does not exist"), ("empty", "empty is a folder without a manifest")):
         done = prep(command, folder)
         assert done.code == 2
-        assert done.err.startswith(f"error: {said}, so it is no cache; `prep list`")
+        assert done.err.startswith(f"error: {said}, so it is not a cache; `prep list`")
 
 
 def test_commands_tell_what_a_cache_holds(prep: Prep) -> None:
@@ -85,7 +88,18 @@ def test_a_defect_is_not_hidden(prep: Prep, monkeypatch: pytest.MonkeyPatch) -> 
         raise ZeroDivisionError
 
     write("a.csv", GOOD)
-    monkeypatch.setattr("prep.rows.encoding.code_labels", defect)
+    monkeypatch.setattr("prep.rows.encoding.code_batch", defect)
     with pytest.raises(ZeroDivisionError):
         build(prep, "a.csv")
     assert not list(Path("cache").iterdir())
+
+
+@pytest.mark.parametrize("command", ["prep", "train"])
+def test_output_whose_reader_has_gone_exits_141_without_a_word(command: str) -> None:
+    """As shells report a process that SIGPIPE ended, for example in `prep list | head -0`."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    code = f"import sys; sys.argv = ['{command}', '--help']; from {command}.cli import main; main()"
+    done = subprocess.run([sys.executable, "-c", code], stdout=writing, stderr=subprocess.PIPE, timeout=60, check=False)
+    os.close(writing)
+    assert (done.returncode, done.stderr) == (141, b"")

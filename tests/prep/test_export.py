@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from cache import InputError
+from cache.reading.gather import padded_rows
 from prep import build_cache, to_dataset
 
 from ..helpers.corpora import ids_by_transformers, toy_rows
@@ -58,7 +59,7 @@ def test_a_collator_pads_it_to_the_split_s_own_batch(tmp_path: Path) -> None:
     batch = collate([dict(row) for row in to_dataset(split).select(range(20, 28))])
     widest = int(split.lengths[27])
     rows = np.arange(20, 28)
-    assert np.array_equal(batch["input_ids"].numpy(), split.padded(rows, split.lengths[rows], widest))
+    assert np.array_equal(batch["input_ids"].numpy(), padded_rows(split, rows, split.lengths[rows], widest))
     assert batch["labels"].tolist() == split.labels[20:28].tolist()
     assert batch["attention_mask"].sum(dim=1).tolist() == split.lengths[20:28].tolist()
 

@@ -281,7 +281,9 @@ refused_file(
     "no row to train",
     options=("a.csv", "--holdout", "0.9"),
 )
-refused_file("a size that is none", "a.csv", GOOD, "--memory 'much' is no size", options=("a.csv", "--memory", "much"))
+refused_file(
+    "a size that is none", "a.csv", GOOD, "--memory 'much' is not a size", options=("a.csv", "--memory", "much")
+)
 refused_file(
     "a name that is a path", "a.csv", GOOD, "--name '../a' is no plain name", options=("a.csv", "--name", "../a")
 )

@@ -10,11 +10,11 @@ import torch
 from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrainedModel
 
 from cache import InputError
+from cache.common.command_line import parse_bytes
 from cache.common.hub import packaged_model
 from prep.inspect.forecast import forecast, format_forecast
 from prep.inspect.memory import ELEMENT_BYTES, Setting, kept_bytes, most_rows, most_tokens, peak_bytes
 from prep.inspect.model_size import DEFAULTS, DISTILBERT_NAMES, ModelSize, read_size
-from prep.sizes import parse_bytes
 from train.models.cpu_attention import use_cpu_kernels
 from train.models.pooled import FORWARDS, use_pooled_only
 from train.settings import PRECISIONS
@@ -79,8 +79,8 @@ def test_what_is_kept_for_the_backward_pass(
     """Within 3% of what torch keeps: each type of model, both precisions, with and without a mask and dropouts."""
     config = config_of(kind, **TINY, attention_probs_dropout_prob=attention, hidden_dropout_prob=hidden)
     model, size = made(config, tmp_path)
-    assert use_cpu_kernels(model, CPU) == ""
-    assert not pooled_only or use_pooled_only(model) == ""
+    assert use_cpu_kernels(model, CPU) is None
+    assert not pooled_only or use_pooled_only(model) is None
     for precision in ELEMENT_BYTES:
         for masked in (False, True):
             setting = Setting(precision, False, masked, pooled_only)
@@ -95,7 +95,7 @@ def test_attention_without_a_matrix_as_on_a_gpu(tmp_path: Path, kind: str) -> No
     GPU holds here. ELECTRA's norms differ between the two."""
     config = config_of(kind, **TINY, attention_probs_dropout_prob=0.0, hidden_dropout_prob=0.0)
     model, size = made(config, tmp_path)
-    assert use_pooled_only(model) == ""
+    assert use_pooled_only(model) is None
     for precision in ELEMENT_BYTES:
         for masked in (False, True):
             setting = Setting(precision, True, masked)
@@ -109,7 +109,7 @@ def test_what_the_packaged_bert_keeps() -> None:
     assert folder is not None
     model = AutoModelForSequenceClassification.from_config(AutoConfig.from_pretrained(folder)).train()
     use_cpu_kernels(model, CPU)
-    assert use_pooled_only(model) == ""
+    assert use_pooled_only(model) is None
     for precision in ELEMENT_BYTES:
         for rows, width in ((2, 32), (4, 128), (1, 400)):
             setting = Setting(precision, gpu=False)
@@ -275,5 +275,5 @@ def test_sizes_are_read(text: str, size: int) -> None:
 
 @pytest.mark.parametrize("text", ["much", "0GiB", "-1GiB", "", "infGiB", "nanGiB", "3 TiBs"])
 def test_what_is_no_size_is_refused(text: str) -> None:
-    with pytest.raises(InputError, match="is no size"):
+    with pytest.raises(InputError, match="is not a size"):
         parse_bytes(text)

@@ -11,7 +11,7 @@ import pytest
 from tokenizers import Tokenizer, normalizers, pre_tokenizers
 
 from cache.common.arrays import Array
-from prep.progress import Reporter
+from cache.common.progress import ConsoleProgress
 from prep.tokenization import engines
 from prep.tokenization.engines import (
     ParityCheck,
@@ -29,7 +29,7 @@ from ..helpers.toys import write_tokenizer
 
 # --- proof of parity
 
-LOUD = Reporter()
+LOUD = ConsoleProgress()
 
 
 class Liar:
@@ -88,7 +88,7 @@ def test_a_wrong_row_is_found_and_the_whole_build_falls_back_with_a_warning(
         return made[-1]
 
     monkeypatch.setitem(engines.FAST, "nanotoken", ("WordPiece", lying))
-    monkeypatch.setattr("tests.helpers.corpora.Reporter", lambda quiet: LOUD)
+    monkeypatch.setattr("tests.helpers.corpora.ConsoleProgress", lambda quiet: LOUD)
     cache = build_toy(path, tmp_path, name="lied").cache
     warning = capsys.readouterr().err
     assert made[0].calls
@@ -111,7 +111,7 @@ def test_an_engine_that_fails_is_replaced(
             return self.honest.encode(texts[:-1])
 
     monkeypatch.setitem(engines.FAST, "nanotoken", ("WordPiece", lambda rules: Broken(rules, other_id)))
-    monkeypatch.setattr("tests.helpers.corpora.Reporter", lambda quiet: LOUD)
+    monkeypatch.setattr("tests.helpers.corpora.ConsoleProgress", lambda quiet: LOUD)
     rows = toy_rows(40)
     cache = build_toy(write_rows(tmp_path / "a.csv", rows), tmp_path).cache
     said = {"panic": "nanotoken failed: index out of bounds", "rows": "nanotoken gave 39 rows for 40 texts"}

@@ -12,10 +12,10 @@ from transformers import AutoTokenizer
 from cache import Cache, PlanSpec
 from cache.common.arrays import Array
 from cache.common.hub import package_folder, packaged_model
+from cache.common.progress import ConsoleProgress
 from cache.plans.costs import PlanCost, plan_cost
 from prep.build import BuildSettings, build
 from prep.inspect.summary import token_table
-from prep.progress import Reporter
 
 MAX_LENGTH = 400
 
@@ -96,14 +96,14 @@ def test_the_slow_engine_makes_the_same_bytes_as_the_fast_one(imdb_cache: Cache,
     assert imdb_cache.manifest.build["engine"] == "nanotoken"
     assert imdb_cache.manifest.build["rows_checked"] >= 512
     settings = BuildSettings("imdb", out=tmp_path, holdout=0.0, engine="tokenizers")
-    other = build(settings, Reporter(quiet=True)).cache
+    other = build(settings, ConsoleProgress(quiet=True)).cache
     assert other.manifest.build["engine"] == "tokenizers"
     assert other.manifest.fingerprint == imdb_cache.manifest.fingerprint
     assert content(other.folder) == content(imdb_cache.folder)
 
 
 def test_a_fifth_is_held_out_by_default_the_classes_evenly(imdb_cache: Cache, tmp_path: Path) -> None:
-    cache = build(BuildSettings("imdb", out=tmp_path, epochs=0), Reporter(quiet=True)).cache
+    cache = build(BuildSettings("imdb", out=tmp_path, epochs=0), ConsoleProgress(quiet=True)).cache
     sizes = {name: np.bincount(split.labels).tolist() for name, split in cache.items()}
     assert sizes == {"train": [10_000, 10_000], "test": [2_500, 2_500]}
     together: Array = np.concatenate([split.source_rows for split in cache.values()])

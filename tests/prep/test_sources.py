@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from cache import InputError
+from cache.common.progress import ConsoleProgress
 from prep.build import BuildSettings, build
-from prep.progress import Reporter
 from prep.tokenization.tokenizer import find_tokenizer
 
 from ..helpers.corpora import build_toy, check_rows, decoded, toy_rows, write_rows
@@ -16,12 +16,12 @@ ROWS = [*toy_rows(60), ('word1, word2\nword3 "word4"', "neg"), ("word5", "pos")]
 
 
 @dataclass(frozen=True)
-class Recorder(Reporter):
+class Recorder(ConsoleProgress):
     """Keeps what the build says."""
 
     lines: list[str] = field(default_factory=list)
 
-    def say(self, line: str) -> None:
+    def log(self, line: str) -> None:
         self.lines.append(line)
 
 

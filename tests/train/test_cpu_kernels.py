@@ -137,7 +137,7 @@ def classifier(config: object) -> PreTrainedModel:
 def test_a_models_numbers_follow_torchs_seed() -> None:
     """The same seed, the same dropout; another, another."""
     model = classifier(BertConfig(vocab_size=50, hidden_size=32, num_hidden_layers=2, num_attention_heads=4)).train()
-    assert use_cpu_kernels(model, CPU) == ""
+    assert use_cpu_kernels(model, CPU) is None
     ids = torch.randint(5, 50, (4, 9))
     logits = []
     for seed in (5, 5, 6):
@@ -166,7 +166,7 @@ def test_a_model_with_attention_of_its_own_keeps_it() -> None:
     """DeBERTa's is no function of queries, keys and values alone; its dropout is served all the same."""
     model = classifier(DebertaV2Config(vocab_size=50, hidden_size=32, num_hidden_layers=2, num_attention_heads=4))
     assert "not sdpa" in use_cpu_kernels(model, CPU)
-    assert use_cpu_kernels(model, torch.device("meta")) == "on meta its own is made for it"
+    assert use_cpu_kernels(model, torch.device("meta")) == "meta has kernels of its own"
     plain = nn.Sequential(nn.Dropout(0.5))
     use_raw_bits(plain)
     assert (plain(torch.ones(1000)) == 0).any()

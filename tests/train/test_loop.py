@@ -1,6 +1,7 @@
 """The training loop: the numbers it gives, and what it does not do."""
 
 import contextlib
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,12 +12,15 @@ from cache.plans.spec import PlanSpec
 from tests.helpers.models import write_model
 from tests.helpers.toys import write_cache
 from train import device as devices
-from train.loop import Job, MemoryShortError, backward, make_optimizer, schedule, train, update
+from train.loop.oom_check import check_memory
+from train.loop.setup import TrainingSetup, epoch_steps, make_optimizer
+from train.loop.state import Meter, State, Sums
+from train.loop.step import OutOfMemoryError, backward, schedule, update
+from train.models.fit import CacheRequirements
 from train.models.inputs import READY_MASKS, model_inputs
-from train.models.loading import Needs, load_model
+from train.models.loading import load_model
+from train.run import train
 from train.settings import Settings
-from train.state import Meter, State, Sums
-from train.trial import epoch_steps, try_heaviest
 
 CPU = torch.device("cpu")
 
@@ -35,43 +39,43 @@ def model_folder(tmp_path_factory):
 def make_job(toy, model_folder):
     """Makes a job on the toy cache from settings."""
 
-    def make(spec: PlanSpec | None = None, **flags) -> Job:
+    def make(spec: PlanSpec | None = None, **flags) -> TrainingSetup:
         spec = spec or toy["train"].default_spec()
         settings = Settings(cache=str(toy.folder), **{"precision": "fp32", "device": "cpu", "epochs": 1, **flags})
-        model = load_model(model_folder, Needs(toy.manifest, toy.folder, 48), settings.seed)
+        model = load_model(model_folder, CacheRequirements(toy.manifest, toy.folder, 48), settings.seed)
         steps = epoch_steps(toy["train"], spec, settings)
         optimizer = make_optimizer(model, settings)
-        return Job(model, model, optimizer, toy["train"], spec, settings, CPU, steps)
+        return TrainingSetup(model, model, optimizer, toy, toy["train"], spec, settings, CPU, steps)
 
     return make
 
 
 class Recorder:
-    """A watcher that keeps the loss of every step."""
+    """Callbacks that keep the loss of every step."""
 
-    def __init__(self, job: Job, state: State) -> None:
+    def __init__(self, job: TrainingSetup, state: State) -> None:
         self.job, self.state, self.losses, self.sums = job, state, [], Sums()
 
-    def log(self) -> None:
+    def on_log(self) -> None:
         sums, self.norm, self.bad_step = self.state.meter.read()
         self.losses.append(sums.mean_loss)
         self.sums += sums
         self.state.meter = Meter(CPU)
 
-    def pause(self) -> bool:
+    def on_step_end(self) -> bool:
         return False
 
-    def end_epoch(self) -> bool:
+    def on_epoch_end(self) -> bool:
         self.state.epoch, self.state.epoch_step = self.state.epoch + 1, 0
         return False
 
 
-def run(job: Job) -> Recorder:
+def run(job: TrainingSetup) -> Recorder:
     state = State(Meter(CPU))
-    watcher = Recorder(job, state)
+    callbacks = Recorder(job, state)
     torch.manual_seed(job.settings.seed)
-    assert train(job, state, watcher)
-    return watcher
+    assert train(job, state, callbacks)
+    return callbacks
 
 
 @pytest.mark.parametrize("fused", [True, False])
@@ -79,7 +83,7 @@ def test_20_steps_equal_a_plain_loop_loss_by_loss(toy, model_folder, make_job, f
     """fp32, dropout on, the same seed: bit by bit with the same fused AdamW, within 1e-5 with the plain one."""
     from transformers import AutoModelForSequenceClassification, get_linear_schedule_with_warmup
 
-    from train.models.loading import quiet_transformers
+    from train.models.heads import quiet_transformers
 
     ours = run(make_job(lr=1e-3, warmup_steps=4, max_steps=20, logging_steps=1)).losses
 
@@ -145,7 +149,7 @@ def test_the_mean_loss_is_the_sum_over_rows_divided_once(make_job):
     for module in job.model.modules():
         if isinstance(module, torch.nn.Dropout):
             module.p = 0.0
-    watcher = run(job)
+    callbacks = run(job)
     logits, labels = [], []
     job.model.eval()
     for batch in job.batches(0, 0):
@@ -153,10 +157,10 @@ def test_the_mean_loss_is_the_sum_over_rows_divided_once(make_job):
             logits.append(job.model(input_ids=batch.input_ids, attention_mask=batch.attention_mask).logits)
         labels.append(batch.labels)
     expected = torch.nn.functional.cross_entropy(torch.cat(logits).double(), torch.cat(labels)).item()
-    assert watcher.sums.rows == 170
-    assert watcher.sums.mean_loss == pytest.approx(expected, abs=1e-6)
-    assert watcher.sums.real_tokens == job.split.info.tokens
-    assert watcher.sums.padded_tokens == job.split.draw(job.spec, 0).padded_tokens
+    assert callbacks.sums.rows == 170
+    assert callbacks.sums.mean_loss == pytest.approx(expected, abs=1e-6)
+    assert callbacks.sums.real_tokens == job.split.info.tokens
+    assert callbacks.sums.padded_tokens == job.split.draw(job.spec, 0).padded_tokens
 
 
 def test_the_trial_leaves_weights_optimizer_and_random_state_as_they_were(make_job):
@@ -171,7 +175,7 @@ def test_the_trial_leaves_weights_optimizer_and_random_state_as_they_were(make_j
         weights = [p.clone() for p in job.model.parameters()]
         moments = [{k: v.clone() for k, v in s.items()} for s in job.optimizer.state.values()]
         random = torch.get_rng_state()
-        try_heaviest(job, state)
+        check_memory(job, state)
         assert all(torch.equal(a, b) for a, b in zip(weights, job.model.parameters(), strict=True))
         after = list(job.optimizer.state.values())
         assert len(after) == len(moments)
@@ -183,10 +187,10 @@ def test_the_trial_leaves_weights_optimizer_and_random_state_as_they_were(make_j
 def test_the_trial_takes_the_step_with_the_most_padded_tokens_that_lies_ahead(make_job, monkeypatch):
     job = make_job(epochs=2, max_steps=30)
     tried = []
-    monkeypatch.setattr("train.trial.backward", lambda job, batch: tried.append(batch))
+    monkeypatch.setattr("train.loop.oom_check.backward", lambda job, batch: tried.append(batch))
     state = State(Meter(CPU))
     state.epoch, state.epoch_step = 0, 5
-    try_heaviest(job, state)
+    check_memory(job, state)
     ahead = []
     for epoch, steps in ((0, range(5, 22)), (1, range(8))):
         plan = job.split.draw(job.spec, epoch)
@@ -204,9 +208,9 @@ def test_want_of_memory_names_the_batch_and_the_flags_that_help(make_job):
         def short(error=error, **inputs):
             raise error
 
-        object.__setattr__(job, "forward", short)
-        with pytest.raises(MemoryShortError) as raised:
-            try_heaviest(job, State(Meter(CPU)))
+        job = replace(job, forward=short)
+        with pytest.raises(OutOfMemoryError) as raised:
+            check_memory(job, State(Meter(CPU)))
         text = str(raised.value)
         assert "8 rows x 48 tokens" in text
         for flag in ("--batch-size", "--gradient-accumulation-steps", "--max-tokens", "--precision bf16"):
@@ -215,9 +219,9 @@ def test_want_of_memory_names_the_batch_and_the_flags_that_help(make_job):
 
 def test_an_error_that_is_not_about_memory_passes(make_job):
     job = make_job()
-    object.__setattr__(job, "forward", lambda **inputs: torch.zeros(2) + torch.zeros(3))
+    job = replace(job, forward=lambda **inputs: torch.zeros(2) + torch.zeros(3))
     with pytest.raises(RuntimeError, match="size of tensor"):
-        try_heaviest(job, State(Meter(CPU)))
+        check_memory(job, State(Meter(CPU)))
 
 
 class Syncs(TorchDispatchMode):
@@ -255,7 +259,9 @@ def test_a_step_never_waits_for_the_device(make_job, on_nonfinite):
 def test_a_mask_that_is_ready_gives_the_logits_of_the_usual_one(tmp_path, toy, kind):
     """Bit by bit, for each model type that is given one."""
     names = {"dim": 32, "hidden_dim": 64, "n_layers": 2, "n_heads": 2} if kind == "distilbert" else {}
-    model = load_model(write_model(tmp_path / kind, kind=kind, **names), Needs(toy.manifest, toy.folder, 48), 0).eval()
+    model = load_model(
+        write_model(tmp_path / kind, kind=kind, **names), CacheRequirements(toy.manifest, toy.folder, 48), 0
+    ).eval()
     seen = 0
     for batch in toy["train"].batches(0):
         with torch.no_grad():
@@ -265,8 +271,8 @@ def test_a_mask_that_is_ready_gives_the_logits_of_the_usual_one(tmp_path, toy, k
     assert seen > 5
 
 
-def poison(job: Job, step: int) -> None:
-    """Make the loss of one step infinite."""
+def poisoned(job: TrainingSetup, step: int) -> TrainingSetup:
+    """The same, but with an infinite loss at one step."""
     calls, model = [], job.model
 
     def forward(**inputs):
@@ -276,12 +282,11 @@ def poison(job: Job, step: int) -> None:
             output.loss = output.loss * float("inf")
         return output
 
-    object.__setattr__(job, "forward", forward)
+    return replace(job, forward=forward)
 
 
 def test_a_skipped_update_leaves_weights_and_moments_as_they_were(make_job):
-    job = make_job(on_nonfinite="skip", lr=1e-3)
-    poison(job, 1)
+    job = poisoned(make_job(on_nonfinite="skip", lr=1e-3), 1)
     state = State(Meter(CPU))
     snapshots = []
     for batch in list(job.batches(0, 0))[:3]:
@@ -298,8 +303,7 @@ def test_a_skipped_update_leaves_weights_and_moments_as_they_were(make_job):
 
 
 def test_after_a_bad_step_nothing_is_learned_until_the_run_stops(make_job):
-    job = make_job(on_nonfinite="stop", lr=1e-3)
-    poison(job, 1)
+    job = poisoned(make_job(on_nonfinite="stop", lr=1e-3), 1)
     state = State(Meter(CPU))
     weights = []
     for batch in list(job.batches(0, 0))[:4]:
@@ -324,8 +328,8 @@ def test_max_steps_cuts_the_last_epoch(toy, make_job):
     assert make_job(epochs=3).steps == (22, 22, 22)
     assert make_job(epochs=3, max_steps=30).steps == (22, 8)
     assert make_job(epochs=3, max_steps=22).steps == (22,)
-    watcher = run(make_job(epochs=3, max_steps=24))
-    assert watcher.state.step == 24
+    callbacks = run(make_job(epochs=3, max_steps=24))
+    assert callbacks.state.step == 24
 
 
 @pytest.mark.parametrize("padding", [1, 30])
@@ -394,12 +398,12 @@ def test_compiled_training_compiles_few_times_however_many_widths(make_job):
     plain, job = run(jobs[0]).losses, jobs[1]
     torch._dynamo.reset()
     counters.clear()
-    object.__setattr__(job, "forward", torch.compile(job.model, backend="aot_eager"))
+    job = replace(job, forward=torch.compile(job.model, backend="aot_eager"))
     widths = {batch.input_ids.shape[1] for batch in job.batches(0, 0)}
-    watcher = run(job)
+    callbacks = run(job)
     assert len(widths) > 10
     assert counters["stats"]["unique_graphs"] <= 3
-    np.testing.assert_allclose(watcher.losses, plain, atol=1e-5)
+    np.testing.assert_allclose(callbacks.losses, plain, atol=1e-5)
     torch._dynamo.reset()
 
 
@@ -407,7 +411,7 @@ def test_compiled_training_compiles_few_times_however_many_widths(make_job):
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 def test_on_cuda_a_step_does_not_synchronize(make_job):
     job = make_job(PlanSpec("tight", 2))
-    object.__setattr__(job, "device", torch.device("cuda"))
+    job = replace(job, device=torch.device("cuda"))
     job.model.to("cuda")
     batches = list(job.batches(0, 0))
     state = State(Meter(job.device))

@@ -20,20 +20,21 @@ from transformers import (
 
 from cache import Cache, InputError, PlanSpec
 from cache.common.hub import package_folder, packaged_model
+from cache.common.progress import ConsoleProgress
 from cache.format.special_tokens import read_specials
 from cache.format.tasks import IGNORED
 from prep.build import BuildSettings, build
-from prep.progress import Reporter
 from tests.helpers.models import write_model
 from tests.helpers.toys import write_cache
 from tests.train.test_pooled import SMALL, SUPPORTED
-from train.loop import backward, update
+from train.loop.setup import prepare_training
+from train.loop.state import Meter, State
+from train.loop.step import backward, update
 from train.metrics.evaluation import evaluate
-from train.models.loading import Needs, load_model
-from train.models.masked_lm import Masking, hidden_tokens, masked_forward, split_mix, summed_loss
-from train.prepare import make_job
+from train.models.fit import CacheRequirements
+from train.models.loading import load_model
+from train.models.masked_lm import Masking, masked_forward, masked_tokens, split_mix, summed_loss
 from train.settings import Settings
-from train.state import Meter, State
 
 CPU = torch.device("cpu")
 
@@ -43,11 +44,11 @@ def toy(tmp_path_factory: pytest.TempPathFactory) -> Cache:
     return write_cache(tmp_path_factory.mktemp("cache") / "toy", {"train": 90, "test": 30})
 
 
-def hidden(cache: Cache, masking: Masking, epoch: int = 0, **options: Any) -> dict[int, tuple[list[int], list[int]]]:
+def masked(cache: Cache, masking: Masking, epoch: int = 0, **options: Any) -> dict[int, tuple[list[int], list[int]]]:
     """Row to its ids as the model gets them and its labels, padding left out."""
     found = {}
     for batch in cache["train"].batches(0, always_mask=True, padding_side="right", **options):
-        masked = masking.hide(batch, epoch)
+        masked = masking.mask(batch, epoch)
         assert batch.attention_mask is not None
         rows = zip(batch.rows, masked.input_ids, masked.labels, batch.attention_mask.bool(), strict=True)
         for row, ids, labels, real in rows:
@@ -74,26 +75,28 @@ def test_the_generator_is_split_mix() -> None:
 
 def test_a_row_s_hidden_tokens_depend_on_seed_epoch_and_row_alone(toy: Cache) -> None:
     """Not on batch size, strategy, micro-batches, padding or feed; another seed or epoch hides others."""
-    masking = Masking.of(toy, CPU, seed=3)
-    first = hidden(toy, masking)
+    masking = Masking.of(toy["train"], CPU, seed=3)
+    first = masked(toy, masking)
     assert len(first) == 90
     for options in (
         {"spec": PlanSpec("dynamic", 5)},
         {"spec": PlanSpec("fixed", 16)},
-        {"accumulation": 3},
+        {"gradient_accumulation_steps": 3},
         {"pad_to_multiple_of": 32},
         {"feed": "streamed"},
     ):
-        assert hidden(toy, masking, **options) == first
-    assert hidden(toy, masking, epoch=1) != first
-    assert hidden(toy, Masking.of(toy, CPU, seed=4)) != first
+        assert masked(toy, masking, **options) == first
+    assert masked(toy, masking, epoch=1) != first
+    assert masked(toy, Masking.of(toy["train"], CPU, seed=4)) != first
 
 
 def test_the_side_that_the_tokenizer_asks_for_changes_nothing(tmp_path: Path) -> None:
     """Training pads on the right whatever it says."""
     cache = write_cache(tmp_path / "left", {"train": 60}, padding_side="left")
     same = write_cache(tmp_path / "right", {"train": 60})
-    assert hidden(cache, Masking.of(cache, CPU)) == hidden(same, Masking.of(same, CPU), spec=PlanSpec("fixed", 7))
+    assert masked(cache, Masking.of(cache["train"], CPU)) == masked(
+        same, Masking.of(same["train"], CPU), spec=PlanSpec("fixed", 7)
+    )
 
 
 def test_what_is_hidden_is_distributed_as_transformers_does_it_on_real_reviews(tmp_path: Path) -> None:
@@ -105,17 +108,17 @@ def test_what_is_hidden_is_distributed_as_transformers_does_it_on_real_reviews(t
     settings = BuildSettings(
         "imdb", out=tmp_path, tokenizer=str(model), limit=600, holdout=0.0, epochs=0, max_length=256
     )
-    split = build(settings, Reporter(quiet=True)).cache["train"]
+    split = build(settings, ConsoleProgress(quiet=True)).cache["train"]
     tokenizer = AutoTokenizer.from_pretrained(model)
     collate = DataCollatorForLanguageModeling(tokenizer, mlm_probability=0.15, seed=7)
-    masking = Masking.of(split.cache, CPU, seed=7)
+    masking = Masking.of(split, CPU, seed=7)
     counts = np.zeros((2, 5))  # ours, theirs: eligible, chosen, mask token, random, kept
     words: list[list[int]] = [[], []]
     for epoch in range(4):
         for batch in split.batches(0, PlanSpec("dynamic", 20)):
             ids = batch.input_ids
             special = torch.isin(ids, torch.tensor(tokenizer.all_special_ids))
-            ours, theirs = masking.hide(batch, epoch), collate([{"input_ids": row} for row in ids.tolist()])
+            ours, theirs = masking.mask(batch, epoch), collate([{"input_ids": row} for row in ids.tolist()])
             for which, (shown, labels) in enumerate(
                 ((ours.input_ids, ours.labels), (theirs["input_ids"], theirs["labels"]))
             ):
@@ -141,7 +144,7 @@ def test_what_is_hidden_is_distributed_as_transformers_does_it_on_real_reviews(t
 
 def test_the_probability_is_the_users(toy: Cache) -> None:
     """A third of the tokens that are not special, where that is asked for."""
-    labels = [label for _, row in hidden(toy, Masking.of(toy, CPU, 0, 1 / 3)).values() for label in row[1:-1]]
+    labels = [label for _, row in masked(toy, Masking.of(toy["train"], CPU, 0, 1 / 3)).values() for label in row[1:-1]]
     share = np.mean([label != IGNORED for label in labels])
     assert share == pytest.approx(1 / 3, abs=4.5 * np.sqrt(2 / 9 / len(labels)))
 
@@ -194,13 +197,13 @@ def make(cache: Cache, folder: Path, place: torch.device = CPU, **flags: Any) ->
         write_model(model_folder, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
     common = {"precision": "fp32", "device": "cpu", "epochs": 1, "task": "mlm", "strategy": "smart", "batch_size": 12}
     settings = Settings(cache=str(cache.folder), **{**common, **flags})
-    model = load_model(model_folder, Needs(cache.manifest, cache.folder, 48, "mlm"), settings.seed)
-    return make_job(model, cache["train"], settings, place)
+    model = load_model(model_folder, CacheRequirements(cache.manifest, cache.folder, 48, "mlm"), settings.seed)
+    return prepare_training(model, cache, settings, place)
 
 
 @pytest.mark.parametrize("exact", [True, False], ids=["exact", "without waiting"])
 @pytest.mark.parametrize("accumulation", [1, 2, 5])
-def test_the_gradient_of_a_step_is_that_of_transformers_mean_over_its_hidden_tokens(
+def test_the_gradient_of_a_step_is_that_of_transformers_mean_over_its_masked_tokens(
     toy: Cache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, accumulation: int, exact: bool
 ) -> None:
     """However many micro-batches the step is cut into, although each hides another number of tokens."""
@@ -217,7 +220,7 @@ def test_the_gradient_of_a_step_is_that_of_transformers_mean_over_its_hidden_tok
         parts = [batch for batch in job.batches(0, step) if batch.step == step]
         assert len(parts) == accumulation
         for part in parts:
-            state.meter.add(part, backward(job, part), hidden_tokens(part))
+            state.meter.add(part, backward(job, part), masked_tokens(part))
         with monkeypatch.context() as patch:  # the gradients as the optimizer gets them
             patch.setattr(job.optimizer, "step", lambda: None)
             patch.setattr(job.optimizer, "zero_grad", lambda set_to_none: None)
@@ -234,8 +237,8 @@ def test_a_step_without_a_hidden_token_is_no_fault(toy: Cache, tmp_path: Path) -
     job = make(toy, tmp_path, mlm_probability=1e-7)
     state = State(Meter(CPU))
     batch = next(iter(job.batches(0, 0)))
-    assert int(hidden_tokens(batch)) == 0
-    state.meter.add(batch, backward(job, batch), hidden_tokens(batch))
+    assert int(masked_tokens(batch)) == 0
+    state.meter.add(batch, backward(job, batch), masked_tokens(batch))
     update(job, state)
     sums, norm, bad = state.meter.read()
     assert (sums.loss, sums.weight, sums.mean_loss, norm, bad) == (0, 0, None, 0, -1)
@@ -263,7 +266,7 @@ def test_off_the_cpu_no_step_waits_for_the_device(toy: Cache, tmp_path: Path) ->
         state = State(Meter(CPU))
         with Waits() as waits:
             for batch in job.batches(0, 0):
-                state.meter.add(batch, backward(job, batch), hidden_tokens(batch))
+                state.meter.add(batch, backward(job, batch), masked_tokens(batch))
                 if batch.last:
                     update(job, state)
         assert waits.found == ({"nonzero"} if exact else set())
@@ -272,9 +275,9 @@ def test_off_the_cpu_no_step_waits_for_the_device(toy: Cache, tmp_path: Path) ->
 def test_perplexity_is_that_of_one_row_at_a_time_at_any_batch_size(toy: Cache, tmp_path: Path) -> None:
     """The stock model's own logits of unpadded rows; whatever the batches, the same tokens are hidden."""
     model = make(toy, tmp_path).model.eval()
-    masking, total, tokens, right = Masking.of(toy, CPU), 0.0, 0, 0
+    masking, total, tokens, right = Masking.of(toy["train"], CPU), 0.0, 0, 0
     for batch in toy["test"].batches(0, PlanSpec("tight", 1)):
-        masked = masking.hide(batch)
+        masked = masking.mask(batch)
         assert masked.labels is not None
         with torch.inference_mode():
             logits = model(input_ids=masked.input_ids).logits[0].double()
@@ -349,13 +352,13 @@ def test_on_cuda_a_step_hides_the_same_tokens_and_does_not_synchronize(toy: Cach
     for batch, same in zip(job.batches(0, 0), mine.batches(0, 0), strict=True):
         assert torch.equal(batch.input_ids.cpu(), same.input_ids)
         assert torch.equal(batch.labels.cpu(), same.labels)
-    batches = list(toy["train"].batches(0, job.spec, device=cuda, accumulation=2))
+    batches = list(toy["train"].batches(0, job.spec, device=cuda, gradient_accumulation_steps=2))
     state = State(Meter(cuda))
     torch.cuda.set_sync_debug_mode("error")
     try:
         for batch in batches:
-            masked = job.masking.hide(batch, 0)
-            state.meter.add(masked, backward(job, masked), hidden_tokens(masked))
+            masked = job.masking.mask(batch, 0)
+            state.meter.add(masked, backward(job, masked), masked_tokens(masked))
             if batch.last:
                 update(job, state)
     finally:

@@ -12,7 +12,8 @@ from huggingface_hub import ModelCard
 
 from cache import open_cache
 from cache.format.manifest import Manifest
-from train.models.loading import quiet_transformers, read_config
+from train.models.heads import quiet_transformers
+from train.models.loading import read_config
 from train.run import start_run
 from train.run_folder import model_card as card
 from train.run_folder.model_card import METRICS, model_card

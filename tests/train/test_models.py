@@ -10,7 +10,8 @@ import torch
 from cache.errors import InputError, MismatchError
 from tests.helpers.models import write_model
 from tests.helpers.toys import write_cache, write_tokenizer
-from train.models.loading import Needs, load_model, model_digest, model_folder, usable_positions
+from train.models.fit import CacheRequirements, usable_positions
+from train.models.loading import load_model, model_digest, model_folder
 
 
 @pytest.fixture(scope="module")
@@ -20,7 +21,7 @@ def toy(tmp_path_factory):
 
 @pytest.fixture
 def needs(toy):
-    return Needs(toy.manifest, toy.folder, 48)
+    return CacheRequirements(toy.manifest, toy.folder, 48)
 
 
 REFUSED = {
@@ -95,7 +96,7 @@ def test_usable_positions_are_what_the_model_really_takes(tmp_path, kind, config
     """One token more breaks it; models without a position table take any length."""
     from transformers import AutoModelForSequenceClassification
 
-    from train.models.loading import quiet_transformers
+    from train.models.heads import quiet_transformers
 
     folder = write_model(tmp_path / kind, kind=kind, **config)
     with quiet_transformers():
@@ -198,7 +199,7 @@ def test_a_model_that_needs_padding_on_the_left_is_refused(tmp_path, needs):
 
 
 def test_a_folder_without_a_configuration_is_no_model(tmp_path, needs):
-    with pytest.raises(InputError, match=r"holds no config\.json, so it is no model"):
+    with pytest.raises(InputError, match=r"holds no config\.json, so it is not a model"):
         load_model(tmp_path, needs, 0)
 
 
@@ -238,6 +239,7 @@ def test_a_model_in_the_hugging_face_cache_is_found_without_the_hub(monkeypatch,
     write_model(stored / "snapshots" / commit)
     (stored / "refs").mkdir()
     (stored / "refs" / "main").write_text(commit)
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
     monkeypatch.setattr("huggingface_hub._snapshot_download.constants.HF_HUB_CACHE", str(tmp_path))
     folder = model_folder("somebody/some-model")
     assert folder == stored / "snapshots" / commit

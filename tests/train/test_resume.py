@@ -17,7 +17,7 @@ from cache.errors import InputError, MismatchError
 from tests.helpers.children import ended, kill_in_second_checkpoint, spawn, stop_after, wait_for_lines
 from tests.helpers.models import write_model
 from tests.helpers.toys import write_cache
-from train.checkpoint import checkpoints
+from train.loop.checkpoint import checkpoints
 from train.run import resume_run, start_run
 from train.settings import Settings
 from train.signals import Stopped, StopRequest
@@ -81,7 +81,7 @@ def test_a_run_stopped_at_any_step_and_resumed_equals_the_uninterrupted_one_bit_
         stop_after(patch, step)
         with pytest.raises(Stopped) as stopped:
             begin(place, f"stopped-{step}")
-    assert stopped.value.exit_code == 143
+    assert stopped.value.code == 143
     run = place / f"stopped-{step}"
     assert checkpoints(run / "checkpoints")[0].name == f"step-{step:06d}"
     resume_run(run, {}, quiet_say, quiet_say, quiet=True)
@@ -182,9 +182,9 @@ def test_the_first_ctrl_c_saves_and_exits_130(place):
 
 def hang_in_step() -> None:
     """Make a step of this process last forever once a Ctrl-C has come, as a huge batch might."""
-    import train.loop
+    import train.run
 
-    update = train.loop.update
+    update = train.run.update
 
     def hanging(job, state):
         os.kill(os.getpid(), signal.SIGINT)
@@ -192,7 +192,7 @@ def hang_in_step() -> None:
         while True:
             update(job, state)
 
-    train.loop.update = hanging
+    train.run.update = hanging
 
 
 def test_the_second_ctrl_c_stops_at_once(place):
@@ -206,10 +206,10 @@ def test_the_second_ctrl_c_stops_at_once(place):
 
 @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_before_the_first_step_leaves_nothing(place, monkeypatch, signum):
-    monkeypatch.setattr("train.run.try_heaviest", lambda job, state: signal.raise_signal(signum))
+    monkeypatch.setattr("train.run.check_memory", lambda job, state: signal.raise_signal(signum))
     with pytest.raises(Stopped) as stopped:
         begin(place, "early")
-    assert stopped.value.exit_code == 128 + signum
+    assert stopped.value.code == 128 + signum
     assert not (place / "early").exists()
 
 
@@ -316,7 +316,7 @@ def test_a_moved_cache_and_a_moved_run_go_on(halfway, place, tmp_path):
 
 
 def test_a_folder_that_is_no_run_is_refused(tmp_path):
-    with pytest.raises(InputError, match=r"is no run: it holds no settings\.json"):
+    with pytest.raises(InputError, match=r"is not a run: it holds no settings\.json"):
         resume_run(tmp_path, {}, quiet_say, quiet_say)
     (tmp_path / "settings.json").write_text("[]")
     with pytest.raises(InputError, match="cannot be read as a run's settings"):
@@ -326,12 +326,8 @@ def test_a_folder_that_is_no_run_is_refused(tmp_path):
 def test_a_run_that_another_process_trains_is_refused(halfway):
     from train.run_folder.records import lock_run
 
-    handle = lock_run(halfway)
-    try:
-        with pytest.raises(InputError, match="trained by another process"):
-            resume_run(halfway, {}, quiet_say, quiet_say)
-    finally:
-        os.close(handle)
+    with lock_run(halfway), pytest.raises(InputError, match="trained by another process"):
+        resume_run(halfway, {}, quiet_say, quiet_say)
 
 
 def test_keep_leaves_the_newest_checkpoints(place):

@@ -11,8 +11,7 @@ import pytest
 import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-from cache import InputError, MismatchError, open_cache
-from cache.batches.batch import Batch
+from cache import Batch, InputError, MismatchError, open_cache
 from cache.format.tasks import Task
 from tests.helpers.corpora import build_toy
 from tests.helpers.models import check_same_run, resume_from_first_checkpoint, write_model
@@ -20,11 +19,12 @@ from tests.helpers.toys import WORDS
 from train.compare.table import comparison, read_result
 from train.metrics.evaluation import evaluate
 from train.metrics.scores import ClassTally, SetTally, correlation, main_score, ranks
-from train.models.finished import finished_model, load_classifier
+from train.models.fit import CacheRequirements
 from train.models.inputs import model_inputs
-from train.models.loading import Needs
+from train.models.trained import load_classifier
 from train.predict import Predictor
 from train.run import start_run
+from train.run_folder.export import trained_model_folder
 from train.settings import Settings
 
 KINDS = ("pairs", "regression", "multi-label")
@@ -88,7 +88,9 @@ def test_scores_and_losses_are_those_of_one_row_at_a_time(trained: tuple[str, Pa
         logits.append(output.logits[0].double().numpy())
         labels.append(row.label)
         losses.append(float(output.loss))
-    loaded = load_classifier(finished_model(str(run)), CPU, Needs(cache.manifest, folder, cache["test"].info.longest))
+    loaded = load_classifier(
+        trained_model_folder(str(run)), CPU, CacheRequirements(cache.manifest, folder, cache["test"].info.longest)
+    )
     scores = evaluate(loaded, cache["test"], CPU, "fp32", batch_size=7)
     assert scores is not None
     assert scores.mean_loss == pytest.approx(np.mean(losses), rel=1e-4)
@@ -127,7 +129,7 @@ def test_gradients_do_not_depend_on_accumulation(trained: tuple[str, Path, Path]
     gradients = []
     for accumulation in (1, 3):
         model.zero_grad()
-        for batch in open_cache(folder)["train"].batches(0, accumulation=accumulation).step(1):
+        for batch in open_cache(folder)["train"].batches(0, gradient_accumulation_steps=accumulation).step(1):
             (model(**model_inputs(batch, model.config)).loss * len(batch) / batch.step_rows).backward()
         gradients.append(torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None]))
     torch.testing.assert_close(gradients[0], gradients[1], rtol=1e-4, atol=1e-6)
@@ -191,7 +193,7 @@ def test_a_model_of_another_task_is_refused(trained: tuple[str, Path, Path], tmp
     manifest = open_cache(folder).manifest
     other = write_model(tmp_path / "model", classes=1 if kind != "regression" else 2)
     with pytest.raises(MismatchError, match=r"task: its head was trained for .*, the cache is for"):
-        load_classifier(other, CPU, Needs(manifest, folder, 30))
+        load_classifier(other, CPU, CacheRequirements(manifest, folder, 30))
 
 
 def test_models_without_token_types_get_none() -> None:
@@ -279,7 +281,7 @@ def test_a_model_of_pairs_is_refused_on_single_texts_and_the_other_way_round(tmp
     for pair, other, remedy in ((True, False, "with --text-pair"), (False, True, "without --text-pair")):
         out = tmp_path / f"run-{pair}"
         start_run(settings(caches[pair].folder, tmp_path, out, max_steps=1), say, say, quiet=True)
-        needs = {which: Needs(cache.manifest, cache.folder, 30) for which, cache in caches.items()}
+        needs = {which: CacheRequirements(cache.manifest, cache.folder, 30) for which, cache in caches.items()}
         load_classifier(out / "model", CPU, needs[pair])
         words = r"trained on pairs of texts.* holds single" if pair else r"trained on single texts.* holds pairs"
         with pytest.raises(MismatchError, match=f"{words}.*{remedy}"):
@@ -294,4 +296,4 @@ def test_a_task_knows_its_outputs(tmp_path: Path) -> None:
     class Manifest:
         task = Task("regression", ())
 
-    assert Needs(Manifest, tmp_path, 1).outputs == 1  # type: ignore[arg-type]
+    assert CacheRequirements(Manifest, tmp_path, 1).outputs == 1  # type: ignore[arg-type]

@@ -22,12 +22,13 @@ from train.cli import cli
 from train.compare.table import comparison, read_result
 from train.metrics.entities import TokenTally
 from train.metrics.evaluation import evaluate
-from train.models.finished import finished_model, load_classifier, load_scored
+from train.models.fit import CacheRequirements
 from train.models.inputs import model_inputs
-from train.models.loading import Needs
 from train.models.masked_lm import Masking
+from train.models.trained import load_classifier, load_for_evaluation
 from train.predict import Predictor
 from train.run import start_run
+from train.run_folder.export import trained_model_folder
 from train.settings import Settings
 
 CPU = torch.device("cpu")
@@ -164,8 +165,10 @@ def test_scores_and_losses_are_those_of_one_row_at_a_time(trained: tuple[Cache, 
         groups = [
             count + len(group) for count, group in zip(groups, (actual & predicted, predicted, actual), strict=True)
         ]
-    needs = Needs(cache.manifest, cache.folder, cache["test"].info.longest)
-    scores = evaluate(load_classifier(finished_model(str(run)), CPU, needs), cache["test"], CPU, "fp32", batch_size=3)
+    needs = CacheRequirements(cache.manifest, cache.folder, cache["test"].info.longest)
+    scores = evaluate(
+        load_classifier(trained_model_folder(str(run)), CPU, needs), cache["test"], CPU, "fp32", batch_size=3
+    )
     assert scores is not None
     summary = scores.summary()
     assert summary["loss"] == pytest.approx(loss / tokens, rel=1e-4)
@@ -185,11 +188,13 @@ def test_gradients_do_not_depend_on_accumulation(trained: tuple[Cache, Path], ra
     for accumulation, world in ((1, 1), (3, ranks), (12, ranks)):
         model.zero_grad()
         for rank in range(world):
-            batches = cache["train"].batches(0, spec, accumulation=accumulation, rank=rank, world_size=world)
+            batches = cache["train"].batches(
+                0, spec, gradient_accumulation_steps=accumulation, rank=rank, world_size=world
+            )
             for batch in batches.step(1):
                 if batch.targets:
                     loss = model(**model_inputs(batch, model.config)).loss
-                    (loss if accumulation == 1 else loss * batch.share).backward()
+                    (loss if accumulation == 1 else loss * batch.loss_weight).backward()
         gradients.append(torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None]))
     for other in gradients[1:]:
         torch.testing.assert_close(gradients[0], other, rtol=1e-4, atol=1e-6)
@@ -298,12 +303,14 @@ def test_models_and_caches_of_other_tasks_are_refused(trained: tuple[Cache, Path
     """Both tasks are named, in either direction."""
     cache, run = trained
     with pytest.raises(MismatchError, match="its head was trained for classification, the cache is for token-cl"):
-        load_classifier(write_model(tmp_path / "model", classes=4), CPU, Needs(cache.manifest, cache.folder, 24))
+        load_classifier(
+            write_model(tmp_path / "model", classes=4), CPU, CacheRequirements(cache.manifest, cache.folder, 24)
+        )
     source = tmp_path / "rows.jsonl"
     source.write_text('{"text": "word1", "label": "x"}\n{"text": "word2", "label": "y"}\n')
     other = open_cache(build_toy(source, tmp_path).cache.folder)
     with pytest.raises(MismatchError, match="its head was trained for token-classification, the cache is for class"):
-        load_classifier(run / "model", CPU, Needs(other.manifest, other.folder, 24))
+        load_classifier(run / "model", CPU, CacheRequirements(other.manifest, other.folder, 24))
 
 
 def test_words_with_tags_serve_masked_language_modelling_too(trained: tuple[Cache, Path], tmp_path: Path) -> None:
@@ -313,11 +320,11 @@ def test_words_with_tags_serve_masked_language_modelling_too(trained: tuple[Cach
     run = start_run(settings(cache, tmp_path / "adapted", task="mlm", epochs=1, lr=1e-3), say, say, quiet=True)
     record = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()][-2]
     hidden = sum(
-        int((Masking.of(cache, CPU, 321).hide(batch).labels != IGNORED).sum())  # type: ignore[operator]
+        int((Masking.of(cache["train"], CPU, 321).mask(batch).labels != IGNORED).sum())  # type: ignore[operator]
         for batch in cache["train"].batches(0, PlanSpec("tight", 8))
     )
-    assert (record["kind"], record["rows"], record["hidden_tokens"]) == ("epoch", len(cache["train"]), hidden)
-    model = load_scored(run / "model", CPU, Needs(cache.manifest, cache.folder, 24))
+    assert (record["kind"], record["rows"], record["masked_tokens"]) == ("epoch", len(cache["train"]), hidden)
+    model = load_for_evaluation(run / "model", CPU, CacheRequirements(cache.manifest, cache.folder, 24))
     scores = evaluate(model, cache["train"], CPU, "fp32")
     assert scores is not None
     assert scores.to_json()["hidden_tokens"] > 0

@@ -178,7 +178,7 @@ def test_a_tracker_that_fails_is_dropped_with_one_warning_and_the_run_is_the_sam
     run = begin(place, f"failing-{moment[0]}", warned.append, said.append, tensorboard="auto")
     step = 4 if moment == "train/loss" else 9
     (warning,) = (line for line in warned if "tensorboard" in line)
-    assert warning.startswith(f"warning: --tensorboard failed after step {step} and gets no more records: OSError: ")
+    assert warning.startswith(f"warning: --tensorboard failed after step {step} and receives no more records: OSErr")
     assert "No space left on device; training goes on, and its records are in metrics.jsonl all the same" in warning
     assert any(line.startswith(f"tensorboard incomplete: it failed after step {step};") for line in said)
     assert max(calls) == (6 if moment == "train/loss" else 9)

@@ -12,9 +12,11 @@ from cache.errors import InputError, LengthwiseError, MismatchError
 from tests.helpers.models import write_model
 from tests.helpers.toys import WORDS, write_cache
 from train.cli import cli, main
+from train.declarations import declarations
 from train.metrics.scores import ClassScores
 from train.predict import Predictor, read_texts
 from train.run_folder.records import read_records
+from train.settings import Settings
 
 
 @pytest.fixture(scope="module")
@@ -101,7 +103,7 @@ def test_the_metrics_hold_every_row_and_token_and_no_time(place):
 def test_the_model_loads_in_a_pipeline_with_its_labels_named(place):
     from transformers import pipeline
 
-    from train.models.loading import quiet_transformers
+    from train.models.heads import quiet_transformers
 
     with quiet_transformers():
         classify = pipeline("text-classification", model=str(place / "runs" / "toy-1" / "model"), device="cpu")
@@ -117,7 +119,7 @@ def test_eval_equals_a_plain_count_row_by_row(place, command):
     import torch
 
     from cache import open_cache
-    from train.models.finished import load_classifier
+    from train.models.trained import load_classifier
 
     arguments = ("eval", "runs/toy-1", "--cache", "cache/toy", "--precision", "fp32", "--batch-size", "7", "--json")
     scores = json.loads(command(*arguments))
@@ -156,7 +158,7 @@ def test_labels_in_another_order_are_refused(command):
 
 
 def test_a_model_that_was_never_trained_to_classify_is_refused(command):
-    with pytest.raises(InputError, match="is no trained classifier"):
+    with pytest.raises(InputError, match="is not a trained classifier"):
         command("eval", "model", "--cache", "cache/toy")
 
 
@@ -220,7 +222,7 @@ def test_compare_prints_the_tutorials_table(place, command):
 
 
 def test_the_same_run_with_a_plan_that_is_not_stored_works_on_a_read_only_cache(place, command, monkeypatch):
-    from cache.reading.opening import Split
+    from cache import Split
 
     monkeypatch.setattr(Split, "keep_plan", _refuse)
     flags = ("--cache", "cache/toy", "--model", "model", "--max-steps", "3", "--strategy", "tight", "--batch-size", "5")
@@ -251,9 +253,9 @@ NONFINITE = (
 @pytest.fixture
 def poisoned(monkeypatch):
     """Makes the loss of the fourth step of a run infinite."""
-    import train.loop
+    import train.run
 
-    backward, calls = train.loop.backward, []
+    backward, calls = train.run.backward, []
 
     def infinite(job, batch):
         loss = backward(job, batch)
@@ -262,7 +264,7 @@ def poisoned(monkeypatch):
             next(p for p in job.model.parameters() if p.grad is not None).grad.fill_(float("inf"))
         return loss
 
-    monkeypatch.setattr(train.loop, "backward", infinite)
+    monkeypatch.setattr(train.run, "backward", infinite)
     return calls
 
 
@@ -302,10 +304,10 @@ MISUSES = {
         ["run", "--cache", "cache/toy", "--out", "runs/toy-1"],
         "go on with `train run --resume runs/toy-1`",
     ),
-    "no run": (["run", "--resume", "model"], "is no run"),
+    "no run": (["run", "--resume", "model"], "is not a run"),
     "both inputs": (["predict", "runs/toy-1", "a", "--file", "b"], "are both given"),
     "no file": (["predict", "runs/toy-1", "--file", "nowhere.txt"], "cannot be read"),
-    "compare no run": (["compare", "model"], "is no run"),
+    "compare no run": (["compare", "model"], "is not a run"),
     "budget": (["run", "--cache", "cache/toy", "--strategy", "budget"], "takes --max-tokens"),
 }
 
@@ -350,18 +352,14 @@ def test_every_command_has_help_with_an_example(name):
             assert getattr(option, "help", None) or option.name in ("device", "precision"), option.name
 
 
-def test_every_setting_has_a_flag_and_a_line_of_documentation():
-    import inspect
-    from dataclasses import fields
-
-    from train.settings import Settings
-
-    flags = {option.name for option in cli.commands["run"].params} - {"resume", "quiet", "as_json", "config"}
-    names = [field.name for field in fields(Settings)]
-    assert flags == set(names)
-    source = inspect.getsource(Settings)
-    for name in names:
-        assert re.search(rf'^    {name}: .*\n    """.+', source, re.MULTILINE), name
+def test_every_setting_has_a_flag_and_a_help_text():
+    flags = {option.name: option for option in cli.commands["run"].params}
+    names = [item.name for item in declarations(Settings)]
+    assert set(flags) - {"resume", "quiet", "as_json", "config"} == set(names)
+    for item in declarations(Settings):
+        assert item.rule.help.endswith((".", "…")), item.name
+        assert flags[item.name].help == item.help
+        assert item.flag in flags[item.name].opts
 
 
 def test_clock_shows_hours_minutes_seconds():

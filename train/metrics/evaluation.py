@@ -5,10 +5,9 @@ from collections.abc import Callable
 import torch
 from transformers import PreTrainedModel
 
-from cache.batches.batch import Batch
+from cache import Batch, Split
 from cache.errors import InputError
 from cache.plans.spec import PlanSpec
-from cache.reading.opening import Split
 
 from .. import device as devices
 from ..models.inputs import PADDING_SIDE, model_inputs
@@ -46,10 +45,10 @@ def evaluate(
         InputError: the split has no rows, or there is no token to hide others behind.
     """
     if not len(split):
-        raise InputError(f"split {split.name!r} of {split.cache.folder} has no rows, so there is nothing to evaluate")
+        raise InputError(f"split {split.name!r} of {split.folder} has no rows, so there is nothing to evaluate")
     masked = is_masked_model(model)
     score = _masked(model, split, device) if masked else _labelled(model)
-    tally: Tally = HiddenTally(device) if masked else tally_of(split.cache.manifest.task, device)
+    tally: Tally = HiddenTally(device) if masked else tally_of(split.task, device)
     loss = torch.zeros((), device=device)
     rows = 0
     model.eval()
@@ -82,10 +81,10 @@ def _labelled(model: PreTrainedModel) -> Score:
 
 
 def _masked(model: PreTrainedModel, split: Split, device: torch.device) -> Score:
-    masking, (forward, _) = Masking.of(split.cache, device), masked_forward(model)
+    masking, (forward, _) = Masking.of(split, device), masked_forward(model)
 
     def score(batch: Batch) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        hidden = masking.hide(batch)
-        return summed_loss(forward, positions=masking.scored(hidden), **model_inputs(hidden, model.config))
+        hidden = masking.mask(batch)
+        return summed_loss(forward, positions=masking.masked_positions(hidden), **model_inputs(hidden, model.config))
 
     return score

@@ -2,11 +2,11 @@
 
 While training with dropout, torch's attention on the CPU takes a path of one full-size pass after the other in fp32,
 most of it drawing random numbers: more than half of a small encoder's step. Here the scores of some rows at a time,
-as many as stay in the processor's cache, go through product, softmax, dropout and product. The sign of a stored
-probability says whether dropout keeps it, so that backward needs no mask beside it.
+as many as fit into the processor's cache, go through product, softmax, dropout and product. The sign of a stored
+probability says whether dropout keeps it, so that backward needs no separate mask.
 
 Scores are held in the precision of the queries, as in transformers' eager attention; in fp32 everything equals torch's
-own attention but for rounding.
+own attention up to rounding.
 
 Shapes: B rows, N heads of D, Q queries, K keys.
 """
@@ -26,24 +26,24 @@ NAME = "lengthwise_cpu"
 """The name under which transformers finds this attention."""
 
 BLOCK_BYTES = 1 << 20
-"""Scores worked on at a time: what a core's second-level cache holds."""
+"""Size of the scores computed at a time: what a core's second-level cache holds."""
 
 
-def use_cpu_kernels(model: PreTrainedModel, device: torch.device) -> str:
+def use_cpu_kernels(model: PreTrainedModel, device: torch.device) -> str | None:
     """Make a model attend by blocks and draw its dropout from raw bits, where it computes on a CPU.
 
     Returns:
-        Empty, or why its attention stays as it is.
+        None, or the reason why its attention stays as it is.
     """
     if device.type != "cpu":
-        return f"on {device.type} its own is made for it"
+        return f"{device.type} has kernels of its own"
     use_raw_bits(model)
     if model.config._attn_implementation != "sdpa":
         return f"its attention is {model.config._attn_implementation}, not sdpa"
     ALL_ATTENTION_FUNCTIONS.register(NAME, blocked_attention)
     ALL_MASK_ATTENTION_FUNCTIONS.register(NAME, ALL_MASK_ATTENTION_FUNCTIONS["sdpa"])
     model.set_attn_implementation(NAME)
-    return ""
+    return None
 
 
 def blocked_attention(
@@ -58,7 +58,7 @@ def blocked_attention(
 ) -> tuple[torch.Tensor, None]:
     """Attention as transformers' interface asks for it: (B, N, Q, D) and twice (B, N, K, D) in, (B, Q, N, D) out.
 
-    What is not plain attention on a CPU goes to torch's own.
+    Anything but plain attention on a CPU is passed on to torch's own.
     """
     plain = (
         query.device.type == "cpu"
@@ -82,10 +82,10 @@ def _as_bias(mask: torch.Tensor | None, dtype: torch.dtype) -> torch.Tensor | No
     """A mask (B or 1, 1 or N, Q or 1, K), boolean or to be added, as what to add to scores."""
     if mask is None:
         return None
-    hidden = torch.finfo(dtype).min / 2  # finite, and so with a score added: a row that sees nothing is not nan
+    masked = torch.finfo(dtype).min / 2  # finite even with a score added, so a fully masked row is not nan
     if mask.dtype == torch.bool:
-        return torch.zeros(mask.shape, dtype=dtype).masked_fill_(~mask, hidden)
-    return mask.to(dtype).clamp_min(hidden)
+        return torch.zeros(mask.shape, dtype=dtype).masked_fill_(~mask, masked)
+    return mask.to(dtype).clamp_min(masked)
 
 
 class _Attention(torch.autograd.Function):
@@ -149,7 +149,7 @@ class _Attention(torch.autograd.Function):
 
 
 def _kept(signed: torch.Tensor, p: float) -> torch.Tensor:
-    """Of probabilities, what dropout left of them: under dropout the negative ones, still negative."""
+    """The probabilities that dropout keeps: with dropout the negative ones, still negative."""
     return signed.clamp_max(0) if p else signed
 
 

@@ -3,8 +3,8 @@
 torch draws a CPU's dropout one number at a time, which costs more than the matrix products around it. Here 64-bit
 words of numpy's SFC64 are cut into numbers as wide as the values they decide on, and the masking is integer arithmetic
 on sign bits. A value is dropped with probability p, to within 2^-15, independently of the others, as by
-`torch.nn.Dropout`; only which values it hits differs. The generator's seed comes from torch's own generator, so a run
-with its random state put back draws the same.
+`torch.nn.Dropout`; only the choice of values differs. The generator's seed comes from torch's own generator, so a run
+whose random state is restored draws the same numbers.
 """
 
 from functools import partial
@@ -16,7 +16,7 @@ from torch import nn
 from torch.autograd.function import once_differentiable
 
 INTEGERS = {torch.bfloat16: torch.int16, torch.float32: torch.int32, torch.float64: torch.int64}
-"""Precisions served here, and integers of the same size."""
+"""Supported precisions, and integers of the same size."""
 
 
 def random_source() -> np.random.SFC64:
@@ -64,7 +64,7 @@ def dropout(module: nn.Dropout, values: torch.Tensor) -> torch.Tensor:
 
 
 def use_raw_bits(model: nn.Module) -> None:
-    """Let every `nn.Dropout` of a model draw from raw bits."""
+    """Make every `nn.Dropout` of a model draw from raw bits."""
     for module in model.modules():
         if type(module) is nn.Dropout:
             module.forward = partial(dropout, module)  # type: ignore[method-assign]

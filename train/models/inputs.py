@@ -1,7 +1,7 @@
 """A batch as a model's keyword arguments, without making the host wait for the device.
 
-Given the usual mask (B, W), transformers asks on the host whether it is all ones, which on an accelerator waits for
-everything queued before. A mask that comes with four axes is taken as it is.
+Given the usual mask (B, W), transformers checks on the host whether it is all ones, which on an accelerator waits for
+everything queued before. A mask with four axes is used as it is.
 
 Shapes: B rows, W columns.
 """
@@ -9,22 +9,22 @@ Shapes: B rows, W columns.
 import torch
 from transformers import PretrainedConfig
 
-from cache.batches.batch import Batch
+from cache import Batch
 
 READY_MASKS = frozenset({"bert", "camembert", "distilbert", "electra", "roberta", "xlm-roberta"})
-"""Model types that take a (B, 1, W, W) mask and number positions without looking at it; a test compares each."""
+"""Model types that accept a (B, 1, W, W) mask and number positions without it; a test compares each."""
 
 PADDING_SIDE = "right"
-"""Whatever the tokenizer asks for: classifiers read a row's first token, or the last that is no padding, and tables of
-positions begin at the first column."""
+"""The side used whatever the tokenizer's config says: classifiers read a row's first token, or its last real one, and
+position embeddings begin at the first column."""
 
 
 def model_inputs(batch: Batch, config: PretrainedConfig) -> dict[str, torch.Tensor]:
     """Keyword arguments for the model of this configuration: input_ids, labels, a mask where one is needed, and
-    token types where the cache has them and the model knows two."""
+    token types where the cache has them and the model has at least two."""
     inputs = batch.model_inputs()
     if getattr(config, "type_vocab_size", 0) < 2:
-        inputs.pop("token_type_ids", None)  # it knows no types, or one only
+        inputs.pop("token_type_ids", None)
     mask = batch.attention_mask
     if mask is not None and config.model_type in READY_MASKS and config._attn_implementation == "sdpa":
         inputs["attention_mask"] = mask.bool()[:, None, None, :].expand(-1, 1, mask.shape[1], -1)  # (B, 1, W, W)

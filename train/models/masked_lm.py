@@ -1,13 +1,13 @@
-"""Masked language modelling: which tokens are hidden from the model, and its scores for them alone.
+"""Masked language modelling: which tokens are masked, and logits for them alone.
 
-Of the tokens that are not special a share is chosen; 80% of these become the mask token, 10% a random one, 10% stay as
-they are, and the model is to say what they were (Devlin et al. 2019). What becomes of a token is a pure function of
-seed, epoch, row and its place in the row. So the same step hides the same tokens however it is cut into micro-batches
-and padded, on any device, after `--resume` too; and no state is kept and nothing waits for the device.
+Of the tokens that are not special a fraction is chosen; 80% of these become the mask token, 10% a random one, 10% stay
+as they are, and the model predicts what they were (Devlin et al. 2019). What a token becomes is a pure function of
+seed, epoch, row and position in the row. So a step masks the same tokens however it is divided into micro-batches and
+padded, on any device, and after `--resume`; no state is kept, and nothing waits for the device.
 
-Only hidden tokens have a loss, so the head, whose last matrix is as wide as the vocabulary, is computed for them alone.
+Only masked tokens have a loss, so the head, whose last matrix is as wide as the vocabulary, is computed for them alone.
 
-Shapes: B rows, W columns, K tokens that are scored, V ids of the vocabulary, H width of the encoder.
+Shapes: B rows, W columns, K masked positions, V ids of the vocabulary, H width of the encoder.
 """
 
 import math
@@ -20,31 +20,30 @@ import torch
 from torch.nn.functional import cross_entropy
 from transformers import PreTrainedModel
 
-from cache.batches.batch import Batch
+from cache import Batch, Split
 from cache.format.special_tokens import read_specials
 from cache.format.tasks import IGNORED
-from cache.reading.opening import Cache
 
 PROBABILITY = 0.15
-"""The share of tokens that is hidden where nobody says otherwise, and in every evaluation."""
+"""The default probability of masking a token, also used in every evaluation."""
 EVALUATION_SEED = 0
-"""In evaluations the same tokens are hidden whatever the run's seed, so that runs can be compared."""
+"""Evaluations mask the same tokens whatever the run's seed, so that runs can be compared."""
 
 Forward = Callable[..., torch.Tensor]
-"""From a model's inputs and `positions` (K,) in its (B x W,) tokens to their logits (K, V)."""
+"""From a model's inputs and `positions` (K,) in its (B x W,) tokens to the logits there (K, V)."""
 
 
 @dataclass(frozen=True)
 class Masking:
-    """How tokens are hidden.
+    """How tokens are masked.
 
     Attributes:
         seed: of the choice.
-        probability: share of the tokens that are not special.
+        probability: of masking a token that is not special.
         mask_id: the mask token.
-        special: (V,) bool on the device, True at ids that are never hidden.
-        exact: whether to wait until the number of hidden tokens is known, which costs nothing on a CPU; else a few
-            more than there should be are scored, and count for nothing.
+        special: (V,) bool on the device, True at ids that are never masked.
+        exact: whether to wait until the number of masked tokens is known, which costs nothing on a CPU; otherwise
+            logits are computed for a few more positions than expected, and those without a label are ignored.
     """
 
     seed: int
@@ -55,33 +54,32 @@ class Masking:
 
     @classmethod
     def of(
-        cls, cache: Cache, device: torch.device, seed: int = EVALUATION_SEED, probability: float = PROBABILITY
+        cls, split: Split, device: torch.device, seed: int = EVALUATION_SEED, probability: float = PROBABILITY
     ) -> Self:
-        """The masking of a cache's rows.
+        """The masking of a split's rows.
 
         Raises:
             InputError: its tokenizer has no mask token.
         """
-        tokenizer = cache.manifest.tokenizer
-        files = {path.name: path.read_bytes() for path in cache.tokenizer_folder.iterdir()}
-        specials = read_specials(files, tokenizer.name)
+        tokenizer = split.tokenizer
+        specials = read_specials(split.tokenizer_files(), tokenizer.name)
         special = torch.zeros(tokenizer.vocab_size, dtype=torch.bool)
         special[[number for number in (*specials.ids, tokenizer.pad_id) if number < len(special)]] = True
         return cls(seed, probability, specials.mask_id, special.to(device), device.type == "cpu")
 
-    def hide(self, batch: Batch, epoch: int = 0) -> Batch:
-        """A batch, padded on the right, with some tokens hidden; its labels (B, W) say what these were, `IGNORED`
-        elsewhere."""
+    def mask(self, batch: Batch, epoch: int = 0) -> Batch:
+        """The batch, padded on the right, with some tokens masked; its labels (B, W) are their original ids, and
+        `IGNORED` elsewhere."""
         ids = batch.input_ids
-        bits = self._bits(batch, epoch)  # (B, W): 24 to choose by, 16 for what it becomes, 24 for which random one
+        bits = self._bits(batch, epoch)  # (B, W): 24 to choose tokens, 16 for what each becomes, 24 for a random id
         chosen = (bits >> 40 & 0xFFFFFF) < round(self.probability * (1 << 24))
         chosen &= ~self.special[ids]
-        fate = bits >> 24 & 0xFFFF
+        outcome = bits >> 24 & 0xFFFF
         other = (bits & 0xFFFFFF) % len(self.special)
-        shown = torch.where(fate < 0.9 * (1 << 16), other, ids)
-        shown = torch.where(fate < 0.8 * (1 << 16), self.mask_id, shown)
+        masked = torch.where(outcome < 0.9 * (1 << 16), other, ids)
+        masked = torch.where(outcome < 0.8 * (1 << 16), self.mask_id, masked)
         labels = torch.where(chosen, ids, IGNORED)
-        return replace(batch, input_ids=torch.where(chosen, shown, ids), labels=labels)
+        return replace(batch, input_ids=torch.where(chosen, masked, ids), labels=labels)
 
     def _bits(self, batch: Batch, epoch: int) -> torch.Tensor:
         """(B, W) int64: each row is a stream of SplitMix64 of its own, column by column."""
@@ -92,41 +90,41 @@ class Masking:
             rows = rows.pin_memory().to(device, non_blocking=True)
         return split_mix(split_mix(_signed(start), rows)[:, None], torch.arange(width, device=device))
 
-    def scored(self, batch: Batch) -> torch.Tensor:
-        """(K,) positions in the (B x W,) tokens of a batch from `hide`: the hidden ones, and others unless `exact`."""
+    def masked_positions(self, batch: Batch) -> torch.Tensor:
+        """(K,) positions in the (B x W,) tokens of a batch from `mask`: the masked ones, and others unless `exact`."""
         labels = _labels(batch).flatten()
         if self.exact:
             return (labels != IGNORED).nonzero()[:, 0]
-        share, tokens = self.probability, batch.real_tokens
-        # Eight standard deviations above the mean: tokens beyond are left out of the loss, if that ever happens.
-        most = math.ceil(tokens * share + 8 * math.sqrt(tokens * share) + 8)
+        mean = self.probability * batch.real_tokens
+        # Eight standard deviations above the mean; masked tokens beyond that, if ever, are left out of the loss.
+        most = math.ceil(mean + 8 * math.sqrt(mean) + 8)
         return (labels != IGNORED).byte().topk(min(most, len(labels)), sorted=False).indices
 
 
 def _labels(batch: Batch) -> torch.Tensor:
     if batch.labels is None:
-        raise TypeError("the batch holds no labels; it must come from Masking.hide")
+        raise TypeError("the batch holds no labels; it must come from Masking.mask")
     return batch.labels
 
 
-def hidden_tokens(batch: Batch) -> torch.Tensor:
-    """() int64, how many tokens of a batch from `Masking.hide` are hidden; stays on the device."""
+def masked_tokens(batch: Batch) -> torch.Tensor:
+    """() int64, the number of masked tokens of a batch from `Masking.mask`; stays on the device."""
     return (_labels(batch) != IGNORED).sum()
 
 
 def summed_loss(
     forward: Forward, labels: torch.Tensor, positions: torch.Tensor, **inputs: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """The cross-entropy of hidden tokens.
+    """The cross-entropy of masked tokens.
 
     Args:
         forward: from `masked_forward`.
-        labels: (B, W) from `Masking.hide`.
-        positions: (K,) from `Masking.scored`.
+        labels: (B, W) from `Masking.mask`.
+        positions: (K,) from `Masking.masked_positions`.
         inputs: the model's other inputs.
 
     Returns:
-        () the loss, summed over hidden tokens; (K, V) logits; (K,) labels.
+        () the loss, summed over masked tokens; (K, V) logits; (K,) labels.
     """
     labels = labels.flatten()[positions]
     logits = forward(positions=positions, **inputs)
@@ -136,24 +134,24 @@ def summed_loss(
 # --- SplitMix64 (Steele, Lea, Flood 2014), in int64 that wraps around
 
 
-def split_mix(state: "torch.Tensor | int", places: torch.Tensor) -> torch.Tensor:
+def split_mix(state: "torch.Tensor | int", positions: torch.Tensor) -> torch.Tensor:
     """Numbers of a stream, counted from 0.
 
     Args:
-        state: where the stream begins: one for all, or int64 of a shape that goes with that of `places`.
-        places: int64, which numbers of it.
+        state: where the stream begins: one for all, or int64 of a shape that broadcasts with that of `positions`.
+        positions: int64, which numbers of the stream.
 
     Returns:
         int64, the bits of the unsigned numbers.
     """
-    bits = state + (places + 1) * _signed(0x9E3779B97F4A7C15)
+    bits = state + (positions + 1) * _signed(0x9E3779B97F4A7C15)
     bits = (bits ^ _shifted(bits, 30)) * _signed(0xBF58476D1CE4E5B9)
     bits = (bits ^ _shifted(bits, 27)) * _signed(0x94D049BB133111EB)
     return bits ^ _shifted(bits, 31)
 
 
 def _shifted(bits: torch.Tensor, by: int) -> torch.Tensor:
-    """To the right, zeros coming in."""
+    """Shift to the right, filling with zeros."""
     return (bits >> by) & ((1 << (64 - by)) - 1)
 
 
@@ -162,14 +160,14 @@ def _signed(number: int) -> int:
     return number - (number >> 63 << 64)
 
 
-# --- the head, for some tokens
+# --- the head, at some positions
 
 
-def masked_forward(model: PreTrainedModel) -> tuple[Forward, str]:
-    """A masked language model's logits for some tokens.
+def masked_forward(model: PreTrainedModel) -> tuple[Forward, str | None]:
+    """The function that computes a masked language model's logits at some positions.
 
     Returns:
-        What computes them; and empty, or why the head is computed for every token.
+        The function; and None, or the reason why it computes the head for every token.
     """
     head = HEADS.get(f"{type(model).__module__}.{type(model).__name__}")
     encoder = model.base_model
@@ -181,7 +179,7 @@ def masked_forward(model: PreTrainedModel) -> tuple[Forward, str]:
         hidden = encoder(**inputs)[0]  # (B, W, H)
         return head(model, hidden.flatten(0, 1)[positions])
 
-    return forward, "" if head else f"{type(model).__name__} has no form that scores some of them"
+    return forward, None if head else f"the head of {type(model).__name__} is not supported"
 
 
 def is_masked_model(model: PreTrainedModel) -> bool:
@@ -208,4 +206,4 @@ HEADS: dict[str, Callable[[Any, torch.Tensor], torch.Tensor]] = {
         ("distilbert", "DistilBert", _distilbert),
     )
 }
-"""The head of each class that is tested to work token by token, through the model's own modules."""
+"""The head of each model class that is tested at single positions, through the model's own modules."""

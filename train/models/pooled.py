@@ -1,12 +1,11 @@
 """The last layer, computed for the pooled token alone.
 
-A sequence classifier of the BERT family reads one row of its encoder's output, the first token's. The last layer's
+A sequence classifier of the BERT family reads only the first token of its encoder's output. The last layer's
 keys and values are needed for every token; its queries, output projection and feed-forward network for that one only.
 Of L layers this saves about 5/6 of one.
 
-The layer's own modules and transformers' own attention do the work; weights and state dict stay as they are. Logits
-and gradients equal the stock model's but for rounding. With dropout the random numbers fall otherwise, since fewer are
-drawn.
+The layer's own modules and transformers' own attention compute it; weights and state dict stay as they are. Logits and
+gradients equal the stock model's up to rounding. With dropout the random numbers differ, since fewer are drawn.
 
 Shapes: B rows, W columns, H width, N heads of D.
 """
@@ -27,11 +26,11 @@ ATTENTIONS = ("sdpa", "eager", BLOCKED)
 """Attention implementations that take one query and many keys under a (B, 1, W, W) mask."""
 
 
-def use_pooled_only(model: PreTrainedModel) -> str:
+def use_pooled_only(model: PreTrainedModel) -> str | None:
     """Make a classifier compute its last layer for the pooled token alone.
 
     Returns:
-        Empty, or why the model stays as it is.
+        None, or the reason why the model stays as it is.
     """
     if not type(model).__name__.endswith("ForSequenceClassification"):
         return f"{type(model).__name__} reads more than one token of its encoder's output"
@@ -40,13 +39,13 @@ def use_pooled_only(model: PreTrainedModel) -> str:
     layer = _last_layer(model)
     forward = FORWARDS.get(f"{type(layer).__module__}.{type(layer).__name__}")
     if forward is None or getattr(layer, "is_decoder", False):
-        return f"layers of {type(model).__name__} have no such form"
+        return f"layers of {type(model).__name__} are not supported"
     layer.forward = partial(forward, layer)
-    return ""
+    return None
 
 
 def _last_layer(model: PreTrainedModel) -> Any:
-    """The last layer of the encoder below the head, whatever the model calls it."""
+    """The last layer of the encoder below the head, under any of its names."""
     encoder: Any = getattr(model.base_model, "encoder", None) or getattr(model.base_model, "transformer", None)
     layers = getattr(encoder, "layer", None)
     return layers[-1] if isinstance(layers, nn.ModuleList) and len(layers) else None
@@ -88,7 +87,7 @@ def _attend(
     mask: torch.Tensor | None,
     options: dict[str, Any],
 ) -> torch.Tensor:
-    """Attention of the first token to all of them, through the interface the model is set to: (B, 1, H)."""
+    """Attention of the first token to all of them, with the attention implementation of the model: (B, 1, H)."""
 
     def heads(states: torch.Tensor) -> torch.Tensor:
         return states.view(*states.shape[:-1], -1, head_size).transpose(1, 2)  # (B, N, tokens, D)
@@ -120,4 +119,4 @@ FORWARDS: dict[str, Callable[..., torch.Tensor]] = {
         ("distilbert", "TransformerBlock", distilbert_layer),
     )
 }
-"""What computes the last layer of each class that has such a form; the ones beside BERT's are built as it is."""
+"""Class of a layer to the function that computes it for the pooled token; those of BERT's structure share one."""

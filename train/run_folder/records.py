@@ -1,12 +1,12 @@
 """The files of a run folder that people and programs read: settings, metrics, timings, summary.
 
 runs/imdb-1/
-  settings.json       what was asked for and resolved; written before the first step
-  metrics.jsonl       losses, learning rates, tokens, scores: nothing that differs between two equal runs
-  timing.jsonl        seconds, tokens a second, memory
+  settings.json       the resolved settings; written before the first step
+  metrics.jsonl       losses, learning rates, tokens, scores: the same in two equal runs
+  timing.jsonl        seconds, tokens per second, memory
   checkpoints/        see `checkpoint`
   model/              the fine-tuned model, written at the end
-  tensorboard/, wandb/, wandb.json    only where asked for, see `trackers`
+  tensorboard/, wandb/, wandb.json    only with the settings of these names, see `trackers`
   summary.json        written last: a run that has it is finished
 """
 
@@ -14,13 +14,14 @@ import fcntl
 import json
 import math
 import os
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from cache.common.files import replacing, storage_errors, sync
 from cache.errors import InputError, StorageError
-from cache.writing.writer import replacing, storage_errors, sync
 
 from ..settings import Settings
 
@@ -49,7 +50,7 @@ class RunInfo:
         max_length: the cache's, tokens.
         total_steps: optimizer steps of the whole run.
         environment: versions, device and threads; results are bit-identical only where these are the same.
-        metric: title of the score that the corpus is known for; empty where there is none.
+        metric: title of the customary score of the corpus, such as "Matthews"; empty where there is none.
     """
 
     settings: Settings
@@ -80,17 +81,19 @@ def read_run(folder: Path) -> RunInfo:
             raise ValueError(f"expected format {FORMAT}, version {VERSION}")
         return RunInfo(settings=Settings.from_json(content.pop("settings")), **content)
     except FileNotFoundError:
-        raise InputError(f"{folder} is no run: it holds no {SETTINGS}; `train run` makes runs, under {RUNS}/") from None
+        raise InputError(
+            f"{folder} is not a run: it holds no {SETTINGS}; `train run` makes runs, under {RUNS}/"
+        ) from None
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, InputError) as error:
         raise InputError(f"{path} cannot be read as a run's settings ({error})") from None
 
 
-def make_run_folder(out: str | None, cache_name: str) -> Path:
-    """Make the folder of a new run: `out`, or the first free runs/<cache name>-<n>.
+def create_run_folder(out: str | None, cache_name: str) -> Path:
+    """Create the folder of a new run: `out`, or the first free runs/<cache name>-<n>.
 
     Raises:
-        InputError: `out` is there and not empty.
-        StorageError: it cannot be made.
+        InputError: `out` exists and is not empty.
+        StorageError: it cannot be created.
     """
     with storage_errors(Path(out or RUNS)):
         if out is not None:
@@ -108,30 +111,33 @@ def make_run_folder(out: str | None, cache_name: str) -> Path:
 
 
 def check_out(out: str) -> None:
-    """Refuse a run folder that already holds something.
+    """Refuse a run folder that exists and is not empty.
 
     Raises:
-        InputError: it does.
+        InputError: it is.
     """
     folder = Path(out)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        more = f"go on with `train run --resume {out}`, or " if (folder / SETTINGS).exists() else ""
-        raise InputError(f"--out {out} is already there and not empty; {more}pass another --out")
+        hint = f"go on with `train run --resume {out}`, or " if (folder / SETTINGS).exists() else ""
+        raise InputError(f"--out {out} already exists and is not empty; {hint}pass another --out")
 
 
-def lock_run(folder: Path) -> int:
-    """Keep other processes from training the same run; returns a handle that holds the lock until it is closed.
+@contextmanager
+def lock_run(folder: Path) -> Iterator[None]:
+    """Keep other processes from training the same run.
 
     Raises:
-        InputError: another process has it.
+        InputError: another process is training it.
     """
     handle = os.open(folder / SETTINGS, os.O_RDONLY)
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise InputError(f"{folder} is being trained by another process; wait for it, or stop it first") from None
+        yield
+    finally:
         os.close(handle)
-        raise InputError(f"{folder} is being trained by another process; wait for it, or stop it first") from None
-    return handle
 
 
 def write_json(path: Path, content: Json) -> None:
@@ -147,11 +153,11 @@ def write_json(path: Path, content: Json) -> None:
 
 
 class Records:
-    """A file of JSON lines that only grows, and can be cut back to where a checkpoint knew it.
+    """An append-only JSON lines file that can be truncated to its size at a checkpoint.
 
     Args:
-        path: the file, made if it is not there.
-        size: bytes to keep of what is there.
+        path: the file, created if it does not exist.
+        size: bytes of its content to keep.
 
     Raises:
         InputError: it is shorter than that.
@@ -165,7 +171,10 @@ class Records:
             found = self.file.seek(0, os.SEEK_END)
             if found < size:
                 self.file.close()
-                raise InputError(f"{path} has {found:,} bytes, its checkpoint knew {size:,}; it was cut or replaced")
+                raise InputError(
+                    f"{path} has {found:,} bytes, expected at least the {size:,} of its checkpoint; "
+                    "it was cut or replaced"
+                )
             self.file.truncate(size)
 
     def add(self, record: Json) -> None:
@@ -187,7 +196,7 @@ class Records:
 
 
 def finite(content: Json) -> Json:
-    """Plain JSON in which a number that is not finite is null."""
+    """A copy in which every number that is not finite is None, so that it is valid JSON."""
     return {name: _finite(value) for name, value in content.items()}
 
 
@@ -200,7 +209,7 @@ def _finite(value: Any) -> Any:
 
 
 def read_records(path: Path) -> list[Json]:
-    """The records of a JSON lines file; a last line that is not complete is left out."""
+    """The records of a JSON lines file; an incomplete last line is left out."""
     try:
         lines = path.read_bytes().split(b"\n")
     except FileNotFoundError:
@@ -209,6 +218,6 @@ def read_records(path: Path) -> list[Json]:
 
 
 def joined_records(folder: Path) -> list[Json]:
-    """The records of a run's metrics, each with what its timing says of it."""
+    """The records of a run's metrics, each with the fields of its timing record."""
     times = {(record["kind"], record["step"]): record for record in read_records(folder / TIMING)}
     return [{**record, **times.get((record["kind"], record["step"]), {})} for record in read_records(folder / METRICS)]

@@ -1,8 +1,8 @@
-"""Where else the records of a run go when that is asked for: TensorBoard, Weights & Biases. Imported only then.
+"""Experiment trackers: TensorBoard and Weights & Biases. Their packages are imported only if a setting names them.
 
-They are given what metrics.jsonl and timing.jsonl get, at the same points. A tracker that fails costs nothing but
-itself: it is dropped with one warning, the report at the end repeats it, and the run goes on, for its records are
-complete in its folder. Only one that cannot even be opened when a run begins is an error: then nothing is lost yet.
+They receive the records of metrics.jsonl and timing.jsonl as these are written. A tracker that fails does not stop the
+run, whose records are complete in its folder: it is dropped with a warning, which the final report repeats. A tracker
+that cannot be opened at the start of a run is an error, since nothing is lost yet.
 """
 
 import importlib.util
@@ -28,35 +28,35 @@ WANDB_ID = "wandb.json"
 DEFAULT_PROJECT = "lengthwise"
 
 CURVES = {"step": "train", "epoch": "epoch", "eval": "eval"}
-"""Kind of a record to the group its curves are shown in."""
+"""Kind of a record to the group of its curves."""
 
 
 class Tracker(Protocol):
-    """A place that numbers go to.
+    """A destination of records.
 
     Attributes:
-        fresh: whether it knows nothing of this run yet.
+        fresh: whether it has no records of this run yet.
     """
 
     fresh: bool
 
     def log(self, kind: str, step: int, values: dict[str, float]) -> None:
-        """Take the numbers of a record."""
+        """Log the numbers of a record."""
 
     def close(self, failed: bool) -> None:
-        """Write what is left."""
+        """Write what is buffered, and close."""
 
 
 class TensorBoard:
-    """Curves in an events file.
+    """Curves in a TensorBoard events file.
 
     Args:
-        folder: where; the curves of another run must not be there.
-        info: what settings.json says.
-        step: optimizer steps done by a run that goes on, whose later points are not shown any more; None for a new one.
+        folder: where to write; it must not hold the curves of another run.
+        info: content of settings.json.
+        step: optimizer steps done by a resumed run, whose later points are hidden; None for a new run.
 
     Raises:
-        InputError: a new run, and the folder holds curves.
+        InputError: the run is new, and the folder holds curves.
     """
 
     def __init__(self, folder: Path, info: RunInfo, step: int | None) -> None:
@@ -68,7 +68,7 @@ class TensorBoard:
             raise InputError(f"{folder} holds the curves of another run; pass another --tensorboard DIR, or --out")
         self.writer = SummaryWriter(str(folder), purge_step=None if step is None else step + 1)
         facts = {
-            name: value if type(value) in (bool, int, float) else str(value) for name, value in _facts(info).items()
+            name: value if type(value) in (bool, int, float) else str(value) for name, value in _flat(info).items()
         }
         for summary in hparams(facts, {f"{group}/loss": None for group in CURVES.values()}):
             self.writer.file_writer.add_summary(summary)  # type: ignore[attr-defined]  # set by the line above
@@ -76,7 +76,7 @@ class TensorBoard:
     def log(self, kind: str, step: int, values: dict[str, float]) -> None:
         for name, value in values.items():
             self.writer.add_scalar(name, value, step)
-        self.writer.flush()  # also tells of what went wrong in the writer's thread
+        self.writer.flush()  # raises errors of the writer's thread
 
     def close(self, failed: bool) -> None:
         self.writer.close()
@@ -87,9 +87,9 @@ class WeightsAndBiases:
 
     Args:
         folder: the run folder.
-        project: where the run shall be.
-        info: what settings.json says.
-        quiet: keep its own messages back.
+        project: name of the project.
+        info: content of settings.json.
+        quiet: silence wandb's own messages.
     """
 
     def __init__(self, folder: Path, project: str, info: RunInfo, quiet: bool) -> None:
@@ -104,14 +104,14 @@ class WeightsAndBiases:
             id=json.loads(path.read_text("utf-8"))["id"],
             name=folder.resolve().name,
             dir=str(folder),
-            config=_facts(info),
+            config=_flat(info),
             resume="allow",
             settings=wandb.Settings(console="off", silent=quiet),
         )
         self.run.define_metric("*", step_metric="step")
 
     def log(self, kind: str, step: int, values: dict[str, float]) -> None:
-        # Its own count of steps rises with every record, over a resume too; up to three records share a step of ours.
+        # wandb's step must rise with every record, also after a resume; up to three records share an optimizer step.
         number = len(CURVES) * step + list(CURVES).index(kind)
         if number >= self.run.step:
             self.run.log({"step": step, **values}, step=number)
@@ -121,14 +121,14 @@ class WeightsAndBiases:
 
 
 class Trackers:
-    """All trackers of a run as one; a context that closes them.
+    """All trackers of a run; a context that closes them.
 
     Args:
-        warn: prints a line that matters even where no report is wanted.
+        warn: prints a warning.
 
     Attributes:
-        open: those at work, by name.
-        lost: those that failed, and the step after which they lack records.
+        open: the working ones, by name.
+        lost: those that failed, and the last step whose records they have.
     """
 
     def __init__(self, warn: Callable[[str], None]) -> None:
@@ -138,24 +138,24 @@ class Trackers:
         self.step = 0
 
     def log(self, record: Json, to: Iterable[str] | None = None) -> None:
-        """Hand a record to all trackers, or to those named."""
+        """Log a record to all trackers, or to those named."""
         kind, step, values = record["kind"], record["step"], curves(record)
         for name in list(self.open if to is None else to):
             self._try(name, lambda tracker: tracker.log(kind, step, values))
         self.step = step
 
     def catch_up(self, records: Iterable[Json]) -> None:
-        """Hand what was recorded before to those that know nothing of the run."""
+        """Log earlier records to the trackers that have none of this run."""
         fresh = [name for name, tracker in self.open.items() if tracker.fresh]
         for record in records:
             self.log(record, fresh)
 
     def drop(self, name: str, error: Exception) -> None:
-        """Go on without a tracker that failed."""
+        """Remove a tracker that failed, with a warning."""
         self.open.pop(name, None)
         self.lost[name] = self.step
         self.warn(
-            f"warning: --{name} failed after step {self.step:,} and gets no more records: {_reason(error)}; "
+            f"warning: --{name} failed after step {self.step:,} and receives no more records: {_reason(error)}; "
             f"training goes on, and its records are in {METRICS} all the same"
         )
 
@@ -165,7 +165,7 @@ class Trackers:
             return
         try:
             action(tracker)
-        except Exception as error:  # noqa: BLE001  # whatever it is, it is no reason to lose a run
+        except Exception as error:  # noqa: BLE001  # no error of a tracker may stop a run
             self.drop(name, error)
 
     def __enter__(self) -> Self:
@@ -181,28 +181,28 @@ class Trackers:
 def open_trackers(
     settings: Settings, folder: Path, info: RunInfo, step: int | None, warn: Callable[[str], None], quiet: bool
 ) -> Trackers:
-    """Open what the settings ask for.
+    """Open the trackers that the settings name.
 
     Args:
         settings: name the trackers.
         folder: the run folder.
-        info: what settings.json says.
-        step: optimizer steps done by a run that goes on, None for a new one.
+        info: content of settings.json.
+        step: optimizer steps done by a resumed run, None for a new one.
         warn: see `Trackers`.
-        quiet: keep their own messages back.
+        quiet: silence their own messages.
 
     Raises:
-        LengthwiseError: the run is new and one cannot be opened. In a run that goes on it is dropped with a warning.
+        LengthwiseError: the run is new and one cannot be opened. In a resumed run it is dropped with a warning.
     """
-    places: dict[str, Callable[[str], Tracker]] = {
-        TENSORBOARD: lambda place: TensorBoard(_curve_folder(place, folder), info, step),
-        WANDB: lambda place: WeightsAndBiases(folder, _project(place), info, quiet),
+    openers: dict[str, Callable[[str], Tracker]] = {
+        TENSORBOARD: lambda target: TensorBoard(_curve_folder(target, folder), info, step),
+        WANDB: lambda target: WeightsAndBiases(folder, _project(target), info, quiet),
     }
     trackers = Trackers(warn)
     trackers.step = step or 0
-    for name, place in asked(settings).items():
+    for name, target in requested(settings).items():
         try:
-            trackers.open[name] = places[name](place)
+            trackers.open[name] = openers[name](target)
         except Exception as error:
             if step is not None:
                 trackers.drop(name, error)
@@ -216,10 +216,10 @@ def open_trackers(
     return trackers
 
 
-def asked(settings: Settings) -> dict[str, str]:
-    """The trackers that settings ask for, and where each shall write."""
+def requested(settings: Settings) -> dict[str, str]:
+    """The trackers that the settings name, and the destination of each."""
     given = {TENSORBOARD: settings.tensorboard, WANDB: settings.wandb}
-    return {name: place for name, place in given.items() if place not in (None, OFF)}
+    return {name: target for name, target in given.items() if target not in (None, OFF)}
 
 
 def check_installed(settings: Settings) -> None:
@@ -228,9 +228,9 @@ def check_installed(settings: Settings) -> None:
     Raises:
         InputError: one is not.
     """
-    for name in asked(settings):
+    for name in requested(settings):
         spec = importlib.util.find_spec(name)
-        if spec is None or spec.origin is None:  # none, or a mere folder of that name
+        if spec is None or spec.origin is None:  # not there, or only a folder of that name
             raise InputError(
                 f"--{name} needs the package {name}, which is not installed; install it with "
                 f"`pip install 'lengthwise[{name}]'`, or pass --{name} {OFF}"
@@ -250,18 +250,18 @@ def curves(record: Json) -> dict[str, float]:
     }
 
 
-def _facts(info: RunInfo) -> Json:
-    """What settings.json says, on one level."""
+def _flat(info: RunInfo) -> Json:
+    """The content of settings.json as a flat dictionary."""
     content = info.to_json()
     return {**content.pop("settings"), **content.pop("environment"), **content}
 
 
-def _curve_folder(place: str, run: Path) -> Path:
-    return run / TENSORBOARD if place == AUTO else Path(place).expanduser() / run.resolve().name
+def _curve_folder(target: str, run: Path) -> Path:
+    return run / TENSORBOARD if target == AUTO else Path(target).expanduser() / run.resolve().name
 
 
-def _project(place: str) -> str:
-    return os.environ.get("WANDB_PROJECT", DEFAULT_PROJECT) if place == AUTO else place
+def _project(target: str) -> str:
+    return os.environ.get("WANDB_PROJECT", DEFAULT_PROJECT) if target == AUTO else target
 
 
 def _reason(error: Exception) -> str:

@@ -1,32 +1,33 @@
-"""Checkpoints: everything a run needs to go on exactly, complete or not there.
+"""Checkpoints: everything needed to resume a run exactly, each complete or absent.
 
     checkpoints/step-000123/
       model.safetensors       weights and buffers by name
       optimizer.safetensors   <parameter>.exp_avg, <parameter>.exp_avg_sq, <parameter>.step
       random.safetensors      states of the random generators, uint8
       config.json             the model's configuration
-      state.json              position, sums, sizes and checksums of the other files; sealed with its own checksum
+      state.json              progress, sums, sizes and checksums of the other files, and its own checksum
 
-A checkpoint is written into a hidden folder beside its place, flushed, and renamed; older ones go after that.
+A checkpoint is written into a hidden folder next to its own, flushed, and renamed; then older ones are deleted.
 """
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import safetensors.torch
 import torch
 from transformers import PreTrainedModel
 
+from cache.common.files import storage_errors
 from cache.errors import CorruptCacheError, MismatchError, NotACacheError
 from cache.format.checksummed_json import read_small_file, seal, unseal
-from cache.format.manifest import FileInfo, sha256_file
-from cache.writing.writer import file_info, publish, staging, storage_errors
+from cache.format.files import FileInfo, file_info, sha256_file
+from cache.writing.publishing import publish, staging
 
-from . import device as devices
-from .loop import Job
+from .. import device as devices
+from ..run_folder.records import Json
+from .setup import TrainingSetup
 from .state import Meter, State, Sums
 
 FORMAT = "lengthwise-checkpoint"
@@ -38,49 +39,49 @@ WEIGHTS, OPTIMIZER, RANDOM = "model.safetensors", "optimizer.safetensors", "rand
 Tensors = dict[str, torch.Tensor]
 
 
-def save_checkpoint(root: Path, job: Job, state: State, owner: dict[str, Any], records: dict[str, int]) -> Path:
-    """Write the checkpoint of the present step.
+def save_checkpoint(root: Path, setup: TrainingSetup, state: State, owner: Json, records: dict[str, int]) -> Path:
+    """Write the checkpoint of the current step.
 
     Args:
         root: the run's `checkpoints` folder.
-        job: model and optimizer.
-        state: where the run stands.
-        owner: what it belongs to: cache fingerprint and settings.
-        records: bytes of each record file up to here.
+        setup: model and optimizer.
+        state: the progress of the run.
+        owner: what it belongs to: cache fingerprint, base model and settings.
+        records: size in bytes of each record file up to here.
 
     Returns:
         Its folder.
 
     Raises:
-        StorageError: the file system refused; older checkpoints are as they were.
+        StorageError: the file system refused; older checkpoints are unchanged.
     """
-    place = root / f"step-{state.step:06d}"
-    if place.exists():
-        return place  # of the same step: the run went through its end of epoch since, which will be done again
-    with staging(place) as folder:
-        with storage_errors(place):
-            safetensors.torch.save_file(_weights(job.model), folder / WEIGHTS)
-            safetensors.torch.save_file(_moments(job), folder / OPTIMIZER)
-            safetensors.torch.save_file(devices.random_state(job.device), folder / RANDOM)
-            job.model.config.to_json_file(folder / "config.json", use_diff=True)
-            files = [asdict(file_info(path)) for path in sorted(folder.iterdir())]
+    path = root / f"step-{state.step:06d}"
+    if path.exists():
+        return path  # of the same step: resumed before the end of its epoch, which was repeated
+    with staging(path) as folder:
+        with storage_errors(path):
+            safetensors.torch.save_file(_weights(setup.model), folder / WEIGHTS)
+            safetensors.torch.save_file(_moments(setup), folder / OPTIMIZER)
+            safetensors.torch.save_file(devices.random_state(setup.device), folder / RANDOM)
+            setup.model.config.to_json_file(folder / "config.json", use_diff=True)
+            files = [asdict(file_info(file)) for file in sorted(folder.iterdir())]
             window, _, _ = state.meter.read()
             content = {
                 "format": FORMAT,
                 "version": VERSION,
                 **owner,
-                **{name: getattr(state, name) for name in _POSITION},
+                **{name: getattr(state, name) for name in _PROGRESS},
                 "window": asdict(window),
                 "epoch_sums": asdict(state.epoch_sums),
                 "records": records,
                 "files": files,
             }
             (folder / STATE).write_bytes(seal(content))
-        publish(folder, place)
-    return place
+        publish(folder, path)
+    return path
 
 
-_POSITION = ("epoch", "epoch_step", "step", "skipped", "epoch_seconds", "seconds", "scores")
+_PROGRESS = ("epoch", "epoch_step", "step", "skipped", "epoch_seconds", "seconds", "scores")
 
 
 def _weights(model: PreTrainedModel) -> Tensors:
@@ -91,11 +92,11 @@ def _weights(model: PreTrainedModel) -> Tensors:
     return {name: tensor.detach().contiguous() for name, tensor in named if name in kept}
 
 
-def _moments(job: Job) -> Tensors:
+def _moments(setup: TrainingSetup) -> Tensors:
     return {
         f"{name}.{moment}": tensor.detach().contiguous()
-        for name, parameter in job.model.named_parameters()
-        for moment, tensor in job.optimizer.state.get(parameter, {}).items()
+        for name, parameter in setup.model.named_parameters()
+        for moment, tensor in setup.optimizer.state.get(parameter, {}).items()
     }
 
 
@@ -106,7 +107,7 @@ def prune(root: Path, keep: int) -> None:
 
 
 def remove(folder: Path) -> None:
-    """Delete a checkpoint; from the first moment on it is none."""
+    """Delete a checkpoint, its state first, so that a half-deleted one is not taken for a checkpoint."""
     with storage_errors(folder):
         (folder / STATE).unlink(missing_ok=True)
         shutil.rmtree(folder, ignore_errors=True)
@@ -119,15 +120,15 @@ def checkpoints(root: Path) -> list[Path]:
 
 
 def clean(root: Path) -> None:
-    """Delete what a killed process left half-written, in the checkpoints' folder and in the run's."""
+    """Delete what a killed process left unfinished, in the checkpoints' folder and in the run's."""
     unfinished = [*root.glob(".step-*"), *root.parent.glob(".*.building-*")]
     unfinished += [path for path in root.glob("step-*") if not (path / STATE).exists()]
     for path in unfinished:
         shutil.rmtree(path, ignore_errors=True)
 
 
-def newest(root: Path, owner: dict[str, Any], warn: Any) -> tuple[Path, dict[str, Any]] | None:
-    """The newest checkpoint that is sound, and its state; damaged newer ones are reported and deleted.
+def newest_checkpoint(root: Path, owner: Json, warn: Callable[[str], None]) -> tuple[Path, Json] | None:
+    """The newest intact checkpoint and its state; damaged newer ones are reported and deleted.
 
     Raises:
         MismatchError: it belongs to another cache or to other settings.
@@ -147,8 +148,8 @@ def newest(root: Path, owner: dict[str, Any], warn: Any) -> tuple[Path, dict[str
     return None
 
 
-def read_state(folder: Path) -> dict[str, Any]:
-    """A checkpoint's state.json, every file beside it checked to the byte.
+def read_state(folder: Path) -> Json:
+    """A checkpoint's state.json, after every file of the checkpoint is verified against its checksum.
 
     Raises:
         CorruptCacheError: a file is missing or differs.
@@ -162,28 +163,28 @@ def read_state(folder: Path) -> dict[str, Any]:
     return content
 
 
-def load_checkpoint(folder: Path, content: dict[str, Any], job: Job) -> State:
-    """Put weights, optimizer and random state back as they were.
+def load_checkpoint(folder: Path, content: Json, setup: TrainingSetup) -> State:
+    """Restore weights, optimizer and random state.
 
     Returns:
-        Where the run stood.
+        The progress of the run.
 
     Raises:
         MismatchError: the tensors are not this model's.
     """
     try:
         saved = safetensors.torch.load_file(folder / WEIGHTS)
-        present = {**dict(job.model.named_parameters()), **dict(job.model.named_buffers())}
+        present = {**dict(setup.model.named_parameters()), **dict(setup.model.named_buffers())}
         with torch.no_grad():
-            for name in _weights(job.model).keys() | saved.keys():
+            for name in _weights(setup.model).keys() | saved.keys():
                 present[name].copy_(saved[name])
-        moments = safetensors.torch.load_file(folder / OPTIMIZER, device=str(job.device))
-        parameters = dict(job.model.named_parameters())
+        moments = safetensors.torch.load_file(folder / OPTIMIZER, device=str(setup.device))
+        parameters = dict(setup.model.named_parameters())
         for name, tensor in moments.items():
             parameter, _, moment = name.rpartition(".")
-            job.optimizer.state[parameters[parameter]][moment] = tensor
-        devices.set_random_state(safetensors.torch.load_file(folder / RANDOM), job.device)
+            setup.optimizer.state[parameters[parameter]][moment] = tensor
+        devices.set_random_state(safetensors.torch.load_file(folder / RANDOM), setup.device)
     except (KeyError, RuntimeError) as error:
         raise MismatchError(f"{folder}: its tensors are not those of this model ({error})") from None
-    position = {name: content[name] for name in _POSITION}
-    return State(Meter(job.device, Sums(**content["window"])), epoch_sums=Sums(**content["epoch_sums"]), **position)
+    progress = {name: content[name] for name in _PROGRESS}
+    return State(Meter(setup.device, Sums(**content["window"])), epoch_sums=Sums(**content["epoch_sums"]), **progress)

@@ -1,4 +1,4 @@
-"""Where a run stands, and the sums it keeps: what a checkpoint holds beside weights, optimizer and random state.
+"""The progress of a run and its running sums: what a checkpoint holds besides weights, optimizer and random state.
 
 Shapes: () a number.
 """
@@ -8,16 +8,16 @@ from typing import Any
 
 import torch
 
-from cache.batches.batch import Batch
+from cache import Batch
 
 
 @dataclass(frozen=True)
 class Sums:
-    """Sums over some steps.
+    """Sums over several steps.
 
     Attributes:
-        loss: summed over what has one: rows, labelled tokens, or hidden tokens; of steps that were not skipped.
-        weight: how many of these there were.
+        loss: summed over rows, labelled tokens or masked tokens; of steps that were not skipped.
+        weight: the number of these.
         rows: of all steps.
         skipped_steps, real_tokens, padded_tokens: of all steps.
     """
@@ -31,7 +31,7 @@ class Sums:
 
     @property
     def mean_loss(self) -> float | None:
-        """Loss per row, labelled or hidden token; None where there was none, or every step was skipped."""
+        """Loss per row, labelled token or masked token; None where there was none, or every step was skipped."""
         return self.loss / self.weight if self.weight else None
 
     def __add__(self, other: "Sums") -> "Sums":
@@ -40,7 +40,7 @@ class Sums:
 
 
 class Meter:
-    """Sums since the last log point, on the device: adding costs no synchronization, `read` is the sync point."""
+    """Sums since the last log point, kept on the device: adding does not synchronize, `read` does."""
 
     def __init__(self, device: torch.device, start: Sums | None = None) -> None:
         start = start or Sums()
@@ -55,7 +55,7 @@ class Meter:
         self.step_rows = 0
 
     def add(self, batch: Batch, loss: torch.Tensor, weight: torch.Tensor | None = None) -> None:
-        """Count a micro-batch and its loss (), summed over its targets, or over () `weight` hidden tokens."""
+        """Count a micro-batch and its loss (), summed over its targets, or over () `weight` masked tokens."""
         self.step_loss = loss if self.step_rows == 0 else self.step_loss + loss
         self.step_weight = self.step_weight + (batch.targets if weight is None else weight)
         self.step_rows += len(batch)
@@ -64,12 +64,12 @@ class Meter:
 
     def close_step(self, step: int, norm: torch.Tensor) -> torch.Tensor:
         """Count a step; returns () float32, 1 where its loss or its gradients' norm is not finite."""
-        fine = torch.isfinite(self.step_loss + norm)
-        bad = torch.where(fine, 0.0, 1.0)
-        self.loss += torch.where(fine, self.step_loss, 0.0)
+        finite = torch.isfinite(self.step_loss + norm)
+        bad = torch.where(finite, 0.0, 1.0)
+        self.loss += torch.where(finite, self.step_loss, 0.0)
         self.weight += (1 - bad) * self.step_weight
         self.skipped_steps += bad
-        self.bad_step = torch.where(fine | (self.bad_step >= 0), self.bad_step, step)
+        self.bad_step = torch.where(finite | (self.bad_step >= 0), self.bad_step, step)
         self.norm = norm
         self.rows += self.step_rows
         self.step_rows = self.step_weight = 0
@@ -84,17 +84,17 @@ class Meter:
 
 @dataclass
 class State:
-    """Where a run stands: what a checkpoint holds beside weights, optimizer and random state.
+    """The progress of a run.
 
     Attributes:
-        epoch: epochs finished, evaluation included.
-        epoch_step: steps done of the epoch under way.
+        epoch: epochs finished, including their evaluation.
+        epoch_step: steps done of the current epoch.
         step: steps done of the run.
         meter: sums since the last log point.
-        epoch_sums: sums of the epoch under way, up to the last log point.
-        skipped: updates left out in the whole run, up to the last log point.
-        epoch_seconds: training time of the epoch under way.
-        seconds: time of the whole run.
+        epoch_sums: sums of the current epoch, up to the last log point.
+        skipped: updates skipped in the whole run, up to the last log point.
+        epoch_seconds: training time of the current epoch, seconds.
+        seconds: time of the whole run, seconds.
         scores: of the last evaluation, as `Scores.to_json` gives them.
     """
 

@@ -10,13 +10,24 @@ for stored plans. `verify` reads every byte.
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from ..common.files import Inside, storage_errors
-from ..errors import CacheError, CorruptCacheError, InputError, NotACacheError
-from ..format.manifest import MANIFEST, TOKENIZER, FileInfo, Manifest, naming_remedy, read_manifest, sha256_file
-from ..format.safetensors_file import opened
-from ..writing.publishing import recover
-from .splits import Row, Split
+from .batches.options import BatchOptions
+from .common.files import storage_errors
+from .errors import CacheError, CorruptCacheError, InputError, MismatchError, NotACacheError
+from .format.files import FileInfo, sha256_file
+from .format.manifest import TOKENIZER, Manifest, naming_remedy, read_manifest
+from .format.safetensors_file import opened
+from .plans.spec import PlanSpec
+from .reading.location import CacheLocation, identity
+from .reading.split_reader import Row, SplitReader
+from .reading.tokenizer import read_tokenizer
+from .writing.publishing import recover
+
+if TYPE_CHECKING:
+    from typing import Unpack
+
+    from .batches.batch import Batches
 
 __all__ = ["Cache", "Row", "Split", "open_cache"]
 
@@ -37,15 +48,15 @@ def open_cache(folder: str | Path, *, verify: bool = False) -> "Cache":
     """
     path = Path(folder)
     while True:
-        before = _identity(path)
+        before = identity(path)
         try:
             cache = Cache(path, _read_manifest(path))
         except CacheError as error:
-            now = _identity(path)
+            now = identity(path)
             if now == before and (now is not None or isinstance(error, NotACacheError)):
                 raise
             continue  # it was replaced while it was being opened
-        if before == _identity(path):
+        if before == identity(path):
             break
     if verify:
         for _ in cache.verify():
@@ -62,7 +73,47 @@ def _read_manifest(path: Path) -> Manifest:
         return read_manifest(path)
 
 
-class Cache(Mapping[str, "Split"]):
+class Split(SplitReader):
+    """One split of an open cache: its rows, its plans, its padded batches."""
+
+    def batches(self, epoch: int = 0, spec: PlanSpec | None = None, **options: "Unpack[BatchOptions]") -> "Batches":
+        """The padded batches of one epoch as tensors.
+
+        Args:
+            epoch: which epoch of the plan, from 0.
+            spec: the plan's settings; default: the plan the cache was built with.
+            options: see `cache.batches.options.BatchOptions`: device, rank, world_size, gradient_accumulation_steps,
+                start, pad_to_multiple_of, always_mask, padding_side, feed.
+
+        Example:
+            for batch in split.batches(epoch=0, spec=PlanSpec("tight", 32), device="cuda"):
+                loss = model(**batch.model_inputs()).loss
+        """
+        from .batches.batch import Batches
+
+        return Batches(self, epoch, spec, **options)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """A copy in another process, such as a DataLoader's worker, opens the cache anew."""
+        return _reopened, (self.location.folder.resolve(), self.fingerprint, self.name)
+
+
+def _reopened(folder: Path, fingerprint: str, name: str) -> Split:
+    """The split of a cache that another process has open.
+
+    Raises:
+        MismatchError: another cache is there by now.
+    """
+    cache = open_cache(folder)
+    if cache.manifest.fingerprint != fingerprint:
+        raise MismatchError(
+            f"{folder} was replaced by another cache ({cache.manifest.fingerprint[:12]}, not {fingerprint[:12]}); "
+            "open it anew in the main process"
+        )
+    return cache[name]
+
+
+class Cache(Mapping[str, Split]):
     """An open cache: a mapping from split name to `Split`.
 
     Attributes:
@@ -72,17 +123,16 @@ class Cache(Mapping[str, "Split"]):
 
     def __init__(self, folder: Path, manifest: Manifest) -> None:
         self.folder, self.manifest = folder, manifest
-        self._inside = Inside(folder)
-        self._identity = _identity(folder)
+        self.location = CacheLocation(folder)
         with self.naming_remedy():
             for info in self._tokenizer_files():
-                with opened(self.path_of(info.file), info.bytes):
+                with opened(self.location.path_of(info.file), info.bytes):
                     pass
-            self._splits = {name: Split(self, name, info) for name, info in manifest.splits.items()}
+            self._splits = {name: Split(self.location, manifest, name) for name in manifest.splits}
             for split in self._splits.values():
                 split.stored_plans()
 
-    def __getitem__(self, split: str) -> "Split":
+    def __getitem__(self, split: str) -> Split:
         if split not in self._splits:
             raise InputError(f"{self.folder} has no split {split!r}; it has {', '.join(self._splits) or 'none'}")
         return self._splits[split]
@@ -105,17 +155,14 @@ class Cache(Mapping[str, "Split"]):
         """The folder of the tokenizer that made the ids; `AutoTokenizer.from_pretrained` reads it."""
         return self.folder / TOKENIZER
 
-    def path_of(self, name: str) -> Path:
-        """The path of something in the cache.
+    def tokenizer_files(self) -> dict[str, bytes]:
+        """The content of each of the tokenizer's files, by name, checked against the manifest.
 
         Raises:
-            CorruptCacheError: it is a link that leaves the cache.
+            CorruptCacheError: one is missing, or differs from its checksum.
         """
-        return self._inside.check(self.folder / name)
-
-    def was_replaced(self) -> bool:
-        """Whether another cache, or none, is at the folder now. The mapped shards are still those of this one."""
-        return _identity(self.folder) != self._identity
+        with self.naming_remedy():
+            return read_tokenizer(self.location, self.manifest.tokenizer)
 
     def naming_remedy(self) -> AbstractContextManager[None]:
         """Within it, a `CorruptCacheError` ends with the command that builds this cache anew."""
@@ -138,7 +185,7 @@ class Cache(Mapping[str, "Split"]):
                 prefix = plan.folder.relative_to(self.folder).as_posix()
                 files += [FileInfo(f"{prefix}/{info.file}", info.bytes, info.sha256) for info in plan.epochs]
             for info in files:
-                path = self.path_of(info.file)
+                path = self.location.path_of(info.file)
                 with opened(path, info.bytes), storage_errors(path, "read"):
                     if sha256_file(path) != info.sha256:
                         raise CorruptCacheError(f"{path}: its bytes differ from their checksum")
@@ -148,12 +195,3 @@ class Cache(Mapping[str, "Split"]):
             for split, plan in plans:
                 for epoch in range(len(plan.epochs)):
                     plan.load(epoch, split.lengths, self.manifest.max_length)
-
-
-def _identity(folder: Path) -> tuple[int, int, int, int] | None:
-    """What tells the cache at `folder` from one that replaced it; a later file may have an earlier one's inode."""
-    try:
-        stat = (folder / MANIFEST).stat()
-    except OSError:
-        return None
-    return stat.st_dev, stat.st_ino, stat.st_mtime_ns, stat.st_size

@@ -1,4 +1,4 @@
-"""One split of an open cache: its rows, its plans, its padded batches.
+"""One split of an open cache: its rows and its plans.
 
 Shards are mapped when the cache is opened. Their offsets, edges apart, and their labels are read and checked when a
 row of the shard is first wanted; ids are checked batch by batch, on their way to the model.
@@ -7,27 +7,22 @@ row of the shard is first wanted; ids are checked batch by batch, on their way t
 import functools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-from ..batches.padding import gather_rows
 from ..common.arrays import Array
-from ..errors import CorruptCacheError, InputError, MismatchError, StorageError
+from ..errors import CorruptCacheError, InputError, StorageError
 from ..format.labels import fault, labelled
-from ..format.manifest import SplitInfo, shard_tensors
+from ..format.manifest import Manifest, naming_remedy, shard_tensors
+from ..format.plan_file import StoredPlan
 from ..format.safetensors_file import MappedFile
-from ..format.tasks import IGNORED
 from ..plans.spec import PlanSpec
 from ..plans.strategies import EpochPlan, plan_epoch
-from .plan_files import StoredPlan, store_plan, stored_plans
-
-if TYPE_CHECKING:
-    import torch
-
-    from ..batches.batch import Batches
-    from .opening import Cache
+from ..writing.plans import store_plan
+from .location import CacheLocation
+from .plans import stored_plans
+from .tokenizer import read_tokenizer
 
 
 @dataclass(frozen=True)
@@ -49,19 +44,35 @@ class Row:
     first_length: int | None = None
 
 
-class Split:
+class SplitReader:
     """One split of a cache. Rows are numbered 0..len-1 in ascending length.
 
-    Attributes:
-        cache: the cache it belongs to.
+    Args:
+        location: where the cache lies.
+        manifest: everything the cache says of itself.
         name: "train", "test", …
-        info: what the manifest says of it.
+
+    Attributes:
+        folder: the cache's.
+        name: as given.
+        info: what the manifest says of the split.
+        task: what its labels mean.
+        tokenizer: the tokenizer that made its ids: vocabulary size, pad id, padding side.
+        max_length: of the cache, tokens.
+        fingerprint: of the cache.
     """
 
-    def __init__(self, cache: "Cache", name: str, info: SplitInfo) -> None:
-        self.cache, self.name, self.info = cache, name, info
-        self.first_rows = np.cumsum([0, *(shard.rows for shard in info.shards)])
-        self._shards = [self._map(index) for index in range(len(info.shards))]
+    def __init__(self, location: CacheLocation, manifest: Manifest, name: str) -> None:
+        self.location, self.name, self.info = location, name, manifest.splits[name]
+        self.folder, self.task = location.folder, manifest.task
+        self.tokenizer, self.max_length, self.fingerprint = (
+            manifest.tokenizer,
+            manifest.max_length,
+            manifest.fingerprint,
+        )
+        self._built_from, self._built_plan = manifest.source.get("argument"), manifest.plan
+        self.first_rows = np.cumsum([0, *(shard.rows for shard in self.info.shards)])
+        self._shards = [self._map(index) for index in range(len(self.info.shards))]
         self._sound: set[int] = set()
 
     def __len__(self) -> int:
@@ -76,21 +87,17 @@ class Split:
         begin, end = tensors["offsets"][local : local + 2]
         ids = tensors["input_ids"][begin:end]
         self.check_ids(ids)
-        first = int(tensors["first_lengths"][local]) if self.cache.manifest.task.pair else None
-        task, label = self.cache.manifest.task, None
+        first = int(tensors["first_lengths"][local]) if self.task.pair else None
+        task, label = self.task, None
         if task.labelled:
             label = tensors["labels"][slice(begin, end) if task.per_token else local].tolist()
         return Row(ids, label, int(tensors["source_rows"][local]), first)
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        """A copy in another process, such as a DataLoader's worker, opens the cache anew."""
-        return reopened, (self.cache.folder.resolve(), self.cache.manifest.fingerprint, self.name)
 
     def __iter__(self) -> Iterator[Row]:
         return (self[row] for row in range(len(self)))
 
     def __repr__(self) -> str:
-        return f"Split({self.name!r}, {len(self):,} rows, {self.info.tokens:,} tokens)"
+        return f"{type(self).__name__}({self.name!r}, {len(self):,} rows, {self.info.tokens:,} tokens)"
 
     @functools.cached_property
     def lengths(self) -> Array:
@@ -99,7 +106,7 @@ class Split:
         try:
             return np.repeat(np.arange(len(histogram), dtype=np.int32), histogram)
         except MemoryError:
-            raise StorageError(f"{self.cache.folder}: {len(self):,} rows do not fit in this machine's memory") from None
+            raise StorageError(f"{self.folder}: {len(self):,} rows do not fit in this machine's memory") from None
 
     @property
     def labels(self) -> Array:
@@ -109,9 +116,9 @@ class Split:
         Raises:
             InputError: the cache holds no labels.
         """
-        if not self.cache.manifest.task.labelled:
+        if not self.task.labelled:
             raise InputError(
-                f"{self.cache.folder} holds no labels, for it was built with --task mlm; build one that does, under "
+                f"{self.folder} holds no labels, for it was built with --task mlm; build one that does, under "
                 "another name: prep build SOURCE --label COLUMN --name OTHER"
             )
         return self._column("labels")
@@ -119,7 +126,7 @@ class Split:
     @functools.cached_property
     def label_counts(self) -> Array | None:
         """(rows,) int64, labelled tokens of each row; None where a row has a label of its own."""
-        if not self.cache.manifest.task.per_token:
+        if not self.task.per_token:
             return None
         shards = (self.shard(index) for index in range(len(self.info.shards)))
         counts = (labelled(tensors["labels"], tensors["offsets"]) for tensors in shards)
@@ -143,7 +150,7 @@ class Split:
         """The tensors of a shard, its lengths and labels checked when first asked for."""
         if index not in self._sound:
             self._shards[index].check_unchanged()
-            with self.cache.naming_remedy():
+            with naming_remedy(self._built_from):
                 self._check(index)
             self._sound.add(index)
         return self._shards[index].tensors
@@ -151,9 +158,8 @@ class Split:
     def _map(self, index: int) -> MappedFile:
         """Map a shard, all of it at opening: whoever has it mapped keeps it, though the cache be replaced later."""
         info = self.info.shards[index]
-        path = self.cache.path_of(info.file)
-        manifest = self.cache.manifest
-        expected = shard_tensors(info.rows, info.tokens, manifest.tokenizer.vocab_size, manifest.task)
+        path = self.location.path_of(info.file)
+        expected = shard_tensors(info.rows, info.tokens, self.tokenizer.vocab_size, self.task)
         shard = MappedFile(path, expected, info.bytes)
         edges = shard.tensors["offsets"][[0, -1]].tolist()
         if edges != [0, info.tokens]:
@@ -168,7 +174,7 @@ class Split:
         lengths = self.lengths[first:last]
         if not np.array_equal(np.diff(tensors["offsets"]), lengths):
             raise CorruptCacheError(f"{path}: its rows do not have the lengths the manifest gives them")
-        wrong = fault(self.cache.manifest.task, tensors, lengths)
+        wrong = fault(self.task, tensors, lengths)
         if wrong:
             raise CorruptCacheError(f"{path}: {wrong}")
 
@@ -178,12 +184,12 @@ class Split:
         Raises:
             CorruptCacheError: there is one.
         """
-        vocab_size = self.cache.manifest.tokenizer.vocab_size
+        vocab_size = self.tokenizer.vocab_size
         if ids.size and int(ids.max()) >= vocab_size:
-            with self.cache.naming_remedy():
+            with naming_remedy(self._built_from):
                 raise CorruptCacheError(
-                    f"{self.cache.folder / self.name}: holds the id {int(ids.max())}, its vocabulary ends at "
-                    f"{vocab_size - 1}; `prep verify {self.cache.folder}` names the file"
+                    f"{self.folder / self.name}: holds the id {int(ids.max())}, its vocabulary ends at "
+                    f"{vocab_size - 1}; `prep verify {self.folder}` names the file"
                 )
 
     def check_unchanged(self) -> None:
@@ -201,18 +207,23 @@ class Split:
             tensors = self.shard(index)
             self.check_ids(tensors["input_ids"])
             if info.rows and int(tensors["source_rows"].min()) < 0:
-                raise CorruptCacheError(f"{self.cache.folder / info.file}: holds a negative source row")
+                raise CorruptCacheError(f"{self.folder / info.file}: holds a negative source row")
+
+    def tokenizer_files(self) -> dict[str, bytes]:
+        """The files of the tokenizer that made the ids; see `read_tokenizer`."""
+        with naming_remedy(self._built_from):
+            return read_tokenizer(self.location, self.tokenizer)
 
     # --- plans
 
     def stored_plans(self) -> dict[PlanSpec, StoredPlan]:
         """The plans that lie beside the shards."""
-        with self.cache.naming_remedy():
-            return stored_plans(self.cache.path_of(self.name), self.cache.manifest.fingerprint, len(self))
+        with naming_remedy(self._built_from):
+            return stored_plans(self.location.path_of(self.name), self.fingerprint, len(self))
 
     def default_spec(self) -> PlanSpec:
         """The plan settings the build was asked for."""
-        return PlanSpec(**self.cache.manifest.plan)
+        return PlanSpec(**self._built_plan)
 
     def plan(self, spec: PlanSpec, epoch: int) -> EpochPlan:
         """The plan of one epoch: read where it is stored, drawn where it is not. Both give the same batches.
@@ -221,16 +232,16 @@ class Split:
             CorruptCacheError: a stored plan is damaged.
             InputError: the epoch is negative.
         """
-        if epoch >= 0 and not self.cache.was_replaced():
+        if epoch >= 0 and not self.location.was_replaced():
             stored = self.stored_plans().get(spec)
             if stored and epoch < len(stored.epochs):
-                with self.cache.naming_remedy():
-                    return stored.load(epoch, self.lengths, self.cache.manifest.max_length)
+                with naming_remedy(self._built_from):
+                    return stored.load(epoch, self.lengths, self.max_length)
         return self.draw(spec, epoch)
 
     def draw(self, spec: PlanSpec, epoch: int) -> EpochPlan:
         """Draw the plan of one epoch, whether or not it is stored."""
-        return plan_epoch(self.lengths, spec, epoch, self.cache.manifest.max_length)
+        return plan_epoch(self.lengths, spec, epoch, self.max_length)
 
     def keep_plan(
         self, spec: PlanSpec, epochs: int, progress: Callable[[int], Any] = lambda epoch: None
@@ -248,8 +259,8 @@ class Split:
         Raises:
             StorageError: the cache's folder cannot be written.
         """
-        if self.cache.was_replaced():
-            raise StorageError(f"{self.cache.folder}: another cache is there now; open it again to store plans in it")
+        if self.location.was_replaced():
+            raise StorageError(f"{self.folder}: another cache is there now; open it again to store plans in it")
         stored = self.stored_plans().get(spec)
         there = len(stored.epochs) if stored else 0
 
@@ -258,8 +269,8 @@ class Split:
             return self.draw(spec, epoch)
 
         if there < epochs:
-            folder = self.cache.folder / self.name
-            store_plan(folder, self.cache.manifest.fingerprint, len(self), spec, epochs, draw)
+            folder = self.folder / self.name
+            store_plan(folder, self.fingerprint, len(self), spec, epochs, draw)
         return there, max(0, epochs - there)
 
     def try_keep_plan(self, spec: PlanSpec, epochs: int) -> bool:
@@ -269,98 +280,3 @@ class Split:
         except StorageError:
             return False
         return True
-
-    # --- batches
-
-    def padded(self, rows: Array, lengths: Array, width: int, left: bool = False, name: str = "input_ids") -> Array:
-        """Rows laid out as a rectangle.
-
-        Args:
-            rows: (B,) row numbers, ascending.
-            lengths: (B,) their lengths.
-            width: W, at least the longest.
-            left: whether to pad on the left.
-            name: "input_ids", or "labels" where each token has one.
-
-        Returns:
-            (B, W) ids as stored, padded with the tokenizer's pad id; or labels, padded with -100.
-
-        Raises:
-            CorruptCacheError: an id is outside the vocabulary.
-        """
-        fill = self.cache.manifest.tokenizer.pad_id if name == "input_ids" else IGNORED
-        first = int(np.searchsorted(self.first_rows, rows[0], side="right")) - 1
-        last = int(np.searchsorted(self.first_rows, rows[-1], side="right")) - 1
-        parts = []
-        for index in range(first, last + 1):
-            base, end = self.first_rows[index : index + 2]
-            chosen = slice(*np.searchsorted(rows, (base, end))) if first < last else slice(None)
-            tensors, local = self.shard(index), rows[chosen] - base
-            ids = gather_rows(
-                tensors[name],
-                tensors["offsets"][local],
-                lengths[chosen],
-                width,
-                fill,
-                left,
-            )
-            parts.append(ids)
-        padded: Array = parts[0] if len(parts) == 1 else np.concatenate(parts)
-        if name == "input_ids":
-            self.check_ids(padded)
-        return padded
-
-    def batches(
-        self,
-        epoch: int = 0,
-        spec: PlanSpec | None = None,
-        *,
-        device: "str | torch.device" = "cpu",
-        rank: int = 0,
-        world_size: int = 1,
-        accumulation: int = 1,
-        start: int = 0,
-        pad_to_multiple_of: int = 1,
-        always_mask: bool = False,
-        padding_side: str | None = None,
-        feed: str = "auto",
-    ) -> "Batches":
-        """The padded batches of one epoch as tensors; `cache.batches.Batches` explains each option.
-
-        Example:
-            for batch in split.batches(epoch=0, spec=PlanSpec("tight", 32), device="cuda"):
-                loss = model(**batch.model_inputs()).loss
-        """
-        from ..batches.batch import Batches
-
-        return Batches(
-            self,
-            epoch,
-            spec,
-            device=device,
-            rank=rank,
-            world_size=world_size,
-            accumulation=accumulation,
-            start=start,
-            pad_to_multiple_of=pad_to_multiple_of,
-            always_mask=always_mask,
-            padding_side=padding_side,
-            feed=feed,
-        )
-
-
-def reopened(folder: Path, fingerprint: str, name: str) -> Split:
-    """The split of a cache that another process has open.
-
-    Raises:
-        MismatchError: another cache is there by now.
-    """
-    from .opening import open_cache
-
-    cache = open_cache(folder)
-    if cache.manifest.fingerprint != fingerprint:
-        raise MismatchError(
-            f"{folder} was replaced by another cache ({cache.manifest.fingerprint[:12]}, not {fingerprint[:12]}); "
-            "open it anew in the main process"
-        )
-    return cache[name]

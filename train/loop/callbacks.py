@@ -1,89 +1,103 @@
-"""What stands beside the training loop: records, checkpoints, the evaluation after each epoch, requests to stop."""
+"""Callbacks of the training loop: records, checkpoints, the evaluation after each epoch, requests to stop."""
 
 import time
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Protocol
 
 from cache.common.progress import clock
 from cache.errors import LengthwiseError
-from cache.reading.opening import Split
 
-from . import device as devices
+from .. import device as devices
+from ..metrics.evaluation import evaluate
+from ..metrics.scores import TITLES, Scores
+from ..run_folder.console import ConsoleProgress
+from ..run_folder.records import CHECKPOINTS, METRICS, TIMING, Json, Records
+from ..run_folder.trackers import Trackers
+from ..signals import StopRequest
 from .checkpoint import checkpoints, prune, save_checkpoint
-from .loop import Job, schedule
-from .metrics.evaluation import evaluate
-from .metrics.scores import TITLES, Scores
-from .run_folder.console import Screen
-from .run_folder.records import CHECKPOINTS, METRICS, TIMING, Json, Records
-from .run_folder.trackers import Trackers
-from .settings import NO_SPLIT
-from .signals import StopRequest
+from .setup import TrainingSetup
 from .state import Meter, State, Sums
+from .step import learning_rate
 
-ROWS_NAMED = 16
-"""Rows of a batch that an error lists."""
+MAX_ROWS_LISTED = 16
+"""Number of rows that an error lists."""
 
 
 class NonFiniteError(LengthwiseError):
     """A loss or gradient was infinite or not a number."""
 
 
-class Watch:
-    """The `Watcher` of a run; see `loop`.
+class Callbacks(Protocol):
+    """What the training loop calls between steps; see `train.run.train`."""
+
+    def on_log(self) -> None:
+        """Record the steps since the last call; stop the run for a loss that is not finite."""
+
+    def on_step_end(self) -> bool:
+        """Save a checkpoint if one is due; returns whether to stop. Not called after the last step of an epoch."""
+
+    def on_epoch_end(self) -> bool:
+        """Evaluate, record, and move on to the next epoch; returns whether to stop."""
+
+
+class RunCallbacks:
+    """The `Callbacks` of a run in its folder.
 
     Args:
-        job: what is trained.
-        state: where it stands.
+        setup: what is trained.
+        state: the progress of the run.
         folder: the run folder.
         owner: what checkpoints belong to.
-        sizes: bytes of each record file that are to be kept.
-        screen: shows progress.
-        stop: asked after every step.
-        trackers: where records go besides.
+        sizes: bytes of each record file to keep.
+        progress: shows progress.
+        stop: whether to stop, asked after every step.
+        trackers: also receive the records.
     """
 
     def __init__(
         self,
-        job: Job,
+        setup: TrainingSetup,
         state: State,
         folder: Path,
         owner: Json,
         sizes: dict[str, int],
-        screen: Screen,
+        progress: ConsoleProgress,
         stop: StopRequest,
         trackers: Trackers,
     ) -> None:
-        self.job, self.state, self.folder, self.owner = job, state, folder, owner
-        self.screen, self.stop, self.trackers = screen, stop, trackers
+        self.setup, self.state, self.folder, self.owner = setup, state, folder, owner
+        self.progress, self.stop, self.trackers = progress, stop, trackers
         self.metrics = Records(folder / METRICS, sizes.get(METRICS, 0))
         self.timing = Records(folder / TIMING, sizes.get(TIMING, 0))
-        self.mark = time.monotonic()
+        self.lap_start = time.monotonic()
 
-    def log(self) -> None:
+    def on_log(self) -> None:
         """Write a step record and start a new meter.
 
         Raises:
             NonFiniteError: a loss or gradient was not finite and the run is to stop for it.
         """
-        state, job = self.state, self.job
+        state, setup = self.state, self.setup
         sums, norm, bad_step = state.meter.read()
-        if bad_step >= 0 and job.settings.on_nonfinite == "stop":
+        if bad_step >= 0 and setup.settings.on_nonfinite == "stop":
             raise self._non_finite(bad_step)
         seconds = self._lap(training=True)
-        state.meter = Meter(job.device)
+        state.meter = Meter(setup.device)
         state.epoch_sums += sums
         state.skipped += sums.skipped_steps
-        rate = schedule(state.step - 1, job.settings.warmup(job.total_steps), job.total_steps) * job.settings.lr
+        rate = learning_rate(setup, state.step - 1)
         speed = sums.real_tokens / max(seconds, 1e-9)
-        memory = devices.peak_memory_bytes(job.device)
+        memory = devices.peak_memory_bytes(setup.device)
         self._record(
             "step",
             {"loss": sums.mean_loss, "learning_rate": rate, "grad_norm": norm, **self._counts(sums)},
             {"seconds": seconds, "tokens_per_second": speed, "peak_memory_bytes": memory},
         )
-        self.screen.update(state.step, sums.mean_loss, speed)
+        self.progress.update(state.step, sums.mean_loss, speed)
 
     def _record(self, kind: str, result: Json, times: Json | None = None) -> None:
-        """Write a record of the present step: what is the same in two equal runs, and what is not."""
+        """Write a record of the current step; `result` is the same in two equal runs, `times` is not."""
         position = {"kind": kind, "step": self.state.step, "epoch": self.state.epoch + 1}
         self.metrics.add({**position, **result})
         if times:
@@ -91,10 +105,10 @@ class Watch:
         self.trackers.log({**position, **result, **(times or {})})
 
     def _row(self, result: Json, eval_seconds: float) -> dict[str, str]:
-        """The epoch's line in the report; `result` is the summary of its evaluation, empty where there was none."""
+        """The epoch's line in the report; `result` is the summary of its evaluation, empty if there was none."""
         state, sums = self.state, self.state.epoch_sums
         scores = {name: value for name, value in result.items() if name not in ("loss", "rows")}
-        row = {"epoch": f"{state.epoch + 1}/{len(self.job.steps)}", "train loss": _number(sums.mean_loss)}
+        row = {"epoch": f"{state.epoch + 1}/{len(self.setup.steps)}", "train loss": _number(sums.mean_loss)}
         if result:
             row["eval loss"] = _number(result["loss"])
         row |= {TITLES.get(name, name): _number(value) for name, value in scores.items()}
@@ -103,17 +117,17 @@ class Watch:
         row["time"] = clock(state.epoch_seconds)
         return row | ({"eval time": clock(eval_seconds)} if result else {})
 
-    def pause(self) -> bool:
-        """Save a checkpoint if one is due or the run is to stop; whether to stop."""
+    def on_step_end(self) -> bool:
+        """Save a checkpoint if one is due or the run is to stop; returns whether to stop."""
         stop = bool(self.stop)
-        every = self.job.settings.save_steps
+        every = self.setup.settings.save_steps
         if stop or (every and self.state.step % every == 0):
             self.save()
         return stop
 
-    def end_epoch(self) -> bool:
-        """Evaluate, record the epoch and move on to the next; whether to stop."""
-        state, job = self.state, self.job
+    def on_epoch_end(self) -> bool:
+        """Evaluate, record the epoch and move on to the next one; returns whether to stop."""
+        state, setup = self.state, self.setup
         self._lap(training=True)
         scores = self._evaluate()
         if self.stop and scores is None:
@@ -124,99 +138,93 @@ class Watch:
         self._record("epoch", {"loss": state.epoch_sums.mean_loss, **self._counts(state.epoch_sums)}, times)
         result = scores.summary() if scores is not None else {}
         if scores is not None:
-            self._record("eval", {"split": job.settings.eval_split, **result})
-        self.screen.epoch(self._row(result, eval_seconds))
+            self._record("eval", {"split": setup.settings.eval_split, **result})
+        self.progress.epoch(self._row(result, eval_seconds))
         state.scores = scores.to_json() if scores is not None else None
         state.epoch, state.epoch_step, state.epoch_sums, state.epoch_seconds = state.epoch + 1, 0, Sums(), 0.0
-        last, every = state.epoch == len(job.steps), job.settings.save_steps
+        last, every = state.epoch == len(setup.steps), setup.settings.save_steps
         if last or self.stop or not every or state.step % every == 0:
             self.save()
         return bool(self.stop) and not last
 
     def save(self) -> Path:
-        """Write a checkpoint, then delete those that are not to be kept.
+        """Write a checkpoint, then delete the oldest ones.
 
         Raises:
-            NonFiniteError: the run is to stop for a loss that is not finite; nothing is written.
+            NonFiniteError: the run is to stop for a loss that is not finite; no checkpoint is written.
         """
         bad_step = self.state.meter.read()[2]
-        if bad_step >= 0 and self.job.settings.on_nonfinite == "stop":
+        if bad_step >= 0 and self.setup.settings.on_nonfinite == "stop":
             raise self._non_finite(bad_step)
         self._lap(training=True)
         sizes = {METRICS: self.metrics.sync(), TIMING: self.timing.sync()}
         root = self.folder / CHECKPOINTS
-        place = save_checkpoint(root, self.job, self.state, self.owner, sizes)
-        prune(root, self.job.settings.keep_checkpoints)
+        path = save_checkpoint(root, self.setup, self.state, self.owner, sizes)
+        prune(root, self.setup.settings.keep_checkpoints)
         self._lap(training=False)
-        return place
+        return path
 
     def close(self) -> None:
-        """Close the record files and the screen."""
-        self.screen.close()
+        """Close the record files and the progress bar."""
+        self.progress.close()
         self.metrics.close()
         self.timing.close()
 
     def _evaluate(self) -> Scores | None:
-        split = evaluation_split(self.job)
+        split = self.setup.evaluation_split
         if split is None:
             return None
-        settings = self.job.settings
-        with self.screen.evaluating(split.name, settings.eval_rows or len(split)) as progress:
+        settings = self.setup.settings
+        with self.progress.evaluating(split.name, settings.eval_rows or len(split)) as bar:
             return evaluate(
-                self.job.model,
+                self.setup.model,
                 split,
-                self.job.device,
+                self.setup.device,
                 settings.precision,
                 settings.eval_batch_size,
                 settings.eval_rows,
                 lambda: bool(self.stop),
-                progress.update,
+                bar.update,
             )
 
     def _counts(self, sums: Sums) -> Json:
-        hidden = {"hidden_tokens": int(sums.weight)} if self.job.masking is not None else {}
+        masked = {"masked_tokens": int(sums.weight)} if self.setup.masking is not None else {}
         skipped = {"skipped_updates": sums.skipped_steps} if sums.skipped_steps else {}
         tokens = {"real_tokens": sums.real_tokens, "padded_tokens": sums.padded_tokens}
-        return {"rows": sums.rows, **tokens, **hidden, **skipped}
+        return {"rows": sums.rows, **tokens, **masked, **skipped}
 
     def _lap(self, training: bool) -> float:
-        """Seconds since the last call, counted as training or as something else."""
+        """Seconds since the last call, counted as training time or not."""
         now = time.monotonic()
-        seconds, self.mark = now - self.mark, now
+        seconds, self.lap_start = now - self.lap_start, now
         self.state.seconds += seconds
         if training:
             self.state.epoch_seconds += seconds
         return seconds
 
     def _non_finite(self, step: int) -> NonFiniteError:
-        job = self.job
+        setup = self.setup
         epoch, epoch_step = 0, step
-        while epoch_step >= job.steps[epoch]:
-            epoch_step -= job.steps[epoch]
+        while epoch_step >= setup.steps[epoch]:
+            epoch_step -= setup.steps[epoch]
             epoch += 1
-        plan = job.split.plan(job.spec, epoch)
+        plan = setup.split.plan(setup.spec, epoch)
         begin, end = plan.batch_offsets[epoch_step : epoch_step + 2]
         rows = plan.rows[begin:end].astype("int64")
+        source_rows = _listed(setup.split.source_rows[rows].tolist())
         saved = checkpoints(self.folder / CHECKPOINTS)
         good = f"the last good checkpoint is {saved[0]}" if saved else "no checkpoint was written before it"
         return NonFiniteError(
             f"the loss or its gradients were not finite at step {step + 1:,} (epoch {epoch + 1}); its batch holds the "
-            f"rows {_listed(rows)} of split {job.split.name!r} (source rows {_listed(job.split.source_rows[rows])}); "
+            f"rows {_listed(rows.tolist())} of split {setup.split.name!r} (source rows {source_rows}); "
             f"{good}; start again with a lower --lr, with --precision fp32, or with --on-nonfinite skip"
         )
-
-
-def evaluation_split(job: Job) -> Split | None:
-    """The split to evaluate after each epoch, if any."""
-    name = job.settings.eval_split
-    return None if name in (None, NO_SPLIT) else job.split.cache[str(name)]
 
 
 def _number(value: float | None) -> str:
     return "not finite" if value is None else f"{value:.4f}"
 
 
-def _listed(rows: "object") -> str:
-    values = [int(row) for row in rows]  # type: ignore[attr-defined]
-    more = f" and {len(values) - ROWS_NAMED} more" if len(values) > ROWS_NAMED else ""
-    return ", ".join(map(str, values[:ROWS_NAMED])) + more
+def _listed(rows: Sequence[int]) -> str:
+    more = f" and {len(rows) - MAX_ROWS_LISTED} more" if len(rows) > MAX_ROWS_LISTED else ""
+    return ", ".join(map(str, rows[:MAX_ROWS_LISTED])) + more

@@ -6,23 +6,23 @@ An epoch is drawn, written and read by itself, so a plan of any number of epochs
 """
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
-import safetensors.numpy
 
 from ..common.arrays import Array
-from ..common.files import Inside, locked, replacing, storage_errors, sync
-from ..errors import CorruptCacheError, InputError, MismatchError, NotACacheError
-from ..format.checksummed_json import Fields, Json, read_small_file, seal, unseal
-from ..format.manifest import MAX_COUNT, PLANS, FileInfo
-from ..format.safetensors_file import Expected, MappedFile, check_header, opened
+from ..common.files import Inside
+from ..errors import CorruptCacheError, InputError, MismatchError
 from ..plans.spec import PlanSpec
 from ..plans.strategies import EpochPlan
-from ..writing.writer import file_info
+from .checksummed_json import MAX_COUNT, Fields, Json, read_small_file, seal, unseal
+from .files import FileInfo, file_entry
+from .safetensors_file import Expected, MappedFile, check_header, opened
 
+PLANS = "plans"
+"""The folder of a split that holds its plans."""
 PLAN_FORMAT = "lengthwise-plan"
 PLAN_VERSION = 1
 PLAN_FILE = "plan.json"
@@ -132,21 +132,6 @@ def _unfit(plan: EpochPlan, spec: PlanSpec, lengths: Array, max_length: int) -> 
     return f"a batch of {most:,} passes the plan's limit of {limit:,}" if most > limit else ""
 
 
-def stored_plans(split_folder: Path, fingerprint: str, rows: int) -> dict[PlanSpec, StoredPlan]:
-    """The complete plans in a split's folder.
-
-    Raises:
-        MismatchError: a plan belongs to another cache or split.
-        CorruptCacheError, FormatVersionError: a plan.json is damaged.
-    """
-    found, inside = {}, Inside(split_folder)
-    for path in sorted((split_folder / PLANS).glob(f"*/{PLAN_FILE}")):
-        plan = read_plan(inside.check(path), fingerprint, split_folder.name, rows)
-        plan.check_headers()
-        found[plan.spec] = plan
-    return found
-
-
 def read_plan(path: Path, fingerprint: str, split: str, rows: int) -> StoredPlan:
     """Read one plan.json; see `stored_plans` for what it raises."""
     data = read_small_file(path, MAX_PLAN_BYTES)
@@ -175,67 +160,13 @@ def _parsed(raw: Json, path: Path, fingerprint: str, split: str, rows: int) -> S
 
 def _epoch(fields: Fields, name: str, rows: int) -> EpochInfo:
     return EpochInfo(
-        file=fields.check("file", name, lambda v: v == name),
-        bytes=fields.integer("bytes", 0, MAX_COUNT),
-        sha256=fields.digest("sha256"),
+        **file_entry(fields, name, lambda v: v == name),
         batches=fields.integer("batches", 0, rows),
         padded_tokens=fields.integer("padded_tokens", 0, MAX_COUNT),
     )
 
 
-def store_plan(
-    split_folder: Path,
-    fingerprint: str,
-    rows: int,
-    spec: PlanSpec,
-    epochs: int,
-    draw: Callable[[int], EpochPlan],
-) -> StoredPlan:
-    """Write those of the first `epochs` epochs of a plan that are not there yet into a split's folder.
-
-    Two processes that store one plan at once take turns, and the second finds the work done.
-
-    Args:
-        split_folder: `<cache>/<split>`.
-        fingerprint: of the cache.
-        rows: rows of the split.
-        spec: the plan's settings.
-        epochs: how many epochs are wanted.
-        draw: makes the plan of one epoch.
-
-    Raises:
-        StorageError: the folder cannot be written.
-    """
-    folder = split_folder / PLANS / spec.id
-    with storage_errors(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-        with locked(folder.with_name(f".{spec.id}.lock"), waiting=lambda owner: None) as alone:
-            if alone:
-                _remove_debris(folder)
-            infos = _epochs_there(folder, fingerprint, rows)
-            for epoch in range(len(infos), epochs):
-                infos.append(_write_epoch(folder / epoch_name(epoch), draw(epoch)))
-            stored = StoredPlan(folder, spec, rows, tuple(infos))
-            with replacing(folder / PLAN_FILE) as temporary:
-                temporary.write_bytes(_plan_json(stored, fingerprint))
-            sync(folder)
-    return stored
-
-
-def _epochs_there(folder: Path, fingerprint: str, rows: int) -> list[EpochInfo]:
-    try:
-        return list(read_plan(folder / PLAN_FILE, fingerprint, folder.parent.parent.name, rows).epochs)
-    except NotACacheError:
-        return []
-
-
-def _remove_debris(folder: Path) -> None:
-    """Remove what a killed process left of files it was writing."""
-    for path in folder.glob(".*"):
-        path.unlink(missing_ok=True)
-
-
-def _plan_json(plan: StoredPlan, fingerprint: str) -> bytes:
+def plan_json(plan: StoredPlan, fingerprint: str) -> bytes:
     return seal(
         {
             "format": PLAN_FORMAT,
@@ -247,14 +178,6 @@ def _plan_json(plan: StoredPlan, fingerprint: str) -> bytes:
             "epochs": [asdict(info) for info in plan.epochs],
         }
     )
-
-
-def _write_epoch(path: Path, plan: EpochPlan) -> EpochInfo:
-    tensors = {"rows": plan.rows, "batch_offsets": plan.batch_offsets, "widths": plan.widths}
-    with replacing(path) as temporary:
-        safetensors.numpy.save_file(tensors, temporary)
-        info = file_info(temporary)
-    return EpochInfo(path.name, info.bytes, info.sha256, len(plan), plan.padded_tokens)
 
 
 def epoch_name(epoch: int) -> str:

@@ -1,0 +1,190 @@
+"""From mapped shards to padded tensors on an accelerator: the ids travel as stored, two bytes per token, and are padded
+and masked on the device.
+
+Shapes: B rows, W columns, N rows and T tokens of a chunk of steps.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import numpy as np
+import torch
+
+from ..common.arrays import Array
+from ..format.labels import for_model
+from ..format.tasks import IGNORED
+from ..reading.gather import flat_tokens, locate
+from ..reading.split_reader import SplitReader
+from .micro_batches import MicroBatches
+from .padded import PaddedTensors, PaddingOptions
+
+
+@dataclass(frozen=True)
+class DeviceRows:
+    """Rows on a device, unpadded.
+
+    Attributes:
+        tokens: (T,) int16 or int32, the bits of the stored ids, rows end to end.
+        begins: (N,) int64, position of each row's first token.
+        lengths: (N,) int64.
+        labels: (N,) int64 or float32, or (N, C) float32; None where tokens have labels or nothing has.
+        first_lengths: (N,) int32, tokens of token type 0; None where there are no pairs.
+        token_labels: (T,) int8 or int16, the label of each token; None where tokens have none.
+    """
+
+    tokens: torch.Tensor
+    begins: torch.Tensor
+    lengths: torch.Tensor
+    labels: torch.Tensor | None
+    first_lengths: torch.Tensor | None
+    token_labels: torch.Tensor | None
+
+    def take(self, rows: torch.Tensor) -> "DeviceRows":
+        """Some of the rows; the tokens stay where they are."""
+        return self.each(lambda part: part[rows], but=("tokens", "token_labels"))
+
+    def to(self, device: torch.device) -> "DeviceRows":
+        """The rows on a device, copied without waiting."""
+        return self.each(lambda part: part.to(device, non_blocking=True))
+
+    def each(self, change: Callable[[torch.Tensor], torch.Tensor], but: Sequence[str] = ()) -> "DeviceRows":
+        """The rows with every tensor that is there changed, `but` some."""
+        parts = vars(self).items()
+        return DeviceRows(**{name: part if part is None or name in but else change(part) for name, part in parts})
+
+
+class DevicePadder:
+    """Gathers, pads and masks on the device, without a word to the host."""
+
+    def __init__(self, split: SplitReader, device: torch.device, padding: PaddingOptions) -> None:
+        self.pad_id, (self.always_mask, self.left) = split.tokenizer.pad_id, padding
+        self.columns = torch.arange(split.max_length, device=device)
+
+    def pad(self, chunk: MicroBatches, rows: DeviceRows) -> Iterator[PaddedTensors]:
+        """Padded tensors of each micro-batch; `rows` are the chunk's, in its order."""
+        plain = zip(chunk.offsets.tolist(), chunk.offsets[1:].tolist(), chunk.widths.tolist(),
+                    chunk.uniform.tolist(), strict=False)  # fmt: skip
+        for first, stop, width, uniform in plain:
+            columns = self.columns[:width]
+            lengths = rows.lengths[first:stop, None]  # (B, 1)
+            shift = width - lengths if self.left else 0
+            positions = rows.begins[first:stop, None] - shift + columns  # (B, W)
+            positions.clamp_(0, len(rows.tokens) - 1)
+            ids = rows.tokens[positions].long()
+            labels: Any = None if rows.labels is None else rows.labels[first:stop]
+            if rows.token_labels is not None:
+                labels = rows.token_labels[positions].long()
+            if rows.tokens.dtype == torch.int16:
+                ids &= 0xFFFF
+            mask = None
+            if self.always_mask or not uniform:
+                mask = columns >= shift if self.left else columns < lengths
+                ids = torch.where(mask, ids, self.pad_id)
+                if rows.token_labels is not None:
+                    labels = torch.where(mask, labels, IGNORED)
+                mask = mask.long()
+            types = None
+            if rows.first_lengths is not None:
+                begins = rows.first_lengths[first:stop, None] + shift
+                types = ((columns >= begins) & (columns < shift + lengths)).long()
+            yield PaddedTensors(ids, mask, labels, types)
+
+
+_RESIDENT: WeakKeyDictionary[SplitReader, dict[torch.device, DeviceRows]] = WeakKeyDictionary()
+"""What lies on devices, for as long as the split is open: the next epoch finds it there."""
+
+
+class ResidentFeed:
+    """The whole split on the device; a chunk costs the copy of its row numbers."""
+
+    def __init__(self, split: SplitReader, device: torch.device, padding: PaddingOptions) -> None:
+        self.padder, self.device = DevicePadder(split, device, padding), device
+        kept = _RESIDENT.setdefault(split, {})
+        if device not in kept:
+            kept[device] = self._load(split, device)
+        self.store = kept[device]
+
+    @staticmethod
+    def _load(split: SplitReader, device: torch.device) -> DeviceRows:
+        shards = [split.shard(index)["input_ids"] for index in range(len(split.info.shards))]
+        for tokens in shards:
+            split.check_ids(tokens)
+        lengths = split.lengths.astype(np.int64)
+        parts = [_bits(tokens).to(device) for tokens in shards]
+        task = split.task
+        own = task.labelled and not task.per_token
+        return DeviceRows(
+            torch.cat(parts) if len(parts) != 1 else parts[0],
+            torch.from_numpy(np.cumsum(lengths) - lengths).to(device),
+            torch.from_numpy(lengths).to(device),
+            torch.from_numpy(np.array(for_model(split.labels))).to(device) if own else None,
+            torch.from_numpy(np.array(split.first_lengths)).to(device) if task.pair else None,
+            torch.from_numpy(np.array(split.labels)).to(device) if task.per_token else None,
+        )
+
+    def __call__(self, chunks: Iterator[MicroBatches]) -> Iterator[tuple[MicroBatches, Iterator[PaddedTensors]]]:
+        for chunk in chunks:
+            rows = _pinned(torch.from_numpy(chunk.rows), self.device).to(self.device, non_blocking=True)
+            yield chunk, self.padder.pad(chunk, self.store.take(rows))
+
+
+class StreamedFeed:
+    """The tokens of the next chunks, gathered by a background thread while the device computes."""
+
+    AHEAD = 2
+    """Stretches gathered ahead."""
+
+    def __init__(self, split: SplitReader, device: torch.device, padding: PaddingOptions) -> None:
+        self.split, self.device = split, device
+        self.padder = DevicePadder(split, device, padding)
+
+    def __call__(self, chunks: Iterator[MicroBatches]) -> Iterator[tuple[MicroBatches, Iterator[PaddedTensors]]]:
+        thread = ThreadPoolExecutor(1, thread_name_prefix="lengthwise-feed")
+        waiting: list[tuple[MicroBatches, Future[DeviceRows]]] = []
+        try:
+            for chunk in chunks:
+                waiting.append((chunk, thread.submit(self.gather, chunk)))
+                if len(waiting) > self.AHEAD:
+                    yield self._deliver(*waiting.pop(0))
+            while waiting:
+                yield self._deliver(*waiting.pop(0))
+        finally:
+            thread.shutdown(wait=True, cancel_futures=True)
+
+    def gather(self, chunk: MicroBatches) -> DeviceRows:
+        """The rows of a chunk end to end in pinned memory, ready to be copied without waiting."""
+        found = locate(self.split, chunk.rows)
+        tokens = flat_tokens(self.split, found, chunk.lengths)
+        lengths = chunk.lengths.astype(np.int64)
+        of_tokens = None
+        if self.split.task.per_token:
+            of_tokens = torch.from_numpy(flat_tokens(self.split, found, chunk.lengths, "labels"))
+        rows = DeviceRows(
+            _bits(tokens),
+            torch.from_numpy(np.cumsum(lengths) - lengths),
+            torch.from_numpy(lengths),
+            None if found.labels is None else torch.from_numpy(found.labels),
+            None if found.first_lengths is None else torch.from_numpy(found.first_lengths),
+            of_tokens,
+        )
+        return rows.each(lambda part: _pinned(part, self.device))
+
+    def _deliver(
+        self, chunk: MicroBatches, gathered: "Future[DeviceRows]"
+    ) -> tuple[MicroBatches, Iterator[PaddedTensors]]:
+        return chunk, self.padder.pad(chunk, gathered.result().to(self.device))
+
+
+def _bits(tokens: Array) -> torch.Tensor:
+    """Stored ids as a tensor of the signed type of the same size: torch indexes those everywhere."""
+    signed = np.int16 if tokens.dtype == np.uint16 else np.int32
+    view = tokens.view(signed)
+    return torch.from_numpy(view if view.flags.writeable else view.copy())
+
+
+def _pinned(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """In page-locked memory, from which a copy to the device need not wait; as it is for a CPU."""
+    return tensor if device.type == "cpu" else tensor.pin_memory()

@@ -1,0 +1,76 @@
+"""How the batches of an epoch are shared out, padded and brought to the device. Loads without torch."""
+
+from typing import TYPE_CHECKING, TypedDict
+
+from ..errors import InputError
+
+if TYPE_CHECKING:
+    import torch
+
+FEEDS = ("auto", "direct", "resident", "streamed")
+SIDES = ("right", "left")
+
+
+class BatchOptions(TypedDict, total=False):
+    """Options of `Split.batches`; what is left out is as in `DEFAULTS`."""
+
+    device: "str | torch.device"
+    """Where the tensors are to be."""
+    rank: int
+    """This process's number, 0..world_size-1."""
+    world_size: int
+    """Number of processes that share each batch."""
+    gradient_accumulation_steps: int
+    """Micro-batches that a batch is computed in."""
+    start: int
+    """Steps to skip at the beginning, at no cost."""
+    pad_to_multiple_of: int
+    """Round widths up, as far as the cache's max length."""
+    always_mask: bool
+    """Give a mask even where no row needs one."""
+    padding_side: str | None
+    """"right" or "left"; None: what the tokenizer asks for. A model that reads the first token, as BERT does, or
+    numbers positions from the left needs "right"."""
+    feed: str
+    """How tokens get to the device, one of `FEEDS`; all give the same tensors."""
+
+
+DEFAULTS = BatchOptions(
+    device="cpu",
+    rank=0,
+    world_size=1,
+    gradient_accumulation_steps=1,
+    start=0,
+    pad_to_multiple_of=1,
+    always_mask=False,
+    padding_side=None,
+    feed="auto",
+)
+
+
+def resolve(options: BatchOptions, padding_side: str) -> BatchOptions:
+    """The options with none left out; `padding_side` is the tokenizer's.
+
+    Raises:
+        InputError: one is out of range, or there is no such option.
+    """
+    unknown = options.keys() - DEFAULTS.keys()
+    if unknown:
+        raise InputError(f"batches have no option {', '.join(sorted(unknown))}; they have {', '.join(DEFAULTS)}")
+    found = BatchOptions(**{**DEFAULTS, **options})
+    if not 0 <= found["rank"] < found["world_size"]:
+        raise InputError(
+            f"rank {found['rank']} is not one of {found['world_size']} ranks, 0..{found['world_size'] - 1}"
+        )
+    for name, value in (
+        ("gradient_accumulation_steps", found["gradient_accumulation_steps"]),
+        ("pad_to_multiple_of", found["pad_to_multiple_of"]),
+    ):
+        if value < 1:
+            raise InputError(f"{name} is {value}, expected 1 or more")
+    if found["feed"] not in FEEDS:
+        raise InputError(f"feed {found['feed']!r} is none of {', '.join(FEEDS)}")
+    found["padding_side"] = found["padding_side"] or padding_side
+    if found["padding_side"] not in SIDES:
+        raise InputError(f"padding_side {found['padding_side']!r} is neither right nor left")
+    return found

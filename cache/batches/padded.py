@@ -1,0 +1,33 @@
+"""What every feed gives: padded tensors of the micro-batches of a chunk of steps."""
+
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+import torch
+
+from .micro_batches import MicroBatches
+
+
+class PaddedTensors(NamedTuple):
+    """The tensors of a micro-batch; `cache.batches.batch.Batch` says what they are."""
+
+    input_ids: torch.Tensor
+    attention_mask: torch.Tensor | None
+    labels: torch.Tensor | None
+    token_type_ids: torch.Tensor | None
+
+
+Feed = Callable[[Iterator[MicroBatches]], Iterator[tuple[MicroBatches, Iterator[PaddedTensors]]]]
+"""Takes chunks of micro-batches and gives each back with its padded tensors."""
+
+
+class PaddingOptions(NamedTuple):
+    """How batches are padded.
+
+    Attributes:
+        always_mask: give a mask even where no row needs one.
+        left: pad on the left.
+    """
+
+    always_mask: bool
+    left: bool

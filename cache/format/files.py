@@ -1,0 +1,38 @@
+"""What a manifest, a plan or a checkpoint says of a file: its name, size and checksum."""
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from .checksummed_json import MAX_COUNT, Fields
+
+
+@dataclass(frozen=True)
+class FileInfo:
+    """One file of the cache, relative to the folder that lists it."""
+
+    file: str
+    bytes: int
+    sha256: str
+
+
+def file_info(path: Path) -> FileInfo:
+    """Name, size and checksum of a file."""
+    return FileInfo(path.name, path.stat().st_size, sha256_file(path))
+
+
+def sha256_file(path: Path) -> str:
+    """sha256 of a file, as hex digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def file_entry(fields: Fields, expected: str, accept: Callable[[str], bool]) -> dict[str, Any]:
+    """The parts of a `FileInfo` in a checked JSON object; `accept` says which names are taken."""
+    return {
+        "file": fields.check("file", expected, lambda v: isinstance(v, str) and accept(v)),
+        "bytes": fields.integer("bytes", 0, MAX_COUNT),
+        "sha256": fields.digest("sha256"),
+    }

@@ -1,0 +1,96 @@
+"""Columns of record batches: their names, checks of their types, conversions between Arrow and numpy.
+
+The conversions avoid what is slow to import: pyarrow's own ones import pandas (a third of a second), its compute
+functions take a tenth.
+"""
+
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from cache.errors import InputError
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+TEXT, PAIR, LABEL, LABELS = "text", "text_pair", "label", "labels"
+
+Stream = Callable[[], Iterator["pa.RecordBatch"]]
+"""A function that starts reading from the front and yields record batches with the columns text, perhaps text_pair,
+and label, or labels: a struct with a field for each class where each has a column; no labels where none are wanted."""
+
+Mask = npt.NDArray[np.bool_]
+"""(rows,) True for the rows that are taken."""
+
+
+def distinct(column: "pa.Array") -> tuple[list[Any], npt.NDArray[np.int64]]:
+    """The distinct values of a column without nulls, and (rows,) for each row the number of its value.
+
+    Raises:
+        TypeError: the column holds lists or the like.
+    """
+    numbers: dict[Any, int] = {}
+    numbered = (numbers.setdefault(value, len(numbers)) for value in column.to_pylist())
+    codes = np.fromiter(numbered, np.int64, len(column))
+    return list(numbers), codes
+
+
+def is_list(kind: Any) -> bool:
+    """Whether an Arrow type is one of lists."""
+    import pyarrow as pa
+
+    return bool(pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind))
+
+
+def list_counts(column: "pa.Array") -> npt.NDArray[np.int64]:
+    """(rows,) how many values each list of a column without nulls has."""
+    if hasattr(column.type, "list_size"):
+        return np.full(len(column), column.type.list_size, np.int64)
+    counts: npt.NDArray[np.int64] = np.diff(column.offsets.to_numpy().astype(np.int64))
+    return counts
+
+
+def is_text(kind: Any) -> bool:
+    """Whether an Arrow type is one of text."""
+    import pyarrow as pa
+
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind))
+
+
+def kept(rows: "pa.Array | pa.RecordBatch", mask: Mask) -> Any:
+    """The rows for which `mask` (rows,) is true; without a copy where they lie together."""
+    chosen = np.flatnonzero(mask)
+    if not len(chosen):
+        return rows.slice(0, 0)
+    first, last = int(chosen[0]), int(chosen[-1])
+    if last - first == len(chosen) - 1:
+        return rows.slice(first, len(chosen))
+    return rows.filter(bool_array(mask))
+
+
+def bool_array(mask: Mask) -> "pa.Array":
+    """A mask (rows,) as Arrow takes it to filter by."""
+    import pyarrow as pa
+
+    return pa.Array.from_buffers(pa.bool_(), len(mask), [None, pa.py_buffer(np.packbits(mask, bitorder="little"))])
+
+
+def check_filled(texts: "pa.Array", split: str, first_row: int) -> None:
+    """Raise an `InputError` that names the first row without a text."""
+    if texts.null_count:
+        row = first_row + texts.is_null().to_numpy(zero_copy_only=False).argmax()
+        raise InputError(f"row {row} of split {split!r} (counted from 0) has no text; fill it in or remove the row")
+
+
+def checked_texts(texts: "pa.Array", split: str, first_row: int) -> "pa.Array":
+    """A column of text, or an `InputError`: it is none, or a text is missing."""
+    import pyarrow as pa
+
+    if pa.types.is_dictionary(texts.type):
+        texts = texts.dictionary_decode()
+    check_filled(texts, split, first_row)
+    if len(texts) and not is_text(texts.type):
+        raise InputError(f"the text column of split {split!r} holds {texts.type}, expected text; see --text")
+    return texts

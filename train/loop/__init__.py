@@ -1,0 +1,1 @@
+"""The training loop: what is trained, one optimizer step, checkpoints, and what happens between steps."""

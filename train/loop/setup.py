@@ -1,0 +1,283 @@
+"""What a run trains: settings with nothing left open, and the model, optimizer, plan and device they give."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from transformers import PreTrainedModel
+
+from cache import Batch, Cache, Split
+from cache.errors import InputError
+from cache.format.tasks import MLM
+from cache.plans.spec import PlanSpec
+
+from .. import device as devices
+from ..models.cpu_attention import use_cpu_kernels
+from ..models.fit import CacheRequirements
+from ..models.inputs import PADDING_SIDE
+from ..models.masked_lm import PROBABILITY, Masking, masked_forward
+from ..models.pooled import use_pooled_only
+from ..run_folder.records import Json, RunInfo
+from ..settings import AUTO, FREE_ON_RESUME, NO_SPLIT, OFF, Settings
+
+
+@dataclass(frozen=True)
+class ModelOptimizations:
+    """Why each optimization of the model is not used; None where it is.
+
+    Attributes:
+        all_tokens_reason: why the last layer, or the head of a masked language model, is computed for every token.
+        torch_kernels_reason: why attention and dropout are torch's and not `cpu_attention` and `cpu_dropout`.
+    """
+
+    all_tokens_reason: str | None = None
+    torch_kernels_reason: str | None = None
+
+
+@dataclass(frozen=True)
+class TrainingSetup:
+    """What does not change during a run.
+
+    Attributes:
+        model: the classifier, or the masked language model, on `device`.
+        forward: the model, or its compiled form; in masked language modelling a `masked_lm.Forward`.
+        optimizer: a fused AdamW.
+        cache: the cache.
+        split: the rows to train on.
+        spec: their plan.
+        settings: resolved, with nothing left at `auto`.
+        device: where to compute.
+        steps: optimizer steps of each epoch; `max_steps` may cut the last one short.
+        optimizations: which optimizations the model computes with.
+        masking: how tokens are masked; None unless the task is masked language modelling.
+    """
+
+    model: PreTrainedModel
+    forward: Callable[..., Any]
+    optimizer: torch.optim.Optimizer
+    cache: Cache
+    split: Split
+    spec: PlanSpec
+    settings: Settings
+    device: torch.device
+    steps: tuple[int, ...]
+    optimizations: ModelOptimizations = ModelOptimizations()
+    masking: Masking | None = None
+
+    @property
+    def total_steps(self) -> int:
+        """Optimizer steps of the whole run."""
+        return sum(self.steps)
+
+    @property
+    def trained_parameters(self) -> list[torch.nn.Parameter]:
+        """The parameters that the optimizer updates."""
+        return [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
+
+    @property
+    def evaluation_split(self) -> Split | None:
+        """The split to evaluate after each epoch, if any."""
+        name = self.settings.eval_split
+        return None if name in (None, NO_SPLIT) else self.cache[str(name)]
+
+    def batches(self, epoch: int, start: int) -> Iterator[Batch]:
+        """The micro-batches of an epoch from step `start` on."""
+        batches = self.split.batches(
+            epoch,
+            self.spec,
+            device=self.device,
+            gradient_accumulation_steps=self.settings.gradient_accumulation_steps,
+            start=start,
+            pad_to_multiple_of=self.settings.pad_to_multiple_of or 1,
+            padding_side=PADDING_SIDE,
+        )
+        for batch in batches:
+            if batch.step == self.steps[epoch]:
+                return
+            yield batch if self.masking is None else self.masking.mask(batch, epoch)
+
+
+def prepare_training(model: PreTrainedModel, cache: Cache, settings: Settings, device: torch.device) -> TrainingSetup:
+    """Put a model on its device with its optimizations and optimizer, and store the plan in the cache if possible.
+
+    Args:
+        model: of the settings' task, on the CPU.
+        cache: the cache.
+        settings: from `resolve_settings`.
+        device: where to compute.
+    """
+    devices.prepare(device)
+    split = training_split(cache)
+    spec = settings.plan_spec(split.default_spec())
+    split.try_keep_plan(spec, settings.epochs)
+    model = model.to(device)  # type: ignore[arg-type]  # transformers types `to` as for half-loaded models
+    torch_kernels: str | None = "--no-cpu-kernels"
+    if settings.cpu_kernels:
+        torch_kernels = "--compile" if settings.compile else use_cpu_kernels(model, device)
+    forward: Callable[..., Any] = model
+    masking = None
+    if settings.task == MLM:
+        masking = Masking.of(split, device, settings.seed, settings.mlm_probability or PROBABILITY)
+        forward, all_tokens = masked_forward(model)
+    else:
+        all_tokens = use_pooled_only(model) if settings.pooled_only else "--no-pooled-only"
+    if settings.compile:
+        forward = torch.compile(forward)
+    return TrainingSetup(
+        model=model,
+        forward=forward,
+        optimizer=make_optimizer(model, settings),
+        cache=cache,
+        split=split,
+        spec=spec,
+        settings=settings,
+        device=device,
+        steps=epoch_steps(split, spec, settings),
+        optimizations=ModelOptimizations(all_tokens, torch_kernels),
+        masking=masking,
+    )
+
+
+def training_split(cache: Cache) -> Split:
+    """The split to train on.
+
+    Raises:
+        InputError: there is none, or it has no rows.
+    """
+    split = cache["train"]
+    if not len(split):
+        raise InputError(f"{cache.folder}: its split 'train' has no rows, so there is nothing to train on")
+    return split
+
+
+def make_optimizer(model: PreTrainedModel, settings: Settings) -> torch.optim.Optimizer:
+    """A fused AdamW; biases and norms (parameters of fewer than two axes) are exempt from weight decay."""
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    groups: list[dict[str, Any]] = [{"params": trained, "weight_decay": 0.0}]
+    if settings.weight_decay:
+        groups = [
+            {"params": [p for p in trained if p.ndim >= 2], "weight_decay": settings.weight_decay},
+            {"params": [p for p in trained if p.ndim < 2], "weight_decay": 0.0},
+        ]
+    betas = (settings.beta1, settings.beta2)
+    return torch.optim.AdamW(groups, lr=settings.lr, betas=betas, eps=settings.eps, fused=True)
+
+
+def epoch_steps(split: Split, spec: PlanSpec, settings: Settings) -> tuple[int, ...]:
+    """Optimizer steps of each epoch, the last one cut to `max_steps`."""
+    stored = split.stored_plans().get(spec)
+    steps: list[int] = []
+    left = settings.max_steps if settings.max_steps is not None else 1 << 62
+    for epoch in range(settings.epochs):
+        known = stored is not None and epoch < len(stored.epochs)
+        count = stored.epochs[epoch].batches if stored and known else len(split.draw(spec, epoch))
+        steps.append(min(count, left))
+        left -= steps[-1]
+        if left == 0:
+            break
+    return tuple(steps)
+
+
+# --- settings
+
+
+def resolve_settings(settings: Settings, cache: Cache) -> tuple[Settings, torch.device]:
+    """The settings with every default and `auto` replaced by what it stands for here, so that they give the same run
+    anywhere; and the device.
+
+    Raises:
+        InputError: the cache or this machine does not provide what they ask for.
+    """
+    device = devices.pick_device(settings.device)
+    eval_split = settings.eval_split
+    if eval_split is None:
+        eval_split = "test" if "test" in cache and len(cache["test"]) else NO_SPLIT
+    elif eval_split != NO_SPLIT and not len(cache[eval_split]):
+        raise InputError(f"--eval-split {eval_split}: it has no rows; pass another one, or --eval-split {NO_SPLIT}")
+    task = _resolve_task(settings, cache)
+    resolved = replace(
+        settings.with_plan(settings.plan_spec(training_split(cache).default_spec())),
+        task=task,
+        mlm_probability=(settings.mlm_probability or PROBABILITY) if task == MLM else None,
+        cache=str(cache.folder.resolve()),
+        model=absolute_model(settings.model or cache.manifest.tokenizer.name),
+        device=str(device),
+        precision=devices.pick_precision(settings.precision, device),
+        pad_to_multiple_of=settings.pad_to_multiple_of or (8 if device.type == "cuda" else 1),
+        eval_split=eval_split,
+        tensorboard=_absolute_folder(settings.tensorboard),
+    )
+    return resolved, device
+
+
+def _resolve_task(settings: Settings, cache: Cache) -> str:
+    """The kind of task to train for.
+
+    Raises:
+        InputError: the cache does not provide it.
+    """
+    built = cache.manifest.task
+    kind = settings.task or built.kind
+    if kind not in (built.kind, MLM):
+        reason = f"is for {built.kind}" if built.labelled else "holds no labels, for it was built with --task mlm"
+        raise InputError(
+            f"--task {kind}: the cache {cache.folder} {reason}; build one for it, under another name: "
+            f"prep build SOURCE --task {kind} --name OTHER"
+        )
+    if settings.mlm_probability is not None and kind != MLM:
+        raise InputError(f"--mlm-probability is for --task mlm, but this run is for {kind}; leave it out")
+    return kind
+
+
+def _absolute_folder(folder: str | None) -> str | None:
+    """A tracker's folder as an absolute path, so that a resumed run finds it from any working directory."""
+    return folder if folder in (None, AUTO, OFF) else str(Path(folder).expanduser().resolve())
+
+
+def absolute_model(model: str) -> str:
+    """A model's name, a local folder as an absolute path, so that it is found from any working directory."""
+    path = Path(model).expanduser()
+    return str(path.resolve()) if path.is_dir() else model
+
+
+def cache_requirements(cache: Cache, settings: Settings) -> CacheRequirements:
+    """What the rows to train on and to evaluate require of a model."""
+    others = [] if settings.eval_split in (None, NO_SPLIT) else [cache[str(settings.eval_split)]]
+    width = max(split.info.longest for split in [training_split(cache), *others])
+    multiple = settings.pad_to_multiple_of or 1
+    width = max(width, min(-(-width // multiple) * multiple, cache.manifest.max_length))
+    if settings.strategy == "fixed":
+        width = cache.manifest.max_length
+    return CacheRequirements(cache.manifest, cache.folder, width, settings.task)
+
+
+# --- what the run folder records
+
+
+def run_info(setup: TrainingSetup, digest: str) -> RunInfo:
+    """The content of settings.json; `digest` is that of the model the run starts from."""
+    manifest = setup.cache.manifest
+    return RunInfo(
+        settings=setup.settings,
+        cache_name=manifest.name,
+        cache_fingerprint=manifest.fingerprint,
+        model_digest=digest,
+        max_length=manifest.max_length,
+        total_steps=setup.total_steps,
+        metric="" if setup.masking else str(manifest.source.get("metric", "")),
+        environment={
+            "torch": torch.__version__,
+            "transformers": transformers.__version__,
+            "device": devices.device_name(setup.device),
+            "threads": torch.get_num_threads(),
+        },
+    )
+
+
+def checkpoint_owner(info: RunInfo) -> Json:
+    """What a checkpoint belongs to: everything that determines the run's numbers."""
+    settings = {name: value for name, value in info.settings.to_json().items() if name not in FREE_ON_RESUME}
+    return {"cache": info.cache_fingerprint, "base_model": info.model_digest, "settings": settings}

@@ -1,0 +1,113 @@
+"""One optimizer step: forward, backward, update, without waiting for the device in between.
+
+The loss, the number of skipped updates and the gradients' norm add up on the device and are read at log points only.
+An update whose loss or gradients are not finite is skipped by the fused optimizer itself, through a flag that stays on
+the device; whether to stop for it is decided where the sums are read.
+
+Shapes: B rows of a micro-batch; () a number.
+"""
+
+import torch
+
+from cache import Batch
+from cache.errors import LengthwiseError
+
+from .. import device as devices
+from ..models.inputs import model_inputs
+from ..models.masked_lm import summed_loss
+from .setup import TrainingSetup
+from .state import State
+
+
+class OutOfMemoryError(LengthwiseError):
+    """A batch does not fit into the device's memory."""
+
+
+def backward(setup: TrainingSetup, batch: Batch) -> torch.Tensor:
+    """Add the gradients of a micro-batch; returns its loss (), summed over its targets, on the device.
+
+    A micro-batch without a target, because all its words were truncated, adds nothing; its mean loss would be 0 / 0.
+
+    In masked language modelling loss and gradients are summed over masked tokens: their number in a step is known only
+    after its last micro-batch, and only to the device; `update` divides by it.
+
+    Raises:
+        OutOfMemoryError: it does not fit into memory.
+    """
+    if setup.masking is None and not batch.targets:
+        return torch.zeros((), device=setup.device)
+    inputs = model_inputs(batch, setup.model.config)
+    if setup.masking is not None:
+        inputs["positions"] = setup.masking.masked_positions(batch)
+    if setup.settings.compile:
+        _mark_dynamic(inputs)
+    try:
+        loss: torch.Tensor
+        with devices.autocast(setup.device, setup.settings.precision):
+            if setup.masking is None:
+                loss = setup.forward(**inputs).loss  # (), mean over the targets
+                weight, targets = batch.loss_weight, batch.targets
+            else:
+                loss = summed_loss(setup.forward, **inputs)[0]
+                weight, targets = 1, 1
+        (loss if weight == 1 else loss * weight).backward()
+    except (RuntimeError, MemoryError) as error:
+        if devices.is_out_of_memory(error):
+            raise _out_of_memory(setup, batch) from None
+        raise
+    return loss.detach() * targets
+
+
+def _mark_dynamic(inputs: dict[str, torch.Tensor]) -> None:
+    """Tell torch.compile which axes vary between batches, so that one compilation serves all widths and row counts."""
+    for tensor in inputs.values():
+        for axis in range(tensor.ndim):
+            torch._dynamo.maybe_mark_dynamic(tensor, axis)
+
+
+def _out_of_memory(setup: TrainingSetup, batch: Batch) -> OutOfMemoryError:
+    rows, width = batch.input_ids.shape
+    flags = ["--gradient-accumulation-steps", "--batch-size" if setup.spec.strategy != "budget" else "--max-tokens"]
+    if setup.spec.strategy != "budget":
+        flags.append("--strategy budget --max-tokens")
+    if setup.settings.precision == "fp32":
+        flags.append("--precision bf16")
+    return OutOfMemoryError(
+        f"out of memory on {setup.device} with a batch of {rows} rows x {width} tokens, expected it to fit; "
+        f"these flags help: {', '.join(flags)}"
+    )
+
+
+def update(setup: TrainingSetup, state: State) -> None:
+    """One optimizer step with the accumulated gradients."""
+    settings, optimizer = setup.settings, setup.optimizer
+    parameters = setup.trained_parameters
+    if setup.masking is not None:
+        tokens = torch.as_tensor(state.meter.step_weight, device=setup.device).clamp(min=1)
+        torch._foreach_div_([p.grad for p in parameters if p.grad is not None], tokens.float())
+    if settings.max_grad_norm:
+        norm = torch.nn.utils.clip_grad_norm_(parameters, settings.max_grad_norm)
+    else:
+        norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+    bad = state.meter.close_step(state.step, norm)
+    if settings.on_nonfinite == "stop":  # nothing is learned between a bad step and the log point that finds it
+        bad = (state.meter.bad_step >= 0).float()
+    for group in optimizer.param_groups:
+        group["lr"] = learning_rate(setup, state.step)
+    optimizer.found_inf = bad  # type: ignore[attr-defined]  # the fused step changes nothing where this is 1
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+    state.step += 1
+    state.epoch_step += 1
+
+
+def learning_rate(setup: TrainingSetup, step: int) -> float:
+    """The learning rate of a step of the run, counted from 0."""
+    return setup.settings.lr * schedule(step, setup.settings.warmup(setup.total_steps), setup.total_steps)
+
+
+def schedule(step: int, warmup: int, total: int) -> float:
+    """The learning rate as a fraction of its peak: up linearly over the warm-up steps, then down linearly to 0."""
+    if step < warmup:
+        return step / max(1, warmup)
+    return max(0.0, (total - step) / max(1, total - warmup))

@@ -1,0 +1,135 @@
+"""Whether a model fits a cache: vocabulary, positions, padding, task, labels and tokens.
+
+Most of it is known from the configuration, before the weights are read: the model is built on torch's `meta` device,
+which allocates no memory, and its embedding tables show what they can hold.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from transformers import PretrainedConfig, PreTrainedModel
+
+from cache.errors import MismatchError
+from cache.format.files import sha256_file
+from cache.format.manifest import TOKENIZER, Manifest
+from cache.format.tasks import MLM
+
+from .heads import empty_model, has_trained_head, kind_of
+
+POSITION_TABLES = ("position_embeddings", "embed_positions", "wpe")
+"""Names of the embedding table that limits a row's length."""
+
+
+@dataclass(frozen=True)
+class CacheRequirements:
+    """What a cache requires of a model.
+
+    Attributes:
+        manifest: of the cache.
+        folder: of the cache.
+        width: columns of the widest batch.
+        task: the kind of task, where it is not the one the cache was built for.
+    """
+
+    manifest: Manifest
+    folder: Path
+    width: int
+    task: str | None = None
+
+    @property
+    def label_names(self) -> tuple[str, ...]:
+        """Names of the classes, class 0 first; empty where there are no classes."""
+        return () if self.kind == MLM else self.manifest.task.label_names
+
+    @property
+    def kind(self) -> str:
+        """The kind of task, one of `cache.format.tasks.KINDS`."""
+        return self.task or self.manifest.task.kind
+
+    @property
+    def outputs(self) -> int:
+        """Number of outputs of the head, per row or per token."""
+        return 1 if self.kind == "regression" else len(self.label_names)
+
+
+def position_table(model: PreTrainedModel) -> torch.nn.Embedding | None:
+    """A model's table of position embeddings, if it has one.
+
+    RoBERTa and its relatives number positions from their padding id + 1, which is the table's padding index.
+    """
+    for name, module in model.named_modules():
+        if name.rpartition(".")[2] in POSITION_TABLES and isinstance(module, torch.nn.Embedding):
+            return module
+    return None
+
+
+def usable_positions(model: PreTrainedModel) -> int | None:
+    """The longest row a model can take, tokens; None where nothing limits it."""
+    table = position_table(model)
+    if table is None:
+        return None
+    unused = 0 if table.padding_idx is None else table.padding_idx + 1
+    return table.num_embeddings - unused - int(getattr(table, "offset", 0))
+
+
+def check_fit(folder: Path, config: PretrainedConfig, required: CacheRequirements) -> None:
+    """Refuse a model that cannot compute the cache's rows, or whose tokenizer gives their ids another meaning.
+
+    Raises:
+        MismatchError: all reasons, one per line.
+    """
+    problems = [*_config_problems(config, required), *_token_problems(folder, required)]
+    if problems:
+        raise MismatchError(
+            f"the model {folder} does not fit the cache {required.folder}:\n  "
+            + "\n  ".join(problems)
+            + "\npass another --model, or build the cache with this model's tokenizer: "
+            + f"prep build … --tokenizer {folder}"
+        )
+
+
+def _config_problems(config: PretrainedConfig, required: CacheRequirements) -> Iterator[str]:
+    model, tokenizer = empty_model(config, required.kind), required.manifest.tokenizer
+    table = model.get_input_embeddings()
+    entries = int(getattr(table, "num_embeddings", 0))
+    if entries < tokenizer.vocab_size:
+        yield f"vocabulary: it has {entries:,} embeddings, the cache's ids go up to {tokenizer.vocab_size - 1:,}"
+    positions = usable_positions(model)
+    if positions is not None and positions < required.width:
+        yield (
+            f"positions: it takes rows of at most {positions:,} tokens, the cache's batches are up to "
+            f"{required.width:,} wide; build it with --max-length {positions}"
+        )
+    position_embeddings = position_table(model)
+    pad_id = None if position_embeddings is None else position_embeddings.padding_idx
+    if pad_id not in (None, tokenizer.pad_id):
+        yield f"padding: it numbers positions from its pad id {pad_id}, the cache's is {tokenizer.pad_id}"
+    if required.kind == MLM:
+        return  # a classifier's head is dropped
+    if has_trained_head(config) and kind_of(config) != required.kind:
+        yield f"task: its head was trained for {kind_of(config)}, the cache is for {required.kind}"
+    elif has_trained_head(config) and config.num_labels != required.outputs:
+        yield (
+            f"labels: its classifier was trained for {config.num_labels} classes, the cache has "
+            f"{len(required.label_names)} ({', '.join(required.label_names[:8])})"
+        )
+
+
+def _token_problems(folder: Path, required: CacheRequirements) -> Iterator[str]:
+    """The same ids must be the same tokens, where the model's folder holds a tokenizer."""
+    model_file, cache_file = folder / "tokenizer.json", required.folder / TOKENIZER / "tokenizer.json"
+    if (
+        not model_file.is_file()
+        or not cache_file.is_file()
+        or sha256_file(model_file) == required.manifest.tokenizer.sha256
+    ):
+        return
+    from tokenizers import Tokenizer
+
+    vocabulary = Tokenizer.from_file(str(model_file)).get_vocab()
+    for token, number in Tokenizer.from_file(str(cache_file)).get_vocab().items():
+        if vocabulary.get(token) != number:
+            yield f"tokens: {token!r} is id {number} in the cache and {vocabulary.get(token)} in the model's tokenizer"
+            return

@@ -1,0 +1,106 @@
+"""Task heads: the model classes of transformers for each task, and what a saved model's head was trained for."""
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from transformers import (
+    AutoModelForMaskedLM,
+    AutoModelForSequenceClassification,
+    AutoModelForTokenClassification,
+    PretrainedConfig,
+    PreTrainedModel,
+)
+from transformers.utils import logging as transformers_logging
+
+from cache.errors import InputError
+from cache.format.tasks import MLM, TOKENS
+
+ENCODERS = "an encoder such as BERT, RoBERTa, DistilBERT, ELECTRA, DeBERTa or ModernBERT"
+
+
+@contextlib.contextmanager
+def quiet_transformers() -> Iterator[None]:
+    """Silence transformers' progress bars and its reports about new heads."""
+    level, bars = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        transformers_logging.set_verbosity(level)
+        if bars:
+            transformers_logging.enable_progress_bar()
+
+
+def as_model(model: object) -> PreTrainedModel:
+    """The same model, with its type known to the type checker."""
+    assert isinstance(model, PreTrainedModel)
+    return model
+
+
+CLASSES: dict[str, tuple[Any, str]] = {
+    MLM: (AutoModelForMaskedLM, "masked language model"),
+    TOKENS: (AutoModelForTokenClassification, "token classifier"),
+}
+"""Kind of a task to the class of its models and what these are called; other kinds use a sequence classifier."""
+
+
+def model_class(kind: str) -> tuple[Any, str]:
+    """The class of transformers that makes a task's models, and what these are called."""
+    return CLASSES.get(kind, (AutoModelForSequenceClassification, "sequence classifier"))
+
+
+def empty_model(config: PretrainedConfig, kind: str) -> PreTrainedModel:
+    """A task's model on torch's `meta` device, which allocates no memory for its weights.
+
+    Raises:
+        InputError: transformers has no model of this type for the task.
+    """
+    auto_class, name = model_class(kind)
+    try:
+        with torch.device("meta"), quiet_transformers():
+            return as_model(auto_class.from_config(config, trust_remote_code=False))
+    except ValueError:
+        raise InputError(
+            f"a model of type {config.model_type!r} has no {name} in transformers; pass {ENCODERS}"
+        ) from None
+
+
+def has_trained_head(config: PretrainedConfig) -> bool:
+    """Whether the model was saved as a classifier, with a trained head."""
+    heads = ("ForSequenceClassification", TOKEN_HEAD)
+    return any(head in name for name in config.architectures or [] for head in heads)
+
+
+TOKEN_HEAD = "ForTokenClassification"
+"""How the names of token classifiers end."""
+
+
+def is_masked(config: PretrainedConfig) -> bool:
+    """Whether the model was saved as a masked language model."""
+    return any(name.endswith("ForMaskedLM") for name in config.architectures or [])
+
+
+def label_names(config: PretrainedConfig) -> tuple[str, ...]:
+    """Names of a classifier's classes, class 0 first."""
+    names = {int(number): str(name) for number, name in (config.id2label or {}).items()}
+    return tuple(names.get(number, f"LABEL_{number}") for number in range(config.num_labels or 0))
+
+
+PROBLEMS: dict[str, Any] = {
+    TOKENS: None,  # token classifiers have only one loss
+    "classification": "single_label_classification",
+    "regression": "regression",
+    "multi-label": "multi_label_classification",
+}
+"""Kind of a task to what transformers calls it."""
+
+
+def kind_of(config: PretrainedConfig) -> str:
+    """The kind of task that a trained classifier's head is for."""
+    if any(TOKEN_HEAD in name for name in config.architectures or []):
+        return TOKENS
+    kinds = {problem: kind for kind, problem in PROBLEMS.items()}
+    return kinds.get(str(config.problem_type), "regression" if config.num_labels == 1 else "classification")

@@ -1,0 +1,65 @@
+"""The report of a run: what it trains, before the first step, and what came of it, after the last one."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from cache.common.progress import clock
+
+from .loop.setup import TrainingSetup
+from .models.inputs import PADDING_SIDE
+from .run_folder.records import METRICS, MODEL, Json
+from .run_folder.trackers import Trackers
+from .settings import NO_SPLIT
+
+Log = Callable[[str], None]
+
+
+def report_start(setup: TrainingSetup, device_name: str, heaviest: tuple[int, int], log: Log) -> None:
+    """Log model, cache, optimizations, device and steps; `heaviest` is rows and width of the largest micro-batch."""
+    settings, optimizations = setup.settings, setup.optimizations
+    rows, width = heaviest
+    parameters = sum(parameter.numel() for parameter in setup.model.parameters())
+    target = _labels(setup) if setup.masking is None else f"{setup.masking.probability:.0%} of the tokens masked"
+    log(f"model      {settings.model} ({parameters / 1e6:,.1f} M parameters, {target})")
+    tokens = f"{len(setup.split):,} rows, {setup.split.info.tokens:,} tokens"
+    log(f"cache      {settings.cache} ({tokens}), plan {setup.spec.id}")
+    if setup.cache.manifest.tokenizer.padding_side != PADDING_SIDE:
+        log(f"padding    on the {PADDING_SIDE}, which the model needs; the tokenizer asks for the other side")
+    part, subset = ("logits", "the masked tokens") if setup.masking else ("last layer", "the pooled token")
+    reason = optimizations.all_tokens_reason
+    log(f"{part:10} {f'for {subset} alone' if reason is None else f'for every token: {reason}'}")
+    if setup.device.type == "cpu":
+        reason = optimizations.torch_kernels_reason
+        log(f"attention  {'by blocks, dropout from raw bits' if reason is None else f'by torch: {reason}'}")
+    log(f"device     {device_name}, {settings.precision}{', compiled' * settings.compile}")
+    log(f"steps      {setup.total_steps:,} in {len(setup.steps)} epochs; the heaviest batch, {rows} x {width}, fits")
+
+
+def _labels(setup: TrainingSetup) -> str:
+    task = setup.cache.manifest.task
+    if task.kind == "regression":
+        return "regression"
+    names = task.label_names
+    more = f", … {len(names)} labels" if len(names) > 4 else ""
+    return "labels " + ", ".join(names[:4]) + more
+
+
+def report_end(folder: Path, summary: Json, setup: TrainingSetup, trackers: Trackers, log: Log) -> None:
+    """Log time, memory, the model's folder and the next commands."""
+    settings, task = setup.settings, setup.cache.manifest.task
+    for name, step in trackers.lost.items():
+        log(f"{name:10} incomplete: it failed after step {step:,}; {METRICS} has every record")
+    if summary["skipped_updates"]:
+        log(f"skipped    {summary['skipped_updates']:,} updates, whose loss or gradients were not finite")
+    memory = summary["peak_memory_bytes"]
+    peak = f", peak memory {memory / 2**20:,.0f} MiB" if memory else ""
+    log(f"time       {clock(summary['seconds'])}{peak}")
+    log(f"model      {folder / MODEL}")
+    if settings.eval_split != NO_SPLIT:
+        log(f"next       train eval {folder} --cache {settings.cache} --split {settings.eval_split}")
+    if setup.masking is not None:
+        cache = settings.cache if task.labelled else "CACHE-WITH-LABELS"
+        log(f"next       train run --cache {cache} --model {folder / MODEL}")
+    else:
+        example = "$'first text\\tsecond text'" if task.pair else '"a text of your own"'
+        log(f"next       train predict {folder} {example}")

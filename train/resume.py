@@ -1,0 +1,110 @@
+"""Where an interrupted run is resumed, and whether it can be resumed exactly."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from cache import Cache, open_cache
+from cache.common.hub import local_folder
+from cache.errors import MismatchError
+
+from . import device as devices
+from .loop.checkpoint import clean, load_checkpoint, newest_checkpoint
+from .loop.setup import TrainingSetup, absolute_model, cache_requirements, checkpoint_owner, prepare_training
+from .loop.state import Meter, State
+from .models.loading import fresh_model, load_model, model_digest, model_folder, read_config
+from .run_folder.records import CHECKPOINTS, RunInfo
+from .settings import FREE_ON_RESUME, Settings, contradictions
+
+
+@dataclass(frozen=True)
+class ResumePoint:
+    """Where training starts: at the beginning of a run, or at a checkpoint.
+
+    Attributes:
+        setup: what is trained.
+        info: content of settings.json.
+        state: the progress of the run.
+        sizes: bytes of each record file to keep.
+    """
+
+    setup: TrainingSetup
+    info: RunInfo
+    state: State
+    sizes: dict[str, int]
+
+
+def resumed_settings(folder: Path, info: RunInfo, given: Mapping[str, Any]) -> Settings:
+    """The settings of a run to resume, with those that were given where they may differ.
+
+    Raises:
+        MismatchError: what was given would change the run's numbers.
+    """
+    _refuse(folder, contradictions(info.settings, _resolve_given(given)))
+    return replace(info.settings, **{name: value for name, value in given.items() if name in FREE_ON_RESUME})
+
+
+def _resolve_given(given: Mapping[str, Any]) -> dict[str, Any]:
+    """What was given on the command line, as the resolved settings of a run would hold it."""
+    resolved = dict(given)
+    if "model" in given:
+        resolved["model"] = absolute_model(given["model"])
+    if given.get("precision") == "auto":
+        resolved["precision"] = devices.pick_precision("auto", devices.pick_device(given.get("device", "auto")))
+    return resolved
+
+
+def load_resume_point(folder: Path, settings: Settings, info: RunInfo, warn: Callable[[str], None]) -> ResumePoint:
+    """The newest intact checkpoint of a run, loaded; or its beginning, if it was killed before the first one.
+
+    Raises:
+        MismatchError: settings, cache, device or model are not those of the run.
+    """
+    cache = open_cache(settings.cache)
+    device = devices.pick_device(settings.device)
+    _refuse(folder, _differences(info, settings, cache, device))
+    clean(folder / CHECKPOINTS)
+    found = newest_checkpoint(folder / CHECKPOINTS, checkpoint_owner(info), warn)
+    if found is None:
+        required = cache_requirements(cache, settings)
+        model = load_model(model_folder(str(settings.model)), required, settings.seed)
+        setup = prepare_training(model, cache, settings, device)
+        torch.manual_seed(settings.seed)
+        return ResumePoint(setup, info, State(Meter(device)), {})
+    checkpoint, content = found
+    model = fresh_model(read_config(checkpoint), str(settings.task))
+    setup = prepare_training(model, cache, settings, device)
+    state = load_checkpoint(checkpoint, content, setup)
+    return ResumePoint(setup, info, state, dict(content["records"]))
+
+
+def _differences(info: RunInfo, settings: Settings, cache: Cache, device: torch.device) -> list[str]:
+    found = []
+    if cache.manifest.fingerprint != info.cache_fingerprint:
+        found.append(
+            f"the cache {cache.folder} has the fingerprint {cache.manifest.fingerprint[:12]}, "
+            f"the run was made with {info.cache_fingerprint[:12]}"
+        )
+    if device.type != torch.device(info.settings.device).type:
+        found.append(f"--device is {info.settings.device} in the run, {device} here")
+    source = local_folder(str(settings.model))
+    if source is not None and (source / "config.json").is_file() and model_digest(source) != info.model_digest:
+        found.append(f"--model {settings.model}: its files are no longer those the run started from")
+    return found
+
+
+def _refuse(folder: Path, differences: list[str]) -> None:
+    """Refuse to resume a run if there are differences.
+
+    Raises:
+        MismatchError: there are.
+    """
+    if differences:
+        raise MismatchError(
+            f"{folder} cannot be resumed exactly, because of these differences:\n  "
+            + "\n  ".join(differences)
+            + "\nrestore what differs, or start a new run without --resume"
+        )
