@@ -8,15 +8,16 @@ from pathlib import Path
 
 import pytest
 
+from ..helpers.children import ended, spawn
+
 ROOT = Path(__file__).parents[2]
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 LINKED = [*DOCUMENTS, ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", ROOT / "benchmarks" / "README.md"]
-BIN = Path(sys.executable).parent
 SHORTER = {
-    ("train", "run"): ["--max-steps", "2", "--eval-rows", "32"],
-    ("train", "eval"): ["--rows", "32"],
+    ("train", "run"): ["--max-steps", "2", "--batch-size", "4", "--eval-rows", "8"],
+    ("train", "eval"): ["--rows", "8"],
 }
-"""Added to the commands that would train for long: the same command, stopped early."""
+"""Added to the commands that would train for long: the same command on small batches, stopped early."""
 
 NOT_RUN = {"sh", "shell", "text"}
 """Languages of blocks that are not run: installation, the set-up of a shell, output alone."""
@@ -27,18 +28,14 @@ def blocks(document: Path) -> list[tuple[str, str]]:
     return re.findall(r"^```(\w*)\n(.*?)^```$", document.read_text(), re.DOTALL | re.MULTILINE)
 
 
-def run(command: list[str | Path], folder: Path) -> str:
-    """What a command prints to stdout; it must exit with 0."""
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=300, check=False)
-    assert done.returncode == 0, f"{command}\n{done.stdout}{done.stderr}"
-    return done.stdout
-
-
 def run_line(line: str, folder: Path) -> str:
     """What a documented command prints to stdout, shortened where it would train for long."""
     name, *arguments = shlex.split(line)
     shorter = [] if "--resume" in arguments else SHORTER.get((name, arguments[0]), [])
-    return run([BIN / name, *arguments, *shorter], folder)
+    code = ended(spawn(folder, *arguments, *shorter, command=name))
+    printed = (folder / "out.txt").read_text()
+    assert code == 0, f"{line}\n{printed}{(folder / 'err.txt').read_text()}"
+    return printed
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda document: document.stem)
@@ -57,7 +54,9 @@ def test_commands_and_python_run_in_order(document: Path, tmp_path: Path) -> Non
         elif language == "python":
             script = tmp_path / f"block_{number}.py"
             script.write_text(block)
-            assert run([sys.executable, script], folder)
+            done = subprocess.run([sys.executable, script], cwd=folder, capture_output=True, text=True, timeout=120)
+            assert done.returncode == 0, f"{block}\n{done.stderr}"
+            assert done.stdout
 
 
 def test_the_build_of_the_readme_prints_what_the_readme_shows(tmp_path: Path) -> None:
