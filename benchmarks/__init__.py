@@ -1,1 +1,1 @@
-"""Benchmarks: every stage beside what people use today, in one run. `make bench`; see README.md in this folder."""
+"""Benchmarks: every stage beside what people use today, in one run. `make bench`; see docs/benchmarks.md."""

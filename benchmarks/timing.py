@@ -244,7 +244,7 @@ def report(
 ) -> None:
     """Print a stage's table and its ratios for people, then one JSON line for machines, and keep that line.
 
-    Full runs are kept in `results/`, from which the README's tables come; quick ones stay out of it.
+    Full runs are kept in `results/`, from which the documented tables come; quick ones stay out of it.
     """
     date = datetime.now(UTC).isoformat(timespec="seconds")
     plain = {name: value for name, value in vars(settings).items() if not name.startswith("_")}

@@ -83,7 +83,7 @@ class TokenizerInfo:
 
 @dataclass(frozen=True)
 class Manifest:
-    """Everything a cache says of itself; see the module's docstring and the README's format section.
+    """Everything a cache says of itself; see the module's docstring and docs/format.md.
 
     Attributes:
         name: the cache's name.

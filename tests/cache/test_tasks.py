@@ -145,7 +145,7 @@ def test_labels_of_tokens_take_a_byte_where_the_classes_fit_and_two_where_not(tm
 
 
 def test_a_shard_of_tagged_words_is_these_bytes(tmp_path: Path) -> None:
-    """Header and tensors, as the README has them: labels of a byte behind the ids, -100 as 0x9c."""
+    """Header and tensors, as docs/format.md has them: labels of a byte behind the ids, -100 as 0x9c."""
     ids, labels = np.array([2, 7, 8, 3, 2, 3], np.uint16), np.array([-100, 2, -100, -100, -100, -100])
     info = write_shard(tmp_path, "train", 0, ShardColumns(ids, np.array([4, 2]), np.array([1, 0]), labels), TAGS)
     data = (tmp_path / info.file).read_bytes()

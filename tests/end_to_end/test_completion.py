@@ -1,4 +1,4 @@
-"""Completion by TAB, as the README sets it up."""
+"""Completion by TAB, as docs/commands.md sets it up."""
 
 import os
 import shutil
@@ -12,7 +12,7 @@ pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parents[2]
 BIN = Path(sys.executable).parent
-README = (ROOT / "README.md").read_text()
+COMMANDS = (ROOT / "docs" / "commands.md").read_text()
 
 
 def run(shell: str, script: str, folder: Path, **more: str) -> str:
@@ -26,8 +26,8 @@ def run(shell: str, script: str, folder: Path, **more: str) -> str:
 
 
 def setup(shell: str) -> str:
-    """The README's line for a shell."""
-    (line,) = (line for line in README.splitlines() if f"{shell}_source prep" in line)
+    """The line of docs/commands.md for a shell."""
+    (line,) = (line for line in COMMANDS.splitlines() if f"{shell}_source prep" in line)
     return line.partition("#")[0]
 
 
@@ -45,7 +45,7 @@ CASES = [
 @pytest.mark.skipif(shutil.which("bash") is None, reason="needs bash")
 @pytest.mark.parametrize(("line", "expected"), CASES, ids=lambda value: value if isinstance(value, str) else "")
 def test_bash_completes_what_was_begun(tmp_path: Path, line: str, expected: set[str]) -> None:
-    """The function that the README's line defines, called as bash does."""
+    """The function that the documented line defines, called as bash does."""
     words = line.split(" ")
     call = f"COMP_WORDS=({' '.join(word or repr('') for word in words)}); COMP_CWORD={len(words) - 1}; "
     call += f'_{words[0]}_completion {words[0]}; printf "%s\\n" "${{COMPREPLY[@]}}"'

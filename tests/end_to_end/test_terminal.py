@@ -26,7 +26,7 @@ from ..helpers.tokenizers import write_tokenizer
 pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parents[2]
-README = (ROOT / "README.md").read_text()
+COMMANDS = (ROOT / "docs" / "commands.md").read_text()
 
 BEGIN = Progress.__init__
 
@@ -171,12 +171,12 @@ JSON = {
 
 
 @pytest.mark.parametrize("command", JSON)
-def test_json_is_one_object_on_stdout_with_the_keys_of_the_readme(place: Path, command: str) -> None:
+def test_json_is_one_object_on_stdout_with_the_documented_keys(place: Path, command: str) -> None:
     """The report of a run goes to stderr then."""
     out, _ = in_files(place, command.split()[0], *JSON[command], "--json")
     assert out.count("\n") == 1
     content = json.loads(out)
-    row = next(line for line in README.splitlines() if line.startswith(f"| `{command} --json` |"))
+    row = next(line for line in COMMANDS.splitlines() if line.startswith(f"| `{command} --json` |"))
     assert sorted(content) == sorted(re.findall(r"`(\w+)`", row.split("|")[2]))
 
 
