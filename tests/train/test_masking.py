@@ -294,7 +294,7 @@ def test_perplexity_is_that_of_one_row_at_a_time_at_any_batch_size(toy: Cache, t
         scores = evaluate(model, toy["test"], CPU, "fp32", batch_size)
         assert scores is not None
         content = scores.to_json()
-        assert (content["hidden_tokens"], content["correct"], content["rows"]) == (tokens, right, 30)
+        assert (content["masked_tokens"], content["correct"], content["rows"]) == (tokens, right, 30)
         assert content["loss"] == pytest.approx(total / tokens, rel=1e-5)
         assert content["perplexity"] == pytest.approx(np.exp(total / tokens), rel=1e-4)
 

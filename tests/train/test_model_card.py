@@ -16,7 +16,7 @@ from train.models.heads import quiet_transformers
 from train.models.loading import read_config
 from train.run import start_run
 from train.run_folder import model_card as card
-from train.run_folder.model_card import METRICS, model_card
+from train.run_folder.model_card import METRICS, _code, _plain, model_card
 from train.run_folder.records import Json, RunInfo, joined_records, read_run
 from train.settings import Settings
 
@@ -195,3 +195,19 @@ def test_without_its_card_there_is_no_model(tmp_path: Path, monkeypatch: pytest.
         begin(tmp_path, cache.folder, tmp_path / "run")
     assert not (tmp_path / "run" / "model").exists()
     assert not list((tmp_path / "run").glob(".model*"))
+
+
+@pytest.mark.parametrize("label", ["plain", "one`tick", "two``<img src=x>``ticks", "```", "`", "a\n\n<b>b"])
+def test_no_label_ends_its_code_span(label: str) -> None:
+    """A span ends at a run of as many backticks as it began with; what a label holds has none that long."""
+    shown = _code(label)
+    fence = re.match("`+", shown)[0]
+    inside = shown[len(fence) : -len(fence)]
+    assert shown.endswith(fence)
+    assert inside.strip() == " ".join(label.split())
+    assert fence not in re.findall("`+", inside)
+    assert "\n" not in shown
+
+
+def test_foreign_text_outside_code_is_not_read_as_html_or_markdown() -> None:
+    assert _plain("<img src=x> & `code` [link](https://x)") == "&lt;img src=x> &amp; \\`code\\` \\[link](https://x)"

@@ -18,7 +18,7 @@ from tests.helpers.corpora import WORDS
 from tests.helpers.models import check_same_run, resume_from_first_checkpoint, write_model
 from train.compare.table import comparison, read_result
 from train.metrics.evaluation import evaluate
-from train.metrics.scores import ClassTally, SetTally, correlation, main_score, ranks
+from train.metrics.scores import ClassificationMetric, MultiLabelMetric, correlation, main_score, ranks
 from train.models.fit import CacheRequirements
 from train.models.inputs import model_inputs
 from train.models.trained import load_classifier
@@ -225,10 +225,10 @@ def test_correlations_by_hand() -> None:
 
 def test_f1_by_hand() -> None:
     """Micro counts decisions, macro classes; one that never occurs and is never found counts 0."""
-    tally = SetTally(3, CPU)
-    tally.add(torch.tensor([[1.0, -1, -1], [1, 1, -1]]), torch.tensor([[1.0, 0, 0], [0, 1, 0]]))
-    tally.add(torch.tensor([[-1.0, -1, -1]]), torch.tensor([[1.0, 0, 0]]))
-    scores = tally.scores(3, 0.6)
+    metric = MultiLabelMetric(3, CPU)
+    metric.update(torch.tensor([[1.0, -1, -1], [1, 1, -1]]), torch.tensor([[1.0, 0, 0], [0, 1, 0]]))
+    metric.update(torch.tensor([[-1.0, -1, -1]]), torch.tensor([[1.0, 0, 0]]))
+    scores = metric.compute(3, 0.6)
     assert (scores.correct, scores.predicted, scores.actual) == ((1, 1, 0), (2, 1, 0), (2, 1, 0))
     assert scores.f1_micro == pytest.approx(2 * 2 / (3 + 3))
     assert scores.f1_macro == pytest.approx((0.5 + 1 + 0) / 3)
@@ -241,9 +241,9 @@ def test_matthews_by_hand() -> None:
     for classes in (2, 4):
         actual = random.integers(0, classes, 300)
         found = np.where(random.random(300) < 0.4, actual, random.integers(0, classes, 300))
-        tally = ClassTally(classes, CPU)
-        tally.add(torch.eye(classes)[found], torch.from_numpy(actual))
-        scores = tally.scores(300, 0.0)
+        metric = ClassificationMetric(classes, CPU)
+        metric.update(torch.eye(classes)[found], torch.from_numpy(actual))
+        scores = metric.compute(300, 0.0)
         one, other = (np.eye(classes)[which] - np.eye(classes)[which].mean(axis=0) for which in (found, actual))
         expected = (one * other).sum() / np.sqrt((one**2).sum() * (other**2).sum())
         assert scores.matthews == pytest.approx(expected)
@@ -251,9 +251,9 @@ def test_matthews_by_hand() -> None:
         assert ("Matthews", f"{expected:.4f}") in list(scores.lines([str(c) for c in range(classes)]))
         if classes == 2:
             assert scores.matthews == pytest.approx(np.corrcoef(found, actual)[0, 1])
-    constant = ClassTally(2, CPU)
-    constant.add(torch.eye(2)[[0, 0]], torch.tensor([0, 1]))
-    assert constant.scores(2, 0.0).matthews == 0
+    constant = ClassificationMetric(2, CPU)
+    constant.update(torch.eye(2)[[0, 0]], torch.tensor([0, 1]))
+    assert constant.compute(2, 0.0).matthews == 0
 
 
 @pytest.mark.slow

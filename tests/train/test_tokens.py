@@ -20,7 +20,7 @@ from tests.helpers.corpora import WORDS
 from tests.helpers.models import check_same_run, resume_from_first_checkpoint, write_model
 from train.cli import cli
 from train.compare.table import comparison, read_result
-from train.metrics.entities import TokenTally
+from train.metrics.entities import TokenMetric
 from train.metrics.evaluation import evaluate
 from train.models.fit import CacheRequirements
 from train.models.inputs import model_inputs
@@ -105,7 +105,7 @@ def test_entities_are_counted_as_seqeval_does() -> None:
         ["NN", "IN", "EX", "SYM", "BB", "OO", ".X", "O", "DT-X", "B", "I"],
     ]
     for names in schemes:
-        tally, counted = TokenTally(names, CPU), {name: Counter[str]() for name in ("correct", "predicted", "actual")}
+        metric, counted = TokenMetric(names, CPU), {name: Counter[str]() for name in ("correct", "predicted", "actual")}
         right = tokens = 0
         for _ in range(150):
             width = int(random.integers(1, 12))
@@ -114,7 +114,7 @@ def test_entities_are_counted_as_seqeval_does() -> None:
             logits = torch.randn(3, width, len(names), generator=torch.Generator().manual_seed(int(tokens)))
             keep = torch.from_numpy(random.random((3, width)) < 0.6) & (labels != -100)
             logits[keep] += 9 * torch.nn.functional.one_hot(labels.clamp(min=0), len(names))[keep]
-            tally.add(logits, labels)
+            metric.update(logits, labels)
             for row, found in zip(labels.tolist(), logits.argmax(-1).tolist(), strict=True):
                 pairs = [(names[one], names[other]) for one, other in zip(row, found, strict=True) if one != -100]
                 actual, predicted = (entities([pair[side] for pair in pairs]) for side in (0, 1))
@@ -122,7 +122,7 @@ def test_entities_are_counted_as_seqeval_does() -> None:
                 for name, group in groups.items():
                     counted[name].update(kind for kind, _, _ in group)
                 right, tokens = right + sum(one == other for one, other in pairs), tokens + len(pairs)
-        scores = tally.scores(450, 1.0)
+        scores = metric.compute(450, 1.0)
         assert counted["correct"]
         assert (scores.right, scores.tokens) == (right, tokens)
         for name, counts in counted.items():
@@ -134,16 +134,16 @@ def test_entity_scores_by_hand() -> None:
     names = ["O", "B-MISC", "I-MISC", "B-PER", "I-PER"]
     actual = ["O O O B-MISC I-MISC I-MISC O", "B-PER I-PER O"]
     found = ["O O B-MISC I-MISC I-MISC I-MISC O", "B-PER I-PER O"]
-    tally = TokenTally(names, CPU)
+    metric = TokenMetric(names, CPU)
     for one, other in zip(actual, found, strict=True):
         labels, given = ([names.index(tag) for tag in tags.split()] for tags in (one, other))
-        tally.add(torch.nn.functional.one_hot(torch.tensor([given]), 5).float(), torch.tensor([labels]))
-    summary = tally.scores(2, 5.0).summary()
+        metric.update(torch.nn.functional.one_hot(torch.tensor([given]), 5).float(), torch.tensor([labels]))
+    summary = metric.compute(2, 5.0).summary()
     assert [summary[f"entity_{name}"] for name in ("precision", "recall", "f1")] == [0.5, 0.5, 0.5]
     assert summary["token_accuracy"] == 0.8
     assert summary["loss"] == 0.5
-    assert dict(tally.scores(2, 5.0).lines(names))["F1"].startswith("0.5000 (of entities: precision 0.5000")
-    assert list(tally.scores(2, 5.0).to_json()["types"]) == ["MISC", "PER"]
+    assert dict(metric.compute(2, 5.0).lines(names))["F1"].startswith("0.5000 (of entities: precision 0.5000")
+    assert list(metric.compute(2, 5.0).to_json()["types"]) == ["MISC", "PER"]
 
 
 def test_scores_and_losses_are_those_of_one_row_at_a_time(trained: tuple[Cache, Path]) -> None:
@@ -329,7 +329,7 @@ def test_words_with_tags_serve_masked_language_modelling_too(trained: tuple[Cach
     model = load_for_evaluation(run / "model", CPU, CacheRequirements(cache.manifest, cache.folder, 24))
     scores = evaluate(model, cache["train"], CPU, "fp32")
     assert scores is not None
-    assert scores.to_json()["hidden_tokens"] > 0
+    assert scores.to_json()["masked_tokens"] > 0
     heard: list[str] = []
     tagger = replace(settings(cache, tmp_path / "tagger", max_steps=2), model=str(run / "model"))
     assert (start_run(tagger, heard.append, say) / "model").is_dir()

@@ -102,7 +102,7 @@ def scores_of(correct: int, predicted: int, actual: int) -> tuple[float, float, 
     return correct / max(predicted, 1), correct / max(actual, 1), 2 * correct / total if total else 0.0
 
 
-class TokenTally:
+class TokenMetric:
     """Counts of labelled tokens and of entities.
 
     Args:
@@ -124,7 +124,7 @@ class TokenTally:
         self.counts = torch.zeros(3, len(self.types), dtype=torch.int64, device=device)  # correct, predicted, actual
         self.tokens = torch.zeros(2, dtype=torch.int64, device=device)  # right, all
 
-    def add(self, logits: torch.Tensor, labels: torch.Tensor) -> None:
+    def update(self, logits: torch.Tensor, labels: torch.Tensor) -> None:
         """Count a batch: (B, W, C) logits, (B, W) labels."""
         found, labelled = logits.argmax(dim=-1), labels != IGNORED  # (B, W)
         self.tokens += torch.stack([(labelled & (found == labels)).sum(), labelled.sum()])
@@ -152,7 +152,7 @@ class TokenTally:
         started = self.starts[letter_before, letter] | (self.within[letter] & (kind != kind_before))
         return ended & labelled, kind_before, shifted(last_true(started & labelled))
 
-    def scores(self, rows: int, loss: float) -> TokenScores:
+    def compute(self, rows: int, loss: float) -> TokenScores:
         """The scores; `loss` is summed over labelled tokens. A CPU-GPU sync point."""
         correct, predicted, actual = (tuple(row) for row in self.counts.tolist())
         right, tokens = self.tokens.tolist()

@@ -12,8 +12,8 @@ from cache.plans.spec import PlanSpec
 from .. import device as devices
 from ..models.inputs import PADDING_SIDE, model_inputs
 from ..models.masked_lm import Masking, is_masked_model, masked_forward, summed_loss
-from .perplexity import HiddenTally
-from .scores import Scores, Tally, tally_of
+from .perplexity import MaskedLMMetric
+from .scores import Metric, Scores, metric_of
 
 
 def evaluate(
@@ -28,7 +28,7 @@ def evaluate(
 ) -> Scores | None:
     """Score a model on the rows of a split, in uniform batches where possible; their order does not matter.
 
-    A masked language model is scored on tokens that are hidden from it, always the same ones, at any batch size.
+    A masked language model is scored on masked tokens, always the same ones, at any batch size.
 
     Args:
         model: on `device`.
@@ -48,7 +48,7 @@ def evaluate(
         raise InputError(f"split {split.name!r} of {split.folder} has no rows, so there is nothing to evaluate")
     masked = is_masked_model(model)
     score = _masked(model, split, device) if masked else _labelled(model)
-    tally: Tally = HiddenTally(device) if masked else tally_of(split.task, device)
+    metric: Metric = MaskedLMMetric(device) if masked else metric_of(split.task, device)
     loss = torch.zeros((), device=device)
     rows = 0
     model.eval()
@@ -62,13 +62,13 @@ def evaluate(
             if masked or batch.targets:
                 summed, logits, labels = score(batch)
                 loss += summed
-                tally.add(logits, labels)
+                metric.update(logits, labels)
             progress(len(batch))
-    return tally.scores(rows, float(loss))
+    return metric.compute(rows, float(loss))
 
 
 Score = Callable[[Batch], tuple[torch.Tensor, torch.Tensor, torch.Tensor]]
-"""From a batch to its loss () summed over targets or hidden tokens, what the model says of each, and what is right."""
+"""From a batch to its loss () summed over targets or masked tokens, what the model says of each, and what is right."""
 
 
 def _labelled(model: PreTrainedModel) -> Score:
@@ -84,7 +84,7 @@ def _masked(model: PreTrainedModel, split: Split, device: torch.device) -> Score
     masking, (forward, _) = Masking.of(split, device), masked_forward(model)
 
     def score(batch: Batch) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        hidden = masking.mask(batch)
-        return summed_loss(forward, positions=masking.masked_positions(hidden), **model_inputs(hidden, model.config))
+        masked = masking.mask(batch)
+        return summed_loss(forward, positions=masking.masked_positions(masked), **model_inputs(masked, model.config))
 
     return score

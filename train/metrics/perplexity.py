@@ -1,4 +1,4 @@
-"""What a masked language model made of the tokens that were hidden from it, as `scores` has it of classifiers.
+"""What a masked language model made of the tokens that were masked, as `scores` has it of classifiers.
 
 Shapes: K tokens that are scored, V ids of the vocabulary.
 """
@@ -14,14 +14,14 @@ from cache.format.tasks import IGNORED
 
 
 @dataclass(frozen=True)
-class HiddenScores:
-    """What a masked language model made of the tokens that were hidden from it.
+class MaskedLMScores:
+    """What a masked language model made of the tokens that were masked.
 
     Attributes:
         rows: rows that were scored.
-        tokens: hidden tokens in them.
-        loss: cross-entropy, summed over hidden tokens.
-        correct: hidden tokens that were found.
+        tokens: masked tokens in them.
+        loss: cross-entropy, summed over masked tokens.
+        correct: masked tokens that were found.
     """
 
     rows: int
@@ -31,7 +31,7 @@ class HiddenScores:
 
     @property
     def mean_loss(self) -> float:
-        """Cross-entropy per hidden token."""
+        """Cross-entropy per masked token."""
         return self.loss / self.tokens if self.tokens else 0.0
 
     @property
@@ -45,24 +45,24 @@ class HiddenScores:
 
     def to_json(self) -> dict[str, Any]:
         """The scores as plain JSON."""
-        return {**self.summary(), "hidden_tokens": self.tokens, "correct": self.correct}
+        return {**self.summary(), "masked_tokens": self.tokens, "correct": self.correct}
 
     def lines(self, names: Sequence[str]) -> Iterator[tuple[str, str]]:
-        """Perplexity, and how many of the hidden tokens were found."""
+        """Perplexity, and how many of the masked tokens were found."""
         yield "perplexity", f"{self.perplexity:.4f}"
-        yield "hidden", f"{self.tokens:,} tokens, {self.correct / max(self.tokens, 1):.1%} of them found"
+        yield "masked", f"{self.tokens:,} tokens, {self.correct / max(self.tokens, 1):.1%} of them found"
 
 
-class HiddenTally:
-    """Counts of hidden tokens, and of those found."""
+class MaskedLMMetric:
+    """Counts of masked tokens, and of those found."""
 
     def __init__(self, device: torch.device) -> None:
-        self.counts = torch.zeros(2, dtype=torch.int64, device=device)  # hidden, found
+        self.counts = torch.zeros(2, dtype=torch.int64, device=device)  # masked, found
 
-    def add(self, logits: torch.Tensor, labels: torch.Tensor) -> None:
+    def update(self, logits: torch.Tensor, labels: torch.Tensor) -> None:
         """Count (K, V) logits of (K,) tokens; some of these may be none, their label is -100."""
         self.counts += torch.stack([(labels != IGNORED).sum(), (logits.argmax(dim=1) == labels).sum()])
 
-    def scores(self, rows: int, loss: float) -> HiddenScores:
+    def compute(self, rows: int, loss: float) -> MaskedLMScores:
         tokens, correct = self.counts.tolist()
-        return HiddenScores(rows, tokens, loss, correct)
+        return MaskedLMScores(rows, tokens, loss, correct)

@@ -1,6 +1,6 @@
 """What a model did on a split, by task: sums that are divided once, at the end.
 
-A tally adds up on the device, batch by batch; its scores are read once.
+A metric adds up on the device, batch by batch; its scores are read once.
 
 Shapes: B rows of a batch, N rows of a split, C classes.
 """
@@ -16,7 +16,7 @@ import torch
 
 from cache.format.tasks import Task
 
-from .entities import TokenTally
+from .entities import TokenMetric
 
 MAX_CONFUSION_CLASSES = 1024
 """Up to so many classes the whole confusion matrix is counted, C x C."""
@@ -76,27 +76,27 @@ class Scores(Protocol):
         ...
 
 
-class Tally(Protocol):
+class Metric(Protocol):
     """Adds up what a model says of batch after batch."""
 
-    def add(self, logits: torch.Tensor, labels: torch.Tensor) -> None:
+    def update(self, logits: torch.Tensor, labels: torch.Tensor) -> None:
         """Count a batch: (B, C) or (B, W, C) logits and the batch's labels."""
         ...
 
-    def scores(self, rows: int, loss: float) -> Scores:
+    def compute(self, rows: int, loss: float) -> Scores:
         """The scores; `loss` is summed over rows, or labelled tokens. A CPU-GPU sync point."""
         ...
 
 
-def tally_of(task: Task, device: torch.device) -> Tally:
-    """An empty tally for a task."""
+def metric_of(task: Task, device: torch.device) -> Metric:
+    """An empty metric for a task."""
     if task.kind == "regression":
-        return NumberTally()
+        return RegressionMetric()
     if task.kind == "multi-label":
-        return SetTally(len(task.label_names), device)
+        return MultiLabelMetric(len(task.label_names), device)
     if task.per_token:
-        return TokenTally(task.label_names, device)
-    return ClassTally(len(task.label_names), device)
+        return TokenMetric(task.label_names, device)
+    return ClassificationMetric(len(task.label_names), device)
 
 
 def _f1(correct: float, predicted: float, actual: float) -> float:
@@ -184,7 +184,7 @@ class ClassScores:
             yield "", f"{names[number]}: {self.actual[number]:,} rows, found as {found or 'nothing'}"
 
 
-class ClassTally:
+class ClassificationMetric:
     """Counts of classes: actual, predicted, both."""
 
     def __init__(self, classes: int, device: torch.device) -> None:
@@ -193,7 +193,7 @@ class ClassTally:
         size = classes**2 if classes <= MAX_CONFUSION_CLASSES else 0
         self.matrix = torch.zeros(size, dtype=torch.int64, device=device)
 
-    def add(self, logits: torch.Tensor, labels: torch.Tensor) -> None:
+    def update(self, logits: torch.Tensor, labels: torch.Tensor) -> None:
         found = logits.argmax(dim=1)  # (B,)
         ones = torch.ones_like(found)
         self.counts[0].index_add_(0, labels, (found == labels).long())
@@ -202,7 +202,7 @@ class ClassTally:
         if len(self.matrix):
             self.matrix.index_add_(0, labels * self.classes + found, ones)
 
-    def scores(self, rows: int, loss: float) -> ClassScores:
+    def compute(self, rows: int, loss: float) -> ClassScores:
         correct, predicted, actual = (tuple(row) for row in self.counts.tolist())
         square = self.matrix.view(self.classes, self.classes) if len(self.matrix) else None
         confusion = None if square is None else tuple(tuple(row) for row in square.tolist())
@@ -213,7 +213,7 @@ class ClassTally:
 
 
 @dataclass(frozen=True)
-class SetScores:
+class MultiLabelMetrics:
     """What a multi-label classifier did on a split; a class is found where its probability is above a half.
 
     Attributes:
@@ -264,26 +264,26 @@ class SetScores:
             yield "", f"{names[number]}: {self.actual[number]:,} rows, {counts}"
 
 
-class SetTally:
+class MultiLabelMetric:
     """Counts of decisions, per class."""
 
     def __init__(self, classes: int, device: torch.device) -> None:
         self.counts = torch.zeros(3, classes, dtype=torch.int64, device=device)  # correct, predicted, actual
 
-    def add(self, logits: torch.Tensor, labels: torch.Tensor) -> None:
+    def update(self, logits: torch.Tensor, labels: torch.Tensor) -> None:
         found, actual = logits > 0, labels > 0  # (B, C)
         self.counts += torch.stack([(found & actual).sum(0), found.sum(0), actual.sum(0)])
 
-    def scores(self, rows: int, loss: float) -> SetScores:
+    def compute(self, rows: int, loss: float) -> MultiLabelMetrics:
         correct, predicted, actual = (tuple(row) for row in self.counts.tolist())
-        return SetScores(rows, loss, correct, predicted, actual)
+        return MultiLabelMetrics(rows, loss, correct, predicted, actual)
 
 
 # --- numbers
 
 
 @dataclass(frozen=True)
-class NumberScores:
+class RegressionMetrics:
     """What a regression did on a split.
 
     Attributes:
@@ -317,18 +317,18 @@ class NumberScores:
         yield "Spearman", f"{self.spearman:.4f}"
 
 
-class NumberTally:
+class RegressionMetric:
     """All predictions and labels, for ranks need all of them; they stay on the device until the end."""
 
     def __init__(self) -> None:
         self.pairs: list[torch.Tensor] = []
 
-    def add(self, logits: torch.Tensor, labels: torch.Tensor) -> None:
+    def update(self, logits: torch.Tensor, labels: torch.Tensor) -> None:
         self.pairs.append(torch.stack([logits[:, 0].float(), labels]))  # (2, B)
 
-    def scores(self, rows: int, loss: float) -> NumberScores:
+    def compute(self, rows: int, loss: float) -> RegressionMetrics:
         found, actual = torch.cat(self.pairs, dim=1).double().cpu().numpy()  # (N,) each
-        return NumberScores(rows, loss, correlation(found, actual), correlation(ranks(found), ranks(actual)))
+        return RegressionMetrics(rows, loss, correlation(found, actual), correlation(ranks(found), ranks(actual)))
 
 
 def correlation(one: npt.NDArray[np.float64], other: npt.NDArray[np.float64]) -> float:

@@ -4,6 +4,7 @@ Everything in it comes from the run's own files: settings, records, the cache's 
 """
 
 import platform
+import re
 from collections.abc import Iterable, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -68,7 +69,7 @@ def model_card(name: str, info: RunInfo, config: PretrainedConfig, manifest: Man
     front = _front_matter(name, info, task, manifest, evaluations[-1] if evaluations else None)
     parts = [
         f"---\n{front}\n---\n",
-        f"# {name}\n",
+        f"# {_plain(name)}\n",
         f"{_base(info)}, fine-tuned with lengthwise on the cache {_code(info.cache_name)}: {_task(info, manifest)}.\n",
         "## How to use it\n",
         _usage(task, manifest),
@@ -209,8 +210,8 @@ def _facts(info: RunInfo, manifest: Manifest, records: Sequence[Json]) -> Iterab
     rows, real, padded = (sum(record[name] for record in epochs) for name in ("rows", "real_tokens", "padded_tokens"))
     yield "base model", f"{_base(info)}, sha256 {info.model_digest}"
     yield "cache", f"{_code(info.cache_name)}, fingerprint {info.cache_fingerprint}"
-    yield "data", _source(manifest.source)
-    yield "tokenizer", f"{Path(manifest.tokenizer.name).name}, sha256 {manifest.tokenizer.sha256}"
+    yield "data", _plain(_source(manifest.source))
+    yield "tokenizer", f"{_plain(Path(manifest.tokenizer.name).name)}, sha256 {manifest.tokenizer.sha256}"
     yield "plan", f"strategy {settings.strategy}, {size} a step, seed {settings.plan_seed}"
     if real:
         saved = 1 - padded / (rows * info.max_length)
@@ -220,7 +221,7 @@ def _facts(info: RunInfo, manifest: Manifest, records: Sequence[Json]) -> Iterab
             f"{saved:.1%} less than with every row padded to {info.max_length}",
         )
     yield "steps", f"{info.total_steps:,}"
-    yield "device", str(environment.get("device"))
+    yield "device", _plain(str(environment.get("device")))
     versions = {"lengthwise": _version(), **{name: environment.get(name) for name in ("torch", "transformers")}}
     yield (
         "versions",
@@ -243,7 +244,7 @@ def _source(source: Json) -> str:
 def _settings(info: RunInfo) -> Iterable[tuple[str, str]]:
     for name, value in info.settings.to_json().items():
         if name not in NOT_SHOWN and value is not None:
-            yield name, str(value)
+            yield name, _plain(str(value))
 
 
 def _version() -> str | None:
@@ -256,7 +257,13 @@ def _version() -> str | None:
 def _code(text: str) -> str:
     """A name as code in Markdown, whatever it holds."""
     text = " ".join(text.split())
-    return f"`` {text} ``" if "`" in text else f"`{text}`"
+    fence = "`" * (1 + max(map(len, re.findall("`+", text)), default=0))  # a run of as many would end the span
+    return f"{fence} {text} {fence}" if "`" in text else f"{fence}{text}{fence}"
+
+
+def _plain(text: str) -> str:
+    """Foreign text in a line of Markdown: no HTML, no code span, no link."""
+    return re.sub(r"([`\[])", r"\\\1", " ".join(text.split()).replace("&", "&amp;").replace("<", "&lt;"))
 
 
 def _number(value: Any) -> str:
