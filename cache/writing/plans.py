@@ -1,14 +1,17 @@
-"""Storing plans beside the shards they are of: one file per epoch, `plan.json` last."""
+"""Storing plans beside the shards they are of: one file per epoch, `plan.json` last.
+
+The cache may be a stranger's: everything is written and removed through `Folder`, which follows no link out of it.
+"""
 
 from collections.abc import Callable
 from pathlib import Path
 
-import safetensors.numpy
-
-from ..common.files import locked, replacing, storage_errors, sync
+from ..common.files import storage_errors
+from ..common.folder import Folder
 from ..errors import NotACacheError
 from ..format.files import file_info
 from ..format.plan_file import PLAN_FILE, PLANS, EpochInfo, StoredPlan, epoch_name, plan_json, read_plan
+from ..format.safetensors_writer import Tensor, write_safetensors
 from ..plans.spec import PlanSpec
 from ..plans.strategies import EpochPlan
 
@@ -35,20 +38,24 @@ def store_plan(
 
     Raises:
         StorageError: the folder cannot be written.
+        CorruptCacheError: a link stands where a folder of the cache should be.
     """
-    folder = split_folder / PLANS / spec.id
-    with storage_errors(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-        with locked(folder.with_name(f".{spec.id}.lock"), waiting=lambda owner: None) as alone:
-            if alone:
-                _remove_debris(folder)
-            infos = _epochs_there(folder, fingerprint, rows)
-            for epoch in range(len(infos), epochs):
-                infos.append(_write_epoch(folder / epoch_name(epoch), draw(epoch)))
-            stored = StoredPlan(folder, spec, rows, tuple(infos))
-            with replacing(folder / PLAN_FILE) as temporary:
-                temporary.write_bytes(plan_json(stored, fingerprint))
-            sync(folder)
+    path = split_folder / PLANS / spec.id
+    with (
+        storage_errors(path),
+        Folder.open(split_folder.parent) as cache,
+        cache.folder(f"{split_folder.name}/{PLANS}", make=True) as plans,
+        plans.folder(spec.id, make=True) as folder,
+        folder.locked(waiting=lambda: None) as alone,
+    ):
+        plans.sync()
+        if alone:
+            _remove_debris(folder)
+        infos = _epochs_there(path, fingerprint, rows)
+        for epoch in range(len(infos), epochs):
+            infos.append(_write_epoch(folder, epoch_name(epoch), draw(epoch)))
+        stored = StoredPlan(path, spec, rows, tuple(infos))
+        folder.write(PLAN_FILE, plan_json(stored, fingerprint))
     return stored
 
 
@@ -59,15 +66,16 @@ def _epochs_there(folder: Path, fingerprint: str, rows: int) -> list[EpochInfo]:
         return []
 
 
-def _remove_debris(folder: Path) -> None:
+def _remove_debris(folder: Folder) -> None:
     """Remove what a killed process left of files it was writing."""
-    for path in folder.glob(".*"):
-        path.unlink(missing_ok=True)
+    for name in folder.names():
+        if name.startswith("."):
+            folder.remove(name)
 
 
-def _write_epoch(path: Path, plan: EpochPlan) -> EpochInfo:
-    tensors = {"rows": plan.rows, "batch_offsets": plan.batch_offsets, "widths": plan.widths}
-    with replacing(path) as temporary:
-        safetensors.numpy.save_file(tensors, temporary)
-        info = file_info(temporary)
-    return EpochInfo(path.name, info.bytes, info.sha256, len(plan), plan.padded_tokens)
+def _write_epoch(folder: Folder, name: str, plan: EpochPlan) -> EpochInfo:
+    arrays = {"rows": plan.rows, "batch_offsets": plan.batch_offsets, "widths": plan.widths}
+    with folder.replace(name) as file:
+        write_safetensors(file, {key: Tensor.of(array) for key, array in arrays.items()})
+    info = file_info(folder.path / name)
+    return EpochInfo(name, info.bytes, info.sha256, len(plan), plan.padded_tokens)

@@ -4,7 +4,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import safetensors.numpy
 
 from ..common.arrays import Array
 from ..common.files import storage_errors
@@ -19,6 +18,7 @@ from ..format.manifest import (
     shard_tensors,
 )
 from ..format.safetensors_file import DTYPES
+from ..format.safetensors_writer import Tensor, write_safetensors
 from ..format.tasks import CLASSIFICATION, Task
 
 
@@ -62,13 +62,14 @@ def write_shard(folder: Path, split: str, index: int, columns: ShardColumns, tas
     expected = shard_tensors(len(lengths), len(input_ids), 1, task)
     dtypes = {name: DTYPES[kind] for name, (kind, _) in expected.items()} | {"input_ids": input_ids.dtype}
     tensors = {name: np.ascontiguousarray(contents[name], dtype) for name, dtype in dtypes.items()}
-    name = shard_name(split, index)
-    path = folder / name
+    file_name = shard_name(split, index)
+    path = folder / file_name
     with storage_errors(path):
         path.parent.mkdir(exist_ok=True)
-        safetensors.numpy.save_file(tensors, path)
+        with path.open("xb") as file:
+            write_safetensors(file, {name: Tensor.of(array) for name, array in tensors.items()})
         info = file_info(path)
-    return ShardInfo(name, info.bytes, info.sha256, rows=len(lengths), tokens=len(input_ids))
+    return ShardInfo(file_name, info.bytes, info.sha256, rows=len(lengths), tokens=len(input_ids))
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:

@@ -1,5 +1,7 @@
 """Stored plans that are none of their split: refused, with the folder to delete."""
 
+import os
+import stat
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,6 +20,7 @@ from cache import (
 )
 from cache.format.files import sha256_file
 
+from ..helpers.caches import write_cache
 from ..helpers.hostile import HUGE, PLAN, REMEDY, at, refused, resealed, sound_cache
 
 
@@ -147,3 +150,34 @@ def test_a_plan_json_that_says_what_cannot_be_is_refused(
 def test_an_epoch_is_a_number_from_0(place: Path) -> None:
     with pytest.raises(LengthwiseError, match="epoch -1 is negative"):
         open_cache(place)["train"].batches(-1)
+
+
+def test_a_plan_folder_that_is_a_link_is_refused_and_what_it_points_to_stays(tmp_path: Path) -> None:
+    """A stranger's cache cannot have files written or removed outside itself."""
+    split = write_cache(tmp_path / "toy", {"train": 20})["train"]
+    spec, outside = PlanSpec("smart", 4), tmp_path / "outside"
+    outside.mkdir()
+    (outside / ".hidden").write_text("keep")
+    plans = split.folder / "train" / "plans"
+    plans.mkdir(exist_ok=True)
+    (plans / spec.id).symlink_to(outside)
+    with pytest.raises(CorruptCacheError, match="is a link"):
+        split.keep_plan(spec, 2)
+    (plans / spec.id).unlink()
+    plans.rmdir()
+    plans.symlink_to(outside)
+    with pytest.raises(CorruptCacheError, match="is a link"):
+        split.keep_plan(spec, 2)
+    assert [path.name for path in outside.iterdir()] == [".hidden"]
+
+
+@pytest.mark.parametrize("umask", [0o022, 0o027, 0o077])
+def test_shards_and_plans_have_the_modes_that_the_umask_asks_for(tmp_path: Path, umask: int) -> None:
+    before = os.umask(umask)
+    try:
+        write_cache(tmp_path / "toy", {"train": 20})["train"].keep_plan(PlanSpec("smart", 4), 1)
+    finally:
+        os.umask(before)
+    files = [path for path in (tmp_path / "toy").rglob("*") if path.suffix in (".safetensors", ".json")]
+    assert len(files) >= 4
+    assert {stat.S_IMODE(path.stat().st_mode) for path in files} == {0o666 & ~umask}

@@ -14,7 +14,7 @@ import pytest
 
 from cache import Cache, CorruptCacheError, PlanSpec, StorageError, open_cache
 from cache.common import files as storage
-from cache.writing import plans as plan_storing
+from cache.common.folder import Folder
 from cache.writing.plans import store_plan
 
 from ..helpers.build_server import ROOT
@@ -154,8 +154,8 @@ def test_a_read_only_cache_works_and_its_plans_are_made_in_memory(
 ) -> None:
     expected = all_ids(cache, 2, SPEC)
     before = sorted(cache.folder.rglob("*"))
-    monkeypatch.setattr(Path, "mkdir", refuse_to_write)
-    monkeypatch.setattr(plan_storing, "locked", refuse_to_write)
+    monkeypatch.setattr(Folder, "make", refuse_to_write)
+    monkeypatch.setattr(Folder, "folder", refuse_to_write)
     again = open_cache(cache.folder, verify=True)
     with pytest.raises(StorageError, match=r"cannot write .*tight-b4-s5: Read-only file system"):
         again["train"].keep_plan(SPEC, 3)
