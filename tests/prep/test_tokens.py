@@ -22,7 +22,7 @@ from prep.tokenization.tokenizer import Encoder, TokenizerFiles, with_space_befo
 from prep.tokenization.words import WordEncoder, Words, pack, unpack
 from tests.helpers.builds import build_toy, content
 from tests.helpers.corpora import WORDS
-from tests.helpers.tokenizers import ENGINE_KINDS, byte_level, engine_json, write_tokenizer
+from tests.helpers.tokenizers import ENGINE_KINDS, engine_json, write_tokenizer
 
 Sentence = dict[str, list[str]]
 
@@ -169,7 +169,7 @@ def unigram() -> str:
 @pytest.mark.parametrize("side", ["right", "left"])
 def test_tokenizers_of_other_kinds_equal_transformers(tmp_path: Path, kind: str, side: str) -> None:
     """Byte-level ones are given a space before each word, as transformers asks for; the cache keeps them so."""
-    text = byte_level(False, None, ("<s>", "</s>")) if kind == "roberta" else unigram()
+    text = engine_json("roberta") if kind == "roberta" else unigram()
     folder = tmp_path / "tok"
     folder.mkdir()
     (folder / "tokenizer.json").write_text(text)
