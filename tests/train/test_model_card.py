@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 import torch
 from huggingface_hub import ModelCard
+from markdown_it import MarkdownIt
+from markdown_it.token import Token
 
 from cache import open_cache
 from cache.format.manifest import Manifest
@@ -16,7 +18,7 @@ from train.models.heads import quiet_transformers
 from train.models.loading import read_config
 from train.run import start_run
 from train.run_folder import model_card as card
-from train.run_folder.model_card import METRICS, _code, _plain, model_card
+from train.run_folder.model_card import METRICS, _code, _plain, _table, model_card
 from train.run_folder.records import Json, RunInfo, joined_records, read_run
 from train.settings import Settings
 
@@ -150,7 +152,7 @@ def test_the_pipeline_follows_from_the_models_class(trained: tuple[str, Path], n
 def test_cards_of_tokens_tell_their_own_task_scores_and_use(
     tmp_path: Path, kind: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Hidden tokens in a cache with labels of several classes a row, and tags of words; the code of both runs."""
+    """Masked tokens in a cache with labels of several classes a row, and tags of words; the code of both runs."""
     rows = rows_of("multi-label")
     if kind != "mlm":
         rows = [{"text": words, "label": ["O" if word < "word3" else "B-X" for word in words]} for words in WORDS_OF]
@@ -197,17 +199,76 @@ def test_without_its_card_there_is_no_model(tmp_path: Path, monkeypatch: pytest.
     assert not list((tmp_path / "run").glob(".model*"))
 
 
-@pytest.mark.parametrize("label", ["plain", "one`tick", "two``<img src=x>``ticks", "```", "`", "a\n\n<b>b"])
-def test_no_label_ends_its_code_span(label: str) -> None:
-    """A span ends at a run of as many backticks as it began with; what a label holds has none that long."""
-    shown = _code(label)
-    fence = re.match("`+", shown)[0]
-    inside = shown[len(fence) : -len(fence)]
-    assert shown.endswith(fence)
-    assert inside.strip() == " ".join(label.split())
-    assert fence not in re.findall("`+", inside)
-    assert "\n" not in shown
+FOREIGN = [
+    "plain",
+    "one`tick",
+    "``a``<img src=x>``",
+    "```",
+    "`",
+    "a\n\n<b>b",
+    "a|b",
+    "a\\|b",
+    "a\\",
+    "\\<img src=x>",
+    "x\\`y`",
+    "\\[x](http://y)",
+    "![x](http://y) & &lt;",
+    "*b* _c_ **d**",
+    "# h #",
+]
 
 
-def test_foreign_text_outside_code_is_not_read_as_html_or_markdown() -> None:
-    assert _plain("<img src=x> & `code` [link](https://x)") == "&lt;img src=x> &amp; \\`code\\` \\[link](https://x)"
+def inlines(text: str) -> list[list[Token]]:
+    """What CommonMark, with GitHub's tables, reads in each heading, paragraph and cell."""
+    tokens = MarkdownIt("commonmark", {"html": True}).enable("table").parse(text)
+    assert "html_block" not in {token.type for token in tokens}
+    return [token.children or [] for token in tokens if token.type == "inline"]
+
+
+@pytest.mark.parametrize("name", FOREIGN)
+def test_foreign_text_is_shown_as_it_is_and_read_as_nothing_else(name: str) -> None:
+    """As code and as text, in a heading and in a table; white space counts as one space."""
+    shown = " ".join(name.split())
+    for quote, kind in ((_plain, "text"), (_code, "code_inline")):
+        heading, *cells = inlines(f"# {quote(name)}\n\n" + _table([("a", "b"), (quote(name), quote(name)), ("c", "d")]))
+        assert len(cells) == 6, "no cell more or less"
+        for found in (heading, *cells[2:4]):
+            assert [(token.type, token.content) for token in found if token.content] == [(kind, shown)]
+
+
+def test_an_empty_label_is_a_span_of_its_own() -> None:
+    (found,) = inlines(f"{_code('')} and {_code('b')}")
+    assert [token.type for token in found] == ["code_inline", "text", "code_inline"]
+
+
+@pytest.mark.parametrize("name", FOREIGN)
+def test_nothing_foreign_brings_html_links_or_emphasis_into_a_card(trained: tuple[str, Path], name: str) -> None:
+    info, config, manifest, records = parts_of(trained[1])
+    labels = replace(manifest.task, kind="classification", label_names=(name, "other"))
+    foreign = replace(manifest, task=labels, tokenizer=replace(manifest.tokenizer, name=name))
+    info = replace(
+        info,
+        cache_name=name,
+        settings=replace(info.settings, model=name, eval_split=name),
+        environment={**info.environment, "device": name},
+    )
+    for source in (
+        {"kind": "hub", "argument": "x", "dataset": name, "config": name, "revision": name},
+        {"kind": "package", "argument": name, "package": name},
+        {"argument": name},
+    ):
+        text = model_card(name, info, config, replace(foreign, source=source), records)
+        body = text.split("\n---\n", 1)[1]
+        parts = inlines(body)
+        assert {token.type for part in parts for token in part} <= {"text", "code_inline", "softbreak"}
+        assert "".join(token.content for token in parts[0]) == " ".join(name.split())
+
+
+@pytest.mark.parametrize("classes", [None, ["XLMWithLMHeadModel"]])
+def test_a_model_of_no_known_pipeline_is_not_shown_in_one(trained: tuple[str, Path], classes: list[str] | None) -> None:
+    info, config, manifest, records = parts_of(trained[1])
+    config.architectures = classes
+    text = model_card("run-1", info, config, manifest, records)
+    assert "pipeline(" not in text
+    assert f"of its class ({'`XLMWithLMHeadModel`' if classes else 'not recorded'})" in text
+    assert ModelCard(text).data.pipeline_tag is None

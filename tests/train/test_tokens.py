@@ -321,11 +321,11 @@ def test_words_with_tags_serve_masked_language_modelling_too(trained: tuple[Cach
     cache, _ = trained
     run = start_run(settings(cache, tmp_path / "adapted", task="mlm", epochs=1, lr=1e-3), say, say, quiet=True)
     record = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()][-2]
-    hidden = sum(
+    masked = sum(
         int((Masking.of(cache["train"], CPU, 321).mask(batch).labels != IGNORED).sum())  # type: ignore[operator]
         for batch in cache["train"].batches(0, PlanSpec("tight", 8))
     )
-    assert (record["kind"], record["rows"], record["masked_tokens"]) == ("epoch", len(cache["train"]), hidden)
+    assert (record["kind"], record["rows"], record["masked_tokens"]) == ("epoch", len(cache["train"]), masked)
     model = load_for_evaluation(run / "model", CPU, CacheRequirements(cache.manifest, cache.folder, 24))
     scores = evaluate(model, cache["train"], CPU, "fp32")
     assert scores is not None

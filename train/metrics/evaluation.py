@@ -42,7 +42,7 @@ def evaluate(
         progress: called with the rows of each batch when it is under way.
 
     Raises:
-        InputError: the split has no rows, or there is no token to hide others behind.
+        InputError: the split has no rows, or there is no mask token.
     """
     if not len(split):
         raise InputError(f"split {split.name!r} of {split.folder} has no rows, so there is nothing to evaluate")

@@ -72,7 +72,7 @@ def model_card(name: str, info: RunInfo, config: PretrainedConfig, manifest: Man
         f"# {_plain(name)}\n",
         f"{_base(info)}, fine-tuned with lengthwise on the cache {_code(info.cache_name)}: {_task(info, manifest)}.\n",
         "## How to use it\n",
-        _usage(task, manifest),
+        _usage(task, config, manifest),
         "## Results\n",
         _results(records, evaluations, manifest),
         "## How it was trained\n",
@@ -153,7 +153,11 @@ def _task(info: RunInfo, manifest: Manifest) -> str:
     return f"{task.kind}{' of pairs of texts' * task.pair}{labels}"
 
 
-def _usage(task: str | None, manifest: Manifest) -> str:
+def _usage(task: str | None, config: PretrainedConfig, manifest: Manifest) -> str:
+    truncated = f"Texts were truncated to {manifest.max_length:,} tokens in training, special tokens included.\n"
+    if task is None:
+        names = ", ".join(map(_code, config.architectures or [])) or "not recorded"
+        return f"Load it with `from_pretrained` of its class ({names}); no pipeline for it is known. {truncated}"
     example = '"A text of your own."'
     if task == "fill-mask":
         example = 'f"A text with a {model.tokenizer.mask_token} in it."'
@@ -171,8 +175,7 @@ def _usage(task: str | None, manifest: Manifest) -> str:
             f"print(model({example}{options}))",
             "```",
             "",
-            f"Texts were truncated to {manifest.max_length:,} tokens in training, special tokens included.",
-            "",
+            truncated,
         ]
     )
 
@@ -258,12 +261,12 @@ def _code(text: str) -> str:
     """A name as code in Markdown, whatever it holds."""
     text = " ".join(text.split())
     fence = "`" * (1 + max(map(len, re.findall("`+", text)), default=0))  # a run of as many would end the span
-    return f"{fence} {text} {fence}" if "`" in text else f"{fence}{text}{fence}"
+    return f"{fence} {text} {fence}" if "`" in text or not text else f"{fence}{text}{fence}"
 
 
 def _plain(text: str) -> str:
-    """Foreign text in a line of Markdown: no HTML, no code span, no link."""
-    return re.sub(r"([`\[])", r"\\\1", " ".join(text.split()).replace("&", "&amp;").replace("<", "&lt;"))
+    """Foreign text in a line of Markdown: no HTML, code span, link or emphasis. `_table` escapes the `|` itself."""
+    return re.sub(r"[\\`*_\[\]<&#~$]", r"\\\g<0>", " ".join(text.split()))
 
 
 def _number(value: Any) -> str:
