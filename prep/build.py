@@ -1,6 +1,6 @@
 """The build: text to cache.
 
-Text flows one way: record batches -> ids -> runs sorted by length -> shards -> plans -> manifest. Everything is
+Text flows one way: record batches -> ids -> sorted runs -> shards -> plans -> manifest. Everything is
 written beside its place and renamed into it at the end.
 """
 
@@ -37,6 +37,7 @@ from cache.writing.writer import ShardColumns, write_manifest, write_shard
 
 from .rows.encoding import Encoded, encode_source, id_type
 from .rows.external_sort import merge
+from .rows.selection import Selection
 from .sources.corpus import Columns, Source
 from .sources.opening import open_source
 from .tokenization.engines import ParityError
@@ -287,9 +288,9 @@ def _write(
 ) -> Manifest:
     """Write all files of the cache but its plans; returns the complete manifest."""
     spill = folder / ".runs"  # no split has such a name
-    holdout, limit = manifest.source["holdout"], settings.limit
     task = parts.source.task if settings.task == "auto" else settings.task
-    arguments = (parts.source, parts.encoder, task, holdout, limit, spill, settings.memory_bytes, console)
+    selection = Selection(task, manifest.source["holdout"], settings.limit)
+    arguments = (parts.source, parts.encoder, selection, spill, settings.memory_bytes, console)
     try:
         encoded = encode_source(*arguments)
     except ParityError as difference:
@@ -299,7 +300,7 @@ def _write(
         encoded = encode_source(*arguments)
     facts, vocab_size = parts.encoder.facts(), parts.encoder.vocab_size
     parts.encoder.release()
-    splits = {name: _write_split(folder, name, encoded, settings.shard_bytes, vocab_size) for name in encoded.runs}
+    splits = {name: _write_split(folder, name, encoded, settings.shard_bytes, vocab_size) for name in encoded.splits}
     shutil.rmtree(spill, ignore_errors=True)
     complete = replace(
         manifest,
@@ -315,13 +316,13 @@ def _write(
 
 def _write_split(folder: Path, name: str, encoded: Encoded, shard_bytes: int, vocab_size: int) -> SplitInfo:
     shards: list[ShardInfo] = []
-    store, labels, firsts = encoded.runs[name], encoded.labels.get(name), encoded.first_lengths.get(name)
-    counts = store.counts
+    split = encoded.splits[name]
+    labels, counts = split.labels, split.store.counts
     row_bytes = ROW_BYTES + (0 if labels is None else labels[:1].nbytes) + (4 if encoded.task.pair else 0)
     dtype = id_type(vocab_size) if encoded.marked is None else packed_type(vocab_size)
-    for part in merge(store.runs, counts, dtype, shard_bytes, row_bytes):
+    for part in merge(split.store.sorted_runs, counts, dtype, shard_bytes, row_bytes):
         rows, ids = part.source_rows, part.ids
-        first = None if firsts is None else firsts[rows]
+        first = None if split.first_lengths is None else split.first_lengths[rows]
         own = None if labels is None else labels[rows]
         if encoded.marked is not None:
             ids, marks = unpack(ids)

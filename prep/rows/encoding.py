@@ -1,9 +1,9 @@
-"""A source's rows: which split each goes to, their ids sorted into runs, their labels."""
+"""Encode a source: the ids of its rows as sorted runs, their labels, split by split."""
 
 import shutil
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,14 +14,14 @@ from cache.common.progress import ConsoleProgress
 from cache.errors import InputError, StorageError
 from cache.format.tasks import MLM, TOKENS, Task
 
-from ..columns import PAIR, TEXT, Mask, Stream, checked_texts, kept
+from ..columns import PAIR, TEXT, Mask, checked_texts, kept
 from ..labels.class_labels import Coded, code_batch, find_task, resolve_classes, resolve_numbers
 from ..labels.tags import TaggedWords, Tags, tagged_words
 from ..sources.corpus import Source
 from ..tokenization.tokenizer import Encoder
 from ..tokenization.words import WordEncoder, pack
-from .external_sort import RunStore, sort_run
-from .selection import held_out, limit_rows
+from .external_sort import SortedRunStore, sort_rows
+from .selection import Selection, choose_rows
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -29,8 +29,36 @@ if TYPE_CHECKING:
 RUNS_SHARE = 16
 """Ids of a split may take 1/16 of a build's memory; the engine's caches, a shard and the text under way take more."""
 
-KEPT_BYTES = 256 * 1024 * 1024
-"""A split up to this size is kept in memory between choosing its rows and encoding them."""
+
+@dataclass
+class EncodedSplit:
+    """One split of the cache while its rows are encoded, and afterwards.
+
+    Attributes:
+        origin: the source split that its rows come from.
+        mask: (source rows,) True for its rows; None = all of them.
+        store: ids as sorted runs; where tokens have labels, ids and marks, see `prep.tokenization.words`.
+        labels: (source rows,) or (source rows, classes), the label of each row of `origin`; None where tokens have
+            labels, or nothing has.
+        first_lengths: (source rows,) tokens of token type 0, likewise; None without pairs.
+    """
+
+    origin: str
+    mask: Mask | None
+    store: SortedRunStore
+    labels: Array | None = None
+    first_lengths: Array | None = None
+    pieces: list[tuple[Array, Array]] = field(default_factory=list)
+    """Of `first_lengths`: (n,) source rows and (n,) lengths each, until all are there."""
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """A record batch of the source split `split`; `first_row` is its first row's number in there."""
+
+    batch: "pa.RecordBatch"
+    split: str
+    first_row: int
 
 
 @dataclass(frozen=True)
@@ -39,26 +67,19 @@ class Encoded:
 
     Attributes:
         task: what the labels mean.
-        runs: split of the cache to its runs.
-        labels: split of the cache to (source rows,) or (source rows, classes), the label of each row of the source
-            split it comes from; empty where tokens have labels, or nothing has.
-        first_lengths: split of the cache to (source rows,) tokens of token type 0, likewise; empty without pairs.
-        marked: where tokens have labels, the label of each mark; the runs then hold ids and marks, see `words`.
+        splits: name in the cache to the split.
+        marked: where tokens have labels, the label of each mark; else None.
     """
 
     task: Task
-    runs: dict[str, RunStore]
-    labels: dict[str, Array]
-    first_lengths: dict[str, Array]
+    splits: dict[str, EncodedSplit]
     marked: Array | None = None
 
 
 def encode_source(
     source: Source,
     encoder: Encoder,
-    task: str,
-    holdout: float,
-    limit: int | None,
+    selection: Selection,
     spill: Path,
     memory_bytes: int,
     console: ConsoleProgress,
@@ -68,62 +89,73 @@ def encode_source(
     Args:
         source: what to read.
         encoder: the tokenizer.
-        task: what the labels are, one of `cache.format.manifest.KINDS`, or "auto".
-        holdout: fraction of split `train` that becomes `test`.
-        limit: most rows of each source split.
+        selection: the task, and which rows to take.
         spill: folder for ids that do not fit in memory; the caller removes it.
         memory_bytes: about how much the build may take.
         console: for the progress bar.
 
     Raises:
         InputError: a text or label is missing or of a wrong kind, or there are no rows at all.
-        StorageError: the disk has no room for the cache, by what its first piece takes; or it refuses.
+        StorageError: the disk has no room for the cache, estimated from its first batch; or writing fails.
     """
-    runs: dict[str, RunStore] = {}
-    pieces: dict[str, list[Coded]] = {}
-    origin: dict[str, str] = {}
-    firsts: dict[str, list[tuple[Array, Array]]] = {}
-    rows: dict[str, int] = {}
+    splits: dict[str, EncodedSplit] = {}
+    coded: dict[str, list[Coded]] = {}
     tags = Tags(source.label_names)
     read_bytes = 0
     with console.bar("tokenizing", source.size_bytes, "B") as bar:
-        for split, stream in source.splits.items():
-            batches, routes = _routes(split, stream, source, task, holdout, limit)
-            for name in routes:
-                runs[name] = RunStore(spill / name, memory_bytes // RUNS_SHARE)
-                origin[name], firsts[name] = split, []
-            pieces[split], first_row = [], 0
+        for origin, stream in source.splits.items():
+            batches, masks = choose_rows(origin, stream, source, selection)
+            own = {
+                name: EncodedSplit(origin, mask, SortedRunStore(spill / name, memory_bytes // RUNS_SHARE))
+                for name, mask in masks.items()
+            }
+            splits |= own
+            coded[origin] = []
+            first_row = 0
             for batch in batches:
-                if encoder.words:
-                    chunk = tagged_words(batch, split, first_row, tags)
-                    for name, mask in routes.items():
-                        _encode_words(chunk, mask, encoder.words, encoder.vocab_size, runs[name])
-                else:
-                    if task != MLM:
-                        pieces[split].append(code_batch(batch, split, first_row))
-                    for name, mask in routes.items():
-                        coded = _encode(batch, split, first_row, mask, encoder, runs[name])
-                        if encoder.pairs:
-                            firsts[name].append(coded)
+                chunk = Chunk(batch, origin, first_row)
+                labels = _encode_chunk(chunk, encoder, list(own.values()), tags, selection.task != MLM)
+                coded[origin] += labels
                 first_row += batch.num_rows
                 read_bytes += batch.nbytes
                 if read_bytes == batch.nbytes:
-                    _check_room(spill.parent, runs, read_bytes, source.size_bytes, memory_bytes)
-                bar.update(batch.nbytes, _speed(runs, time.monotonic() - bar.began))
-            rows[split] = first_row
+                    _check_room(spill.parent, splits, read_bytes, source.size_bytes, memory_bytes)
+                bar.update(batch.nbytes, _speed(splits, time.monotonic() - bar.began))
+            for split in own.values():
+                split.first_lengths = _by_source_row(split.pieces, first_row) if encoder.pairs else None
+                split.pieces.clear()
     encoder.settle()
-    if not any(store.runs for store in runs.values()):
+    if not any(split.store.sorted_runs for split in splits.values()):
         raise InputError(f"{source.where} holds no rows")
     if encoder.words:
-        return _tagged(task, tags, runs, console)
-    found, labels = _labels(task, pieces, source, console)
-    own = {name: labels[split] for name, split in origin.items() if found.labelled}
-    paired = origin.items() if encoder.pairs else ()
-    return Encoded(found, runs, own, {name: _by_source_row(firsts[name], rows[split]) for name, split in paired})
+        return _tagged(selection.task, tags, splits, console)
+    task, labels_of = _labels(selection.task, coded, source, console)
+    for split in splits.values():
+        split.labels = labels_of.get(split.origin)
+    return Encoded(task, splits)
 
 
-def _tagged(asked: str, tags: Tags, runs: dict[str, RunStore], console: ConsoleProgress) -> Encoded:
-    """What came of rows of words."""
+def _encode_chunk(
+    chunk: Chunk, encoder: Encoder, splits: list[EncodedSplit], tags: Tags, labelled: bool
+) -> list[Coded]:
+    """Encode a batch into the splits that its rows belong to.
+
+    Returns:
+        Its labels; none where they are not wanted, or are those of words.
+    """
+    if encoder.words:
+        words = tagged_words(chunk.batch, chunk.split, chunk.first_row, tags)
+        for split in splits:
+            _encode_words(words, encoder.words, encoder.vocab_size, split)
+        return []
+    labels = [code_batch(chunk.batch, chunk.split, chunk.first_row)] if labelled else []
+    for split in splits:
+        _encode_texts(chunk, encoder, split)
+    return labels
+
+
+def _tagged(asked: str, tags: Tags, splits: dict[str, EncodedSplit], console: ConsoleProgress) -> Encoded:
+    """The task and the labels of the marks, for rows of words."""
     if asked == "auto":
         console.log(f"task {TOKENS}, found from the lists of words; --task settles it")
     names, marked = tags.table()
@@ -131,11 +163,11 @@ def _tagged(asked: str, tags: Tags, runs: dict[str, RunStore], console: ConsoleP
         raise InputError("the lists of words are all empty, so there is no tag to learn; see --text")
     if len(names) == 1:
         console.log(f"warning: all words have the tag {names[0]!r}: there is nothing to learn")
-    return Encoded(Task(TOKENS, names), runs, {}, {}, marked)
+    return Encoded(Task(TOKENS, names), splits, marked)
 
 
-def _speed(runs: dict[str, RunStore], seconds: float) -> str:
-    return f"{sum(store.tokens for store in runs.values()) / max(seconds, 1e-9):,.0f} tokens/s"
+def _speed(splits: dict[str, EncodedSplit], seconds: float) -> str:
+    return f"{sum(split.store.tokens for split in splits.values()) / max(seconds, 1e-9):,.0f} tokens/s"
 
 
 def _labels(
@@ -163,9 +195,10 @@ def _by_source_row(parts: list[tuple[Array, Array]], rows: int) -> Array:
     return column
 
 
-def _check_room(folder: Path, runs: dict[str, RunStore], read: int, total: int, memory_bytes: int) -> None:
-    """Compare the free disk with what the whole source will take, going by its first piece."""
-    made = sum(store.held_bytes + (store.file.size if store.file else 0) for store in runs.values())
+def _check_room(folder: Path, splits: dict[str, EncodedSplit], read: int, total: int, memory_bytes: int) -> None:
+    """Compare the free disk space with what the whole source will take, estimated from its first batch."""
+    stores = [split.store for split in splits.values()]
+    made = sum(store.held_bytes + (store.file.size if store.file else 0) for store in stores)
     cache = made * max(total, read) / max(read, 1)
     spilled = cache if cache > memory_bytes // RUNS_SHARE else 0
     free = shutil.disk_usage(folder).free
@@ -176,88 +209,35 @@ def _check_room(folder: Path, runs: dict[str, RunStore], read: int, total: int, 
         )
 
 
-def _routes(
-    split: str, stream: Stream, source: Source, task: str, holdout: float, limit: int | None
-) -> tuple[Iterator["pa.RecordBatch"], dict[str, Mask | None]]:
-    """The batches of a source split, and for each split of the cache that comes from it the rows it takes.
-
-    Choosing rows takes their labels beforehand, so the split is then read twice, or kept where it is small.
-    """
-    if not holdout and limit is None:
-        return stream(), {split: None}
-    kept: list[pa.RecordBatch] | None = []
-    coded, rows, size, classed = [], 0, 0, task != MLM and not source.words
-    for batch in stream():
-        if classed:
-            coded.append(code_batch(batch, split, rows))
-        rows += batch.num_rows
-        size += batch.nbytes
-        if kept is not None:
-            kept.append(batch)
-            kept = kept if size <= KEPT_BYTES else None
-    chosen = limit_rows(rows, limit)
-    batches = iter(kept) if kept is not None else stream()
-    if not holdout:
-        return batches, {split: chosen}
-    strata = _strata(split, coded, source, task) if classed else np.zeros(rows, np.int64)
-    test = held_out(strata, chosen, holdout)
-    train = chosen & ~test
-    if rows and not (test.any() and train.any()):
-        raise InputError(
-            f"a holdout of {holdout} of {int(chosen.sum()):,} rows{', taken from each class,' * classed} "
-            f"leaves no row to "
-            f"{'train' if test.any() else 'test'}; pass --holdout 0 or another fraction"
-        )
-    return batches, {split: train, "test": test}
-
-
-def _strata(split: str, coded: list[Coded], source: Source, task: str) -> Array:
-    """(rows,) what a row is held out alongside of: its class, or all rows where each has not just one."""
-    if find_task(task, {split: coded}, source.label_names) != "classification":
-        return np.zeros(sum(piece.rows for piece in coded), np.int64)
-    strata: Array = resolve_classes({split: coded}, source.label_names)[1][split]
-    return strata
-
-
-def _encode(
-    batch: "pa.RecordBatch", split: str, first_row: int, mask: Mask | None, encoder: Encoder, store: RunStore
-) -> tuple[Array, Array]:
-    """Encode the rows of a batch that belong to a split, as one run.
-
-    Returns:
-        Their source rows, and in a cache of pairs their tokens of token type 0.
-    """
-
+def _encode_texts(chunk: Chunk, encoder: Encoder, split: EncodedSplit) -> None:
+    """Encode the rows of a chunk that belong to a split, as one sorted run."""
+    batch, first_row = chunk.batch, chunk.first_row
     rows = np.arange(first_row, first_row + batch.num_rows)
-    columns = [
-        checked_texts(batch.column(name), split, first_row) for name in ((TEXT, PAIR) if encoder.pairs else (TEXT,))
-    ]
-    if mask is not None:
-        part = mask[first_row : first_row + batch.num_rows]
+    names = (TEXT, PAIR) if encoder.pairs else (TEXT,)
+    columns = [checked_texts(batch.column(name), chunk.split, first_row) for name in names]
+    if split.mask is not None:
+        part = split.mask[first_row : first_row + batch.num_rows]
         columns, rows = [kept(texts, part) for texts in columns], rows[part]
     if not len(rows):
-        return rows, rows
+        return
     if encoder.pairs:
         ids, lengths, first_lengths = encoder.pairs.encode(columns[0].to_pylist(), columns[1].to_pylist())
+        split.pieces.append((rows, first_lengths))
     else:
         ids, lengths = encoder.encode(columns[0].to_pylist())
-        first_lengths = lengths
-    check_tokens(lengths, rows, split)
-    store.add(sort_run(ids.astype(id_type(encoder.vocab_size)), lengths, rows))
-    return rows, first_lengths
+    check_tokens(lengths, rows, chunk.split)
+    split.store.add(sort_rows(ids.astype(id_type(encoder.vocab_size)), lengths, rows))
 
 
-def _encode_words(
-    chunk: TaggedWords, mask: Mask | None, encoder: WordEncoder, vocab_size: int, store: RunStore
-) -> None:
-    """Encode the rows of a chunk that belong to a split, as one run of ids and marks."""
-    if mask is not None:
-        chunk = chunk.kept(mask)
-    if not len(chunk.rows):
+def _encode_words(words: TaggedWords, encoder: WordEncoder, vocab_size: int, split: EncodedSplit) -> None:
+    """Encode the rows of a chunk that belong to a split, as one sorted run of ids and marks."""
+    if split.mask is not None:
+        words = words.kept(split.mask)
+    if not len(words.rows):
         return
-    ids, lengths, marks = encoder.encode(chunk.words)
-    check_tokens(lengths, chunk.rows, chunk.split)
-    store.add(sort_run(pack(ids, marks, vocab_size), lengths, chunk.rows))
+    ids, lengths, marks = encoder.encode(words.words)
+    check_tokens(lengths, words.rows, words.split)
+    split.store.add(sort_rows(pack(ids, marks, vocab_size), lengths, words.rows))
 
 
 def check_tokens(lengths: Array, rows: Array, split: str) -> None:

@@ -1,8 +1,8 @@
 """From texts in any order to rows in ascending length, in bounded memory.
 
-Each chunk of encoded rows is sorted by itself into a *run*. Runs are then merged length by length, by copying whole
-stretches of rows of one length: no comparison of single rows, no copy of the corpus in memory. Runs that do not fit
-are kept in a file until then.
+Each chunk of encoded rows is sorted by itself into a *sorted run*. The sorted runs are then merged length by length, by
+copying blocks of rows of one length: no comparison of single rows, no copy of the corpus in memory. Sorted runs that
+do not fit in memory are kept in a file until then.
 
 Both steps are stable, so that rows of one length stay in source order.
 """
@@ -20,7 +20,7 @@ from cache.common.files import storage_errors
 
 
 @dataclass(frozen=True)
-class Run:
+class SortedRun:
     """Some rows of a split, sorted by length.
 
     Attributes:
@@ -45,7 +45,7 @@ class Run:
         return np.cumsum(tokens) - tokens
 
 
-def sort_run(ids: Array, lengths: Array, source_rows: Array) -> Run:
+def sort_rows(ids: Array, lengths: Array, source_rows: Array) -> SortedRun:
     """Sort encoded rows by length.
 
     Args:
@@ -57,13 +57,13 @@ def sort_run(ids: Array, lengths: Array, source_rows: Array) -> Run:
     order = np.argsort(lengths.astype(np.uint16 if longest < 1 << 16 else np.int64), kind="stable")
     ends = np.cumsum(lengths)
     bounds = zip((ends - lengths)[order].tolist(), ends[order].tolist(), strict=True)
-    # A slice a row: ten times faster than an index of every token, which is four times as large as the tokens.
+    # One slice per row: ten times faster than an index of every token, which is four times as large as the tokens.
     rows = [ids[:0], *(ids[begin:end] for begin, end in bounds)]
-    return Run(np.concatenate(rows), np.bincount(lengths, minlength=1), source_rows[order])
+    return SortedRun(np.concatenate(rows), np.bincount(lengths, minlength=1), source_rows[order])
 
 
 class SpillFile:
-    """A file that ids are appended to and read back from; whoever named it removes it."""
+    """A file that ids are appended to and read back from; the caller who named it removes it."""
 
     def __init__(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -109,25 +109,25 @@ class Spilled:
 
 
 @dataclass
-class RunStore:
-    """The runs of one split; beyond `limit_bytes` of ids their ids wait in a file.
+class SortedRunStore:
+    """The sorted runs of one split; ids beyond `limit_bytes` are kept in a file.
 
     Attributes:
-        path: of that file; whoever named it removes it.
+        path: of that file; the caller removes it.
         limit_bytes: ids to keep in memory.
-        runs: in source order.
+        sorted_runs: in source order.
         tokens: in all of them.
     """
 
     path: Path
     limit_bytes: int
-    runs: list[Run] = field(default_factory=list)
+    sorted_runs: list[SortedRun] = field(default_factory=list)
     held_bytes: int = 0
     tokens: int = 0
     file: SpillFile | None = None
 
-    def add(self, run: Run) -> None:
-        """Take the next run.
+    def add(self, run: SortedRun) -> None:
+        """Add the next sorted run.
 
         Raises:
             StorageError: its ids cannot be written.
@@ -140,19 +140,19 @@ class RunStore:
                 run = replace(run, ids=self.file.append(run.ids[:]))
         else:
             self.held_bytes += size
-        self.runs.append(run)
+        self.sorted_runs.append(run)
 
     @property
     def counts(self) -> Array:
-        """(longest+1,) rows of each length over all runs."""
-        total = np.zeros(max((len(run.counts) for run in self.runs), default=1), np.int64)
-        for run in self.runs:
+        """(longest+1,) rows of each length over all sorted runs."""
+        total = np.zeros(max((len(run.counts) for run in self.sorted_runs), default=1), np.int64)
+        for run in self.sorted_runs:
             total[: len(run.counts)] += run.counts
         return total
 
 
 @dataclass(frozen=True)
-class Sorted:
+class ShardRows:
     """Rows of one shard, ready to be written: (tokens,) ids, (rows,) lengths, (rows,) source rows."""
 
     ids: Array
@@ -160,17 +160,19 @@ class Sorted:
     source_rows: Array
 
 
-def merge(runs: list[Run], counts: Array, dtype: type, limit_bytes: int, row_bytes: int) -> Iterator[Sorted]:
-    """Merge runs into shards, each in the same memory: what is given lasts until the next one is asked for.
+def merge(
+    sorted_runs: list[SortedRun], counts: Array, dtype: type, limit_bytes: int, row_bytes: int
+) -> Iterator[ShardRows]:
+    """Merge sorted runs into shards. All use the same memory: a shard is valid until the next one is asked for.
 
     Args:
-        runs: in source order.
+        sorted_runs: in source order.
         counts: (longest+1,) rows of each length over all of them.
         dtype: of the ids.
         limit_bytes: of one shard; a shard has at least one row.
-        row_bytes: bytes a row takes in a shard beside its ids.
+        row_bytes: bytes per row in a shard beside its ids.
     """
-    stretches = Stretches(runs)
+    blocks = LengthBlocks(sorted_runs)
     total, longest = int(counts @ np.arange(len(counts))), len(counts) - 1
     buffer: Array = np.empty(min(total, max(longest, limit_bytes // np.dtype(dtype).itemsize)), dtype)
     for lengths in _shard_lengths(counts, np.dtype(dtype).itemsize, limit_bytes, row_bytes):
@@ -178,11 +180,11 @@ def merge(runs: list[Run], counts: Array, dtype: type, limit_bytes: int, row_byt
         ids, source_rows = buffer[:tokens], np.empty(len(lengths), np.int64)
         row = token = 0
         while row < len(lengths):
-            part_ids, part_rows = stretches.take(len(lengths) - row)
+            part_ids, part_rows = blocks.take(len(lengths) - row)
             ids[token : token + len(part_ids)] = part_ids
             source_rows[row : row + len(part_rows)] = part_rows
             row, token = row + len(part_rows), token + len(part_ids)
-        yield Sorted(ids, lengths, source_rows)
+        yield ShardRows(ids, lengths, source_rows)
 
 
 def _shard_lengths(counts: Array, item_bytes: int, limit_bytes: int, row_bytes: int) -> Iterator[Array]:
@@ -201,27 +203,27 @@ def _shard_lengths(counts: Array, item_bytes: int, limit_bytes: int, row_bytes: 
         yield np.repeat(np.arange(len(part)), part)
 
 
-class Stretches:
-    """The stretches of equal length of all runs, shortest first, runs in order, taken piece by piece."""
+class LengthBlocks:
+    """Blocks of rows of one length, shortest first, sorted runs in order, taken piece by piece."""
 
-    def __init__(self, runs: list[Run]) -> None:
-        self.source = self._all(runs)
+    def __init__(self, sorted_runs: list[SortedRun]) -> None:
+        self.source = self._all(sorted_runs)
         self.ids: Array = np.zeros(0)
         self.rows: Array = np.zeros(0)
         self.length = 0
 
     @staticmethod
-    def _all(runs: list[Run]) -> Iterator[tuple[Array, Array, int]]:
-        starts = [(run.row_starts, run.token_starts) for run in runs]
-        for length in range(max((len(run.counts) for run in runs), default=0)):
-            for run, (row_starts, token_starts) in zip(runs, starts, strict=True):
+    def _all(sorted_runs: list[SortedRun]) -> Iterator[tuple[Array, Array, int]]:
+        starts = [(run.row_starts, run.token_starts) for run in sorted_runs]
+        for length in range(max((len(run.counts) for run in sorted_runs), default=0)):
+            for run, (row_starts, token_starts) in zip(sorted_runs, starts, strict=True):
                 count = int(run.counts[length]) if length < len(run.counts) else 0
                 if count:
                     row, token = int(row_starts[length]), int(token_starts[length])
                     yield run.ids[token : token + count * length], run.source_rows[row : row + count], length
 
     def take(self, most: int) -> tuple[Array, Array]:
-        """At most so many rows of the next stretch: their ids and source rows."""
+        """The ids and source rows of at most `most` rows of the next block."""
         if not len(self.rows):
             self.ids, self.rows, self.length = next(self.source)
         ids, rows = self.ids[: most * self.length], self.rows[:most]

@@ -1,9 +1,86 @@
 """Which rows of a source go where: a limit, and a part of `train` held out as `test`. Always the same rows."""
 
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
 import numpy as np
 import numpy.typing as npt
 
-from ..columns import Mask
+from cache.common.arrays import Array
+from cache.errors import InputError
+from cache.format.tasks import MLM
+
+from ..columns import Mask, Stream
+from ..labels.class_labels import Coded, code_batch, find_task, resolve_classes
+from ..sources.corpus import Source
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+KEPT_BYTES = 256 * 1024 * 1024
+"""A split up to this size is kept in memory between choosing its rows and encoding them."""
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Which rows of a source a cache takes.
+
+    Attributes:
+        task: what the labels are, one of `cache.format.tasks.KINDS`, or "auto": a class is held out evenly.
+        holdout: fraction of split `train` that becomes `test`.
+        limit: most rows of each source split; None = all.
+    """
+
+    task: str
+    holdout: float
+    limit: int | None
+
+
+def choose_rows(
+    split: str, stream: Stream, source: Source, selection: Selection
+) -> tuple[Iterator["pa.RecordBatch"], dict[str, Mask | None]]:
+    """The batches of a source split, and for each split of the cache that comes from it the rows it takes.
+
+    Choosing rows needs their labels first, so the split is then read twice, or held in memory where it is small.
+
+    Raises:
+        InputError: a label is missing or of a wrong kind, or the holdout leaves `train` or `test` without a row.
+    """
+    if not selection.holdout and selection.limit is None:
+        return stream(), {split: None}
+    held: list[pa.RecordBatch] | None = []
+    coded, rows, size, classed = [], 0, 0, selection.task != MLM and not source.words
+    for batch in stream():
+        if classed:
+            coded.append(code_batch(batch, split, rows))
+        rows += batch.num_rows
+        size += batch.nbytes
+        if held is not None:
+            held.append(batch)
+            held = held if size <= KEPT_BYTES else None
+    chosen = limit_rows(rows, selection.limit)
+    batches = iter(held) if held is not None else stream()
+    if not selection.holdout:
+        return batches, {split: chosen}
+    strata = _strata(split, coded, source, selection.task) if classed else np.zeros(rows, np.int64)
+    test = held_out(strata, chosen, selection.holdout)
+    train = chosen & ~test
+    if rows and not (test.any() and train.any()):
+        raise InputError(
+            f"a holdout of {selection.holdout} of {int(chosen.sum()):,} rows{', taken from each class,' * classed} "
+            f"leaves no row to "
+            f"{'train' if test.any() else 'test'}; pass --holdout 0 or another fraction"
+        )
+    return batches, {split: train, "test": test}
+
+
+def _strata(split: str, coded: list[Coded], source: Source, task: str) -> Array:
+    """(rows,) what a row is held out alongside of: its class, or all rows where each has not just one."""
+    if find_task(task, {split: coded}, source.label_names) != "classification":
+        return np.zeros(sum(piece.rows for piece in coded), np.int64)
+    strata: Array = resolve_classes({split: coded}, source.label_names)[1][split]
+    return strata
 
 
 def limit_rows(rows: int, limit: int | None) -> Mask:
