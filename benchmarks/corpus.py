@@ -79,7 +79,8 @@ def imdb_cache(
     """The cache of the reviews, built by `prep.build` at max length 400 with the packaged BERT's tokenizer."""
     from cache.common.progress import ConsoleProgress
     from cache.errors import CacheError
-    from prep.build import BuildSettings, build
+    from prep.build import build
+    from prep.settings import BuildSettings
 
     out = WORK / "cache"
     settings = BuildSettings("imdb", out=out, name=name, tokenizer="minilm", holdout=holdout, limit=limit)

@@ -95,7 +95,7 @@ class Split(SplitReader):
 
     def __reduce__(self) -> tuple[Any, ...]:
         """A copy in another process, such as a DataLoader's worker, opens the cache anew."""
-        return _reopened, (self.location.folder.resolve(), self.fingerprint, self.name)
+        return _reopened, (self.folder.resolve(), self.fingerprint, self.name)
 
 
 def _reopened(folder: Path, fingerprint: str, name: str) -> Split:

@@ -10,7 +10,8 @@ from cache.common.progress import ConsoleProgress
 from cache.errors import InputError
 from cache.plans.spec import PlanSpec
 
-from .build import BuildSettings, build
+from .build import build
+from .settings import BuildSettings
 from .sources.in_memory import given_source
 
 

@@ -114,9 +114,9 @@ def build(source: str, quiet: bool, as_json: bool, memory: str, **options: Any) 
 
     from cache.common.progress import ConsoleProgress, clock
 
-    from .build import BuildSettings
     from .build import build as build_cache
     from .inspect.summary import build_facts
+    from .settings import BuildSettings
 
     started = time.monotonic()
     spec = PlanSpec.of(*(options.pop(name) for name in ("strategy", "batch_size", "max_tokens", "seed")))

@@ -9,7 +9,8 @@ import pytest
 
 from cache import Cache
 from cache.common.progress import ConsoleProgress
-from prep.build import BuildSettings, build
+from prep.build import build
+from prep.settings import BuildSettings
 
 from .helpers.commands import Done, Prep
 

@@ -13,7 +13,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 ORDER = {
     "cache": "errors common plans format writing reading batches opening __init__",
-    "prep": "columns tokenization labels sources rows build export api inspect cli __init__",
+    "prep": "columns tokenization labels sources settings rows build export api inspect cli __init__",
     "train": "declarations settings signals device models metrics run_folder loop "
     "report resume run predict compare cli __init__",
 }

@@ -22,17 +22,17 @@ from .padded import PaddedTensors, PaddingOptions
 Given = TypeVar("Given", torch.Tensor, torch.Tensor | None)
 
 MOST_BLOCKS = 6
-"""A batch of more chunks of one length than this is gathered token by token."""
+"""A batch of more blocks of one length than this is gathered token by token."""
 
 
 class _Blocks:
-    """The chunks of rows of one length within micro-batches. On disk such rows lie in one rectangle, so that a
-    whole chunk is copied at once.
+    """The blocks of neighboring rows of one length within micro-batches. On disk such rows form one rectangle, so that
+    a whole block is copied at once.
 
     Attributes:
         first: (M+1,) the first block of each micro-batch.
         starts: the first row of each block, then the number of rows.
-        places: (N,) each row's place in the rectangle of its block.
+        positions: (N,) each row's position in the rectangle of its block.
     """
 
     def __init__(self, split: SplitReader, chunk: MicroBatches, found: Located) -> None:
@@ -44,20 +44,20 @@ class _Blocks:
         lasts = np.append(starts[1:], len(rows)) - 1
         self.first = np.searchsorted(starts, chunk.offsets)
         self.starts = [*starts.tolist(), len(rows)]
-        self.places = rows - np.repeat(rows[starts], lasts - starts + 1)
+        self.positions = rows - np.repeat(rows[starts], lasts - starts + 1)
         self._shards_used = {shard: split.shard(shard) for shard in distinct(found.shards)}
         self._shards = found.shards[starts].tolist()
         self._lengths = chunk.lengths[starts].tolist()
         self._begins = found.begins[starts].tolist()
         self._ends = (found.begins[lasts] + chunk.lengths[lasts]).tolist()
-        self._whole = (self.places[lasts] == lasts - starts).tolist()
+        self._whole = (self.positions[lasts] == lasts - starts).tolist()
 
     def part(self, number: int, name: str = "input_ids") -> Array:
         """The rows of a block as stored, (rows, length): ids, or the labels of tokens."""
         tokens = self._shards_used[self._shards[number]][name][self._begins[number] : self._ends[number]]
         rectangle: Array = tokens.reshape(-1, self._lengths[number])
         if not self._whole[number]:
-            rectangle = rectangle.take(self.places[self.starts[number] : self.starts[number + 1]], axis=0)
+            rectangle = rectangle.take(self.positions[self.starts[number] : self.starts[number + 1]], axis=0)
         return rectangle
 
 
@@ -104,9 +104,11 @@ class DirectFeed:
             types = None
             if found.first_lengths is not None:
                 types = torch.from_numpy(token_types(found.first_lengths[first:stop], lengths, width, self.left))
-            yield PaddedTensors(self._placed(ids), self._placed(mask), self._placed(label), self._placed(types))
+            yield PaddedTensors(
+                self._on_device(ids), self._on_device(mask), self._on_device(label), self._on_device(types)
+            )
 
-    def _placed(self, tensor: Given) -> Given:
+    def _on_device(self, tensor: Given) -> Given:
         return tensor if self.on_cpu or tensor is None else tensor.to(self.device, non_blocking=True)
 
     def _gathered(self, rows: Array, lengths: Array, width: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -121,9 +123,9 @@ class DirectFeed:
         ids, mask = np.empty(shape, np.int64), np.empty(shape, np.int64)
         ids.fill(self.pad_id)
         mask.fill(0)
-        for part, place in self._parts(blocks, block, end, shape[1]):
-            ids[place] = part
-            mask[place] = 1
+        for part, area in self._parts(blocks, block, end, shape[1]):
+            ids[area] = part
+            mask[area] = 1
         return torch.from_numpy(ids), torch.from_numpy(mask)
 
     def _token_labels(
@@ -133,14 +135,14 @@ class DirectFeed:
         if span[1] - span[0] > MOST_BLOCKS:
             return torch.from_numpy(padded_rows(self.split, rows, lengths, width, self.left, "labels").astype(np.int64))
         labels = np.full((len(rows), width), IGNORED, np.int64)
-        for part, place in self._parts(blocks, *span, width, "labels"):
-            labels[place] = part
+        for part, area in self._parts(blocks, *span, width, "labels"):
+            labels[area] = part
         return torch.from_numpy(labels)
 
     def _parts(
         self, blocks: _Blocks, block: int, end: int, width: int, name: str = "input_ids"
     ) -> Iterator[tuple[Array, tuple[slice, slice]]]:
-        """Blocks one below the other: what each holds, and its place in a batch of some width."""
+        """Blocks one below the other: what each holds, and its area in a batch of some width."""
         top = 0
         for number in range(block, end):
             part = blocks.part(number, name)

@@ -13,7 +13,7 @@ import secrets
 import shutil
 import stat
 from collections.abc import Callable, Iterator
-from io import FileIO
+from io import BufferedReader
 from pathlib import Path
 from typing import BinaryIO, Self
 
@@ -83,39 +83,25 @@ class Folder:
             raise
         return Folder(handle, self.path / name)
 
-    def make(self, name: str) -> "Folder":
-        """Make a folder that must not exist yet, and open it."""
-        os.mkdir(name, dir_fd=self.handle)
-        return self._step(name, make=False)
-
-    def temporary(self, name: str, kind: str = "building") -> "Folder":
-        """Make a new empty folder beside `name`, called `.<name>.<kind>-<8 hex digits>`."""
-        return self.make(f".{name}.{kind}-{secrets.token_hex(4)}")
-
     # --- files in it
 
-    def open_file(self, name: str) -> FileIO:
+    def open_file(self, name: str) -> BufferedReader:
         """Open a regular file for reading."""
         with self._parent(name) as (folder, last):
-            return folder._regular(last, _READ)
+            return folder._regular(last)
 
-    def append_to(self, name: str) -> FileIO:
-        """Open a regular file for appending; it is made if it is missing."""
-        with self._parent(name) as (folder, last):
-            return folder._regular(last, os.O_WRONLY | os.O_APPEND | os.O_CREAT | _READ, "a")
-
-    def _regular(self, name: str, flags: int, mode: str = "r") -> FileIO:
+    def _regular(self, name: str) -> BufferedReader:
         try:
-            handle = os.open(name, flags, 0o666, dir_fd=self.handle)
+            handle = os.open(name, _READ, dir_fd=self.handle)
         except OSError as error:
             self._refuse_link(name, error)
             if error.errno == errno.ENXIO:  # a pipe without a reader, opened for writing
-                raise CorruptCacheError(f"{self.path / name}: is not a regular file") from None
+                raise CorruptCacheError(f"{self.path / name}: is no regular file") from None
             raise
         if not stat.S_ISREG(os.fstat(handle).st_mode):
             os.close(handle)
-            raise CorruptCacheError(f"{self.path / name}: is not a regular file")
-        return FileIO(handle, mode)
+            raise CorruptCacheError(f"{self.path / name}: is no regular file")
+        return os.fdopen(handle, "rb")
 
     def read(self, name: str, limit: int) -> bytes:
         """The content of a file.
@@ -175,16 +161,6 @@ class Folder:
         except (FileNotFoundError, NotADirectoryError):
             return None
 
-    def is_file(self, name: str) -> bool:
-        """Whether a regular file lies there."""
-        found = self.stat(name)
-        return found is not None and stat.S_ISREG(found.st_mode)
-
-    def is_folder(self, name: str) -> bool:
-        """Whether a folder lies there."""
-        found = self.stat(name)
-        return found is not None and stat.S_ISDIR(found.st_mode)
-
     def remove(self, name: str) -> None:
         """Remove a file, a link (its target stays), or a folder with all it holds; nothing there is no error."""
         found = self.stat(name)
@@ -195,10 +171,6 @@ class Folder:
                 shutil.rmtree(name, dir_fd=self.handle)
             else:
                 os.unlink(name, dir_fd=self.handle)
-
-    def rename(self, name: str, new: str, into: "Folder | None" = None) -> None:
-        """Rename something, into another folder if one is given."""
-        os.rename(name, new, src_dir_fd=self.handle, dst_dir_fd=(into or self).handle)
 
     def sync(self) -> None:
         """fsync the folder, which makes the names in it last."""

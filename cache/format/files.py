@@ -1,8 +1,10 @@
 """What a manifest, a plan or a checkpoint says of a file: its name, size and checksum."""
 
 import hashlib
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
+from io import BufferedReader
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +22,13 @@ class FileInfo:
 
 def file_info(path: Path) -> FileInfo:
     """Name, size and checksum of a file."""
-    return FileInfo(path.name, path.stat().st_size, sha256_file(path))
+    with path.open("rb") as file:
+        return open_file_info(path.name, file)
+
+
+def open_file_info(name: str, file: BufferedReader) -> FileInfo:
+    """The same of a file that is open for reading, at its beginning."""
+    return FileInfo(name, os.fstat(file.fileno()).st_size, hashlib.file_digest(file, "sha256").hexdigest())
 
 
 def sha256_file(path: Path) -> str:

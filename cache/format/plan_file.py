@@ -134,7 +134,11 @@ def _unfit(plan: EpochPlan, spec: PlanSpec, lengths: Array, max_length: int) -> 
 
 def read_plan(path: Path, fingerprint: str, split: str, rows: int) -> StoredPlan:
     """Read one plan.json; see `stored_plans` for what it raises."""
-    data = read_small_file(path, MAX_PLAN_BYTES)
+    return parse_plan(read_small_file(path, MAX_PLAN_BYTES), path, fingerprint, split, rows)
+
+
+def parse_plan(data: bytes, path: Path, fingerprint: str, split: str, rows: int) -> StoredPlan:
+    """The content of a plan.json; `path` is where it lies. See `stored_plans` for what it raises."""
     with _naming_folder(path.parent):
         return _parsed(unseal(data, path, PLAN_FORMAT, PLAN_VERSION), path, fingerprint, split, rows)
 

@@ -8,9 +8,17 @@ from pathlib import Path
 
 from ..common.files import storage_errors
 from ..common.folder import Folder
-from ..errors import NotACacheError
-from ..format.files import file_info
-from ..format.plan_file import PLAN_FILE, PLANS, EpochInfo, StoredPlan, epoch_name, plan_json, read_plan
+from ..format.files import open_file_info
+from ..format.plan_file import (
+    MAX_PLAN_BYTES,
+    PLAN_FILE,
+    PLANS,
+    EpochInfo,
+    StoredPlan,
+    epoch_name,
+    parse_plan,
+    plan_json,
+)
 from ..format.safetensors_writer import Tensor, write_safetensors
 from ..plans.spec import PlanSpec
 from ..plans.strategies import EpochPlan
@@ -51,7 +59,7 @@ def store_plan(
         plans.sync()
         if alone:
             _remove_debris(folder)
-        infos = _epochs_there(path, fingerprint, rows)
+        infos = _epochs_there(folder, fingerprint, split_folder.name, rows)
         for epoch in range(len(infos), epochs):
             infos.append(_write_epoch(folder, epoch_name(epoch), draw(epoch)))
         stored = StoredPlan(path, spec, rows, tuple(infos))
@@ -59,11 +67,12 @@ def store_plan(
     return stored
 
 
-def _epochs_there(folder: Path, fingerprint: str, rows: int) -> list[EpochInfo]:
+def _epochs_there(folder: Folder, fingerprint: str, split: str, rows: int) -> list[EpochInfo]:
     try:
-        return list(read_plan(folder / PLAN_FILE, fingerprint, folder.parent.parent.name, rows).epochs)
-    except NotACacheError:
+        data = folder.read(PLAN_FILE, MAX_PLAN_BYTES)
+    except FileNotFoundError:
         return []
+    return list(parse_plan(data, folder.path / PLAN_FILE, fingerprint, split, rows).epochs)
 
 
 def _remove_debris(folder: Folder) -> None:
@@ -77,5 +86,6 @@ def _write_epoch(folder: Folder, name: str, plan: EpochPlan) -> EpochInfo:
     arrays = {"rows": plan.rows, "batch_offsets": plan.batch_offsets, "widths": plan.widths}
     with folder.replace(name) as file:
         write_safetensors(file, {key: Tensor.of(array) for key, array in arrays.items()})
-    info = file_info(folder.path / name)
+    with folder.open_file(name) as file:
+        info = open_file_info(name, file)
     return EpochInfo(name, info.bytes, info.sha256, len(plan), plan.padded_tokens)

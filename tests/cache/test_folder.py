@@ -39,7 +39,6 @@ def write(folder: Folder, name: str) -> None:
 FILE_OPERATIONS: dict[str, Callable[[Folder, str], object]] = {
     "open": lambda folder, name: folder.open_file(name),
     "read": lambda folder, name: folder.read(name, 100),
-    "append": lambda folder, name: folder.append_to(name),
 }
 
 
@@ -90,7 +89,7 @@ def test_a_name_does_not_leave_the_folder(folder: Folder, outside: Path, name: s
 @pytest.mark.parametrize("operation", FILE_OPERATIONS)
 def test_a_pipe_does_not_block(folder: Folder, operation: str) -> None:
     os.mkfifo(folder.path / "pipe")
-    with pytest.raises(CorruptCacheError, match="not a regular file"):
+    with pytest.raises(CorruptCacheError, match="no regular file"):
         FILE_OPERATIONS[operation](folder, "pipe")
 
 
@@ -108,9 +107,7 @@ def test_modes_follow_the_umask(folder: Folder, umask: int) -> None:
     try:
         folder.write("replaced", b"x")
         write(folder, "created")
-        folder.append_to("appended").close()
         folder.folder("one/two", make=True)
-        folder.temporary("one")
     finally:
         os.umask(before)
     for parent, folders, files in os.walk(folder.path):

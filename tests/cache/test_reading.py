@@ -154,7 +154,6 @@ def test_a_read_only_cache_works_and_its_plans_are_made_in_memory(
 ) -> None:
     expected = all_ids(cache, 2, SPEC)
     before = sorted(cache.folder.rglob("*"))
-    monkeypatch.setattr(Folder, "make", refuse_to_write)
     monkeypatch.setattr(Folder, "folder", refuse_to_write)
     again = open_cache(cache.folder, verify=True)
     with pytest.raises(StorageError, match=r"cannot write .*tight-b4-s5: Read-only file system"):

@@ -98,7 +98,8 @@ def test_files_with_and_without_labels_are_taken(tmp_path: Path, ending: str) ->
 
 def build_saying(source: Path, out: Path, said: list[str]):  # type: ignore[no-untyped-def]
     from cache.common.progress import ConsoleProgress
-    from prep.build import BuildSettings, build
+    from prep.build import build
+    from prep.settings import BuildSettings
 
     class Noting(ConsoleProgress):
         def log(self, text: str) -> None:

@@ -6,7 +6,8 @@ from typing import Any
 
 from cache import Cache
 from cache.common.progress import ConsoleProgress
-from prep.build import BuildResult, BuildSettings, build
+from prep.build import BuildResult, build
+from prep.settings import BuildSettings
 
 from .corpora import Rows
 from .tokenizers import write_tokenizer

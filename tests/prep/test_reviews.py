@@ -14,8 +14,9 @@ from cache.common.arrays import Array
 from cache.common.hub import package_folder, packaged_model
 from cache.common.progress import ConsoleProgress
 from cache.plans.costs import PlanCost, plan_cost
-from prep.build import BuildSettings, build
+from prep.build import build
 from prep.inspect.summary import token_table
+from prep.settings import BuildSettings
 
 MAX_LENGTH = 400
 

@@ -7,7 +7,8 @@ import pytest
 
 from cache import InputError
 from cache.common.progress import ConsoleProgress
-from prep.build import BuildSettings, build
+from prep.build import build
+from prep.settings import BuildSettings
 from prep.tokenization.tokenizer import find_tokenizer
 
 from ..helpers.builds import build_toy, check_rows, decoded

@@ -23,7 +23,8 @@ from cache.common.hub import package_folder, packaged_model
 from cache.common.progress import ConsoleProgress
 from cache.format.special_tokens import read_specials
 from cache.format.tasks import IGNORED
-from prep.build import BuildSettings, build
+from prep.build import build
+from prep.settings import BuildSettings
 from tests.helpers.caches import write_cache
 from tests.helpers.models import write_model
 from tests.train.test_pooled import SMALL, SUPPORTED
