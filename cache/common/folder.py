@@ -9,18 +9,20 @@ import contextlib
 import errno
 import fcntl
 import os
+import re
 import secrets
 import shutil
 import stat
 from collections.abc import Callable, Iterator
-from io import BufferedReader
+from io import BufferedRandom, BufferedReader
 from pathlib import Path
 from typing import BinaryIO, Self
 
-from ..errors import CorruptCacheError
+from ..errors import CorruptCacheError, StorageError
 
 _READ = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK  # a pipe or device would block for ever
 _CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
+_APPEND = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
 _FOLDER = os.O_RDONLY | os.O_CLOEXEC | os.O_DIRECTORY
 _NO_LOCKS_HERE = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EINVAL, errno.EBADF)
 
@@ -43,6 +45,17 @@ class Folder:
     def open(cls, path: str | Path) -> Self:
         """Open a directory by its path, in which links are followed: they are the user's own choice."""
         return cls(os.open(path, _FOLDER), Path(path))
+
+    @classmethod
+    def make(cls, path: str | Path) -> Self:
+        """Open a directory by its path; it and its parents are made where they are missing, and last."""
+        path = Path(path)
+        missing = [folder for folder in (path, *path.parents) if not folder.exists()]
+        path.mkdir(parents=True, exist_ok=True)
+        for folder in missing:
+            with cls.open(folder.parent) as parent:
+                parent.sync()
+        return cls.open(path)
 
     def close(self) -> None:
         """Close the handle."""
@@ -83,16 +96,46 @@ class Folder:
             raise
         return Folder(handle, self.path / name)
 
+    @contextlib.contextmanager
+    def staging(self, name: str) -> Iterator["Folder"]:
+        """A new folder that takes the name `name` at the end, or is removed. Whoever writes its files flushes them."""
+        temporary = _temporary(name)
+        try:
+            os.mkdir(temporary, dir_fd=self.handle)
+            with self._step(temporary, make=False) as folder:
+                yield folder
+                folder.sync()
+            self.remove(name)
+            self.rename(temporary, name)
+        finally:
+            self.remove(temporary)
+
+    def checked_path(self) -> Path:
+        """Its path, for a library that takes nothing else.
+
+        Raises:
+            StorageError: another folder is at that path by now.
+        """
+        with contextlib.suppress(OSError):
+            if os.path.samestat(self.path.stat(), os.fstat(self.handle)):
+                return self.path
+        raise StorageError(f"{self.path} was moved or replaced while it was in use; put it back and start again")
+
     # --- files in it
 
     def open_file(self, name: str) -> BufferedReader:
         """Open a regular file for reading."""
         with self._parent(name) as (folder, last):
-            return folder._regular(last)
+            return os.fdopen(folder._regular(last, _READ), "rb")
 
-    def _regular(self, name: str) -> BufferedReader:
+    def append(self, name: str) -> BufferedRandom:
+        """Open a regular file for reading and appending; it is made where it is missing."""
+        with self._parent(name) as (folder, last):
+            return os.fdopen(folder._regular(last, _APPEND), "a+b")
+
+    def _regular(self, name: str, flags: int) -> int:
         try:
-            handle = os.open(name, _READ, dir_fd=self.handle)
+            handle = os.open(name, flags, 0o666, dir_fd=self.handle)
         except OSError as error:
             self._refuse_link(name, error)
             if error.errno == errno.ENXIO:  # a pipe without a reader, opened for writing
@@ -101,7 +144,7 @@ class Folder:
         if not stat.S_ISREG(os.fstat(handle).st_mode):
             os.close(handle)
             raise CorruptCacheError(f"{self.path / name}: is no regular file")
-        return os.fdopen(handle, "rb")
+        return handle
 
     def read(self, name: str, limit: int) -> bytes:
         """The content of a file.
@@ -132,12 +175,11 @@ class Folder:
     def replace(self, name: str) -> Iterator[BinaryIO]:
         """A file open for writing that takes the place of `name` at the end, complete or not at all."""
         with self._parent(name) as (folder, last):
-            temporary = f".{last}.{secrets.token_hex(4)}"
+            temporary = _temporary(last)
             try:
                 with folder.create(temporary) as file:
                     yield file
-                os.rename(temporary, last, src_dir_fd=folder.handle, dst_dir_fd=folder.handle)
-                folder.sync()
+                folder.rename(temporary, last)
             finally:
                 with contextlib.suppress(FileNotFoundError):
                     os.unlink(temporary, dir_fd=folder.handle)
@@ -171,6 +213,17 @@ class Folder:
                 shutil.rmtree(name, dir_fd=self.handle)
             else:
                 os.unlink(name, dir_fd=self.handle)
+
+    def rename(self, old: str, new: str) -> None:
+        """Give a file, link or folder in it a new name, which lasts; a file or link of that name is replaced."""
+        if len(_parts(old)) + len(_parts(new)) > 2:
+            raise ValueError("only within one folder")
+        os.rename(old, new, src_dir_fd=self.handle, dst_dir_fd=self.handle)
+        self.sync()
+
+    def leftovers(self) -> list[str]:
+        """The temporary files and folders of writers; while no other process writes here, those of killed ones."""
+        return [name for name in self.names() if _TEMPORARY.fullmatch(name)]
 
     def sync(self) -> None:
         """fsync the folder, which makes the names in it last."""
@@ -215,6 +268,13 @@ class Folder:
             found = self.stat(name)
             if found is not None and stat.S_ISLNK(found.st_mode):
                 raise CorruptCacheError(f"{self.path / name}: is a link, which is not followed here") from None
+
+
+_TEMPORARY = re.compile(r"\..+\.[0-9a-f]{8}")
+
+
+def _temporary(name: str) -> str:
+    return f".{name}.{secrets.token_hex(4)}"
 
 
 def _parts(name: str) -> list[str]:

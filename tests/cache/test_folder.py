@@ -12,6 +12,7 @@ import pytest
 
 from cache import CorruptCacheError
 from cache.common.folder import Folder
+from cache.errors import StorageError
 
 
 @pytest.fixture
@@ -39,6 +40,7 @@ def write(folder: Folder, name: str) -> None:
 FILE_OPERATIONS: dict[str, Callable[[Folder, str], object]] = {
     "open": lambda folder, name: folder.open_file(name),
     "read": lambda folder, name: folder.read(name, 100),
+    "append": lambda folder, name: folder.append(name),
 }
 
 
@@ -124,6 +126,60 @@ def test_a_file_is_replaced_as_a_whole_or_not_at_all(folder: Folder) -> None:
         raise ZeroDivisionError
     assert folder.read("file", 10) == b"old"
     assert folder.names() == ["file"]
+
+
+def test_appending_keeps_what_is_there(folder: Folder) -> None:
+    for text in (b"one", b"two"):
+        with folder.append("file") as file:
+            file.write(text)
+    with folder.append("file") as file:
+        file.seek(0)
+        assert file.read() == b"onetwo"
+
+
+def stage(folder: Folder, text: bytes) -> None:
+    with folder.staging("model") as staged:
+        staged.write("file", text)
+
+
+def test_a_folder_is_replaced_as_a_whole_or_not_at_all(folder: Folder) -> None:
+    stage(folder, b"old")
+    stage(folder, b"new")
+    with pytest.raises(ZeroDivisionError), folder.staging("model") as staged:
+        staged.write("file", b"newer")
+        raise ZeroDivisionError
+    assert folder.read("model/file", 10) == b"new"
+    assert folder.names() == ["model"]
+
+
+def test_a_staged_folder_replaces_a_link_and_leaves_its_target(folder: Folder, outside: Path) -> None:
+    (folder.path / "model").symlink_to(outside)
+    stage(folder, b"new")
+    assert not (folder.path / "model").is_symlink()
+
+
+def test_leftovers_are_the_temporary_names_alone(folder: Folder) -> None:
+    with folder.replace("a.json") as file, folder.staging("model"):
+        file.write(b"x")
+        write(folder, ".hidden")
+        write(folder, "plain")
+        assert len(folder.leftovers()) == 2
+    assert folder.leftovers() == []
+
+
+def test_its_path_is_not_given_to_a_library_when_another_folder_is_there(folder: Folder, tmp_path: Path) -> None:
+    assert folder.checked_path() == folder.path
+    folder.path.rename(tmp_path / "moved")
+    for _ in range(2):
+        with pytest.raises(StorageError, match="moved or replaced"):
+            folder.checked_path()
+        folder.path.mkdir(exist_ok=True)
+
+
+def test_a_folder_is_made_with_its_parents(tmp_path: Path) -> None:
+    for _ in range(2):
+        Folder.make(tmp_path / "a" / "b").write("file", b"x")
+    assert (tmp_path / "a" / "b" / "file").exists()
 
 
 def test_reading_is_bounded(folder: Folder) -> None:
