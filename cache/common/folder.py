@@ -8,20 +8,21 @@ import contextlib
 import ctypes
 import errno
 import os
+import re
 import secrets
 import shutil
 import stat
 import sys
 from collections.abc import Callable, Iterator
-from io import BufferedReader
+from io import BufferedRandom, BufferedReader
 from pathlib import Path
 from typing import BinaryIO, NoReturn, Self
 
-from ..errors import CorruptCacheError
+from ..errors import CorruptCacheError, StorageError
 from .locks import locked_handle
 
 _READ = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK  # a pipe or device would block for ever
-_APPEND = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+_APPEND = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
 _CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
 _FOLDER = os.O_RDONLY | os.O_CLOEXEC | os.O_DIRECTORY
 _RENAME_EXCHANGE = 2
@@ -42,18 +43,18 @@ class Folder:
         self.handle, self.path = handle, path
 
     @classmethod
-    def open(cls, path: str | Path, *, make: bool = False) -> Self:
-        """Open a directory by its path, in which links are followed: they are the user's own choice.
+    def open(cls, path: str | Path) -> Self:
+        """Open a directory by its path, in which links are followed: they are the user's own choice."""
+        return cls(os.open(path, _FOLDER), Path(path))
 
-        Args:
-            path: of the directory.
-            make: make it and its parents where they are missing; their names are flushed to disk.
-        """
+    @classmethod
+    def make(cls, path: str | Path) -> Self:
+        """`open`, after it and its parents are made where they are missing, their names flushed to disk."""
         path = Path(path)
-        if make and not path.is_dir():
-            with cls.open(path.parent, make=True) as parent:
+        if not path.is_dir():
+            with cls.make(path.parent) as parent:
                 parent._make(path.name)
-        return cls(os.open(path, _FOLDER), path)
+        return cls.open(path)
 
     def close(self) -> None:
         """Close the handle."""
@@ -83,6 +84,16 @@ class Folder:
         except OSError:
             return False
 
+    def checked_path(self) -> Path:
+        """Its path, for a library that takes nothing else.
+
+        Raises:
+            StorageError: another folder is at that path by now.
+        """
+        if not self.is_at(self.path):
+            raise StorageError(f"{self.path} was moved or replaced while it was in use; put it back and start again")
+        return self.path
+
     # --- folders in it
 
     def folder(self, name: str, *, make: bool = False) -> "Folder":
@@ -108,12 +119,34 @@ class Folder:
             raise
         return Folder(handle, self.path / name)
 
+    @contextlib.contextmanager
+    def staging(self, name: str) -> Iterator["Folder"]:
+        """A new folder that is renamed to `name` at the end, replacing what is there, or is removed.
+
+        Whoever writes its files flushes them to disk.
+        """
+        temporary = _temporary(name)
+        try:
+            self._make(temporary)
+            with self.folder(temporary) as folder:
+                yield folder
+                folder.sync()
+            self.remove(name)
+            self.rename(temporary, name)
+        finally:
+            self.remove(temporary)
+
     # --- files in it
 
     def open_file(self, name: str) -> BufferedReader:
         """Open a regular file for reading."""
         with self._parent(name) as (folder, last):
             return os.fdopen(folder._regular(last, _READ), "rb")
+
+    def append(self, name: str) -> BufferedRandom:
+        """Open a regular file for reading and appending; it is made where it is missing."""
+        with self._parent(name) as (folder, last):
+            return os.fdopen(folder._regular(last, _APPEND), "a+b")
 
     def _regular(self, name: str, flags: int) -> int:
         try:
@@ -159,21 +192,15 @@ class Folder:
                 if durable:
                     os.fsync(handle)
 
-    def append(self, name: str) -> BinaryIO:
-        """A regular file open for appending, made where it is missing."""
-        with self._parent(name) as (folder, last):
-            return os.fdopen(folder._regular(last, _APPEND), "ab")
-
     @contextlib.contextmanager
     def replace(self, name: str) -> Iterator[BinaryIO]:
         """A file open for writing that replaces `name` at the end, complete or not at all."""
         with self._parent(name) as (folder, last):
-            temporary = f".{last}.{secrets.token_hex(4)}"
+            temporary = _temporary(last)
             try:
                 with folder.create(temporary) as file:
                     yield file
-                os.rename(temporary, last, src_dir_fd=folder.handle, dst_dir_fd=folder.handle)
-                folder.sync()
+                folder.rename(temporary, last)
             finally:
                 with contextlib.suppress(FileNotFoundError):
                     os.unlink(temporary, dir_fd=folder.handle)
@@ -202,11 +229,15 @@ class Folder:
         found = self.stat(name)
         return found is not None and stat.S_ISREG(found.st_mode)
 
-    def rename(self, name: str, to: str) -> None:
-        """Rename a file or folder; what has the name `to` is replaced if it is a file or an empty folder."""
-        with self._parent(name) as (source, old), self._parent(to) as (target, new):
-            os.rename(old, new, src_dir_fd=source.handle, dst_dir_fd=target.handle)
+    def rename(self, old: str, new: str) -> None:
+        """Rename a file, link or folder, durably; a file, link or empty folder of the new name is replaced."""
+        with self._parent(old) as (source, name), self._parent(new) as (target, to):
+            os.rename(name, to, src_dir_fd=source.handle, dst_dir_fd=target.handle)
             target.sync()
+
+    def leftovers(self) -> list[str]:
+        """The temporary files and folders of writers; while no other process writes here, those of killed ones."""
+        return [name for name in self.names() if _TEMPORARY.fullmatch(name)]
 
     def exchange(self, one: str, two: str) -> bool:
         """Exchange two names in it in one atomic step; False where the system or the file system cannot."""
@@ -279,6 +310,13 @@ class Folder:
             found = self.stat(name)
             if found is not None and stat.S_ISLNK(found.st_mode):
                 raise CorruptCacheError(f"{self.path / name}: is a link, which is not followed here") from None
+
+
+_TEMPORARY = re.compile(r"\..+\.[0-9a-f]{8}")
+
+
+def _temporary(name: str) -> str:
+    return f".{name}.{secrets.token_hex(4)}"
 
 
 def _parts(name: str) -> list[str]:

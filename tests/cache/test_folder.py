@@ -13,6 +13,7 @@ import pytest
 
 from cache import CorruptCacheError
 from cache.common.folder import Folder
+from cache.errors import StorageError
 
 
 @pytest.fixture
@@ -127,20 +128,11 @@ def test_links_are_moved_and_removed_and_their_targets_stay(folder: Folder, outs
     assert (folder.path / "moved").readlink() == outside
 
 
-def test_content_is_appended(folder: Folder) -> None:
-    for part in (b"one ", b"two"):
-        with folder.append("file") as file:
-            file.write(part)
-    assert folder.read("file", 10) == b"one two"
-    assert folder.is_file("file")
-
-
-def test_missing_parents_are_made_and_a_file_in_the_way_is_refused(folder: Folder) -> None:
-    assert Folder.open(folder.path / "one" / "two", make=True).names() == []
+def test_a_folder_is_not_made_below_a_file(folder: Folder) -> None:
     folder.write("file", b"x")
     for path in ("file", "file/two"):
         with pytest.raises(NotADirectoryError):
-            Folder.open(folder.path / path, make=True)
+            Folder.make(folder.path / path)
 
 
 def test_it_knows_whether_a_path_leads_to_it(folder: Folder, tmp_path: Path) -> None:
@@ -182,6 +174,60 @@ def test_a_file_is_replaced_as_a_whole_or_not_at_all(folder: Folder) -> None:
         raise ZeroDivisionError
     assert folder.read("file", 10) == b"old"
     assert folder.names() == ["file"]
+
+
+def test_appending_keeps_what_is_there(folder: Folder) -> None:
+    for text in (b"one", b"two"):
+        with folder.append("file") as file:
+            file.write(text)
+    with folder.append("file") as file:
+        file.seek(0)
+        assert file.read() == b"onetwo"
+
+
+def stage(folder: Folder, text: bytes) -> None:
+    with folder.staging("model") as staged:
+        staged.write("file", text)
+
+
+def test_a_folder_is_replaced_as_a_whole_or_not_at_all(folder: Folder) -> None:
+    stage(folder, b"old")
+    stage(folder, b"new")
+    with pytest.raises(ZeroDivisionError), folder.staging("model") as staged:
+        staged.write("file", b"newer")
+        raise ZeroDivisionError
+    assert folder.read("model/file", 10) == b"new"
+    assert folder.names() == ["model"]
+
+
+def test_a_staged_folder_replaces_a_link_and_leaves_its_target(folder: Folder, outside: Path) -> None:
+    (folder.path / "model").symlink_to(outside)
+    stage(folder, b"new")
+    assert not (folder.path / "model").is_symlink()
+
+
+def test_leftovers_are_the_temporary_names_alone(folder: Folder) -> None:
+    with folder.replace("a.json") as file, folder.staging("model"):
+        file.write(b"x")
+        write(folder, ".hidden")
+        write(folder, "plain")
+        assert len(folder.leftovers()) == 2
+    assert folder.leftovers() == []
+
+
+def test_its_path_is_not_given_to_a_library_when_another_folder_is_there(folder: Folder, tmp_path: Path) -> None:
+    assert folder.checked_path() == folder.path
+    folder.path.rename(tmp_path / "moved")
+    for _ in range(2):
+        with pytest.raises(StorageError, match="moved or replaced"):
+            folder.checked_path()
+        folder.path.mkdir(exist_ok=True)
+
+
+def test_a_folder_is_made_with_its_parents(tmp_path: Path) -> None:
+    for _ in range(2):
+        Folder.make(tmp_path / "a" / "b").write("file", b"x")
+    assert (tmp_path / "a" / "b" / "file").exists()
 
 
 def test_reading_is_bounded(folder: Folder) -> None:
