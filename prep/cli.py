@@ -110,8 +110,6 @@ def build(source: str, quiet: bool, as_json: bool, memory: str, **options: Any) 
       prep build saved_dataset --tokenizer bert-base-cased
       prep build notes.jsonl --task mlm
     """
-    from pathlib import Path
-
     from cache.common.progress import ConsoleProgress, clock
 
     from .build import build as build_cache
@@ -119,14 +117,12 @@ def build(source: str, quiet: bool, as_json: bool, memory: str, **options: Any) 
     from .settings import BuildSettings
 
     started = time.monotonic()
-    spec = PlanSpec.of(*(options.pop(name) for name in ("strategy", "batch_size", "max_tokens", "seed")))
-    options["out"] = Path(options["out"])
-    settings = BuildSettings(source, plan=spec, memory_bytes=parse_bytes(memory), **options)
+    settings = BuildSettings(source, memory_bytes=parse_bytes(memory), **options)
     result = build_cache(settings, ConsoleProgress(quiet))
     if as_json:
         print_json(build_facts(result, time.monotonic() - started))
     elif not quiet:
-        _print_built(result, spec, clock(time.monotonic() - started))
+        _print_built(result, settings.plan, clock(time.monotonic() - started))
 
 
 def _print_built(result: "BuildResult", spec: "PlanSpec", took: str) -> None:
