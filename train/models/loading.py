@@ -13,7 +13,7 @@ from cache.errors import InputError, MismatchError
 from cache.format.tasks import MLM
 
 from .configuration import folder_config
-from .fit import CacheRequirements, check_fit
+from .fit import CacheRequirements, check_fit, usable_positions
 from .folder import CONFIG, ModelFolder
 from .heads import PROBLEMS, as_model, empty_model, model_class, quiet_transformers
 from .library_errors import library_errors
@@ -78,7 +78,7 @@ def load_weights(folder: ModelFolder, config: PretrainedConfig, kind: str) -> tu
     """A task's model of `config` with the weights in `folder`; only its head may be new.
 
     Returns:
-        The model, which has computed a row of one token, and whether its head is new.
+        The model, which has computed a short row, and whether its head is new.
 
     Raises:
         InputError, CorruptCacheError: as for `ModelFolder.weights`.
@@ -108,8 +108,9 @@ def load_weights(folder: ModelFolder, config: PretrainedConfig, kind: str) -> tu
             f"{path}: the weights lack {len(missing)} tensors of the encoder ({missing[0]}, …), so training would "
             f"start from random numbers{remedy}"
         )
-    with torch.inference_mode(), library_errors(MismatchError, f"{path}: the model cannot compute a row", remedy):
-        model(input_ids=torch.tensor([[config.pad_token_id or 0]])).logits.sum()
+    width = min(8, usable_positions(model) or 8)
+    with torch.inference_mode(), quiet_transformers(), library_errors(MismatchError, f"{path}: fails on a row", remedy):
+        model(input_ids=torch.full((1, width), config.pad_token_id or 0))
     return model, new
 
 
