@@ -89,7 +89,7 @@ def build(settings: BuildSettings, console: ConsoleProgress, source: Source | No
     max_length = settings.max_length or source.max_length or default_max_length(tokenizer)
     parts = Parts(source, tokenizer, Encoder(tokenizer, max_length, settings.engine, source.pair, source.words))
     manifest = _empty_manifest(settings, parts)
-    place = settings.out / manifest.name
+    place = Path(settings.out) / manifest.name
     cache = _existing(place, manifest, settings.force)
     if cache is None:
         with building(place, console.log):

@@ -1,7 +1,9 @@
 """The settings of a build, and what makes them invalid."""
 
-from dataclasses import dataclass, field
-from pathlib import Path
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TypedDict
 
 from cache.errors import InputError
 from cache.format.checksummed_json import NAME_PATTERN
@@ -12,51 +14,66 @@ from cache.plans.spec import PlanSpec
 from .sources.corpus import Columns
 
 
+class BuildOptions(TypedDict, total=False):
+    """The keyword arguments of `prep.build_cache`, whose docstring says what each means."""
+
+    name: str | None
+    out: str | os.PathLike[str]
+    text: str | None
+    text_pair: str | None
+    label: str | Sequence[str] | None
+    task: str
+    tokenizer: str | None
+    engine: str
+    max_length: int | None
+    holdout: float | None
+    limit: int | None
+    strategy: str
+    batch_size: int | None
+    max_tokens: int | None
+    seed: int
+    epochs: int
+    memory_bytes: int
+    force: bool
+
+
 @dataclass(frozen=True)
 class BuildSettings:
-    """What `prep build` was asked for.
+    """All settings of a build. `prep.build_cache` says what each means that is not described here.
 
     Attributes:
-        source: preset, Hub dataset id, file or folder.
-        out: folder of the caches.
-        name: of this cache; None = the source's.
-        text, label: columns; None = the usual names. Several labels: one column a class.
-        text_pair: column of a second text; None = texts come alone.
-        task: what the labels are, one of `cache.format.manifest.KINDS`, or "auto" to find out.
-        tokenizer: Hub id, folder or `minilm`; None = the default.
-        engine: who tokenizes, one of `prep.tokenization.ENGINES`.
-        max_length: tokens a row is truncated to; None = the preset's or the tokenizer's.
-        holdout: fraction of `train` held out as `test`; None = the source's default.
-        limit: most rows to take of each source split.
-        plan: the plan to draw for split `train`.
-        epochs: of it.
-        force: replace a different cache of the same name.
-        memory_bytes: about how much memory the build may take.
+        source: preset, Hub dataset id, file or folder; empty where the data comes from memory.
         shard_bytes: size limit of a shard.
+
+    Raises:
+        InputError: values are out of range; all of them are reported at once, by flag.
     """
 
     source: str
-    out: Path = Path("cache")
     name: str | None = None
+    out: str | os.PathLike[str] = "cache"
     text: str | None = None
-    label: str | tuple[str, ...] | None = None
     text_pair: str | None = None
+    label: str | Sequence[str] | None = None
     task: str = "auto"
     tokenizer: str | None = None
     engine: str = "auto"
     max_length: int | None = None
     holdout: float | None = None
     limit: int | None = None
-    plan: PlanSpec = field(default_factory=PlanSpec)
+    strategy: str = "smart"
+    batch_size: int | None = None
+    max_tokens: int | None = None
+    seed: int = 0
     epochs: int = 3
-    force: bool = False
     memory_bytes: int = 1 << 30
+    force: bool = False
     shard_bytes: int = DEFAULT_SHARD_BYTES
 
     def __post_init__(self) -> None:
         wrong = []
         if self.name is not None and not NAME_PATTERN.fullmatch(self.name):
-            wrong.append(f"--name {self.name!r} is no plain name (letters, digits, '.', '_', '-')")
+            wrong.append(f"--name {self.name!r} is not a plain name (letters, digits, '.', '_', '-')")
         if self.task not in ("auto", *KINDS):
             wrong.append(f"--task {self.task!r} is none of auto, {', '.join(KINDS)}")
         if self.task == MLM and self.label:
@@ -69,8 +86,17 @@ class BuildSettings:
             wrong.append(f"--limit {self.limit} is not 1 or more")
         if self.epochs < 0:
             wrong.append(f"--epochs {self.epochs} is not 0 or more")
+        try:
+            _ = self.plan
+        except InputError as error:
+            wrong.append(str(error))
         if wrong:
             raise InputError("; ".join(wrong))
+
+    @property
+    def plan(self) -> PlanSpec:
+        """The plan to draw for split `train`."""
+        return PlanSpec.of(self.strategy, self.batch_size, self.max_tokens, self.seed)
 
     @property
     def columns(self) -> Columns:

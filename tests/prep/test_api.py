@@ -1,9 +1,11 @@
 """`build_cache`: data in memory gives the cache that its file gives, whichever library holds it."""
 
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,9 @@ import pytest
 
 import prep
 from cache import Cache, InputError, MismatchError
+from cache.common.command_line import parse_bytes
 from prep import build_cache
+from prep.settings import BuildSettings
 from tests.helpers.builds import build_toy, check_rows, content
 from tests.helpers.corpora import toy_rows, write_rows
 from tests.helpers.tokenizers import write_tokenizer
@@ -259,21 +263,22 @@ def test_the_package_is_light_and_its_names_are_two() -> None:
 
 
 def test_its_settings_are_the_commands(tmp_path: Path) -> None:
-    """Every option of `prep build` is a parameter with the same default."""
-    import inspect
-
+    """Every option of `prep build` is a keyword argument with the same default, and its docstring describes it."""
     import prep.cli
+    from prep.settings import BuildOptions
 
-    parameters = inspect.signature(build_cache).parameters
-    options = {option.name: option.default for option in prep.cli.build.params if option.name != "source"}
-    assert options.pop("memory") == "1GiB"
-    assert parameters["memory_bytes"].default == 1 << 30
-    assert parameters["label"].default is None
-    del options["label"]  # none given is an empty tuple to click
-    del options["as_json"]  # what is printed
-    for name, default in options.items():
-        found = parameters[name].default
-        assert found == default if isinstance(default, str | int) else not found, name
+    defaults = {item.name: item.default for item in fields(BuildSettings)}
+    options = {option.name: option.default for option in prep.cli.build.params}
+    assert parse_bytes(options.pop("memory")) == defaults["memory_bytes"]
+    assert set(BuildOptions.__annotations__) == set(defaults) - {"source", "shard_bytes"}
+    assert set(options) - {"source", "quiet", "as_json"} == set(BuildOptions.__annotations__) - {"memory_bytes"}
+    for name in BuildOptions.__annotations__:
+        assert re.search(rf"^ {{8}}(\w+, )*{name}(, \w+)*: ", build_cache.__doc__ or "", re.MULTILINE), name
+        default = options.get(name)  # click's own object where there is none, a tuple for labels
+        if isinstance(default, str | int):
+            assert default == defaults[name], name
+        else:
+            assert name == "memory_bytes" or not defaults[name], name
 
 
 SENTENCES = [["Paris", "is", "old"], ["no", "names", "here"], ["Ada", "met", "Paul", "in", "Rome"]] * 4

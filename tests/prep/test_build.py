@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cache import InputError, MismatchError, PlanSpec, open_cache
+from cache import InputError, MismatchError, open_cache
 from prep.rows import selection
 from prep.sources import files
 
@@ -149,7 +149,7 @@ def test_an_up_to_date_cache_gets_the_plans_it_lacks(tmp_path: Path) -> None:
     build_toy(path, tmp_path, epochs=2)
     more = build_toy(path, tmp_path, epochs=5)
     assert (more.up_to_date, more.planned) == (True, 3)
-    tight = build_toy(path, tmp_path, plan=PlanSpec("tight", 4), epochs=2)
+    tight = build_toy(path, tmp_path, strategy="tight", batch_size=4, epochs=2)
     assert (tight.up_to_date, tight.planned) == (True, 2)
     stored = tight.cache["train"].stored_plans()
     assert {spec.id: len(plan.epochs) for spec, plan in stored.items()} == {"smart-b16-s0": 5, "tight-b4-s0": 2}

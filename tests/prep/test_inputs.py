@@ -285,7 +285,7 @@ refused_file(
     "a size that is none", "a.csv", GOOD, "--memory 'much' is not a size", options=("a.csv", "--memory", "much")
 )
 refused_file(
-    "a name that is a path", "a.csv", GOOD, "--name '../a' is no plain name", options=("a.csv", "--name", "../a")
+    "a name that is a path", "a.csv", GOOD, "--name '../a' is not a plain name", options=("a.csv", "--name", "../a")
 )
 refused_file(
     "a batch of nothing",
