@@ -5,10 +5,12 @@ gigabytes, a parquet page that unpacks to a million times its size. Here that en
 says which file it was. A fork takes milliseconds and copies no memory; Arrow starts its threads anew in the child.
 """
 
+import contextlib
 import faulthandler
 import os
 import resource
 import signal
+import threading
 import traceback
 from collections.abc import Callable, Iterator
 from multiprocessing import Pipe
@@ -61,16 +63,17 @@ class Forked:
         import pyarrow  # noqa: F401  # once here rather than in each child
 
         receiver, sender = Pipe(duplex=False)
+        child, status = 0, None
         try:
-            child = os.fork()
-        except OSError as error:
-            raise StorageError(f"cannot start a process that reads {path}: {error.strerror}") from error
-        if not child:
-            receiver.close()
-            _serve(sender, items, self.memory_bytes)
-        sender.close()
-        status = None
-        try:
+            with _signals_held():
+                try:
+                    child = os.fork()
+                except OSError as error:
+                    raise StorageError(f"cannot start a process that reads {path}: {error.strerror}") from error
+                if not child:
+                    receiver.close()
+                    _serve(sender, items, self.memory_bytes)
+            sender.close()
             while True:
                 try:
                     kind, value = receiver.recv()
@@ -86,7 +89,7 @@ class Forked:
                 yield _unpacked(receiver.recv_bytes()) if kind == "batch" else value
         finally:
             receiver.close()
-            if status is None:
+            if child and status is None:
                 os.kill(child, signal.SIGKILL)
                 _wait(child)
 
@@ -103,6 +106,24 @@ class Forked:
             f"cannot read {path}: the process that read it crashed ({how}); the file is damaged or made to crash its "
             "reader, or it takes more memory than it was given: pass a larger --memory"
         )
+
+
+@contextlib.contextmanager
+def _signals_held() -> Iterator[None]:
+    """Answer signals after the block: what their handlers raise while Python runs its hooks of a fork is lost."""
+    came: list[int] = []
+    before = {}
+    if threading.current_thread() is threading.main_thread():
+        for kind in (signal.SIGINT, signal.SIGTERM):
+            if signal.getsignal(kind) is not None:
+                before[kind] = signal.signal(kind, lambda number, _: came.append(number))
+    try:
+        yield
+    finally:
+        for kind, handler in before.items():
+            signal.signal(kind, handler)
+        for number in came:
+            signal.raise_signal(number)
 
 
 def _wait(child: int) -> int:

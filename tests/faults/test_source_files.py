@@ -167,6 +167,22 @@ def test_it_ends_when_its_parent_is_killed() -> None:
     raise AssertionError("still there after five seconds")
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_during_the_fork_is_answered_after_it(number: signal.Signals) -> None:
+    """Python would print what the handler raises there, and go on."""
+    before = children()
+    with pytest.MonkeyPatch.context() as patch:
+        fork = os.fork
+        patch.setattr(os, "fork", lambda: (signal.raise_signal(number), fork())[1])
+        handler = signal.signal(number, signal.default_int_handler)
+        try:
+            with pytest.raises(KeyboardInterrupt):
+                next(Forked(0).stream(Path("a"), endless))
+        finally:
+            signal.signal(number, handler)
+    assert children() == before
+
+
 def test_errors_arrive_as_they_were_raised() -> None:
     def wrong(kind: type[Exception]) -> None:
         raise kind("why")
