@@ -65,7 +65,7 @@ def build(settings: BuildSettings, console: ConsoleProgress, source: Source | No
         MismatchError: another cache has the name, and `force` is not set.
         StorageError: the folder cannot be written.
     """
-    source = source or open_source(settings.source, settings.columns)
+    source = source or open_source(settings.source, settings.columns, settings.memory_bytes)
     tokenizer = find_tokenizer(settings.tokenizer)
     if settings.task == MLM:
         read_specials(tokenizer.files, tokenizer.name)  # refuses a tokenizer without a mask token
