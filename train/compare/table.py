@@ -57,7 +57,7 @@ def read_result(folder: Path) -> RunResult:
     """Read what a run has recorded so far.
 
     Raises:
-        InputError: the folder is no run.
+        InputError: the folder is not a run folder.
     """
     info = read_run(folder)
     metrics, timing = read_records(folder / METRICS), read_records(folder / TIMING)
