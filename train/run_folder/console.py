@@ -1,6 +1,10 @@
 """What a run shows while it trains: its progress, on stderr, and its report, epoch by epoch."""
 
-from collections.abc import Callable, Mapping
+import os
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from functools import partial
 
 from cache.common.progress import Progress
 
@@ -10,6 +14,8 @@ CELL = 8
 
 class ConsoleProgress:
     """The progress bar and the report of a run; updated at log points only, where the numbers are read anyway.
+
+    Printing that fails, to a pipe whose reader has gone, a full disk or a closed terminal, never ends a run.
 
     Args:
         quiet: show only warnings.
@@ -27,29 +33,33 @@ class ConsoleProgress:
         """Start the clock and show the bar of a run of `total` steps, of which `done` were done before."""
         self.steps = Progress("training", total, "steps", done=done, quiet=self.quiet)
         if self.steps.on_terminal:
-            self.steps.update(0)
+            _attempt(partial(self.steps.update, 0))
 
     def update(self, step: int, loss: float | None, tokens_per_second: float) -> None:
         """Show that `step` steps are done."""
         text = f"loss {loss:.4f}" if loss is not None else "loss not finite"
-        self.steps.update(step - self.steps.done, f"{text}, {tokens_per_second:,.0f} tokens/s")
+        _attempt(partial(self.steps.update, step - self.steps.done, f"{text}, {tokens_per_second:,.0f} tokens/s"))
 
-    def evaluating(self, split: str, rows: int) -> Progress:
-        """The progress bar of an evaluation, shown instead of the run's."""
-        self.steps.clear()
-        self.evaluation = Progress(f"evaluating {split}", rows, "rows", quiet=self.quiet, delay_s=1)
-        return self.evaluation
+    @contextmanager
+    def evaluating(self, split: str, rows: int) -> Iterator[Callable[[int], None]]:
+        """The progress bar of an evaluation, shown instead of the run's; yields what adds to its rows."""
+        _attempt(self.steps.clear)
+        self.evaluation = bar = Progress(f"evaluating {split}", rows, "rows", quiet=self.quiet, delay_s=1)
+        try:
+            yield lambda amount: _attempt(partial(bar.update, amount))
+        finally:
+            _attempt(partial(bar.__exit__, None, None, None))
 
     def log(self, text: str) -> None:
         """Print a line of the report, above the bar."""
         self.close()
         if not self.quiet:
-            self.report(text)
+            _attempt(partial(self.report, text))
 
     def warn(self, text: str) -> None:
         """Print a warning, above the bar."""
         self.close()
-        self.alarm(text)
+        _attempt(partial(self.alarm, text))
 
     def epoch(self, cells: Mapping[str, str]) -> None:
         """Print a line of the table of epochs, with a header before the first one and where the columns change."""
@@ -63,6 +73,19 @@ class ConsoleProgress:
 
     def close(self) -> None:
         """Remove the bar until the next update."""
-        self.steps.clear()
+        _attempt(self.steps.clear)
         if self.evaluation is not None:
-            self.evaluation.clear()
+            _attempt(self.evaluation.clear)
+
+
+def _attempt(printing: Callable[[], object]) -> None:
+    """Print; if that fails, what stdout or stderr does not take any more goes nowhere from now on."""
+    try:
+        printing()
+    except (OSError, ValueError):
+        for stream in (sys.stdout, sys.stderr):
+            try:
+                stream.flush()
+            except (OSError, ValueError):
+                with suppress(OSError, ValueError):
+                    os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
