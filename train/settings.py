@@ -70,9 +70,24 @@ class Settings:
     warmup_ratio: float = setting(
         0.0, "Warm-up as a fraction of all steps, 0 to 1; instead of --warmup-steps.", minimum=0, maximum=1
     )
+    class_weights: str | None = setting(
+        None,
+        "Weigh each row's loss by its class: balanced (rows / (classes x rows of the class)), or a JSON file with the "
+        "weight of each class, by name.",
+        default_text="all alike",
+    )
+    label_smoothing: float = setting(
+        0.0, "Probability spread evenly over all classes in the training loss.", minimum=0, below=1
+    )
     max_grad_norm: float = setting(1.0, "Clip gradients to this L2 norm over all parameters; 0 disables.", minimum=0)
     gradient_accumulation_steps: int = setting(
         1, "Micro-batches per optimizer step; the rows of --batch-size are divided among them.", minimum=1
+    )
+    freeze: int | None = setting(
+        None, "Do not train the embeddings and this many of the lowest layers.", default_text="train all", minimum=0
+    )
+    gradient_checkpointing: bool = setting(
+        False, "Compute activations again in backward instead of keeping them: less memory, about a third more time."
     )
     precision: str = setting(
         "auto", "fp32, bf16 (autocast), or auto: bf16 where the hardware computes it natively.", choices=PRECISIONS

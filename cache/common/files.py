@@ -1,20 +1,16 @@
-"""The file system's side of writing: refusals as one typed error, durable files, locks that die with their owner."""
+"""Files by path: the file system's refusals as one typed error, files written as a whole or not at all."""
 
 import contextlib
-import errno
 import os
 import secrets
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from stat import S_ISREG
-from typing import TYPE_CHECKING, BinaryIO
+from typing import BinaryIO
 
 import safetensors
 
 from ..errors import CorruptCacheError, StorageError
-
-if TYPE_CHECKING:
-    from filelock import BaseFileLock
 
 
 @contextlib.contextmanager
@@ -98,63 +94,3 @@ def replacing(path: Path) -> Iterator[Path]:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
-
-
-_NO_LOCKS_HERE = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EINVAL)
-
-
-@contextlib.contextmanager
-def locked(path: Path, waiting: Callable[[str], object] | None = None) -> Iterator[bool]:
-    """Hold the lock file `path`, which one process or thread can do at a time; the system frees it when that one dies.
-
-    Args:
-        path: made when needed, removed at the end.
-        waiting: called once with the owner's process number, as text, if another one holds it. None: do not wait.
-
-    Yields:
-        Whether it is held. False where `waiting` is None and another one holds it, or where the file system has no
-        locks.
-
-    Raises:
-        OSError: the lock file cannot be made.
-    """
-    from filelock import FileLock
-
-    lock = FileLock(path, on_acquired=_write_owner, fallback_to_soft=False)
-    held = _acquire(lock, path, waiting)
-    try:
-        yield held
-    finally:
-        if held:
-            path.unlink(missing_ok=True)  # whoever opened it meanwhile sees that it has no name left, and tries anew
-            lock.release()
-
-
-def _acquire(lock: "BaseFileLock", path: Path, waiting: Callable[[str], object] | None) -> bool:
-    from filelock import Timeout
-
-    try:
-        try:
-            lock.acquire(blocking=False)
-        except Timeout:
-            if waiting is None:
-                return False
-            waiting(_owner(path))
-            lock.acquire()
-    except OSError as error:
-        if error.errno in _NO_LOCKS_HERE:
-            return False
-        raise
-    return True
-
-
-def _write_owner(handle: int) -> None:
-    os.pwrite(handle, f"{os.getpid():<10}".encode(), 0)
-
-
-def _owner(path: Path) -> str:
-    """The number of the process that holds a lock; "?" where it is just being written or was just removed."""
-    try:
-        return path.read_text(errors="replace").strip() or "?"
-    except OSError:
-        return "?"

@@ -1,37 +1,38 @@
-"""The one door through which files are read, written and removed in a folder that a stranger may have made.
+"""Reading, writing and removing files below a directory that is held open, following no link.
 
-A `Folder` is a directory held open by a handle. Whatever is done in it is done relative to that handle and follows no
-link, so nothing outside it can be read, written or removed, and it stays the same folder when its path is given to
-another one meanwhile. Files and folders are made with the modes that the user's umask asks for.
+A stranger may have made the folder: nothing outside it is read, written or removed. It stays the same folder when its
+path is given to another one meanwhile. Files and folders are made with the modes that the user's umask asks for.
 """
 
 import contextlib
+import ctypes
 import errno
-import fcntl
 import os
 import re
 import secrets
 import shutil
 import stat
+import sys
 from collections.abc import Callable, Iterator
 from io import BufferedRandom, BufferedReader
 from pathlib import Path
-from typing import BinaryIO, Self
+from typing import BinaryIO, NoReturn, Self
 
 from ..errors import CorruptCacheError, StorageError
+from .locks import locked_handle
 
 _READ = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK  # a pipe or device would block for ever
+_APPEND = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
 _CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
-_APPEND = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
 _FOLDER = os.O_RDONLY | os.O_CLOEXEC | os.O_DIRECTORY
-_NO_LOCKS_HERE = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EINVAL, errno.EBADF)
+_RENAME_EXCHANGE = 2
 
 
 class Folder:
     """A directory held open. Names are plain names, or paths below it such as "train/shard-00000.safetensors".
 
-    Every method raises `CorruptCacheError` where a link, pipe or device stands in the way of a name, and OSError where
-    the file system refuses.
+    Every method raises `CorruptCacheError` where a name is a link, pipe or device, and OSError where the file system
+    refuses.
 
     Args:
         handle: a descriptor of the directory, closed with this object.
@@ -48,13 +49,11 @@ class Folder:
 
     @classmethod
     def make(cls, path: str | Path) -> Self:
-        """Open a directory by its path; it and its parents are made where they are missing, and last."""
+        """`open`, after it and its parents are made where they are missing, their names flushed to disk."""
         path = Path(path)
-        missing = [folder for folder in (path, *path.parents) if not folder.exists()]
-        path.mkdir(parents=True, exist_ok=True)
-        for folder in missing:
-            with cls.open(folder.parent) as parent:
-                parent.sync()
+        if not path.is_dir():
+            with cls.make(path.parent) as parent:
+                parent._make(path.name)
         return cls.open(path)
 
     def close(self) -> None:
@@ -75,6 +74,26 @@ class Folder:
     def __repr__(self) -> str:
         return f"Folder({str(self.path)!r})"
 
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("an open folder cannot be pickled: its handle is this process's own")
+
+    def is_at(self, path: str | Path) -> bool:
+        """Whether `path` leads to this very directory, not to another one that has its name by now."""
+        try:
+            return os.path.samestat(os.stat(path), os.fstat(self.handle))  # noqa: PTH116  # links are followed
+        except OSError:
+            return False
+
+    def checked_path(self) -> Path:
+        """Its path, for a library that takes nothing else.
+
+        Raises:
+            StorageError: another folder is at that path by now.
+        """
+        if not self.is_at(self.path):
+            raise StorageError(f"{self.path} was moved or replaced while it was in use; put it back and start again")
+        return self.path
+
     # --- folders in it
 
     def folder(self, name: str, *, make: bool = False) -> "Folder":
@@ -85,10 +104,14 @@ class Folder:
                 found = found._step(part, make)
         return found
 
+    def _make(self, name: str) -> None:
+        with contextlib.suppress(FileExistsError):
+            os.mkdir(name, dir_fd=self.handle)
+            self.sync()
+
     def _step(self, name: str, make: bool) -> "Folder":
         if make:
-            with contextlib.suppress(FileExistsError):
-                os.mkdir(name, dir_fd=self.handle)
+            self._make(name)
         try:
             handle = os.open(name, _FOLDER | os.O_NOFOLLOW, dir_fd=self.handle)
         except OSError as error:
@@ -98,28 +121,20 @@ class Folder:
 
     @contextlib.contextmanager
     def staging(self, name: str) -> Iterator["Folder"]:
-        """A new folder that takes the name `name` at the end, or is removed. Whoever writes its files flushes them."""
+        """A new folder that is renamed to `name` at the end, replacing what is there, or is removed.
+
+        Whoever writes its files flushes them to disk.
+        """
         temporary = _temporary(name)
         try:
-            os.mkdir(temporary, dir_fd=self.handle)
-            with self._step(temporary, make=False) as folder:
+            self._make(temporary)
+            with self.folder(temporary) as folder:
                 yield folder
                 folder.sync()
             self.remove(name)
             self.rename(temporary, name)
         finally:
             self.remove(temporary)
-
-    def checked_path(self) -> Path:
-        """Its path, for a library that takes nothing else.
-
-        Raises:
-            StorageError: another folder is at that path by now.
-        """
-        with contextlib.suppress(OSError):
-            if os.path.samestat(self.path.stat(), os.fstat(self.handle)):
-                return self.path
-        raise StorageError(f"{self.path} was moved or replaced while it was in use; put it back and start again")
 
     # --- files in it
 
@@ -139,11 +154,11 @@ class Folder:
         except OSError as error:
             self._refuse_link(name, error)
             if error.errno == errno.ENXIO:  # a pipe without a reader, opened for writing
-                raise CorruptCacheError(f"{self.path / name}: is no regular file") from None
+                raise CorruptCacheError(f"{self.path / name}: is not a regular file") from None
             raise
         if not stat.S_ISREG(os.fstat(handle).st_mode):
             os.close(handle)
-            raise CorruptCacheError(f"{self.path / name}: is no regular file")
+            raise CorruptCacheError(f"{self.path / name}: is not a regular file")
         return handle
 
     def read(self, name: str, limit: int) -> bytes:
@@ -162,18 +177,24 @@ class Folder:
         return b"".join(chunks)
 
     @contextlib.contextmanager
-    def create(self, name: str) -> Iterator[BinaryIO]:
-        """A new file, open for writing and flushed to disk at the end; anything of that name is an error."""
+    def create(self, name: str, *, durable: bool = True) -> Iterator[BinaryIO]:
+        """A new file, open for writing; anything of that name is an error.
+
+        Args:
+            name: of the file.
+            durable: flush it to disk at the end; not needed before `sync_tree`.
+        """
         with self._parent(name) as (folder, last):
             handle = os.open(last, _CREATE, 0o666, dir_fd=folder.handle)
             with os.fdopen(handle, "wb") as file:
                 yield file
                 file.flush()
-                os.fsync(file.fileno())
+                if durable:
+                    os.fsync(handle)
 
     @contextlib.contextmanager
     def replace(self, name: str) -> Iterator[BinaryIO]:
-        """A file open for writing that takes the place of `name` at the end, complete or not at all."""
+        """A file open for writing that replaces `name` at the end, complete or not at all."""
         with self._parent(name) as (folder, last):
             temporary = _temporary(last)
             try:
@@ -189,45 +210,72 @@ class Folder:
         with self.replace(name) as file:
             file.write(data)
 
-    # --- both
+    # --- files and folders
 
     def names(self) -> list[str]:
-        """What it holds, in order."""
+        """The names in it, sorted."""
         return sorted(os.listdir(self.handle))  # noqa: PTH208  # of a handle, which pathlib does not take
 
     def stat(self, name: str) -> os.stat_result | None:
-        """What lies at a name, a link itself and not its target; None if nothing does."""
+        """The status of a file, a folder, or a link itself and not its target; None if there is nothing."""
         try:
             with self._parent(name) as (folder, last):
                 return os.stat(last, dir_fd=folder.handle, follow_symlinks=False)
         except (FileNotFoundError, NotADirectoryError):
             return None
 
-    def remove(self, name: str) -> None:
-        """Remove a file, a link (its target stays), or a folder with all it holds; nothing there is no error."""
+    def is_file(self, name: str) -> bool:
+        """Whether it is a regular file."""
         found = self.stat(name)
-        if found is None:
-            return
-        with contextlib.suppress(FileNotFoundError):
-            if stat.S_ISDIR(found.st_mode):
-                shutil.rmtree(name, dir_fd=self.handle)
-            else:
-                os.unlink(name, dir_fd=self.handle)
+        return found is not None and stat.S_ISREG(found.st_mode)
 
     def rename(self, old: str, new: str) -> None:
-        """Give a file, link or folder in it a new name, which lasts; a file or link of that name is replaced."""
-        if len(_parts(old)) + len(_parts(new)) > 2:
-            raise ValueError("only within one folder")
-        os.rename(old, new, src_dir_fd=self.handle, dst_dir_fd=self.handle)
-        self.sync()
+        """Rename a file, link or folder, durably; a file, link or empty folder of the new name is replaced."""
+        with self._parent(old) as (source, name), self._parent(new) as (target, to):
+            os.rename(name, to, src_dir_fd=source.handle, dst_dir_fd=target.handle)
+            target.sync()
 
     def leftovers(self) -> list[str]:
         """The temporary files and folders of writers; while no other process writes here, those of killed ones."""
         return [name for name in self.names() if _TEMPORARY.fullmatch(name)]
 
+    def exchange(self, one: str, two: str) -> bool:
+        """Exchange two names in it in one atomic step; False where the system or the file system cannot."""
+        _parts(one), _parts(two)
+        renameat2 = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None) if sys.platform == "linux" else None
+        if renameat2 is None:
+            return False
+        if renameat2(self.handle, os.fsencode(one), self.handle, os.fsencode(two), _RENAME_EXCHANGE) == 0:
+            self.sync()
+            return True
+        code = ctypes.get_errno()
+        if code in (errno.ENOSYS, errno.EINVAL, errno.ENOTSUP):
+            return False
+        raise OSError(code, os.strerror(code), str(self.path / two))
+
+    def remove(self, name: str) -> None:
+        """Remove a file, a link (its target stays), or a folder with all it holds; nothing there is no error."""
+        found = self.stat(name)
+        if found is None:
+            return
+        with contextlib.suppress(FileNotFoundError), self._parent(name) as (folder, last):
+            if stat.S_ISDIR(found.st_mode):
+                shutil.rmtree(last, dir_fd=folder.handle)
+            else:
+                os.unlink(last, dir_fd=folder.handle)
+
     def sync(self) -> None:
         """fsync the folder, which makes the names in it last."""
         os.fsync(self.handle)
+
+    def sync_tree(self) -> None:
+        """fsync it and all it holds."""
+        for _, _, files, parent in os.fwalk(dir_fd=self.handle):
+            with Folder(os.dup(parent), self.path) as folder:
+                for name in filter(folder.is_file, files):
+                    with folder.open_file(name) as file:
+                        os.fsync(file.fileno())
+                folder.sync()
 
     @contextlib.contextmanager
     def locked(self, waiting: Callable[[], object] | None = None) -> Iterator[bool]:
@@ -242,15 +290,9 @@ class Folder:
             Whether it is held. False where `waiting` is None and another one holds it, or where the file system has no
             locks.
         """
-        handle = os.open(
-            ".", _FOLDER, dir_fd=self.handle
-        )  # a description of its own, so that threads exclude each other
-        _held.add(handle)
-        try:
-            yield _lock(handle, waiting)
-        finally:
-            _held.discard(handle)
-            os.close(handle)
+        # Opened anew, so that threads exclude each other too.
+        with locked_handle(os.open(".", _FOLDER, dir_fd=self.handle), waiting) as held:
+            yield held
 
     @contextlib.contextmanager
     def _parent(self, name: str) -> Iterator[tuple["Folder", str]]:
@@ -280,33 +322,5 @@ def _temporary(name: str) -> str:
 def _parts(name: str) -> list[str]:
     parts = name.split("/")
     if not all(parts) or any(part in (".", "..") or "\0" in part for part in parts):
-        raise CorruptCacheError(f"{name!r}: is no name of something in a folder")
+        raise CorruptCacheError(f"{name!r}: is not a path below a folder")
     return parts
-
-
-def _lock(handle: int, waiting: Callable[[], object] | None) -> bool:
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        if waiting is None:
-            return False
-        waiting()
-        fcntl.flock(handle, fcntl.LOCK_EX)
-    except OSError as error:
-        if error.errno not in _NO_LOCKS_HERE:
-            raise
-        return False
-    return True
-
-
-_held: set[int] = set()
-
-
-def _let_go() -> None:
-    """A forked worker does not share its parent's locks, else it would hold them beyond the parent's death."""
-    for handle in _held:
-        os.close(handle)
-    _held.clear()
-
-
-os.register_at_fork(after_in_child=_let_go)

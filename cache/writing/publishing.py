@@ -21,7 +21,8 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from ..common.files import locked, storage_errors, sync, sync_tree
+from ..common.files import storage_errors, sync, sync_tree
+from ..common.locks import locked
 from ..errors import InputError
 from ..format.manifest import MANIFEST
 

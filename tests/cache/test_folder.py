@@ -1,7 +1,8 @@
-"""The door to a folder that a stranger may have made: nothing outside it is read, written or removed."""
+"""Nothing outside a `Folder` is read, written or removed, whatever links it holds."""
 
 import multiprocessing
 import os
+import pickle
 import stat
 import time
 from collections.abc import Callable, Iterator
@@ -84,14 +85,14 @@ def test_removing_takes_a_link_and_leaves_its_target(folder: Folder, outside: Pa
 @pytest.mark.parametrize("name", ["../outside/secret", "..", ".", "", "/etc/passwd", "a//b", "a\0b"])
 def test_a_name_does_not_leave_the_folder(folder: Folder, outside: Path, name: str) -> None:
     for operation in FILE_OPERATIONS.values():
-        with pytest.raises(CorruptCacheError, match="no name"):
+        with pytest.raises(CorruptCacheError, match="not a path below"):
             operation(folder, name)
 
 
 @pytest.mark.parametrize("operation", FILE_OPERATIONS)
 def test_a_pipe_does_not_block(folder: Folder, operation: str) -> None:
     os.mkfifo(folder.path / "pipe")
-    with pytest.raises(CorruptCacheError, match="no regular file"):
+    with pytest.raises(CorruptCacheError, match="not a regular file"):
         FILE_OPERATIONS[operation](folder, "pipe")
 
 
@@ -101,6 +102,53 @@ def test_it_stays_the_same_folder_when_its_path_goes_to_another_one(folder: Fold
     folder.write("file", b"x")
     assert list(folder.path.iterdir()) == []
     assert (tmp_path / "moved" / "file").read_bytes() == b"x"
+
+
+def test_files_and_folders_are_renamed_and_exchanged(folder: Folder) -> None:
+    folder.folder("one/two", make=True)
+    folder.write("one/two/file", b"x")
+    folder.rename("one/two/file", "file")
+    folder.exchange("one", "file") or pytest.skip("no exchange on this system")
+    assert folder.read("one", 10) == b"x"
+    folder.rename("file", "again")
+    assert folder.names() == ["again", "one"]
+    with pytest.raises(FileNotFoundError):
+        folder.exchange("one", "none")
+
+
+def test_links_are_moved_and_removed_and_their_targets_stay(folder: Folder, outside: Path) -> None:
+    (folder.path / "link").symlink_to(outside)
+    (folder.path / "file").symlink_to(outside / "secret")
+    for attempt in (lambda: folder.rename("link/secret", "stolen"), lambda: folder.remove("link/secret")):
+        with pytest.raises(CorruptCacheError, match="link"):
+            attempt()
+    folder.sync_tree()
+    assert not folder.is_file("file")
+    folder.rename("link", "moved")
+    assert (folder.path / "moved").readlink() == outside
+
+
+def test_a_folder_is_not_made_below_a_file(folder: Folder) -> None:
+    folder.write("file", b"x")
+    for path in ("file", "file/two"):
+        with pytest.raises(NotADirectoryError):
+            Folder.make(folder.path / path)
+
+
+def test_it_knows_whether_a_path_leads_to_it(folder: Folder, tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(folder.path)
+    assert folder.is_at(folder.path)
+    assert folder.is_at(tmp_path / "link")
+    folder.path.rename(tmp_path / "moved")
+    assert not folder.is_at(folder.path)
+    folder.path.mkdir()
+    assert not folder.is_at(folder.path)
+    assert folder.is_at(tmp_path / "moved")
+
+
+def test_it_is_not_pickled(folder: Folder) -> None:
+    with pytest.raises(TypeError, match="cannot be pickled"):
+        pickle.dumps(folder)
 
 
 @pytest.mark.parametrize("umask", [0o022, 0o027, 0o077])

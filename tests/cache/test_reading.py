@@ -1,5 +1,6 @@
 """Caches in use: changed under a reader, read-only, moved, planned by several at once."""
 
+import errno
 import os
 import shutil
 import signal
@@ -13,7 +14,6 @@ from typing import Any
 import pytest
 
 from cache import Cache, CorruptCacheError, PlanSpec, StorageError, open_cache
-from cache.common import files as storage
 from cache.common.folder import Folder
 from cache.writing.plans import store_plan
 
@@ -146,7 +146,7 @@ def test_a_cache_is_opened_relative_to_the_working_folder(cache: Cache, monkeypa
 
 
 def refuse_to_write(*arguments: object, **options: object) -> None:
-    raise OSError(storage.errno.EROFS, "Read-only file system")
+    raise OSError(errno.EROFS, "Read-only file system")
 
 
 def test_a_read_only_cache_works_and_its_plans_are_made_in_memory(

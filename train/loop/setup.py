@@ -17,7 +17,9 @@ from cache.plans.spec import PlanSpec
 from .. import device as devices
 from ..models.cpu_attention import use_cpu_kernels
 from ..models.fit import CacheRequirements
+from ..models.frozen import freeze, use_gradient_checkpointing
 from ..models.inputs import PADDING_SIDE
+from ..models.losses import Loss, model_loss, resolve_weights, training_loss
 from ..models.masked_lm import PROBABILITY, Masking, masked_forward
 from ..models.pooled import use_pooled_only
 from ..run_folder.export import exported_tokenizer
@@ -56,6 +58,7 @@ class TrainingSetup:
             cache may be replaced meanwhile.
         optimizations: which optimizations the model computes with.
         masking: how tokens are masked; None unless the task is masked language modelling.
+        loss: mean loss of a batch; not used in masked language modelling.
     """
 
     model: PreTrainedModel
@@ -70,6 +73,7 @@ class TrainingSetup:
     tokenizer: dict[str, bytes]
     optimizations: ModelOptimizations = ModelOptimizations()
     masking: Masking | None = None
+    loss: Loss = model_loss
 
     @property
     def total_steps(self) -> int:
@@ -118,6 +122,10 @@ def prepare_training(model: PreTrainedModel, cache: Cache, settings: Settings, d
     spec = settings.plan_spec(split.default_spec())
     split.try_keep_plan(spec, settings.epochs)
     model = model.to(device)  # type: ignore[arg-type]  # transformers types `to` as for half-loaded models
+    if settings.freeze is not None:
+        freeze(model, settings.freeze)
+    if settings.gradient_checkpointing:
+        use_gradient_checkpointing(model)
     torch_kernels: str | None = "--no-cpu-kernels"
     if settings.cpu_kernels:
         torch_kernels = "--compile" if settings.compile else use_cpu_kernels(model, device)
@@ -143,6 +151,7 @@ def prepare_training(model: PreTrainedModel, cache: Cache, settings: Settings, d
         tokenizer=exported_tokenizer(cache),
         optimizations=ModelOptimizations(all_tokens, torch_kernels),
         masking=masking,
+        loss=training_loss(split, str(settings.task), settings.class_weights, settings.label_smoothing, device),
     )
 
 
@@ -207,6 +216,7 @@ def resolve_settings(settings: Settings, cache: Cache) -> tuple[Settings, torch.
         settings.with_plan(settings.plan_spec(training_split(cache).default_spec())),
         task=task,
         mlm_probability=(settings.mlm_probability or PROBABILITY) if task == MLM else None,
+        class_weights=resolve_weights(settings.class_weights, settings.label_smoothing, cache.manifest.task, task),
         cache=str(cache.folder.resolve()),
         model=absolute_model(settings.model or cache.manifest.tokenizer.name),
         device=str(device),

@@ -45,7 +45,7 @@ def backward(setup: TrainingSetup, batch: Batch) -> torch.Tensor:
         loss: torch.Tensor
         with devices.autocast(setup.device, setup.settings.precision):
             if setup.masking is None:
-                loss = setup.forward(**inputs).loss  # (), mean over the targets
+                loss = setup.loss(setup.forward, inputs)  # (), mean over the targets
                 weight, targets = batch.loss_weight, batch.targets
             else:
                 loss = summed_loss(setup.forward, **inputs)[0]
@@ -70,6 +70,8 @@ def _out_of_memory(setup: TrainingSetup, batch: Batch) -> OutOfMemoryError:
     flags = ["--gradient-accumulation-steps", "--batch-size" if setup.spec.strategy != "budget" else "--max-tokens"]
     if setup.spec.strategy != "budget":
         flags.append("--strategy budget --max-tokens")
+    if not setup.settings.gradient_checkpointing:
+        flags.append("--gradient-checkpointing")
     if setup.settings.precision == "fp32":
         flags.append("--precision bf16")
     return OutOfMemoryError(

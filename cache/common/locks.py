@@ -1,0 +1,119 @@
+"""Locks that the system frees when the process that holds them ends: of a lock file, of an open directory."""
+
+import contextlib
+import errno
+import fcntl
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from filelock import BaseFileLock
+
+_NO_LOCKS_HERE = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EINVAL, errno.EBADF)
+
+
+@contextlib.contextmanager
+def locked_handle(handle: int, waiting: Callable[[], object] | None = None) -> Iterator[bool]:
+    """Hold the lock of a file or directory, which one handle can do at a time; the handle is closed at the end.
+
+    Args:
+        handle: a descriptor that was opened for this alone.
+        waiting: called once if another process holds it. None: do not wait.
+
+    Yields:
+        Whether it is held; see `locked`.
+    """
+    _held.add(handle)
+    try:
+        yield _lock(handle, waiting)
+    finally:
+        _held.discard(handle)
+        os.close(handle)
+
+
+def _lock(handle: int, waiting: Callable[[], object] | None) -> bool:
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if waiting is None:
+                return False
+            waiting()
+            fcntl.flock(handle, fcntl.LOCK_EX)
+    except OSError as error:
+        if error.errno not in _NO_LOCKS_HERE:
+            raise
+        return False
+    return True
+
+
+_held: set[int] = set()
+
+
+def _let_go() -> None:
+    """A forked worker does not share its parent's locks, else it would hold them beyond the parent's death."""
+    for handle in _held:
+        os.close(handle)
+    _held.clear()
+
+
+os.register_at_fork(after_in_child=_let_go)
+
+
+@contextlib.contextmanager
+def locked(path: Path, waiting: Callable[[str], object] | None = None) -> Iterator[bool]:
+    """Hold the lock file `path`, which one process or thread can do at a time; the system frees it when that one dies.
+
+    Args:
+        path: made when needed, removed at the end.
+        waiting: called once with the owner's process number, as text, if another one holds it. None: do not wait.
+
+    Yields:
+        Whether it is held. False where `waiting` is None and another one holds it, or where the file system has no
+        locks.
+
+    Raises:
+        OSError: the lock file cannot be made.
+    """
+    from filelock import FileLock
+
+    lock = FileLock(path, on_acquired=_write_owner, fallback_to_soft=False)
+    held = _acquire(lock, path, waiting)
+    try:
+        yield held
+    finally:
+        if held:
+            path.unlink(missing_ok=True)  # whoever opened it meanwhile sees that it has no name left, and tries anew
+            lock.release()
+
+
+def _acquire(lock: "BaseFileLock", path: Path, waiting: Callable[[str], object] | None) -> bool:
+    from filelock import Timeout
+
+    try:
+        try:
+            lock.acquire(blocking=False)
+        except Timeout:
+            if waiting is None:
+                return False
+            waiting(_owner(path))
+            lock.acquire()
+    except OSError as error:
+        if error.errno in _NO_LOCKS_HERE:
+            return False
+        raise
+    return True
+
+
+def _write_owner(handle: int) -> None:
+    os.pwrite(handle, f"{os.getpid():<10}".encode(), 0)
+
+
+def _owner(path: Path) -> str:
+    """The number of the process that holds a lock; "?" where it is just being written or was just removed."""
+    try:
+        return path.read_text(errors="replace").strip() or "?"
+    except OSError:
+        return "?"

@@ -1,0 +1,50 @@
+"""What saves memory or time by training less: frozen lower layers, and activations that are computed twice."""
+
+from typing import Any
+
+from torch import nn
+from transformers import PreTrainedModel
+
+from cache.errors import InputError
+
+
+def layers_of(model: PreTrainedModel) -> nn.ModuleList | None:
+    """The layers of a model's encoder, lowest first; None where they are not found."""
+    base: Any = model.base_model
+    holders = (getattr(base, "encoder", None), getattr(base, "transformer", None), base)
+    for holder in holders:
+        for name in ("layer", "layers"):
+            layers = getattr(holder, name, None)
+            if isinstance(layers, nn.ModuleList) and len(layers):
+                return layers
+    return None
+
+
+def freeze(model: PreTrainedModel, count: int) -> None:
+    """Exclude the embeddings and the lowest `count` layers of a model's encoder from training.
+
+    Raises:
+        InputError: it has fewer layers, or its structure is not known.
+    """
+    layers, embeddings = layers_of(model), getattr(model.base_model, "embeddings", None)
+    if layers is None or not isinstance(embeddings, nn.Module):
+        raise InputError(f"--freeze {count}: the layers of {type(model).__name__} are not found; leave it out")
+    if count > len(layers):
+        raise InputError(f"--freeze {count}: the model has {len(layers)} layers, expected at most as many")
+    for module in (embeddings, *layers[:count]):
+        module.requires_grad_(False)
+
+
+def use_gradient_checkpointing(model: PreTrainedModel) -> None:
+    """Keep only each layer's input for backward and compute the rest again (Chen et al. 2016).
+
+    Raises:
+        InputError: the model does not support it.
+    """
+    if not model.supports_gradient_checkpointing:
+        raise InputError(f"--gradient-checkpointing: {type(model).__name__} does not support it; leave it out")
+    if hasattr(model.config, "use_cache"):
+        model.config.use_cache = False  # of decoders only; transformers warns about it
+    # transformers 5.23 gave the method another name
+    enable: Any = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
+    enable({"use_reentrant": False})
