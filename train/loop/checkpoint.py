@@ -17,7 +17,6 @@ import stat
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, fields
 
-import safetensors.torch
 import torch
 from safetensors import SafetensorError
 from transformers import PreTrainedModel
@@ -27,13 +26,13 @@ from cache.common.folder import Folder
 from cache.errors import CorruptCacheError, FormatVersionError, MismatchError
 from cache.format.checksummed_json import MAX_COUNT, Fields, seal, unseal
 from cache.format.files import FileInfo, open_file_info
-from cache.format.safetensors_writer import Tensor, write_safetensors
 
 from .. import device as devices
 from ..run_folder.folder import METRICS, TIMING, Json, listed_files
 from ..run_folder.records import is_number
 from .setup import TrainingSetup
 from .state import Meter, State, Sums
+from .tensor_files import Tensors, check_tensors, read_tensors, write_tensors
 
 FORMAT = "lengthwise-checkpoint"
 VERSION = 1
@@ -41,14 +40,6 @@ STATE = "state.json"
 MAX_STATE_BYTES = 1 << 26
 WEIGHTS, OPTIMIZER, RANDOM, CONFIG = "model.safetensors", "optimizer.safetensors", "random.safetensors", "config.json"
 FILES = (CONFIG, WEIGHTS, OPTIMIZER, RANDOM)
-
-DTYPES = {
-    torch.bool: "BOOL", torch.uint8: "U8", torch.int8: "I8", torch.int16: "I16", torch.int32: "I32",
-    torch.int64: "I64", torch.float16: "F16", torch.bfloat16: "BF16", torch.float32: "F32", torch.float64: "F64",
-}  # fmt: skip
-"""Types of tensors by their safetensors names."""
-
-Tensors = dict[str, torch.Tensor]
 
 
 @dataclass(frozen=True)
@@ -88,9 +79,9 @@ def save_checkpoint(
     if root.stat(name) is not None:
         return  # of the same step: resumed before the end of its epoch, which was repeated
     with storage_errors(root.path / name), root.staging(name) as folder:
-        _write_tensors(folder, WEIGHTS, _weights(setup.model))
-        _write_tensors(folder, OPTIMIZER, _moments(setup))
-        _write_tensors(folder, RANDOM, devices.random_state(setup.device))
+        write_tensors(folder, WEIGHTS, _weights(setup.model))
+        write_tensors(folder, OPTIMIZER, _moments(setup))
+        write_tensors(folder, RANDOM, devices.random_state(setup.device))
         with folder.create(CONFIG) as file:
             file.write(setup.model.config.to_json_string(use_diff=True).encode())
         window, _, _ = state.meter.read()
@@ -109,16 +100,6 @@ def save_checkpoint(
 
 
 _PROGRESS = ("epoch", "epoch_step", "step", "skipped", "epoch_seconds", "seconds", "scores")
-
-
-def _write_tensors(folder: Folder, name: str, tensors: Tensors) -> None:
-    with folder.create(name) as file:
-        write_safetensors(file, {name: _on_disk(tensor) for name, tensor in tensors.items()})
-
-
-def _on_disk(tensor: torch.Tensor) -> Tensor:
-    flat = tensor.detach().cpu().contiguous().reshape(-1)
-    return Tensor(DTYPES[tensor.dtype], tuple(tensor.shape), flat.view(torch.uint8).numpy().data)
 
 
 def _file_info(folder: Folder, name: str) -> FileInfo:
@@ -266,15 +247,15 @@ def load_checkpoint(checkpoint: Checkpoint, setup: TrainingSetup) -> State:
     try:
         with storage_errors(folder.path, "read"):
             _restore(folder, setup)
-    except (KeyError, RuntimeError, ValueError, TypeError, SafetensorError) as error:
+    except (RuntimeError, ValueError, TypeError, SafetensorError) as error:
         raise MismatchError(f"{folder.path}: its tensors are not those of this model ({error})") from None
     return state
 
 
 def _restore(folder: Folder, setup: TrainingSetup) -> None:
-    weights, moments, random = (_load(folder, name) for name in (WEIGHTS, OPTIMIZER, RANDOM))
+    weights, moments, random = (read_tensors(folder, name) for name in (WEIGHTS, OPTIMIZER, RANDOM))
     present = _weights(setup.model)
-    _check(weights, present)
+    check_tensors(weights, present)
     trained = {
         name: parameter
         for name, parameter in setup.model.named_parameters()
@@ -282,8 +263,8 @@ def _restore(folder: Folder, setup: TrainingSetup) -> None:
     }
     number = torch.zeros(())
     like = {name: {"exp_avg": p, "exp_avg_sq": p, "step": number} for name, p in trained.items()}
-    _check(moments, {f"{name}.{moment}": tensor for name in like for moment, tensor in like[name].items()})
-    _check(random, devices.random_state(setup.device))
+    check_tensors(moments, {f"{name}.{moment}": tensor for name in like for moment, tensor in like[name].items()})
+    check_tensors(random, devices.random_state(setup.device))
     with torch.no_grad():
         for name, tensor in weights.items():
             present[name].copy_(tensor)
@@ -291,20 +272,3 @@ def _restore(folder: Folder, setup: TrainingSetup) -> None:
         for moment in like[name]:
             setup.optimizer.state[parameter][moment] = moments[f"{name}.{moment}"].to(setup.device)
     devices.set_random_state(random, setup.device)
-
-
-def _load(folder: Folder, name: str) -> Tensors:
-    with folder.open_file(name) as file:  # the library takes nothing but a path
-        return safetensors.torch.load_file(f"/dev/fd/{file.fileno()}")
-
-
-def _check(found: Tensors, expected: Tensors) -> None:
-    """Refuse tensors that have other names, types or shapes than expected."""
-    if differing := found.keys() ^ expected.keys():
-        raise ValueError(f"not both have {', '.join(sorted(differing)[:4])}")
-    for name, tensor in found.items():
-        if (tensor.dtype, tensor.shape) != (expected[name].dtype, expected[name].shape):
-            raise ValueError(
-                f"{name} is {tensor.dtype} {list(tensor.shape)}, expected "
-                f"{expected[name].dtype} {list(expected[name].shape)}"
-            )
