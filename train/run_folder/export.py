@@ -12,14 +12,13 @@ from cache import Cache
 from cache.common.files import storage_errors
 from cache.common.folder import Folder
 from cache.errors import CorruptCacheError, InputError
-from cache.format.checksummed_json import seal
 from cache.format.files import FileInfo, open_file_info
 from cache.format.manifest import Manifest
 
+from ..models.folder import DETAILS
 from ..models.heads import quiet_transformers
 from ..models.inputs import PADDING_SIDE
 from ..models.loading import model_folder
-from ..models.trained import DETAILS
 from .folder import MODEL, SETTINGS, Json, RunInfo
 from .model_card import README, model_card
 
@@ -78,8 +77,6 @@ def export_model(
         card = model_card(run.path.resolve().name, info, model.config, manifest, results)
         folder.write(README, card.encode())
         details: Json = {
-            "format": "lengthwise-model",
-            "version": 1,
             "max_length": info.max_length,
             "cache": info.cache_name,
             "cache_fingerprint": info.cache_fingerprint,
@@ -87,7 +84,7 @@ def export_model(
             "pair": manifest.task.pair,
             "files": files,
         }
-        folder.write(DETAILS, seal(details))
+        folder.write(DETAILS, (json.dumps(details, indent=2, ensure_ascii=False) + "\n").encode())
 
 
 def _finished(folder: Folder, name: str) -> FileInfo:
