@@ -187,7 +187,7 @@ class RunCallbacks:
         if split is None:
             return None
         settings = self.setup.settings
-        with self.progress.evaluating(split.name, settings.eval_rows or len(split)) as update:
+        with self.progress.evaluating(split.name, settings.eval_rows or len(split)) as bar:
             return evaluate(
                 self.setup.model,
                 split,
@@ -196,7 +196,7 @@ class RunCallbacks:
                 settings.eval_batch_size,
                 settings.eval_rows,
                 lambda: bool(self.stop),
-                update,
+                bar.update,
             )
 
     def _counts(self, sums: Sums) -> Json:

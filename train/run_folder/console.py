@@ -1,10 +1,6 @@
 """What a run shows while it trains: its progress, on stderr, and its report, epoch by epoch."""
 
-import os
-import sys
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
-from functools import partial
+from collections.abc import Callable, Mapping
 
 from cache.common.progress import Progress
 
@@ -14,8 +10,6 @@ CELL = 8
 
 class ConsoleProgress:
     """The progress bar and the report of a run; updated at log points only, where the numbers are read anyway.
-
-    Printing that fails, to a pipe whose reader has gone, a full disk or a closed terminal, never ends a run.
 
     Args:
         quiet: show only warnings.
@@ -33,33 +27,29 @@ class ConsoleProgress:
         """Start the clock and show the bar of a run of `total` steps, of which `done` were done before."""
         self.steps = Progress("training", total, "steps", done=done, quiet=self.quiet)
         if self.steps.on_terminal:
-            _attempt(partial(self.steps.update, 0))
+            self.steps.update(0)
 
     def update(self, step: int, loss: float | None, tokens_per_second: float) -> None:
         """Show that `step` steps are done."""
         text = f"loss {loss:.4f}" if loss is not None else "loss not finite"
-        _attempt(partial(self.steps.update, step - self.steps.done, f"{text}, {tokens_per_second:,.0f} tokens/s"))
+        self.steps.update(step - self.steps.done, f"{text}, {tokens_per_second:,.0f} tokens/s")
 
-    @contextmanager
-    def evaluating(self, split: str, rows: int) -> Iterator[Callable[[int], None]]:
-        """The progress bar of an evaluation, shown instead of the run's; yields what adds to its rows."""
-        _attempt(self.steps.clear)
-        self.evaluation = bar = Progress(f"evaluating {split}", rows, "rows", quiet=self.quiet, delay_s=1)
-        try:
-            yield lambda amount: _attempt(partial(bar.update, amount))
-        finally:
-            _attempt(partial(bar.__exit__, None, None, None))
+    def evaluating(self, split: str, rows: int) -> Progress:
+        """The progress bar of an evaluation, shown instead of the run's."""
+        self.steps.clear()
+        self.evaluation = Progress(f"evaluating {split}", rows, "rows", quiet=self.quiet, delay_s=1)
+        return self.evaluation
 
     def log(self, text: str) -> None:
         """Print a line of the report, above the bar."""
         self.close()
         if not self.quiet:
-            _attempt(partial(self.report, text))
+            self.report(text)
 
     def warn(self, text: str) -> None:
         """Print a warning, above the bar."""
         self.close()
-        _attempt(partial(self.alarm, text))
+        self.alarm(text)
 
     def epoch(self, cells: Mapping[str, str]) -> None:
         """Print a line of the table of epochs, with a header before the first one and where the columns change."""
@@ -73,19 +63,6 @@ class ConsoleProgress:
 
     def close(self) -> None:
         """Remove the bar until the next update."""
-        _attempt(self.steps.clear)
+        self.steps.clear()
         if self.evaluation is not None:
-            _attempt(self.evaluation.clear)
-
-
-def _attempt(printing: Callable[[], object]) -> None:
-    """Print; if that fails, what stdout or stderr does not take any more goes nowhere from now on."""
-    try:
-        printing()
-    except (OSError, ValueError):
-        for stream in (sys.stdout, sys.stderr):
-            try:
-                stream.flush()
-            except (OSError, ValueError):
-                with suppress(OSError, ValueError):
-                    os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+            self.evaluation.clear()
