@@ -34,7 +34,7 @@ class RunCurves:
         learning_rate: (S,).
         real_tokens: (S,) trained on so far.
         seconds: (S,) of training so far.
-        speed: (S,) real tokens a second since the record before.
+        speed: (S,) real tokens per second since the record before.
         scores: main score by step, of each evaluation; `result.score` names it.
     """
 
@@ -75,7 +75,7 @@ def read_curves(folder: Path) -> RunCurves:
     """Read what a run has recorded so far.
 
     Raises:
-        InputError: the folder is no run.
+        InputError: the folder is not a run folder.
     """
     result = read_result(folder)
     with open_run(folder) as run:
@@ -110,8 +110,8 @@ def group_runs(runs: Sequence[RunCurves]) -> list[Group]:
     varying = [name for name in facts[0] if len({repr(fact.get(name)) for fact in facts}) > 1]
     names = [_name(_facts(members[0]), varying) for members in groups.values()]
     return [
-        Group(name if names.count(name) == 1 else f"{name} ({place + 1})", tuple(members))
-        for place, (name, members) in enumerate(zip(names, groups.values(), strict=True))
+        Group(name if names.count(name) == 1 else f"{name} ({index + 1})", tuple(members))
+        for index, (name, members) in enumerate(zip(names, groups.values(), strict=True))
     ]
 
 

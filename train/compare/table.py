@@ -58,7 +58,7 @@ def read_result(folder: Path) -> RunResult:
     """Read what a run has recorded so far.
 
     Raises:
-        InputError: the folder is no run.
+        InputError: the folder is not a run folder.
     """
     with open_run(folder) as run:
         info, finished = read_run(run), read_summary(run) is not None
