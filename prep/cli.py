@@ -23,8 +23,6 @@ from .tokenization import ENGINES
 if TYPE_CHECKING:
     from .build import BuildResult
 
-PRECISIONS = ("bf16", "fp32")
-
 
 @click.group(context_settings=CONTEXT)
 @click.version_option(package_name="lengthwise", prog_name="prep")
@@ -178,36 +176,30 @@ def _plan_flags(spec: "PlanSpec") -> str:
 @click.option(
     "--model",
     shell_complete=complete_folder,
-    help="Predict the memory of training this model on it: folder, Hub id, or minilm.",
+    help="Predict the memory of training this model on a CPU: folder, Hub id, or minilm.",
 )
-@click.option("--memory", multiple=True, help="Memory of a GPU, for --model.  [default: 8, 16, 24, 40 and 80GiB]")
-@click.option("--precision", type=click.Choice(PRECISIONS), help="Of training, for --model.  [default: bf16]")
 @json_option
-def info(cache: str, model: str | None, memory: tuple[str, ...], precision: str | None, as_json: bool) -> None:
+def info(cache: str, model: str | None, as_json: bool) -> None:
     """Print what CACHE holds, and what each way of batching it costs.
 
     \b
     Examples:
       prep info cache/imdb
       prep info cache/imdb --model bert-base-uncased
-      prep info cache/imdb --model minilm --memory 12GiB --precision fp32
     """
     from cache import open_cache
 
-    from .inspect.forecast import forecast, forecast_facts, format_forecast
+    from .inspect.memory import format_memory, memory_facts
     from .inspect.summary import cache_facts
 
-    if model is None and (memory or precision):
-        raise click.UsageError("--memory and --precision go with --model")
     opened = open_cache(cache)
-    sizes = tuple(parse_bytes(size) for size in memory)
-    found = forecast(opened, model, precision or "bf16", sizes) if model is not None else None
+    memory = memory_facts(opened, model) if model is not None else None
     if as_json:
-        print_json(cache_facts(opened) | ({"memory": forecast_facts(found)} if found else {}))
+        print_json(cache_facts(opened) | ({"memory": memory} if memory else {}))
         return
     _print_cache(opened)
-    if found:
-        click.echo(f"\n{format_forecast(found)}")
+    if memory:
+        click.echo(f"\n{format_memory(memory)}")
 
 
 def _print_cache(cache: Any) -> None:

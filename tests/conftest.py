@@ -39,8 +39,10 @@ def prep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capture
     handler = signal.getsignal(signal.SIGTERM)
 
     def run(*arguments: str) -> Done:
-        monkeypatch.setattr(sys, "argv", ["prep", *arguments])
-        with pytest.raises(SystemExit) as stopped:
+        with monkeypatch.context() as patch, pytest.raises(SystemExit) as stopped:
+            patch.setattr(sys, "argv", ["prep", *arguments])
+            for name in ("stdout", "stderr"):  # the command puts an `Output` there
+                patch.setattr(sys, name, getattr(sys, name))
             cli.main()
         printed = capsys.readouterr()
         return Done(int(stopped.value.code or 0), printed.out, printed.err, tmp_path)

@@ -1,7 +1,6 @@
 """The command `train`: parse, call one function, print. Nothing slow is imported before a command runs."""
 
 import contextlib
-import json
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import click
 
 from cache.common.command_line import CONTEXT, complete_folder, json_option, print_json, quiet_option, run_command
+from cache.common.output import finish_without_stdout
 from cache.errors import InputError
 
 from .declarations import declarations
@@ -94,6 +94,7 @@ def run(resume: Path | None, quiet: bool, as_json: bool, config: Path | None, **
     settings = Settings.from_json(given) if resume is None else None  # what is wrong shows before torch is loaded
     from . import run as runs
 
+    finish_without_stdout()
     log = _warn if as_json else click.echo
     folder = Path()
     if resume is not None:
@@ -194,7 +195,10 @@ def predict(
     with _on(device, precision) as (torch_device, resolved):
         predictor = Predictor(model, torch_device, resolved, batch_size)
         for result in predictor(given):
-            click.echo(json.dumps(result.to_json(), ensure_ascii=False) if as_json else result.to_line())
+            if as_json:
+                _print_finite(result.to_json())
+            else:
+                click.echo(result.to_line())
 
 
 @cli.command()

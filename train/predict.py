@@ -12,15 +12,16 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from transformers import PreTrainedModel
 
-from cache.errors import InputError
+from cache.errors import InputError, MismatchError
 from cache.format.labels import token_types
 from cache.reading.padding import gather_rows, row_mask
 
 from . import device as devices
+from .models.fit import vocabulary_size
 from .models.heads import kind_of, label_names
-from .models.trained import load_classifier, max_text_length, takes_pairs
+from .models.library_errors import library_errors
+from .models.trained import load_text_classifier
 from .run_folder.export import trained_model_folder
 
 TEXTS_AT_A_TIME = 8192
@@ -118,17 +119,11 @@ class Predictor:
     def __init__(
         self, name: str, device: str | torch.device = "cpu", precision: str = "fp32", batch_size: int = 32
     ) -> None:
-        from tokenizers import Tokenizer
-
-        folder = trained_model_folder(name)
-        if not (folder / "tokenizer.json").is_file():
-            raise InputError(f"{folder} holds no tokenizer.json, expected one beside the model")
         self.device, self.precision, self.batch_size = torch.device(device), precision, batch_size
-        self.model: PreTrainedModel = load_classifier(folder, self.device)
-        self.tokenizer: Any = Tokenizer.from_file(str(folder / "tokenizer.json"))
-        self.tokenizer.no_padding()
-        self.tokenizer.enable_truncation(max_text_length(folder))
-        self.pair, self.kind = takes_pairs(folder), kind_of(self.model.config)
+        trained = load_text_classifier(trained_model_folder(name), self.device)
+        self.model, self.tokenizer, self.pair = trained.model, trained.tokenizer, trained.pair
+        self.name, self.max_length, self.kind = name, trained.max_length, kind_of(self.model.config)
+        self.vocabulary = vocabulary_size(self.model)
         self.typed = self.pair and getattr(self.model.config, "type_vocab_size", 0) > 1
 
     def __call__(self, texts: Iterable[str]) -> Iterator[Predicted]:
@@ -137,18 +132,15 @@ class Predictor:
         A model of pairs takes both in one text, separated by a tab; one of words splits texts at white space.
 
         Raises:
-            InputError: the model takes pairs, and a text does not hold exactly one tab.
+            InputError: the model takes pairs, and a text does not hold exactly one tab; or the tokenizer cannot encode
+                a text, or gives ids or lengths that the model does not take.
         """
         source = iter(texts)
         while chunk := list(islice(source, TEXTS_AT_A_TIME)):
             yield from self._predict(chunk)
 
     def _predict(self, texts: list[str]) -> Iterator[Predicted]:
-        if self.kind == "token-classification":
-            words = [text.split() for text in texts]
-            encoded = self.tokenizer.encode_batch(words, is_pretokenized=True)  # the fast one gives no words
-        else:
-            encoded = self.tokenizer.encode_batch_fast([split_pair(text) for text in texts] if self.pair else texts)
+        encoded = self._encode(texts)
         order = np.argsort([len(encoding.ids) for encoding in encoded], kind="stable")
         outputs: dict[int, npt.NDArray[np.float32]] = {}
         for start in range(0, len(order), self.batch_size):
@@ -160,6 +152,21 @@ class Predictor:
                 yield self._tags(text, encoded[row].word_ids, outputs[row], names)
             else:
                 yield self._prediction(text, outputs[row], names)
+
+    def _encode(self, texts: list[str]) -> list[Any]:
+        with library_errors(InputError, f"the tokenizer of {self.name} cannot encode these texts"):
+            if self.kind == "token-classification":
+                words = [text.split() for text in texts]
+                encoded = self.tokenizer.encode_batch(words, is_pretokenized=True)  # the fast one gives no words
+            else:
+                encoded = self.tokenizer.encode_batch_fast([split_pair(text) for text in texts] if self.pair else texts)
+        for text, ids in zip(texts, (encoding.ids for encoding in encoded), strict=True):
+            if len(ids) > self.max_length or max(ids, default=0) >= self.vocabulary:
+                raise InputError(
+                    f"the tokenizer of {self.name} does not fit its model: the text {text[:60]!r} is {len(ids):,} ids "
+                    f"up to {max(ids):,}, expected at most {self.max_length:,} below {self.vocabulary:,}"
+                )
+        return list(encoded)
 
     def _tags(
         self, text: str, word_ids: list[int | None], output: npt.NDArray[np.float32], names: tuple[str, ...]
@@ -202,7 +209,11 @@ class Predictor:
             first = np.array([encoding.type_ids.count(0) for encoding in encoded])
             inputs["token_type_ids"] = token_types(first, lengths, width, left=False)
         tensors = {name: torch.from_numpy(np.array(a, np.int64)).to(self.device) for name, a in inputs.items()}
-        with torch.inference_mode(), devices.autocast(self.device, self.precision):
+        with (
+            torch.inference_mode(),
+            devices.autocast(self.device, self.precision),
+            library_errors(MismatchError, f"the model {self.name} cannot compute a batch of {len(rows)} x {width}"),
+        ):
             logits = self.model(**tensors).logits.float()  # (B, C) or (B, W, C)
         if self.kind == "classification":
             logits = logits.softmax(dim=1)

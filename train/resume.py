@@ -15,7 +15,8 @@ from . import device as devices
 from .loop.checkpoint import clean, load_checkpoint, newest_checkpoint
 from .loop.setup import TrainingSetup, absolute_model, cache_requirements, checkpoint_owner, prepare_training
 from .loop.state import Meter, State
-from .models.loading import fresh_model, load_model, model_digest, model_folder, read_config
+from .models.configuration import read_config
+from .models.loading import fresh_model, load_model, model_digest, model_folder
 from .run_folder.records import CHECKPOINTS, RunInfo
 from .settings import FREE_ON_RESUME, Settings, contradictions
 

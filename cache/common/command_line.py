@@ -1,7 +1,6 @@
 """What the commands `prep` and `train` share: options, completion, sizes, JSON output, exit codes."""
 
 import json
-import os
 import signal
 import sys
 from collections.abc import Callable
@@ -11,8 +10,9 @@ import click
 from click.shell_completion import CompletionItem
 
 from ..errors import InputError, LengthwiseError
+from .output import guard_streams
 
-CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
+CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 110, "color": False}
 """Settings of both command groups."""
 
 BYTE_UNITS = {"b": 1, "kib": 1 << 10, "mib": 1 << 20, "gib": 1 << 30, "kb": 10**3, "mb": 10**6, "gb": 10**9}
@@ -27,8 +27,8 @@ def complete_folder(context: click.Context, parameter: click.Parameter, incomple
 
 
 def print_json(content: dict[str, Any]) -> None:
-    """Print one line of JSON; numbers that are not finite are an error."""
-    click.echo(json.dumps(content, allow_nan=False))
+    """Print one line of JSON, in ASCII where stdout is not UTF-8; numbers that are not finite are an error."""
+    click.echo(json.dumps(content, allow_nan=False, ensure_ascii=sys.stdout.encoding.lower() != "utf-8"))
 
 
 def parse_bytes(size: str) -> int:
@@ -54,21 +54,17 @@ def run_command(command: Callable[..., Any]) -> NoReturn:
     A typed error becomes a message on stderr and its own exit code; Ctrl-C exits with 130, SIGTERM with 143, and
     output whose reader has gone with 141, as shells report processes that these signals end.
     """
+    guard_streams()
     signal.signal(signal.SIGTERM, _terminate)
     try:
         code = command(standalone_mode=False)
-        sys.stdout.flush()  # so that a closed pipe shows here
+        sys.stdout.flush()
     except click.ClickException as error:
         error.show()
         code = error.exit_code
     except (click.Abort, KeyboardInterrupt):
         click.echo("stopped", err=True)
         code = 130
-    except BrokenPipeError:  # for example `prep list | head -0`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        code = 141
-    except SystemExit as stop:  # with code 1 it is click's, which exits so where a pipe is closed and nowhere else
-        code = 141 if stop.code == 1 else stop.code
     except LengthwiseError as error:
         click.echo(f"error: {error}", err=True)
         code = error.exit_code

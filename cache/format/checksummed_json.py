@@ -37,7 +37,7 @@ def unseal(data: bytes, path: Path, format_name: str, version: int) -> Json:
         CorruptCacheError: it does not parse, is another format, or its bytes differ from their checksum.
     """
     try:
-        raw = _parse(data)
+        raw = parse_json(data)
     except (ValueError, RecursionError) as error:
         raise CorruptCacheError(f"{path}: does not parse as JSON ({error})") from None
     if not isinstance(raw, dict) or raw.get("format") != format_name:
@@ -64,7 +64,12 @@ MAX_NESTED = 1 << 20
 """Most lists and objects in one file, which bounds the memory that parsing can take."""
 
 
-def _parse(data: bytes) -> Any:
+def parse_json(data: bytes) -> Any:
+    """Parse JSON of bounded depth and number of parts, with no key twice in an object and no NaN.
+
+    Raises:
+        ValueError, RecursionError: it is not.
+    """
     if data.count(b"[") + data.count(b"{") > MAX_NESTED:
         raise ValueError("more lists and objects than a file of this kind has")
     raw = json.loads(data.decode("utf-8"), object_pairs_hook=unique_keys, parse_constant=_reject)

@@ -1,8 +1,7 @@
-"""The sizes of a model that its memory depends on, from its config.json alone: no weights, no transformers."""
+"""The sizes of a model that its memory depends on, from its config.json alone."""
 
 import json
 from dataclasses import dataclass
-from pathlib import Path
 
 from cache.common.hub import hub_folder, local_folder
 from cache.errors import InputError
@@ -30,7 +29,7 @@ DEFAULTS: dict[str, Json] = {
     "electra": {**BASE, "hidden_size": 256, "num_attention_heads": 4, "intermediate_size": 1024, "embedding_size": 128},
     "distilbert": {**BASE, "num_hidden_layers": 6, "type_vocab_size": 0},
 }
-"""Model types that can be predicted, and transformers' values for what a config.json leaves out; a test compares."""
+"""Model types whose memory is predicted, and transformers' values for what a config.json leaves out."""
 DISTILBERT_NAMES = {
     "dim": "hidden_size",
     "n_layers": "num_hidden_layers",
@@ -96,7 +95,10 @@ def read_size(name: str, outputs: int) -> ModelSize:
     Raises:
         InputError: it cannot be had or read, or is of a type whose memory is not predicted.
     """
-    path = _config_path(name)
+    folder = local_folder(name) or hub_folder(name, [CONFIG], "--model")
+    if folder is None:
+        raise InputError(f"--model {name!r}: no such folder here, and the Hugging Face Hub cannot be reached")
+    path = folder / CONFIG
     try:
         config = json.loads(path.read_text("utf-8"))
     except (OSError, ValueError, RecursionError) as error:
@@ -104,42 +106,26 @@ def read_size(name: str, outputs: int) -> ModelSize:
     kind = config.get("model_type") if isinstance(config, dict) else None
     if not isinstance(kind, str) or kind not in DEFAULTS:
         raise InputError(
-            f"--model {name} is of type {kind!r}, and memory is predicted for {', '.join(DEFAULTS)} alone; "
-            "`train run` tries its largest batch first, so want of memory shows at once"
+            f"--model {name} is of type {kind!r}, and memory is predicted for {', '.join(DEFAULTS)} only; "
+            "train run tries its largest batch before the first step"
         )
     found = {DISTILBERT_NAMES.get(key, key) if kind == "distilbert" else key: value for key, value in config.items()}
-    return _size_of(name, kind, {**DEFAULTS[kind], **found}, outputs)
-
-
-def _size_of(name: str, kind: str, config: Json, outputs: int) -> ModelSize:
-    counts = [key for key, value in BASE.items() if isinstance(value, int) and key != "type_vocab_size"]
-    for key in (*counts, *(("embedding_size",) if kind == "electra" else ())):
-        if type(config.get(key)) is not int or not 0 < config[key] < 1 << 32:
-            raise InputError(f"--model {name}: its {CONFIG} has {key} {config.get(key)!r}, expected a whole number")
+    config = {key: found.get(key, default) for key, default in DEFAULTS[kind].items()}
+    for key, default in DEFAULTS[kind].items():
+        least = 0 if key == "type_vocab_size" else 1
+        if isinstance(default, int) and not (type(config[key]) is int and least <= config[key] < 1 << 32):
+            raise InputError(f"--model {name}: its {CONFIG} has {key} {config[key]!r}, expected a whole number")
     if config["hidden_act"] != "gelu":
-        raise InputError(
-            f"--model {name}: its activation is {config['hidden_act']!r}; memory is predicted for gelu alone"
-        )
-    types = config["type_vocab_size"] if type(config["type_vocab_size"]) is int else 0
+        raise InputError(f"--model {name}: its activation is {config['hidden_act']!r}; memory is predicted for gelu")
     return ModelSize(
         kind=kind,
         layers=config["num_hidden_layers"],
         hidden=config["hidden_size"],
         intermediate=config["intermediate_size"],
         heads=config["num_attention_heads"],
-        embedding=config["embedding_size"] if kind == "electra" else config["hidden_size"],
-        entries=config["vocab_size"] + config["max_position_embeddings"] + types,
+        embedding=config.get("embedding_size", config["hidden_size"]),
+        entries=config["vocab_size"] + config["max_position_embeddings"] + config["type_vocab_size"],
         outputs=outputs,
         hidden_dropout=bool(config["hidden_dropout_prob"]),
         attention_dropout=bool(config["attention_probs_dropout_prob"]),
     )
-
-
-def _config_path(name: str) -> Path:
-    folder = local_folder(name)
-    if folder is not None:
-        return folder / CONFIG
-    folder = hub_folder(name, [CONFIG], "--model")
-    if folder is None:
-        raise InputError(f"--model {name!r}: no such folder here, and the Hugging Face Hub cannot be reached")
-    return folder / CONFIG

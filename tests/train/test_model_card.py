@@ -25,7 +25,7 @@ from train.settings import Settings
 from ..helpers.builds import build_toy
 from ..helpers.caches import write_cache
 from ..helpers.models import write_model
-from .test_tasks import rows_of
+from ..helpers.tasks import rows_of
 
 WORDS_OF = [[f"word{number % 7}", f"word{number % 5}"] for number in range(40)]
 KINDS = ("classification", "pairs", "regression", "multi-label")

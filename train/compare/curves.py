@@ -13,14 +13,13 @@ import numpy.typing as npt
 
 from ..metrics.scores import main_score
 from ..run_folder.records import METRICS, TIMING, Json, read_records
+from ..settings import FREE_ON_RESUME
 from .table import RunResult, read_result
 
 Floats = npt.NDArray[np.float64]
 
-NOT_COMPARED = frozenset(
-    {"seed", "plan_seed", "out", "cache", "save_steps", "keep_checkpoints", "logging_steps", "tensorboard", "wandb"}
-)
-"""Settings in which the runs of a group may differ; the cache counts by its fingerprint."""
+NOT_COMPARED = FREE_ON_RESUME | {"seed", "plan_seed", "logging_steps"}
+"""Settings in which the runs of a group may differ. Caches are compared by fingerprint, devices as they were found."""
 
 
 @dataclass(frozen=True)

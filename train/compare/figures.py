@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -12,7 +12,7 @@ from cache.errors import InputError
 
 from ..metrics.scores import TITLES
 from .curves import Floats, Group, group_runs, read_curves, smooth, spread_of
-from .table import column_names, score_text
+from .table import cells, column_names, mean_text
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -38,23 +38,26 @@ def comparison_page(groups: Sequence[Group]) -> str:
     Raises:
         InputError: no run has recorded a step yet.
     """
+    results = [run.result for group in groups for run in group.runs]
     drawn = [group for group in groups if all(len(run.steps) for run in group.runs)]
     if not drawn:
-        folders = ", ".join(str(run.result.folder) for group in groups for run in group.runs)
+        folders = ", ".join(str(result.folder) for result in results)
         raise InputError(f"no step is recorded yet in {folders}; wait for the first log point (--logging-steps steps)")
-    runs = sum(len(group.runs) for group in groups)
-    caches = sorted({run.result.info.cache_name for group in groups for run in group.runs})
-    heading, several = f"Runs on {', '.join(caches)}", _several(groups)
-    names = ("runs", *column_names([run.result for group in groups for run in group.runs])[1:])
+    heading = f"Runs on {', '.join(sorted({result.info.cache_name for result in results}))}"
+    rows = []
+    for group in groups:
+        name = f"{group.name}, {_count(len(group.runs), 'run')}"
+        rows.append(cells(name, [run.result for run in group.runs]))
+    about = f"{_count(len(results), 'run')} in {_count(len(groups), 'group')}; runs of other seeds are grouped"
     return render_page(
         Path(__file__).with_name("comparison.html"),
         title=heading,
         heading=heading,
-        about=f"{_count(runs, 'run')} in {_count(len(groups), 'group')}; runs that differ only by seed are one group",
+        about=about,
         figures=[learning(drawn), pace(drawn)],
         table_title=f"{_count(len(groups), 'group')} side by side",
-        note="Means over the runs of a group, ± their standard deviation." if several else "",
-        rows=(names, [_cells(group) for group in groups]),
+        note="Means over the runs of a group, ± their standard deviation." if _several(groups) else "",
+        rows=(("runs", *column_names(results)[1:]), rows),
     )
 
 
@@ -87,13 +90,12 @@ def learning(groups: Sequence[Group]) -> Figure:
 def _learning_title(scored: Sequence[Group], groups: Sequence[Group]) -> str:
     parts = []
     for group in (scored or groups)[:3]:
+        name, values = TITLES.get(group.score_name, group.score_name), group.scores()[1][:, -1:].ravel()
+        if not scored:
+            name = "a loss of"
+            values = np.array([smooth(run.loss, max(1, len(run.loss) // 10))[-1] for run in group.runs])
         took = clock(float(group.stack("seconds").mean(axis=0)[-1]))
-        if scored:
-            score = TITLES.get(group.score_name, group.score_name)
-            parts.append(f"{group.name} reaches {score} {_mean(group.scores()[1][:, -1], '.3f')} in {took}")
-        else:
-            loss = np.array([smooth(run.loss, max(1, len(run.loss) // 10))[-1] for run in group.runs])
-            parts.append(f"{group.name} comes to a loss of {_mean(loss, '.3f')} in {took}")
+        parts.append(f"{group.name} reaches {name} {mean_text(values.tolist(), '.3f')} in {took}")
     return "; ".join(parts)
 
 
@@ -207,37 +209,3 @@ def _time_unit(seconds: float) -> tuple[str, float]:
 
 def _several(groups: Sequence[Group]) -> bool:
     return any(len(group.runs) > 1 for group in groups)
-
-
-# --- the table
-
-
-PLUS_MINUS = "\u00a0±\u00a0"
-
-
-def _cells(group: Group) -> list[str]:
-    """A group's row of the tutorial's table: means, ± standard deviations where there are several runs."""
-    results = [run.result for run in group.runs]
-    info, settings = results[0].info, results[0].info.settings
-    unfinished = sum(not result.finished for result in results)
-    scores = [result.score[1] for result in results if result.score]
-    epochs = [sum(result.epoch_seconds) / len(result.epoch_seconds) for result in results if result.epoch_seconds]
-    return [
-        f"{group.name}, {_count(len(results), 'run')}" + (f" ({unfinished} not finished)" if unfinished else ""),
-        str(settings.strategy),
-        Path(str(settings.model)).name,
-        f"{settings.max_tokens:,} tokens" if settings.batch_size is None else str(settings.batch_size),
-        f"{info.max_length:,}",
-        score_text(group.score_name, _mean(np.array(scores), ".4f")) if scores else "",
-        f"{info.environment['device']}, {settings.precision}",
-        clock(float(np.mean(epochs))) + (f"{PLUS_MINUS}{np.std(epochs, ddof=1):.1f}\u00a0s" if len(epochs) > 1 else "")
-        if epochs
-        else "",
-        f"{np.mean([result.steps for result in results]):,.0f}",
-        f"{np.mean([result.padded_tokens for result in results]):,.0f}",
-    ]
-
-
-def _mean(values: Any, form: str) -> str:
-    deviation = f"{PLUS_MINUS}{np.std(values, ddof=1):{form}}" if len(values) > 1 else ""
-    return f"{np.mean(values):{form}}{deviation}"

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean, stdev
 
 from cache.common.progress import clock
 
@@ -21,6 +22,7 @@ COLUMNS = (
     "steps",
     "padded tokens",
 )
+PLUS_MINUS = "\u00a0±\u00a0"
 
 
 @dataclass(frozen=True)
@@ -73,40 +75,49 @@ def read_result(folder: Path) -> RunResult:
 
 
 def column_names(results: Sequence[RunResult]) -> tuple[str, ...]:
-    """`COLUMNS`, but `score` for accuracy where a run is known by another score."""
+    """`COLUMNS`, with `score` for accuracy where a run has another main score."""
     others = any(result.score and result.score[0] != "accuracy" for result in results)
     return tuple("score" if others and name == "accuracy" else name for name in COLUMNS)
 
 
-def score_text(name: str, value: str) -> str:
-    """A score in its column, which says accuracy if nothing else."""
-    return value if name == "accuracy" else f"{TITLES.get(name, name)} {value}"
-
-
 def comparison(results: Sequence[RunResult]) -> str:
-    """The table of some runs in Markdown, one run a row."""
-    rows = [column_names(results), *(_cells(result) for result in results)]
+    """The table of some runs in Markdown, one row per run."""
+    rows = [column_names(results), *(cells(str(result.folder), [result]) for result in results)]
     widths = [max(len(row[i]) for row in rows) for i in range(len(COLUMNS))]
     lines = ["| " + " | ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)) + " |" for row in rows]
     lines.insert(1, "| " + " | ".join("-" * width for width in widths) + " |")
     return "\n".join(lines)
 
 
-def _cells(result: RunResult) -> tuple[str, ...]:
-    settings, seconds = result.info.settings, result.epoch_seconds
-    size = f"{settings.max_tokens:,} tokens" if settings.batch_size is None else str(settings.batch_size)
+def cells(name: str, results: Sequence[RunResult]) -> tuple[str, ...]:
+    """A row of the table, of one run or of a group that differs only by seed: means, ± standard deviations."""
+    info, settings = results[0].info, results[0].info.settings
+    unfinished = sum(not result.finished for result in results)
+    note = f" ({f'{unfinished} ' * (len(results) > 1)}not finished)" * bool(unfinished)
+    scores = [result.score for result in results if result.score]
+    score = mean_text([value for _, value in scores], ".4f")
+    if scores and scores[0][0] != "accuracy":
+        score = f"{TITLES.get(scores[0][0], scores[0][0])} {score}"
+    epochs = [fmean(result.epoch_seconds) for result in results if result.epoch_seconds]
     return (
-        str(result.folder) + ("" if result.finished else " (not finished)"),
+        name + note,
         str(settings.strategy),
         Path(str(settings.model)).name,
-        size,
-        str(result.info.max_length),
-        score_text(result.score[0], f"{result.score[1]:.4f}") if result.score else "",
-        f"{result.info.environment['device']}, {settings.precision}",
-        clock(sum(seconds) / len(seconds)) if seconds else "",
-        f"{result.steps:,}",
-        f"{result.padded_tokens:,}",
+        f"{settings.max_tokens:,} tokens" if settings.batch_size is None else str(settings.batch_size),
+        f"{info.max_length:,}",
+        score,
+        f"{info.environment['device']}, {settings.precision}",
+        clock(fmean(epochs)) + (f"{PLUS_MINUS}{stdev(epochs):.1f}\u00a0s" if len(epochs) > 1 else "") if epochs else "",
+        f"{fmean(result.steps for result in results):,.0f}",
+        f"{fmean(result.padded_tokens for result in results):,.0f}",
     )
+
+
+def mean_text(values: Sequence[float], form: str) -> str:
+    """The mean of some values, ± their standard deviation where there are several; empty where there are none."""
+    if len(values) < 2:
+        return "".join(f"{value:{form}}" for value in values)
+    return f"{fmean(values):{form}}{PLUS_MINUS}{stdev(values):{form}}"
 
 
 def to_json(result: RunResult) -> Json:

@@ -4,6 +4,7 @@ Most of it is known from the configuration, before the weights are read: the mod
 which allocates no memory, and its embedding tables show what they can hold.
 """
 
+import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,11 +13,12 @@ import torch
 from transformers import PretrainedConfig, PreTrainedModel
 
 from cache.errors import MismatchError
-from cache.format.files import sha256_file
-from cache.format.manifest import TOKENIZER, Manifest
+from cache.format.manifest import Manifest
 from cache.format.tasks import MLM
 
+from .folder import MAX_TOKENIZER_BYTES, TOKENIZER, ModelFolder
 from .heads import empty_model, has_trained_head, kind_of
+from .tokenizer import cache_tokenizer, parse_tokenizer
 
 POSITION_TABLES = ("position_embeddings", "embed_positions", "wpe")
 """Names of the embedding table that limits a row's length."""
@@ -54,6 +56,11 @@ class CacheRequirements:
         return 1 if self.kind == "regression" else len(self.label_names)
 
 
+def vocabulary_size(model: PreTrainedModel) -> int:
+    """Entries of a model's table of token embeddings."""
+    return int(getattr(model.get_input_embeddings(), "num_embeddings", 0))
+
+
 def position_table(model: PreTrainedModel) -> torch.nn.Embedding | None:
     """A model's table of position embeddings, if it has one.
 
@@ -74,7 +81,7 @@ def usable_positions(model: PreTrainedModel) -> int | None:
     return table.num_embeddings - unused - int(getattr(table, "offset", 0))
 
 
-def check_fit(folder: Path, config: PretrainedConfig, required: CacheRequirements) -> None:
+def check_fit(folder: ModelFolder, config: PretrainedConfig, required: CacheRequirements) -> None:
     """Refuse a model that cannot compute the cache's rows, or whose tokenizer gives their ids another meaning.
 
     Raises:
@@ -83,17 +90,16 @@ def check_fit(folder: Path, config: PretrainedConfig, required: CacheRequirement
     problems = [*_config_problems(config, required), *_token_problems(folder, required)]
     if problems:
         raise MismatchError(
-            f"the model {folder} does not fit the cache {required.folder}:\n  "
+            f"the model {folder.path} does not fit the cache {required.folder}:\n  "
             + "\n  ".join(problems)
             + "\npass another --model, or build the cache with this model's tokenizer: "
-            + f"prep build … --tokenizer {folder}"
+            + f"prep build … --tokenizer {folder.path}"
         )
 
 
 def _config_problems(config: PretrainedConfig, required: CacheRequirements) -> Iterator[str]:
     model, tokenizer = empty_model(config, required.kind), required.manifest.tokenizer
-    table = model.get_input_embeddings()
-    entries = int(getattr(table, "num_embeddings", 0))
+    entries = vocabulary_size(model)
     if entries < tokenizer.vocab_size:
         yield f"vocabulary: it has {entries:,} embeddings, the cache's ids go up to {tokenizer.vocab_size - 1:,}"
     positions = usable_positions(model)
@@ -117,19 +123,16 @@ def _config_problems(config: PretrainedConfig, required: CacheRequirements) -> I
         )
 
 
-def _token_problems(folder: Path, required: CacheRequirements) -> Iterator[str]:
+def _token_problems(folder: ModelFolder, required: CacheRequirements) -> Iterator[str]:
     """The same ids must be the same tokens, where the model's folder holds a tokenizer."""
-    model_file, cache_file = folder / "tokenizer.json", required.folder / TOKENIZER / "tokenizer.json"
-    if (
-        not model_file.is_file()
-        or not cache_file.is_file()
-        or sha256_file(model_file) == required.manifest.tokenizer.sha256
-    ):
+    data = folder.read(TOKENIZER, MAX_TOKENIZER_BYTES)
+    if data is None or hashlib.sha256(data).hexdigest() == required.manifest.tokenizer.sha256:
         return
-    from tokenizers import Tokenizer
-
-    vocabulary = Tokenizer.from_file(str(model_file)).get_vocab()
-    for token, number in Tokenizer.from_file(str(cache_file)).get_vocab().items():
+    cached = cache_tokenizer(required.folder, required.manifest.tokenizer.sha256)
+    if cached is None:
+        return
+    vocabulary = parse_tokenizer(data, folder.path / TOKENIZER).get_vocab()
+    for token, number in cached.get_vocab().items():
         if vocabulary.get(token) != number:
             yield f"tokens: {token!r} is id {number} in the cache and {vocabulary.get(token)} in the model's tokenizer"
             return

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
+from torch.nn.modules.module import register_module_parameter_registration_hook
 from transformers import (
     AutoModelForMaskedLM,
     AutoModelForSequenceClassification,
@@ -16,6 +17,11 @@ from transformers.utils import logging as transformers_logging
 
 from cache.errors import InputError
 from cache.format.tasks import MLM, TOKENS
+
+from .library_errors import library_errors
+
+MAX_TENSORS = 1 << 16
+"""Most parameters of a model, so that no configuration makes building one take forever."""
 
 ENCODERS = "an encoder such as BERT, RoBERTa, DistilBERT, ELECTRA, DeBERTa or ModernBERT"
 
@@ -56,16 +62,30 @@ def empty_model(config: PretrainedConfig, kind: str) -> PreTrainedModel:
     """A task's model on torch's `meta` device, which allocates no memory for its weights.
 
     Raises:
-        InputError: transformers has no model of this type for the task.
+        InputError: transformers has no model of this type for the task, or cannot build one of this configuration.
     """
     auto_class, name = model_class(kind)
+    tensors = 0
+
+    def count(*_: object) -> None:
+        nonlocal tensors
+        tensors += 1
+        if tensors > MAX_TENSORS:
+            raise ValueError(f"it has more than {MAX_TENSORS:,} tensors")
+
+    hook = register_module_parameter_registration_hook(count)
+    what = f"a model of type {config.model_type!r} cannot be built from its configuration"
     try:
-        with torch.device("meta"), quiet_transformers():
+        with torch.device("meta"), quiet_transformers(), library_errors(InputError, what):
             return as_model(auto_class.from_config(config, trust_remote_code=False))
-    except ValueError:
+    except InputError as error:
+        if "Unrecognized configuration class" not in str(error):
+            raise
         raise InputError(
             f"a model of type {config.model_type!r} has no {name} in transformers; pass {ENCODERS}"
         ) from None
+    finally:
+        hook.remove()
 
 
 def has_trained_head(config: PretrainedConfig) -> bool:

@@ -1,52 +1,93 @@
 """Loading a trained model, for evaluation or prediction."""
 
-import json
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import PreTrainedModel
+from transformers import PretrainedConfig, PreTrainedModel
 
 from cache.errors import InputError, MismatchError
 from cache.format.tasks import MLM
 
 from .. import device as devices
+from .configuration import folder_config
 from .cpu_attention import use_cpu_kernels
 from .fit import CacheRequirements, check_fit, usable_positions
-from .heads import PROBLEMS, empty_model, has_trained_head, is_masked, kind_of, label_names
-from .loading import check_weights, load_weights, read_config
+from .folder import MAX_LENGTH, MAX_TOKENIZER_BYTES, TOKENIZER, TOKENIZER_CONFIG, ModelFolder
+from .heads import PROBLEMS, has_trained_head, is_masked, kind_of, label_names
+from .library_errors import library_errors
+from .loading import load_weights
 from .pooled import use_pooled_only
-
-DETAILS = "lengthwise.json"
-"""File in a trained model's folder: maximum length, task, pairs or not, and the cache it was trained on."""
+from .tokenizer import parse_tokenizer
 
 DEFAULT_MAX_LENGTH = 512
 """Tokens a text is truncated to where neither the model nor its folder gives a limit."""
 
 
-def load_classifier(folder: Path, device: torch.device, required: CacheRequirements | None = None) -> PreTrainedModel:
+@dataclass(frozen=True)
+class TextClassifier:
+    """A trained classifier of texts.
+
+    Attributes:
+        model: on its device.
+        tokenizer: a `tokenizers.Tokenizer` that truncates to what the model takes, without padding.
+        max_length: tokens of the longest row.
+        pair: whether it takes pairs of texts.
+    """
+
+    model: PreTrainedModel
+    tokenizer: Any
+    max_length: int
+    pair: bool
+
+
+def load_text_classifier(path: Path, device: torch.device) -> TextClassifier:
+    """A trained classifier with its tokenizer.
+
+    Raises:
+        InputError: it is not a trained classifier, or it has no tokenizer.
+        LengthwiseError: its files cannot be used.
+    """
+    with ModelFolder(path) as folder:
+        data = folder.read(TOKENIZER, MAX_TOKENIZER_BYTES)
+        if data is None:
+            raise InputError(f"{path} holds no {TOKENIZER}, expected one beside the model")
+        tokenizer = parse_tokenizer(data, path / TOKENIZER)
+        model = _load_classifier(folder, device, None)
+        max_length = _max_length(folder, model)
+    with library_errors(InputError, f"{path / TOKENIZER}: cannot truncate to {max_length:,} tokens"):
+        tokenizer.enable_truncation(max_length)
+    return TextClassifier(model, tokenizer, max_length, folder.pair is True)
+
+
+def load_classifier(path: Path, device: torch.device, required: CacheRequirements | None = None) -> PreTrainedModel:
     """A trained classifier, ready to predict on `device`.
 
     Args:
-        folder: of the model.
+        path: of the model's folder.
         device: where to put it.
         required: requirements of the cache to evaluate it on, if any.
 
     Raises:
         InputError: it is not a trained classifier.
         MismatchError: it does not fit the cache, or its labels differ.
+        LengthwiseError: its files cannot be used.
     """
-    config = read_config(folder)
-    check_weights(folder)
+    with ModelFolder(path) as folder:
+        return _load_classifier(folder, device, required)
+
+
+def _load_classifier(folder: ModelFolder, device: torch.device, required: CacheRequirements | None) -> PreTrainedModel:
+    config, path = folder_config(folder), folder.path
     if is_masked(config):
         raise InputError(
-            f"{folder} is a masked language model, which gives no labels; train a classifier from it: "
-            f"train run --cache CACHE --model {folder}"
+            f"{path} is a masked language model, which gives no labels; train a classifier from it: "
+            f"train run --cache CACHE --model {path}"
         )
     if not has_trained_head(config):
         raise InputError(
-            f"{folder} is not a trained classifier ({config.architectures}); train it with `train run --model`"
+            f"{path} is not a trained classifier ({config.architectures}); train it with `train run --model`"
         )
     if required is not None:
         _check_labels(folder, required)
@@ -58,36 +99,41 @@ def load_classifier(folder: Path, device: torch.device, required: CacheRequireme
             and not all(name.startswith("LABEL_") for name in names)
         ):
             raise MismatchError(
-                f"the labels of {folder} are {', '.join(names[:8])}, those of the cache {required.folder} are "
+                f"the labels of {path} are {', '.join(names[:8])}, those of the cache {required.folder} are "
                 f"{', '.join(required.label_names[:8])}; evaluate it on a cache with the same labels in the same order"
             )
         config.pad_token_id = required.manifest.tokenizer.pad_id
     kind = kind_of(config)
     config.problem_type = PROBLEMS[kind]
-    model, _ = load_weights(folder, config, kind)
+    model = _with_trained_head(folder, config, kind)
     use_pooled_only(model)  # the same logits
     return _ready(model, device)
 
 
-def load_for_evaluation(folder: Path, device: torch.device, required: CacheRequirements) -> PreTrainedModel:
+def load_for_evaluation(path: Path, device: torch.device, required: CacheRequirements) -> PreTrainedModel:
     """A model to evaluate on a cache: a masked language model, which fits any cache, or a trained classifier.
 
     Raises:
-        InputError, MismatchError: as for `load_classifier`; or a masked language model without a head.
+        LengthwiseError: as for `load_classifier`.
     """
-    config = read_config(folder)
-    if not is_masked(config):
-        return load_classifier(folder, device, required)
-    check_weights(folder)
-    check_fit(folder, config, replace(required, task=MLM))
-    config.pad_token_id = required.manifest.tokenizer.pad_id
-    model, new = load_weights(folder, config, MLM)
+    with ModelFolder(path) as folder:
+        config = folder_config(folder)
+        if not is_masked(config):
+            return _load_classifier(folder, device, required)
+        check_fit(folder, config, replace(required, task=MLM))
+        config.pad_token_id = required.manifest.tokenizer.pad_id
+        return _ready(_with_trained_head(folder, config, MLM), device)
+
+
+def _with_trained_head(folder: ModelFolder, config: PretrainedConfig, kind: str) -> PreTrainedModel:
+    model, new = load_weights(folder, config, kind)
     if new:
+        task = " --task mlm" if kind == MLM else ""
         raise InputError(
-            f"the weights in {folder} have no head that predicts tokens; train one: "
-            f"train run --cache {required.folder} --task mlm --model {folder}"
+            f"the weights in {folder.path} have no head for {kind}, though its configuration says so; train one: "
+            f"train run --cache CACHE{task} --model {folder.path}"
         )
-    return _ready(model, device)
+    return model
 
 
 def _ready(model: PreTrainedModel, device: torch.device) -> PreTrainedModel:
@@ -98,44 +144,26 @@ def _ready(model: PreTrainedModel, device: torch.device) -> PreTrainedModel:
     return model
 
 
-def _check_labels(folder: Path, required: CacheRequirements) -> None:
+def _check_labels(folder: ModelFolder, required: CacheRequirements) -> None:
     """Refuse a cache without labels, and a cache of single texts for a model of pairs or the other way round."""
     task = required.manifest.task
     if not task.labelled:
         raise MismatchError(
-            f"{folder} is a classifier, but the cache {required.folder} holds no labels (built with --task mlm); "
+            f"{folder.path} is a classifier, but the cache {required.folder} holds no labels (built with --task mlm); "
             "build one that does, under another name: prep build SOURCE --label COLUMN --name OTHER"
         )
-    pair = _json(folder / DETAILS).get("pair")
-    if isinstance(pair, bool) and pair != task.pair:
+    if folder.pair not in (None, task.pair):
         words = {True: "pairs of texts", False: "single texts"}
-        remedy = "with" if pair else "without"
+        remedy = "with" if folder.pair else "without"
         raise MismatchError(
-            f"the model {folder} was trained on {words[pair]}, the cache {required.folder} holds {words[task.pair]}; "
-            f"pass another one, or build it {remedy} --text-pair"
+            f"the model {folder.path} was trained on {words[not task.pair]}, the cache {required.folder} holds "
+            f"{words[task.pair]}; pass another one, or build it {remedy} --text-pair"
         )
 
 
-def max_text_length(folder: Path) -> int:
+def _max_length(folder: ModelFolder, model: PreTrainedModel) -> int:
     """Tokens that a text is truncated to: the length the model was trained at, or the longest that it can take."""
-    length = _json(folder / DETAILS).get("max_length")
-    if isinstance(length, int) and length > 0:
-        return length
-    config = read_config(folder)
-    positions = usable_positions(empty_model(config, kind_of(config)))
-    stated = _json(folder / "tokenizer_config.json").get("model_max_length")
-    limits = [n for n in (positions, stated) if isinstance(n, int) and 0 < n < 1 << 20]
+    trained, positions = folder.max_length, usable_positions(model)
+    stated = trained or (folder.read_json(TOKENIZER_CONFIG) or {}).get("model_max_length")
+    limits = [n for n in (positions, stated) if type(n) is int and 0 < n <= MAX_LENGTH]
     return min(limits, default=DEFAULT_MAX_LENGTH)
-
-
-def takes_pairs(folder: Path) -> bool:
-    """Whether the model was trained on pairs of texts."""
-    return _json(folder / DETAILS).get("pair") is True
-
-
-def _json(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError, RecursionError):
-        return {}
-    return content if isinstance(content, dict) else {}

@@ -11,10 +11,10 @@ from cache.common.files import storage_errors
 from cache.errors import InputError
 from cache.writing.publishing import publish, staging
 
+from ..models.folder import DETAILS
 from ..models.heads import quiet_transformers
 from ..models.inputs import PADDING_SIDE
 from ..models.loading import model_folder
-from ..models.trained import DETAILS
 from .model_card import README, model_card
 from .records import MODEL, SETTINGS, Json, RunInfo, write_json
 

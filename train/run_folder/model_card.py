@@ -18,6 +18,7 @@ from cache.format.manifest import Manifest
 from cache.format.tasks import MLM
 
 from ..metrics.scores import TITLES
+from ..settings import FREE_ON_RESUME
 from .records import Json, RunInfo
 
 README = "README.md"
@@ -37,19 +38,6 @@ METRICS = {
     "spearman": "spearmanr",
 }
 """Scores that the Hub calls otherwise."""
-
-NOT_SHOWN = (
-    "cache",
-    "model",
-    "out",
-    "tensorboard",
-    "wandb",
-    "save_steps",
-    "keep_checkpoints",
-    "logging_steps",
-    "eval_batch_size",
-)
-"""Settings that are places of one machine, or that change no result."""
 
 LABELS_SHOWN = 50
 
@@ -246,7 +234,7 @@ def _source(source: Json) -> str:
 
 def _settings(info: RunInfo) -> Iterable[tuple[str, str]]:
     for name, value in info.settings.to_json().items():
-        if name not in NOT_SHOWN and value is not None:
+        if name not in FREE_ON_RESUME | {"model"} and value is not None:  # the table above names the model
             yield name, _plain(str(value))
 
 

@@ -1,0 +1,107 @@
+"""Rows put together from a fast engine's tokens: equal to the library tokenizers' own, and a wrong engine is found."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from prep.tokenization.engines import ParityCheck, ParityError, Rules, TokenizersEngine, choose_engine
+from prep.tokenization.pairs import PairEncoder, longest_first
+from prep.tokenization.tokenizer import TokenizerFiles, with_space_before
+from prep.tokenization.words import WordEncoder, Words, pack, unpack
+from tests.helpers.tokenizers import ENGINE_KINDS, engine_json, write_tokenizer
+
+ODD = ["the", "film", "was", "Größe", "naïve", "1999", "<unk>", "ok.", "🙂"]
+ODDER = [*ODD, "", "\u200b", "two words", " led", "film  "]
+"""With words without a token, of many tokens, with spaces in them."""
+
+
+MAX_LENGTHS = {"pairs": (9, 16, 200), "words": (5, 16, 200)}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("side", ["right", "left"])
+@pytest.mark.parametrize("kind", ENGINE_KINDS)
+@pytest.mark.parametrize("name", MAX_LENGTHS)
+def test_a_fast_engine_puts_rows_together_as_tokenizers_does(name: str, kind: str, side: str) -> None:
+    """Any vocabulary kind, either truncation side, odd and even room; templates of one and of two token types."""
+    random = np.random.default_rng(1)
+    texts = [[" ".join(random.choice(ODD, random.integers(0, 25))) for _ in range(200)] for _ in range(2)]
+    words = [random.choice(ODDER, random.integers(0, 25)).tolist() for _ in range(200)]
+    marks = random.integers(1, 9, sum(map(len, words)))
+    files = TokenizerFiles("toy", None, {"tokenizer.json": engine_json(kind).encode()})
+    spaced = with_space_before(files).files["tokenizer.json"].decode()
+    for max_length in MAX_LENGTHS[name]:
+        rules = Rules(engine_json(kind) if name == "pairs" else spaced, max_length, side, 1)
+        engine, check = choose_engine("auto", rules), ParityCheck(TokenizersEngine(rules))
+        assert engine.name != "tokenizers"
+        if name == "pairs":
+            pairs = PairEncoder(rules, engine, check)
+            found, expected = pairs.encode(*texts), pairs.by_tokenizers(*texts)
+        else:
+            encoder = WordEncoder(rules, engine, check)
+            found, expected = encoder.encode(Words.of(words, marks)), encoder.by_tokenizers(words, marks)
+        for one, other in zip(found, expected, strict=True):
+            np.testing.assert_array_equal(one, other)
+
+
+FAULTS = [("pairs", "an id"), ("words", "an id"), ("words", "a token more")]
+
+
+@pytest.mark.parametrize(("name", "fault"), FAULTS)
+def test_a_wrong_engine_is_found(tmp_path: Path, name: str, fault: str) -> None:
+    """One id off in one text; or a word of one token too many, which also moves a mark."""
+    rules = Rules((write_tokenizer(tmp_path / "t") / "tokenizer.json").read_text(), 32, "right", 0)
+
+    class Wrong(TokenizersEngine):
+        name = "wrong"
+
+        def encode_bare(self, texts: Any) -> Any:
+            ids, lengths = super().encode_bare(texts)
+            if fault == "an id":
+                ids[-1] += 1
+                return ids, lengths
+            lengths[0] += 1
+            return np.insert(ids, 0, 7), lengths
+
+    engine, check = Wrong(rules), ParityCheck(TokenizersEngine(rules))
+    with pytest.raises(ParityError, match="wrong and tokenizers disagree"):
+        if name == "pairs":
+            PairEncoder(rules, engine, check).encode(["word1 word2"], ["word3"])
+        else:
+            WordEncoder(rules, engine, check).encode(Words.of([["word1", "word2"], ["word3"]], np.array([1, 2, 3])))
+
+
+def test_truncation_takes_from_the_longer_text_as_tokenizers_does(tmp_path: Path) -> None:
+    """Every pair of lengths up to 14 tokens, for every room from 2 to 11."""
+    from tokenizers import Tokenizer
+
+    backend = Tokenizer.from_file(str(write_tokenizer(tmp_path / "t") / "tokenizer.json"))
+    firsts, seconds = (column.ravel() for column in np.meshgrid(np.arange(15), np.arange(15)))
+    pairs = [("word1 " * first, "word2 " * second) for first, second in zip(firsts, seconds, strict=True)]
+    for most in range(2, 12):
+        backend.enable_truncation(most + 3)
+        expected = [(e.ids.count(6), e.ids.count(7)) for e in backend.encode_batch_fast(pairs)]
+        kept = longest_first(firsts, seconds, most)
+        assert list(zip(kept[0].tolist(), kept[1].tolist(), strict=True)) == expected
+
+
+def test_marks_that_are_off_are_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Though every id be right."""
+    rules = Rules((write_tokenizer(tmp_path / "t") / "tokenizer.json").read_text(), 32, "right", 0)
+    encoder = WordEncoder(rules, TokenizersEngine(rules), ParityCheck(TokenizersEngine(rules)))
+    honest = encoder.assemble
+    monkeypatch.setattr(encoder, "assemble", lambda *given: (*honest(*given)[:2], np.roll(honest(*given)[2], 1)))
+    with pytest.raises(ParityError, match="disagree where the words of 'word1 word2' begin"):
+        encoder.encode(Words.of([["word1", "word2"]], np.array([1, 2])))
+
+
+@pytest.mark.parametrize("vocab_size", [300, 1 << 16, (1 << 16) + 1, 1 << 31])
+def test_ids_and_marks_come_out_of_one_integer_as_they_went_in(vocab_size: int) -> None:
+    """Up to the largest of both."""
+    ids = np.array([0, 7, vocab_size - 1, vocab_size - 1], np.uint32)
+    marks = np.array([0, 1 << 15, 0, 1 << 15])
+    found = unpack(pack(ids, marks, vocab_size))
+    assert found[0].dtype == (np.uint16 if vocab_size <= 1 << 16 else np.uint32)
+    assert (found[0].tolist(), found[1].tolist()) == (ids.tolist(), marks.tolist())

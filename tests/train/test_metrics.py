@@ -1,0 +1,110 @@
+"""Scores by hand and against their definitions: correlations, F1, Matthews, entities by seqeval's rules."""
+
+import itertools
+from collections import Counter
+
+import numpy as np
+import pytest
+import torch
+
+from tests.helpers.scores import entities
+from train.metrics.entities import TokenMetric
+from train.metrics.scores import ClassificationMetric, MultiLabelMetric, correlation, ranks
+
+CPU = torch.device("cpu")
+
+
+def test_correlations_by_hand() -> None:
+    """Ties share the mean of their ranks; a constant column correlates with nothing."""
+    assert ranks(np.array([3.0, 1.0, 3.0, 7.0])).tolist() == [2.5, 1, 2.5, 4]
+    assert correlation(np.array([1.0, 2, 3]), np.array([2.0, 4, 6])) == pytest.approx(1)
+    assert correlation(np.array([1.0, 2, 3]), np.array([3.0, 2, 1])) == pytest.approx(-1)
+    assert correlation(np.array([1.0, 1]), np.array([1.0, 2])) == 0
+    for permuted in itertools.permutations([1.0, 2, 3, 4]):
+        differences = sum((a - b) ** 2 for a, b in enumerate(permuted, 1))
+        expected = 1 - 6 * differences / (4 * 15)
+        assert correlation(ranks(np.arange(4.0)), ranks(np.array(permuted))) == pytest.approx(expected)
+
+
+def test_f1_by_hand() -> None:
+    """Micro counts decisions, macro classes; one that never occurs and is never found counts 0."""
+    metric = MultiLabelMetric(3, CPU)
+    metric.update(torch.tensor([[1.0, -1, -1], [1, 1, -1]]), torch.tensor([[1.0, 0, 0], [0, 1, 0]]))
+    metric.update(torch.tensor([[-1.0, -1, -1]]), torch.tensor([[1.0, 0, 0]]))
+    scores = metric.compute(3, 0.6)
+    assert (scores.correct, scores.predicted, scores.actual) == ((1, 1, 0), (2, 1, 0), (2, 1, 0))
+    assert scores.f1_micro == pytest.approx(2 * 2 / (3 + 3))
+    assert scores.f1_macro == pytest.approx((0.5 + 1 + 0) / 3)
+    assert scores.mean_loss == pytest.approx(0.2)
+
+
+def test_matthews_by_hand() -> None:
+    """Of two classes the correlation of their numbers; of more the covariances of their indicators (Gorodkin 2004)."""
+    random = np.random.default_rng(0)
+    for classes in (2, 4):
+        actual = random.integers(0, classes, 300)
+        found = np.where(random.random(300) < 0.4, actual, random.integers(0, classes, 300))
+        metric = ClassificationMetric(classes, CPU)
+        metric.update(torch.eye(classes)[found], torch.from_numpy(actual))
+        scores = metric.compute(300, 0.0)
+        one, other = (np.eye(classes)[which] - np.eye(classes)[which].mean(axis=0) for which in (found, actual))
+        expected = (one * other).sum() / np.sqrt((one**2).sum() * (other**2).sum())
+        assert scores.matthews == pytest.approx(expected)
+        assert scores.summary()["matthews"] == scores.to_json()["matthews"] == scores.matthews
+        assert ("Matthews", f"{expected:.4f}") in list(scores.lines([str(c) for c in range(classes)]))
+        if classes == 2:
+            assert scores.matthews == pytest.approx(np.corrcoef(found, actual)[0, 1])
+    constant = ClassificationMetric(2, CPU)
+    constant.update(torch.eye(2)[[0, 0]], torch.tensor([0, 1]))
+    assert constant.compute(2, 0.0).matthews == 0
+
+
+def test_entities_are_counted_as_seqeval_does() -> None:
+    """IOB2, IOBES and plain tags at random, sequences that the schemes forbid included; with words between that have
+    no label, and padding on either side."""
+    random = np.random.default_rng(0)
+    schemes = [
+        ["O", "B-A", "I-A", "B-B", "I-B"],
+        ["O", *(f"{letter}-{kind}" for letter in "BIES" for kind in ("A", "B-C"))],
+        ["NN", "IN", "EX", "SYM", "BB", "OO", ".X", "O", "DT-X", "B", "I"],
+    ]
+    for names in schemes:
+        metric, counted = TokenMetric(names, CPU), {name: Counter[str]() for name in ("correct", "predicted", "actual")}
+        right = tokens = 0
+        for _ in range(150):
+            width = int(random.integers(1, 12))
+            labels = torch.from_numpy(random.integers(0, len(names), (3, width)))
+            labels[torch.from_numpy(random.random((3, width)) < 0.3)] = -100
+            logits = torch.randn(3, width, len(names), generator=torch.Generator().manual_seed(int(tokens)))
+            keep = torch.from_numpy(random.random((3, width)) < 0.6) & (labels != -100)
+            logits[keep] += 9 * torch.nn.functional.one_hot(labels.clamp(min=0), len(names))[keep]
+            metric.update(logits, labels)
+            for row, found in zip(labels.tolist(), logits.argmax(-1).tolist(), strict=True):
+                pairs = [(names[one], names[other]) for one, other in zip(row, found, strict=True) if one != -100]
+                actual, predicted = (entities([pair[side] for pair in pairs]) for side in (0, 1))
+                groups = {"correct": actual & predicted, "predicted": predicted, "actual": actual}
+                for name, group in groups.items():
+                    counted[name].update(kind for kind, _, _ in group)
+                right, tokens = right + sum(one == other for one, other in pairs), tokens + len(pairs)
+        scores = metric.compute(450, 1.0)
+        assert counted["correct"]
+        assert (scores.right, scores.tokens) == (right, tokens)
+        for name, counts in counted.items():
+            assert dict(zip(scores.types, getattr(scores, name), strict=True)) == {k: counts[k] for k in scores.types}
+
+
+def test_entity_scores_by_hand() -> None:
+    """seqeval's own example: one of two entities found by type, first and last word; precision, recall and F1 0.5."""
+    names = ["O", "B-MISC", "I-MISC", "B-PER", "I-PER"]
+    actual = ["O O O B-MISC I-MISC I-MISC O", "B-PER I-PER O"]
+    found = ["O O B-MISC I-MISC I-MISC I-MISC O", "B-PER I-PER O"]
+    metric = TokenMetric(names, CPU)
+    for one, other in zip(actual, found, strict=True):
+        labels, given = ([names.index(tag) for tag in tags.split()] for tags in (one, other))
+        metric.update(torch.nn.functional.one_hot(torch.tensor([given]), 5).float(), torch.tensor([labels]))
+    summary = metric.compute(2, 5.0).summary()
+    assert [summary[f"entity_{name}"] for name in ("precision", "recall", "f1")] == [0.5, 0.5, 0.5]
+    assert summary["token_accuracy"] == 0.8
+    assert summary["loss"] == 0.5
+    assert dict(metric.compute(2, 5.0).lines(names))["F1"].startswith("0.5000 (of entities: precision 0.5000")
+    assert list(metric.compute(2, 5.0).to_json()["types"]) == ["MISC", "PER"]

@@ -1,0 +1,31 @@
+"""What a library raises for a stranger's file, as one typed error."""
+
+import contextlib
+from collections.abc import Iterator
+
+from cache.errors import LengthwiseError
+
+from .. import device as devices
+
+
+@contextlib.contextmanager
+def library_errors(kind: type[LengthwiseError], what: str, remedy: str = "") -> Iterator[None]:
+    """Turn any error of a library into one of ours; a lack of memory becomes a MemoryError.
+
+    Args:
+        kind: of the error.
+        what: failed, the beginning of its message.
+        remedy: the end of its message.
+    """
+    try:
+        yield
+    except LengthwiseError:
+        raise
+    except BaseException as error:
+        panic = type(error).__name__ == "PanicException"  # of a library written in Rust; no Exception
+        if not (isinstance(error, Exception) or panic):
+            raise
+        if devices.is_out_of_memory(error):
+            raise MemoryError(str(error)) from error
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise kind(f"{what} ({reason:.300}){remedy}") from error
