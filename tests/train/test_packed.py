@@ -3,7 +3,7 @@
 import copy
 import json
 import shutil
-from dataclasses import replace
+from dataclasses import fields, replace
 from typing import Any
 
 import pytest
@@ -22,6 +22,7 @@ from cache.errors import MismatchError
 from cache.format.tasks import IGNORED
 from tests.helpers.models import check_same_run, resume_from_first_checkpoint, write_model
 from tests.helpers.tasks import build_task, task_settings, train_task
+from train import device as devices
 from train.models.cpu_attention import use_cpu_kernels
 from train.models.inputs import model_inputs
 from train.models.masked_lm import Masking, masked_forward, summed_loss
@@ -289,3 +290,34 @@ def test_the_oom_check_takes_the_packed_step_with_the_most_tokens(tmp_path):
     assert "rows, " in line
     assert any(f", {size:,} tokens, fits" in line for size in sizes)
     assert "batches    rows end to end, without padding" in heard
+
+
+def on_cuda(batch: Batch) -> Batch:
+    parts = {name: value.cuda() for name, value in vars_of(batch).items() if isinstance(value, torch.Tensor)}
+    return replace(batch, **parts)
+
+
+def vars_of(batch: Batch) -> dict[str, Any]:
+    return {field.name: getattr(batch, field.name) for field in fields(batch)}
+
+
+@pytest.mark.cuda
+@pytest.mark.parametrize(("precision", "tolerance"), [("fp32", 1e-4), ("bf16", 0.1)])
+@pytest.mark.parametrize("name", CONFIGS)
+def test_classifiers_give_the_padded_logits_and_gradients_on_cuda(name, precision, tolerance):
+    """Flash attention in bf16, memory-efficient attention in fp32; the last layer for the pooled token alone."""
+    stock, model = tiny(name).float().cuda(), tiny(name).float().cuda()
+    device = torch.device("cuda")
+    first_only = use_pooled_only(model) is None
+    reason = use_packed(model, device, precision, first_only)
+    if name.startswith("modernbert") and precision == "fp32":
+        assert reason == "its sliding window needs bf16 on CUDA"
+        return
+    assert reason is None
+    padded, packed = (on_cuda(batch) for batch in batches(pad=model.config.pad_token_id))
+    with devices.autocast(device, precision):
+        logits, gradients = results(stock, padded)
+        found, found_gradients = results(model, packed)
+    torch.testing.assert_close(found.float(), logits.float(), atol=tolerance, rtol=tolerance)
+    torch.testing.assert_close(found_gradients, gradients, atol=tolerance, rtol=tolerance)
+    check_packed(model, packed, padded, precision)
