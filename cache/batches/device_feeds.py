@@ -58,7 +58,7 @@ class DeviceRows:
 
 
 class DevicePadder:
-    """Gathers, pads and masks on the device, or packs, without a word to the host."""
+    """Gathers, pads and masks, or packs, on the device, without synchronizing with the host."""
 
     def __init__(self, split: SplitReader, device: torch.device, padding: PaddingOptions) -> None:
         self.pad_id, (self.always_mask, self.left, self.packed) = split.tokenizer.pad_id, padding

@@ -45,7 +45,7 @@ def make_job(toy, model_folder):
         model = load_model(model_folder, CacheRequirements(toy.manifest, toy.folder, 48), settings.seed)
         steps = epoch_steps(toy["train"], spec, settings)
         optimizer = make_optimizer(model, settings)
-        return TrainingSetup(model, model, optimizer, toy, toy["train"], spec, settings, CPU, steps)
+        return TrainingSetup(model, model, optimizer, toy, toy["train"], spec, settings, CPU, steps, {})
 
     return make
 

@@ -13,13 +13,15 @@ from markdown_it import MarkdownIt
 from markdown_it.token import Token
 
 from cache import open_cache
+from cache.common.folder import Folder
 from cache.format.manifest import Manifest
+from train.models.configuration import read_config
 from train.models.heads import quiet_transformers
-from train.models.loading import read_config
 from train.run import start_run
 from train.run_folder import model_card as card
+from train.run_folder.folder import Json, RunInfo, read_run
 from train.run_folder.model_card import METRICS, _code, _plain, _table, model_card
-from train.run_folder.records import Json, RunInfo, joined_records, read_run
+from train.run_folder.records import joined_records, read_records
 from train.settings import Settings
 
 from ..helpers.builds import build_toy
@@ -49,8 +51,13 @@ def begin(place: Path, cache: Path, out: Path, **more: Any) -> Path:
 
 
 def parts_of(run: Path) -> tuple[RunInfo, Any, Manifest, list[Json]]:
-    info = read_run(run)
-    return info, read_config(run / "model"), open_cache(info.settings.cache).manifest, joined_records(run)
+    info = read_run(Folder.open(run))
+    return info, read_config(run / "model"), open_cache(info.settings.cache).manifest, records_of(run)
+
+
+def records_of(run: Path) -> list[Json]:
+    folder = Folder.open(run)
+    return joined_records(read_records(folder, "metrics.jsonl"), read_records(folder, "timing.jsonl"))
 
 
 def tables(text: str) -> list[list[list[str]]]:
@@ -65,7 +72,7 @@ def test_the_hub_reads_its_front_matter_and_finds_the_held_out_scores(trained: t
     data = ModelCard.load(run / "model" / "README.md").data
     assert (data.library_name, data.pipeline_tag, data.model_name) == ("transformers", "text-classification", "run-1")
     assert data.tags == ["lengthwise", "classification" if kind == "pairs" else kind]
-    last = [record for record in joined_records(run) if record["kind"] == "eval"][-1]
+    last = [record for record in records_of(run) if record["kind"] == "eval"][-1]
     expected = {name: value for name, value in last.items() if name not in ("kind", "step", "epoch", "split", "rows")}
     assert len(expected) > 2
     assert data.eval_results is not None
@@ -77,7 +84,7 @@ def test_the_hub_reads_its_front_matter_and_finds_the_held_out_scores(trained: t
 def test_its_table_has_the_records_of_every_epoch(trained: tuple[str, Path]) -> None:
     _, run = trained
     head, _, *rows = tables((run / "model" / "README.md").read_text())[0]
-    records = joined_records(run)
+    records = records_of(run)
     assert head[:4] == ["epoch", "step", "train loss", "eval loss"]
     for number, row in enumerate(rows, 1):
         epoch, scores = (next(r for r in records if (r["kind"], r["epoch"]) == (k, number)) for k in ("epoch", "eval"))

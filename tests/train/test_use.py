@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
+from cache.common.folder import Folder
 from cache.common.progress import clock
 from cache.errors import InputError, LengthwiseError, MismatchError
 from tests.helpers.caches import write_cache
@@ -88,7 +89,7 @@ def test_a_run_folder_holds_these_files_and_no_others(place):
 
 
 def test_the_metrics_hold_every_row_and_token_and_no_time(place):
-    records = read_records(place / "runs" / "toy-1" / "metrics.jsonl")
+    records = read_records(Folder.open(place / "runs" / "toy-1"), "metrics.jsonl")
     epochs = [record for record in records if record["kind"] == "epoch"]
     manifest = json.loads((place / "cache" / "toy" / "manifest.json").read_text())
     assert [record["rows"] for record in epochs] == [300] * 3
@@ -137,7 +138,7 @@ def test_eval_equals_a_plain_count_row_by_row(place, command):
     assert scores["f1"] == 2 * confusion[1, 1] / (confusion[1].sum() + confusion[:, 1].sum())
     assert scores["loss"] == pytest.approx(loss / 50, abs=1e-5)
     assert scores["rows"] == 50
-    last = [r for r in read_records(place / "runs" / "toy-1" / "metrics.jsonl") if r["kind"] == "eval"][-1]
+    last = [r for r in read_records(Folder.open(place / "runs" / "toy-1"), "metrics.jsonl") if r["kind"] == "eval"][-1]
     assert (last["accuracy"], last["f1"]) == (scores["accuracy"], scores["f1"])
 
 
@@ -230,7 +231,7 @@ def test_the_same_run_with_a_plan_that_is_not_stored_works_on_a_read_only_cache(
     monkeypatch.setattr(Split, "keep_plan", _refuse)
     flags = ("--cache", "cache/toy", "--model", "model", "--max-steps", "3", "--strategy", "tight", "--batch-size", "5")
     command("run", *flags, "--eval-split", "none", "--out", "read-only")
-    assert read_records(place / "read-only" / "metrics.jsonl")[0]["rows"] == 15
+    assert read_records(Folder.open(place / "read-only"), "metrics.jsonl")[0]["rows"] == 15
 
 
 def _refuse(self, spec, epochs, progress=None):
@@ -290,7 +291,7 @@ def test_a_skipped_update_is_counted_in_the_summary(place, command, poisoned):
     text = command("run", *NONFINITE, "--out", "skipping", "--on-nonfinite", "skip", "--max-steps", "8")
     assert "skipped    1 updates" in text
     assert json.loads((place / "skipping" / "summary.json").read_text())["skipped_updates"] == 1
-    records = read_records(place / "skipping" / "metrics.jsonl")
+    records = read_records(Folder.open(place / "skipping"), "metrics.jsonl")
     assert records[3]["loss"] is None
     assert records[3]["grad_norm"] is None
     assert records[3]["skipped_updates"] == 1
