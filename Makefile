@@ -47,12 +47,12 @@ bench: .venv/bench.stamp
 bench-quick: .venv/bench.stamp
 	for stage in $(STAGES); do $(BIN)/python -m benchmarks.$$stage --quick || exit 1; done
 
-# The pictures that the README shows, of all the packaged reviews.
+# The picture that the README shows, of all the packaged reviews.
 pictures: .venv/dev.stamp
 	$(BIN)/prep build imdb --name reviews --out build --holdout 0 --quiet
 	$(BIN)/prep report build/reviews --out build/reviews.html --png build/pictures
 	mkdir -p docs/pictures
-	for name in batches costs; do cp build/pictures/$$name.png build/pictures/$$name-dark.png docs/pictures/ || exit 1; done
+	cp build/pictures/batches.png build/pictures/batches-dark.png docs/pictures/
 
 .venv/demo.stamp: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv

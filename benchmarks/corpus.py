@@ -15,7 +15,7 @@ import numpy as np
 from .timing import WORK
 
 if TYPE_CHECKING:
-    from cache import Cache, Split
+    from cache import Split
     from cache.plans.spec import PlanSpec
     from cache.plans.strategies import EpochPlan
 
@@ -150,11 +150,12 @@ def sample_cache(split: "Split", plan: "EpochPlan", spec: "PlanSpec", place: Pat
         place: the new cache.
     """
     from cache import open_cache
-    from cache.format.files import file_info
+    from cache.common.folder import Folder
     from cache.format.manifest import SplitInfo, fingerprint_of
     from cache.plans.strategies import EpochPlan
+    from cache.writing.plans import store_plan
     from cache.writing.publishing import publish, staging
-    from cache.writing.writer import ShardColumns, write_manifest, write_shard
+    from cache.writing.writer import ShardColumns, write_manifest, write_shard, write_tokenizer
 
     chosen = np.sort(plan.rows.astype(np.int64))
     rows = [split[int(row)] for row in chosen]
@@ -162,14 +163,13 @@ def sample_cache(split: "Split", plan: "EpochPlan", spec: "PlanSpec", place: Pat
     shutil.rmtree(place, ignore_errors=True)
     with staging(place) as folder:
         cache = open_cache(split.folder)
-        shutil.copytree(cache.tokenizer_folder, folder / "tokenizer")
+        files = write_tokenizer(folder, cache.tokenizer_files())
         flat = np.concatenate([row.input_ids for row in rows])
         sources = np.array([row.source_row for row in rows])
         labels = np.array([row.label for row in rows])
         shard = write_shard(folder, "train", 0, ShardColumns(flat, lengths, sources, labels))
         histogram = tuple(np.bincount(lengths).tolist())
         info = SplitInfo(len(rows), len(flat), int(lengths[0]), int(lengths[-1]), histogram, (shard,))
-        files = tuple(file_info(path) for path in sorted((folder / "tokenizer").iterdir()))
         old = cache.manifest
         manifest = replace(
             old,
@@ -181,14 +181,10 @@ def sample_cache(split: "Split", plan: "EpochPlan", spec: "PlanSpec", place: Pat
         write_manifest(folder, manifest)
         publish(folder, place)
     renumbered = np.searchsorted(chosen, plan.rows).astype(np.uint32)
-    _store(open_cache(place), spec, EpochPlan(renumbered, plan.batch_offsets, plan.widths))
+    part = EpochPlan(renumbered, plan.batch_offsets, plan.widths)
+    with Folder.open(place) as opened:
+        store_plan(opened, "train", manifest.fingerprint, len(rows), spec, 1, lambda epoch: part)
     return place
-
-
-def _store(cache: "Cache", spec: "PlanSpec", plan: "EpochPlan") -> None:
-    from cache.writing.plans import store_plan
-
-    store_plan(cache.folder / "train", cache.manifest.fingerprint, len(cache["train"]), spec, 1, lambda epoch: plan)
 
 
 def part_of(plan: "EpochPlan", chosen: np.ndarray) -> "EpochPlan":

@@ -9,19 +9,20 @@ for stored plans. `verify` reads every byte.
 
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .batches.options import BatchOptions
-from .common.files import storage_errors
-from .errors import CacheError, CorruptCacheError, InputError, MismatchError, NotACacheError
-from .format.files import FileInfo, sha256_file
-from .format.manifest import TOKENIZER, Manifest, naming_remedy, read_manifest
-from .format.safetensors_file import opened
+from .common.folder import Folder
+from .errors import CacheError, CorruptCacheError, InputError, MismatchError, NotACacheError, StorageError
+from .format.files import FileInfo, open_file_info, open_listed
+from .format.manifest import TOKENIZER, Manifest, naming_remedy, open_folder, read_manifest
+from .format.plan_file import PLANS
 from .plans.spec import PlanSpec
-from .reading.location import CacheLocation, identity
+from .reading.in_place import in_place
 from .reading.split_reader import Row, SplitReader
-from .reading.tokenizer import read_tokenizer
+from .reading.tokenizer import StoredTokenizer
 from .writing.publishing import recover
 
 if TYPE_CHECKING:
@@ -48,29 +49,27 @@ def open_cache(folder: str | Path, *, verify: bool = False) -> "Cache":
     """
     path = Path(folder)
     while True:
-        before = identity(path)
+        files = _open_folder(path)
         try:
-            cache = Cache(path, _read_manifest(path))
-        except CacheError as error:
-            now = identity(path)
-            if now == before and (now is not None or isinstance(error, NotACacheError)):
+            cache = Cache(files, read_manifest(files))
+            for _ in cache.verify() if verify else ():
+                pass
+        except (CacheError, StorageError):
+            if files.is_at(path):
                 raise
-            continue  # it was replaced while it was being opened
-        if before == identity(path):
-            break
-    if verify:
-        for _ in cache.verify():
-            pass
-    return cache
+        else:
+            if files.is_at(path):
+                return cache
+        files.close()  # it was replaced while it was being opened
 
 
-def _read_manifest(path: Path) -> Manifest:
+def _open_folder(path: Path) -> Folder:
     try:
-        return read_manifest(path)
+        return open_folder(path)
     except NotACacheError:
         if not recover(path):
             raise
-        return read_manifest(path)
+        return open_folder(path)
 
 
 class Split(SplitReader):
@@ -95,11 +94,15 @@ class Split(SplitReader):
 
     def __reduce__(self) -> tuple[Any, ...]:
         """A copy in another process, such as a DataLoader's worker, opens the cache anew."""
-        return _reopened, (self.folder.resolve(), self.fingerprint, self.name)
+        return _reopened_split, (self.folder.resolve(), self.fingerprint, self.name)
 
 
-def _reopened(folder: Path, fingerprint: str, name: str) -> Split:
-    """The split of a cache that another process has open.
+def _reopened_split(folder: Path, fingerprint: str, name: str) -> Split:
+    return _reopened(folder, fingerprint)[name]
+
+
+def _reopened(folder: Path, fingerprint: str) -> "Cache":
+    """A cache that another process has open.
 
     Raises:
         MismatchError: another cache is there by now.
@@ -110,25 +113,29 @@ def _reopened(folder: Path, fingerprint: str, name: str) -> Split:
             f"{folder} was replaced by another cache ({cache.manifest.fingerprint[:12]}, not {fingerprint[:12]}); "
             "open it anew in the main process"
         )
-    return cache[name]
+    return cache
 
 
 class Cache(Mapping[str, Split]):
     """An open cache: a mapping from split name to `Split`.
 
+    Everything is read through the handle of its folder, and of that folder alone: after the cache is replaced by
+    another one, this object still reads the one that was opened.
+
+    Args:
+        files: its folder, open.
+        manifest: what its manifest says.
+
     Attributes:
-        folder: where it lies.
+        folder: the path of its folder.
         manifest: everything it says of itself.
     """
 
-    def __init__(self, folder: Path, manifest: Manifest) -> None:
-        self.folder, self.manifest = folder, manifest
-        self.location = CacheLocation(folder)
+    def __init__(self, files: Folder, manifest: Manifest) -> None:
+        self._files, self.folder, self.manifest = files, files.path, manifest
         with self.naming_remedy():
-            for info in self._tokenizer_files():
-                with opened(self.location.path_of(info.file), info.bytes):
-                    pass
-            self._splits = {name: Split(self.location, manifest, name) for name in manifest.splits}
+            self._tokenizer = StoredTokenizer(files, manifest.tokenizer)
+            self._splits = {name: Split(files, manifest, name, self._tokenizer) for name in manifest.splits}
             for split in self._splits.values():
                 split.stored_plans()
 
@@ -150,6 +157,10 @@ class Cache(Mapping[str, Split]):
         splits = ", ".join(f"{name}: {len(split):,} rows" for name, split in self._splits.items())
         return f"Cache({str(self.folder)!r}, {splits})"
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """A copy in another process opens it anew."""
+        return _reopened, (self.folder.resolve(), self.manifest.fingerprint)
+
     @property
     def tokenizer_folder(self) -> Path:
         """The folder of the tokenizer that made the ids; `AutoTokenizer.from_pretrained` reads it."""
@@ -159,39 +170,37 @@ class Cache(Mapping[str, Split]):
         """The content of each of the tokenizer's files, by name, checked against the manifest.
 
         Raises:
-            CorruptCacheError: one is missing, or differs from its checksum.
+            CorruptCacheError: one differs from its checksum.
         """
         with self.naming_remedy():
-            return read_tokenizer(self.location, self.manifest.tokenizer)
+            return self._tokenizer.read()
 
     def naming_remedy(self) -> AbstractContextManager[None]:
         """Within it, a `CorruptCacheError` ends with the command that builds this cache anew."""
         return naming_remedy(self.manifest.source.get("argument"))
-
-    def _tokenizer_files(self) -> Iterator[FileInfo]:
-        for info in self.manifest.tokenizer.files:
-            yield FileInfo(f"{TOKENIZER}/{info.file}", info.bytes, info.sha256)
 
     def verify(self) -> Iterator[FileInfo]:
         """Check every byte of every file, plans included; yields each file once it is found sound.
 
         Raises:
             CorruptCacheError: a file is missing, of another size, or differs from its checksum.
+            StorageError: another cache is at its path by now.
         """
-        with self.naming_remedy():
-            plans = [(split, plan) for split in self.values() for plan in split.stored_plans().values()]
-            files = [*self._tokenizer_files(), *(shard for split in self.values() for shard in split.info.shards)]
-            for _, plan in plans:
-                prefix = plan.folder.relative_to(self.folder).as_posix()
-                files += [FileInfo(f"{prefix}/{info.file}", info.bytes, info.sha256) for info in plan.epochs]
-            for info in files:
-                path = self.location.path_of(info.file)
-                with opened(path, info.bytes), storage_errors(path, "read"):
-                    if sha256_file(path) != info.sha256:
-                        raise CorruptCacheError(f"{path}: its bytes differ from their checksum")
+        with self.naming_remedy(), in_place(self._files, "verify it"):
+            for info in self._listed():
+                with open_listed(self._files, info.file, info.bytes) as file:
+                    if open_file_info(info.file, file).sha256 != info.sha256:
+                        raise CorruptCacheError(f"{self.folder / info.file}: its bytes differ from their checksum")
                 yield info
             for split in self.values():
                 split.check_rows()
-            for split, plan in plans:
-                for epoch in range(len(plan.epochs)):
-                    plan.load(epoch, split.lengths, self.manifest.max_length)
+                split.check_plans()
+
+    def _listed(self) -> Iterator[FileInfo]:
+        """Every file that is read: those of the tokenizer, the shards, the epochs of plans; paths below the cache."""
+        for info in self.manifest.tokenizer.files:
+            yield replace(info, file=f"{TOKENIZER}/{info.file}")
+        for split in self.values():
+            yield from split.info.shards
+            for spec, plan in split.stored_plans().items():
+                yield from (replace(info, file=f"{split.name}/{PLANS}/{spec.id}/{info.file}") for info in plan.epochs)

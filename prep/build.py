@@ -8,28 +8,26 @@ import datetime
 import shutil
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from cache import Cache, open_cache
-from cache.common.files import storage_errors
+from cache.common.folder import Folder
 from cache.common.progress import ConsoleProgress
 from cache.errors import CacheError, InputError, MismatchError, NotACacheError
-from cache.format.files import file_info
 from cache.format.manifest import (
-    TOKENIZER,
     Manifest,
     ShardInfo,
     SplitInfo,
     TokenizerInfo,
     fingerprint_of,
+    open_folder,
     read_manifest,
 )
 from cache.format.special_tokens import read_specials
 from cache.format.tasks import MLM, TOKENS, Task
-from cache.writing.publishing import building, publish, staging
-from cache.writing.writer import ShardColumns, write_manifest, write_shard
+from cache.writing.publishing import building, publish, remove_leftovers, staging
+from cache.writing.writer import ShardColumns, write_manifest, write_shard, write_tokenizer
 
 from .rows.encoding import Encoded, encode_source, id_type
 from .rows.external_sort import merge
@@ -76,7 +74,7 @@ def build(settings: BuildSettings, console: ConsoleProgress, source: Source | No
         MismatchError: another cache has the name, and `force` is not set.
         StorageError: the folder cannot be written.
     """
-    source = source or open_source(settings.source, settings.columns)
+    source = source or open_source(settings.source, settings.columns, settings.memory_bytes)
     tokenizer = find_tokenizer(settings.tokenizer)
     if settings.task == MLM:
         read_specials(tokenizer.files, tokenizer.name)  # refuses a tokenizer without a mask token
@@ -91,7 +89,9 @@ def build(settings: BuildSettings, console: ConsoleProgress, source: Source | No
     manifest = _empty_manifest(settings, parts)
     place = Path(settings.out) / manifest.name
     cache = _existing(place, manifest, settings.force)
-    if cache is None:
+    if cache:
+        remove_leftovers(place)
+    else:
         with building(place, console.log):
             # Another process may have built it while this one waited; --force replaces what it meant to replace.
             cache = _existing(place, manifest, settings.force)
@@ -167,7 +167,8 @@ def _empty_manifest(settings: BuildSettings, parts: Parts) -> Manifest:
 def _existing(place: Path, wanted: Manifest, force: bool) -> Cache | None:
     """The cache that is already there, if it is the one wanted."""
     try:
-        found = read_manifest(place)
+        with open_folder(place) as folder:
+            found = read_manifest(folder)
     except NotACacheError:
         if place.exists() and any(place.iterdir()):
             raise InputError(
@@ -214,10 +215,10 @@ def _differences(found: Manifest, wanted: Manifest) -> list[str]:
 
 
 def _write(
-    folder: Path, manifest: Manifest, settings: BuildSettings, parts: Parts, console: ConsoleProgress
+    folder: Folder, manifest: Manifest, settings: BuildSettings, parts: Parts, console: ConsoleProgress
 ) -> Manifest:
     """Write all files of the cache but its plans; returns the complete manifest."""
-    spill = folder / ".runs"  # no split has such a name
+    spill = folder.path / ".runs"  # no split has such a name
     task = parts.source.task if settings.task == "auto" else settings.task
     selection = Selection(task, manifest.source["holdout"], settings.limit)
     arguments = (parts.source, parts.encoder, selection, spill, settings.memory_bytes, console)
@@ -236,7 +237,7 @@ def _write(
         manifest,
         splits=splits,
         task=encoded.task,
-        tokenizer=replace(manifest.tokenizer, files=_write_tokenizer(folder, parts.tokenizer)),
+        tokenizer=replace(manifest.tokenizer, files=write_tokenizer(folder, parts.tokenizer.files)),
         build=facts,
         created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     )
@@ -244,7 +245,7 @@ def _write(
     return complete
 
 
-def _write_split(folder: Path, name: str, encoded: Encoded, shard_bytes: int, vocab_size: int) -> SplitInfo:
+def _write_split(folder: Folder, name: str, encoded: Encoded, shard_bytes: int, vocab_size: int) -> SplitInfo:
     shards: list[ShardInfo] = []
     split = encoded.splits[name]
     labels, counts = split.labels, split.store.counts
@@ -268,15 +269,6 @@ def _write_split(folder: Path, name: str, encoded: Encoded, shard_bytes: int, vo
         length_histogram=tuple(counts.tolist()),
         shards=tuple(shards),
     )
-
-
-def _write_tokenizer(folder: Path, tokenizer: TokenizerFiles) -> tuple[Any, ...]:
-    target = folder / TOKENIZER
-    with storage_errors(target):
-        target.mkdir()
-        for name, content in tokenizer.files.items():
-            (target / name).write_bytes(content)
-        return tuple(file_info(target / name) for name in sorted(tokenizer.files))
 
 
 def _write_plans(cache: Cache, settings: BuildSettings, console: ConsoleProgress) -> int:

@@ -59,6 +59,22 @@ def is_text(kind: Any) -> bool:
     return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind))
 
 
+def plain(batch: "pa.RecordBatch") -> "pa.RecordBatch":
+    """A batch without views and dictionaries, which not all of pyarrow's functions know."""
+    import pyarrow as pa
+
+    def converted(column: "pa.Array") -> "pa.Array":
+        column = column.dictionary_decode() if pa.types.is_dictionary(column.type) else column
+        kind = column.type
+        if pa.types.is_string_view(kind):
+            return column.cast(pa.large_string())
+        if is_list(kind) and pa.types.is_string_view(kind.value_type):
+            return pa.array(column.to_pylist(), pa.large_list(pa.large_string()))
+        return column
+
+    return pa.RecordBatch.from_arrays([converted(column) for column in batch.columns], batch.schema.names)
+
+
 def kept(rows: "pa.Array | pa.RecordBatch", mask: Mask) -> Any:
     """The rows for which `mask` (rows,) is true; without a copy where they lie together."""
     chosen = np.flatnonzero(mask)
@@ -86,10 +102,6 @@ def check_filled(texts: "pa.Array", split: str, first_row: int) -> None:
 
 def checked_texts(texts: "pa.Array", split: str, first_row: int) -> "pa.Array":
     """A column of text, or an `InputError`: it is none, or a text is missing."""
-    import pyarrow as pa
-
-    if pa.types.is_dictionary(texts.type):
-        texts = texts.dictionary_decode()
     check_filled(texts, split, first_row)
     if len(texts) and not is_text(texts.type):
         raise InputError(f"the text column of split {split!r} holds {texts.type}, expected text; see --text")

@@ -13,7 +13,6 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -209,34 +208,28 @@ def write_pngs(figures: Sequence[Figure], folder: Path) -> list[Path]:
 
 
 def figure_png(figure: Figure, palette: Palette) -> bytes:
-    """A figure as a PNG picture that stands alone: title, caption, keys, panels."""
+    """A figure as a PNG picture that stands alone: title, panels, caption, keys."""
     from matplotlib.figure import Figure as Sheet
     from matplotlib.patches import Patch
 
-    margin, columns = 24, min(figure.columns, len(figure.panels))
+    columns = min(figure.columns, len(figure.panels))
     rows = -(-len(figure.panels) // columns)
-    width = max(columns * figure.panels[0].width, 620) + 2 * margin
-    title = textwrap.wrap(printable(figure.title), int((width - 2 * margin) / 9.7))
-    caption = textwrap.wrap(printable(figure.caption), int((width - 2 * margin) / 6.6))
-    head = margin + 22 * len(title) + 18 * len(caption) + (38 if figure.keys else 16)
-    height = head + rows * max(panel.height for panel in figure.panels) + margin
+    width = max(columns * figure.panels[0].width, 620) / 72  # inches
+    title = textwrap.fill(printable(figure.title), int(width * 7.4))
+    caption = textwrap.fill(printable(figure.caption), int(width * 10.5))
+    height = rows * max(panel.height for panel in figure.panels) + 22 * title.count("\n") + 18 * caption.count("\n")
     written = io.BytesIO()
     with _style(palette, figure.name):
-        sheet = Sheet(figsize=(width / 72, height / 72), facecolor=palette["paper"])
-        bounds = (margin / width, margin / height, 1 - 2 * margin / width, 1 - (head + margin) / height)
-        sheet.set_layout_engine("constrained", rect=bounds, w_pad=8 / 72, wspace=0.02)
-        above = partial(sheet.text, margin / width, va="top", linespacing=1.35)
-        above(1 - margin / height, "\n".join(title), size=15, weight="bold", color=palette["ink"])
-        above(1 - (margin + 22 * len(title) + 2) / height, "\n".join(caption), size=12)
+        sheet = Sheet(figsize=(width, (height + 90) / 72), facecolor=palette["paper"])
+        sheet.set_layout_engine("constrained", h_pad=8 / 72)
+        sheet.suptitle(title, x=0.01, ha="left", size=15, weight="bold", color=palette["ink"])
+        sheet.supxlabel(caption + "\n" * bool(figure.keys), x=0.01, ha="left", size=12)
         if figure.keys:
             handles = [Patch(color=palette[key.color], label=printable(key.words)) for key in figure.keys]
-            corner = (margin / width, 1 - (head - 32) / height)
-            legend = sheet.legend(handles=handles, loc="upper left", bbox_to_anchor=corner, ncols=len(handles))
-            legend.set_in_layout(False)
-        axes = sheet.subplots(rows, columns, squeeze=False).ravel()
-        for panel, plot in zip(figure.panels, axes, strict=False):
-            _draw(panel, plot, palette)
-        sheet.savefig(written, format="png", dpi=PNG_DPI)
+            sheet.legend(handles=handles, loc="outside lower left", bbox_to_anchor=(0.01, 0, 1, 1), ncols=len(handles))
+        for panel, axes in zip(figure.panels, sheet.subplots(rows, columns, squeeze=False).flat, strict=False):
+            _draw(panel, axes, palette)
+        sheet.savefig(written, format="png", dpi=PNG_DPI, bbox_inches="tight", pad_inches=1 / 3)
     return written.getvalue()
 
 

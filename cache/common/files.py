@@ -1,6 +1,7 @@
 """Files by path: the file system's refusals as one typed error, files written as a whole or not at all."""
 
 import contextlib
+import errno
 import os
 import secrets
 from collections.abc import Iterator
@@ -19,7 +20,8 @@ def storage_errors(path: Path, action: str = "write") -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise StorageError(f"cannot {action} {path}: {error.strerror or error}") from error
+        more = "; allow more: ulimit -n 65536" if error.errno == errno.EMFILE else ""
+        raise StorageError(f"cannot {action} {path}: {error.strerror or error}{more}") from error
     except safetensors.SafetensorError as error:  # the library wraps the system's error in text
         raise StorageError(f"cannot {action} {path}: {error}") from error
 
@@ -38,35 +40,6 @@ def open_regular(path: Path) -> BinaryIO:
     return os.fdopen(handle, "rb", buffering=0)
 
 
-class Inside:
-    """Refuses paths that a link leads out of a folder; each folder below it is resolved once.
-
-    Args:
-        folder: the cache, or the part of it, that nothing may leave.
-    """
-
-    def __init__(self, folder: Path) -> None:
-        self.root = os.path.realpath(folder)
-        self.sound: set[Path] = set()
-
-    def check(self, path: Path) -> Path:
-        """The path.
-
-        Raises:
-            CorruptCacheError: it leaves the folder.
-        """
-        if path.parent not in self.sound:
-            self._resolve(path.parent)
-            self.sound.add(path.parent)
-        if path.is_symlink():
-            self._resolve(path)
-        return path
-
-    def _resolve(self, path: Path) -> None:
-        if not (os.path.realpath(path) + os.sep).startswith(self.root + os.sep):
-            raise CorruptCacheError(f"{path}: is a link that leaves the cache")
-
-
 def sync(path: Path) -> None:
     """fsync a file or folder."""
     handle = os.open(path, os.O_RDONLY)
@@ -74,14 +47,6 @@ def sync(path: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
-
-
-def sync_tree(folder: Path) -> None:
-    """fsync every file and folder below `folder`, itself included."""
-    for parent, _, files in os.walk(folder):
-        for name in files:
-            sync(Path(parent, name))
-        sync(Path(parent))
 
 
 @contextlib.contextmanager

@@ -36,11 +36,19 @@ def packaged_model() -> Path | None:
     return package / "model" if package else None
 
 
+def user_path(text: str) -> Path:
+    """A path that the user typed, `~` and `~name` replaced by a home; a name that nobody has stays as it is."""
+    try:
+        return Path(text).expanduser()
+    except RuntimeError:
+        return Path(text)
+
+
 def local_folder(name: str) -> Path | None:
     """The folder that `name` stands for: `minilm`, or a path that exists."""
     if name == PACKAGED and not Path(name).is_dir():
         return packaged_model()
-    path = Path(name).expanduser()
+    path = user_path(name)
     return path if path.is_dir() else None
 
 

@@ -11,8 +11,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
-from ..common.files import open_regular
-from ..errors import CorruptCacheError, FormatVersionError, NotACacheError, StorageError
+from ..common.folder import Folder
+from ..errors import CorruptCacheError, FormatVersionError, NotACacheError
 
 NAME_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 """What a cache, split or file may be called: it becomes a name in a folder."""
@@ -111,18 +111,10 @@ def _reject(constant: str) -> NoReturn:
 def read_small_file(path: Path, limit: int) -> bytes:
     """The bytes of a JSON file of a cache, refused beyond `limit` bytes."""
     try:
-        with open_regular(path) as file:
-            data = file.read(limit + 1)
-    except (FileNotFoundError, NotADirectoryError):
-        what = "is a folder without a manifest" if path.parent.is_dir() else "does not exist"
-        raise NotACacheError(
-            f"{path.parent} {what}, so it is not a cache; `prep list` shows the caches here, `prep build` makes one"
-        ) from None
-    except OSError as error:
-        raise StorageError(f"cannot read {path}: {error.strerror or error}") from error
-    if len(data) > limit:
-        raise CorruptCacheError(f"{path}: larger than {limit:,} bytes, which no file of this kind is")
-    return data
+        with Folder.open(path.parent) as folder:
+            return folder.read(path.name, limit)
+    except FileNotFoundError:
+        raise NotACacheError(f"{path} is missing") from None
 
 
 class Fields:

@@ -1,13 +1,17 @@
 """What a manifest, a plan or a checkpoint says of a file: its name, size and checksum."""
 
+import contextlib
 import hashlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from io import BufferedReader
 from pathlib import Path
 from typing import Any
 
+from ..common.files import storage_errors
+from ..common.folder import Folder
+from ..errors import CorruptCacheError
 from .checksummed_json import MAX_COUNT, Fields
 
 
@@ -29,6 +33,39 @@ def file_info(path: Path) -> FileInfo:
 def open_file_info(name: str, file: BufferedReader) -> FileInfo:
     """The same of a file that is open for reading, at its beginning."""
     return FileInfo(name, os.fstat(file.fileno()).st_size, hashlib.file_digest(file, "sha256").hexdigest())
+
+
+@contextlib.contextmanager
+def listed(path: Path) -> Iterator[None]:
+    """Open a file or folder that a manifest or a plan lists: within it, the system's errors are typed ones.
+
+    Raises:
+        CorruptCacheError: it is missing.
+        StorageError: the system does not let it be read.
+    """
+    with storage_errors(path, "read"):
+        try:
+            yield
+        except (FileNotFoundError, NotADirectoryError):
+            raise CorruptCacheError(f"{path}: is missing, though the cache lists it") from None
+
+
+@contextlib.contextmanager
+def open_listed(folder: Folder, name: str, size: int) -> Iterator[BufferedReader]:
+    """A file that a manifest or a plan lists, open for reading.
+
+    Raises:
+        CorruptCacheError: it is missing, of another size, or not a regular file.
+        StorageError: the system does not let it be read.
+    """
+    path = folder.path / name
+    with listed(path):
+        file = folder.open_file(name)
+    with file:
+        found = os.fstat(file.fileno()).st_size
+        if found != size:
+            raise CorruptCacheError(f"{path}: is {found:,} bytes long, expected {size:,}")
+        yield file
 
 
 def sha256_file(path: Path) -> str:

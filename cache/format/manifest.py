@@ -20,9 +20,11 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ..errors import CorruptCacheError, InputError
+from ..common.files import storage_errors
+from ..common.folder import Folder
+from ..errors import CorruptCacheError, InputError, NotACacheError
 from ..plans.spec import PlanSpec
-from .checksummed_json import MAX_COUNT, NAME_PATTERN, Fields, Json, read_small_file, seal, unseal
+from .checksummed_json import MAX_COUNT, NAME_PATTERN, Fields, Json, seal, unseal
 from .files import FileInfo, file_entry
 from .tasks import CLASSIFICATION, KINDS, MAX_MULTI_LABELS, MAX_TOKEN_LABELS, MLM, TOKENS, Task
 
@@ -136,17 +138,42 @@ class Manifest:
         )
 
 
-def read_manifest(folder: Path) -> Manifest:
-    """Read the manifest of the cache in `folder`.
+def open_folder(path: Path) -> Folder:
+    """Open the folder of a cache.
+
+    Raises:
+        NotACacheError: there is none.
+        StorageError: the system does not let it be read.
+    """
+    with storage_errors(path, "read"):
+        try:
+            return Folder.open(path)
+        except (FileNotFoundError, NotADirectoryError):
+            raise _no_cache(path, "is not a folder" if path.exists() else "does not exist") from None
+
+
+def read_manifest(folder: Folder) -> Manifest:
+    """Read the manifest of the cache in an open folder.
 
     Raises:
         NotACacheError: there is none.
         FormatVersionError, CorruptCacheError: see `Manifest.from_bytes`.
+        StorageError: the system does not let it be read.
     """
-    path = folder / MANIFEST
-    data = read_small_file(path, MAX_MANIFEST_BYTES)
+    path = folder.path / MANIFEST
+    with storage_errors(path, "read"):
+        try:
+            data = folder.read(MANIFEST, MAX_MANIFEST_BYTES)
+        except FileNotFoundError:
+            raise _no_cache(folder.path, "is a folder without a manifest") from None
     with naming_remedy(_salvaged_argument(data)):
         return Manifest.from_bytes(data, path)
+
+
+def _no_cache(path: Path, what: str) -> NotACacheError:
+    return NotACacheError(
+        f"{path} {what}, so it is not a cache; `prep list` shows the caches here, `prep build` makes one"
+    )
 
 
 @contextlib.contextmanager
@@ -155,11 +182,16 @@ def naming_remedy(argument: object) -> Iterator[None]:
     try:
         yield
     except CorruptCacheError as error:
+        if _REMEDY in str(error):
+            raise
         usable = isinstance(argument, str) and argument.isprintable() and 0 < len(argument) < 1000
         source = shlex.quote(str(argument)) if usable else "SOURCE"
         raise CorruptCacheError(
-            f"{error}; to build the cache anew: prep build {source} --force (with the other options it was built with)"
+            f"{error}{_REMEDY}prep build {source} --force (with the other options it was built with)"
         ) from None
+
+
+_REMEDY = "; to build the cache anew: "
 
 
 def _salvaged_argument(data: bytes) -> object:

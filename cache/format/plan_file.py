@@ -1,8 +1,8 @@
-"""Plans on disk: one folder a plan, one file an epoch, `plan.json` last.
+"""Plans on disk: a folder per plan, a file per epoch, `plan.json` written last.
 
     train/plans/smart-b16-s0/plan.json, epoch-0000.safetensors …
 
-An epoch is drawn, written and read by itself, so a plan of any number of epochs needs the memory of one.
+An epoch is drawn, written and read by itself, so that a plan of any number of epochs needs the memory of one.
 """
 
 import contextlib
@@ -13,13 +13,13 @@ from pathlib import Path
 import numpy as np
 
 from ..common.arrays import Array
-from ..common.files import Inside
+from ..common.folder import Folder
 from ..errors import CorruptCacheError, InputError, MismatchError
 from ..plans.spec import PlanSpec
 from ..plans.strategies import EpochPlan
-from .checksummed_json import MAX_COUNT, Fields, Json, read_small_file, seal, unseal
-from .files import FileInfo, file_entry
-from .safetensors_file import Expected, MappedFile, check_header, opened
+from .checksummed_json import MAX_COUNT, Fields, Json, seal, unseal
+from .files import FileInfo, file_entry, open_listed
+from .safetensors_file import Expected, MappedFile, check_header
 
 PLANS = "plans"
 """The folder of a split that holds its plans."""
@@ -42,46 +42,47 @@ class StoredPlan:
     """What a `plan.json` says, and the epochs beside it.
 
     Attributes:
-        folder: where it lies.
         spec: the settings it was drawn from.
         rows: rows of its split.
         epochs: its files, epoch 0 first.
     """
 
-    folder: Path
     spec: PlanSpec
     rows: int
     epochs: tuple[EpochInfo, ...]
 
-    def load(self, epoch: int, lengths: Array, max_length: int) -> EpochPlan:
-        """Map one epoch's plan and check that it is a plan of rows of these `lengths`.
+    def load(self, folder: Folder, epoch: int, lengths: Array, max_length: int) -> EpochPlan:
+        """Read one epoch's plan and check that it is a plan of rows of these `lengths`.
+
+        Args:
+            folder: of the plan.
+            epoch: its number, from 0.
+            lengths: (rows,) tokens of each row of the split.
+            max_length: of the cache, tokens.
 
         Raises:
             CorruptCacheError: a row is missing, out of range or there twice, or a batch does not fit its width.
         """
         info = self.epochs[epoch]
-        path = self.folder / info.file
-        with _naming_folder(self.folder):
-            mapped = MappedFile(path, self._tensors(info), info.bytes).tensors
+        with _naming_folder(folder):
+            mapped = MappedFile(folder, info.file, self._tensors(info), info.bytes).tensors
             plan = EpochPlan(**{name: array.copy() for name, array in mapped.items()})  # a cut file cannot hurt a copy
             wrong = _fault(plan, lengths) or _unfit(plan, self.spec, lengths, max_length)
             if not wrong and plan.padded_tokens != info.padded_tokens:
                 wrong = f"holds {plan.padded_tokens:,} padded tokens, plan.json says {info.padded_tokens:,}"
             if wrong:
-                raise CorruptCacheError(f"{path}: {wrong}")
+                raise CorruptCacheError(f"{folder.path / info.file}: {wrong}")
         return plan
 
-    def check_headers(self) -> None:
-        """Check that every epoch's file is there, with the size and the header it should have.
+    def check_headers(self, folder: Folder) -> None:
+        """Check that every epoch's file is in the plan's folder, with the size and the header it should have.
 
         Raises:
             CorruptCacheError: one is not.
         """
-        inside = Inside(self.folder)
         for info in self.epochs:
-            path = inside.check(self.folder / info.file)
-            with _naming_folder(self.folder), opened(path, info.bytes) as file:
-                check_header(file, info.bytes, self._tensors(info), path)
+            with _naming_folder(folder), open_listed(folder, info.file, info.bytes) as file:
+                check_header(file, info.bytes, self._tensors(info), folder.path / info.file)
 
     def _tensors(self, info: EpochInfo) -> Expected:
         return {
@@ -92,12 +93,12 @@ class StoredPlan:
 
 
 @contextlib.contextmanager
-def _naming_folder(folder: Path) -> Iterator[None]:
+def _naming_folder(folder: Folder) -> Iterator[None]:
     """Add to the message of a `CorruptCacheError` what helps where only a plan is damaged."""
     try:
         yield
     except CorruptCacheError as error:
-        raise CorruptCacheError(f"{error}; delete {folder}: its plans are then drawn again") from None
+        raise CorruptCacheError(f"{error}; delete {folder.path}: its plans are then drawn again") from None
 
 
 def _fault(plan: EpochPlan, lengths: Array) -> str:
@@ -132,15 +133,16 @@ def _unfit(plan: EpochPlan, spec: PlanSpec, lengths: Array, max_length: int) -> 
     return f"a batch of {most:,} passes the plan's limit of {limit:,}" if most > limit else ""
 
 
-def read_plan(path: Path, fingerprint: str, split: str, rows: int) -> StoredPlan:
-    """Read one plan.json; see `stored_plans` for what it raises."""
-    return parse_plan(read_small_file(path, MAX_PLAN_BYTES), path, fingerprint, split, rows)
+def read_plan(folder: Folder, fingerprint: str, split: str, rows: int) -> StoredPlan:
+    """Read the plan.json in a plan's folder; see `stored_plans` for what it raises.
 
-
-def parse_plan(data: bytes, path: Path, fingerprint: str, split: str, rows: int) -> StoredPlan:
-    """The content of a plan.json; `path` is where it lies. See `stored_plans` for what it raises."""
-    with _naming_folder(path.parent):
-        return _parsed(unseal(data, path, PLAN_FORMAT, PLAN_VERSION), path, fingerprint, split, rows)
+    Raises:
+        FileNotFoundError: there is none.
+    """
+    path = folder.path / PLAN_FILE
+    with _naming_folder(folder):
+        raw = unseal(folder.read(PLAN_FILE, MAX_PLAN_BYTES), path, PLAN_FORMAT, PLAN_VERSION)
+        return _parsed(raw, path, fingerprint, split, rows)
 
 
 def _parsed(raw: Json, path: Path, fingerprint: str, split: str, rows: int) -> StoredPlan:
@@ -159,7 +161,7 @@ def _parsed(raw: Json, path: Path, fingerprint: str, split: str, rows: int) -> S
     if path.parent.name != spec.id:
         raise CorruptCacheError(f"{path}: holds the plan {spec.id}, not {path.parent.name}")
     epochs = tuple(_epoch(item, epoch_name(epoch), rows) for epoch, item in enumerate(fields.objects("epochs")))
-    return StoredPlan(path.parent, spec, rows, epochs)
+    return StoredPlan(spec, rows, epochs)
 
 
 def _epoch(fields: Fields, name: str, rows: int) -> EpochInfo:
@@ -170,13 +172,14 @@ def _epoch(fields: Fields, name: str, rows: int) -> EpochInfo:
     )
 
 
-def plan_json(plan: StoredPlan, fingerprint: str) -> bytes:
+def plan_json(plan: StoredPlan, fingerprint: str, split: str) -> bytes:
+    """The content of the plan.json of a split's plan."""
     return seal(
         {
             "format": PLAN_FORMAT,
             "version": PLAN_VERSION,
             "cache": fingerprint,
-            "split": plan.folder.parent.parent.name,
+            "split": split,
             "rows": plan.rows,
             **asdict(plan.spec),
             "epochs": [asdict(info) for info in plan.epochs],

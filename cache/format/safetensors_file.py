@@ -1,25 +1,25 @@
-"""Safetensors files, mapped without a copy.
+"""Reading safetensors files, mapped without a copy.
 
-Writing is the safetensors library's. Reading is ours, because a cache is read from the page cache, as views of
-the mapped file, and because a cache may come from a stranger: the header is checked in full before any byte
-of data is believed.
+A cache is read from the page cache, as views of the mapped file. It may come from a stranger: the header is checked
+in full before any byte of data is used.
 """
 
-import contextlib
 import json
 import math
 import mmap
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, BinaryIO, TypeGuard
 
 import numpy as np
 import numpy.typing as npt
 
-from ..common.files import open_regular, storage_errors
-from ..errors import CorruptCacheError, StorageError
+from ..common.files import storage_errors
+from ..common.folder import Folder
+from ..errors import CorruptCacheError
 from .checksummed_json import unique_keys
+from .files import open_listed
 
 Array = npt.NDArray[Any]
 
@@ -46,7 +46,8 @@ class MappedFile:
     """A safetensors file mapped into memory: `tensors[name]` is a read-only view, valid while this object lives.
 
     Args:
-        path: the file.
+        folder: where it lies.
+        name: of the file, below that folder.
         expected: what the file must hold, name to (safetensors dtype, number of elements per axis).
         size: bytes that the file must have.
 
@@ -55,30 +56,29 @@ class MappedFile:
         StorageError: the system does not let it be read.
     """
 
-    def __init__(self, path: Path, expected: Expected, size: int) -> None:
-        self.path = path
+    def __init__(self, folder: Folder, name: str, expected: Expected, size: int) -> None:
+        self.path = folder.path / name
         self.tensors: dict[str, Array] = {}
-        with opened(path, size) as file:
+        with open_listed(folder, name, size) as file:
             self.identity = _identity(os.fstat(file.fileno()))
-            offsets = check_header(file, size, expected, path)
-            with storage_errors(path, "map"):
+            offsets = check_header(file, size, expected, self.path)
+            with storage_errors(self.path, "map"):
                 data = mmap.mmap(file.fileno(), size, access=mmap.ACCESS_READ)
         for name, (dtype, shape) in expected.items():
             self.tensors[name] = np.frombuffer(data, DTYPES[dtype], math.prod(shape), offsets[name]).reshape(shape)
 
-    def check_unchanged(self) -> None:
+    def check_unchanged(self, folder: Folder) -> None:
         """Refuse to go on if the file under the mapping was cut or written to.
 
         Reading a page past the end of a file that shrank kills the process (SIGBUS), so readers call this
-        before each epoch.
+        before each epoch. A file that was removed or replaced by a rename stays complete under the mapping.
+
+        Args:
+            folder: the one that holds the file itself.
         """
-        try:
-            now = _identity(self.path.stat())
-        except OSError:
-            return  # removed: the mapping keeps the complete file alive
-        if now[:2] != self.identity[:2]:
-            return  # replaced by a rename: the same
-        if now != self.identity:
+        found = folder.stat(self.path.name)
+        now = _identity(found) if found else self.identity
+        if now[:2] == self.identity[:2] and now != self.identity:
             raise CorruptCacheError(
                 f"{self.path}: the file changed while it was in use (size {self.identity[2]:,} to {now[2]:,} bytes); "
                 "stop whatever writes to it and open the cache again"
@@ -87,22 +87,6 @@ class MappedFile:
 
 def _identity(stat: os.stat_result) -> tuple[int, int, int, int]:
     return stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns
-
-
-@contextlib.contextmanager
-def opened(path: Path, size: int) -> Iterator[BinaryIO]:
-    """A file of a cache, open for reading; it must be a regular file of `size` bytes."""
-    try:
-        file = open_regular(path)
-    except (FileNotFoundError, NotADirectoryError):
-        raise CorruptCacheError(f"{path}: the file is missing, though the cache lists it") from None
-    except OSError as error:
-        raise StorageError(f"cannot read {path}: {error.strerror}") from error
-    with file:
-        found = os.fstat(file.fileno()).st_size
-        if found != size:
-            raise CorruptCacheError(f"{path}: is {found:,} bytes long, expected {size:,}")
-        yield file
 
 
 def check_header(file: BinaryIO, size: int, expected: Expected, path: Path) -> dict[str, int]:

@@ -1,22 +1,45 @@
 """Finding the plans that are stored in a cache."""
 
-from pathlib import Path
+import contextlib
+from collections.abc import Iterator
 
-from ..common.files import Inside
-from ..format.plan_file import PLAN_FILE, PLANS, StoredPlan, read_plan
+from ..common.folder import Folder
+from ..format.plan_file import PLANS, StoredPlan, read_plan
 from ..plans.spec import PlanSpec
 
 
-def stored_plans(split_folder: Path, fingerprint: str, rows: int) -> dict[PlanSpec, StoredPlan]:
-    """The complete plans in a split's folder.
+def stored_plans(cache: Folder, split: str, fingerprint: str, rows: int) -> dict[PlanSpec, StoredPlan]:
+    """The complete plans of a split.
+
+    Args:
+        cache: the folder of the cache.
+        split: the name of the split.
+        fingerprint: of the cache.
+        rows: of the split.
 
     Raises:
         MismatchError: a plan belongs to another cache or split.
-        CorruptCacheError, FormatVersionError: a plan.json is damaged.
+        CorruptCacheError, FormatVersionError: a plan is damaged, or a link.
     """
-    found, inside = {}, Inside(split_folder)
-    for path in sorted((split_folder / PLANS).glob(f"*/{PLAN_FILE}")):
-        plan = read_plan(inside.check(path), fingerprint, split_folder.name, rows)
-        plan.check_headers()
-        found[plan.spec] = plan
+    found = {}
+    for name in _names(cache, split):
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError), plan_folder(cache, split, name) as folder:
+            plan = read_plan(folder, fingerprint, split, rows)
+            plan.check_headers(folder)
+            found[plan.spec] = plan
     return found
+
+
+def plan_folder(cache: Folder, split: str, plan_id: str) -> Folder:
+    """Open the folder of a plan.
+
+    Raises:
+        FileNotFoundError, NotADirectoryError: there is none.
+        CorruptCacheError: it is a link.
+    """
+    return cache.folder(f"{split}/{PLANS}/{plan_id}")
+
+
+def _names(cache: Folder, split: str) -> Iterator[str]:
+    with contextlib.suppress(FileNotFoundError, NotADirectoryError), cache.folder(f"{split}/{PLANS}") as plans:
+        yield from (name for name in plans.names() if not name.startswith("."))

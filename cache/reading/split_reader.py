@@ -4,6 +4,7 @@ Shards are mapped when the cache is opened. Their offsets, edges apart, and thei
 row of the shard is first wanted; ids are checked batch by batch, on their way to the model.
 """
 
+import contextlib
 import functools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -12,17 +13,19 @@ from typing import Any
 import numpy as np
 
 from ..common.arrays import Array
-from ..errors import CorruptCacheError, InputError, StorageError
+from ..common.folder import Folder
+from ..errors import CacheError, CorruptCacheError, InputError, StorageError
+from ..format.files import listed
 from ..format.labels import fault, labelled
-from ..format.manifest import Manifest, naming_remedy, shard_tensors
-from ..format.plan_file import StoredPlan
+from ..format.manifest import Manifest, ShardInfo, naming_remedy, shard_tensors
+from ..format.plan_file import StoredPlan, read_plan
 from ..format.safetensors_file import MappedFile
 from ..plans.spec import PlanSpec
 from ..plans.strategies import EpochPlan, plan_epoch
 from ..writing.plans import store_plan
-from .location import CacheLocation
-from .plans import stored_plans
-from .tokenizer import read_tokenizer
+from .in_place import in_place
+from .plans import plan_folder, stored_plans
+from .tokenizer import StoredTokenizer
 
 
 @dataclass(frozen=True)
@@ -48,23 +51,25 @@ class SplitReader:
     """One split of a cache. Rows are numbered 0..len-1 in ascending length.
 
     Args:
-        location: where the cache lies.
+        files: the folder of the cache, open.
         manifest: everything the cache says of itself.
         name: "train", "test", …
+        tokenizer: the stored tokenizer.
 
     Attributes:
-        folder: the cache's.
+        folder: the path of the cache's folder.
         name: as given.
         info: what the manifest says of the split.
         task: what its labels mean.
-        tokenizer: the tokenizer that made its ids: vocabulary size, pad id, padding side.
+        tokenizer: facts of the tokenizer that made its ids: vocabulary size, pad id, padding side.
         max_length: of the cache, tokens.
         fingerprint: of the cache.
     """
 
-    def __init__(self, location: CacheLocation, manifest: Manifest, name: str) -> None:
-        self.location, self.name, self.info = location, name, manifest.splits[name]
-        self.folder, self.task = location.folder, manifest.task
+    def __init__(self, files: Folder, manifest: Manifest, name: str, tokenizer: StoredTokenizer) -> None:
+        self._files, self._tokenizer = files, tokenizer
+        self.name, self.info = name, manifest.splits[name]
+        self.folder, self.task = files.path, manifest.task
         self.tokenizer, self.max_length, self.fingerprint = (
             manifest.tokenizer,
             manifest.max_length,
@@ -72,7 +77,7 @@ class SplitReader:
         )
         self._built_from, self._built_plan = manifest.source.get("argument"), manifest.plan
         self.first_rows = np.cumsum([0, *(shard.rows for shard in self.info.shards)])
-        self._shards = [self._map(index) for index in range(len(self.info.shards))]
+        self._shards = self._map()
         self._sound: set[int] = set()
 
     def __len__(self) -> int:
@@ -149,22 +154,28 @@ class SplitReader:
     def shard(self, index: int) -> dict[str, Array]:
         """The tensors of a shard, its lengths and labels checked when first asked for."""
         if index not in self._sound:
-            self._shards[index].check_unchanged()
+            self.check_unchanged(index)
             with naming_remedy(self._built_from):
                 self._check(index)
             self._sound.add(index)
         return self._shards[index].tensors
 
-    def _map(self, index: int) -> MappedFile:
-        """Map a shard, all of it at opening: whoever has it mapped keeps it, though the cache be replaced later."""
-        info = self.info.shards[index]
-        path = self.location.path_of(info.file)
+    def _map(self) -> list[MappedFile]:
+        """Map all shards at opening: they stay as they are though the cache be replaced later."""
+        if not self.info.shards:
+            return []
+        with listed(self.folder / self.name):
+            folder = self._files.folder(self.name)
+        with folder:
+            return [self._map_shard(folder, info) for info in self.info.shards]
+
+    def _map_shard(self, folder: Folder, info: ShardInfo) -> MappedFile:
         expected = shard_tensors(info.rows, info.tokens, self.tokenizer.vocab_size, self.task)
-        shard = MappedFile(path, expected, info.bytes)
+        shard = MappedFile(folder, info.file.removeprefix(f"{self.name}/"), expected, info.bytes)
         edges = shard.tensors["offsets"][[0, -1]].tolist()
         if edges != [0, info.tokens]:
             raise CorruptCacheError(
-                f"{path}: its offsets run from {edges[0]} to {edges[1]}, expected 0 to {info.tokens}"
+                f"{shard.path}: its offsets run from {edges[0]} to {edges[1]}, expected 0 to {info.tokens}"
             )
         return shard
 
@@ -192,10 +203,11 @@ class SplitReader:
                     f"{vocab_size - 1}; `prep verify {self.folder}` names the file"
                 )
 
-    def check_unchanged(self) -> None:
-        """Check that no mapped shard was changed under the mapping; see `MappedFile.check_unchanged`."""
-        for shard in self._shards:
-            shard.check_unchanged()
+    def check_unchanged(self, index: int | None = None) -> None:
+        """Check that no mapped shard, or not this one, was changed; see `MappedFile.check_unchanged`."""
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError), self._files.folder(self.name) as folder:
+            for shard in self._shards if index is None else [self._shards[index]]:
+                shard.check_unchanged(folder)
 
     def check_rows(self) -> None:
         """Check the content of every row as far as its meaning goes: ids, labels, source rows.
@@ -210,16 +222,27 @@ class SplitReader:
                 raise CorruptCacheError(f"{self.folder / info.file}: holds a negative source row")
 
     def tokenizer_files(self) -> dict[str, bytes]:
-        """The files of the tokenizer that made the ids; see `read_tokenizer`."""
+        """The files of the tokenizer that made the ids; see `Cache.tokenizer_files`."""
         with naming_remedy(self._built_from):
-            return read_tokenizer(self.location, self.tokenizer)
+            return self._tokenizer.read()
 
     # --- plans
 
     def stored_plans(self) -> dict[PlanSpec, StoredPlan]:
-        """The plans that lie beside the shards."""
+        """The complete plans that are stored in the cache."""
         with naming_remedy(self._built_from):
-            return stored_plans(self.location.path_of(self.name), self.fingerprint, len(self))
+            return stored_plans(self._files, self.name, self.fingerprint, len(self))
+
+    def check_plans(self) -> None:
+        """Check that every epoch of every stored plan is a plan of this split's rows.
+
+        Raises:
+            CorruptCacheError: one is not.
+        """
+        for spec, plan in self.stored_plans().items():
+            with naming_remedy(self._built_from), plan_folder(self._files, self.name, spec.id) as folder:
+                for epoch in range(len(plan.epochs)):
+                    plan.load(folder, epoch, self.lengths, self.max_length)
 
     def default_spec(self) -> PlanSpec:
         """The plan settings the build was asked for."""
@@ -232,12 +255,20 @@ class SplitReader:
             CorruptCacheError: a stored plan is damaged.
             InputError: the epoch is negative.
         """
-        if epoch >= 0 and not self.location.was_replaced():
-            stored = self.stored_plans().get(spec)
-            if stored and epoch < len(stored.epochs):
-                with naming_remedy(self._built_from):
-                    return stored.load(epoch, self.lengths, self.max_length)
-        return self.draw(spec, epoch)
+        stored = self._stored(spec, epoch) if epoch >= 0 else None
+        return stored or self.draw(spec, epoch)
+
+    def _stored(self, spec: PlanSpec, epoch: int) -> EpochPlan | None:
+        try:
+            with naming_remedy(self._built_from), plan_folder(self._files, self.name, spec.id) as folder:
+                plan = read_plan(folder, self.fingerprint, self.name, len(self))
+                return plan.load(folder, epoch, self.lengths, self.max_length) if epoch < len(plan.epochs) else None
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        except CacheError:
+            if self._files.is_at(self.folder):
+                raise
+            return None  # the cache was replaced, and its files are being removed
 
     def draw(self, spec: PlanSpec, epoch: int) -> EpochPlan:
         """Draw the plan of one epoch, whether or not it is stored."""
@@ -259,18 +290,16 @@ class SplitReader:
         Raises:
             StorageError: the cache's folder cannot be written.
         """
-        if self.location.was_replaced():
-            raise StorageError(f"{self.folder}: another cache is there now; open it again to store plans in it")
-        stored = self.stored_plans().get(spec)
-        there = len(stored.epochs) if stored else 0
 
         def draw(epoch: int) -> EpochPlan:
             progress(epoch)
             return self.draw(spec, epoch)
 
-        if there < epochs:
-            folder = self.folder / self.name
-            store_plan(folder, self.fingerprint, len(self), spec, epochs, draw)
+        with in_place(self._files, "store plans in it"):
+            stored = self.stored_plans().get(spec)
+            there = len(stored.epochs) if stored else 0
+            if there < epochs:
+                store_plan(self._files, self.name, self.fingerprint, len(self), spec, epochs, draw)
         return there, max(0, epochs - there)
 
     def try_keep_plan(self, spec: PlanSpec, epochs: int) -> bool:

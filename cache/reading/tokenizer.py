@@ -1,25 +1,47 @@
-"""Reading the tokenizer that a cache carries: the files that its manifest lists, and nothing else."""
+"""The tokenizer that a cache carries: the files that its manifest lists, and nothing else."""
 
+import contextlib
 import hashlib
+import os
 
+from ..common.folder import Folder
 from ..errors import CorruptCacheError
+from ..format.files import open_listed
 from ..format.manifest import TOKENIZER, TokenizerInfo
-from ..format.safetensors_file import opened
-from .location import CacheLocation
 
 
-def read_tokenizer(location: CacheLocation, tokenizer: TokenizerInfo) -> dict[str, bytes]:
-    """The content of each of a tokenizer's files, by name.
+class StoredTokenizer:
+    """The files of a tokenizer, held open: they can be read after the cache was replaced.
+
+    Args:
+        cache: the folder of the cache.
+        info: what the manifest says of the tokenizer.
 
     Raises:
-        CorruptCacheError: one is missing, or differs from its checksum.
+        CorruptCacheError: a file is missing, or of another size.
         StorageError: the system does not let it be read.
     """
-    found = {}
-    for info in tokenizer.files:
-        path = location.path_of(f"{TOKENIZER}/{info.file}")
-        with opened(path, info.bytes) as file:
-            found[info.file] = data = file.read()
-        if hashlib.sha256(data).hexdigest() != info.sha256:
-            raise CorruptCacheError(f"{path}: its bytes differ from their checksum")
-    return found
+
+    def __init__(self, cache: Folder, info: TokenizerInfo) -> None:
+        self.folder = cache.path / TOKENIZER
+        self._open = contextlib.ExitStack()
+        self._files = [
+            (file, self._open.enter_context(open_listed(cache, f"{TOKENIZER}/{file.file}", file.bytes)))
+            for file in info.files
+        ]
+
+    def __del__(self) -> None:
+        self._open.close()
+
+    def read(self) -> dict[str, bytes]:
+        """The content of each file, by name.
+
+        Raises:
+            CorruptCacheError: a file differs from its checksum.
+        """
+        found = {}
+        for info, file in self._files:
+            found[info.file] = data = os.pread(file.fileno(), info.bytes, 0)
+            if hashlib.sha256(data).hexdigest() != info.sha256:
+                raise CorruptCacheError(f"{self.folder / info.file}: its bytes differ from their checksum")
+        return found

@@ -1,84 +1,95 @@
-"""Storing plans beside the shards they are of: one file per epoch, `plan.json` last.
+"""Storing plans in a cache, beside the shards: one file per epoch, `plan.json` last.
 
 The cache may be a stranger's: everything is written and removed through `Folder`, which follows no link out of it.
 """
 
+import contextlib
+import re
 from collections.abc import Callable
-from pathlib import Path
 
 from ..common.files import storage_errors
 from ..common.folder import Folder
 from ..format.files import open_file_info
-from ..format.plan_file import (
-    MAX_PLAN_BYTES,
-    PLAN_FILE,
-    PLANS,
-    EpochInfo,
-    StoredPlan,
-    epoch_name,
-    parse_plan,
-    plan_json,
-)
+from ..format.plan_file import PLAN_FILE, PLANS, EpochInfo, StoredPlan, epoch_name, plan_json, read_plan
 from ..format.safetensors_writer import Tensor, write_safetensors
-from ..plans.spec import PlanSpec
+from ..plans.spec import STRATEGIES, PlanSpec
 from ..plans.strategies import EpochPlan
+
+_PLAN_ID = re.compile(rf"({'|'.join(STRATEGIES)})-[bt]\d+-s\d+")
+_EPOCH = re.compile(r"epoch-\d{4,}\.safetensors")
 
 
 def store_plan(
-    split_folder: Path,
+    cache: Folder,
+    split: str,
     fingerprint: str,
     rows: int,
     spec: PlanSpec,
     epochs: int,
     draw: Callable[[int], EpochPlan],
 ) -> StoredPlan:
-    """Write those of the first `epochs` epochs of a plan that are not there yet into a split's folder.
+    """Write those of the first `epochs` epochs of a plan that are not stored yet.
 
-    Two processes that store one plan at once take turns, and the second finds the work done.
+    Processes that store plans of one split at once take turns, and the second finds the work done. What a killed
+    process or a full disk left behind is removed.
 
     Args:
-        split_folder: `<cache>/<split>`.
+        cache: the folder of the cache.
+        split: the name of the split.
         fingerprint: of the cache.
-        rows: rows of the split.
+        rows: of the split.
         spec: the plan's settings.
         epochs: how many epochs are wanted.
         draw: makes the plan of one epoch.
 
     Raises:
         StorageError: the folder cannot be written.
-        CorruptCacheError: a link stands where a folder of the cache should be.
+        CorruptCacheError: a folder of the cache is a link.
     """
-    path = split_folder / PLANS / spec.id
+    name = f"{split}/{PLANS}"
     with (
-        storage_errors(path),
-        Folder.open(split_folder.parent) as cache,
-        cache.folder(f"{split_folder.name}/{PLANS}", make=True) as plans,
-        plans.folder(spec.id, make=True) as folder,
-        folder.locked(waiting=lambda: None) as alone,
+        storage_errors(cache.path / name / spec.id),
+        cache.folder(name, make=True) as plans,
+        plans.locked(waiting=lambda: None) as alone,
     ):
-        plans.sync()
         if alone:
-            _remove_debris(folder)
-        infos = _epochs_there(folder, fingerprint, split_folder.name, rows)
-        for epoch in range(len(infos), epochs):
-            infos.append(_write_epoch(folder, epoch_name(epoch), draw(epoch)))
-        stored = StoredPlan(path, spec, rows, tuple(infos))
-        folder.write(PLAN_FILE, plan_json(stored, fingerprint))
+            _remove_unfinished(plans)
+        with plans.folder(spec.id, make=True) as folder:
+            infos = _epochs_there(folder, fingerprint, split, rows)
+            if alone:
+                _remove_unlisted(folder, infos)
+            try:
+                for epoch in range(len(infos), epochs):
+                    infos.append(_write_epoch(folder, epoch_name(epoch), draw(epoch)))
+                stored = StoredPlan(spec, rows, tuple(infos))
+                folder.write(PLAN_FILE, plan_json(stored, fingerprint, split))
+            except OSError:
+                with contextlib.suppress(OSError):
+                    _remove_unlisted(folder, _epochs_there(folder, fingerprint, split, rows))
+                    _remove_unfinished(plans)
+                raise
     return stored
 
 
 def _epochs_there(folder: Folder, fingerprint: str, split: str, rows: int) -> list[EpochInfo]:
     try:
-        data = folder.read(PLAN_FILE, MAX_PLAN_BYTES)
+        return list(read_plan(folder, fingerprint, split, rows).epochs)
     except FileNotFoundError:
         return []
-    return list(parse_plan(data, folder.path / PLAN_FILE, fingerprint, split, rows).epochs)
 
 
-def _remove_debris(folder: Folder) -> None:
-    """Remove what a killed process left of files it was writing."""
-    for name in folder.names():
-        if name.startswith("."):
+def _remove_unfinished(plans: Folder) -> None:
+    """Remove plans without a plan.json, while no other process writes any."""
+    for name in filter(_PLAN_ID.fullmatch, plans.names()):
+        if not plans.is_file(f"{name}/{PLAN_FILE}"):
+            plans.remove(name)
+
+
+def _remove_unlisted(folder: Folder, infos: list[EpochInfo]) -> None:
+    """Remove the epochs that plan.json does not list, and unfinished files."""
+    listed = {info.file for info in infos}
+    for name in [*folder.leftovers(), *filter(_EPOCH.fullmatch, folder.names())]:
+        if name not in listed:
             folder.remove(name)
 
 

@@ -10,20 +10,16 @@ The next build removes what a killed one left: while it holds the lock, nobody e
 """
 
 import contextlib
-import ctypes
-import errno
-import os
 import re
 import secrets
-import shutil
-import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from ..common.files import storage_errors, sync, sync_tree
+from ..common.files import storage_errors
+from ..common.folder import Folder
 from ..common.locks import locked
-from ..errors import InputError
+from ..errors import InputError, LengthwiseError
 from ..format.manifest import MANIFEST
 
 
@@ -45,32 +41,41 @@ def building(target: Path, waiting: Callable[[str], object] | None = None) -> It
 
     with contextlib.ExitStack() as stack:
         with storage_errors(target.parent):
-            target.parent.mkdir(parents=True, exist_ok=True)
+            parent = stack.enter_context(Folder.make(target.parent))
             if stack.enter_context(locked(_lock_file(target), announce)):
-                _restore(target)
-                for path in _debris(target):
-                    _discard(path)
+                _restore(parent, target.name)
+                for name in _debris(parent, target.name):
+                    _discard(parent, name)
         yield
 
 
+def remove_leftovers(target: Path) -> None:
+    """Remove what killed builds of `target` left beside it, unless another process is building it."""
+    with contextlib.suppress(OSError, LengthwiseError), Folder.open(target.parent) as parent:
+        if _debris(parent, target.name):
+            with locked(_lock_file(target)) as held:
+                for name in _debris(parent, target.name) if held else ():
+                    _discard(parent, name)
+
+
 @contextlib.contextmanager
-def staging(target: Path) -> Iterator[Path]:
-    """A new empty folder beside `target`, removed unless it was renamed away. Use it inside `building`.
+def staging(target: Path) -> Iterator[Folder]:
+    """A new empty folder beside `target`, removed unless it was published. Use it inside `building`.
 
     Raises:
         StorageError: it cannot be made.
     """
-    folder = _beside(target, "building")
-    with storage_errors(target.parent):
-        folder.mkdir(parents=True)
-    try:
+    with contextlib.ExitStack() as stack:
+        with storage_errors(target.parent):
+            parent = stack.enter_context(Folder.make(target.parent))
+            name = _beside(target.name, "building")
+            stack.callback(_discard, parent, name)
+            folder = stack.enter_context(parent.folder(name, make=True))
         yield folder
-    finally:
-        _discard(folder)
 
 
-def publish(folder: Path, target: Path) -> None:
-    """Rename a finished folder to `target`. A cache that was there is removed; who has it mapped keeps it whole.
+def publish(folder: Folder, target: Path) -> None:
+    """Rename a finished folder of `staging` to `target`. Who has the cache that was there open keeps it whole.
 
     Where the system can exchange two folders (Linux), there is a complete cache at `target` at every moment.
 
@@ -78,17 +83,16 @@ def publish(folder: Path, target: Path) -> None:
         InputError: `target` exists and is not a cache.
         StorageError: the file system refuses; what was at `target` is still there.
     """
-    with storage_errors(target):
-        sync_tree(folder)
-        if not os.path.lexists(target):
-            folder.rename(target)
-            sync(target.parent)
+    staged, name = folder.path.name, target.name
+    with storage_errors(target), Folder.open(target.parent) as parent:
+        folder.sync_tree()
+        if parent.stat(name) is None:
+            parent.rename(staged, name)
             return
         if not (target / MANIFEST).exists() and not (target.is_dir() and not any(target.iterdir())):
             raise InputError(f"{target} exists and is not a cache; move it away, or choose another name")
-        old = folder if _exchange(folder, target) else _replace(folder, target)
-        sync(target.parent)
-    _discard(old)
+        if not parent.exchange(staged, name):
+            _replace(parent, staged, name)
 
 
 def recover(target: Path, patience_s: float = 1.0) -> bool:
@@ -98,11 +102,11 @@ def recover(target: Path, patience_s: float = 1.0) -> bool:
         Whether there is something at `target` now.
     """
     end = time.monotonic() + patience_s
-    with contextlib.suppress(OSError):
-        while not target.exists() and _debris(target, "replaced"):
+    with contextlib.suppress(OSError), Folder.open(target.parent) as parent:
+        while not target.exists() and _debris(parent, target.name, "replaced"):
             with locked(_lock_file(target)) as held:
                 if held:
-                    _restore(target)
+                    _restore(parent, target.name)
                     break
             if time.monotonic() > end:
                 break
@@ -114,51 +118,35 @@ def _lock_file(target: Path) -> Path:
     return target.parent / f".{target.name}.lock"
 
 
-def _beside(target: Path, kind: str) -> Path:
-    return target.parent / f".{target.name}.{kind}-{secrets.token_hex(4)}"
+def _beside(name: str, kind: str) -> str:
+    return f".{name}.{kind}-{secrets.token_hex(4)}"
 
 
-def _debris(target: Path, kind: str = "building|replaced") -> list[Path]:
-    pattern = re.compile(rf"\.{re.escape(target.name)}\.({kind})-[0-9a-f]{{8}}")
-    return sorted(path for path in target.parent.iterdir() if pattern.fullmatch(path.name))
+def _debris(parent: Folder, name: str, kind: str = "building|replaced") -> list[str]:
+    pattern = re.compile(rf"\.{re.escape(name)}\.({kind})-[0-9a-f]{{8}}")
+    return [found for found in parent.names() if pattern.fullmatch(found)]
 
 
-def _restore(target: Path) -> None:
-    for path in _debris(target, "replaced"):
-        if not os.path.lexists(target) and (path / target.name / MANIFEST).exists():
-            (path / target.name).rename(target)
+def _restore(parent: Folder, name: str) -> None:
+    for aside in _debris(parent, name, "replaced"):
+        if parent.stat(name) is None and parent.is_file(f"{aside}/{name}/{MANIFEST}"):
+            parent.rename(f"{aside}/{name}", name)
 
 
-def _discard(path: Path) -> None:
-    if path.is_symlink():
-        path.unlink()
-    else:
-        shutil.rmtree(path, ignore_errors=True)
+def _discard(parent: Folder, name: str) -> None:
+    with contextlib.suppress(OSError):
+        parent.remove(name)
 
 
-def _exchange(one: Path, two: Path) -> bool:
-    """Exchange two folders in one atomic step; False where the system or the file system cannot."""
-    renameat2 = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None) if sys.platform == "linux" else None
-    if renameat2 is None:
-        return False
-    at_working_folder, rename_exchange = -100, 2
-    if renameat2(at_working_folder, os.fsencode(one), at_working_folder, os.fsencode(two), rename_exchange) == 0:
-        return True
-    code = ctypes.get_errno()
-    if code in (errno.ENOSYS, errno.EINVAL, errno.ENOTSUP):
-        return False
-    raise OSError(code, os.strerror(code), str(two))
-
-
-def _replace(folder: Path, target: Path) -> Path:
+def _replace(parent: Folder, folder: str, name: str) -> None:
     """Replace a folder by two renames; if killed between them, `recover` or the next `building` undoes the first."""
-    aside = _beside(target, "replaced")
-    aside.mkdir()
-    target.rename(aside / target.name)
+    aside = _beside(name, "replaced")
+    parent.folder(aside, make=True).close()
+    parent.rename(name, f"{aside}/{name}")
     try:
-        folder.rename(target)
+        parent.rename(folder, name)
     except OSError:
-        (aside / target.name).rename(target)
-        aside.rmdir()
+        parent.rename(f"{aside}/{name}", name)
+        _discard(parent, aside)
         raise
-    return aside
+    _discard(parent, aside)

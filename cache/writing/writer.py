@@ -1,17 +1,20 @@
-"""Writing a cache's shards and its manifest; how they get into place is in `publishing`."""
+"""Writing a cache's shards and its manifest; `publishing` renames the finished folder."""
 
+import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
 from ..common.arrays import Array
 from ..common.files import storage_errors
+from ..common.folder import Folder
 from ..errors import InputError
-from ..format.files import file_info
+from ..format.files import FileInfo, open_file_info
 from ..format.manifest import (
     MANIFEST,
     MAX_MANIFEST_BYTES,
+    TOKENIZER,
     Manifest,
     ShardInfo,
     shard_name,
@@ -42,11 +45,13 @@ class ShardColumns:
     first_lengths: Array | None = None
 
 
-def write_shard(folder: Path, split: str, index: int, columns: ShardColumns, task: Task = CLASSIFICATION) -> ShardInfo:
+def write_shard(
+    folder: Folder, split: str, index: int, columns: ShardColumns, task: Task = CLASSIFICATION
+) -> ShardInfo:
     """Write one shard of a cache under construction.
 
     Args:
-        folder: the cache's (staging) folder.
+        folder: the folder of the cache.
         split: the split's name.
         index: the shard's number, from 0.
         columns: its rows.
@@ -63,27 +68,37 @@ def write_shard(folder: Path, split: str, index: int, columns: ShardColumns, tas
     dtypes = {name: DTYPES[kind] for name, (kind, _) in expected.items()} | {"input_ids": input_ids.dtype}
     tensors = {name: np.ascontiguousarray(contents[name], dtype) for name, dtype in dtypes.items()}
     file_name = shard_name(split, index)
-    path = folder / file_name
-    with storage_errors(path):
-        path.parent.mkdir(exist_ok=True)
-        with path.open("xb") as file:
+    with storage_errors(folder.path / file_name):
+        folder.folder(split, make=True).close()
+        with folder.create(file_name, durable=False) as file:
             write_safetensors(file, {name: Tensor.of(array) for name, array in tensors.items()})
-        info = file_info(path)
+        with folder.open_file(file_name) as written:
+            info = open_file_info(file_name, written)
     return ShardInfo(file_name, info.bytes, info.sha256, rows=len(lengths), tokens=len(input_ids))
 
 
-def write_manifest(folder: Path, manifest: Manifest) -> None:
+def write_tokenizer(folder: Folder, files: Mapping[str, bytes]) -> tuple[FileInfo, ...]:
+    """Write the files of the tokenizer, by name; returns what the manifest says of them."""
+    with storage_errors(folder.path / TOKENIZER), folder.folder(TOKENIZER, make=True) as target:
+        for name, content in files.items():
+            with target.create(name, durable=False) as file:
+                file.write(content)
+    return tuple(
+        FileInfo(name, len(content), hashlib.sha256(content).hexdigest()) for name, content in sorted(files.items())
+    )
+
+
+def write_manifest(folder: Folder, manifest: Manifest) -> None:
     """Write the manifest, the last file of a cache.
 
     Raises:
         InputError: it is larger than a reader would accept.
     """
-    path = folder / MANIFEST
     data = manifest.to_bytes()
     if len(data) > MAX_MANIFEST_BYTES:
         raise InputError(
             f"the manifest of {manifest.name} would be {len(data):,} bytes, but at most {MAX_MANIFEST_BYTES:,} are "
             f"read back; its {len(manifest.task.label_names):,} label names take most of it"
         )
-    with storage_errors(path):
-        path.write_bytes(data)
+    with storage_errors(folder.path / MANIFEST):
+        folder.write(MANIFEST, data)

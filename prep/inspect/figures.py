@@ -10,7 +10,7 @@ from cache.common.drawing import Figure, Key, Palette, Panel, clip
 from cache.format.manifest import SplitInfo
 from cache.plans.costs import PlanCost
 
-from .figures_data import Envelope, Order, PlanView, Truncation, rows_at_limit, truncations
+from .figures_data import Envelope, Order, PlanView, Truncation, rows_at_limit
 from .summary import RANKS
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ MOST_CLASSES = 12
 """Classes drawn; of more, the largest."""
 
 DRAWN = ("fixed", "dynamic", "smart", "tight")
-"""Strategies of which batches and widths are drawn side by side."""
+"""Strategies whose batches are drawn side by side."""
 
 TOKEN_KEYS = (Key("real tokens", "blue"), Key("padding", "amber"))
 
@@ -40,7 +40,7 @@ def overhead(cost: PlanCost) -> str:
 
 def batches(views: Sequence[PlanView], max_length: int) -> Figure:
     """The first batches of each strategy, row by row, on one scale."""
-    drawn = _side_by_side(views)
+    drawn = [view for view in views if view.strategy in DRAWN][: len(DRAWN)]
     most = max(sum(batch.rows + 1 for batch in view.first) for view in drawn)
     panels = tuple(
         Panel(
@@ -62,10 +62,6 @@ def batches(views: Sequence[PlanView], max_length: int) -> Figure:
         "has tokens, all on one scale. Padding overhead is padding against real tokens, over the whole epoch."
     )
     return Figure("batches", title, caption, panels, columns=4, keys=TOKEN_KEYS)
-
-
-def _side_by_side(views: Sequence[PlanView]) -> list[PlanView]:
-    return [view for view in views if view.strategy in DRAWN][: len(DRAWN)]
 
 
 def _draw_batches(view: PlanView, max_length: int, most: int, axes: "Axes", colors: Palette) -> None:
@@ -138,7 +134,7 @@ def _name_bars(axes: "Axes", names: Sequence[str], colors: Palette) -> None:
     axes.grid(False)
 
 
-# --- lengths and widths
+# --- lengths
 
 
 def lengths(source: Order, sorted_rows: Order, max_length: int) -> Figure:
@@ -147,7 +143,7 @@ def lengths(source: Order, sorted_rows: Order, max_length: int) -> Figure:
     panels = tuple(
         Panel(
             heading,
-            partial(_draw_envelope, order.envelope, max_length, "row"),
+            partial(_draw_envelope, order.envelope, max_length),
             f"{heading}: row lengths, mean step between neighbors {order.jump:.3g} tokens",
         )
         for heading, order in headings.items()
@@ -164,37 +160,13 @@ def _tokens(value: float) -> str:
     return f"{value:,.0f} tokens" if value >= 10 else f"{value:.2g} tokens"
 
 
-def widths(views: Sequence[PlanView], max_length: int) -> Figure:
-    """How wide batches are from step to step."""
-    drawn = _side_by_side(views)
-    panels = tuple(
-        Panel(
-            view.strategy,
-            partial(_draw_envelope, view.widths, max_length, "step"),
-            f"{view.strategy}: batch widths through an epoch",
-            width=220,
-            height=190,
-        )
-        for view in drawn
-    )
-    smart = drawn[2].mean_widths
-    title = (
-        f"Short and long batches stay mixed: in each tenth of a smart epoch the mean width lies between "
-        f"{min(smart):,.0f} and {max(smart):,.0f} tokens"
-    )
-    caption = (
-        "Widths of the batches of an epoch, step by step: narrowest to widest (light), middle half (dark), median."
-    )
-    return Figure("widths", title, caption, panels, columns=4)
-
-
-def _draw_envelope(shape: Envelope, max_length: int, x_label: str, axes: "Axes", colors: Palette) -> None:
+def _draw_envelope(shape: Envelope, max_length: int, axes: "Axes", colors: Palette) -> None:
     low, quarter, median, three_quarters, high = shape.quantiles
     blue = colors["blue"]
     axes.fill_between(shape.position, low, high, color=blue, alpha=0.25, linewidth=0)
     axes.fill_between(shape.position, quarter, three_quarters, color=blue, alpha=0.4, linewidth=0)
     axes.plot(shape.position, median, color=blue, linewidth=1.4, clip_on=False)
-    axes.set(xlim=(0, shape.end), ylim=(0, max_length), xlabel=x_label, ylabel="tokens")
+    axes.set(xlim=(0, shape.end), ylim=(0, max_length), xlabel="row", ylabel="tokens")
     axes.locator_params("x", nbins=4)
 
 
@@ -213,47 +185,21 @@ def histogram(info: SplitInfo, max_length: int, cuts: Sequence[Truncation]) -> F
     if cuts:
         cut = cuts[len(cuts) // 2]
         title += f"; at {cut.max_length:,} it would be {share(cut.rows_cut, info.rows)}"
-    caption = (
-        "Left: rows by length. Right: what a smaller max length would do to the rows as they are in this cache, "
-        "which does not say how long its rows were before they were cut."
-    )
-    panels = (
-        Panel("Rows by length", partial(_draw_histogram, info, max_length)),
-        Panel("If rows were cut shorter", partial(_draw_truncation, info, max_length)),
-    )
-    return Figure("truncation", title, caption, panels)
+    caption = "Rows as the cache holds them; how long they were before they were cut is not recorded."
+    panel = Panel("Rows by length", partial(_draw_histogram, info, max_length))
+    return Figure("truncation", title, caption, (panel,), columns=1)
 
 
 def _draw_histogram(info: SplitInfo, max_length: int, axes: "Axes", colors: Palette) -> None:
     """Rows below the limit in equal bins of lengths; those at the limit in a bar of their own."""
-    counts, at_limit, step = np.array(info.length_histogram), rows_at_limit(info, max_length), -(-max_length // 50)
-    bins = np.append(np.arange(0, max_length, step), max_length)
-    heights, edges = np.histogram(np.arange(len(counts)), bins, weights=counts)
-    heights[-1] -= at_limit  # the last bin has both its ends
-    axes.bar(edges[:-1], heights, np.diff(edges) * 0.86, align="edge", color=colors["blue"])
+    below, at_limit, step = info.length_histogram[:max_length], rows_at_limit(info, max_length), -(-max_length // 50)
+    bins = [*range(0, max_length, step), max_length]
+    axes.hist(range(len(below)), bins, weights=below, rwidth=0.86, color=colors["blue"])
     if at_limit:
         axes.bar(max_length, at_limit, step, align="edge", color=colors["vermilion"])
         label, end = f"{at_limit:,} rows of {max_length:,}", (max_length, at_limit)
         axes.annotate(label, end, (-6, 0), textcoords="offset points", ha="right", va="top", color=colors["ink"])
     axes.set(xlim=(0, max_length + step), xlabel="length, tokens", ylabel="rows" + f" per {step} tokens" * (step > 1))
-
-
-def _draw_truncation(info: SplitInfo, max_length: int, axes: "Axes", colors: Palette) -> None:
-    from matplotlib.ticker import PercentFormatter
-
-    limits = np.unique(np.linspace(1, max_length, 120).astype(int))
-    cuts = truncations(info, max_length, limits.tolist())
-    rows = [cut.rows_cut / max(info.rows, 1) for cut in cuts[:-1] or cuts]  # how many the limit itself cut is unknown
-    tokens = [cut.tokens / max(info.tokens, 1) for cut in cuts]
-    for values, color, name, side in (
-        (tokens, "blue", "tokens kept", "bottom"),
-        (rows, "vermilion", "rows cut", "top"),
-    ):
-        axes.plot(limits[: len(values)], values, color=colors[color], linewidth=2)
-        end = (max_length, values[-1])
-        axes.annotate(name, end, (6, 0), textcoords="offset points", va=side, color=colors[color])
-    axes.set(xlim=(0, max_length), ylim=(0, 1.02), xlabel="max length, tokens")
-    axes.yaxis.set_major_formatter(PercentFormatter(1))
 
 
 def classes(counts: Sequence[int], names: Sequence[str], what: str = "rows") -> Figure:

@@ -19,9 +19,6 @@ from .summary import RANKS, TokenRow, table_specs
 BINS = 200
 """Most bins of a sequence that is drawn."""
 
-WIDTH_BINS = 48
-"""The same for widths, whose panels are narrow."""
-
 FIRST_BATCHES = 24
 """Batches that are drawn row by row."""
 
@@ -31,7 +28,7 @@ MOST_STEPS = 16
 
 @dataclass(frozen=True)
 class Envelope:
-    """Values along a sequence of N, in B bins of neighbours.
+    """Values along a sequence of N, in B bins of neighbors.
 
     Attributes:
         position: (B,) the middle of each bin, in 0..end.
@@ -55,15 +52,10 @@ class DrawnBatch:
 
 @dataclass(frozen=True)
 class PlanView:
-    """One plan's first epoch: its line of the token table, its first batches, its widths from step to step.
-
-    `mean_widths` has the mean width of each tenth of the epoch, tokens.
-    """
+    """One plan's first epoch: its line of the token table, and its first batches."""
 
     row: TokenRow
     first: tuple[DrawnBatch, ...]
-    widths: Envelope
-    mean_widths: tuple[float, ...]
 
     @property
     def strategy(self) -> str:
@@ -106,15 +98,7 @@ def plan_views(split: Split) -> list[PlanView]:
         plan = split.plan(spec, 0)
         cost = plan_cost(plan, lengths, RANKS, own_width=spec.strategy != "fixed")
         epochs = len(stored[spec].epochs) if spec in stored else 0
-        tenths = [part for part in np.array_split(plan.widths, 10) if len(part)]
-        views.append(
-            PlanView(
-                TokenRow(spec, epochs, cost),
-                _first_batches(plan, lengths),
-                envelope(plan.widths, WIDTH_BINS),
-                tuple(float(part.mean()) for part in tenths),
-            )
-        )
+        views.append(PlanView(TokenRow(spec, epochs, cost), _first_batches(plan, lengths)))
     return views
 
 

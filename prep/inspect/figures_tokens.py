@@ -77,19 +77,9 @@ def _marks(names: list[str], special: list[bool]) -> list[str]:
 
 
 def _shown(name: str, byte_level: bool) -> str:
+    """A token's text, without the mark of a word's start; of byte-level vocabularies decoded where it is whole."""
+    from tokenizers.decoders import ByteLevel
+
     text = name[1:] if name.startswith(WORD_STARTS) and len(name) > 1 else name
-    if not byte_level:
-        return text
-    decoded = bytes(BYTES.get(c, ord(c) if c.isascii() else 0xFF) for c in text).decode(errors="replace")
-    return text if "�" in decoded else decoded
-
-
-def _byte_letters() -> dict[str, int]:
-    """The letters that byte-level vocabularies write for bytes outside ASCII's printable ones."""
-    printable = [*range(ord("!"), ord("~") + 1), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
-    others = [byte for byte in range(256) if byte not in printable]
-    letters = {chr(byte): byte for byte in printable if byte > 0x7F}
-    return letters | {chr(256 + index): byte for index, byte in enumerate(others)}
-
-
-BYTES = _byte_letters()
+    decoded = ByteLevel().decode([text]) if byte_level else text
+    return text if "\ufffd" in decoded else decoded

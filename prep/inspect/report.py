@@ -71,7 +71,6 @@ def make_report(cache: Cache, split_name: str | None = None) -> Report:
         figures.costs(views, split.default_spec().id),
         figures.lengths(row_order(split.lengths[np.argsort(split.source_rows)]), row_order(split.lengths), limit),
         figures.histogram(split.info, limit, cuts),
-        figures.widths(views, limit),
     ]
     if "classification" in manifest.task.kind:
         what = "labelled tokens" if manifest.task.per_token else "rows"
@@ -107,7 +106,6 @@ def report_page(report: Report) -> str:
         tables={
             "costs": cost_table(report.views),
             "truncation": truncation_table(report),
-            "classes": splits_table(report.cache),
         },
         samples=marked_rows(split),
         rows=f"{split.info.rows:,}",
@@ -151,13 +149,3 @@ def truncation_table(report: Report) -> Table:
     share = f"up to {figures.share(at_limit, info.rows)}" if at_limit else figures.share(0, 1)
     rows.append([f"{limit:,} (now)", share, f"{at_limit:,}", f"{info.tokens:,}", ""])
     return ("max length", "share cut", "rows cut", "real tokens left", "saved"), rows
-
-
-def splits_table(cache: Cache) -> Table:
-    """Rows, tokens and lengths of each split."""
-    infos = cache.manifest.splits
-    rows = [
-        [name, f"{info.rows:,}", f"{info.tokens:,}", f"{info.shortest:,}", f"{info.longest:,}"]
-        for name, info in infos.items()
-    ]
-    return ("split", "rows", "real tokens", "shortest", "longest"), rows

@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING
 
 from cache.errors import InputError
 
+from .diagnose import open_regular
+
 if TYPE_CHECKING:
     import pyarrow as pa
 
@@ -74,5 +76,5 @@ def _sentences(path: Path) -> Iterator[list[list[str]]]:
 def _open(path: Path) -> io.TextIOWrapper:
     import pyarrow as pa
 
-    data = pa.input_stream(str(path), compression="gzip" if path.suffix.lower() == ".gz" else None)
+    data = pa.input_stream(open_regular(path), compression="gzip" if path.suffix.lower() == ".gz" else None)
     return io.TextIOWrapper(data, encoding="utf-8-sig", newline="\n")

@@ -1,6 +1,6 @@
-"""Why a file cannot be read: pyarrow's complaints, with the place in the file and what to do added.
+"""Open source files, and explain why one cannot be read: pyarrow's complaint, the row or byte, and what to do.
 
-All of this runs only once reading has failed, so it may take its time.
+Explaining runs only once reading has failed, so it may take its time.
 """
 
 import codecs
@@ -8,15 +8,26 @@ import contextlib
 import csv
 import gzip
 import json
+import os
+import stat
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, cast
+from typing import IO, BinaryIO, cast
 
 from cache.errors import InputError
 
 BINARY = {".arrow", ".parquet"}
 """Endings of files that hold no text."""
 UTF16_MARKS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+
+
+def open_regular(path: Path) -> BinaryIO:
+    """Open a file; a pipe or device, which could block or never end, is an `InputError`."""
+    handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    if not stat.S_ISREG(os.fstat(handle).st_mode):
+        os.close(handle)
+        raise InputError(f"cannot read {path}: it is a folder, pipe or device, expected a file")
+    return os.fdopen(handle, "rb")
 
 
 @contextlib.contextmanager
@@ -41,7 +52,7 @@ def _reason(path: Path, error: Exception) -> str:
     if isinstance(error, OSError) and error.strerror:
         return f"cannot read {path}: {error.strerror}"
     endings = [suffix.lower() for suffix in path.suffixes]
-    with contextlib.suppress(OSError, EOFError):  # a gz file may be broken itself
+    with contextlib.suppress(OSError, EOFError, MemoryError):  # a gz file may be broken itself, a row too long
         if not BINARY.intersection(endings):
             position = first_invalid_byte(path)
             if position is not None:
@@ -54,7 +65,8 @@ def _reason(path: Path, error: Exception) -> str:
 
 
 def _open(path: Path) -> IO[bytes]:
-    return cast(IO[bytes], gzip.open(path)) if path.suffix.lower() == ".gz" else path.open("rb")
+    file = open_regular(path)
+    return cast(IO[bytes], gzip.GzipFile(fileobj=file)) if path.suffix.lower() == ".gz" else file
 
 
 def first_invalid_byte(path: Path) -> int | None:

@@ -1,7 +1,7 @@
 """Local files as streams of columns: csv, tsv, jsonl, parquet, conll, folders of text files. Reading is pyarrow's.
 
 A stream yields Arrow record batches with the columns `text`, `text_pair` where there are pairs, and `label`, so that a
-corpus of any size passes through in pieces. Files that fit comfortably are read whole, which uses every core.
+corpus of any size passes through in pieces. Files are read in a forked process, see `prep.sources.forked`.
 
 A stream notes what its files look like when it is made, and refuses them if they look otherwise once they were read:
 make it first, then hash the files.
@@ -17,10 +17,11 @@ import numpy as np
 
 from cache.errors import InputError
 
-from ..columns import LABEL, LABELS, PAIR, TEXT, Stream, distinct, is_list, kept
+from ..columns import LABEL, LABELS, PAIR, TEXT, Stream, distinct, is_list, kept, plain
 from .conll import conll_names, read_conll
 from .corpus import Columns
-from .diagnose import not_utf8, reading
+from .diagnose import not_utf8, open_regular, reading
+from .forked import BATCH_BYTES, BATCH_ROWS, Forked
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -35,14 +36,14 @@ FORMATS = {
     ".conll": "conll",
 }
 
-WHOLE_BYTES = 256 << 20
-"""csv files up to this size are read in one piece."""
-BLOCK_BYTES = (16 << 20, 128 << 20, 1 << 30)
-"""Files are parsed in blocks of this many bytes; where a row is longer than a block, in blocks of the next size."""
-HEAD_BYTES = (256 << 10, *BLOCK_BYTES)
+BLOCK_BYTES = 16 << 20
+"""Files are parsed in blocks of this many bytes; where a row is longer, in blocks of the longest row allowed."""
+HEAD_BYTES = 256 << 10
 """Likewise for a look at the columns."""
-BATCH_ROWS = 1 << 14
-"""Rows of a record batch of a parquet file, fewer where they are long."""
+ROW_SHARE = 8
+"""A row, or the text of a file, may take an eighth of the memory."""
+MAX_ROW_BYTES = 1 << 30
+"""And no more than this, for pyarrow counts in 32 bits."""
 
 
 def format_of(path: Path) -> str | None:
@@ -55,27 +56,34 @@ def format_of(path: Path) -> str | None:
     return FORMATS.get(suffixes[-1]) if suffixes else None
 
 
-def column_names(path: Path) -> list[str]:
+def longest_row(memory_bytes: int) -> int:
+    """Bytes of the longest row that is read."""
+    return min(memory_bytes // ROW_SHARE, MAX_ROW_BYTES)
+
+
+def column_names(path: Path, forked: Forked) -> list[str]:
     """The columns of a table file.
 
     Raises:
         InputError: the file cannot be read as what its ending says.
     """
-    with reading(path):
-        return _names(path)
+    names: list[str] = forked.call(path, _names, path, longest_row(forked.memory_bytes))
+    return names
 
 
-def holds_words(path: Path, column: str) -> bool:
+def holds_words(path: Path, column: str, forked: Forked) -> bool:
     """Whether a column of a table file holds lists, such as the words of a text, by its schema or first value."""
+    return bool(forked.call(path, _holds_words, path, column))
+
+
+def _holds_words(path: Path, column: str) -> bool:
     kind = format_of(path)
     with reading(path):
         if kind == "json":
             values = [value for value in _json_head(path).get(column, []) if value is not None]
             return bool(values) and isinstance(values[0], list)
         if kind == "parquet":
-            import pyarrow.parquet
-
-            return is_list(pyarrow.parquet.read_schema(path).field(column).type)
+            return is_list(_parquet_schema(path).field(column).type)
     return kind == "conll"
 
 
@@ -91,25 +99,32 @@ def named(batch: "pa.RecordBatch", columns: Columns) -> "pa.RecordBatch":
     return pa.RecordBatch.from_arrays([*texts, classes], [*names, LABELS])
 
 
-def table_stream(paths: Sequence[Path], columns: Columns, where: tuple[str, str] | None = None) -> Stream:
+def table_stream(
+    paths: Sequence[Path], columns: Columns, forked: Forked, where: tuple[str, str] | None = None
+) -> Stream:
     """Some columns of table files, one file after the other; `where` = (column, value) keeps the rows that have it."""
-    wanted = list(dict.fromkeys([*columns.names, *([where[0]] if where else [])]))
     check = watch(paths)
 
     def batches() -> Iterator["pa.RecordBatch"]:
-
         for path in paths:
-            with reading(path):
-                for batch in _read(path, wanted, len(columns.texts)):
-                    if where:
-                        values, codes = distinct(batch.column(where[0]))
-                        batch = kept(batch, np.array([value == where[1] for value in values], bool)[codes])
-                    chosen = named(batch, columns)
-                    chosen.validate(full=True)  # not all readers look whether text is UTF-8
-                    yield chosen
+            yield from forked.stream(path, _read_table, path, columns, where, longest_row(forked.memory_bytes))
         check()
 
     return batches
+
+
+def _read_table(
+    path: Path, columns: Columns, where: tuple[str, str] | None, row_bytes: int
+) -> Iterator["pa.RecordBatch"]:
+    wanted = list(dict.fromkeys([*columns.names, *([where[0]] if where else [])]))
+    with reading(path):
+        for batch in _read(path, wanted, len(columns.texts), row_bytes):
+            if where:
+                values, codes = distinct(batch.column(where[0]))
+                batch = kept(batch, np.array([value == where[1] for value in values], bool)[codes])
+            chosen = named(plain(batch), columns)
+            chosen.validate(full=True)  # not all readers look whether text is UTF-8
+            yield chosen
 
 
 def watch(paths: Sequence[Path]) -> Callable[[], None]:
@@ -135,15 +150,16 @@ def _look(path: Path) -> tuple[int, int, int] | None:
 # --- tables
 
 
-def _read(path: Path, columns: list[str], texts: int) -> Iterator["pa.RecordBatch"]:
+def _read(path: Path, columns: list[str], texts: int, row_bytes: int) -> Iterator["pa.RecordBatch"]:
     """The columns of a file, the first `texts` of which are text."""
-    if format_of(path) in ("parquet", "conll"):
-        yield from (_read_parquet if format_of(path) == "parquet" else read_conll)(path, columns)
+    kind = format_of(path)
+    if kind in ("parquet", "conll"):
+        yield from (_read_parquet if kind == "parquet" else read_conll)(path, columns)
         return
     done = 0
-    for block_bytes in BLOCK_BYTES:
+    for block_bytes in _block_sizes(BLOCK_BYTES, row_bytes):
         skip = done
-        with _growing(block_bytes), _blocks(path, columns, texts, block_bytes) as blocks:
+        with _growing(path, block_bytes, row_bytes), _open(path, block_bytes, columns, texts) as blocks:
             for batch in blocks:
                 fresh = batch.slice(min(skip, batch.num_rows))
                 skip -= batch.num_rows - fresh.num_rows
@@ -152,91 +168,90 @@ def _read(path: Path, columns: list[str], texts: int) -> Iterator["pa.RecordBatc
             return
 
 
+def _block_sizes(first: int, row_bytes: int) -> list[int]:
+    return sorted({min(first, row_bytes), min(BLOCK_BYTES, row_bytes), row_bytes})
+
+
 @contextlib.contextmanager
-def _growing(block_bytes: int) -> Iterator[None]:
+def _growing(path: Path, block_bytes: int, row_bytes: int) -> Iterator[None]:
     """Let a row that is longer than a block pass as long as there is a larger size to try."""
     import pyarrow as pa
 
     try:
         yield
     except pa.ArrowInvalid as error:
-        if "straddling" not in str(error) or block_bytes == BLOCK_BYTES[-1]:
+        if "straddling" not in str(error):
             raise
+        if block_bytes == row_bytes:
+            raise InputError(
+                f"cannot read {path}: a row is longer than {row_bytes:,} bytes, the most for this --memory; close the "
+                "quote or end the line that is missing, or pass a larger --memory"
+            ) from error
 
 
-def _blocks(path: Path, columns: list[str], texts: int, block_bytes: int) -> Any:
-    """A context manager around the batches of a csv or json file."""
-    if format_of(path) == "json":
-        return _open_json(path, columns, block_bytes, texts)
-    if path.stat().st_size > WHOLE_BYTES or _compressed(path):
-        return _open_csv(path, columns, block_bytes)
-    import pyarrow.csv
-
-    return contextlib.nullcontext(pyarrow.csv.read_csv(path, **_csv_options(path, columns, block_bytes)).to_batches())
-
-
-def _names(path: Path) -> list[str]:
+def _names(path: Path, row_bytes: int) -> list[str]:
     kind = format_of(path)
-    if kind == "parquet":
-        import pyarrow.parquet
-
-        return list(pyarrow.parquet.read_schema(path).names)
-    if kind == "conll":
-        return conll_names(path)
-    head = _json_head(path) if kind == "json" else {}
-    if head:
-        return list(head)
-    for block_bytes in HEAD_BYTES:
-        with _growing(block_bytes):
-            first = _open_csv(path, None, block_bytes) if kind == "csv" else _open_json(path, None, block_bytes)
-            with first as reader:
+    with reading(path):
+        if kind == "parquet":
+            return list(_parquet_schema(path).names)
+        if kind == "conll":
+            return conll_names(path)
+        head = _json_head(path) if kind == "json" else {}
+        if head:
+            return list(head)
+        for block_bytes in _block_sizes(HEAD_BYTES, row_bytes):
+            with _growing(path, block_bytes, row_bytes), _open(path, block_bytes) as reader:
                 return list(reader.schema.names)
     raise AssertionError("the largest block either fits or raises")
+
+
+def _parquet_schema(path: Path) -> Any:
+    import pyarrow.parquet
+
+    return pyarrow.parquet.read_schema(open_regular(path))
 
 
 def _read_parquet(path: Path, columns: list[str]) -> Iterator["pa.RecordBatch"]:
     import pyarrow.parquet
 
-    with pyarrow.parquet.ParquetFile(path) as file:
+    with pyarrow.parquet.ParquetFile(open_regular(path)) as file:
         meta = file.metadata
         size = sum(meta.row_group(group).total_byte_size for group in range(meta.num_row_groups))
-        fitting = BLOCK_BYTES[0] * max(meta.num_rows, 1) // max(size, 1)
+        fitting = BATCH_BYTES * max(meta.num_rows, 1) // max(size, 1)
         yield from file.iter_batches(batch_size=min(max(fitting, 1), BATCH_ROWS), columns=columns)
-
-
-def _compressed(path: Path) -> bool:
-    return path.suffix.lower() == ".gz"
 
 
 def _input(path: Path) -> Any:
     import pyarrow as pa
 
-    return pa.input_stream(str(path), compression="gzip" if _compressed(path) else None)
+    return pa.input_stream(open_regular(path), compression="gzip" if path.suffix.lower() == ".gz" else None)
 
 
-def _open_csv(path: Path, columns: list[str] | None, block_bytes: int) -> Any:
-    import pyarrow.csv
+def _open(path: Path, block_bytes: int, columns: list[str] | None = None, texts: int = 0) -> Any:
+    """A context manager around the batches of a csv or json file."""
+    if format_of(path) == "json":
+        return _open_json(path, block_bytes, columns, texts)
+    return _open_csv(path, block_bytes, columns)
 
-    return pyarrow.csv.open_csv(_input(path), **_csv_options(path, columns, block_bytes))
 
-
-def _csv_options(path: Path, columns: list[str] | None, block_bytes: int) -> dict[str, Any]:
+def _open_csv(path: Path, block_bytes: int, columns: list[str] | None) -> Any:
     """Every column is read as text: types guessed from the first block would fail on a later one. Labels find their
     type in prep.labels.class_labels. An empty cell is missing; a quoted empty cell is an empty text."""
     import pyarrow as pa
     import pyarrow.csv
 
-    return {
-        "read_options": pyarrow.csv.ReadOptions(block_size=block_bytes),
-        "parse_options": pyarrow.csv.ParseOptions(newlines_in_values=True, delimiter=delimiter_of(path)),
-        "convert_options": pyarrow.csv.ConvertOptions(
+    return pyarrow.csv.open_csv(
+        _input(path),
+        read_options=pyarrow.csv.ReadOptions(block_size=block_bytes),
+        parse_options=pyarrow.csv.ParseOptions(newlines_in_values=True, delimiter=delimiter_of(path)),
+        convert_options=pyarrow.csv.ConvertOptions(
             column_types={name: pa.string() for name in columns or ()},
             include_columns=columns,
             null_values=[""],
             strings_can_be_null=True,
             quoted_strings_can_be_null=False,
         ),
-    }
+    )
 
 
 def delimiter_of(path: Path) -> str:
@@ -244,7 +259,7 @@ def delimiter_of(path: Path) -> str:
     return "\t" if ".tsv" in path.name.lower() else ","
 
 
-def _open_json(path: Path, columns: list[str] | None, block_bytes: int, texts: int = 0) -> Any:
+def _open_json(path: Path, block_bytes: int, columns: list[str] | None, texts: int) -> Any:
     """With `columns`, the first `texts` of which are text: other fields are passed over, whatever they hold, and text
     is text even where it looks like a date."""
     import pyarrow as pa
@@ -264,7 +279,7 @@ def _open_json(path: Path, columns: list[str] | None, block_bytes: int, texts: i
 def _json_head(path: Path) -> dict[str, list[Any]]:
     """The fields of the first objects of a file and their values, as far as they parse."""
     with _input(path) as file:
-        text = file.read(HEAD_BYTES[0]).decode("utf-8-sig", "replace").strip()
+        text = file.read(HEAD_BYTES).decode("utf-8-sig", "replace").strip()
     decoder, fields, position = json.JSONDecoder(), dict[str, list[Any]](), 0
     with contextlib.suppress(ValueError, AttributeError, RecursionError):  # the head's end, or what pyarrow will refuse
         while position < len(text):
@@ -296,26 +311,37 @@ def _json_type(values: list[Any], text: bool) -> Any:
 # --- folders of text files
 
 
-def text_files_stream(files: list[tuple[Path, str]], labelled: bool = True) -> Stream:
-    """One row a file: its text, and the label given with it where labels are wanted."""
+def text_files_stream(folder: Path, files: list[tuple[Path, str]], forked: Forked, labelled: bool = True) -> Stream:
+    """One row a file of a folder: its text, and the label given with it where labels are wanted."""
     check = watch([path for path, _ in files])
 
     def batches() -> Iterator["pa.RecordBatch"]:
-        import pyarrow as pa
-
-        for i in range(0, len(files), 4096):
-            part = files[i : i + 4096]
-            texts = [_text_of(path) for path, _ in part]
-            labels = {LABEL: [label for _, label in part]} if labelled else {}
-            yield pa.RecordBatch.from_pydict({TEXT: texts, **labels})
+        yield from forked.stream(folder, _read_texts, files, labelled, longest_row(forked.memory_bytes))
         check()
 
     return batches
 
 
-def _text_of(path: Path) -> str:
-    with reading(path):
-        data = path.read_bytes()
+def _read_texts(files: list[tuple[Path, str]], labelled: bool, row_bytes: int) -> Iterator["pa.RecordBatch"]:
+    import pyarrow as pa
+
+    texts: list[str] = []
+    labels: list[str] = []
+    size = 0
+    for number, (path, label) in enumerate(files, 1):
+        texts.append(_text_of(path, row_bytes))
+        labels.append(label)
+        size += len(texts[-1])
+        if size > BATCH_BYTES or len(texts) == BATCH_ROWS or number == len(files):
+            yield pa.RecordBatch.from_pydict({TEXT: texts, **({LABEL: labels} if labelled else {})})
+            texts, labels, size = [], [], 0
+
+
+def _text_of(path: Path, row_bytes: int) -> str:
+    with reading(path), open_regular(path) as file:
+        data = file.read(row_bytes + 1)
+    if len(data) > row_bytes:
+        raise InputError(f"cannot read {path}: larger than {row_bytes:,} bytes; split it, or pass a larger --memory")
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:

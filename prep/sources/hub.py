@@ -1,34 +1,42 @@
 """Datasets of the Hugging Face Hub, or of its local cache where the Hub cannot be reached."""
 
-import os
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from cache.common.hub import hub_reachable
 from cache.errors import InputError
 
 from .corpus import Columns, Source, cache_name, choose_columns, unread_labels
+from .forked import Forked
 from .presets import PRESETS
-from .tables import dataset_frame, frame_stream, holds_words, known_classes, split_hidden
+from .saved import arrow_frame
+from .tables import class_names, frame_stream, holds_words, known_classes, split_hidden
 
 
-def open_hub(argument: str, asked: Columns, wanted: tuple[str, ...] = ()) -> Source:
+def open_hub(argument: str, asked: Columns, forked: Forked, wanted: tuple[str, ...] = ()) -> Source:
     """Open a dataset.
 
     Args:
         argument: its id; `:config` may follow.
         asked: columns; the usual ones for those that are not named.
+        forked: reads the files.
         wanted: splits to take, in this order; none = all.
 
     Raises:
         InputError: it cannot be loaded, or a column is not there.
     """
-    if not hub_reachable():
-        os.environ["HF_HUB_OFFLINE"] = "1"  # its client would retry for half a minute
     dataset_id, _, config = argument.partition(":")
-    builder, data = _load(dataset_id, config or None)
-    frames = {split: dataset_frame(data[split]) for split in wanted or data if split in data}
+    # In a process of its own, for it changes settings of `datasets`; how much memory that may take is not ours to say.
+    found = Forked(1 << 40).call(Path(dataset_id), _prepare, dataset_id, config or None, not hub_reachable())
+    classes = class_names(found.features)
+    frames = {
+        split: arrow_frame(found.files[split], list(found.features), classes, forked)
+        for split in wanted or found.files
+        if split in found.files
+    }
     if not frames:
-        raise InputError(f"{dataset_id} has none of the splits {', '.join(wanted)}; it has {', '.join(data)}")
+        raise InputError(f"{dataset_id} has none of the splits {', '.join(wanted)}; it has {', '.join(found.files)}")
     names = next(iter(frames.values())).names
     columns = choose_columns(names, asked, dataset_id)
     frames, note = split_hidden(frames, columns)
@@ -38,8 +46,8 @@ def open_hub(argument: str, asked: Columns, wanted: tuple[str, ...] = ()) -> Sou
         identity={
             "kind": "hub",
             "dataset": dataset_id,
-            "config": builder.config.name,
-            "revision": str(builder.hash),
+            "config": found.config,
+            "revision": found.revision,
             "splits": list(frames),
             **columns.identity,
         },
@@ -52,15 +60,28 @@ def open_hub(argument: str, asked: Columns, wanted: tuple[str, ...] = ()) -> Sou
     )
 
 
-def _load(dataset_id: str, config: str | None) -> tuple[Any, Any]:
-    """The dataset's builder, and its splits by name."""
-    import datasets
+@dataclass(frozen=True)
+class Prepared:
+    """A dataset in the local cache of `datasets`: configuration, revision, features, Arrow files of each split."""
 
+    config: str
+    revision: str
+    features: dict[str, Any]
+    files: dict[str, list[Path]]
+
+
+def _prepare(dataset_id: str, config: str | None, offline: bool) -> Prepared:
+    """Download a dataset, or find it in the local cache. Runs in a forked process."""
+    import datasets
+    import huggingface_hub
+
+    if offline:  # the Hub's client would retry for half a minute
+        datasets.config.HF_HUB_OFFLINE = huggingface_hub.constants.HF_HUB_OFFLINE = True
     datasets.disable_progress_bars()
     try:
         builder = datasets.load_dataset_builder(dataset_id, config)
         builder.download_and_prepare()
-        return builder, builder.as_dataset()
+        splits = builder.as_dataset()
     except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
         reason = " ".join(str(error).split())[:400]
         raise InputError(
@@ -68,3 +89,6 @@ def _load(dataset_id: str, config: str | None) -> tuple[Any, Any]:
             f"configuration is given as {dataset_id}:NAME) and the connection, or give a local file. "
             f"Presets: {', '.join(PRESETS)}"
         ) from error
+    files = {split: [Path(file["filename"]) for file in rows.cache_files] for split, rows in splits.items()}
+    features = next(iter(splits.values())).features.to_dict() if splits else {}
+    return Prepared(builder.config.name, str(builder.hash), features, files)

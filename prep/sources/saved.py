@@ -1,23 +1,24 @@
-"""Folders that `datasets` has written with `save_to_disk`, read as the Arrow streams they hold; `datasets` is not
-needed."""
+"""Folders written by `save_to_disk` of `datasets`, read as the Arrow streams they hold, without `datasets`."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cache.errors import InputError
 
-from ..columns import Stream
+from ..columns import Stream, plain
 from .corpus import Columns, Source, check_split_name
-from .diagnose import reading
-from .files import BATCH_ROWS, watch
-from .tables import Frame, class_names, frames_source
+from .diagnose import open_regular, reading
+from .files import watch
+from .forked import BATCH_ROWS, Forked
+from .tables import Classes, Frame, class_names, frames_source
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
 DICT, INFO, STATE = "dataset_dict.json", "dataset_info.json", "state.json"
+MAX_JSON_BYTES = 64 << 20
 
 
 def is_saved(folder: Path) -> bool:
@@ -25,7 +26,7 @@ def is_saved(folder: Path) -> bool:
     return (folder / DICT).is_file() or ((folder / STATE).is_file() and (folder / INFO).is_file())
 
 
-def open_saved(argument: str, folder: Path, asked: Columns) -> Source:
+def open_saved(argument: str, folder: Path, asked: Columns, forked: Forked) -> Source:
     """Open such a folder; a lone `Dataset` is the split `train`.
 
     Raises:
@@ -39,37 +40,44 @@ def open_saved(argument: str, folder: Path, asked: Columns) -> Source:
             check_split_name(split, path)
     if not folders:
         raise InputError(f"{folder} holds no splits; save a dataset that has some")
-    frames = {split: _frame(path) for split, path in folders.items()}
+    frames = {split: _frame(path, forked) for split, path in folders.items()}
     return frames_source(argument, folder.resolve().name, frames, asked)
 
 
-def _frame(folder: Path) -> Frame:
+def _frame(folder: Path, forked: Forked) -> Frame:
     files = [folder / _file_name(folder, entry) for entry in _read(folder / STATE, "_data_files", list)]
     features = _read(folder / INFO, "features", dict)
+    return arrow_frame(files, list(features), class_names(features), forked)
+
+
+def arrow_frame(files: list[Path], names: list[str], classes: Mapping[str, Classes], forked: Forked) -> Frame:
+    """A split in Arrow stream files as `datasets` writes them: its columns, and the classes of those that have some."""
     check = watch(files)
 
     def select(names: list[str]) -> Stream:
         def batches() -> Iterator["pa.RecordBatch"]:
             for path in files:
-                with reading(path):
-                    yield from _batches(path, names)
+                yield from forked.stream(path, _batches, path, names)
             check()
 
         return batches
 
-    return Frame(list(features), select, class_names(features))
+    return Frame(names, select, classes)
 
 
 def _batches(path: Path, names: list[str]) -> Iterator["pa.RecordBatch"]:
     import pyarrow as pa
 
-    with pa.OSFile(str(path)) as file, pa.ipc.open_stream(file) as stream:  # a mapped file that shrinks is a SIGBUS
+    # Not mapped: a mapped file that shrinks is a SIGBUS.
+    with reading(path), open_regular(path) as file, pa.ipc.open_stream(file) as stream:
         missing = [name for name in names if name not in stream.schema.names]
         if missing:
             raise InputError(f"{path} has no column {missing[0]!r}, though {INFO} lists it; save the dataset again")
         for batch in stream:
             for start in range(0, batch.num_rows, BATCH_ROWS):
-                yield batch.select(names).slice(start, BATCH_ROWS)
+                part = batch.select(names).slice(start, BATCH_ROWS)
+                part.validate(full=True)
+                yield plain(part)
 
 
 def _file_name(folder: Path, entry: Any) -> str:
@@ -81,10 +89,10 @@ def _file_name(folder: Path, entry: Any) -> str:
 
 def _read(path: Path, key: str, kind: type[Any]) -> Any:
     """A value of a JSON file."""
-    with reading(path):
-        text = path.read_text("utf-8")
+    with reading(path), open_regular(path) as file:
+        text = file.read(MAX_JSON_BYTES + 1).decode("utf-8")
     try:
-        found = json.loads(text)[key]
+        found = json.loads(text)[key] if len(text) <= MAX_JSON_BYTES else None
     except (ValueError, KeyError, TypeError, RecursionError):
         found = None
     if not isinstance(found, kind):

@@ -14,10 +14,23 @@ import numpy as np
 
 from cache.errors import InputError
 
-from ..columns import LABEL, LABELS, PAIR, TEXT, Stream, check_filled, checked_texts, is_list, is_text, list_counts
+from ..columns import (
+    LABEL,
+    LABELS,
+    PAIR,
+    TEXT,
+    Stream,
+    check_filled,
+    checked_texts,
+    is_list,
+    is_text,
+    list_counts,
+    plain,
+)
 from ..labels.class_labels import Coded, code_batch
 from .corpus import Columns, Source, cache_name, choose_columns, unread_labels
-from .files import BATCH_ROWS, named
+from .files import named
+from .forked import BATCH_ROWS
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -132,9 +145,7 @@ def frame_stream(frame: Frame, columns: Columns, where: str) -> Stream:
 
     def batches() -> Iterator["pa.RecordBatch"]:
         for batch in selected():
-            batch = named(
-                pa.RecordBatch.from_arrays([_plain(held) for held in batch.columns], batch.schema.names), columns
-            )
+            batch = named(plain(batch), columns)
             try:
                 batch.validate(full=True)
             except pa.ArrowInvalid as error:
@@ -142,18 +153,6 @@ def frame_stream(frame: Frame, columns: Columns, where: str) -> Stream:
             yield batch
 
     return batches
-
-
-def _plain(column: "pa.Array") -> "pa.Array":
-    """A column in a type that all of pyarrow's functions know: no views, no numbers that stand for values."""
-    import pyarrow as pa
-
-    kind = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
-    if pa.types.is_string_view(kind):
-        kind = pa.large_string()
-    elif is_list(kind) and pa.types.is_string_view(kind.value_type):
-        kind = pa.large_list(pa.large_string())
-    return column if kind == column.type else pa.array(column.to_pylist(), kind)
 
 
 def frames_source(argument: str, name: str, frames: Mapping[str, Frame], asked: Columns) -> Source:

@@ -12,7 +12,6 @@ from cache import Batch, Cache, InputError, PlanSpec, Split, open_cache
 from cache.plans.costs import heaviest_step
 from cache.plans.spec import STRATEGIES
 from cache.reading.padding import gather_rows, row_mask
-from cache.writing.writer import write_manifest
 
 from ..helpers.caches import write_cache
 
@@ -23,7 +22,8 @@ SIDES = ("right", "left")
 def padded_on(cache: Cache, side: str) -> Cache:
     """The same cache with another padding side in its manifest."""
     tokenizer = dataclasses.replace(cache.manifest.tokenizer, padding_side=side)
-    write_manifest(cache.folder, dataclasses.replace(cache.manifest, tokenizer=tokenizer))
+    manifest = dataclasses.replace(cache.manifest, tokenizer=tokenizer)
+    (cache.folder / "manifest.json").write_bytes(manifest.to_bytes())
     return open_cache(cache.folder)
 
 

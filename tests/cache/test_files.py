@@ -29,7 +29,7 @@ def test_a_folder_without_a_manifest_is_no_cache(tmp_path: Path) -> None:
     refused(tmp_path, "without a manifest", "prep list", "prep build", kind=NotACacheError)
     refused(tmp_path / "none", "does not exist", kind=NotACacheError)
     (tmp_path / "file").touch()
-    refused(tmp_path / "file", "does not exist", kind=NotACacheError)
+    refused(tmp_path / "file", "is not a folder", kind=NotACacheError)
 
 
 def test_files_of_others_in_a_cache_are_fine(place: Path) -> None:
@@ -59,32 +59,30 @@ LISTED = [
         (lambda path: path.write_bytes(b""), "expected"),
         (lambda path: (path.unlink(), path.mkdir()), "is not a regular file"),
         (lambda path: (path.unlink(), os.mkfifo(path)), "is not a regular file"),
-        (lambda path: (path.unlink(), path.symlink_to("/dev/zero")), "is a link that leaves the cache"),
-        (lambda path: (path.rename(path.parents[3] / "moved"), path.symlink_to(path.parents[3] / "moved")), "leaves"),
+        (lambda path: (path.unlink(), path.symlink_to("/dev/zero")), "is a link"),
+        (
+            lambda path: (path.rename(path.parents[1] / "moved"), path.symlink_to(path.parents[1] / "moved")),
+            "is a link",
+        ),
+        (lambda path: (path.rename(path.with_name("moved")), path.symlink_to("moved")), "is a link"),
     ],
-    ids=["missing", "cut", "longer", "empty", "folder", "pipe", "device", "link"],
+    ids=["missing", "cut", "longer", "empty", "folder", "pipe", "device", "link", "link within"],
 )
 def test_a_file_that_is_not_as_listed_is_refused_at_opening(
     place: Path, name: str, damage: Callable[[Path], Any], says: str
 ) -> None:
-    if says == "leaves" and len(Path(name).parts) > 2:
-        name = LISTED[2]
     damage(place / name)
-    text = refused(place, str(place / name), REMEDY)
-    assert says in text or "link that leaves" in text
+    refused(place, str(place / name), says, REMEDY)
 
 
 @pytest.mark.parametrize("name", ["train", "tokenizer", "train/plans", "train/plans/smart-b8-s0"])
 def test_a_folder_that_is_a_link_out_of_the_cache_is_refused(place: Path, name: str) -> None:
     (place / name).rename(place.parent / "moved")
     (place / name).symlink_to(place.parent / "moved")
-    refused(place, "is a link that leaves the cache", REMEDY)
+    refused(place, "is a link, which is not followed", REMEDY)
 
 
-def test_a_cache_may_itself_be_reached_through_a_link_and_hold_links_within(place: Path) -> None:
-    shard = place / "train" / "shard-00000.safetensors"
-    shard.rename(place / "blob")
-    shard.symlink_to("../blob")
+def test_a_cache_may_itself_be_reached_through_a_link(place: Path) -> None:
     (place.parent / "link").symlink_to(place)
     assert read_everything(open_cache(place.parent / "link", verify=True))
 

@@ -10,12 +10,13 @@ import pytest
 import safetensors.numpy
 
 from cache import Cache, EpochPlan, PlanSpec, open_cache
+from cache.common.folder import Folder
 from cache.format.checksummed_json import seal
 from cache.format.files import FileInfo, file_info, sha256_file
 from cache.format.manifest import Manifest, SplitInfo, TokenizerInfo, fingerprint_of, shard_tensors
 from cache.format.tasks import Task
 from cache.writing.publishing import publish, staging
-from cache.writing.writer import ShardColumns, write_manifest, write_shard
+from cache.writing.writer import ShardColumns, write_manifest, write_shard, write_tokenizer
 
 TOKENIZER = b'{"version": "1.0", "model": {"type": "WordPiece"}}\n'
 SPEC = PlanSpec("smart", 2, None, 3)
@@ -25,9 +26,7 @@ def write_golden(place: Path) -> Cache:
     """Five rows in two shards and a plan of two epochs, every value given."""
     lengths = np.array([2, 3, 3, 4, 5])
     with staging(place) as folder:
-        (folder / "tokenizer").mkdir()
-        (folder / "tokenizer" / "tokenizer.json").write_bytes(TOKENIZER)
-        files = (file_info(folder / "tokenizer" / "tokenizer.json"),)
+        files = write_tokenizer(folder, {"tokenizer.json": TOKENIZER})
         shards = (
             write_shard(
                 folder,
@@ -153,7 +152,7 @@ def test_ids_take_two_bytes_up_to_65536_of_them_and_four_beyond(tmp_path: Path) 
     assert shard_tensors(1, 2, 1 << 16)["input_ids"] == ("U16", (2,))
     assert shard_tensors(1, 2, (1 << 16) + 1)["input_ids"] == ("U32", (2,))
     info = write_shard(
-        tmp_path,
+        Folder.open(tmp_path),
         "train",
         0,
         ShardColumns(np.array([70_000, 1], np.uint32), np.array([2]), np.array([0]), np.array([0])),

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from cache import InputError, NotACacheError, StorageError, open_cache
+from cache.common.folder import Folder
 from cache.writing import publishing
 from cache.writing.publishing import building, staging
 
@@ -126,7 +127,7 @@ def test_a_cache_can_be_opened_at_every_moment_while_it_is_replaced(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, exchange: bool
 ) -> None:
     if not exchange:
-        monkeypatch.setattr(publishing, "_exchange", lambda one, two: False)
+        monkeypatch.setattr(Folder, "exchange", lambda *_: False)
     place, stop, failed = tmp_path / "toy", threading.Event(), []
     write_cache(place, {"train": 5}, seed=1)
 
@@ -154,7 +155,7 @@ def test_whoever_has_the_old_cache_open_reads_on_from_it(
 ) -> None:
     """Rows, labels, batches and plans, those included that were not touched before the replacement."""
     if not exchange:
-        monkeypatch.setattr(publishing, "_exchange", lambda one, two: False)
+        monkeypatch.setattr(Folder, "exchange", lambda *_: False)
     place, twin = tmp_path / "toy", tmp_path / "twin"
     for path in (place, twin):
         write_cache(path, {"train": 30, "test": 5}, seed=1, shards=3)
@@ -189,7 +190,7 @@ def test_an_empty_folder_is_replaced_and_of_a_link_only_the_link(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, exchange: bool
 ) -> None:
     if not exchange:
-        monkeypatch.setattr(publishing, "_exchange", lambda one, two: False)
+        monkeypatch.setattr(Folder, "exchange", lambda *_: False)
     (tmp_path / "empty").mkdir()
     write_cache(tmp_path / "empty", {"train": 3})
     write_cache(tmp_path / "real", {"train": 4})
@@ -202,8 +203,8 @@ def test_an_empty_folder_is_replaced_and_of_a_link_only_the_link(
 def test_where_the_new_folder_cannot_be_renamed_the_old_cache_is_put_back(tmp_path: Path) -> None:
     write_cache(tmp_path / "toy", {"train": 3})
     before = files_of(tmp_path / "toy")
-    with pytest.raises(OSError, match="missing"):
-        publishing._replace(tmp_path / "missing", tmp_path / "toy")
+    with pytest.raises(FileNotFoundError):
+        publishing._replace(Folder.open(tmp_path), "missing", "toy")
     assert files_of(tmp_path / "toy") == before
     assert names_in(tmp_path) == ["toy"]
 
@@ -212,10 +213,11 @@ def test_a_system_without_folder_exchange_is_noticed_and_another_refusal_raised(
     for name in "ab":
         (tmp_path / name).mkdir()
         (tmp_path / name / name).touch()
-    if publishing._exchange(tmp_path / "a", tmp_path / "b"):
+    folder = Folder.open(tmp_path)
+    if folder.exchange("a", "b"):
         assert names_in(tmp_path / "a") == ["b"]
         with pytest.raises(FileNotFoundError):
-            publishing._exchange(tmp_path / "a", tmp_path / "none")
+            folder.exchange("a", "none")
 
 
 # --- killed between the two renames
@@ -223,7 +225,7 @@ def test_a_system_without_folder_exchange_is_noticed_and_another_refusal_raised(
 
 def half_replaced(place: Path) -> None:
     write_cache(place, {"train": 3})
-    aside = publishing._beside(place, "replaced")
+    aside = place.parent / publishing._beside(place.name, "replaced")
     aside.mkdir()
     place.rename(aside / place.name)
 

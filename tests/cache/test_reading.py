@@ -154,7 +154,7 @@ def test_a_read_only_cache_works_and_its_plans_are_made_in_memory(
 ) -> None:
     expected = all_ids(cache, 2, SPEC)
     before = sorted(cache.folder.rglob("*"))
-    monkeypatch.setattr(Folder, "folder", refuse_to_write)
+    monkeypatch.setattr(Folder, "_make", refuse_to_write)
     again = open_cache(cache.folder, verify=True)
     with pytest.raises(StorageError, match=r"cannot write .*tight-b4-s5: Read-only file system"):
         again["train"].keep_plan(SPEC, 3)
@@ -206,10 +206,11 @@ def test_two_that_store_one_plan_at_once_store_each_epoch_once_and_right(cache: 
 
     def store() -> None:
         meet.wait(30)
-        folder = cache.folder / "train"
-        store_plan(
-            folder, cache.manifest.fingerprint, 40, SPEC, 4, lambda epoch: (begun.set(), split.draw(SPEC, epoch))[1]
-        )
+        with Folder.open(cache.folder) as folder:
+            fingerprint = cache.manifest.fingerprint
+            store_plan(
+                folder, "train", fingerprint, 40, SPEC, 4, lambda epoch: (begun.set(), split.draw(SPEC, epoch))[1]
+            )
 
     threads = [threading.Thread(target=store) for _ in range(2)]
     for thread in threads:

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from cache import Batch, Cache, CorruptCacheError, InputError, PlanSpec, open_cache
+from cache.common.folder import Folder
 from cache.format.files import file_info
 from cache.format.manifest import Manifest, SplitInfo, TokenizerInfo, fingerprint_of
 from cache.format.tasks import IGNORED, Task
@@ -54,8 +55,8 @@ def write(place: Path, task: Task, side: str = "right", shards: int = 3, **chang
         labels[: int(lengths[:40].sum())] = IGNORED  # some rows have none
     known = Known(lengths, changes.get("labels", labels), changes.get("firsts", random.integers(1, lengths + 1)))
     with staging(place) as folder:
-        write_tokenizer(folder / "tokenizer")
-        files = tuple(file_info(path) for path in sorted((folder / "tokenizer").iterdir()))
+        write_tokenizer(folder.path / "tokenizer")
+        files = tuple(file_info(path) for path in sorted((folder.path / "tokenizer").iterdir()))
         infos = []
         for index, part in enumerate(np.array_split(np.arange(200), shards)):
             ids = random.integers(5, 205, int(lengths[part].sum())).astype(np.uint16)
@@ -147,7 +148,8 @@ def test_labels_of_tokens_take_a_byte_where_the_classes_fit_and_two_where_not(tm
 def test_a_shard_of_tagged_words_is_these_bytes(tmp_path: Path) -> None:
     """Header and tensors, as docs/format.md has them: labels of a byte behind the ids, -100 as 0x9c."""
     ids, labels = np.array([2, 7, 8, 3, 2, 3], np.uint16), np.array([-100, 2, -100, -100, -100, -100])
-    info = write_shard(tmp_path, "train", 0, ShardColumns(ids, np.array([4, 2]), np.array([1, 0]), labels), TAGS)
+    columns = ShardColumns(ids, np.array([4, 2]), np.array([1, 0]), labels)
+    info = write_shard(Folder.open(tmp_path), "train", 0, columns, TAGS)
     data = (tmp_path / info.file).read_bytes()
     size = int.from_bytes(data[:8], "little")
     assert data[8 : 8 + size].decode().rstrip() == (

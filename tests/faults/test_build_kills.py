@@ -21,10 +21,7 @@ from ..helpers.tokenizers import write_tokenizer
 pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parents[2]
-CODE = (
-    "from prep.cli import main; from prep.sources import files; "
-    "files.WHOLE_BYTES, files.BLOCK_BYTES = 0, (1 << 14,); main()"
-)
+CODE = "from prep.cli import main; from prep.sources import files; files.BLOCK_BYTES = 1 << 14; main()"
 """The command, reading in blocks of 16 kB."""
 
 Files = dict[str, bytes]

@@ -36,8 +36,8 @@ def write_cache(
     random = np.random.default_rng(seed)
     infos = {}
     with staging(place) as folder:
-        write_tokenizer(folder / "tokenizer")
-        files = tuple(file_info(path) for path in sorted((folder / "tokenizer").iterdir()))
+        write_tokenizer(folder.path / "tokenizer")
+        files = tuple(file_info(path) for path in sorted((folder.path / "tokenizer").iterdir()))
         for name, rows in splits.items():
             sizes = np.sort(random.integers(3, max_length + 1, rows)) if lengths is None else lengths
             labels = random.integers(0, len(classes), rows)

@@ -189,8 +189,7 @@ def test_runs_that_are_kept_in_files_make_the_same_shards(tmp_path: Path, monkey
     rows = toy_rows(500)
     path = write_rows(tmp_path / "a.csv", rows)
     whole = build_toy(path, tmp_path, epochs=0).cache
-    monkeypatch.setattr(files, "WHOLE_BYTES", 0)
-    monkeypatch.setattr(files, "BLOCK_BYTES", (3000, 1 << 20))
+    monkeypatch.setattr(files, "BLOCK_BYTES", 3000)
     spilled = build_toy(path, tmp_path, epochs=0, memory_bytes=100, name="spilled").cache
     shards = {name: data for name, data in content(whole.folder).items() if name != "manifest.json"}
     assert {name: data for name, data in content(spilled.folder).items() if name != "manifest.json"} == shards

@@ -27,9 +27,8 @@ def test_a_row_of_fifty_megabytes_is_read(prep: Prep, ending: str) -> None:
 
 
 def test_rows_before_a_long_one_are_not_read_twice(prep: Prep, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("prep.sources.files.WHOLE_BYTES", 0)
-    monkeypatch.setattr("prep.sources.files.BLOCK_BYTES", (64, 256, 1 << 16))
-    monkeypatch.setattr("prep.sources.files.HEAD_BYTES", (16, 1 << 16))
+    monkeypatch.setattr("prep.sources.files.BLOCK_BYTES", 256)
+    monkeypatch.setattr("prep.sources.files.HEAD_BYTES", 16)
     sizes = [1, 2, 1, 50, 2, 1, 300, 1, 2, 40, 1]
     rows = [(" ".join([f"word{number}"] * size), "x" if size > 1 else "y") for number, size in enumerate(sizes)]
     write("a.csv", csv_of(rows))

@@ -17,10 +17,7 @@ from ..helpers.tokenizers import write_tokenizer
 pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parents[2]
-CODE = (
-    "from prep.cli import main; from prep.sources import files; "
-    "files.WHOLE_BYTES, files.BLOCK_BYTES = 0, (1 << 20,); main()"
-)
+CODE = "from prep.cli import main; from prep.sources import files; files.BLOCK_BYTES = 1 << 20; main()"
 """The command, reading in small blocks."""
 
 

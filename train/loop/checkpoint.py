@@ -58,7 +58,8 @@ def save_checkpoint(root: Path, setup: TrainingSetup, state: State, owner: Json,
     path = root / f"step-{state.step:06d}"
     if path.exists():
         return path  # of the same step: resumed before the end of its epoch, which was repeated
-    with staging(path) as folder:
+    with staging(path) as staged:
+        folder = staged.path
         with storage_errors(path):
             safetensors.torch.save_file(_weights(setup.model), folder / WEIGHTS)
             safetensors.torch.save_file(_moments(setup), folder / OPTIMIZER)
@@ -77,7 +78,7 @@ def save_checkpoint(root: Path, setup: TrainingSetup, state: State, owner: Json,
                 "files": files,
             }
             (folder / STATE).write_bytes(seal(content))
-        publish(folder, path)
+        publish(staged, path)
     return path
 
 

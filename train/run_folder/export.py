@@ -39,7 +39,8 @@ def export_model(path: Path, model: PreTrainedModel, cache: Cache, info: RunInfo
         "task": info.settings.task,
         "pair": cache.manifest.task.pair,
     }
-    with staging(path) as folder:
+    with staging(path) as staged:
+        folder = staged.path
         with storage_errors(path), quiet_transformers():
             model.save_pretrained(folder)
             _copy_tokenizer(cache, folder)
@@ -48,7 +49,7 @@ def export_model(path: Path, model: PreTrainedModel, cache: Cache, info: RunInfo
         write_json(folder / DETAILS, details)
         if path.exists():  # of a run that was killed between this and its summary
             shutil.rmtree(path)
-        publish(folder, path)
+        publish(staged, path)
 
 
 def _copy_tokenizer(cache: Cache, folder: Path) -> None:

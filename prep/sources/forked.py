@@ -1,0 +1,201 @@
+"""Read files in a forked process with a memory limit.
+
+A file can be made to crash its parser or to fill memory: JSON nested thousands of levels deep, a compressed cell of
+gigabytes, a parquet page that unpacks to a million times its size. Here that ends the forked process, and the build
+says which file it was. A fork takes milliseconds and copies no memory; Arrow starts its threads anew in the child.
+"""
+
+import contextlib
+import faulthandler
+import os
+import resource
+import signal
+import threading
+import traceback
+from collections.abc import Callable, Iterator
+from multiprocessing import Pipe
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from cache.errors import InputError, StorageError
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+MIN_MEMORY = 256 << 20
+"""Bytes that a forked process may take at least, however little memory the build is given."""
+HEADROOM = 512 << 20
+"""Address space beyond that: stacks of threads, and what allocators reserve for each."""
+BATCH_ROWS = 1 << 14
+"""Rows of a batch at most that is passed on."""
+BATCH_BYTES = 16 << 20
+"""Likewise bytes, but for a single row."""
+
+
+class Forked:
+    """Calls functions that read files, each call in a process of its own.
+
+    Args:
+        memory_bytes: what such a process may take.
+    """
+
+    def __init__(self, memory_bytes: int) -> None:
+        self.memory_bytes = max(memory_bytes, MIN_MEMORY)
+
+    def call(self, path: Path, function: Callable[..., Any], *arguments: Any) -> Any:
+        """The function's result, which is pickled. `path` is the file it reads, for errors."""
+        [result] = self._run(path, lambda: iter([function(*arguments)]))
+        return result
+
+    def stream(
+        self, path: Path, function: Callable[..., Iterator["pa.RecordBatch"]], *arguments: Any
+    ) -> Iterator["pa.RecordBatch"]:
+        """The record batches that the function yields, checked and cut to a moderate size."""
+        return self._run(path, lambda: function(*arguments))
+
+    def _run(self, path: Path, items: Callable[[], Iterator[Any]]) -> Iterator[Any]:
+        """
+        Raises:
+            InputError: as the function raises it; or reading took too much memory, or crashed.
+            StorageError: the system gives no process.
+        """
+        import pyarrow  # noqa: F401  # once here rather than in each child
+
+        receiver, sender = Pipe(duplex=False)
+        child, status = 0, None
+        try:
+            with _signals_held():
+                try:
+                    child = os.fork()
+                except OSError as error:
+                    raise StorageError(f"cannot start a process that reads {path}: {error.strerror}") from error
+                if not child:
+                    receiver.close()
+                    _serve(sender, items, self.memory_bytes)
+            sender.close()
+            while True:
+                try:
+                    kind, value = receiver.recv()
+                except EOFError:
+                    status = _wait(child)
+                    raise InputError(self._ended(path, status)) from None
+                if kind == "end":
+                    return
+                if kind == "memory":
+                    raise InputError(self._short(path))
+                if kind == "error":
+                    raise value
+                yield _unpacked(receiver.recv_bytes()) if kind == "batch" else value
+        finally:
+            receiver.close()
+            if child and status is None:
+                os.kill(child, signal.SIGKILL)
+                _wait(child)
+
+    def _short(self, path: Path) -> str:
+        return (
+            f"cannot read {path}: it takes more than {self.memory_bytes >> 20:,} MiB of memory, as a file made to fill "
+            "memory does; if you trust it, pass a larger --memory"
+        )
+
+    def _ended(self, path: Path, status: int) -> str:
+        code = os.waitstatus_to_exitcode(status)
+        how = signal.Signals(-code).name if code < 0 else f"exit code {code}"
+        return (
+            f"cannot read {path}: the process that read it crashed ({how}); the file is damaged or made to crash its "
+            "reader, or it takes more memory than it was given: pass a larger --memory"
+        )
+
+
+@contextlib.contextmanager
+def _signals_held() -> Iterator[None]:
+    """Answer signals after the block: what their handlers raise while Python runs its hooks of a fork is lost."""
+    came: list[int] = []
+    before = {}
+    if threading.current_thread() is threading.main_thread():
+        for kind in (signal.SIGINT, signal.SIGTERM):
+            if signal.getsignal(kind) is not None:
+                before[kind] = signal.signal(kind, lambda number, _: came.append(number))
+    try:
+        yield
+    finally:
+        for kind, handler in before.items():
+            signal.signal(kind, handler)
+        for number in came:
+            signal.raise_signal(number)
+
+
+def _wait(child: int) -> int:
+    try:
+        return os.waitpid(child, 0)[1]
+    except ChildProcessError:  # where SIGCHLD is ignored, the system has waited already
+        return 0
+
+
+def _serve(sender: Connection, items: Callable[[], Iterator[Any]], memory_bytes: int) -> NoReturn:
+    """In the child: send what the iterator yields, then end without the parent's clean-up."""
+    import pyarrow as pa
+
+    try:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent's to answer; it ends this process
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        faulthandler.disable()
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # libraries write there as they crash
+        _limit(memory_bytes)
+        for item in items():
+            if isinstance(item, pa.RecordBatch):
+                for part in _parts(item):
+                    sender.send(("batch", None))
+                    sender.send_bytes(_packed(part))
+            else:
+                sender.send(("value", item))
+        sender.send(("end", None))
+    except MemoryError:
+        sender.send(("memory", None))
+    except InputError as error:
+        sender.send(("error", error))
+    except BrokenPipeError:  # the parent has gone
+        pass
+    except BaseException:  # noqa: BLE001  # a defect is the parent's to report
+        sender.send(("error", RuntimeError(traceback.format_exc())))
+    finally:
+        os._exit(0)
+
+
+def _limit(memory_bytes: int) -> None:
+    """Limit this process to what it has and so much more."""
+    import pyarrow as pa
+
+    pa.set_memory_pool(pa.system_memory_pool())  # the default one reserves a gigabyte at once
+    pa.set_cpu_count(2)
+    pa.set_io_thread_count(2)
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    statm = Path("/proc/self/statm")
+    if statm.exists():
+        held = int(statm.read_text().split()[0]) * resource.getpagesize()
+        _, most = resource.getrlimit(resource.RLIMIT_AS)
+        limit = held + memory_bytes + HEADROOM
+        resource.setrlimit(resource.RLIMIT_AS, (limit if most == resource.RLIM_INFINITY else min(limit, most), most))
+
+
+def _parts(batch: "pa.RecordBatch") -> Iterator["pa.RecordBatch"]:
+    rows = max(1, min(BATCH_ROWS, batch.num_rows * BATCH_BYTES // max(batch.nbytes, 1)))
+    for first in range(0, max(batch.num_rows, 1), rows):
+        yield batch.slice(first, rows)
+
+
+def _packed(batch: "pa.RecordBatch") -> "pa.Buffer":
+    import pyarrow as pa
+
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, batch.schema) as writer:
+        writer.write_batch(batch)
+    return sink.getvalue()
+
+
+def _unpacked(data: bytes) -> "pa.RecordBatch":
+    import pyarrow as pa
+
+    with pa.ipc.open_stream(data) as reader:
+        return reader.read_next_batch()

@@ -1,0 +1,216 @@
+"""Source files made to crash their parser, to fill memory or to block: refused with a message, in bounded memory."""
+
+import gzip
+import json
+import os
+import resource
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet
+import pytest
+
+from cache import InputError
+from prep.sources import forked, hub
+from prep.sources.corpus import Columns
+from prep.sources.forked import Forked
+
+from ..helpers.commands import GOOD, Prep, build, write
+
+MIB = 1 << 20
+
+
+@pytest.fixture(autouse=True)
+def little_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(forked, "MIN_MEMORY", 32 * MIB)
+    monkeypatch.setattr(forked, "HEADROOM", 160 * MIB)
+
+
+def repeated(count: int, size: int) -> pa.Array:
+    """So many texts of `size` bytes, all the same, as a dictionary of one."""
+    return pa.DictionaryArray.from_arrays(pa.array([0] * count, pa.int32()), pa.array(["a" * size]))
+
+
+def nested(depth: int) -> str:
+    return write("a.jsonl", '{"text": "word1", "label": "x", "more": ' + "[" * depth + "]" * depth + "}\n")
+
+
+def long_cell(name: str, before: str, after: str) -> str:
+    return write(name, gzip.compress((before + "a" * (100 * MIB) + after).encode(), 1))
+
+
+def parquet(text: pa.Array, **options: Any) -> str:
+    labels = pa.array(["x"] * len(text))
+    pyarrow.parquet.write_table(pa.table({"text": text, "label": labels}), "a.parquet", compression="zstd", **options)
+    assert Path("a.parquet").stat().st_size < 50_000
+    return "a.parquet"
+
+
+def saved(text: pa.Array | None) -> str:
+    """A folder as `save_to_disk` writes it; a pipe in place of its data where there is none."""
+    write("d/state.json", json.dumps({"_data_files": [{"filename": "data.arrow"}]}))
+    write("d/dataset_info.json", json.dumps({"features": {"text": {}, "label": {}}}))
+    if text is None:
+        os.mkfifo("d/data.arrow")
+        return "d"
+    batch = pa.record_batch({"text": text, "label": pa.array(["x"] * len(text))})
+    options = pa.ipc.IpcWriteOptions(compression="zstd")
+    with pa.OSFile("d/data.arrow", "wb") as file, pa.ipc.new_stream(file, batch.schema, options=options) as writer:
+        writer.write_batch(batch)
+    return "d"
+
+
+def pipe(name: str) -> str:
+    source = saved(None)
+    Path("d", name).unlink()
+    os.mkfifo(f"d/{name}")
+    return source
+
+
+MEMORY = "it takes more than 32 MiB of memory"
+ROW = "a row is longer than 4,194,304 bytes"
+ATTACKS: dict[str, tuple[Any, str]] = {
+    "JSON nested 20,000 levels deep": (lambda: nested(20_000), "crashed (SIGSEGV)"),
+    "a csv.gz with one cell of 100 MiB": (lambda: long_cell("a.csv.gz", 'text,label\n"', '",x\n'), ROW),
+    "a csv.gz with a header of 100 MiB": (
+        lambda: long_cell("a.csv.gz", "text,label,", "\n"),
+        "Empty CSV file or block",
+    ),
+    "a jsonl.gz with one text of 100 MiB": (
+        lambda: long_cell("a.jsonl.gz", '{"label": "x", "text": "', '"}\n'),
+        ROW,
+    ),
+    "a conll.gz with one word of 100 MiB": (lambda: long_cell("a.conll.gz", "a O\n", " O\n"), MEMORY),
+    "a parquet dictionary of one long text": (lambda: parquet(repeated(4000, MIB)), MEMORY),
+    "a parquet page that unpacks to 300 MiB": (
+        lambda: parquet(pa.array(["a" * (300 * MIB)]), use_dictionary=False, write_statistics=False),
+        MEMORY,
+    ),
+    "an Arrow dictionary of one long text": (lambda: saved(repeated(4000, MIB)), MEMORY),
+    "an Arrow buffer that unpacks to 300 MiB": (lambda: saved(pa.array(["a" * (300 * MIB)])), MEMORY),
+    "a pipe as a saved dataset's data": (lambda: saved(None), "it is a folder, pipe or device"),
+    "a pipe as a saved dataset's state": (lambda: pipe("state.json"), "which column is the text?"),
+    "a text of 5 MiB": (lambda: (write("d/train/x/1.txt", "a" * 5 * MIB), "d")[1], "larger than 4,194,304 bytes"),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("attack", ATTACKS)
+def test_it_is_refused_in_bounded_memory(prep: Prep, attack: str) -> None:
+    make, message = ATTACKS[attack]
+    source = make()
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    done = build(prep, source, "--memory", "1MiB")
+    assert (done.code, done.out) == (2, "")
+    assert message in done.err
+    assert source in done.err
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100 * 1024, "KiB"
+    assert not Path("cache/a").exists()
+
+
+def test_a_sound_file_beside_them_is_built(prep: Prep) -> None:
+    assert build(prep, write("a.csv", GOOD), "--memory", "1MiB").code == 0
+
+
+def test_a_pipe_in_a_saved_split_is_refused(prep: Prep) -> None:
+    saved(None)
+    Path("all").mkdir()
+    Path("d").rename("all/train")
+    write("all/dataset_dict.json", '{"splits": ["train"]}')
+    Path("all/train/state.json").unlink()
+    os.mkfifo("all/train/state.json")
+    done = build(prep, "all")
+    assert done.code == 2
+    assert "cannot read all/train/state.json: it is a folder, pipe or device" in done.err
+
+
+# --- the process that reads
+
+
+def children() -> set[int]:
+    task = Path(f"/proc/self/task/{os.getpid()}/children")
+    return set(map(int, task.read_text().split()))
+
+
+def endless() -> Any:
+    while True:
+        yield pa.record_batch({"text": ["a"]})
+
+
+def test_a_stream_that_is_left_ends_its_process() -> None:
+    before = children()
+    stream = Forked(0).stream(Path("a"), endless)
+    assert next(stream).num_rows == 1
+    assert len(children() - before) == 1
+    del stream
+    assert children() == before
+
+
+def test_it_ends_when_its_parent_is_killed() -> None:
+    reading, writing = os.pipe()
+    parent = os.fork()
+    if not parent:
+        stream = Forked(0).stream(Path("a"), endless)
+        next(stream)
+        os.write(writing, str(*children()).encode())
+        time.sleep(60)
+    child = int(os.read(reading, 20))
+    os.kill(parent, signal.SIGKILL)
+    os.waitpid(parent, 0)
+    for _ in range(500):
+        if not Path(f"/proc/{child}").exists() or "\nState:\tZ" in Path(f"/proc/{child}/status").read_text():
+            return
+        time.sleep(0.01)
+    raise AssertionError("still there after five seconds")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_during_the_fork_is_answered_after_it(number: signal.Signals) -> None:
+    """Python would print what the handler raises there, and go on."""
+    before = children()
+    with pytest.MonkeyPatch.context() as patch:
+        fork = os.fork
+        patch.setattr(os, "fork", lambda: (signal.raise_signal(number), fork())[1])
+        handler = signal.signal(number, signal.default_int_handler)
+        try:
+            with pytest.raises(KeyboardInterrupt):
+                next(Forked(0).stream(Path("a"), endless))
+        finally:
+            signal.signal(number, handler)
+    assert children() == before
+
+
+def test_errors_arrive_as_they_were_raised() -> None:
+    def wrong(kind: type[Exception]) -> None:
+        raise kind("why")
+
+    with pytest.raises(InputError, match=r"^why$"):
+        Forked(0).call(Path("a"), wrong, InputError)
+    with pytest.raises(RuntimeError, match="KeyError: 'why'"):
+        Forked(0).call(Path("a"), wrong, KeyError)
+    with pytest.raises(InputError, match=r"crashed \(SIGKILL\)"):
+        Forked(0).call(Path("a"), lambda: os.kill(os.getpid(), signal.SIGKILL))
+
+
+# --- the Hub
+
+
+def test_a_hub_out_of_reach_changes_nothing_in_the_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The next call, with the network back, asks the Hub again."""
+    import datasets
+    import huggingface_hub
+
+    monkeypatch.delenv("HF_HUB_OFFLINE")
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(hub, "hub_reachable", lambda: False)
+    before, bars = dict(os.environ), datasets.are_progress_bars_disabled()
+    with pytest.raises(InputError, match="cannot load the dataset 'owner/none' from the Hugging Face Hub"):
+        hub.open_hub("owner/none", Columns(), Forked(0))
+    assert dict(os.environ) == before
+    assert datasets.are_progress_bars_disabled() == bars
+    assert not datasets.config.HF_HUB_OFFLINE
+    assert not huggingface_hub.constants.HF_HUB_OFFLINE
