@@ -27,10 +27,10 @@ HOSTILE = "\x1b[31m\x1b]0;owned\x07\x9b2J\x7f\x08\u202e\u2028\x85\r|``<blink>$\\
 FOLDER = f"in{HOSTILE}"
 CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
 
-CACHE, RUN = f"{FOLDER}/toy", f"{FOLDER}/run{HOSTILE}"
+CACHE, MODEL, RUN = f"{FOLDER}/toy", f"{FOLDER}/model{HOSTILE}", f"{FOLDER}/run{HOSTILE}"
 BUILD = ("build", "rows.csv", "--tokenizer", f"{FOLDER}/tokenizer", "--engine", "tokenizers", "--holdout", "0.2")
 TEXT = ("--text", f"text{HOSTILE}", "--label", f"label{HOSTILE}", "--out", FOLDER)
-TRAIN = ("run", "--cache", CACHE, "--model", f"{FOLDER}/model", "--epochs", "1", "--max-steps", "4", "--device", "cpu")
+TRAIN = ("run", "--cache", CACHE, "--model", MODEL, "--epochs", "1", "--max-steps", "4", "--device", "cpu")
 
 COMMANDS = {
     "build": ("prep", *BUILD, *TEXT, "--name", "again"),
@@ -81,7 +81,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A cache and a run of hostile names in a folder of such a name."""
     folder = tmp_path_factory.mktemp("hostile")
     write_tokenizer(folder / FOLDER / "tokenizer")
-    write_model(folder / FOLDER / "model")
+    write_model(folder / MODEL)
     rows = [(f"{text} {HOSTILE}", f"{label}{HOSTILE}") for text, label in toy_rows(120)]
     write_rows(folder / "rows.csv", rows, (f"text{HOSTILE}", f"label{HOSTILE}"))
     run(folder, "prep", *BUILD, *TEXT, "--name", "toy")

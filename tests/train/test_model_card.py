@@ -14,8 +14,8 @@ from markdown_it.token import Token
 
 from cache import open_cache
 from cache.format.manifest import Manifest
+from train.models.configuration import read_config
 from train.models.heads import quiet_transformers
-from train.models.loading import read_config
 from train.run import start_run
 from train.run_folder import model_card as card
 from train.run_folder.model_card import METRICS, _code, _plain, _table, model_card
