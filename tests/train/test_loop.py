@@ -117,6 +117,7 @@ def test_20_steps_equal_a_plain_loop_loss_by_loss(toy, model_folder, make_job, f
         np.testing.assert_allclose(ours, plain, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_the_schedule_is_that_of_transformers():
     from transformers import get_linear_schedule_with_warmup
 

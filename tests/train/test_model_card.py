@@ -29,6 +29,8 @@ from ..helpers.caches import write_cache
 from ..helpers.models import write_model
 from ..helpers.tasks import rows_of
 
+pytestmark = pytest.mark.slow
+
 WORDS_OF = [[f"word{number % 7}", f"word{number % 5}"] for number in range(40)]
 KINDS = ("classification", "pairs", "regression", "multi-label")
 
@@ -66,7 +68,6 @@ def tables(text: str) -> list[list[list[str]]]:
     return [[[cell.strip() for cell in line.strip("|").split(" | ")] for line in part.splitlines()] for part in found]
 
 
-@pytest.mark.slow
 def test_the_hub_reads_its_front_matter_and_finds_the_held_out_scores(trained: tuple[str, Path]) -> None:
     kind, run = trained
     data = ModelCard.load(run / "model" / "README.md").data
@@ -154,7 +155,6 @@ def test_the_pipeline_follows_from_the_models_class(trained: tuple[str, Path], n
     assert f'pipeline("{pipeline}"' in text
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["mlm", "token-classification"])
 def test_cards_of_tokens_tell_their_own_task_scores_and_use(
     tmp_path: Path, kind: str, capsys: pytest.CaptureFixture[str]
@@ -184,7 +184,6 @@ def test_cards_of_tokens_tell_their_own_task_scores_and_use(
     assert said.count("'token_str'") == 5 if kind == "mlm" else said.strip() not in ("", "[]")
 
 
-@pytest.mark.slow
 def test_odd_names_and_a_run_without_evaluation_give_a_sound_card(tmp_path: Path) -> None:
     cache = write_cache(tmp_path / "toy", {"train": 40}, classes=("a|b", "`c`: [d]\n---"))
     run = begin(tmp_path, cache.folder, tmp_path / 'it\'s: "run"')
@@ -195,7 +194,6 @@ def test_odd_names_and_a_run_without_evaluation_give_a_sound_card(tmp_path: Path
     assert tables(read.text)[0][0][:3] == ["epoch", "step", "train loss"]
 
 
-@pytest.mark.slow
 def test_without_its_card_there_is_no_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It is written into the same hidden folder as the weights, which is renamed when all is there."""
     cache = write_cache(tmp_path / "toy", {"train": 40})

@@ -20,6 +20,8 @@ from train.predict import Predictor, read_texts
 from train.run_folder.records import read_records
 from train.settings import Settings
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
@@ -54,7 +56,6 @@ def command(place, monkeypatch):
     return run
 
 
-@pytest.mark.slow
 def test_the_report_names_accuracy_times_and_the_next_commands(place):
     text = (place / "first.txt").read_text()
     head = re.search(
@@ -224,7 +225,6 @@ def test_compare_prints_the_tutorials_table(place, command):
     assert [run["steps"] for run in runs] == [114, 5]
 
 
-@pytest.mark.slow
 def test_the_same_run_with_a_plan_that_is_not_stored_works_on_a_read_only_cache(place, command, monkeypatch):
     from cache import Split
 
@@ -272,7 +272,6 @@ def poisoned(monkeypatch):
     return calls
 
 
-@pytest.mark.slow
 def test_a_loss_that_is_not_finite_stops_the_run_and_names_step_rows_and_checkpoint(place, command, poisoned):
     with pytest.raises(LengthwiseError) as error:
         command("run", *NONFINITE, "--out", "infinite")
@@ -286,7 +285,6 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_names_step_rows_and_checkpo
     assert not (place / "infinite" / "model").exists()
 
 
-@pytest.mark.slow
 def test_a_skipped_update_is_counted_in_the_summary(place, command, poisoned):
     text = command("run", *NONFINITE, "--out", "skipping", "--on-nonfinite", "skip", "--max-steps", "8")
     assert "skipped    1 updates" in text
