@@ -69,7 +69,10 @@ def run_command(command: Callable[..., Any]) -> NoReturn:
         click.echo(f"error: {error}", err=True)
         code = error.exit_code
     except MemoryError as error:
-        click.echo(f"error: not enough memory {error}".rstrip(), err=True)
+        click.echo(f"error: not enough memory; a smaller --batch-size takes less {error}".rstrip(), err=True)
+        code = 1
+    except OSError as error:  # of a name that no file system takes, or of a device that fails
+        click.echo(f"error: {error}", err=True)
         code = 1
     sys.exit(code if isinstance(code, int) else 0)
 

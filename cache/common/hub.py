@@ -84,7 +84,7 @@ def in_local_hub(name: str) -> bool:
     env = os.environ
     home = Path(env.get("HF_HOME") or Path(env.get("XDG_CACHE_HOME") or "~/.cache", "huggingface"))
     hub = Path(env.get("HF_HUB_CACHE") or env.get("HUGGINGFACE_HUB_CACHE") or home / "hub")
-    return (hub.expanduser() / f"models--{name.replace('/', '--')}").is_dir()
+    return (user_path(str(hub)) / f"models--{name.replace('/', '--')}").is_dir()
 
 
 def hub_folder(name: str, patterns: Sequence[str], flag: str) -> Path | None:
