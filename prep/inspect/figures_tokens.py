@@ -34,9 +34,7 @@ class MarkedRow:
 
 def marked_rows(split: Split, count: int = SAMPLES) -> list[MarkedRow]:
     """Some random rows, the same each time, as marked tokens."""
-    from tokenizers import Tokenizer
-
-    tokenizer = Tokenizer.from_buffer(split.tokenizer_files()["tokenizer.json"])
+    tokenizer = split.load_tokenizer()
     special = {number for number, token in tokenizer.get_added_tokens_decoder().items() if token.special}
     chosen = np.random.default_rng(SEED).choice(len(split), min(count, len(split)), replace=False)
     task = split.task

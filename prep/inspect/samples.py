@@ -30,9 +30,7 @@ def random_samples(split: Split, count: int, seed: int | None, special_tokens: b
         seed: for the same rows again; None for others each time.
         special_tokens: keep [CLS], [SEP] and their like in the text.
     """
-    from tokenizers import Tokenizer
-
-    tokenizer = Tokenizer.from_buffer(split.tokenizer_files()["tokenizer.json"])
+    tokenizer = split.load_tokenizer()
     task = split.task
     chosen = np.random.default_rng(seed).choice(len(split), min(count, len(split)), replace=False)
     samples = []

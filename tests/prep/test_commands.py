@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from cache import StorageError, open_cache
+from cache import CorruptCacheError, open_cache
 
 from ..helpers.commands import GOOD, Prep, build, write
 
@@ -49,7 +49,7 @@ def test_a_cache_that_cannot_be_read_is_left_out_of_the_list(prep: Prep) -> None
     shutil.copytree("cache/a", "cache/b")
     Path("cache/b/tokenizer/tokenizer.json").unlink()
     Path("cache/b/tokenizer/tokenizer.json").symlink_to("tokenizer.json")  # to itself
-    with pytest.raises(StorageError):
+    with pytest.raises(CorruptCacheError):
         open_cache("cache/b")
     listed = prep("list")
     assert listed.code == 0
