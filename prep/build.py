@@ -1,7 +1,7 @@
 """The build: text to cache.
 
-Text flows one way: record batches -> ids -> sorted runs -> shards -> plans -> manifest. Everything is
-written beside its place and renamed into it at the end.
+Text flows one way: record batches -> ids -> sorted runs -> shards -> plans -> manifest. Everything is written to a
+temporary folder, which is renamed at the end.
 """
 
 import datetime
@@ -40,32 +40,23 @@ from .tokenization.tokenizer import Encoder, TokenizerFiles, default_max_length,
 from .tokenization.words import packed_type, unpack
 
 ROW_BYTES = 16
-"""Bytes of a row in a shard beside its ids, label and first length: offset, source row."""
+"""Bytes of a row in a shard without its ids, label and first length: offset, source row."""
 
 
 @dataclass(frozen=True)
 class BuildResult:
-    """What became of it: the cache, whether it was there already, and how many epochs were planned now."""
+    """The cache, whether it existed already, and how many epochs were planned now."""
 
     cache: Cache
     up_to_date: bool
     planned: int
 
 
-@dataclass(frozen=True)
-class Parts:
-    """What a build works with: the text, the tokenizer's bytes, the tokenizer at work."""
-
-    source: Source
-    tokenizer: TokenizerFiles
-    encoder: Encoder
-
-
 def build(settings: BuildSettings, console: ConsoleProgress, source: Source | None = None) -> BuildResult:
-    """Build a cache, or find that it is there.
+    """Build a cache, or open it where it exists already; draw the epochs of the plan that are missing.
 
     Args:
-        settings: what is asked for.
+        settings: all settings.
         console: where progress goes.
         source: what to read; None = what `settings.source` names.
 
@@ -85,19 +76,24 @@ def build(settings: BuildSettings, console: ConsoleProgress, source: Source | No
         _check_words(settings, source)
         tokenizer = with_space_before(tokenizer)
     max_length = settings.max_length or source.max_length or default_max_length(tokenizer)
-    parts = Parts(source, tokenizer, Encoder(tokenizer, max_length, settings.engine, source.pair, source.words))
-    manifest = _empty_manifest(settings, parts)
-    place = Path(settings.out) / manifest.name
-    cache = _existing(place, manifest, settings.force)
+    encoder = Encoder(tokenizer, max_length, settings.engine, source.pair, source.words)
+    manifest = _empty_manifest(settings, source, tokenizer, encoder)
+    path = Path(settings.out) / manifest.name
+    cache = _existing(path, manifest, settings.force)
     if cache:
-        remove_leftovers(place)
-    else:
-        with building(place, console.log):
-            # Another process may have built it while this one waited; --force replaces what it meant to replace.
-            cache = _existing(place, manifest, settings.force)
-            if cache is None:
-                return _build(place, manifest, settings, parts, console)
-    return BuildResult(cache, True, _write_plans(cache, settings, console))
+        remove_leftovers(path)
+        return BuildResult(cache, True, _write_plans(cache, settings, console))
+    with building(path, console.log):
+        # Another process may have built it while this one waited.
+        cache = _existing(path, manifest, settings.force)
+        if cache:
+            return BuildResult(cache, True, _write_plans(cache, settings, console))
+        with staging(path) as folder:
+            encoded = _encode(source, encoder, manifest, settings, folder.path / SORTED_RUNS, console)
+            complete = _write(folder, manifest, encoded, encoder, settings.shard_bytes, tokenizer)
+            planned = _write_plans(Cache(folder, complete), settings, console)
+            publish(folder, path)
+        return BuildResult(open_cache(path), False, planned)
 
 
 def _check_words(settings: BuildSettings, source: Source) -> None:
@@ -113,19 +109,8 @@ def _check_words(settings: BuildSettings, source: Source) -> None:
         )
 
 
-def _build(
-    place: Path, manifest: Manifest, settings: BuildSettings, parts: Parts, console: ConsoleProgress
-) -> BuildResult:
-    with staging(place) as folder:
-        complete = _write(folder, manifest, settings, parts, console)
-        planned = _write_plans(Cache(folder, complete), settings, console)
-        publish(folder, place)
-    return BuildResult(open_cache(place), False, planned)
-
-
-def _empty_manifest(settings: BuildSettings, parts: Parts) -> Manifest:
-    """The manifest but for what only the rows can tell."""
-    source, tokenizer, encoder = parts.source, parts.tokenizer, parts.encoder
+def _empty_manifest(settings: BuildSettings, source: Source, tokenizer: TokenizerFiles, encoder: Encoder) -> Manifest:
+    """The manifest without what follows from the rows."""
     holdout = source.holdout if settings.holdout is None else settings.holdout
     if holdout and (set(source.splits) != {"train"}):
         raise InputError(
@@ -164,27 +149,27 @@ def _empty_manifest(settings: BuildSettings, parts: Parts) -> Manifest:
     )
 
 
-def _existing(place: Path, wanted: Manifest, force: bool) -> Cache | None:
-    """The cache that is already there, if it is the one wanted."""
+def _existing(path: Path, wanted: Manifest, force: bool) -> Cache | None:
+    """The cache at `path` if it is the one wanted; None where there is none, or where it is to be replaced."""
     try:
-        with open_folder(place) as folder:
+        with open_folder(path) as folder:
             found = read_manifest(folder)
     except NotACacheError:
-        if place.exists() and any(place.iterdir()):
+        if path.exists() and any(path.iterdir()):
             raise InputError(
-                f"{place} exists and is no cache; move it away, or pass --name or --out for another place"
+                f"{path} exists and is not a cache; move it away, or pass --name or --out for another folder"
             ) from None
         return None
     except CacheError:
         if force:
             return None
         raise
-    if found.fingerprint == wanted.fingerprint:
-        return open_cache(place) if not force else None
     if force:
         return None
+    if found.fingerprint == wanted.fingerprint:
+        return open_cache(path)
     raise MismatchError(
-        f"{place} holds a different cache: {'; '.join(_differences(found, wanted))}. "
+        f"{path} holds a different cache: {'; '.join(_differences(found, wanted))}. "
         "Pass --name OTHER to keep both, or --force to replace it"
     )
 
@@ -214,30 +199,39 @@ def _differences(found: Manifest, wanted: Manifest) -> list[str]:
 # --- writing
 
 
-def _write(
-    folder: Folder, manifest: Manifest, settings: BuildSettings, parts: Parts, console: ConsoleProgress
-) -> Manifest:
-    """Write all files of the cache but its plans; returns the complete manifest."""
-    spill = folder.path / ".runs"  # no split has such a name
-    task = parts.source.task if settings.task == "auto" else settings.task
+SORTED_RUNS = ".runs"
+"""Folder of the sorted runs of a build; splits have no such name."""
+
+
+def _encode(
+    source: Source, encoder: Encoder, manifest: Manifest, settings: BuildSettings, spill: Path, console: ConsoleProgress
+) -> Encoded:
+    """Tokenize the source into sorted runs; with `tokenizers` where a faster engine gives other ids."""
+    task = source.task if settings.task == "auto" else settings.task
     selection = Selection(task, manifest.source["holdout"], settings.limit)
-    arguments = (parts.source, parts.encoder, selection, spill, settings.memory_bytes, console)
+    arguments = (source, encoder, selection, spill, settings.memory_bytes, console)
     try:
-        encoded = encode_source(*arguments)
+        return encode_source(*arguments)
     except ParityError as difference:
         console.log(f"warning: {difference}; tokenizing everything with tokenizers instead")
-        parts.encoder.use("tokenizers")
+        encoder.use("tokenizers")
         shutil.rmtree(spill, ignore_errors=True)
-        encoded = encode_source(*arguments)
-    facts, vocab_size = parts.encoder.facts(), parts.encoder.vocab_size
-    parts.encoder.release()
-    splits = {name: _write_split(folder, name, encoded, settings.shard_bytes, vocab_size) for name in encoded.splits}
-    shutil.rmtree(spill, ignore_errors=True)
+        return encode_source(*arguments)
+
+
+def _write(
+    folder: Folder, manifest: Manifest, encoded: Encoded, encoder: Encoder, shard_bytes: int, tokenizer: TokenizerFiles
+) -> Manifest:
+    """Write shards, tokenizer and manifest; returns the complete manifest."""
+    facts, vocab_size = encoder.facts(), encoder.vocab_size
+    encoder.release()
+    splits = {name: _write_split(folder, name, encoded, shard_bytes, vocab_size) for name in encoded.splits}
+    shutil.rmtree(folder.path / SORTED_RUNS, ignore_errors=True)
     complete = replace(
         manifest,
         splits=splits,
         task=encoded.task,
-        tokenizer=replace(manifest.tokenizer, files=write_tokenizer(folder, parts.tokenizer.files)),
+        tokenizer=replace(manifest.tokenizer, files=write_tokenizer(folder, tokenizer.files)),
         build=facts,
         created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     )
@@ -272,7 +266,7 @@ def _write_split(folder: Folder, name: str, encoded: Encoded, shard_bytes: int, 
 
 
 def _write_plans(cache: Cache, settings: BuildSettings, console: ConsoleProgress) -> int:
-    """Draw the epochs of the plan that are not there yet."""
+    """Draw the epochs of the plan that are missing; returns how many."""
     if "train" not in cache:
         return 0
     with console.bar("planning", settings.epochs, "epochs") as bar:

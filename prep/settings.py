@@ -100,6 +100,6 @@ class BuildSettings:
 
     @property
     def columns(self) -> Columns:
-        """The columns asked for."""
+        """The columns to read."""
         labels = (self.label,) if isinstance(self.label, str) else tuple(self.label or ())
         return Columns(self.text, self.text_pair, labels, self.task != MLM)

@@ -7,7 +7,7 @@ from cache.common.progress import clock
 
 from .loop.setup import TrainingSetup
 from .models.inputs import PADDING_SIDE
-from .run_folder.records import METRICS, MODEL, Json
+from .run_folder.folder import METRICS, MODEL, Json
 from .run_folder.trackers import Trackers
 from .settings import NO_SPLIT
 

@@ -57,7 +57,7 @@ class DeviceRows:
 
 
 class DevicePadder:
-    """Gathers, pads and masks on the device, without a word to the host."""
+    """Gathers, pads and masks on the device, without synchronizing with the host."""
 
     def __init__(self, split: SplitReader, device: torch.device, padding: PaddingOptions) -> None:
         self.pad_id, (self.always_mask, self.left) = split.tokenizer.pad_id, padding
@@ -135,7 +135,7 @@ class StreamedFeed:
     """The tokens of the next chunks, gathered by a background thread while the device computes."""
 
     AHEAD = 2
-    """Stretches gathered ahead."""
+    """Chunks gathered ahead."""
 
     def __init__(self, split: SplitReader, device: torch.device, padding: PaddingOptions) -> None:
         self.split, self.device = split, device

@@ -52,7 +52,7 @@ def resolve(options: BatchOptions, padding_side: str) -> BatchOptions:
     """The options with none left out; `padding_side` is the tokenizer's.
 
     Raises:
-        InputError: one is out of range, or there is no such option.
+        InputError: an option is unknown or out of range.
     """
     unknown = options.keys() - DEFAULTS.keys()
     if unknown:

@@ -27,7 +27,7 @@ class BatchStream:
         for batch in stream:
             loss = model(**batch.model_inputs()).loss
             ...
-            state = stream.state_dict()     # after this batch; put it beside the model's weights
+            state = stream.state_dict()     # after this batch; save it with the model
     """
 
     def __init__(
@@ -39,7 +39,7 @@ class BatchStream:
         self.epoch = self.step = 0
 
     def __iter__(self) -> Iterator[Batch]:
-        """From where the stream stands to its end."""
+        """The batches from the current position to the end."""
         while self.epoch < self.epochs:
             epoch = self.epoch
             options: BatchOptions = {**self.options, "start": self.step}
@@ -52,12 +52,12 @@ class BatchStream:
             self.epoch, self.step = epoch + 1, 0  # also where an epoch has no steps
 
     def state_dict(self) -> dict[str, Any]:
-        """Where the stream stands: plain values, for JSON or a checkpoint."""
+        """The current position as plain values, for JSON or a checkpoint."""
         owner = {"cache": self.split.fingerprint, "split": self.split.name, "plan": self.spec.id}
         return {**owner, "epoch": self.epoch, "step": self.step}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on where `state_dict` was taken.
+        """Continue at the position that `state_dict` gave.
 
         Raises:
             MismatchError: it is the state of another cache, split or plan.

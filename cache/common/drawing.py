@@ -94,7 +94,7 @@ class Figure:
         title: the finding, with its number.
         caption: how to read it.
         panels: the plots.
-        columns: how many stand side by side where there is room.
+        columns: how many are side by side where there is room.
         keys: what the colors mean.
     """
 
@@ -174,7 +174,7 @@ def panel_svg(panel: Panel) -> str:
         sheet = Sheet(figsize=(panel.width / 72, panel.height / 72), layout="constrained", facecolor="none")
         _draw(panel, sheet.subplots(), LIGHT)
         sheet.savefig(written, format="svg", metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")))
-    content = written.getvalue().partition("</defs>")[2]  # what stands before is a style sheet for the whole document
+    content = written.getvalue().partition("</defs>")[2]  # the style sheet before it would apply to the whole page
     content = re.sub("<[^>]+>", lambda tag: _inline_tag(tag[0]), content)
     content = re.sub(r">\s+<", "><", content).strip()
     head = f'<svg viewBox="0 0 {panel.width:g} {panel.height:g}" role="img" aria-label='
@@ -208,7 +208,7 @@ def write_pngs(figures: Sequence[Figure], folder: Path) -> list[Path]:
 
 
 def figure_png(figure: Figure, palette: Palette) -> bytes:
-    """A figure as a PNG picture that stands alone: title, panels, caption, keys."""
+    """A whole figure as a PNG picture: title, panels, caption, keys."""
     from matplotlib.figure import Figure as Sheet
     from matplotlib.patches import Patch
 

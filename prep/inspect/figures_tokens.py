@@ -1,21 +1,21 @@
-"""Rows as their tokens, for a page on which each is marked: special tokens, words, and the pieces of words."""
+"""The tokens of some rows, each marked as a special token, a word or a piece of a word, for the report."""
 
 from dataclasses import dataclass
 
-import numpy as np
-
 from cache import Split
+
+from .samples import label_text, random_rows
 
 SAMPLES = 4
 MOST_TOKENS = 90
-"""Tokens shown of a row: its first ones, and its last."""
+"""Most tokens shown of a row: its first ones and its last."""
 SEED = 0
-"""The same samples each time, so that the page of a cache is always the same."""
+"""Of the choice of rows; the same cache gives the same page."""
 
 
 @dataclass(frozen=True)
 class Token:
-    """One token as it is shown: `kind` is "special", "sub" for a piece that goes on with a word, or "word"."""
+    """One token as it is shown: `kind` is "special", "word", or "sub" for a piece that continues a word."""
 
     text: str
     kind: str
@@ -23,7 +23,7 @@ class Token:
 
 @dataclass(frozen=True)
 class MarkedRow:
-    """A row's first tokens, how many were left out before the last, and the last; and what is said of the row."""
+    """A row's first tokens, how many were left out before the last, and the last; its numbers and label."""
 
     about: str
     label: str
@@ -34,13 +34,10 @@ class MarkedRow:
 
 def marked_rows(split: Split, count: int = SAMPLES) -> list[MarkedRow]:
     """Some random rows, the same each time, as marked tokens."""
-    tokenizer = split.load_tokenizer()
-    special = {number for number, token in tokenizer.get_added_tokens_decoder().items() if token.special}
-    chosen = np.random.default_rng(SEED).choice(len(split), min(count, len(split)), replace=False)
-    task = split.task
     rows = []
-    for row_number in chosen.tolist():
-        row = split[row_number]
+    tokenizer, chosen = random_rows(split, count, SEED)
+    special = {number for number, token in tokenizer.get_added_tokens_decoder().items() if token.special}
+    for row_number, row in chosen:
         ids = row.input_ids.tolist()
         names = [tokenizer.id_to_token(number) or f"<{number}>" for number in ids]
         marks = _marks(names, [number in special for number in ids])
@@ -50,7 +47,7 @@ def marked_rows(split: Split, count: int = SAMPLES) -> list[MarkedRow]:
         rows.append(
             MarkedRow(
                 about=f"row {row_number:,}, source row {row.source_row:,}, {len(ids):,} tokens",
-                label=task.label_names[row.label] if task.kind == "classification" else "",
+                label="" if split.task.per_token else label_text(row.label, split.task.label_names),
                 head=tuple(tokens[: MOST_TOKENS - 1] if cut else tokens),
                 left_out=len(tokens) - MOST_TOKENS if cut else 0,
                 tail=tuple(tokens[-1:] if cut else ()),

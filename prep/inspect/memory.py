@@ -32,7 +32,7 @@ def memory_facts(cache: Cache, model: str) -> dict[str, Any]:
         model: folder, Hub id, or `minilm`; only its config.json is read.
 
     Raises:
-        InputError: the model cannot be had, or memory is not predicted for models of its type or for the task.
+        InputError: the model cannot be read, or memory is not predicted for models of its type or for the task.
     """
     task = cache.manifest.task
     if task.kind not in ROW_KINDS:
@@ -63,7 +63,7 @@ def format_memory(facts: dict[str, Any]) -> str:
     return (
         f"Memory of training {facts['model']} on a CPU, PREDICTED from its configuration, not measured\n"
         f"{facts['type']}, {facts['parameters'] / 1e6:,.1f} M parameters; weights and AdamW's moments "
-        f"{_gib(facts['weights_bytes'])}\n\n{align(lines)}\n\nPython and torch take about half a GiB beside."
+        f"{_gib(facts['weights_bytes'])}\n\n{align(lines)}\n\nPython and torch need about half a GiB more."
     )
 
 
@@ -83,7 +83,7 @@ def peak_bytes(model: ModelSize, rows: int, width: int, precision: str) -> int:
 
 
 def fixed_bytes(model: ModelSize) -> int:
-    """Weights and AdamW's two moments, in fp32; gradients come beside."""
+    """Weights and AdamW's two moments, in fp32, without gradients."""
     return 3 * FP32 * model.parameters
 
 

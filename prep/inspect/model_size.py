@@ -93,7 +93,7 @@ def read_size(name: str, outputs: int) -> ModelSize:
         outputs: numbers the head gives for a row.
 
     Raises:
-        InputError: it cannot be had or read, or is of a type whose memory is not predicted.
+        InputError: it cannot be found or read, or is of a type whose memory is not predicted.
     """
     folder = local_folder(name) or hub_folder(name, [CONFIG], "--model")
     if folder is None:

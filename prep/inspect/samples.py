@@ -1,12 +1,15 @@
-"""Rows turned back into text, for a look at what a cache holds."""
+"""Random rows of a cache decoded to text with their labels, and the caches in a folder."""
 
 import textwrap
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from cache import Cache, Split
+from cache import Cache, Row, Split, open_cache
+from cache.errors import CacheError, StorageError
+from cache.format.manifest import MANIFEST
 from cache.format.tasks import IGNORED
 
 
@@ -25,34 +28,37 @@ def random_samples(split: Split, count: int, seed: int | None, special_tokens: b
     """Decode some random rows.
 
     Args:
-        split: where from.
+        split: of an open cache.
         count: how many, at most all.
-        seed: for the same rows again; None for others each time.
+        seed: of the choice; None for other rows each time.
         special_tokens: keep [CLS], [SEP] and their like in the text.
     """
-    tokenizer = split.load_tokenizer()
-    task = split.task
-    chosen = np.random.default_rng(seed).choice(len(split), min(count, len(split)), replace=False)
-    samples = []
-    for number in chosen.tolist():
-        row = split[number]
+    task, samples = split.task, []
+    tokenizer, rows = random_rows(split, count, seed)
+    for number, row in rows:
         ids, first = row.input_ids.tolist(), row.first_length
         if task.per_token:
-            tagged = tagged_text(tokenizer, ids, row.label, task.label_names, special_tokens)
-            count = sum(label != IGNORED for label in row.label)
-            samples.append(Sample(number, row.source_row, len(ids), f"{count} tagged words", tagged))
-            continue
-        parts = [ids] if first is None or special_tokens else [part for part in (ids[:first], ids[first:]) if part]
-        text = "\n".join(
-            tokenizer.decode(part, skip_special_tokens=not special_tokens).replace("\n", " ") for part in parts
-        )
-        samples.append(Sample(number, row.source_row, len(ids), _label(row.label, task.label_names), text))
+            label = f"{sum(label != IGNORED for label in row.label)} tagged words"
+            text = tagged_text(tokenizer, ids, row.label, task.label_names, special_tokens)
+        else:
+            label = label_text(row.label, task.label_names)
+            parts = [ids] if first is None or special_tokens else [part for part in (ids[:first], ids[first:]) if part]
+            decoded = (tokenizer.decode(part, skip_special_tokens=not special_tokens) for part in parts)
+            text = "\n".join(part.replace("\n", " ") for part in decoded)
+        samples.append(Sample(number, row.source_row, len(ids), label, text))
     return samples
 
 
+def random_rows(split: Split, count: int, seed: int | None) -> tuple[Any, list[tuple[int, Row]]]:
+    """The split's tokenizer, and at most `count` random rows with their numbers."""
+    tokenizer = split.load_tokenizer()
+    chosen = np.random.default_rng(seed).choice(len(split), min(count, len(split)), replace=False)
+    return tokenizer, [(number, split[number]) for number in chosen.tolist()]
+
+
 def tagged_text(tokenizer: Any, ids: list[int], labels: list[int], names: tuple[str, ...], special_tokens: bool) -> str:
-    """The words of a row, each with its tag behind a slash; the tag O, no entity, is left out."""
-    starts = [place for place, label in enumerate(labels) if label != IGNORED]
+    """The words of a row, each followed by a slash and its tag, except for O, which marks words outside entities."""
+    starts = [position for position, label in enumerate(labels) if label != IGNORED]
     words = [tokenizer.decode(ids[: starts[0] if starts else None], skip_special_tokens=not special_tokens)]
     for begin, end in zip(starts, [*starts[1:], None], strict=True):
         tag = names[labels[begin]]
@@ -61,8 +67,8 @@ def tagged_text(tokenizer: Any, ids: list[int], labels: list[int], names: tuple[
     return " ".join(filter(None, words))
 
 
-def _label(label: Any, names: tuple[str, ...]) -> str:
-    """A label in words; empty where there is none."""
+def label_text(label: Any, names: tuple[str, ...]) -> str:
+    """A label as text; empty where there is none."""
     if label is None:
         return ""
     if isinstance(label, list):
@@ -83,12 +89,6 @@ def format_sample(sample: Sample, width: int) -> str:
 
 def find_caches(folder: str) -> list[Cache]:
     """The caches directly below a folder, by name; those that are damaged or cannot be read are left out."""
-    from pathlib import Path
-
-    from cache import open_cache
-    from cache.errors import CacheError, StorageError
-    from cache.format.manifest import MANIFEST
-
     found = []
     for path in sorted(Path(folder).glob(f"*/{MANIFEST}")):
         if path.parent.name.startswith("."):

@@ -160,7 +160,7 @@ def test_a_folder_that_is_no_cache_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "caches" / "a").mkdir(parents=True)
     (tmp_path / "caches" / "a" / "thesis.txt").write_text("mine")
     for force in (False, True):
-        with pytest.raises(InputError, match="exists and is no cache"):
+        with pytest.raises(InputError, match="exists and is not a cache"):
             build_toy(path, tmp_path, force=force)
     assert (tmp_path / "caches" / "a" / "thesis.txt").read_text() == "mine"
 

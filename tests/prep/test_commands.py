@@ -1,4 +1,4 @@
-"""The commands of `prep` beside build, and how it exits."""
+"""The commands of `prep` other than build, and how they exit."""
 
 import json
 import os
@@ -49,7 +49,7 @@ def test_a_cache_that_cannot_be_read_is_left_out_of_the_list(prep: Prep) -> None
     shutil.copytree("cache/a", "cache/b")
     Path("cache/b/tokenizer/tokenizer.json").unlink()
     Path("cache/b/tokenizer/tokenizer.json").symlink_to("tokenizer.json")  # to itself
-    with pytest.raises(CorruptCacheError):
+    with pytest.raises(CorruptCacheError, match="is a link"):
         open_cache("cache/b")
     listed = prep("list")
     assert listed.code == 0
@@ -94,6 +94,7 @@ def test_a_defect_is_not_hidden(prep: Prep, monkeypatch: pytest.MonkeyPatch) -> 
     assert not list(Path("cache").iterdir())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", ["prep", "train"])
 def test_output_whose_reader_has_gone_exits_141_without_a_word(command: str) -> None:
     """As shells report a process that SIGPIPE ended, for example in `prep list | head -0`."""

@@ -12,7 +12,8 @@ import numpy as np
 import numpy.typing as npt
 
 from ..metrics.scores import main_score
-from ..run_folder.records import METRICS, TIMING, Json, read_records
+from ..run_folder.folder import METRICS, TIMING, Json, open_run
+from ..run_folder.records import read_records
 from ..settings import FREE_ON_RESUME
 from .table import RunResult, read_result
 
@@ -33,7 +34,7 @@ class RunCurves:
         learning_rate: (S,).
         real_tokens: (S,) trained on so far.
         seconds: (S,) of training so far.
-        speed: (S,) real tokens a second since the record before.
+        speed: (S,) real tokens per second since the record before.
         scores: main score by step, of each evaluation; `result.score` names it.
     """
 
@@ -74,11 +75,12 @@ def read_curves(folder: Path) -> RunCurves:
     """Read what a run has recorded so far.
 
     Raises:
-        InputError: the folder is no run.
+        InputError: the folder is not a run folder.
     """
     result = read_result(folder)
-    metrics = read_records(folder / METRICS)
-    timing = {record["step"]: record for record in read_records(folder / TIMING) if record["kind"] == "step"}
+    with open_run(folder) as run:
+        metrics = read_records(run, METRICS)
+        timing = {record["step"]: record for record in read_records(run, TIMING) if record["kind"] == "step"}
     steps = [record for record in metrics if record["kind"] == "step" and record["step"] in timing]
     times = [timing[record["step"]] for record in steps]
     evals = [record for record in metrics if record["kind"] == "eval"]
@@ -108,8 +110,8 @@ def group_runs(runs: Sequence[RunCurves]) -> list[Group]:
     varying = [name for name in facts[0] if len({repr(fact.get(name)) for fact in facts}) > 1]
     names = [_name(_facts(members[0]), varying) for members in groups.values()]
     return [
-        Group(name if names.count(name) == 1 else f"{name} ({place + 1})", tuple(members))
-        for place, (name, members) in enumerate(zip(names, groups.values(), strict=True))
+        Group(name if names.count(name) == 1 else f"{name} ({index + 1})", tuple(members))
+        for index, (name, members) in enumerate(zip(names, groups.values(), strict=True))
     ]
 
 

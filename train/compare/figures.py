@@ -25,7 +25,7 @@ def write_comparison(folders: Sequence[Path], path: Path) -> int:
     """Write the page that compares some runs; returns its size in bytes.
 
     Raises:
-        InputError: a folder is no run, no run has recorded a step yet, or a library that draws is missing.
+        InputError: a folder is not a run folder, no run has recorded a step yet, or a library that draws is missing.
         StorageError: the page cannot be written.
     """
     require_drawing("train compare --html")
@@ -132,7 +132,7 @@ def _line_style(index: int) -> tuple[str, bool]:
 
 
 def _speed(group: Group) -> float:
-    """Real tokens a second over the whole of its runs."""
+    """Real tokens per second over the whole of its runs."""
     seconds = sum(float(run.seconds[-1]) for run in group.runs)
     return sum(float(run.real_tokens[-1]) for run in group.runs) / max(seconds, 1e-9)
 

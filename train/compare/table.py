@@ -8,7 +8,8 @@ from statistics import fmean, stdev
 from cache.common.progress import clock
 
 from ..metrics.scores import TITLES, main_score
-from ..run_folder.records import METRICS, SUMMARY, TIMING, Json, RunInfo, read_records, read_run
+from ..run_folder.folder import METRICS, TIMING, Json, RunInfo, open_run, read_run, read_summary
+from ..run_folder.records import read_records
 
 COLUMNS = (
     "run",
@@ -57,10 +58,11 @@ def read_result(folder: Path) -> RunResult:
     """Read what a run has recorded so far.
 
     Raises:
-        InputError: the folder is no run.
+        InputError: the folder is not a run folder.
     """
-    info = read_run(folder)
-    metrics, timing = read_records(folder / METRICS), read_records(folder / TIMING)
+    with open_run(folder) as run:
+        info, finished = read_run(run), read_summary(run) is not None
+        metrics, timing = read_records(run, METRICS), read_records(run, TIMING)
     steps = [record for record in metrics if record["kind"] == "step"]
     scores = [main_score(record, info.metric) for record in metrics if record["kind"] == "eval"]
     return RunResult(
@@ -70,7 +72,7 @@ def read_result(folder: Path) -> RunResult:
         epoch_seconds=tuple(record["seconds"] for record in timing if record["kind"] == "epoch"),
         steps=steps[-1]["step"] if steps else 0,
         padded_tokens=sum(record["padded_tokens"] for record in steps),
-        finished=(folder / SUMMARY).is_file(),
+        finished=finished,
     )
 
 

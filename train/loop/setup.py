@@ -22,7 +22,8 @@ from ..models.inputs import PADDING_SIDE
 from ..models.losses import Loss, model_loss, resolve_weights, training_loss
 from ..models.masked_lm import PROBABILITY, Masking, masked_forward
 from ..models.pooled import use_pooled_only
-from ..run_folder.records import Json, RunInfo
+from ..run_folder.export import exported_tokenizer
+from ..run_folder.folder import Json, RunInfo
 from ..settings import AUTO, FREE_ON_RESUME, NO_SPLIT, OFF, Settings
 
 
@@ -53,6 +54,8 @@ class TrainingSetup:
         settings: resolved, with nothing left at `auto`.
         device: where to compute.
         steps: optimizer steps of each epoch; `max_steps` may cut the last one short.
+        tokenizer: content by name of the tokenizer's files, for the exported model; read before training, because the
+            cache may be replaced meanwhile.
         optimizations: which optimizations the model computes with.
         masking: how tokens are masked; None unless the task is masked language modelling.
         loss: mean loss of a batch; not used in masked language modelling.
@@ -67,6 +70,7 @@ class TrainingSetup:
     settings: Settings
     device: torch.device
     steps: tuple[int, ...]
+    tokenizer: dict[str, bytes]
     optimizations: ModelOptimizations = ModelOptimizations()
     masking: Masking | None = None
     loss: Loss = model_loss
@@ -144,6 +148,7 @@ def prepare_training(model: PreTrainedModel, cache: Cache, settings: Settings, d
         settings=settings,
         device=device,
         steps=epoch_steps(split, spec, settings),
+        tokenizer=exported_tokenizer(cache),
         optimizations=ModelOptimizations(all_tokens, torch_kernels),
         masking=masking,
         loss=training_loss(split, str(settings.task), settings.class_weights, settings.label_smoothing, device),
