@@ -1,5 +1,6 @@
 """Runs side by side: the tutorial's table, in Markdown."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +25,8 @@ COLUMNS = (
     "padded tokens",
 )
 PLUS_MINUS = "\u00a0±\u00a0"
+
+_MARKDOWN = re.compile(r"[\\|`<\[*&]")
 
 
 @dataclass(frozen=True)
@@ -85,6 +88,7 @@ def column_names(results: Sequence[RunResult]) -> tuple[str, ...]:
 def comparison(results: Sequence[RunResult]) -> str:
     """The table of some runs in Markdown, one row per run."""
     rows = [column_names(results), *(cells(str(result.folder), [result]) for result in results)]
+    rows = [tuple(_MARKDOWN.sub(r"\\\g<0>", cell) for cell in row) for row in rows]
     widths = [max(len(row[i]) for row in rows) for i in range(len(COLUMNS))]
     lines = ["| " + " | ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)) + " |" for row in rows]
     lines.insert(1, "| " + " | ".join("-" * width for width in widths) + " |")

@@ -13,6 +13,7 @@ from typing import Any
 from transformers import PretrainedConfig
 
 from cache.common.hub import PACKAGED
+from cache.common.output import printable
 from cache.common.progress import clock
 from cache.format.manifest import Manifest
 from cache.format.tasks import MLM
@@ -248,14 +249,14 @@ def _version() -> str | None:
 
 def _code(text: str) -> str:
     """A name as code in Markdown, whatever it holds."""
-    text = " ".join(text.split())
+    text = printable(" ".join(text.split()))
     fence = "`" * (1 + max(map(len, re.findall("`+", text)), default=0))  # a run of as many would end the span
     return f"{fence} {text} {fence}" if "`" in text or not text else f"{fence}{text}{fence}"
 
 
 def _plain(text: str) -> str:
     """Foreign text in a line of Markdown: no HTML, code span, link or emphasis. `_table` escapes the `|` itself."""
-    return re.sub(r"[\\`*_\[\]<&#~$]", r"\\\g<0>", " ".join(text.split()))
+    return re.sub(r"[\\`*_\[\]<&#~$]", r"\\\g<0>", printable(" ".join(text.split())))
 
 
 def _number(value: Any) -> str:
