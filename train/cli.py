@@ -41,7 +41,7 @@ def settings_options(command: Command) -> Command:
     """Give a command a flag for each setting."""
     for item in reversed(list(declarations(Settings))):
         rule, options = item.rule, dict[str, Any](default=None, help=item.help, metavar=item.rule.metavar)
-        name = f"{item.flag}/--no-{item.flag[2:]}" if item.kind is bool else item.flag
+        name = f"{item.flag}/{rule.off or '--no-' + item.flag[2:]}" if item.kind is bool else item.flag
         if item.kind is not bool:
             options["type"] = click.Choice(rule.choices) if rule.choices else item.kind
         if rule.bare is not None:
