@@ -21,6 +21,7 @@ from .loop.oom_check import check_memory
 from .loop.setup import (
     TrainingSetup,
     cache_requirements,
+    check_padding_free,
     checkpoint_owner,
     prepare_training,
     resolve_settings,
@@ -86,6 +87,7 @@ def start_run(settings: Settings, log: Log, warn: Log, quiet: bool = False) -> P
         model = load_model(source, cache_requirements(cache, settings), settings.seed, progress.log)
         setup = prepare_training(model, cache, settings, device)
         state = State(Meter(device))
+        check_padding_free(setup)
         heaviest = check_memory(setup, state)
         torch.manual_seed(settings.seed)
         info = run_info(setup, model_digest(source))
@@ -123,6 +125,7 @@ def resume_run(path: Path, given: Mapping[str, Any], log: Log, warn: Log, quiet:
         point = load_resume_point(run, settings, info, progress.warn)
         step, total = point.state.step, point.setup.total_steps
         if step < total:
+            check_padding_free(point.setup)
             check_memory(point.setup, point.state)
         stop.graceful = True
         trackers = open_trackers(settings, run, info, step, progress.warn, quiet)
