@@ -14,15 +14,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .batches.options import BatchOptions
+from .common.files import storage_errors
 from .common.folder import Folder
 from .errors import CacheError, CorruptCacheError, InputError, MismatchError, NotACacheError, StorageError
 from .format.files import FileInfo, open_file_info, open_listed
-from .format.manifest import TOKENIZER, Manifest, naming_remedy, open_folder, read_manifest
-from .format.plan_file import PLANS
+from .format.manifest import MANIFEST, TOKENIZER, Manifest, naming_remedy, open_folder, read_manifest
+from .format.plan_file import PLAN_FILE, PLANS
 from .plans.spec import PlanSpec
 from .reading.in_place import in_place
 from .reading.split_reader import Row, SplitReader
 from .reading.tokenizer import StoredTokenizer
+from .reading.unlisted import Finding, find_unlisted
 from .writing.publishing import recover
 
 if TYPE_CHECKING:
@@ -195,6 +197,17 @@ class Cache(Mapping[str, Split]):
             for split in self.values():
                 split.check_rows()
                 split.check_plans()
+
+    def unlisted(self) -> list[Finding]:
+        """What lies in the folder and does not belong to the cache, by name; and files of it that anybody may change.
+
+        None of it is ever read.
+        """
+        listed = {MANIFEST, *(info.file for info in self._listed())}
+        for split in self.values():
+            listed |= {f"{split.name}/{PLANS}/{spec.id}/{PLAN_FILE}" for spec in split.stored_plans()}
+        with storage_errors(self.folder, "read"):
+            return list(find_unlisted(self._files, listed))
 
     def _listed(self) -> Iterator[FileInfo]:
         """Every file that is read: those of the tokenizer, the shards, the epochs of plans; paths below the cache."""

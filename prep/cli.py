@@ -278,6 +278,8 @@ def report(cache: str, out: str | None, png: str | None, split: str | None, quie
 def verify(cache: str, quiet: bool, as_json: bool) -> None:
     """Check every byte of CACHE, its plans included, against its checksum.
 
+    What lies in its folder and does not belong to it is named; nothing reads it.
+
     \b
     Example:
       prep verify cache/imdb
@@ -292,10 +294,16 @@ def verify(cache: str, quiet: bool, as_json: bool) -> None:
         for checked in opened.verify():
             files, size = files + 1, size + checked.bytes
             bar.update(checked.bytes)
+    unlisted = [(name if name.isprintable() else ascii(name), what) for name, what in opened.unlisted()]
     if as_json:
-        print_json({"folder": cache, "files": files, "bytes": size})
+        findings = [{"name": name, "what": what} for name, what in unlisted]
+        print_json({"folder": cache, "files": files, "bytes": size, "unlisted": findings})
     elif not quiet:
         click.echo(f"{cache} is sound: {files} files, {size:,} bytes, each as its checksum says")
+        for name, what in unlisted[:20]:
+            click.echo(f"  not part of it, and never read: {name} ({what})")
+        if len(unlisted) > 20:
+            click.echo(f"  and {len(unlisted) - 20:,} more")
 
 
 @cli.command("list")

@@ -1,9 +1,13 @@
-"""What the tests share. No test talks to the Hub, whatever the machine it runs on."""
+"""What the tests share. None talks to the Hub; one not marked `slow` starts no process and trains no model."""
 
+import functools
+import multiprocessing.process
 import signal
+import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -60,3 +64,46 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             for item in items:
                 if item.get_closest_marker("cuda"):
                     item.add_marker(pytest.mark.skip(reason="needs a CUDA device"))
+
+
+_running: pytest.Item | None = None
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
+    """Know which test runs, with the fixtures made for it."""
+    global _running
+    _running = item
+    try:
+        return (yield)
+    finally:
+        _running = None
+
+
+def only_when_slow(what: str) -> None:
+    """Fail the test that runs if it does what `make quick` has no time for, but is not marked so."""
+    if _running and not any(_running.get_closest_marker(name) for name in ("slow", "faults", "cuda")):
+        pytest.fail(f"{_running.nodeid} {what}: mark it slow")
+
+
+def checked(function: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(function)
+    def start(*arguments: Any, **named: Any) -> Any:
+        only_when_slow("starts a process")
+        return function(*arguments, **named)
+
+    return start
+
+
+def pytest_configure() -> None:
+    """Watch the ways to start a program or a worker; a build forks a child for every file, which is quick."""
+    for owner, name in ((subprocess.Popen, "__init__"), (multiprocessing.process.BaseProcess, "start")):
+        setattr(owner, name, checked(getattr(owner, name)))
+
+
+def pytest_collection_finish() -> None:
+    """Watch the steps of every optimizer, if a test can have one."""
+    if "torch" in sys.modules:
+        from torch.optim.optimizer import register_optimizer_step_pre_hook
+
+        register_optimizer_step_pre_hook(lambda *_: only_when_slow("trains a model"))

@@ -146,6 +146,7 @@ def test_pyproject_lists_the_packages_of_the_tree() -> None:
     assert {path.parent for path in MODULES.values()} == {ROOT / name.replace(".", "/") for name in packages}
 
 
+@pytest.mark.slow
 def test_git_ignores_the_data_in_cache_and_no_module() -> None:
     """`cache/` holds both in a checkout: what git ignores of the names below are the folders of data."""
     if not (ROOT / ".git").exists():

@@ -1,6 +1,7 @@
 """The command `train`: parse, call one function, print. Nothing slow is imported before a command runs."""
 
 import contextlib
+import resource
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -19,6 +20,9 @@ if TYPE_CHECKING:
     import torch
 
 Command = Callable[..., Any]
+
+TORCH_BYTES = 1 << 30
+"""Address space that torch and a small model take on a CPU, rounded up."""
 
 
 def main() -> NoReturn:
@@ -41,7 +45,7 @@ def settings_options(command: Command) -> Command:
     """Give a command a flag for each setting."""
     for item in reversed(list(declarations(Settings))):
         rule, options = item.rule, dict[str, Any](default=None, help=item.help, metavar=item.rule.metavar)
-        name = f"{item.flag}/--no-{item.flag[2:]}" if item.kind is bool else item.flag
+        name = f"{item.flag}/{rule.off or '--no-' + item.flag[2:]}" if item.kind is bool else item.flag
         if item.kind is not bool:
             options["type"] = click.Choice(rule.choices) if rule.choices else item.kind
         if rule.bare is not None:
@@ -136,6 +140,7 @@ def evaluate(
     Example:
       train eval runs/imdb-1 --cache cache/imdb --split test
     """
+    _check_memory_limit()
     from cache import open_cache
     from cache.common.progress import Progress
 
@@ -187,11 +192,12 @@ def predict(
     """
     if texts and file is not None:
         raise InputError("texts and --file are both given, expected one of them")
-    if not texts and file is None and sys.stdin.isatty():
+    if not texts and file is None and (sys.stdin is None or sys.stdin.isatty()):
         raise InputError('no text was given; pass texts, --file FILE, or pipe them in: echo "…" | train predict MODEL')
-    from .predict import Predictor, read_file, read_texts
+    _check_memory_limit()
+    from .predict import Predictor, read_file, read_stdin
 
-    given = list(texts) or (read_file(file) if file is not None else read_texts(sys.stdin.buffer.read(), "stdin"))
+    given = list(texts) or (read_stdin() if file is None else read_file(file))
     with _on(device, precision) as (torch_device, resolved):
         predictor = Predictor(model, torch_device, resolved, batch_size)
         for result in predictor(given):
@@ -225,6 +231,16 @@ def compare(runs: tuple[Path, ...], as_json: bool, html: Path | None) -> None:
         _print_finite({"runs": [to_json(result) for result in results]})
     else:
         click.echo(comparison(results))
+
+
+def _check_memory_limit() -> None:
+    """Refuse to load torch under a limit that it cannot load in: it would end the process by a signal."""
+    limit = resource.getrlimit(resource.RLIMIT_AS)[0]
+    if limit != resource.RLIM_INFINITY and limit < TORCH_BYTES:
+        raise InputError(
+            f"memory is limited to {limit >> 20:,} MiB (ulimit -v {limit >> 10}), expected at least "
+            f"{TORCH_BYTES >> 20:,} MiB; lift the limit: ulimit -v unlimited"
+        )
 
 
 def _print_finite(content: dict[str, Any]) -> None:

@@ -20,6 +20,7 @@ class Rule:
         minimum, above, maximum, below: bounds of a number.
         choices: the texts allowed; empty where any is.
         folder: whether the text may name a folder, for shell completion.
+        off: the flag that says no, where it is not --no-<name>.
         bare: the value of a flag given without one; None where the flag needs a value.
         metavar: what the help calls the value.
         free_on_resume: whether it may differ when a run is resumed, because it changes none of the run's numbers.
@@ -33,6 +34,7 @@ class Rule:
     below: float | None = None
     choices: tuple[str, ...] = ()
     folder: bool = False
+    off: str | None = None
     bare: str | None = None
     metavar: str | None = None
     free_on_resume: bool = False

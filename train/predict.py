@@ -3,6 +3,7 @@
 Shapes: B rows, W columns, C classes.
 """
 
+import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from itertools import islice
@@ -154,7 +155,7 @@ class Predictor:
                 yield self._prediction(text, outputs[row], names)
 
     def _encode(self, texts: list[str]) -> list[Any]:
-        with library_errors(InputError, f"the tokenizer of {self.name} cannot encode these texts"):
+        with library_errors(InputError, f"the tokenizer of {self.name} cannot encode these texts, expected UTF-8"):
             if self.kind == "token-classification":
                 words = [text.split() for text in texts]
                 encoded = self.tokenizer.encode_batch(words, is_pretokenized=True)  # the fast one gives no words
@@ -259,6 +260,18 @@ def read_texts(data: bytes, source: str) -> list[str]:
     if not lines:
         raise InputError(f"{source} holds no text, expected one per line")
     return lines
+
+
+def read_stdin() -> list[str]:
+    """The texts on standard input, one per line.
+
+    Raises:
+        InputError: it cannot be read.
+    """
+    try:
+        return read_texts(sys.stdin.buffer.read(), "stdin")
+    except OSError as error:
+        raise InputError(f"stdin cannot be read ({error.strerror}); pass texts or --file FILE") from None
 
 
 def read_file(path: Path) -> list[str]:

@@ -7,17 +7,16 @@ from cache.common.progress import clock
 
 from .loop.setup import TrainingSetup
 from .models.inputs import PADDING_SIDE
-from .run_folder.records import METRICS, MODEL, Json
+from .run_folder.folder import METRICS, MODEL, Json
 from .run_folder.trackers import Trackers
 from .settings import NO_SPLIT
 
 Log = Callable[[str], None]
 
 
-def report_start(setup: TrainingSetup, device_name: str, heaviest: tuple[int, int], log: Log) -> None:
-    """Log model, cache, optimizations, device and steps; `heaviest` is rows and width of the largest micro-batch."""
+def report_start(setup: TrainingSetup, device_name: str, heaviest: str, log: Log) -> None:
+    """Log model, cache, optimizations, device and steps; `heaviest` is the size of the largest micro-batch."""
     settings, optimizations = setup.settings, setup.optimizations
-    rows, width = heaviest
     parameters = sum(parameter.numel() for parameter in setup.model.parameters())
     target = _labels(setup) if setup.masking is None else f"{setup.masking.probability:.0%} of the tokens masked"
     log(f"model      {settings.model} ({parameters / 1e6:,.1f} M parameters, {target})")
@@ -28,11 +27,14 @@ def report_start(setup: TrainingSetup, device_name: str, heaviest: tuple[int, in
     part, subset = ("logits", "the masked tokens") if setup.masking else ("last layer", "the pooled token")
     reason = optimizations.all_tokens_reason
     log(f"{part:10} {f'for {subset} alone' if reason is None else f'for every token: {reason}'}")
+    if settings.padding_free:
+        reason = optimizations.padded_reason
+        log(f"batches    {'rows end to end, without padding' if reason is None else f'padded: {reason}'}")
     if setup.device.type == "cpu":
         reason = optimizations.torch_kernels_reason
         log(f"attention  {'by blocks, dropout from raw bits' if reason is None else f'by torch: {reason}'}")
     log(f"device     {device_name}, {settings.precision}{', compiled' * settings.compile}")
-    log(f"steps      {setup.total_steps:,} in {len(setup.steps)} epochs; the heaviest batch, {rows} x {width}, fits")
+    log(f"steps      {setup.total_steps:,} in {len(setup.steps)} epochs; the heaviest batch, {heaviest}, fits")
 
 
 def _labels(setup: TrainingSetup) -> str:

@@ -8,8 +8,11 @@ from typing import Any
 import torch
 
 from cache import Cache, open_cache
+from cache.common.files import storage_errors
+from cache.common.folder import Folder
 from cache.common.hub import local_folder
 from cache.errors import MismatchError
+from cache.format.files import FileInfo
 
 from . import device as devices
 from .loop.checkpoint import clean, load_checkpoint, newest_checkpoint
@@ -17,7 +20,7 @@ from .loop.setup import TrainingSetup, absolute_model, cache_requirements, check
 from .loop.state import Meter, State
 from .models.configuration import read_config
 from .models.loading import fresh_model, load_model, model_digest, model_folder
-from .run_folder.records import CHECKPOINTS, RunInfo
+from .run_folder.folder import CHECKPOINTS, RunInfo
 from .settings import FREE_ON_RESUME, Settings, contradictions
 
 
@@ -29,13 +32,13 @@ class ResumePoint:
         setup: what is trained.
         info: content of settings.json.
         state: the progress of the run.
-        sizes: bytes of each record file to keep.
+        kept: size and checksum of what is kept of each record file; empty at the beginning.
     """
 
     setup: TrainingSetup
     info: RunInfo
     state: State
-    sizes: dict[str, int]
+    kept: Mapping[str, FileInfo]
 
 
 def resumed_settings(folder: Path, info: RunInfo, given: Mapping[str, Any]) -> Settings:
@@ -58,7 +61,7 @@ def _resolve_given(given: Mapping[str, Any]) -> dict[str, Any]:
     return resolved
 
 
-def load_resume_point(folder: Path, settings: Settings, info: RunInfo, warn: Callable[[str], None]) -> ResumePoint:
+def load_resume_point(run: Folder, settings: Settings, info: RunInfo, warn: Callable[[str], None]) -> ResumePoint:
     """The newest intact checkpoint of a run, loaded; or its beginning, if it was killed before the first one.
 
     Raises:
@@ -66,20 +69,20 @@ def load_resume_point(folder: Path, settings: Settings, info: RunInfo, warn: Cal
     """
     cache = open_cache(settings.cache)
     device = devices.pick_device(settings.device)
-    _refuse(folder, _differences(info, settings, cache, device))
-    clean(folder / CHECKPOINTS)
-    found = newest_checkpoint(folder / CHECKPOINTS, checkpoint_owner(info), warn)
+    _refuse(run.path, _differences(info, settings, cache, device))
+    with storage_errors(run.path / CHECKPOINTS):
+        root = run.folder(CHECKPOINTS, make=True)
+    clean(root)
+    found = newest_checkpoint(root, checkpoint_owner(info), warn)
     if found is None:
         required = cache_requirements(cache, settings)
         model = load_model(model_folder(str(settings.model)), required, settings.seed)
         setup = prepare_training(model, cache, settings, device)
         torch.manual_seed(settings.seed)
         return ResumePoint(setup, info, State(Meter(device)), {})
-    checkpoint, content = found
-    model = fresh_model(read_config(checkpoint), str(settings.task))
+    model = fresh_model(read_config(found.folder.path), str(settings.task))
     setup = prepare_training(model, cache, settings, device)
-    state = load_checkpoint(checkpoint, content, setup)
-    return ResumePoint(setup, info, state, dict(content["records"]))
+    return ResumePoint(setup, info, load_checkpoint(found, setup), found.records)
 
 
 def _differences(info: RunInfo, settings: Settings, cache: Cache, device: torch.device) -> list[str]:

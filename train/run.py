@@ -3,8 +3,6 @@
 Everything that can be refused is refused before the run folder is created.
 """
 
-import json
-import shutil
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -14,7 +12,8 @@ import torch
 
 from cache import open_cache
 from cache.common.files import storage_errors
-from cache.errors import LengthwiseError, StorageError
+from cache.common.folder import Folder
+from cache.errors import LengthwiseError
 
 from . import device as devices
 from .loop.callbacks import Callbacks, RunCallbacks
@@ -22,6 +21,7 @@ from .loop.oom_check import check_memory
 from .loop.setup import (
     TrainingSetup,
     cache_requirements,
+    check_padding_free,
     checkpoint_owner,
     prepare_training,
     resolve_settings,
@@ -35,20 +35,24 @@ from .report import report_end, report_start
 from .resume import ResumePoint, load_resume_point, resumed_settings
 from .run_folder.console import ConsoleProgress
 from .run_folder.export import export_model
-from .run_folder.records import (
-    CHECKPOINTS,
+from .run_folder.folder import (
+    METRICS,
     MODEL,
-    SETTINGS,
-    SUMMARY,
+    TIMING,
     Json,
     RunInfo,
+    Summary,
     check_out,
-    create_run_folder,
-    joined_records,
     lock_run,
+    new_run,
+    open_run,
     read_run,
-    write_json,
+    read_summary,
+    remove_leftovers,
+    write_settings,
+    write_summary,
 )
+from .run_folder.records import finite, joined_records, read_records
 from .run_folder.trackers import Trackers, check_installed, open_trackers
 from .settings import Settings
 from .signals import Stopped, StopRequest
@@ -83,22 +87,22 @@ def start_run(settings: Settings, log: Log, warn: Log, quiet: bool = False) -> P
         model = load_model(source, cache_requirements(cache, settings), settings.seed, progress.log)
         setup = prepare_training(model, cache, settings, device)
         state = State(Meter(device))
+        check_padding_free(setup)
         heaviest = check_memory(setup, state)
         torch.manual_seed(settings.seed)
         info = run_info(setup, model_digest(source))
         stop.graceful = True
-        folder = _create_folder(info)
-        with lock_run(folder):
-            trackers = _open_new_trackers(folder, info, progress.warn, quiet)
+        with new_run(settings.out, info.cache_name) as run:
+            trackers = _begin(run, info, progress.warn, quiet)
             report_start(setup, info.environment["device"], heaviest, progress.log)
-            return _train_to_end(folder, ResumePoint(setup, info, state, {}), progress, stop, trackers)
+            return _train_to_end(run, ResumePoint(setup, info, state, {}), progress, stop, trackers)
 
 
-def resume_run(folder: Path, given: Mapping[str, Any], log: Log, warn: Log, quiet: bool = False) -> Path:
+def resume_run(path: Path, given: Mapping[str, Any], log: Log, warn: Log, quiet: bool = False) -> Path:
     """Resume an interrupted run exactly where its newest checkpoint is.
 
     Args:
-        folder: the run folder.
+        path: the run folder.
         given: settings named on the command line; those that would change the result must equal the run's.
         log, warn, quiet: as for `start_run`.
 
@@ -106,22 +110,27 @@ def resume_run(folder: Path, given: Mapping[str, Any], log: Log, warn: Log, quie
         MismatchError: settings, cache or model are not those of the run.
         LengthwiseError, Stopped: as for `start_run`.
     """
-    info = read_run(folder)
-    settings = resumed_settings(folder, info, given)
-    if (folder / SUMMARY).exists():
-        warn(f"{folder} is finished: {info.total_steps:,} steps; evaluate it with `train eval {folder} --cache CACHE`")
-        return folder
-    check_installed(settings)
     progress = ConsoleProgress(quiet, log, warn)
-    with lock_run(folder), StopRequest(progress.warn) as stop:
-        point = load_resume_point(folder, settings, info, progress.warn)
+    with open_run(path) as run, lock_run(run), StopRequest(progress.warn) as stop:
+        info = read_run(run)
+        settings = resumed_settings(path, info, given)
+        if read_summary(run) is not None:
+            progress.warn(
+                f"{path} is finished: {info.total_steps:,} steps; evaluate it with `train eval {path} --cache CACHE`"
+            )
+            return path
+        check_installed(settings)
+        with storage_errors(path):
+            remove_leftovers(run)
+        point = load_resume_point(run, settings, info, progress.warn)
         step, total = point.state.step, point.setup.total_steps
         if step < total:
+            check_padding_free(point.setup)
             check_memory(point.setup, point.state)
         stop.graceful = True
-        trackers = open_trackers(settings, folder, info, step, progress.warn, quiet)
-        progress.log(f"resuming {folder} at step {step:,} of {total:,}")
-        return _train_to_end(folder, point, progress, stop, trackers)
+        trackers = open_trackers(settings, run, info, step, progress.warn, quiet)
+        progress.log(f"resuming {path} at step {step:,} of {total:,}")
+        return _train_to_end(run, point, progress, stop, trackers)
 
 
 def train(setup: TrainingSetup, state: State, callbacks: Callbacks) -> bool:
@@ -144,39 +153,49 @@ def train(setup: TrainingSetup, state: State, callbacks: Callbacks) -> bool:
     return True
 
 
+def _begin(run: Folder, info: RunInfo, warn: Log, quiet: bool) -> Trackers:
+    """Write settings.json and open the trackers of a new run; if either fails, nothing is left behind."""
+    try:
+        write_settings(run, info)
+        return open_trackers(info.settings, run, info, None, warn, quiet)
+    except LengthwiseError:
+        for name in run.names():
+            run.remove(name)
+        run.path.rmdir()
+        raise
+
+
 def _train_to_end(
-    folder: Path, start: ResumePoint, progress: ConsoleProgress, stop: StopRequest, trackers: Trackers
+    run: Folder, start: ResumePoint, progress: ConsoleProgress, stop: StopRequest, trackers: Trackers
 ) -> Path:
     """Train, export the model, write the summary; the trackers are closed last, for that may be slow."""
     setup, state = start.setup, start.state
     with trackers:
-        with storage_errors(folder):
-            (folder / CHECKPOINTS).mkdir(exist_ok=True)
-        owner = checkpoint_owner(start.info)
-        callbacks = RunCallbacks(setup, state, folder, owner, start.sizes, progress, stop, trackers)
-        if trackers.open:
-            trackers.catch_up(joined_records(folder))
-        progress.begin(setup.total_steps, state.step)
+        callbacks = RunCallbacks(setup, state, run, checkpoint_owner(start.info), start.kept, progress, stop, trackers)
         try:
+            if trackers.fresh and start.kept:
+                trackers.catch_up(joined_records(read_records(run, METRICS), read_records(run, TIMING)))
+            progress.begin(setup.total_steps, state.step)
             finished = train(setup, state, callbacks)
+            if finished:
+                summary = _finish(run, start, callbacks)
         finally:
             callbacks.close()
         if not finished:
             position = f"step {state.step:,} of {setup.total_steps:,}"
-            progress.warn(f"stopped at {position}; go on with: train run --resume {folder}")
+            progress.warn(f"stopped at {position}; go on with: train run --resume {run.path}")
             raise Stopped(stop.signum or 0)
-        summary = _finish(folder, start)
-        report_end(folder, summary, setup, trackers, progress.log)
-    return folder
+        report_end(run.path, summary, setup, trackers, progress.log)
+    return run.path
 
 
-def _finish(folder: Path, start: ResumePoint) -> Json:
+def _finish(run: Folder, start: ResumePoint, callbacks: RunCallbacks) -> Json:
     """Export the model, then write and return the summary."""
     setup, state = start.setup, start.state
     began = time.monotonic()
-    export_model(folder / MODEL, setup.model, setup.cache, start.info, joined_records(folder))
+    export_model(run, setup.model, setup.tokenizer, setup.cache.manifest, start.info, callbacks.results())
     state.seconds += time.monotonic() - began
-    summary: Json = {
+    facts: Json = {
         "steps": state.step,
         "seconds": state.seconds,
         "peak_memory_bytes": devices.peak_memory_bytes(setup.device),
@@ -184,33 +203,13 @@ def _finish(folder: Path, start: ResumePoint) -> Json:
         "eval_split": setup.settings.eval_split,
         "scores": state.scores,
     }
-    write_json(folder / SUMMARY, summary)
-    return summary
+    write_summary(run, Summary(finite(facts), callbacks.sync()))
+    return facts
 
 
-def _create_folder(info: RunInfo) -> Path:
-    """Create the new run's folder with its settings.json."""
-    folder = create_run_folder(info.settings.out, info.cache_name)
-    try:
-        write_json(folder / SETTINGS, info.to_json())
-    except StorageError:
-        folder.rmdir()
-        raise
-    return folder
-
-
-def _open_new_trackers(folder: Path, info: RunInfo, warn: Log, quiet: bool) -> Trackers:
-    """The trackers of a new run; if one cannot be opened, nothing is left behind."""
-    try:
-        return open_trackers(info.settings, folder, info, None, warn, quiet)
-    except LengthwiseError:
-        shutil.rmtree(folder, ignore_errors=True)
-        raise
-
-
-def run_facts(folder: Path) -> Json:
+def run_facts(path: Path) -> Json:
     """The output of `train run --json`: a finished run's summary and settings."""
-    info = read_run(folder)
-    summary = json.loads((folder / SUMMARY).read_text("utf-8"))
-    facts = {"run": str(folder), "model": str(folder / MODEL), "cache_fingerprint": info.cache_fingerprint}
-    return {**facts, **summary, "settings": info.settings.to_json()}
+    with open_run(path) as run:
+        info, summary = read_run(run), read_summary(run)
+    facts = {"run": str(path), "model": str(path / MODEL), "cache_fingerprint": info.cache_fingerprint}
+    return {**facts, **(summary.facts if summary else {}), "settings": info.settings.to_json()}

@@ -92,6 +92,12 @@ class Settings:
     precision: str = setting(
         "auto", "fp32, bf16 (autocast), or auto: bf16 where the hardware computes it natively.", choices=PRECISIONS
     )
+    padding_free: bool = setting(
+        False,
+        "Lay the rows of a batch end to end instead of padding them, where the model supports it: no padding, in any "
+        "order of rows.",
+        off="--padded",
+    )
     compile: bool = setting(False, "Compile the model with torch.compile.")
     pooled_only: bool = setting(
         True,

@@ -1,4 +1,4 @@
-"""Requests to stop a run: SIGTERM, which a cluster sends before it takes a machine away, and Ctrl-C."""
+"""Requests to stop a run: SIGTERM, which a cluster sends before it takes a machine away, Ctrl-C, a closed terminal."""
 
 import signal
 import threading
@@ -9,7 +9,7 @@ from typing import Any, Self
 
 class Stopped(SystemExit):
     """The process was told to stop. Uncaught, it exits with the code that shells report for a process that a signal
-    ended: 143 for SIGTERM, 130 for Ctrl-C.
+    ended: 143 for SIGTERM, 130 for Ctrl-C, 129 for SIGHUP.
 
     Attributes:
         signum: the signal.
@@ -21,7 +21,7 @@ class Stopped(SystemExit):
 
 
 class StopRequest:
-    """While entered, a first SIGTERM or Ctrl-C sets `signum`; a second Ctrl-C raises `Stopped` at once.
+    """While entered, a first SIGTERM, SIGHUP or Ctrl-C sets `signum`; a second Ctrl-C raises `Stopped` at once.
 
     Until `graceful` is set the first one raises too: before the first step there is nothing to save.
     Threads other than the main one install no handlers.
@@ -38,7 +38,8 @@ class StopRequest:
 
     def __enter__(self) -> Self:
         if threading.current_thread() is threading.main_thread():
-            for signum in (signal.SIGTERM, signal.SIGINT):
+            ignored = signal.getsignal(signal.SIGHUP) == signal.SIG_IGN  # by nohup
+            for signum in (signal.SIGTERM, signal.SIGINT, *(() if ignored else (signal.SIGHUP,))):
                 self.previous[signum] = signal.signal(signum, self._handle)
         return self
 

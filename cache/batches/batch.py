@@ -5,7 +5,7 @@ Shapes: B rows of this rank and micro-step, W columns.
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Unpack
+from typing import Any, Unpack
 
 import torch
 
@@ -27,6 +27,9 @@ class Batch:
     step has too few rows for all ranks, some get a dummy batch: its tensors hold one row of another rank, but `rows` is
     empty and `len(batch)` is 0, so that `loss_weight` is 0.
 
+    A packed batch holds its B rows end to end as one, T tokens in all: B is 1 and W is T in the shapes of tokens below,
+    and `attention_mask` is None.
+
     Attributes:
         input_ids: (B, W) int64.
         attention_mask: (B, W) int64, 1 at tokens; None where every row is W long and no mask is needed.
@@ -41,6 +44,10 @@ class Batch:
         step_targets: the same of that step over all ranks and micro-steps.
         last: whether this is the step's last micro-step; the same on all ranks.
         real_tokens: tokens that are not padding; 0 in a dummy batch.
+        position_ids: (1, T) int64, counted from 0 in each row of a packed batch; None in a padded one.
+        cu_seq_lens: (B+1,) int32, row i of a packed batch is tokens cu_seq_lens[i] to cu_seq_lens[i+1]; None in a
+            padded one.
+        longest: tokens of the longest row of a packed batch; 0 in a padded one.
     """
 
     input_ids: torch.Tensor
@@ -54,6 +61,9 @@ class Batch:
     step_targets: int
     last: bool
     real_tokens: int
+    position_ids: torch.Tensor | None = None
+    cu_seq_lens: torch.Tensor | None = None
+    longest: int = 0
 
     def __len__(self) -> int:
         """Rows that count: B, or 0 in a dummy batch."""
@@ -69,19 +79,25 @@ class Batch:
 
     @property
     def padded_tokens(self) -> int:
-        """B x W, computed even in a dummy batch."""
+        """B x W, computed even in a dummy batch; T in a packed one."""
         return self.input_ids.numel()
 
-    def model_inputs(self) -> dict[str, torch.Tensor]:
+    def model_inputs(self) -> dict[str, Any]:
         """Keyword arguments for a transformers model: input_ids, labels where the cache has them, attention_mask where
-        one is needed, and token_type_ids in a cache of pairs."""
+        one is needed, and token_type_ids in a cache of pairs. Of a packed batch also position_ids and what
+        transformers' flash attention takes: cu_seq_lens_q, cu_seq_lens_k, max_length_q, max_length_k."""
         inputs = {
             "input_ids": self.input_ids,
             "labels": self.labels,
             "attention_mask": self.attention_mask,
             "token_type_ids": self.token_type_ids,
+            "position_ids": self.position_ids,
+            "cu_seq_lens_q": self.cu_seq_lens,
+            "cu_seq_lens_k": self.cu_seq_lens,
+            "max_length_q": self.longest or None,
+            "max_length_k": self.longest or None,
         }
-        return {name: tensor for name, tensor in inputs.items() if tensor is not None}
+        return {name: value for name, value in inputs.items() if value is not None}
 
 
 class Batches:
@@ -110,7 +126,7 @@ class Batches:
         self.start, self.feed, self.device = chosen["start"], chosen["feed"], torch.device(chosen["device"])
         if not 0 <= self.start <= len(self.plan):
             raise InputError(f"start is step {self.start}, but the epoch has {len(self.plan):,} steps")
-        self.padding = PaddingOptions(chosen["always_mask"], chosen["padding_side"] == "left")
+        self.padding = PaddingOptions(chosen["always_mask"], chosen["padding_side"] == "left", chosen["packed"])
         self.sharing = Sharing(
             chosen["rank"],
             chosen["world_size"],

@@ -68,7 +68,7 @@ class DirectFeed:
         self.split, self.device = split, device
         self.on_cpu = device.type == "cpu"
         self.one = torch.ones(1, 1, dtype=torch.int64)  # a mask that is all ones needs no memory
-        self.pad_id, (self.always_mask, self.left) = split.tokenizer.pad_id, padding
+        self.pad_id, (self.always_mask, self.left, _) = split.tokenizer.pad_id, padding
 
     def __call__(self, chunks: Iterator[MicroBatches]) -> Iterator[tuple[MicroBatches, Iterator[PaddedTensors]]]:
         for chunk in chunks:

@@ -7,6 +7,7 @@ Shapes: B rows, W columns, N rows and T tokens of a chunk of steps.
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -57,14 +58,54 @@ class DeviceRows:
 
 
 class DevicePadder:
-    """Gathers, pads and masks on the device, without synchronizing with the host."""
+    """Gathers, pads and masks, or packs, on the device, without synchronizing with the host."""
 
     def __init__(self, split: SplitReader, device: torch.device, padding: PaddingOptions) -> None:
-        self.pad_id, (self.always_mask, self.left) = split.tokenizer.pad_id, padding
+        self.pad_id, (self.always_mask, self.left, self.packed) = split.tokenizer.pad_id, padding
+        self.device = device
         self.columns = torch.arange(split.max_length, device=device)
 
+    def tensors(self, chunk: MicroBatches, rows: DeviceRows) -> Iterator[PaddedTensors]:
+        """The tensors of each micro-batch; `rows` are the chunk's, in its order."""
+        return self.pack(chunk, rows) if self.packed else self.pad(chunk, rows)
+
+    def pack(self, chunk: MicroBatches, rows: DeviceRows) -> Iterator[PaddedTensors]:
+        """Packed tensors: the chunk's tokens are gathered at once, and each micro-batch is a slice of them."""
+        ends = np.append(0, np.cumsum(chunk.lengths, dtype=np.int64))
+        total = int(ends[-1])
+        starts = torch.zeros(len(rows.lengths) + 1, dtype=torch.int64, device=self.device)
+        torch.cumsum(rows.lengths, 0, out=starts[1:])
+        owner = torch.repeat_interleave(
+            torch.arange(len(rows.lengths), device=self.device), rows.lengths, output_size=total
+        )  # (T,) the row of each token
+        within = torch.arange(total, device=self.device) - starts[owner]
+        positions = rows.begins[owner] + within
+        ids = rows.tokens[positions].long()
+        if rows.tokens.dtype == torch.int16:
+            ids &= 0xFFFF
+        token_labels = None if rows.token_labels is None else rows.token_labels[positions].long()
+        types = None if rows.first_lengths is None else (within >= rows.first_lengths[owner]).long()
+        for (first, stop), (begin, end), longest in zip(
+            pairwise(chunk.offsets.tolist()),
+            pairwise(ends[chunk.offsets].tolist()),
+            chunk.lengths[chunk.offsets[1:] - 1].tolist(),
+            strict=True,
+        ):
+            labels = None if rows.labels is None else rows.labels[first:stop]
+            if token_labels is not None:
+                labels = token_labels[None, begin:end]
+            yield PaddedTensors(
+                ids[None, begin:end],
+                None,
+                labels,
+                None if types is None else types[None, begin:end],
+                within[None, begin:end],
+                (starts[first : stop + 1] - begin).int(),
+                longest,
+            )
+
     def pad(self, chunk: MicroBatches, rows: DeviceRows) -> Iterator[PaddedTensors]:
-        """Padded tensors of each micro-batch; `rows` are the chunk's, in its order."""
+        """Padded tensors."""
         plain = zip(chunk.offsets.tolist(), chunk.offsets[1:].tolist(), chunk.widths.tolist(),
                     chunk.uniform.tolist(), strict=False)  # fmt: skip
         for first, stop, width, uniform in plain:
@@ -128,7 +169,7 @@ class ResidentFeed:
     def __call__(self, chunks: Iterator[MicroBatches]) -> Iterator[tuple[MicroBatches, Iterator[PaddedTensors]]]:
         for chunk in chunks:
             rows = _pinned(torch.from_numpy(chunk.rows), self.device).to(self.device, non_blocking=True)
-            yield chunk, self.padder.pad(chunk, self.store.take(rows))
+            yield chunk, self.padder.tensors(chunk, self.store.take(rows))
 
 
 class StreamedFeed:
@@ -175,7 +216,15 @@ class StreamedFeed:
     def _deliver(
         self, chunk: MicroBatches, gathered: "Future[DeviceRows]"
     ) -> tuple[MicroBatches, Iterator[PaddedTensors]]:
-        return chunk, self.padder.pad(chunk, gathered.result().to(self.device))
+        return chunk, self.padder.tensors(chunk, gathered.result().to(self.device))
+
+
+class PackedFeed(StreamedFeed):
+    """Packs chunk after chunk without a thread: for a CPU, as `cpu_feed.DirectFeed` does for padded batches."""
+
+    def __call__(self, chunks: Iterator[MicroBatches]) -> Iterator[tuple[MicroBatches, Iterator[PaddedTensors]]]:
+        for chunk in chunks:
+            yield chunk, self.padder.tensors(chunk, self.gather(chunk).to(self.device))
 
 
 def _bits(tokens: Array) -> torch.Tensor:

@@ -12,7 +12,7 @@ import torch
 
 from ..reading.split_reader import SplitReader
 from .cpu_feed import DirectFeed
-from .device_feeds import ResidentFeed, StreamedFeed
+from .device_feeds import PackedFeed, ResidentFeed, StreamedFeed
 from .padded import Feed, PaddingOptions
 
 RESIDENT_SHARE = 8
@@ -25,7 +25,8 @@ def choose_feed(name: str, split: SplitReader, device: torch.device, padding: Pa
     """The feed of a name in `FEEDS`; "auto" is direct on a CPU, else resident where the split fits, else streamed."""
     if name == "auto":
         name = "direct" if device.type == "cpu" else "resident" if _fits(split, device) else "streamed"
-    make: Any = {"direct": DirectFeed, "resident": ResidentFeed, "streamed": StreamedFeed}[name]
+    direct = PackedFeed if padding.packed else DirectFeed
+    make: Any = {"direct": direct, "resident": ResidentFeed, "streamed": StreamedFeed}[name]
     feed: Feed = make(split, device, padding)
     return feed
 

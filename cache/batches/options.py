@@ -31,6 +31,9 @@ class BatchOptions(TypedDict, total=False):
     padding_side: str | None
     """"right" or "left"; None: what the tokenizer asks for. A model that reads the first token, as BERT does, or
     numbers positions from the left needs "right"."""
+    packed: bool
+    """Give the rows of a micro-batch end to end, as one row without padding; the options about padding then say
+    nothing. The model must keep the rows apart by `Batch.cu_seq_lens`."""
     feed: str
     """How tokens get to the device, one of `FEEDS`; all give the same tensors."""
 
@@ -44,6 +47,7 @@ DEFAULTS = BatchOptions(
     pad_to_multiple_of=1,
     always_mask=False,
     padding_side=None,
+    packed=False,
     feed="auto",
 )
 

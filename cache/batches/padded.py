@@ -1,4 +1,4 @@
-"""The types that all feeds share: padded tensors of micro-batches, and how they are padded."""
+"""The types that all feeds share: padded or packed tensors of micro-batches, and how they are made."""
 
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
@@ -15,6 +15,9 @@ class PaddedTensors(NamedTuple):
     attention_mask: torch.Tensor | None
     labels: torch.Tensor | None
     token_type_ids: torch.Tensor | None
+    position_ids: torch.Tensor | None = None
+    cu_seq_lens: torch.Tensor | None = None
+    longest: int = 0
 
 
 Feed = Callable[[Iterator[MicroBatches]], Iterator[tuple[MicroBatches, Iterator[PaddedTensors]]]]
@@ -27,7 +30,9 @@ class PaddingOptions(NamedTuple):
     Attributes:
         always_mask: give a mask even where no row needs one.
         left: pad on the left.
+        packed: do not pad, but lay the rows end to end.
     """
 
     always_mask: bool
     left: bool
+    packed: bool = False

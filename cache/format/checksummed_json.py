@@ -42,7 +42,9 @@ def unseal(data: bytes, path: Path, format_name: str, version: int) -> Json:
         raise CorruptCacheError(f"{path}: does not parse as JSON ({error})") from None
     if not isinstance(raw, dict) or raw.get("format") != format_name:
         raise CorruptCacheError(f"{path}: not a {format_name} file")
-    if type(raw.get("version")) is int and raw["version"] != version:
+    if type(raw.get("version")) is not int:
+        raise CorruptCacheError(f"{path}: 'version' is {raw.get('version')!r:.80}, expected an integer")
+    if raw["version"] != version:
         raise FormatVersionError(
             f"{path}: written in format version {raw['version']}, this release reads version {version}; "
             "build the cache anew with `prep build … --force`, or install the release that wrote it"
@@ -65,7 +67,7 @@ MAX_NESTED = 1 << 20
 
 
 def parse_json(data: bytes) -> Any:
-    """Parse JSON of bounded depth and number of parts, with no key twice in an object and no NaN.
+    """Parse JSON of bounded depth and number of parts, with no key twice in an object, no NaN, and text that is text.
 
     Raises:
         ValueError, RecursionError: it is not.
@@ -78,6 +80,8 @@ def parse_json(data: bytes) -> Any:
         level = [part for item in level if isinstance(item, (dict, list)) for part in _parts(item)]
     if level:
         raise ValueError(f"nested more than {MAX_DEPTH} deep")
+    if b"\\ud" in data.lower():  # half of a surrogate pair is no text: it can be neither printed nor written
+        json.dumps(raw, ensure_ascii=False).encode()
     return raw
 
 

@@ -74,10 +74,10 @@ def sha256_file(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def file_entry(fields: Fields, expected: str, accept: Callable[[str], bool]) -> dict[str, Any]:
-    """The parts of a `FileInfo` in a checked JSON object; `accept` says which names are taken."""
+def file_entry(fields: Fields, expected: str, accept: Callable[[str], bool], limit: int = MAX_COUNT) -> dict[str, Any]:
+    """The parts of a `FileInfo` of at most `limit` bytes in a JSON object; `accept` says which names are taken."""
     return {
         "file": fields.check("file", expected, lambda v: isinstance(v, str) and accept(v)),
-        "bytes": fields.integer("bytes", 0, MAX_COUNT),
+        "bytes": fields.integer("bytes", 0, limit),
         "sha256": fields.digest("sha256"),
     }

@@ -34,6 +34,8 @@ MANIFEST = "manifest.json"
 TOKENIZER = "tokenizer"
 
 MAX_MANIFEST_BYTES = 32 * 1024 * 1024
+MAX_TOKENIZER_BYTES = 256 * 1024 * 1024
+"""Most bytes of a file of the tokenizer, all of which are read at once."""
 MAX_LENGTH = 1 << 20
 """Longest row a cache may hold, tokens."""
 
@@ -122,12 +124,12 @@ class Manifest:
         """
         raw = unseal(data, path, FORMAT, VERSION)
         fields = Fields(raw, path)
-        splits = fields.mapping("splits")
+        splits = fields.check("splits", "an object of one split or more", lambda v: isinstance(v, dict) and bool(v))
         max_length = fields.integer("max_length", 1, MAX_LENGTH)
         return cls(
             name=fields.name("name"),
             fingerprint=fields.digest("fingerprint"),
-            source=fields.mapping("source"),
+            source=_source(Fields(fields.mapping("source"), path)),
             tokenizer=_tokenizer(Fields(fields.mapping("tokenizer"), path)),
             max_length=max_length,
             task=_task(Fields(fields.mapping("task"), path)),
@@ -239,7 +241,7 @@ def _tokenizer(fields: Fields) -> TokenizerInfo:
     vocab_size = fields.integer("vocab_size", 1, 1 << 31)
     plain = NAME_PATTERN.fullmatch
     files = [
-        FileInfo(**file_entry(item, "a file name inside the cache", lambda v: bool(plain(v))))
+        FileInfo(**file_entry(item, "a file name inside the cache", lambda v: bool(plain(v)), MAX_TOKENIZER_BYTES))
         for item in fields.objects("files")
     ]
     digests = {info.file: info.sha256 for info in files}
@@ -254,6 +256,14 @@ def _tokenizer(fields: Fields) -> TokenizerInfo:
         padding_side=fields.check("padding_side", '"right" or "left"', lambda v: v in ("right", "left")),
         files=tuple(files),
     )
+
+
+def _source(fields: Fields) -> Json:
+    """Where the text came from: of what is read of it, the types."""
+    kind = str(fields.raw.get("kind"))
+    for key in {"hub": ("dataset", "revision"), "package": ("argument", "package")}.get(kind, ()):
+        fields.text(key)
+    return fields.raw
 
 
 def _task(fields: Fields) -> Task:

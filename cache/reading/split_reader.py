@@ -226,6 +226,11 @@ class SplitReader:
         with naming_remedy(self._built_from):
             return self._tokenizer.read()
 
+    def load_tokenizer(self) -> Any:
+        """The tokenizer that made the ids, as a `tokenizers.Tokenizer`; see `StoredTokenizer.load`."""
+        with naming_remedy(self._built_from):
+            return self._tokenizer.load()
+
     # --- plans
 
     def stored_plans(self) -> dict[PlanSpec, StoredPlan]:

@@ -1,5 +1,6 @@
 """Encode a source: the ids of its rows as sorted runs, their labels, split by split."""
 
+import contextlib
 import shutil
 import time
 from collections.abc import Iterator
@@ -18,6 +19,7 @@ from ..columns import PAIR, TEXT, Mask, checked_texts, kept
 from ..labels.class_labels import Coded, code_batch, find_task, resolve_classes, resolve_numbers
 from ..labels.tags import TaggedWords, Tags, tagged_words
 from ..sources.corpus import Source
+from ..tokenization.engines import RowError
 from ..tokenization.tokenizer import Encoder
 from ..tokenization.words import WordEncoder, pack
 from .external_sort import SortedRunStore, sort_rows
@@ -146,7 +148,7 @@ def _encode_chunk(
     if encoder.words:
         words = tagged_words(chunk.batch, chunk.split, chunk.first_row, tags)
         for split in splits:
-            _encode_words(words, encoder.words, encoder.vocab_size, split)
+            _encode_words(words, encoder, encoder.words, split)
         return []
     labels = [code_batch(chunk.batch, chunk.split, chunk.first_row)] if labelled else []
     for split in splits:
@@ -220,28 +222,58 @@ def _encode_texts(chunk: Chunk, encoder: Encoder, split: EncodedSplit) -> None:
         columns, rows = [kept(texts, part) for texts in columns], rows[part]
     if not len(rows):
         return
-    if encoder.pairs:
-        ids, lengths, first_lengths = encoder.pairs.encode(columns[0].to_pylist(), columns[1].to_pylist())
-        split.pieces.append((rows, first_lengths))
-    else:
-        ids, lengths = encoder.encode(columns[0].to_pylist())
-    check_tokens(lengths, rows, chunk.split)
+    with _naming_rows(encoder, rows, chunk.split):
+        if encoder.pairs:
+            ids, lengths, first_lengths = encoder.pairs.encode(columns[0].to_pylist(), columns[1].to_pylist())
+            split.pieces.append((rows, first_lengths))
+        else:
+            ids, lengths = encoder.encode(columns[0].to_pylist())
+    check_tokens(ids, lengths, encoder.vocab_size, rows, chunk.split)
     split.store.add(sort_rows(ids.astype(id_type(encoder.vocab_size)), lengths, rows))
 
 
-def _encode_words(words: TaggedWords, encoder: WordEncoder, vocab_size: int, split: EncodedSplit) -> None:
+def _encode_words(words: TaggedWords, encoder: Encoder, by_words: WordEncoder, split: EncodedSplit) -> None:
     """Encode the rows of a chunk that belong to a split, as one sorted run of ids and marks."""
     if split.mask is not None:
         words = words.kept(split.mask)
     if not len(words.rows):
         return
-    ids, lengths, marks = encoder.encode(words.words)
-    check_tokens(lengths, words.rows, words.split)
-    split.store.add(sort_rows(pack(ids, marks, vocab_size), lengths, words.rows))
+    with _naming_rows(encoder, words.rows, words.split):
+        ids, lengths, marks = by_words.encode(words.words)
+    check_tokens(ids, lengths, encoder.vocab_size, words.rows, words.split)
+    split.store.add(sort_rows(pack(ids, marks, encoder.vocab_size), lengths, words.rows))
 
 
-def check_tokens(lengths: Array, rows: Array, split: str) -> None:
-    """Raise an `InputError` that names the first of some source rows that has no tokens."""
+@contextlib.contextmanager
+def _naming_rows(encoder: Encoder, rows: Array, split: str) -> Iterator[None]:
+    """Say which of some source rows it is that `tokenizers` fails on."""
+    try:
+        yield
+    except RowError as error:
+        if encoder.check is not None:  # the row is one of those checked; the build tries again without a fast engine
+            raise
+        raise InputError(
+            f"row {rows[error.row]} of split {split!r} (counted from 0) cannot be tokenized: {error.reason}; shorten "
+            "or remove the row, or pass another --tokenizer"
+        ) from error
+
+
+def check_tokens(ids: Array, lengths: Array, vocab_size: int, rows: Array, split: str) -> None:
+    """Raise an `InputError` that names the first of some source rows with no tokens, or with one not of the vocabulary.
+
+    Args:
+        ids: (T,) of the rows, end to end.
+        lengths: (N,) tokens of each.
+        vocab_size: ids are below it.
+        rows: (N,) their numbers.
+        split: named in errors.
+    """
+    if ids.size and int(ids.max()) >= vocab_size:
+        row = np.searchsorted(np.cumsum(lengths), np.argmax(ids >= vocab_size), side="right")
+        raise InputError(
+            f"row {rows[row]} of split {split!r} (counted from 0) has the id {ids.max():,}, but the tokenizer has only "
+            f"{vocab_size:,} tokens; correct the post_processor of its tokenizer.json, or pass another --tokenizer"
+        )
     if not lengths.all():
         raise InputError(
             f"row {rows[np.argmin(lengths)]} of split {split!r} (counted from 0) has no tokens: its text is empty, and "

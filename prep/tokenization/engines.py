@@ -1,14 +1,15 @@
-"""Engines: who turns texts into ids. `tokenizers` always can; nanotoken and gigatoken are 10 to 100 times faster.
+"""Engines that turn texts into ids: `tokenizers`, and nanotoken and gigatoken, which are 10 to 100 times faster.
 
 The fast ones are young, so no build trusts them: every chunk that one of them encodes is checked on some of its own
 rows against `tokenizers` (`ParityCheck`), and a single difference sends the whole build back to `tokenizers`.
 """
 
+import contextlib
 import functools
 import json
 import re
 import unicodedata
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -16,6 +17,39 @@ import numpy as np
 
 from cache.common.arrays import Array
 from cache.errors import InputError
+
+
+class ParityError(Exception):
+    """A fast engine failed, or gave other ids than `tokenizers`."""
+
+    @classmethod
+    def differing(cls, engine: str, text: str, found: list[int], expected: list[int]) -> "ParityError":
+        """For `text` it gave `found` instead of `expected`."""
+        at = next((i for i, pair in enumerate(zip(found, expected, strict=False)) if pair[0] != pair[1]), -1)
+        at = at if at >= 0 else min(len(found), len(expected))
+        return cls(
+            f"{engine} and tokenizers disagree at token {at} of the text {text[:200]!r}: "
+            f"{found[at : at + 5]} instead of {expected[at : at + 5]}"
+        )
+
+
+class RowError(ParityError):
+    """`tokenizers` itself fails on a row, whose position among those it was given is `row`."""
+
+    def __init__(self, row: int, reason: str) -> None:
+        super().__init__(f"tokenizers fails on a row: {reason}")
+        self.row, self.reason = row, reason
+
+
+@contextlib.contextmanager
+def panics_as_errors() -> Iterator[None]:
+    """Raise a panic of a library in Rust, which is no Exception, as a RuntimeError."""
+    try:
+        yield
+    except BaseException as error:
+        if type(error).__name__ != "PanicException":
+            raise
+        raise RuntimeError(str(error)) from error
 
 
 class Engine(Protocol):
@@ -66,19 +100,41 @@ class TokenizersEngine:
         self.backend.enable_truncation(rules.max_length, direction=rules.truncation_side)
 
     def encode(self, texts: Sequence[str]) -> tuple[Array, Array]:
-        rows: list[Array] = []
-        for first in range(0, len(texts), self.ROWS):
-            encodings = self.backend.encode_batch_fast(list(texts[first : first + self.ROWS]))
-            rows += [np.array(encoding.ids, np.uint32) for encoding in encodings]
-        return join_rows(rows)
+        encodings = self.encodings(self.backend.encode_batch_fast, texts)
+        return join_rows([np.array(encoding.ids, np.uint32) for encoding in encodings])
 
     def encode_bare(self, texts: Sequence[str]) -> tuple[Array, Array]:
         self.backend.no_truncation()
         try:
-            encodings = self.backend.encode_batch_fast(list(texts), add_special_tokens=False)
+            encodings = self.encodings(self.backend.encode_batch_fast, texts, add_special_tokens=False)
+            return join_rows([np.array(encoding.ids, np.uint32) for encoding in encodings])
         finally:
             self.backend.enable_truncation(self.rules.max_length, direction=self.rules.truncation_side)
-        return join_rows([np.array(encoding.ids, np.uint32) for encoding in encodings])
+
+    def encodings(self, encode: Callable[..., Any], rows: Sequence[Any], **options: Any) -> Iterator[Any]:
+        """What a function of the library that encodes batches gives for each row.
+
+        Raises:
+            RowError: it fails on a row, as where a regular expression takes too long.
+        """
+        for first in range(0, len(rows), self.ROWS):
+            part = list(rows[first : first + self.ROWS])
+            try:
+                with panics_as_errors():
+                    encodings = encode(part, **options)
+            except Exception as error:
+                failing = (row for row, text in enumerate(part) if not _encodes(encode, text, options))
+                raise RowError(first + next(failing, 0), str(error)) from error
+            yield from encodings
+
+
+def _encodes(encode: Callable[..., Any], row: Any, options: dict[str, Any]) -> bool:
+    try:
+        with panics_as_errors():
+            encode([row], **options)
+    except Exception:  # noqa: BLE001  # the library raises bare ones
+        return False
+    return True
 
 
 class NanotokenEngine:
@@ -222,7 +278,8 @@ def choose_engine(name: str, rules: Rules) -> Engine:
         if name not in ("auto", engine) or (name == "auto" and kind != model):
             continue
         try:
-            return make(rules)
+            with panics_as_errors():
+                return make(rules)
         except ImportError:
             if name != "auto":
                 raise InputError(f"--engine {engine} is not installed: pip install {engine}") from None
@@ -233,20 +290,6 @@ def choose_engine(name: str, rules: Rules) -> Engine:
                     f"--engine {engine} does not take this {model} tokenizer: {reason}; pass --engine tokenizers"
                 ) from error
     return TokenizersEngine(rules)
-
-
-class ParityError(Exception):
-    """A fast engine failed, or gave other ids than `tokenizers`."""
-
-    @classmethod
-    def differing(cls, engine: str, text: str, found: list[int], expected: list[int]) -> "ParityError":
-        """For `text` it gave `found` instead of `expected`."""
-        at = next((i for i, pair in enumerate(zip(found, expected, strict=False)) if pair[0] != pair[1]), -1)
-        at = at if at >= 0 else min(len(found), len(expected))
-        return cls(
-            f"{engine} and tokenizers disagree at token {at} of the text {text[:200]!r}: "
-            f"{found[at : at + 5]} instead of {expected[at : at + 5]}"
-        )
 
 
 LONG_TOKEN = 1000

@@ -15,7 +15,7 @@ import numpy as np
 from cache.common.arrays import Array
 from cache.errors import InputError
 
-from .engines import Engine, ParityCheck, ParityError, Rules, TokenizersEngine, split_rows
+from .engines import Engine, ParityCheck, ParityError, Rules, TokenizersEngine, panics_as_errors, split_rows
 
 Rows = tuple[Array, Array, Array]
 """(T,) uint32 ids, rows end to end; (N,) int64 lengths; (N,) int64 tokens of token type 0, which come first."""
@@ -145,13 +145,14 @@ class PairEncoder:
         if self.check is None:
             return self.by_tokenizers(firsts, seconds)
         try:
-            parts = [self.engine.encode_bare(texts) for texts in (firsts, seconds)]
+            with panics_as_errors():
+                parts = [self.engine.encode_bare(texts) for texts in (firsts, seconds)]
             if any(len(part[1]) != len(firsts) or int(part[1].sum()) != len(part[0]) for part in parts):
                 raise ValueError("gave other rows than texts")
             rows = assemble(parts[0], parts[1], self.template, self.most, self.rules.truncation_side == "left")
-        except (KeyboardInterrupt, SystemExit, MemoryError):
+        except MemoryError:
             raise
-        except BaseException as error:  # a panic in Rust is no Exception
+        except Exception as error:
             raise ParityError(f"{self.engine.name} failed: {error}") from error
         self._compare(firsts, seconds, rows)
         return rows
@@ -160,12 +161,10 @@ class PairEncoder:
         """The reference."""
         rows: list[Array] = []
         zeros: list[int] = []
-        for start in range(0, len(firsts), TokenizersEngine.ROWS):
-            part = slice(start, start + TokenizersEngine.ROWS)
-            pairs = list(zip(firsts[part], seconds[part], strict=True))
-            for encoding in self.reference.backend.encode_batch_fast(pairs):
-                rows.append(np.array(encoding.ids, np.uint32))
-                zeros.append(encoding.type_ids.count(0))
+        pairs = list(zip(firsts, seconds, strict=True))
+        for encoding in self.reference.encodings(self.reference.backend.encode_batch_fast, pairs):
+            rows.append(np.array(encoding.ids, np.uint32))
+            zeros.append(encoding.type_ids.count(0))
         lengths = np.fromiter(map(len, rows), np.int64, len(rows))
         return np.concatenate([np.zeros(0, np.uint32), *rows]), lengths, np.array(zeros, np.int64)
 

@@ -20,7 +20,7 @@ from cache.errors import InputError
 from cache.format.checksummed_json import Json
 
 from .classes import made_anew
-from .engines import ParityCheck, ParityError, Rules, TokenizersEngine, choose_engine
+from .engines import ParityCheck, ParityError, Rules, TokenizersEngine, choose_engine, panics_as_errors
 from .pairs import PairEncoder
 from .words import WordEncoder
 
@@ -29,6 +29,8 @@ CONFIG_FILES = ("tokenizer_config.json", "special_tokens_map.json")
 SENTENCEPIECE = ("spm.model", "spiece.model", "sentencepiece.bpe.model", "tokenizer.model")
 VOCABULARIES = ("vocab.txt", "vocab.json", *SENTENCEPIECE)
 """Older forms of a tokenizer: one of these, with merges.txt beside a vocab.json."""
+MAX_VOCAB = 1 << 22
+"""Ids are below it, four times those of the largest vocabularies in use: fast engines keep tables of that size."""
 LONGEST_DEFAULT = 512
 """A tokenizer's own limit is taken as the default max length up to here, tokens."""
 
@@ -198,7 +200,8 @@ class Encoder:
 
         text = files.files[TOKENIZER_JSON].decode()
         try:
-            backend: Any = Tokenizer.from_str(text)
+            with panics_as_errors():
+                backend: Any = Tokenizer.from_str(text)
         except Exception as error:  # the library raises bare Exception
             raise InputError(f"the tokenizer.json of {files.name!r} cannot be read: {error}") from error
         config = files.config
@@ -206,6 +209,11 @@ class Encoder:
         self.padding_side = _side(config, "padding_side")
         self.truncation_side = _side(config, "truncation_side")
         self.vocab_size: int = 1 + max(backend.get_vocab(with_added_tokens=True).values(), default=-1)
+        if self.vocab_size > MAX_VOCAB:
+            raise InputError(
+                f"the tokenizer {files.name!r} has a token with the id {self.vocab_size - 1:,}, expected ids below "
+                f"{MAX_VOCAB:,}; number its tokens from 0 on, or pass another --tokenizer"
+            )
         self.pad_id = _pad_id(files, backend)
         specials = backend.num_special_tokens_to_add(False)
         if max_length <= specials:
@@ -216,7 +224,11 @@ class Encoder:
         self.rules = Rules(text, max_length, self.truncation_side, self.pad_id)
         self.pair, self.takes_words = pair, words
         self.reference = TokenizersEngine(self.rules, backend)
-        self.use(engine)
+        try:
+            with panics_as_errors():
+                self.use(engine)
+        except RuntimeError as error:
+            raise InputError(f"the tokenizer {files.name!r} fails on a text of one letter: {error}") from error
 
     def use(self, engine: str) -> None:
         """Choose the engine, by a name of `prep.tokenization.ENGINES`."""
@@ -236,14 +248,16 @@ class Encoder:
 
         Raises:
             ParityError: a fast engine failed, or was wrong in what was encoded before.
+            RowError: `tokenizers` fails on a text.
         """
         if self.check is None:
             return self.engine.encode(texts)
         try:
-            ids, lengths = self.engine.encode(texts)
-        except (KeyboardInterrupt, SystemExit, MemoryError):
+            with panics_as_errors():
+                ids, lengths = self.engine.encode(texts)
+        except MemoryError:
             raise
-        except BaseException as error:  # a panic in Rust is no Exception
+        except Exception as error:
             raise ParityError(f"{self.engine.name} failed: {error}") from error
         self.settle()
         thread = ThreadPoolExecutor(1)

@@ -20,7 +20,16 @@ import numpy as np
 from cache.common.arrays import Array
 from cache.errors import InputError
 
-from .engines import Engine, ParityCheck, ParityError, Rules, TokenizersEngine, special_ids, split_rows
+from .engines import (
+    Engine,
+    ParityCheck,
+    ParityError,
+    Rules,
+    TokenizersEngine,
+    panics_as_errors,
+    special_ids,
+    split_rows,
+)
 
 Marked = tuple[Array, Array, Array]
 """(T,) uint32 ids, rows end to end; (N,) int64 lengths; (T,) int64 marks: the word's at its first token, else 0."""
@@ -117,12 +126,13 @@ class WordEncoder:
         if self.check is None:
             return self.by_tokenizers(words.lists(), words.marks)
         try:
-            encoded = self.engine.encode_bare(words.distinct)
+            with panics_as_errors():
+                encoded = self.engine.encode_bare(words.distinct)
             if len(encoded[1]) != len(words.distinct) or int(encoded[1].sum()) != len(encoded[0]):
                 raise ValueError("gave other rows than words")
-        except (KeyboardInterrupt, SystemExit, MemoryError):
+        except MemoryError:
             raise
-        except BaseException as error:  # a panic in Rust is no Exception
+        except Exception as error:
             raise ParityError(f"{self.engine.name} failed: {error}") from error
         found = self.assemble(encoded, words)
         self._compare(words, found)
@@ -162,12 +172,11 @@ class WordEncoder:
         found: list[Array] = []
         found_marks: list[Array] = []
         begins = np.append(0, np.cumsum(np.fromiter(map(len, rows), np.int64, len(rows))))
-        for start in range(0, len(rows), TokenizersEngine.ROWS):
-            part = rows[start : start + TokenizersEngine.ROWS]
-            encodings = self.reference.backend.encode_batch(part, is_pretokenized=True)  # the fast one forgets words
-            for begin, encoding in zip(begins[start:].tolist(), encodings, strict=False):
-                found.append(np.array(encoding.ids, np.uint32))
-                found_marks.append(_first_tokens(encoding.word_ids, marks[begin:]))
+        encode = self.reference.backend.encode_batch  # the fast one forgets words
+        encodings = self.reference.encodings(encode, rows, is_pretokenized=True)
+        for begin, encoding in zip(begins.tolist(), encodings, strict=False):
+            found.append(np.array(encoding.ids, np.uint32))
+            found_marks.append(_first_tokens(encoding.word_ids, marks[begin:]))
         lengths = np.fromiter(map(len, found), np.int64, len(found))
         empty = np.zeros(0, np.uint32), np.zeros(0, np.int64)
         return np.concatenate([empty[0], *found]), lengths, np.concatenate([empty[1], *found_marks])

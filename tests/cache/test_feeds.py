@@ -29,9 +29,13 @@ def assert_same(found: list[Batch], expected: list[Batch]) -> None:
         facts = [(b.rows.tolist(), b.step, b.step_rows, b.last, b.real_tokens) for b in (one, other)]
         assert facts[0] == facts[1]
         assert one.model_inputs().keys() == other.model_inputs().keys()
-        for name, tensor in other.model_inputs().items():
-            assert one.model_inputs()[name].dtype == torch.int64
-            assert torch.equal(one.model_inputs()[name].cpu(), tensor), name
+        for name, value in other.model_inputs().items():
+            found = one.model_inputs()[name]
+            if not isinstance(value, torch.Tensor):
+                assert found == value, name
+                continue
+            assert found.dtype == value.dtype == (torch.int32 if "seq_lens" in name else torch.int64)
+            assert torch.equal(found.cpu(), value), name
 
 
 @pytest.mark.slow
@@ -44,6 +48,7 @@ def test_every_feed_gives_the_same_tensors(corpus: Cache, feed: str, strategy: s
         {"gradient_accumulation_steps": 3, "start": 5},
         {"pad_to_multiple_of": 8},
         {"always_mask": True},
+        {"packed": True},
     ):
         direct = list(corpus["train"].batches(1, spec(strategy), feed="direct", **options))
         assert_same(list(corpus["train"].batches(1, spec(strategy), feed=feed, **options)), direct)
@@ -51,10 +56,11 @@ def test_every_feed_gives_the_same_tensors(corpus: Cache, feed: str, strategy: s
 
 @pytest.mark.cuda
 @pytest.mark.parametrize("feed", ["auto", "direct", "resident", "streamed"])
-def test_every_feed_gives_the_same_tensors_on_cuda(corpus: Cache, feed: str) -> None:
+@pytest.mark.parametrize("packed", [False, True])
+def test_every_feed_gives_the_same_tensors_on_cuda(corpus: Cache, feed: str, packed: bool) -> None:
     """The same on a GPU, bit for bit."""
-    direct = list(corpus["train"].batches(0, spec("smart")))
-    found = list(corpus["train"].batches(0, spec("smart"), feed=feed, device="cuda"))
+    direct = list(corpus["train"].batches(0, spec("smart"), packed=packed))
+    found = list(corpus["train"].batches(0, spec("smart"), feed=feed, device="cuda", packed=packed))
     assert all(batch.input_ids.device.type == "cuda" for batch in found)
     assert_same(found, direct)
 

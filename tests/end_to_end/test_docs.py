@@ -38,6 +38,7 @@ def run_line(line: str, folder: Path) -> str:
     return printed
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda document: document.stem)
 def test_commands_and_python_run_in_order(document: Path, tmp_path: Path) -> None:
     """Each document is followed from top to bottom in a folder of its own, with the file it names."""
@@ -59,6 +60,7 @@ def test_commands_and_python_run_in_order(document: Path, tmp_path: Path) -> Non
             assert done.stdout
 
 
+@pytest.mark.slow
 def test_the_build_of_the_readme_prints_what_the_readme_shows(tmp_path: Path) -> None:
     """Its tables, to the digit; the fingerprint and the times depend on versions and machine."""
     (block,) = (block for language, block in blocks(ROOT / "README.md") if language == "console")

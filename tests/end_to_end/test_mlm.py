@@ -14,6 +14,7 @@ from click.testing import CliRunner
 from transformers import AutoModelForMaskedLM, BertConfig
 
 from cache import InputError, LengthwiseError, MismatchError, open_cache
+from cache.common.folder import Folder
 from prep.inspect.samples import format_sample, random_samples
 from prep.inspect.summary import cache_facts, format_splits
 from tests.helpers.builds import build_toy
@@ -149,7 +150,7 @@ def test_pairs_keep_their_token_types(tmp_path: Path) -> None:
     assert {row.first_length for row in cache["train"]} == {4}
     write_model(tmp_path / "model")
     run = begin(tmp_path, "run", "pairs", max_steps=3)
-    assert read_records(run / "metrics.jsonl")[-1]["perplexity"] > 1
+    assert read_records(Folder.open(run), "metrics.jsonl")[-1]["perplexity"] > 1
 
 
 def test_a_label_asked_for_and_a_tokenizer_without_a_mask_token_are_refused(tmp_path: Path) -> None:
@@ -190,7 +191,7 @@ def test_a_cache_without_labels_is_shown_without_any(place: Path) -> None:
 
 def test_the_model_learns_and_says_so(place: Path) -> None:
     """Records hold what the loss is a mean over; perplexity is that of the loss; the model predicts tokens."""
-    records = read_records(place / "adapted" / "metrics.jsonl")
+    records = read_records(Folder.open(place / "adapted"), "metrics.jsonl")
     epochs = [record for record in records if record["kind"] == "epoch"]
     assert epochs[1]["loss"] < epochs[0]["loss"]
     for epoch in (1, 2):
@@ -232,7 +233,7 @@ def test_equal_runs_are_equal_and_another_seed_masks_others(place: Path) -> None
     """To the byte."""
     assert result(begin(place, "again")) == result(place / "adapted")
     counts = [
-        [record.get("masked_tokens") for record in read_records(place / run / "metrics.jsonl")]
+        [record.get("masked_tokens") for record in read_records(Folder.open(place / run), "metrics.jsonl")]
         for run in ("adapted", begin(place, "seed", seed=1).name)
     ]
     assert counts[0] != counts[1]
@@ -266,9 +267,9 @@ def flags(place: Path, cache: str, model: str, out: str) -> list[object]:
 
 def test_a_model_s_own_head_is_kept(place: Path) -> None:
     """Evaluated before any step, the saved head gives the saved model's perplexity."""
-    first = read_records(place / "adapted" / "metrics.jsonl")[-1]["loss"]
+    first = read_records(Folder.open(place / "adapted"), "metrics.jsonl")[-1]["loss"]
     run = begin(place, "kept", model="adapted/model", lr=1e-30, max_steps=1)
-    assert read_records(run / "metrics.jsonl")[-1]["loss"] == pytest.approx(first, rel=1e-6)
+    assert read_records(Folder.open(run), "metrics.jsonl")[-1]["loss"] == pytest.approx(first, rel=1e-6)
 
 
 @pytest.mark.parametrize("cache", ["plain", "labelled"])
@@ -282,7 +283,7 @@ def test_eval_gives_the_perplexity_on_any_cache(place: Path, cache: str) -> None
     assert shown
     assert float(shown[1]) == pytest.approx(scores["perplexity"], rel=1e-5)
     if cache == "plain":
-        recorded = read_records(place / "adapted" / "metrics.jsonl")[-1]
+        recorded = read_records(Folder.open(place / "adapted"), "metrics.jsonl")[-1]
         assert scores["perplexity"] == pytest.approx(recorded["perplexity"], rel=1e-5)
 
 
@@ -292,7 +293,7 @@ def test_compare_shows_perplexity(place: Path) -> None:
     runs = [place / "adapted", place / "accuracy"]
     page = place / "runs.html"
     table = command("compare", *runs, "--html", page)
-    perplexity = read_records(place / "adapted" / "metrics.jsonl")[-1]["perplexity"]
+    perplexity = read_records(Folder.open(place / "adapted"), "metrics.jsonl")[-1]["perplexity"]
     assert f"perplexity {perplexity:.4f}" in table
     text = page.read_text()
     assert f"perplexity {perplexity:.4f}" in text

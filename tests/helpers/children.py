@@ -17,8 +17,8 @@ import torch
 
 import prep.cli
 import train.cli
-import train.loop.checkpoint
 import train.run
+from cache.common.folder import Folder
 from train.loop.setup import TrainingSetup
 from train.loop.state import State
 
@@ -65,15 +65,15 @@ def wait_for_lines(path: Path, count: int, process: ForkServerProcess) -> None:
 
 def kill_in_second_checkpoint() -> None:
     """Make this process die while it writes its second checkpoint, all files but the last rename done."""
-    publish, calls = train.loop.checkpoint.publish, []
+    rename, calls = Folder.rename, []
 
-    def dying(folder: Path, place: Path) -> None:
-        calls.append(place)
-        if len(calls) == 2:
+    def dying(folder: Folder, old: str, new: str) -> None:
+        calls.append(new)
+        if sum(name.startswith("step-") for name in calls) == 2:
             os.kill(os.getpid(), signal.SIGKILL)
-        publish(folder, place)
+        rename(folder, old, new)
 
-    train.loop.checkpoint.publish = dying
+    Folder.rename = dying
 
 
 def stop_after(patch: pytest.MonkeyPatch, step: int) -> None:

@@ -71,7 +71,7 @@ def task_settings(cache: Cache, out: Path, **more: Any) -> Settings:
     common = {"epochs": 2, "gradient_accumulation_steps": 2, "precision": "fp32", "batch_size": 8, "lr": 1e-3}
     if cache.manifest.task.per_token:
         common |= {"lr": 2e-2, "strategy": "tight"}
-    return Settings(cache=str(cache.folder), model=str(model), out=str(out), **{**common, **more})
+    return Settings(**{"cache": str(cache.folder), "model": str(model), "out": str(out), **common, **more})
 
 
 def train_task(cache: Cache, out: Path, **more: Any) -> Path:

@@ -94,6 +94,7 @@ def test_a_defect_is_not_hidden(prep: Prep, monkeypatch: pytest.MonkeyPatch) -> 
     assert not list(Path("cache").iterdir())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", ["prep", "train"])
 def test_output_whose_reader_has_gone_exits_141_without_a_word(command: str) -> None:
     """As shells report a process that SIGPIPE ended, for example in `prep list | head -0`."""

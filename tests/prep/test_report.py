@@ -10,7 +10,7 @@ import pytest
 from click.testing import CliRunner
 
 from cache import PlanSpec
-from cache.common.drawing import DARK, LIGHT, SERIES, Figure, Panel, panel_svg, write_page, write_pngs
+from cache.common.drawing import DARK, LIGHT, SERIES, Figure, Panel, figure_png, panel_svg, write_page, write_pngs
 from cache.errors import InputError, StorageError
 from cache.plans.costs import plan_cost
 from prep.cli import cli
@@ -32,16 +32,23 @@ def report(cache):
     return make_report(cache)
 
 
-def test_the_report_is_one_well_formed_page_that_needs_nothing_else(report) -> None:
-    page = check_page(report_page(report))
-    assert len(page.drawings) == 10
+@pytest.fixture(scope="module")
+def page(report):
+    return report_page(report)
+
+
+@pytest.mark.slow
+def test_the_report_is_one_well_formed_page_that_needs_nothing_else(report, page) -> None:
+    found = check_page(page)
+    assert len(found.drawings) == 10
     for figure in report.figures:
-        assert figure.title in page.text
+        assert figure.title in found.text
 
 
-def test_the_numbers_of_the_report_are_those_of_the_plans(cache, report) -> None:
+@pytest.mark.slow
+def test_the_numbers_of_the_report_are_those_of_the_plans(cache, page) -> None:
     """Tokens, overhead, saving and utilization on the page equal what `cache.plans.costs` counts."""
-    split, text = cache["train"], Page(report_page(report)).text
+    split, text = cache["train"], Page(page).text
     fixed = plan_cost(split.plan(PlanSpec("fixed", 8), 0), split.lengths, own_width=False)
     for strategy in ("dynamic", "smart", "tight"):
         cost = plan_cost(split.plan(PlanSpec(strategy, 8), 0), split.lengths)
@@ -55,8 +62,9 @@ def test_the_numbers_of_the_report_are_those_of_the_plans(cache, report) -> None
     assert cache.manifest.fingerprint in text
 
 
-def test_the_same_cache_gives_the_same_page(cache, report) -> None:
-    assert report_page(make_report(cache)) == report_page(report)
+@pytest.mark.slow
+def test_the_same_cache_gives_the_same_page(cache, page) -> None:
+    assert report_page(make_report(cache)) == page
 
 
 def test_a_drawn_batch_covers_its_tokens(cache) -> None:
@@ -105,20 +113,22 @@ def test_truncation_counts_rows_and_tokens(cache) -> None:
     assert smaller_limits(400, 100)[-1] == 96
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("sizes", "classes", "max_length"),
     [([5], ("only",), 8), ([3, 3], ("a", "b"), 3), ([2, 7, 9], tuple(f"class {n}" for n in range(40)), 4096)],
 )
 def test_odd_caches_are_drawn(tmp_path, sizes, classes, max_length) -> None:
-    """One row, rows of one length, more classes than are drawn, a limit far above every row."""
+    """One row, rows of one length, more classes than are drawn, a limit far above every row; on a page and as PNG."""
     made = write_cache(
         tmp_path / "odd", {"train": len(sizes)}, lengths=np.array(sizes), classes=classes, max_length=max_length
     )
     drawn = make_report(made)
     check_page(report_page(drawn))
-    assert len(write_pngs(drawn.figures, tmp_path / "pictures")) == 2 * len(drawn.figures)
+    assert all(figure_png(figure, LIGHT) for figure in drawn.figures)
 
 
+@pytest.mark.slow
 def test_names_are_shown_not_obeyed(tmp_path) -> None:
     """Markup and control characters in a class's name stay text."""
     made = write_cache(tmp_path / "names", {"train": 9}, classes=("<script>alert(1)</script>", 'a\x00b&"$'))
@@ -154,6 +164,7 @@ def test_pieces_of_words_are_found_in_every_kind_of_vocabulary(names, kinds, sho
     assert [_shown(name, byte_level) for name in names] == shown
 
 
+@pytest.mark.slow
 def test_the_command_writes_page_and_pictures(cache, tmp_path, monkeypatch) -> None:
     """`prep report` writes NAME-report.html; --png writes each picture in light and dark."""
     monkeypatch.chdir(tmp_path)
@@ -177,9 +188,9 @@ def test_an_empty_split_is_refused_with_the_way_out(cache) -> None:
         make_report(cache, "none")
 
 
-def test_a_page_that_cannot_be_written_is_an_error(report, tmp_path) -> None:
+def test_a_page_that_cannot_be_written_is_an_error(tmp_path) -> None:
     with pytest.raises(StorageError, match=r"cannot write .*nowhere"):
-        write_page(tmp_path / "nowhere" / "page.html", report_page(report))
+        write_page(tmp_path / "nowhere" / "page.html", "a page")
 
 
 @pytest.mark.parametrize("name", ["matplotlib", "jinja2"])
@@ -194,9 +205,9 @@ def test_a_missing_library_is_named_before_any_work_is_done(cache, monkeypatch, 
 # --- drawing
 
 
-def test_colors_are_the_same_names_in_light_and_dark_and_text_can_be_read(report) -> None:
+@pytest.mark.slow
+def test_colors_are_the_same_names_in_light_and_dark_and_text_can_be_read(page) -> None:
     """The page defines every color it uses for both themes; text and data stand out from the paper as WCAG asks."""
-    page = report_page(report)
     assert LIGHT.keys() == DARK.keys()
     light, dark = re.findall(r":root\{([^}]*)\}", page)
     for block, palette in ((light, LIGHT), (dark, DARK)):
@@ -229,13 +240,15 @@ def test_text_in_a_drawing_stays_text(tmp_path) -> None:
     assert len(write_pngs([Figure("odd", panel.heading, panel.heading, (panel,))], tmp_path)) == 2
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium")
 @pytest.mark.parametrize(("width", "dark"), [(400, False), (1200, False), (1200, True)])
-def test_the_report_fits_in_a_browser(report, tmp_path, width, dark) -> None:
+def test_the_report_fits_in_a_browser(page, tmp_path, width, dark) -> None:
     """In light and dark, on a phone and on a desk."""
-    check_in_browser(report_page(report), tmp_path, width, dark)
+    check_in_browser(page, tmp_path, width, dark)
 
 
+@pytest.mark.slow
 def test_the_reviews_report_is_small_and_says_what_prep_info_says(imdb_cache) -> None:
     """The page of the real reviews stays far below 1.5 MB."""
     drawn = make_report(imdb_cache)

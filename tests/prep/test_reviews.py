@@ -18,6 +18,8 @@ from prep.build import build
 from prep.inspect.summary import token_table
 from prep.settings import BuildSettings
 
+pytestmark = pytest.mark.slow
+
 MAX_LENGTH = 400
 
 
@@ -31,7 +33,6 @@ def reviews() -> pa.Table:
     return table.filter(pc.equal(table["source"], "imdb"))
 
 
-@pytest.mark.slow
 def test_ids_equal_those_of_transformers_for_every_review(imdb_cache: Cache, reviews: pa.Table) -> None:
     tokenizer = AutoTokenizer.from_pretrained(packaged_model())
     expected = tokenizer(reviews["text"].to_pylist(), truncation=True, max_length=MAX_LENGTH)["input_ids"]
@@ -94,7 +95,6 @@ def content(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in files}
 
 
-@pytest.mark.slow
 def test_the_slow_engine_makes_the_same_bytes_as_the_fast_one(imdb_cache: Cache, tmp_path: Path) -> None:
     assert imdb_cache.manifest.build["engine"] == "nanotoken"
     assert imdb_cache.manifest.build["rows_checked"] >= 512
@@ -105,7 +105,6 @@ def test_the_slow_engine_makes_the_same_bytes_as_the_fast_one(imdb_cache: Cache,
     assert content(other.folder) == content(imdb_cache.folder)
 
 
-@pytest.mark.slow
 def test_a_fifth_is_held_out_by_default_the_classes_evenly(imdb_cache: Cache, tmp_path: Path) -> None:
     cache = build(BuildSettings("imdb", out=tmp_path, epochs=0), ConsoleProgress(quiet=True)).cache
     sizes = {name: np.bincount(split.labels).tolist() for name, split in cache.items()}

@@ -9,7 +9,7 @@ import pyarrow.parquet
 import pytest
 
 from cache import Cache, InputError
-from prep.inspect.report import make_report, report_page
+from prep.inspect.report import make_report
 from prep.inspect.samples import random_samples
 from prep.inspect.summary import class_counts, format_splits
 from prep.tokenization.tokenizer import Encoder, TokenizerFiles
@@ -100,7 +100,8 @@ def test_what_a_cache_holds_is_told_in_words_and_tags(tmp_path: Path) -> None:
     assert "O 67%, B-PER 33%" in format_splits(cache)
     (sample,) = random_samples(cache["train"], 1, 0)
     assert (sample.label, sample.text) == ("3 tagged words", "word1 word2/B-PER word3 word4")
-    assert "Labelled tokens of each class" in report_page(make_report(cache))
+    panels = [panel for figure in make_report(cache).figures for panel in figure.panels]
+    assert any("Labelled tokens of each class" in panel.heading for panel in panels)
 
 
 @pytest.mark.parametrize(

@@ -1,48 +1,34 @@
 """`train compare --html`: runs grouped by what they differ in, their curves, their means and deviations."""
 
-import json
 import re
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from click.testing import CliRunner
 
+from cache.common.folder import Folder
 from cache.errors import InputError
 from tests.helpers.pages import CHROMIUM, check_in_browser, check_page
 from train.cli import cli
 from train.compare.curves import group_runs, read_curves, smooth
 from train.compare.figures import comparison_page
 from train.compare.table import comparison
+from train.run_folder.folder import METRICS, TIMING, RunInfo, Summary, write_settings, write_summary
+from train.run_folder.records import Records
+from train.settings import Settings
 
 
 def write_run(
     folder: Path, seed: int, strategy: str = "smart", steps: int = 60, score: str = "accuracy", **changes
 ) -> Path:
     """A run folder with made-up records: loss 2 - step / 100 + seed / 100, a second a step, a score of 0.7 and more."""
-    settings = {
-        "cache": "c",
-        "model": "m",
-        "strategy": strategy,
-        "batch_size": 8,
-        "seed": seed,
-        "out": str(folder),
-        **changes,
-    }
-    info = {
-        "format": "lengthwise-run",
-        "version": 1,
-        "settings": settings,
-        "cache_name": "toy",
-        "cache_fingerprint": "f" * 64,
-        "model_digest": "d" * 64,
-        "max_length": 48,
-        "total_steps": 60,
-        "environment": {"device": "cpu"},
-    }
-    folder.mkdir(parents=True)
-    (folder / "settings.json").write_text(json.dumps(info))
+    settings = Settings("c", "m", str(folder), strategy=strategy, batch_size=8, seed=seed)
+    info = RunInfo(replace(settings, **changes), "toy", "f" * 64, "d" * 64, 48, 60, {"device": "cpu"})
+    run = Folder.make(folder)
+    write_settings(run, info)
     metrics, timing = [], []
     for step in range(1, steps + 1):
         position = {"kind": "step", "step": step, "epoch": 1}
@@ -52,12 +38,25 @@ def write_run(
         timing.append({**position, "seconds": 1.0, "tokens_per_second": 100.0, "peak_memory_bytes": None})
     if steps:
         metrics.append(
-            {"kind": "eval", "epoch": 1, "step": steps, "split": "test", "loss": 1.0, score: 0.7 + seed / 100}
+            {
+                "kind": "eval",
+                "epoch": 1,
+                "step": steps,
+                "split": "test",
+                "rows": 9,
+                "loss": 1.0,
+                score: 0.7 + seed / 100,
+            }
         )
         timing.append({"kind": "epoch", "epoch": 1, "step": steps, "seconds": float(steps), "eval_seconds": 1.0})
-    (folder / "metrics.jsonl").write_text("".join(json.dumps(record) + "\n" for record in metrics))
-    (folder / "timing.jsonl").write_text("".join(json.dumps(record) + "\n" for record in timing))
-    (folder / "summary.json").write_text("{}")
+    written = {}
+    for name, records in ((METRICS, metrics), (TIMING, timing)):
+        file = Records(run, name, None, print)
+        for record in records:
+            file.add(record)
+        written[name] = file.sync()
+        file.close()
+    write_summary(run, Summary({}, written))
     return folder
 
 

@@ -45,7 +45,7 @@ def make_job(toy, model_folder):
         model = load_model(model_folder, CacheRequirements(toy.manifest, toy.folder, 48), settings.seed)
         steps = epoch_steps(toy["train"], spec, settings)
         optimizer = make_optimizer(model, settings)
-        return TrainingSetup(model, model, optimizer, toy, toy["train"], spec, settings, CPU, steps)
+        return TrainingSetup(model, model, optimizer, toy, toy["train"], spec, settings, CPU, steps, {})
 
     return make
 
@@ -117,6 +117,7 @@ def test_20_steps_equal_a_plain_loop_loss_by_loss(toy, model_folder, make_job, f
         np.testing.assert_allclose(ours, plain, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_the_schedule_is_that_of_transformers():
     from transformers import get_linear_schedule_with_warmup
 

@@ -17,9 +17,10 @@ from tests.helpers.caches import write_cache
 from tests.helpers.models import check_same_run, resume_from_first_checkpoint, write_model
 from train.loop.setup import TrainingSetup, cache_requirements, prepare_training, resolve_settings
 from train.loop.step import backward
+from train.models.configuration import read_config
 from train.models.frozen import layers_of
 from train.models.inputs import model_inputs
-from train.models.loading import load_model, load_weights, read_config
+from train.models.loading import load_model, load_weights
 from train.models.losses import balanced_weights, resolve_weights
 from train.run import start_run
 from train.settings import Settings

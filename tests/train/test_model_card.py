@@ -13,19 +13,23 @@ from markdown_it import MarkdownIt
 from markdown_it.token import Token
 
 from cache import open_cache
+from cache.common.folder import Folder
 from cache.format.manifest import Manifest
+from train.models.configuration import read_config
 from train.models.heads import quiet_transformers
-from train.models.loading import read_config
 from train.run import start_run
 from train.run_folder import model_card as card
+from train.run_folder.folder import Json, RunInfo, read_run
 from train.run_folder.model_card import METRICS, _code, _plain, _table, model_card
-from train.run_folder.records import Json, RunInfo, joined_records, read_run
+from train.run_folder.records import joined_records, read_records
 from train.settings import Settings
 
 from ..helpers.builds import build_toy
 from ..helpers.caches import write_cache
 from ..helpers.models import write_model
 from ..helpers.tasks import rows_of
+
+pytestmark = pytest.mark.slow
 
 WORDS_OF = [[f"word{number % 7}", f"word{number % 5}"] for number in range(40)]
 KINDS = ("classification", "pairs", "regression", "multi-label")
@@ -49,8 +53,13 @@ def begin(place: Path, cache: Path, out: Path, **more: Any) -> Path:
 
 
 def parts_of(run: Path) -> tuple[RunInfo, Any, Manifest, list[Json]]:
-    info = read_run(run)
-    return info, read_config(run / "model"), open_cache(info.settings.cache).manifest, joined_records(run)
+    info = read_run(Folder.open(run))
+    return info, read_config(run / "model"), open_cache(info.settings.cache).manifest, records_of(run)
+
+
+def records_of(run: Path) -> list[Json]:
+    folder = Folder.open(run)
+    return joined_records(read_records(folder, "metrics.jsonl"), read_records(folder, "timing.jsonl"))
 
 
 def tables(text: str) -> list[list[list[str]]]:
@@ -59,13 +68,12 @@ def tables(text: str) -> list[list[list[str]]]:
     return [[[cell.strip() for cell in line.strip("|").split(" | ")] for line in part.splitlines()] for part in found]
 
 
-@pytest.mark.slow
 def test_the_hub_reads_its_front_matter_and_finds_the_held_out_scores(trained: tuple[str, Path]) -> None:
     kind, run = trained
     data = ModelCard.load(run / "model" / "README.md").data
     assert (data.library_name, data.pipeline_tag, data.model_name) == ("transformers", "text-classification", "run-1")
     assert data.tags == ["lengthwise", "classification" if kind == "pairs" else kind]
-    last = [record for record in joined_records(run) if record["kind"] == "eval"][-1]
+    last = [record for record in records_of(run) if record["kind"] == "eval"][-1]
     expected = {name: value for name, value in last.items() if name not in ("kind", "step", "epoch", "split", "rows")}
     assert len(expected) > 2
     assert data.eval_results is not None
@@ -77,7 +85,7 @@ def test_the_hub_reads_its_front_matter_and_finds_the_held_out_scores(trained: t
 def test_its_table_has_the_records_of_every_epoch(trained: tuple[str, Path]) -> None:
     _, run = trained
     head, _, *rows = tables((run / "model" / "README.md").read_text())[0]
-    records = joined_records(run)
+    records = records_of(run)
     assert head[:4] == ["epoch", "step", "train loss", "eval loss"]
     for number, row in enumerate(rows, 1):
         epoch, scores = (next(r for r in records if (r["kind"], r["epoch"]) == (k, number)) for k in ("epoch", "eval"))
@@ -147,7 +155,6 @@ def test_the_pipeline_follows_from_the_models_class(trained: tuple[str, Path], n
     assert f'pipeline("{pipeline}"' in text
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["mlm", "token-classification"])
 def test_cards_of_tokens_tell_their_own_task_scores_and_use(
     tmp_path: Path, kind: str, capsys: pytest.CaptureFixture[str]
@@ -177,7 +184,6 @@ def test_cards_of_tokens_tell_their_own_task_scores_and_use(
     assert said.count("'token_str'") == 5 if kind == "mlm" else said.strip() not in ("", "[]")
 
 
-@pytest.mark.slow
 def test_odd_names_and_a_run_without_evaluation_give_a_sound_card(tmp_path: Path) -> None:
     cache = write_cache(tmp_path / "toy", {"train": 40}, classes=("a|b", "`c`: [d]\n---"))
     run = begin(tmp_path, cache.folder, tmp_path / 'it\'s: "run"')
@@ -188,7 +194,6 @@ def test_odd_names_and_a_run_without_evaluation_give_a_sound_card(tmp_path: Path
     assert tables(read.text)[0][0][:3] == ["epoch", "step", "train loss"]
 
 
-@pytest.mark.slow
 def test_without_its_card_there_is_no_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It is written into the same hidden folder as the weights, which is renamed when all is there."""
     cache = write_cache(tmp_path / "toy", {"train": 40})

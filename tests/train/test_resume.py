@@ -13,11 +13,13 @@ from pathlib import Path
 import pytest
 import torch
 
+from cache.common.folder import Folder
 from cache.errors import InputError, MismatchError
+from cache.format.checksummed_json import seal
 from tests.helpers.caches import write_cache
 from tests.helpers.children import ended, kill_in_second_checkpoint, spawn, stop_after, wait_for_lines
 from tests.helpers.models import write_model
-from train.loop.checkpoint import checkpoints
+from train.loop.checkpoint import checkpoints as checkpoint_names
 from train.run import resume_run, start_run
 from train.settings import Settings
 from train.signals import Stopped, StopRequest
@@ -65,6 +67,11 @@ def arguments(out: str, *more: str, **flags) -> list[str]:
     values = {"cache": "toy", "model": "model", "out": out, **FLAGS, **flags}
     pairs = [(f"--{name.replace('_', '-')}", str(value)) for name, value in values.items()]
     return ["run", *(word for pair in pairs for word in pair), *more]
+
+
+def checkpoints(folder: Path) -> list[Path]:
+    """A run's checkpoints, newest first; none before the folder is made."""
+    return [folder / name for name in checkpoint_names(Folder.open(folder))] if folder.exists() else []
 
 
 def result(run: Path) -> dict[str, bytes]:
@@ -296,18 +303,22 @@ def test_a_checkpoint_copied_from_another_run_is_refused(halfway, place, tmp_pat
     run = tmp_path / "mixed"
     shutil.copytree(halfway, run)
     settings = json.loads((run / "settings.json").read_text())
+    del settings["checksum"]
     settings["settings"]["lr"] = 0.5
-    (run / "settings.json").write_text(json.dumps(settings))
+    (run / "settings.json").write_bytes(seal(settings))
     with pytest.raises(MismatchError, match="belongs to another run"):
         resume_run(run, {}, quiet_say, quiet_say)
 
 
-def test_a_cut_metrics_file_is_refused(halfway, tmp_path):
+def test_a_cut_metrics_file_is_set_aside_and_the_run_finishes(halfway, place, tmp_path):
     run = tmp_path / "cut"
     shutil.copytree(halfway, run)
-    (run / "metrics.jsonl").write_bytes(b"")
-    with pytest.raises(InputError, match="was cut or replaced"):
-        resume_run(run, {}, quiet_say, quiet_say)
+    (run / "metrics.jsonl").write_bytes(b"cut")
+    said = []
+    resume_run(run, {}, quiet_say, said.append, quiet=True)
+    assert "metrics.jsonl.damaged-1" in said[0]
+    assert (run / "metrics.jsonl.damaged-1").read_bytes() == b"cut"
+    assert {**result(run), "metrics.jsonl": b""} == {**result(place / "whole"), "metrics.jsonl": b""}
 
 
 def test_a_moved_cache_and_a_moved_run_go_on(halfway, place, tmp_path):
@@ -326,9 +337,9 @@ def test_a_folder_that_is_no_run_is_refused(tmp_path):
 
 
 def test_a_run_that_another_process_trains_is_refused(halfway):
-    from train.run_folder.records import lock_run
+    from train.run_folder.folder import lock_run
 
-    with lock_run(halfway), pytest.raises(InputError, match="trained by another process"):
+    with lock_run(Folder.open(halfway)), pytest.raises(InputError, match="trained by another process"):
         resume_run(halfway, {}, quiet_say, quiet_say)
 
 

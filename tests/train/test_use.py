@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
+from cache.common.folder import Folder
 from cache.common.progress import clock
 from cache.errors import InputError, LengthwiseError, MismatchError
 from tests.helpers.caches import write_cache
@@ -18,6 +19,8 @@ from train.metrics.scores import ClassScores
 from train.predict import Predictor, read_texts
 from train.run_folder.records import read_records
 from train.settings import Settings
+
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +56,6 @@ def command(place, monkeypatch):
     return run
 
 
-@pytest.mark.slow
 def test_the_report_names_accuracy_times_and_the_next_commands(place):
     text = (place / "first.txt").read_text()
     head = re.search(
@@ -88,7 +90,7 @@ def test_a_run_folder_holds_these_files_and_no_others(place):
 
 
 def test_the_metrics_hold_every_row_and_token_and_no_time(place):
-    records = read_records(place / "runs" / "toy-1" / "metrics.jsonl")
+    records = read_records(Folder.open(place / "runs" / "toy-1"), "metrics.jsonl")
     epochs = [record for record in records if record["kind"] == "epoch"]
     manifest = json.loads((place / "cache" / "toy" / "manifest.json").read_text())
     assert [record["rows"] for record in epochs] == [300] * 3
@@ -137,7 +139,7 @@ def test_eval_equals_a_plain_count_row_by_row(place, command):
     assert scores["f1"] == 2 * confusion[1, 1] / (confusion[1].sum() + confusion[:, 1].sum())
     assert scores["loss"] == pytest.approx(loss / 50, abs=1e-5)
     assert scores["rows"] == 50
-    last = [r for r in read_records(place / "runs" / "toy-1" / "metrics.jsonl") if r["kind"] == "eval"][-1]
+    last = [r for r in read_records(Folder.open(place / "runs" / "toy-1"), "metrics.jsonl") if r["kind"] == "eval"][-1]
     assert (last["accuracy"], last["f1"]) == (scores["accuracy"], scores["f1"])
 
 
@@ -223,14 +225,13 @@ def test_compare_prints_the_tutorials_table(place, command):
     assert [run["steps"] for run in runs] == [114, 5]
 
 
-@pytest.mark.slow
 def test_the_same_run_with_a_plan_that_is_not_stored_works_on_a_read_only_cache(place, command, monkeypatch):
     from cache import Split
 
     monkeypatch.setattr(Split, "keep_plan", _refuse)
     flags = ("--cache", "cache/toy", "--model", "model", "--max-steps", "3", "--strategy", "tight", "--batch-size", "5")
     command("run", *flags, "--eval-split", "none", "--out", "read-only")
-    assert read_records(place / "read-only" / "metrics.jsonl")[0]["rows"] == 15
+    assert read_records(Folder.open(place / "read-only"), "metrics.jsonl")[0]["rows"] == 15
 
 
 def _refuse(self, spec, epochs, progress=None):
@@ -271,7 +272,6 @@ def poisoned(monkeypatch):
     return calls
 
 
-@pytest.mark.slow
 def test_a_loss_that_is_not_finite_stops_the_run_and_names_step_rows_and_checkpoint(place, command, poisoned):
     with pytest.raises(LengthwiseError) as error:
         command("run", *NONFINITE, "--out", "infinite")
@@ -285,12 +285,11 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_names_step_rows_and_checkpo
     assert not (place / "infinite" / "model").exists()
 
 
-@pytest.mark.slow
 def test_a_skipped_update_is_counted_in_the_summary(place, command, poisoned):
     text = command("run", *NONFINITE, "--out", "skipping", "--on-nonfinite", "skip", "--max-steps", "8")
     assert "skipped    1 updates" in text
     assert json.loads((place / "skipping" / "summary.json").read_text())["skipped_updates"] == 1
-    records = read_records(place / "skipping" / "metrics.jsonl")
+    records = read_records(Folder.open(place / "skipping"), "metrics.jsonl")
     assert records[3]["loss"] is None
     assert records[3]["grad_norm"] is None
     assert records[3]["skipped_updates"] == 1

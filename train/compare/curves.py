@@ -12,7 +12,8 @@ import numpy as np
 import numpy.typing as npt
 
 from ..metrics.scores import main_score
-from ..run_folder.records import METRICS, TIMING, Json, read_records
+from ..run_folder.folder import METRICS, TIMING, Json, open_run
+from ..run_folder.records import read_records
 from ..settings import FREE_ON_RESUME
 from .table import RunResult, read_result
 
@@ -77,8 +78,9 @@ def read_curves(folder: Path) -> RunCurves:
         InputError: the folder is not a run folder.
     """
     result = read_result(folder)
-    metrics = read_records(folder / METRICS)
-    timing = {record["step"]: record for record in read_records(folder / TIMING) if record["kind"] == "step"}
+    with open_run(folder) as run:
+        metrics = read_records(run, METRICS)
+        timing = {record["step"]: record for record in read_records(run, TIMING) if record["kind"] == "step"}
     steps = [record for record in metrics if record["kind"] == "step" and record["step"] in timing]
     times = [timing[record["step"]] for record in steps]
     evals = [record for record in metrics if record["kind"] == "eval"]

@@ -1,5 +1,6 @@
 """Runs side by side: the tutorial's table, in Markdown."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,7 +9,8 @@ from statistics import fmean, stdev
 from cache.common.progress import clock
 
 from ..metrics.scores import TITLES, main_score
-from ..run_folder.records import METRICS, SUMMARY, TIMING, Json, RunInfo, read_records, read_run
+from ..run_folder.folder import METRICS, TIMING, Json, RunInfo, open_run, read_run, read_summary
+from ..run_folder.records import read_records
 
 COLUMNS = (
     "run",
@@ -23,6 +25,8 @@ COLUMNS = (
     "padded tokens",
 )
 PLUS_MINUS = "\u00a0±\u00a0"
+
+_MARKDOWN = re.compile(r"[\\|`<\[*&]")
 
 
 @dataclass(frozen=True)
@@ -59,8 +63,9 @@ def read_result(folder: Path) -> RunResult:
     Raises:
         InputError: the folder is not a run folder.
     """
-    info = read_run(folder)
-    metrics, timing = read_records(folder / METRICS), read_records(folder / TIMING)
+    with open_run(folder) as run:
+        info, finished = read_run(run), read_summary(run) is not None
+        metrics, timing = read_records(run, METRICS), read_records(run, TIMING)
     steps = [record for record in metrics if record["kind"] == "step"]
     scores = [main_score(record, info.metric) for record in metrics if record["kind"] == "eval"]
     return RunResult(
@@ -70,7 +75,7 @@ def read_result(folder: Path) -> RunResult:
         epoch_seconds=tuple(record["seconds"] for record in timing if record["kind"] == "epoch"),
         steps=steps[-1]["step"] if steps else 0,
         padded_tokens=sum(record["padded_tokens"] for record in steps),
-        finished=(folder / SUMMARY).is_file(),
+        finished=finished,
     )
 
 
@@ -83,6 +88,7 @@ def column_names(results: Sequence[RunResult]) -> tuple[str, ...]:
 def comparison(results: Sequence[RunResult]) -> str:
     """The table of some runs in Markdown, one row per run."""
     rows = [column_names(results), *(cells(str(result.folder), [result]) for result in results)]
+    rows = [tuple(_MARKDOWN.sub(r"\\\g<0>", cell) for cell in row) for row in rows]
     widths = [max(len(row[i]) for row in rows) for i in range(len(COLUMNS))]
     lines = ["| " + " | ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)) + " |" for row in rows]
     lines.insert(1, "| " + " | ".join("-" * width for width in widths) + " |")

@@ -1,18 +1,21 @@
 """Callbacks of the training loop: records, checkpoints, the evaluation after each epoch, requests to stop."""
 
 import time
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
+from cache.common.files import storage_errors
+from cache.common.folder import Folder
 from cache.common.progress import clock
 from cache.errors import LengthwiseError
+from cache.format.files import FileInfo
 
 from .. import device as devices
 from ..metrics.evaluation import evaluate
 from ..metrics.scores import TITLES, Scores
 from ..run_folder.console import ConsoleProgress
-from ..run_folder.records import CHECKPOINTS, METRICS, TIMING, Json, Records
+from ..run_folder.folder import CHECKPOINTS, METRICS, TIMING, Json
+from ..run_folder.records import Records, joined_records
 from ..run_folder.trackers import Trackers
 from ..signals import StopRequest
 from .checkpoint import checkpoints, prune, save_checkpoint
@@ -47,9 +50,9 @@ class RunCallbacks:
     Args:
         setup: what is trained.
         state: the progress of the run.
-        folder: the run folder.
+        run: the run folder.
         owner: what checkpoints belong to.
-        sizes: bytes of each record file to keep.
+        kept: size and checksum of what is kept of each record file; empty for a new run.
         progress: shows progress.
         stop: whether to stop, asked after every step.
         trackers: also receive the records.
@@ -59,17 +62,20 @@ class RunCallbacks:
         self,
         setup: TrainingSetup,
         state: State,
-        folder: Path,
+        run: Folder,
         owner: Json,
-        sizes: dict[str, int],
+        kept: Mapping[str, FileInfo],
         progress: ConsoleProgress,
         stop: StopRequest,
         trackers: Trackers,
     ) -> None:
-        self.setup, self.state, self.folder, self.owner = setup, state, folder, owner
+        self.setup, self.state, self.owner = setup, state, owner
         self.progress, self.stop, self.trackers = progress, stop, trackers
-        self.metrics = Records(folder / METRICS, sizes.get(METRICS, 0))
-        self.timing = Records(folder / TIMING, sizes.get(TIMING, 0))
+        with storage_errors(run.path / CHECKPOINTS):
+            self.checkpoints = run.folder(CHECKPOINTS, make=True)
+            run.sync()
+        self.metrics = Records(run, METRICS, kept.get(METRICS), progress.warn)
+        self.timing = Records(run, TIMING, kept.get(TIMING), progress.warn)
         self.lap_start = time.monotonic()
 
     def on_log(self) -> None:
@@ -139,15 +145,16 @@ class RunCallbacks:
         result = scores.summary() if scores is not None else {}
         if scores is not None:
             self._record("eval", {"split": setup.settings.eval_split, **result})
-        self.progress.epoch(self._row(result, eval_seconds))
+        row = self._row(result, eval_seconds)
         state.scores = scores.to_json() if scores is not None else None
         state.epoch, state.epoch_step, state.epoch_sums, state.epoch_seconds = state.epoch + 1, 0, Sums(), 0.0
         last, every = state.epoch == len(setup.steps), setup.settings.save_steps
         if last or self.stop or not every or state.step % every == 0:
             self.save()
+        self.progress.epoch(row)
         return bool(self.stop) and not last
 
-    def save(self) -> Path:
+    def save(self) -> None:
         """Write a checkpoint, then delete the oldest ones.
 
         Raises:
@@ -157,12 +164,17 @@ class RunCallbacks:
         if bad_step >= 0 and self.setup.settings.on_nonfinite == "stop":
             raise self._non_finite(bad_step)
         self._lap(training=True)
-        sizes = {METRICS: self.metrics.sync(), TIMING: self.timing.sync()}
-        root = self.folder / CHECKPOINTS
-        path = save_checkpoint(root, self.setup, self.state, self.owner, sizes)
-        prune(root, self.setup.settings.keep_checkpoints)
+        save_checkpoint(self.checkpoints, self.setup, self.state, self.owner, self.sync())
+        prune(self.checkpoints, self.setup.settings.keep_checkpoints)
         self._lap(training=False)
-        return path
+
+    def sync(self) -> dict[str, FileInfo]:
+        """Flush the record files to disk; returns size and checksum of each."""
+        return {METRICS: self.metrics.sync(), TIMING: self.timing.sync()}
+
+    def results(self) -> list[Json]:
+        """The records of the epochs and their evaluations, with their times."""
+        return joined_records(self.metrics.results, self.timing.results)
 
     def close(self) -> None:
         """Close the record files and the progress bar."""
@@ -212,8 +224,12 @@ class RunCallbacks:
         begin, end = plan.batch_offsets[epoch_step : epoch_step + 2]
         rows = plan.rows[begin:end].astype("int64")
         source_rows = _listed(setup.split.source_rows[rows].tolist())
-        saved = checkpoints(self.folder / CHECKPOINTS)
-        good = f"the last good checkpoint is {saved[0]}" if saved else "no checkpoint was written before it"
+        saved = checkpoints(self.checkpoints)
+        good = (
+            f"the last good checkpoint is {self.checkpoints.path / saved[0]}"
+            if saved
+            else "no checkpoint was written before it"
+        )
         return NonFiniteError(
             f"the loss or its gradients were not finite at step {step + 1:,} (epoch {epoch + 1}); its batch holds the "
             f"rows {_listed(rows.tolist())} of split {setup.split.name!r} (source rows {source_rows}); "

@@ -5,41 +5,64 @@
       optimizer.safetensors   <parameter>.exp_avg, <parameter>.exp_avg_sq, <parameter>.step
       random.safetensors      states of the random generators, uint8
       config.json             the model's configuration
-      state.json              progress, sums, sizes and checksums of the other files, and its own checksum
+      state.json              progress, sums, sizes and checksums of the other files and of the records
 
-A checkpoint is written into a hidden folder next to its own, flushed, and renamed; then older ones are deleted.
+A checkpoint is written into a hidden folder next to its own, flushed, and renamed; then older ones are deleted. It may
+come from a stranger, with checksums that fit: what it holds is checked before it is used.
 """
 
-import shutil
-from collections.abc import Callable, Iterator
-from dataclasses import asdict
-from pathlib import Path
+import contextlib
+import re
+import stat
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass, fields
 
-import safetensors.torch
 import torch
+from safetensors import SafetensorError
 from transformers import PreTrainedModel
 
 from cache.common.files import storage_errors
-from cache.errors import CorruptCacheError, MismatchError, NotACacheError
-from cache.format.checksummed_json import read_small_file, seal, unseal
-from cache.format.files import FileInfo, file_info, sha256_file
-from cache.writing.publishing import publish, staging
+from cache.common.folder import Folder
+from cache.errors import CorruptCacheError, FormatVersionError, MismatchError
+from cache.format.checksummed_json import MAX_COUNT, Fields, seal, unseal
+from cache.format.files import FileInfo, open_file_info
 
 from .. import device as devices
-from ..run_folder.records import Json
+from ..run_folder.folder import METRICS, TIMING, Json, listed_files
+from ..run_folder.records import is_number
 from .setup import TrainingSetup
 from .state import Meter, State, Sums
+from .tensor_files import Tensors, check_tensors, read_tensors, write_tensors
 
 FORMAT = "lengthwise-checkpoint"
 VERSION = 1
 STATE = "state.json"
-MAX_STATE_BYTES = 16 * 1024 * 1024
-WEIGHTS, OPTIMIZER, RANDOM = "model.safetensors", "optimizer.safetensors", "random.safetensors"
+MAX_STATE_BYTES = 1 << 26
+WEIGHTS, OPTIMIZER, RANDOM, CONFIG = "model.safetensors", "optimizer.safetensors", "random.safetensors", "config.json"
+FILES = (CONFIG, WEIGHTS, OPTIMIZER, RANDOM)
 
-Tensors = dict[str, torch.Tensor]
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A checkpoint whose files are as its state.json says.
+
+    Attributes:
+        folder: of the checkpoint.
+        state: content of state.json.
+        records: size and checksum of each record file at its step.
+    """
+
+    folder: Folder
+    state: Json
+    records: dict[str, FileInfo]
 
 
-def save_checkpoint(root: Path, setup: TrainingSetup, state: State, owner: Json, records: dict[str, int]) -> Path:
+# --- writing
+
+
+def save_checkpoint(
+    root: Folder, setup: TrainingSetup, state: State, owner: Json, records: Mapping[str, FileInfo]
+) -> None:
     """Write the checkpoint of the current step.
 
     Args:
@@ -47,42 +70,41 @@ def save_checkpoint(root: Path, setup: TrainingSetup, state: State, owner: Json,
         setup: model and optimizer.
         state: the progress of the run.
         owner: what it belongs to: cache fingerprint, base model and settings.
-        records: size in bytes of each record file up to here.
-
-    Returns:
-        Its folder.
+        records: size and checksum of each record file up to here.
 
     Raises:
         StorageError: the file system refused; older checkpoints are unchanged.
     """
-    path = root / f"step-{state.step:06d}"
-    if path.exists():
-        return path  # of the same step: resumed before the end of its epoch, which was repeated
-    with staging(path) as staged:
-        folder = staged.path
-        with storage_errors(path):
-            safetensors.torch.save_file(_weights(setup.model), folder / WEIGHTS)
-            safetensors.torch.save_file(_moments(setup), folder / OPTIMIZER)
-            safetensors.torch.save_file(devices.random_state(setup.device), folder / RANDOM)
-            setup.model.config.to_json_file(folder / "config.json", use_diff=True)
-            files = [asdict(file_info(file)) for file in sorted(folder.iterdir())]
-            window, _, _ = state.meter.read()
-            content = {
-                "format": FORMAT,
-                "version": VERSION,
-                **owner,
-                **{name: getattr(state, name) for name in _PROGRESS},
-                "window": asdict(window),
-                "epoch_sums": asdict(state.epoch_sums),
-                "records": records,
-                "files": files,
-            }
-            (folder / STATE).write_bytes(seal(content))
-        publish(staged, path)
-    return path
+    name = f"step-{state.step:06d}"
+    if root.stat(name) is not None:
+        return  # of the same step: resumed before the end of its epoch, which was repeated
+    with storage_errors(root.path / name), root.staging(name) as folder:
+        write_tensors(folder, WEIGHTS, _weights(setup.model))
+        write_tensors(folder, OPTIMIZER, _moments(setup))
+        write_tensors(folder, RANDOM, devices.random_state(setup.device))
+        with folder.create(CONFIG) as file:
+            file.write(setup.model.config.to_json_string(use_diff=True).encode())
+        window, _, _ = state.meter.read()
+        content = {
+            "format": FORMAT,
+            "version": VERSION,
+            **owner,
+            **{name: getattr(state, name) for name in _PROGRESS},
+            "window": asdict(window),
+            "epoch_sums": asdict(state.epoch_sums),
+            "records": [asdict(info) for info in records.values()],
+            "files": [asdict(_file_info(folder, name)) for name in FILES],
+        }
+        with folder.create(STATE) as file:
+            file.write(seal(content))
 
 
 _PROGRESS = ("epoch", "epoch_step", "step", "skipped", "epoch_seconds", "seconds", "scores")
+
+
+def _file_info(folder: Folder, name: str) -> FileInfo:
+    with folder.open_file(name) as file:
+        return open_file_info(name, file)
 
 
 def _weights(model: PreTrainedModel) -> Tensors:
@@ -90,102 +112,163 @@ def _weights(model: PreTrainedModel) -> Tensors:
     named: Iterator[tuple[str, torch.Tensor]] = (
         item for source in (model.named_parameters(), model.named_buffers()) for item in source
     )  # each tensor once, even where two names share it
-    return {name: tensor.detach().contiguous() for name, tensor in named if name in kept}
+    return {name: tensor for name, tensor in named if name in kept}
 
 
 def _moments(setup: TrainingSetup) -> Tensors:
     return {
-        f"{name}.{moment}": tensor.detach().contiguous()
+        f"{name}.{moment}": tensor
         for name, parameter in setup.model.named_parameters()
         for moment, tensor in setup.optimizer.state.get(parameter, {}).items()
     }
 
 
-def prune(root: Path, keep: int) -> None:
+# --- the checkpoints of a run
+
+
+def checkpoints(root: Folder) -> list[str]:
+    """The names of a run's checkpoints, newest first."""
+    found = [name for name in root.names() if _NAME.fullmatch(name) and not _half_deleted(root, name)]
+    return sorted(found, key=lambda name: int(name[5:]), reverse=True)
+
+
+_NAME = re.compile("step-[0-9]{6,12}")
+
+
+def _half_deleted(root: Folder, name: str) -> bool:
+    found = root.stat(name)
+    return found is not None and stat.S_ISDIR(found.st_mode) and root.stat(f"{name}/{STATE}") is None
+
+
+def prune(root: Folder, keep: int) -> None:
     """Delete all but the `keep` newest checkpoints."""
-    for folder in checkpoints(root)[keep:]:
-        remove(folder)
+    for name in checkpoints(root)[keep:]:
+        _remove(root, name)
 
 
-def remove(folder: Path) -> None:
+def clean(root: Folder) -> None:
+    """Delete what killed processes left unfinished."""
+    with storage_errors(root.path):
+        for name in root.names():
+            if name in root.leftovers() or (_NAME.fullmatch(name) and _half_deleted(root, name)):
+                root.remove(name)
+
+
+def _remove(root: Folder, name: str) -> None:
     """Delete a checkpoint, its state first, so that a half-deleted one is not taken for a checkpoint."""
-    with storage_errors(folder):
-        (folder / STATE).unlink(missing_ok=True)
-        shutil.rmtree(folder, ignore_errors=True)
+    with storage_errors(root.path / name), contextlib.suppress(CorruptCacheError):  # it is a link, not followed
+        root.remove(f"{name}/{STATE}")
+    with contextlib.suppress(OSError):
+        root.remove(name)
 
 
-def checkpoints(root: Path) -> list[Path]:
-    """The checkpoints under a folder, newest first."""
-    found = [path for path in root.glob("step-*") if path.name[5:].isdigit() and (path / STATE).exists()]
-    return sorted(found, key=lambda path: int(path.name[5:]), reverse=True)
+# --- reading
 
 
-def clean(root: Path) -> None:
-    """Delete what a killed process left unfinished, in the checkpoints' folder and in the run's."""
-    unfinished = [*root.glob(".step-*"), *root.parent.glob(".*.building-*")]
-    unfinished += [path for path in root.glob("step-*") if not (path / STATE).exists()]
-    for path in unfinished:
-        shutil.rmtree(path, ignore_errors=True)
-
-
-def newest_checkpoint(root: Path, owner: Json, warn: Callable[[str], None]) -> tuple[Path, Json] | None:
-    """The newest intact checkpoint and its state; damaged newer ones are reported and deleted.
+def newest_checkpoint(root: Folder, owner: Json, warn: Callable[[str], None]) -> Checkpoint | None:
+    """The newest intact checkpoint; damaged newer ones are reported and deleted.
 
     Raises:
         MismatchError: it belongs to another cache or to other settings.
+        StorageError: it cannot be read.
     """
-    for folder in checkpoints(root):
+    for name in checkpoints(root):
         try:
-            content = read_state(folder)
-        except (CorruptCacheError, NotACacheError) as error:
+            found = read_checkpoint(root, name)
+        except CorruptCacheError as error:
             warn(f"{error}; going back to the checkpoint before it")
-            remove(folder)
+            _remove(root, name)
             continue
-        differing = [name for name in owner if content.get(name) != owner[name]]
+        differing = [name for name in owner if found.state.get(name) != owner[name]]
         if differing:
-            lines = [f"{name}: {content.get(name)!r:.80} there, {owner[name]!r:.80} here" for name in differing]
-            raise MismatchError(f"the checkpoint {folder} belongs to another run:\n  " + "\n  ".join(lines))
-        return folder, content
+            lines = [f"{name}: {found.state.get(name)!r:.80} there, {owner[name]!r:.80} here" for name in differing]
+            raise MismatchError(f"the checkpoint {found.folder.path} belongs to another run:\n  " + "\n  ".join(lines))
+        return found
     return None
 
 
-def read_state(folder: Path) -> Json:
-    """A checkpoint's state.json, after every file of the checkpoint is verified against its checksum.
+def read_checkpoint(root: Folder, name: str) -> Checkpoint:
+    """A checkpoint, every file of it verified against its checksum.
 
     Raises:
-        CorruptCacheError: a file is missing or differs.
+        CorruptCacheError: a file is missing or differs, or state.json is not as this release writes it.
+        StorageError: a file cannot be read.
     """
-    path = folder / STATE
-    content = unseal(read_small_file(path, MAX_STATE_BYTES), path, FORMAT, VERSION)
-    for entry in content["files"]:
-        info, file = FileInfo(**entry), folder / entry["file"]
-        if not file.is_file() or file.stat().st_size != info.bytes or sha256_file(file) != info.sha256:
-            raise CorruptCacheError(f"{file}: is missing or differs from its checksum")
-    return content
+    path = root.path / name / STATE
+    with storage_errors(root.path / name, "read"):
+        try:
+            folder = root.folder(name)
+            content = unseal(folder.read(STATE, MAX_STATE_BYTES), path, FORMAT, VERSION)
+            state = Fields(content, path)
+            for file, info in listed_files(state, "files", FILES).items():
+                if _file_info(folder, file) != info:
+                    raise CorruptCacheError(f"{folder.path / file}: differs from its checksum")
+        except (FileNotFoundError, NotADirectoryError) as error:
+            raise CorruptCacheError(f"{root.path / name}: the file {error.filename!r} is missing") from None
+        except FormatVersionError:
+            raise MismatchError(
+                f"{path} was written by another release; install that one, or start a new run"
+            ) from None
+    for key in ("epoch", "epoch_step", "step", "skipped"):
+        state.integer(key, 0, MAX_COUNT)
+    for values in (content, state.mapping("window"), state.mapping("epoch_sums")):
+        keys = ("epoch_seconds", "seconds") if values is content else [field.name for field in fields(Sums)]
+        if not all(is_number(values.get(key)) for key in keys):
+            raise CorruptCacheError(f"{path}: not all of {', '.join(keys)} are numbers")
+    state.check("scores", "an object or null", lambda value: value is None or isinstance(value, dict))
+    return Checkpoint(folder, content, listed_files(state, "records", (METRICS, TIMING)))
 
 
-def load_checkpoint(folder: Path, content: Json, setup: TrainingSetup) -> State:
+def load_checkpoint(checkpoint: Checkpoint, setup: TrainingSetup) -> State:
     """Restore weights, optimizer and random state.
 
     Returns:
         The progress of the run.
 
     Raises:
-        MismatchError: the tensors are not this model's.
+        MismatchError: progress or tensors are not those of this run and model.
     """
-    try:
-        saved = safetensors.torch.load_file(folder / WEIGHTS)
-        present = {**dict(setup.model.named_parameters()), **dict(setup.model.named_buffers())}
-        with torch.no_grad():
-            for name in _weights(setup.model).keys() | saved.keys():
-                present[name].copy_(saved[name])
-        moments = safetensors.torch.load_file(folder / OPTIMIZER, device=str(setup.device))
-        parameters = dict(setup.model.named_parameters())
-        for name, tensor in moments.items():
-            parameter, _, moment = name.rpartition(".")
-            setup.optimizer.state[parameters[parameter]][moment] = tensor
-        devices.set_random_state(safetensors.torch.load_file(folder / RANDOM), setup.device)
-    except (KeyError, RuntimeError) as error:
-        raise MismatchError(f"{folder}: its tensors are not those of this model ({error})") from None
+    content, folder = checkpoint.state, checkpoint.folder
+    window, epoch_sums = (
+        Sums(**{field.name: content[key][field.name] for field in fields(Sums)}) for key in ("window", "epoch_sums")
+    )
     progress = {name: content[name] for name in _PROGRESS}
-    return State(Meter(setup.device, Sums(**content["window"])), epoch_sums=Sums(**content["epoch_sums"]), **progress)
+    state = State(Meter(setup.device, window), epoch_sums=epoch_sums, **progress)
+    steps = (*setup.steps, 0)
+    if (
+        state.epoch >= len(steps)
+        or state.epoch_step > steps[state.epoch]
+        or (state.step != sum(steps[: state.epoch]) + state.epoch_step)
+    ):
+        raise MismatchError(
+            f"{folder.path}: its progress is epoch {state.epoch}, step {state.epoch_step} of it, {state.step} of the "
+            f"run, but the epochs of this run have {', '.join(map(str, setup.steps))} steps"
+        )
+    try:
+        with storage_errors(folder.path, "read"):
+            _restore(folder, setup)
+    except (RuntimeError, ValueError, TypeError, SafetensorError) as error:
+        raise MismatchError(f"{folder.path}: its tensors are not those of this model ({error})") from None
+    return state
+
+
+def _restore(folder: Folder, setup: TrainingSetup) -> None:
+    weights, moments, random = (read_tensors(folder, name) for name in (WEIGHTS, OPTIMIZER, RANDOM))
+    present = _weights(setup.model)
+    check_tensors(weights, present)
+    trained = {
+        name: parameter
+        for name, parameter in setup.model.named_parameters()
+        if parameter.requires_grad and f"{name}.step" in moments  # one that never had a gradient has none
+    }
+    number = torch.zeros(())
+    like = {name: {"exp_avg": p, "exp_avg_sq": p, "step": number} for name, p in trained.items()}
+    check_tensors(moments, {f"{name}.{moment}": tensor for name in like for moment, tensor in like[name].items()})
+    check_tensors(random, devices.random_state(setup.device))
+    with torch.no_grad():
+        for name, tensor in weights.items():
+            present[name].copy_(tensor)
+    for name, parameter in trained.items():
+        for moment in like[name]:
+            setup.optimizer.state[parameter][moment] = moments[f"{name}.{moment}"].to(setup.device)
+    devices.set_random_state(random, setup.device)

@@ -5,50 +5,60 @@ from dataclasses import replace
 import numpy as np
 import torch
 
-from cache.plans.costs import heaviest_step, round_widths
+from cache.common.arrays import Array
+from cache.plans.costs import round_widths
 from cache.plans.strategies import EpochPlan
 
 from .. import device as devices
 from .setup import TrainingSetup
 from .state import State
-from .step import backward
+from .step import backward, batch_size
 
 
-def check_memory(setup: TrainingSetup, state: State) -> tuple[int, int]:
+def check_memory(setup: TrainingSetup, state: State) -> str:
     """Compute the heaviest remaining step forward and backward, so that a lack of memory shows before training.
 
     Weights, optimizer and random state are left unchanged. Memory for the optimizer's two moments is held meanwhile.
 
     Returns:
-        Rows and width of its largest micro-batch.
+        The size of its largest micro-batch, in words.
 
     Raises:
         OutOfMemoryError: it does not fit.
     """
-    heaviest: tuple[int, int, int] = (0, 0, 0)  # padded tokens, -epoch, -step: of equal ones the first
+    heaviest: tuple[int, int, int] = (0, 0, 0)  # computed tokens, -epoch, -step: of equal ones the first
     for epoch in range(state.epoch, len(setup.steps)):
         start = state.epoch_step if epoch == state.epoch else 0
         plan = _remaining_plan(setup, epoch, start)
         if len(plan):
-            step = heaviest_step(plan)
-            tokens = int(plan.sizes[step]) * int(plan.widths[step])
+            costs = _tokens(setup, plan)
+            step = int(costs.argmax())
+            tokens = int(costs[step])
             heaviest = max(heaviest, (tokens, -epoch, -(start + step)))
     if heaviest[0] == 0:
-        return 0, 0
+        return "none"
     random = devices.random_state(setup.device)
     setup.model.train()
     moments = [] if setup.optimizer.state else [torch.empty_like(p) for p in setup.trained_parameters for _ in range(2)]
-    shapes = []
+    sizes = []
     for batch in setup.batches(-heaviest[1], -heaviest[2]):
         backward(setup, batch)
-        rows, width = batch.input_ids.shape
-        shapes.append((rows, width))
+        sizes.append((batch.padded_tokens, batch_size(batch)))
         if batch.last:
             break
     del moments
     setup.optimizer.zero_grad(set_to_none=True)
     devices.set_random_state(random, setup.device)
-    return max(shapes, key=lambda shape: shape[0] * shape[1])
+    return max(sizes)[1]
+
+
+def _tokens(setup: TrainingSetup, plan: EpochPlan) -> Array:
+    """(steps,) tokens computed in each step, padding included."""
+    if not setup.packed:
+        return plan.sizes.astype(np.int64) * plan.widths
+    lengths = setup.split.lengths[plan.rows.astype(np.int64)]
+    tokens: Array = np.add.reduceat(lengths, plan.batch_offsets[:-1], dtype=np.int64)
+    return tokens
 
 
 def _remaining_plan(setup: TrainingSetup, epoch: int, start: int) -> EpochPlan:

@@ -21,8 +21,10 @@ from ..models.frozen import freeze, use_gradient_checkpointing
 from ..models.inputs import PADDING_SIDE
 from ..models.losses import Loss, model_loss, resolve_weights, training_loss
 from ..models.masked_lm import PROBABILITY, Masking, masked_forward
+from ..models.packed import check_packed, use_packed
 from ..models.pooled import use_pooled_only
-from ..run_folder.records import Json, RunInfo
+from ..run_folder.export import exported_tokenizer
+from ..run_folder.folder import Json, RunInfo
 from ..settings import AUTO, FREE_ON_RESUME, NO_SPLIT, OFF, Settings
 
 
@@ -33,10 +35,12 @@ class ModelOptimizations:
     Attributes:
         all_tokens_reason: why the last layer, or the head of a masked language model, is computed for every token.
         torch_kernels_reason: why attention and dropout are torch's and not `cpu_attention` and `cpu_dropout`.
+        padded_reason: why batches are padded and not packed, see `packed`.
     """
 
     all_tokens_reason: str | None = None
     torch_kernels_reason: str | None = None
+    padded_reason: str | None = "--padded"
 
 
 @dataclass(frozen=True)
@@ -53,6 +57,8 @@ class TrainingSetup:
         settings: resolved, with nothing left at `auto`.
         device: where to compute.
         steps: optimizer steps of each epoch; `max_steps` may cut the last one short.
+        tokenizer: content by name of the tokenizer's files, for the exported model; read before training, because the
+            cache may be replaced meanwhile.
         optimizations: which optimizations the model computes with.
         masking: how tokens are masked; None unless the task is masked language modelling.
         loss: mean loss of a batch; not used in masked language modelling.
@@ -67,6 +73,7 @@ class TrainingSetup:
     settings: Settings
     device: torch.device
     steps: tuple[int, ...]
+    tokenizer: dict[str, bytes]
     optimizations: ModelOptimizations = ModelOptimizations()
     masking: Masking | None = None
     loss: Loss = model_loss
@@ -87,8 +94,13 @@ class TrainingSetup:
         name = self.settings.eval_split
         return None if name in (None, NO_SPLIT) else self.cache[str(name)]
 
-    def batches(self, epoch: int, start: int) -> Iterator[Batch]:
-        """The micro-batches of an epoch from step `start` on."""
+    @property
+    def packed(self) -> bool:
+        """Whether the model is trained on packed batches."""
+        return self.optimizations.padded_reason is None
+
+    def batches(self, epoch: int, start: int, padded: bool = False) -> Iterator[Batch]:
+        """The micro-batches of an epoch from step `start` on, packed where `packed` says so and not `padded`."""
         batches = self.split.batches(
             epoch,
             self.spec,
@@ -97,6 +109,7 @@ class TrainingSetup:
             start=start,
             pad_to_multiple_of=self.settings.pad_to_multiple_of or 1,
             padding_side=PADDING_SIDE,
+            packed=self.packed and not padded,
         )
         for batch in batches:
             if batch.step == self.steps[epoch]:
@@ -132,6 +145,10 @@ def prepare_training(model: PreTrainedModel, cache: Cache, settings: Settings, d
         forward, all_tokens = masked_forward(model)
     else:
         all_tokens = use_pooled_only(model) if settings.pooled_only else "--no-pooled-only"
+    padded: str | None = "--padded"
+    if settings.padding_free:
+        first_only = masking is None and all_tokens is None
+        padded = "--compile" if settings.compile else use_packed(model, device, settings.precision, first_only)
     if settings.compile:
         forward = torch.compile(forward)
     return TrainingSetup(
@@ -144,10 +161,22 @@ def prepare_training(model: PreTrainedModel, cache: Cache, settings: Settings, d
         settings=settings,
         device=device,
         steps=epoch_steps(split, spec, settings),
-        optimizations=ModelOptimizations(all_tokens, torch_kernels),
+        tokenizer=exported_tokenizer(cache),
+        optimizations=ModelOptimizations(all_tokens, torch_kernels, padded),
         masking=masking,
         loss=training_loss(split, str(settings.task), settings.class_weights, settings.label_smoothing, device),
     )
+
+
+def check_padding_free(setup: TrainingSetup) -> None:
+    """Compare the first micro-batch, where it is packed, with what the padded forward gives for its rows.
+
+    Raises:
+        MismatchError: they differ.
+    """
+    if setup.packed:
+        packed, padded = next(setup.batches(0, 0)), next(setup.batches(0, 0, padded=True))
+        check_packed(setup.model, packed, padded, setup.settings.precision)
 
 
 def training_split(cache: Cache) -> Split:

@@ -60,13 +60,20 @@ def backward(setup: TrainingSetup, batch: Batch) -> torch.Tensor:
 
 def _mark_dynamic(inputs: dict[str, torch.Tensor]) -> None:
     """Tell torch.compile which axes vary between batches, so that one compilation serves all widths and row counts."""
-    for tensor in inputs.values():
+    for tensor in inputs.values():  # of a padded batch, all tensors
         for axis in range(tensor.ndim):
             torch._dynamo.maybe_mark_dynamic(tensor, axis)
 
 
-def _out_of_memory(setup: TrainingSetup, batch: Batch) -> OutOfMemoryError:
+def batch_size(batch: Batch) -> str:
+    """The size of a micro-batch, in words."""
     rows, width = batch.input_ids.shape
+    if batch.cu_seq_lens is not None:
+        return f"{len(batch.cu_seq_lens) - 1} rows, {width:,} tokens"
+    return f"{rows} rows x {width} tokens"
+
+
+def _out_of_memory(setup: TrainingSetup, batch: Batch) -> OutOfMemoryError:
     flags = ["--gradient-accumulation-steps", "--batch-size" if setup.spec.strategy != "budget" else "--max-tokens"]
     if setup.spec.strategy != "budget":
         flags.append("--strategy budget --max-tokens")
@@ -75,7 +82,7 @@ def _out_of_memory(setup: TrainingSetup, batch: Batch) -> OutOfMemoryError:
     if setup.settings.precision == "fp32":
         flags.append("--precision bf16")
     return OutOfMemoryError(
-        f"out of memory on {setup.device} with a batch of {rows} rows x {width} tokens, expected it to fit; "
+        f"out of memory on {setup.device} with a batch of {batch_size(batch)}, expected it to fit; "
         f"these flags help: {', '.join(flags)}"
     )
 

@@ -15,7 +15,7 @@ from cache.errors import InputError
 from cache.format.checksummed_json import Json
 
 from .folder import CONFIG, ModelFolder
-from .heads import ENCODERS
+from .heads import ENCODERS, quiet_transformers
 from .library_errors import library_errors
 
 COMMON = frozenset({"architectures", "id2label", "label2id", "num_labels", "problem_type", "tie_word_embeddings"})
@@ -66,7 +66,7 @@ def folder_config(folder: ModelFolder) -> PretrainedConfig:
             f"{path}: model_type is {model_type!r:.80}, which this release of transformers does not have, and code in "
             f"a model's folder is not run; pass {ENCODERS}"
         )
-    with library_errors(InputError, f"{path} cannot be used", f"; pass {ENCODERS}"):
+    with quiet_transformers(), library_errors(InputError, f"{path} cannot be used", f"; pass {ENCODERS}"):
         config = CONFIG_MAPPING[model_type](**_taken(raw, CONFIG_MAPPING[model_type], path))
         layers = getattr(config, "num_hidden_layers", 0)
         assert isinstance(config, PretrainedConfig)
@@ -85,6 +85,9 @@ def _taken(raw: Json, kind: type[PretrainedConfig], path: Path) -> Json:
     machinery = {field.name for field in fields(PretrainedConfig)}
     names = {field.name for field in fields(kind)} - machinery | set(kind.attribute_map) | COMMON | UNDECLARED
     taken = {key: value for key, value in raw.items() if key in names}
+    classes = taken.get("architectures")
+    if classes is not None and not (isinstance(classes, list) and all(isinstance(name, str) for name in classes)):
+        raise InputError(f"{path}: 'architectures' is {classes!r:.80}, expected a list of names of classes")
     for key, value in taken.items():
         if not _bounded(value, key in OBJECTS or key.endswith("_theta")):
             expected = "an object of numbers and names" if key in OBJECTS else "a number, a name or a list of these"

@@ -13,6 +13,7 @@ Shapes: B rows, N heads of D, Q queries, K keys.
 
 from typing import Any
 
+import numpy as np
 import torch
 from torch.autograd.function import once_differentiable
 from transformers import PreTrainedModel
@@ -116,11 +117,8 @@ class _Attention(torch.autograd.Function):
             torch.bmm(query[rows].flatten(0, 1), key[rows].flatten(0, 1).mT, out=scores)
             if bias is not None:
                 block.add_(bias[rows])
-            torch.softmax(scores, -1, out=scores)
-            if source:
-                signs = sign_bits(source, scores.shape, 1 - p, INTEGERS[scores.dtype])
-                scores.view(signs.dtype).bitwise_or_(signs.bitwise_and_(torch.iinfo(signs.dtype).min))
-            torch.bmm(_kept(scores, p), value[rows].flatten(0, 1), out=out[rows].flatten(0, 1))
+            weigh(scores, p, source)
+            torch.bmm(kept(scores, p), value[rows].flatten(0, 1), out=out[rows].flatten(0, 1))
         ctx.save_for_backward(query, key, value, weights)
         ctx.p, ctx.scale, ctx.size = p, scale, size
         return out.mul_(-1 / (1 - p)) if p else out
@@ -135,12 +133,8 @@ class _Attention(torch.autograd.Function):
             rows = slice(start, start + ctx.size)
             q, k, v, g = (part[rows].flatten(0, 1) for part in (query, key, value, grad))
             signed = weights[rows].flatten(0, 1)
-            torch.bmm(_kept(signed, ctx.p).mT, g, out=grad_value[rows].flatten(0, 1))
-            share = torch.bmm(g, v.mT)
-            if ctx.p:
-                integer = INTEGERS[signed.dtype]
-                share.view(integer).bitwise_and_(signed.view(integer) >> (8 * integer.itemsize - 1))
-            scores = torch._softmax_backward_data(share, signed.abs(), -1, signed.dtype)
+            torch.bmm(kept(signed, ctx.p).mT, g, out=grad_value[rows].flatten(0, 1))
+            scores = weigh_backward(torch.bmm(g, v.mT), signed, ctx.p)
             torch.bmm(scores, k, out=grad_query[rows].flatten(0, 1))
             torch.bmm(scores.mT, q, out=grad_key[rows].flatten(0, 1))
         if ctx.p:
@@ -148,7 +142,23 @@ class _Attention(torch.autograd.Function):
         return grad_query.mul_(ctx.scale), grad_key, grad_value, None, None, None
 
 
-def _kept(signed: torch.Tensor, p: float) -> torch.Tensor:
+def weigh(scores: torch.Tensor, p: float, source: np.random.SFC64 | None) -> None:
+    """Turn scores (…, Q, K) into probabilities, in place; with dropout p > 0 those that it keeps become negative."""
+    torch.softmax(scores, -1, out=scores)
+    if source:
+        signs = sign_bits(source, scores.shape, 1 - p, INTEGERS[scores.dtype])
+        scores.view(signs.dtype).bitwise_or_(signs.bitwise_and_(torch.iinfo(signs.dtype).min))
+
+
+def weigh_backward(grad: torch.Tensor, signed: torch.Tensor, p: float) -> torch.Tensor:
+    """The gradient of scores from that of the probabilities, which is overwritten, and from what `weigh` left."""
+    if p:
+        integer = INTEGERS[signed.dtype]
+        grad.view(integer).bitwise_and_(signed.view(integer) >> (8 * integer.itemsize - 1))
+    return torch._softmax_backward_data(grad, signed.abs(), -1, signed.dtype)
+
+
+def kept(signed: torch.Tensor, p: float) -> torch.Tensor:
     """The probabilities that dropout keeps: with dropout the negative ones, still negative."""
     return signed.clamp_max(0) if p else signed
 

@@ -146,6 +146,7 @@ class ModelFolder:
             )
         if self.holds(WEIGHTS):
             return [WEIGHTS]
+        self._check(WEIGHTS, None)
         index = self.read_json(WEIGHTS_INDEX, MismatchError)
         if index is None:
             raise InputError(

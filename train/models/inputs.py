@@ -6,7 +6,8 @@ everything queued before. A mask with four axes is used as it is.
 Shapes: B rows, W columns.
 """
 
-import torch
+from typing import Any
+
 from transformers import PretrainedConfig
 
 from cache import Batch
@@ -19,13 +20,19 @@ PADDING_SIDE = "right"
 position embeddings begin at the first column."""
 
 
-def model_inputs(batch: Batch, config: PretrainedConfig) -> dict[str, torch.Tensor]:
-    """Keyword arguments for the model of this configuration: input_ids, labels, a mask where one is needed, and
-    token types where the cache has them and the model has at least two."""
+COUNT_FROM_PADDING = frozenset({"camembert", "roberta", "xlm-roberta"})
+"""Model types that number positions from their pad id + 1."""
+
+
+def model_inputs(batch: Batch, config: PretrainedConfig) -> dict[str, Any]:
+    """Keyword arguments for the model of this configuration: input_ids, labels, a mask where one is needed, token types
+    where the cache has them and the model has at least two; of a packed batch positions and where its rows begin."""
     inputs = batch.model_inputs()
     if getattr(config, "type_vocab_size", 0) < 2:
         inputs.pop("token_type_ids", None)
+    if batch.position_ids is not None and config.model_type in COUNT_FROM_PADDING:
+        inputs["position_ids"] = batch.position_ids + config.pad_token_id + 1
     mask = batch.attention_mask
-    if mask is not None and config.model_type in READY_MASKS and config._attn_implementation == "sdpa":
+    if mask is not None and config.model_type in READY_MASKS and config._attn_implementation.endswith("sdpa"):
         inputs["attention_mask"] = mask.bool()[:, None, None, :].expand(-1, 1, mask.shape[1], -1)  # (B, 1, W, W)
     return inputs

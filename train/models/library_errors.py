@@ -27,5 +27,5 @@ def library_errors(kind: type[LengthwiseError], what: str, remedy: str = "") -> 
             raise
         if devices.is_out_of_memory(error):
             raise MemoryError(str(error)) from error
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        reason = " ".join(str(error).split()) or type(error).__name__
         raise kind(f"{what} ({reason:.300}){remedy}") from error

@@ -97,9 +97,14 @@ def load_weights(folder: ModelFolder, config: PretrainedConfig, kind: str) -> tu
                 config=config,
                 state_dict=weights,
                 dtype=torch.float32,  # without it, weights saved in half precision would stay so
+                ignore_mismatched_sizes=True,  # refused below, with a reason
                 output_loading_info=True,
             )
     model, report = as_model(loaded[0]), loaded[1]
+    for name, found, expected in sorted(report["mismatched_keys"]):
+        raise MismatchError(
+            f"{path}: the tensor {name!r} is {list(found)} in the files, {list(expected)} by {CONFIG}{remedy}"
+        )
     encoder = model.base_model_prefix + "."
     new = any(not name.startswith(encoder) for name in report["missing_keys"])
     missing = sorted(name for name in report["missing_keys"] if name.startswith(encoder) and "pooler" not in name)

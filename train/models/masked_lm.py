@@ -68,8 +68,8 @@ class Masking:
         return cls(seed, probability, specials.mask_id, special.to(device), device.type == "cpu")
 
     def mask(self, batch: Batch, epoch: int = 0) -> Batch:
-        """The batch, padded on the right, with some tokens masked; its labels (B, W) are their original ids, and
-        `IGNORED` elsewhere."""
+        """The batch, packed or padded on the right, with some tokens masked; its labels (B, W) are their original ids,
+        and `IGNORED` elsewhere."""
         ids = batch.input_ids
         bits = self._bits(batch, epoch)  # (B, W): 24 to choose tokens, 16 for what each becomes, 24 for a random id
         chosen = (bits >> 40 & 0xFFFFFF) < round(self.probability * (1 << 24))
@@ -82,13 +82,16 @@ class Masking:
         return replace(batch, input_ids=torch.where(chosen, masked, ids), labels=labels)
 
     def _bits(self, batch: Batch, epoch: int) -> torch.Tensor:
-        """(B, W) int64: each row is a stream of SplitMix64 of its own, column by column."""
+        """(B, W) int64: each row is a stream of SplitMix64 of its own, token by token."""
         device, width = batch.input_ids.device, batch.input_ids.shape[1]
         start = int(np.random.SeedSequence([self.seed, epoch]).generate_state(1, np.uint64)[0])
         rows = torch.from_numpy(batch.rows)
         if device.type != "cpu":
             rows = rows.pin_memory().to(device, non_blocking=True)
-        return split_mix(split_mix(_signed(start), rows)[:, None], torch.arange(width, device=device))
+        streams = split_mix(_signed(start), rows)  # (B,)
+        if batch.cu_seq_lens is not None and batch.position_ids is not None:
+            return split_mix(streams.repeat_interleave(batch.cu_seq_lens.diff(), output_size=width), batch.position_ids)
+        return split_mix(streams[:, None], torch.arange(width, device=device))
 
     def masked_positions(self, batch: Batch) -> torch.Tensor:
         """(K,) positions in the (B x W,) tokens of a batch from `mask`: the masked ones, and others unless `exact`."""
@@ -113,7 +116,7 @@ def masked_tokens(batch: Batch) -> torch.Tensor:
 
 
 def summed_loss(
-    forward: Forward, labels: torch.Tensor, positions: torch.Tensor, **inputs: torch.Tensor
+    forward: Forward, labels: torch.Tensor, positions: torch.Tensor, **inputs: Any
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """The cross-entropy of masked tokens.
 
@@ -172,7 +175,7 @@ def masked_forward(model: PreTrainedModel) -> tuple[Forward, str | None]:
     head = HEADS.get(f"{type(model).__module__}.{type(model).__name__}")
     encoder = model.base_model
 
-    def forward(positions: torch.Tensor, **inputs: torch.Tensor) -> torch.Tensor:
+    def forward(positions: torch.Tensor, **inputs: Any) -> torch.Tensor:
         if head is None:
             logits: torch.Tensor = model(**inputs).logits  # (B, W, V)
             return logits.flatten(0, 1)[positions]

@@ -7,7 +7,7 @@ Of L layers this saves about 5/6 of one.
 The layer's own modules and transformers' own attention compute it; weights and state dict stay as they are. Logits and
 gradients equal the stock model's up to rounding. With dropout the random numbers differ, since fewer are drawn.
 
-Shapes: B rows, W columns, H width, N heads of D.
+Shapes: B rows, W columns, T tokens of a packed batch, H width, N heads of D.
 """
 
 import sys
@@ -54,14 +54,12 @@ def _last_layer(model: PreTrainedModel) -> Any:
 def bert_layer(
     layer: Any, hidden: torch.Tensor, attention_mask: torch.Tensor | None = None, *_: Any, **options: Any
 ) -> torch.Tensor:
-    """BERT's layer for the first token: (B, W, H) in, (B, 1, H) out."""
+    """BERT's layer for the first token: (B, W, H) in, (B, 1, H) out; of packed rows (1, T, H) in, (1, B, H) out."""
     for unused in ("encoder_attention_mask", "past_key_values"):
         options.pop(unused, None)
-    first = hidden[:, :1]  # (B, 1, H)
-    part = layer.attention.self
-    context = _attend(
-        part, (part.query, part.key, part.value), part.attention_head_size, hidden, attention_mask, options
-    )
+    part, first = layer.attention.self, _first(hidden, options)
+    projections = (part.query, part.key, part.value)
+    context = _attend(part, projections, part.attention_head_size, first, hidden, attention_mask, options)
     attended = layer.attention.output(context, first)
     output: torch.Tensor = layer.feed_forward_chunk(attended)
     return output
@@ -70,24 +68,36 @@ def bert_layer(
 def distilbert_layer(
     layer: Any, hidden: torch.Tensor, attention_mask: torch.Tensor | None = None, **options: Any
 ) -> torch.Tensor:
-    """DistilBERT's layer for the first token: (B, W, H) in, (B, 1, H) out."""
-    part = layer.attention
+    """DistilBERT's layer for the first token: shapes as those of `bert_layer`."""
+    part, first = layer.attention, _first(hidden, options)
     projections = (part.q_lin, part.k_lin, part.v_lin)
-    context = _attend(part, projections, part.attention_head_size, hidden, attention_mask, options)
-    attended = layer.sa_layer_norm(part.out_lin(context) + hidden[:, :1])
+    context = _attend(part, projections, part.attention_head_size, first, hidden, attention_mask, options)
+    attended = layer.sa_layer_norm(part.out_lin(context) + first)
     output: torch.Tensor = layer.output_layer_norm(layer.ffn.ff_chunk(attended) + attended)
     return output
+
+
+def _first(hidden: torch.Tensor, options: dict[str, Any]) -> torch.Tensor:
+    """The first token of each row: (B, 1, H), or (1, B, H) of a packed batch, whose `options` then tell of one query
+    for each row."""
+    cu_seq_lens = options.get("cu_seq_lens_q")
+    if cu_seq_lens is None:
+        return hidden[:, :1]
+    options["cu_seq_lens_q"] = torch.arange(len(cu_seq_lens), dtype=torch.int32, device=hidden.device)
+    options["max_length_q"] = 1
+    return hidden[:, cu_seq_lens[:-1]]
 
 
 def _attend(
     part: Any,
     projections: tuple[nn.Module, nn.Module, nn.Module],
     head_size: int,
+    first: torch.Tensor,
     hidden: torch.Tensor,
     mask: torch.Tensor | None,
     options: dict[str, Any],
 ) -> torch.Tensor:
-    """Attention of the first token to all of them, with the attention implementation of the model: (B, 1, H)."""
+    """Attention of the first tokens to all of their rows, by the attention implementation of the model: as `first`."""
 
     def heads(states: torch.Tensor) -> torch.Tensor:
         return states.view(*states.shape[:-1], -1, head_size).transpose(1, 2)  # (B, N, tokens, D)
@@ -97,7 +107,7 @@ def _attend(
     attend: Callable[..., Any] = ALL_ATTENTION_FUNCTIONS.get_interface(part.config._attn_implementation, eager)
     context, _ = attend(
         part,
-        heads(query(hidden[:, :1])),
+        heads(query(first)),
         heads(key(hidden)),
         heads(value(hidden)),
         None if mask is None else mask[:, :, :1],  # (B, 1, 1, W)
@@ -105,7 +115,7 @@ def _attend(
         scaling=part.scaling,
         **options,
     )
-    return context.reshape(len(hidden), 1, -1)  # type: ignore[no-any-return]
+    return context.reshape(*first.shape[:2], -1)  # type: ignore[no-any-return]
 
 
 FORWARDS: dict[str, Callable[..., torch.Tensor]] = {

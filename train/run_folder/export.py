@@ -1,64 +1,98 @@
 """The fine-tuned model as a folder that `transformers.pipeline` loads: weights, tokenizer, model card."""
 
 import json
-import shutil
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 from transformers import PreTrainedModel
 
 from cache import Cache
 from cache.common.files import storage_errors
-from cache.errors import InputError
-from cache.writing.publishing import publish, staging
+from cache.common.folder import Folder
+from cache.errors import CorruptCacheError, InputError
+from cache.format.files import FileInfo, open_file_info
+from cache.format.manifest import Manifest
 
 from ..models.folder import DETAILS
 from ..models.heads import quiet_transformers
 from ..models.inputs import PADDING_SIDE
 from ..models.loading import model_folder
+from .folder import MODEL, SETTINGS, Json, RunInfo
 from .model_card import README, model_card
-from .records import MODEL, SETTINGS, Json, RunInfo, write_json
+
+TOKENIZER_CONFIG = "tokenizer_config.json"
+TOKENIZER_FILES = {"tokenizer.json", TOKENIZER_CONFIG, "special_tokens_map.json"}
+"""What a tokenizer may consist of; a file of another name could be taken for weights or for code."""
 
 
-def export_model(path: Path, model: PreTrainedModel, cache: Cache, info: RunInfo, records: list[Json]) -> None:
+def exported_tokenizer(cache: Cache) -> dict[str, bytes]:
+    """The tokenizer's files by name, set to pad on the side that the model is trained with.
+
+    Raises:
+        CorruptCacheError: a file is damaged, or is none of a tokenizer.
+    """
+    files = dict(cache.tokenizer_files())
+    if strange := sorted(files.keys() - TOKENIZER_FILES):
+        raise CorruptCacheError(f"{cache.folder}: its tokenizer has the file {strange[0]!r}, which no tokenizer has")
+    if cache.manifest.tokenizer.padding_side != PADDING_SIDE:
+        try:
+            config = json.loads(files.get(TOKENIZER_CONFIG, b"{}"))
+            text = json.dumps({**config, "padding_side": PADDING_SIDE}, indent=2, ensure_ascii=False) + "\n"
+            files[TOKENIZER_CONFIG] = text.encode()
+        except (ValueError, TypeError, RecursionError) as error:
+            path = cache.tokenizer_folder / TOKENIZER_CONFIG
+            raise CorruptCacheError(f"{path} is not the configuration of a tokenizer ({error})") from None
+    return files
+
+
+def export_model(
+    run: Folder,
+    model: PreTrainedModel,
+    tokenizer: Mapping[str, bytes],
+    manifest: Manifest,
+    info: RunInfo,
+    results: Sequence[Json],
+) -> None:
     """Write the fine-tuned model with its tokenizer and its model card.
 
     Args:
-        path: folder to write.
+        run: the run folder.
         model: the model.
-        cache: what it was trained on.
+        tokenizer: from `exported_tokenizer`.
+        manifest: of the cache it was trained on.
         info: content of settings.json.
-        records: of the run, as `joined_records` gives them.
+        results: the records of the epochs and their evaluations.
 
     Raises:
         StorageError: the file system refused.
     """
-    details: Json = {
-        "max_length": info.max_length,
-        "cache": info.cache_name,
-        "cache_fingerprint": info.cache_fingerprint,
-        "task": info.settings.task,
-        "pair": cache.manifest.task.pair,
-    }
-    with staging(path) as staged:
-        folder = staged.path
-        with storage_errors(path), quiet_transformers():
-            model.save_pretrained(folder)
-            _copy_tokenizer(cache, folder)
-            card = model_card(path.parent.resolve().name, info, model.config, cache.manifest, records)
-            (folder / README).write_text(card, "utf-8")
-        write_json(folder / DETAILS, details)
-        if path.exists():  # of a run that was killed between this and its summary
-            shutil.rmtree(path)
-        publish(staged, path)
+    with storage_errors(run.path / MODEL), run.staging(MODEL) as folder:
+        with quiet_transformers():
+            model.save_pretrained(folder.checked_path())
+        for name, data in tokenizer.items():
+            folder.write(name, data)
+        files = [asdict(_finished(folder, name)) for name in folder.names()]
+        card = model_card(run.path.resolve().name, info, model.config, manifest, results)
+        folder.write(README, card.encode())
+        details: Json = {
+            "max_length": info.max_length,
+            "cache": info.cache_name,
+            "cache_fingerprint": info.cache_fingerprint,
+            "task": info.settings.task,
+            "pair": manifest.task.pair,
+            "files": files,
+        }
+        folder.write(DETAILS, (json.dumps(details, indent=2, ensure_ascii=False) + "\n").encode())
 
 
-def _copy_tokenizer(cache: Cache, folder: Path) -> None:
-    """Copy the cache's tokenizer, set to pad on the side that the model was trained with."""
-    for name, data in cache.tokenizer_files().items():
-        (folder / name).write_bytes(data)
-    if cache.manifest.tokenizer.padding_side != PADDING_SIDE:
-        path = folder / "tokenizer_config.json"
-        write_json(path, {**json.loads(path.read_text("utf-8")), "padding_side": PADDING_SIDE})
+def _finished(folder: Folder, name: str) -> FileInfo:
+    """Flush a file that a library wrote, with the mode of the other files; returns its size and checksum."""
+    with folder.open_file(name) as file:
+        os.fchmod(file.fileno(), os.fstat(folder.handle).st_mode & 0o666)
+        os.fsync(file.fileno())
+        return open_file_info(name, file)
 
 
 def trained_model_folder(name: str) -> Path:

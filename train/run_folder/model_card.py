@@ -13,13 +13,14 @@ from typing import Any
 from transformers import PretrainedConfig
 
 from cache.common.hub import PACKAGED
+from cache.common.output import printable
 from cache.common.progress import clock
 from cache.format.manifest import Manifest
 from cache.format.tasks import MLM
 
 from ..metrics.scores import TITLES
 from ..settings import FREE_ON_RESUME
-from .records import Json, RunInfo
+from .folder import Json, RunInfo
 
 README = "README.md"
 
@@ -50,7 +51,7 @@ def model_card(name: str, info: RunInfo, config: PretrainedConfig, manifest: Man
         info: what settings.json of its run says.
         config: the model's.
         manifest: of the cache it was trained on.
-        records: of the run, as `joined_records` gives them.
+        records: of the run's epochs and evaluations, as `joined_records` gives them.
     """
     task = pipeline_of(config)
     evaluations = [record for record in records if record["kind"] == "eval"]
@@ -189,8 +190,9 @@ def _results(records: Sequence[Json], evaluations: Sequence[Json], manifest: Man
     lines = [_table(rows)]
     if evaluations:
         last = evaluations[-1]
-        total = manifest.splits[last["split"]].rows
-        lines.append(f"Evaluated on {last['rows']:,} of the {total:,} rows of split {_code(last['split'])}.\n")
+        split = manifest.splits.get(last["split"])
+        total = f" of the {split.rows:,}" if split else ""
+        lines.append(f"Evaluated on {last['rows']:,}{total} rows of split {_code(last['split'])}.\n")
     return "\n".join(lines)
 
 
@@ -204,7 +206,7 @@ def _facts(info: RunInfo, manifest: Manifest, records: Sequence[Json]) -> Iterab
     yield "data", _plain(_source(manifest.source))
     yield "tokenizer", f"{_plain(Path(manifest.tokenizer.name).name)}, sha256 {manifest.tokenizer.sha256}"
     yield "plan", f"strategy {settings.strategy}, {size} a step, seed {settings.plan_seed}"
-    if real:
+    if real and rows:
         saved = 1 - padded / (rows * info.max_length)
         yield (
             "padding",
@@ -247,14 +249,14 @@ def _version() -> str | None:
 
 def _code(text: str) -> str:
     """A name as code in Markdown, whatever it holds."""
-    text = " ".join(text.split())
+    text = printable(" ".join(text.split()))
     fence = "`" * (1 + max(map(len, re.findall("`+", text)), default=0))  # a run of as many would end the span
     return f"{fence} {text} {fence}" if "`" in text or not text else f"{fence}{text}{fence}"
 
 
 def _plain(text: str) -> str:
     """Foreign text in a line of Markdown: no HTML, code span, link or emphasis. `_table` escapes the `|` itself."""
-    return re.sub(r"[\\`*_\[\]<&#~$]", r"\\\g<0>", " ".join(text.split()))
+    return re.sub(r"[\\`*_\[\]<&#~$]", r"\\\g<0>", printable(" ".join(text.split())))
 
 
 def _number(value: Any) -> str:

@@ -1,194 +1,95 @@
-"""The files of a run folder that people and programs read: settings, metrics, timings, summary.
+"""The records of a run: metrics.jsonl and timing.jsonl, one JSON object per line, in the order of the steps.
 
-runs/imdb-1/
-  settings.json       the resolved settings; written before the first step
-  metrics.jsonl       losses, learning rates, tokens, scores: the same in two equal runs
-  timing.jsonl        seconds, tokens per second, memory
-  checkpoints/        see `checkpoint`
-  model/              the fine-tuned model, written at the end
-  tensorboard/, wandb/, wandb.json    only with the settings of these names, see `trackers`
-  summary.json        written last: a run that has it is finished
+A checkpoint and the summary of a finished run state size and sha256 of both files, so that damage is noticed.
 """
 
-import fcntl
+import hashlib
 import json
 import math
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
-from cache.common.files import replacing, storage_errors, sync
-from cache.errors import InputError, StorageError
+from cache.common.files import storage_errors
+from cache.common.folder import Folder
+from cache.errors import CorruptCacheError
+from cache.format.checksummed_json import MAX_COUNT, Fields
+from cache.format.files import FileInfo
 
-from ..settings import Settings
+from .folder import METRICS, TIMING, Json, read_summary, set_aside
 
-SETTINGS = "settings.json"
-SUMMARY = "summary.json"
-METRICS = "metrics.jsonl"
-TIMING = "timing.jsonl"
-MODEL = "model"
-CHECKPOINTS = "checkpoints"
-RUNS = "runs"
-FORMAT = "lengthwise-run"
-VERSION = 1
+MAX_LINE_BYTES = 1 << 20
 
-Json = dict[str, Any]
+_COUNTS = ("rows", "real_tokens", "padded_tokens")
+
+_NUMBERS = {
+    (METRICS, "step"): ("loss", "learning_rate", "grad_norm", *_COUNTS),
+    (METRICS, "epoch"): ("loss", *_COUNTS),
+    (METRICS, "eval"): ("loss", "rows"),
+    (TIMING, "step"): ("seconds", "tokens_per_second", "peak_memory_bytes"),
+    (TIMING, "epoch"): ("seconds", "eval_seconds"),
+}
+"""File and kind of a record to the numbers that it must have; it may have more."""
+
+_NEVER_NULL = {"step", "epoch", "seconds", *_COUNTS}
 
 
-@dataclass(frozen=True)
-class RunInfo:
-    """What `settings.json` holds.
+class Records:
+    """An append-only JSON lines file of a run.
+
+    Args:
+        run: the run folder.
+        name: of the file, created if it does not exist.
+        kept: what `sync` returned at the checkpoint; later records are cut off. None: start an empty file.
+        warn: prints a warning; a file that is not as `kept` says is renamed, and an empty one started.
 
     Attributes:
-        settings: resolved, with nothing left at `auto`.
-        cache_name: name of the cache.
-        cache_fingerprint: its fingerprint.
-        model_digest: sha256 over the files of the model it started from.
-        max_length: the cache's, tokens.
-        total_steps: optimizer steps of the whole run.
-        environment: versions, device and threads; results are bit-identical only where these are the same.
-        metric: title of the customary score of the corpus, such as "Matthews"; empty where there is none.
-    """
-
-    settings: Settings
-    cache_name: str
-    cache_fingerprint: str
-    model_digest: str
-    max_length: int
-    total_steps: int
-    environment: Json
-    metric: str = ""
-
-    def to_json(self) -> Json:
-        """The content of settings.json."""
-        fields = {name: value for name, value in vars(self).items() if name != "settings"}
-        return {"format": FORMAT, "version": VERSION, "settings": self.settings.to_json(), **fields}
-
-
-def read_run(folder: Path) -> RunInfo:
-    """Read the settings of a run.
-
-    Raises:
-        InputError: the folder holds no run that this release reads.
-    """
-    path = folder / SETTINGS
-    try:
-        content = json.loads(path.read_text("utf-8"))
-        if content.pop("format") != FORMAT or content.pop("version") != VERSION:
-            raise ValueError(f"expected format {FORMAT}, version {VERSION}")
-        return RunInfo(settings=Settings.from_json(content.pop("settings")), **content)
-    except FileNotFoundError:
-        raise InputError(
-            f"{folder} is not a run: it holds no {SETTINGS}; `train run` makes runs, under {RUNS}/"
-        ) from None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, InputError) as error:
-        raise InputError(f"{path} cannot be read as a run's settings ({error})") from None
-
-
-def create_run_folder(out: str | None, cache_name: str) -> Path:
-    """Create the folder of a new run: `out`, or the first free runs/<cache name>-<n>.
-
-    Raises:
-        InputError: `out` exists and is not empty.
-        StorageError: it cannot be created.
-    """
-    with storage_errors(Path(out or RUNS)):
-        if out is not None:
-            folder = Path(out)
-            check_out(out)
-            folder.mkdir(parents=True, exist_ok=True)
-            return folder
-        Path(RUNS).mkdir(exist_ok=True)
-        for number in range(1, 1_000_000):
-            folder = Path(RUNS, f"{cache_name}-{number}")
-            with suppress(FileExistsError):
-                folder.mkdir()  # of two runs that start at once, one gets it
-                return folder
-    raise StorageError(f"{RUNS}/ is full; pass --out FOLDER")
-
-
-def check_out(out: str) -> None:
-    """Refuse a run folder that exists and is not empty.
-
-    Raises:
-        InputError: it is.
-    """
-    folder = Path(out)
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        hint = f"go on with `train run --resume {out}`, or " if (folder / SETTINGS).exists() else ""
-        raise InputError(f"--out {out} already exists and is not empty; {hint}pass another --out")
-
-
-@contextmanager
-def lock_run(folder: Path) -> Iterator[None]:
-    """Keep other processes from training the same run.
-
-    Raises:
-        InputError: another process is training it.
-    """
-    handle = os.open(folder / SETTINGS, os.O_RDONLY)
-    try:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise InputError(f"{folder} is being trained by another process; wait for it, or stop it first") from None
-        yield
-    finally:
-        os.close(handle)
-
-
-def write_json(path: Path, content: Json) -> None:
-    """Write a JSON file, complete or not at all.
+        results: its records of epochs and evaluations.
 
     Raises:
         StorageError: the file system refused.
     """
-    with storage_errors(path):
-        with replacing(path) as temporary:
-            temporary.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", "utf-8")
-        sync(path.parent)
 
+    def __init__(self, run: Folder, name: str, kept: FileInfo | None, warn: Callable[[str], None]) -> None:
+        self.path, self.name = run.path / name, name
+        empty = FileInfo(name, 0, hashlib.sha256().hexdigest())
+        with storage_errors(self.path):
+            try:
+                self._open(run, kept or empty)
+            except (CorruptCacheError, IsADirectoryError) as error:
+                aside = set_aside(run, name)
+                warn(f"warning: {error}; it is now called {aside}, and the run goes on without the records in it")
+                self._open(run, empty)
 
-class Records:
-    """An append-only JSON lines file that can be truncated to its size at a checkpoint.
-
-    Args:
-        path: the file, created if it does not exist.
-        size: bytes of its content to keep.
-
-    Raises:
-        InputError: it is shorter than that.
-        StorageError: it cannot be written.
-    """
-
-    def __init__(self, path: Path, size: int) -> None:
-        self.path = path
-        with storage_errors(path):
-            self.file = path.open("ab")
-            found = self.file.seek(0, os.SEEK_END)
-            if found < size:
-                self.file.close()
-                raise InputError(
-                    f"{path} has {found:,} bytes, expected at least the {size:,} of its checkpoint; "
-                    "it was cut or replaced"
-                )
-            self.file.truncate(size)
+    def _open(self, run: Folder, kept: FileInfo) -> None:
+        self.file = run.append(self.name)
+        try:
+            self.file.seek(0)
+            self.digest, records = _read(self.file, self.path, kept)
+            self.results = [record for record in records if record["kind"] != "step"]
+            self.file.seek(kept.bytes)
+            self.file.truncate()
+        except BaseException:
+            self.file.close()
+            raise
 
     def add(self, record: Json) -> None:
         """Append a record; a number that is not finite becomes null."""
         content = finite(record)
+        line = json.dumps(content, allow_nan=False).encode() + b"\n"
+        self.digest.update(line)
+        if content["kind"] != "step":
+            self.results.append(content)
         with storage_errors(self.path):
-            self.file.write(json.dumps(content, allow_nan=False).encode() + b"\n")
+            self.file.write(line)
             self.file.flush()
 
-    def sync(self) -> int:
-        """Flush to disk; returns the file's size in bytes."""
+    def sync(self) -> FileInfo:
+        """Flush to disk; returns the file's name, size and checksum."""
         with storage_errors(self.path):
             os.fsync(self.file.fileno())
-            return self.file.seek(0, os.SEEK_END)
+            return FileInfo(self.name, self.file.tell(), self.digest.hexdigest())
 
     def close(self) -> None:
         """Close the file."""
@@ -208,16 +109,60 @@ def _finite(value: Any) -> Any:
     return [_finite(item) for item in value] if isinstance(value, list | tuple) else value
 
 
-def read_records(path: Path) -> list[Json]:
-    """The records of a JSON lines file; an incomplete last line is left out."""
+def read_records(run: Folder, name: str) -> list[Json]:
+    """The records of metrics.jsonl or timing.jsonl; an incomplete last line is left out.
+
+    Raises:
+        CorruptCacheError: a line is not a record, or the run is finished and the file is not as it was then.
+        StorageError: it cannot be read.
+    """
+    summary = read_summary(run)
+    with storage_errors(run.path / name, "read"):
+        if summary is None and run.stat(name) is None:
+            return []
+        with run.open_file(name) as file:
+            return _read(file, run.path / name, summary and summary.records[name])[1]
+
+
+def _read(file: BinaryIO, path: Path, expected: FileInfo | None) -> tuple["hashlib._Hash", list[Json]]:
+    """The records in the part of a file that `expected` describes, or in all of it, and the digest of its bytes."""
+    digest, size = hashlib.sha256(), 0
+    records: list[Json] = []
+    while expected is None or size < expected.bytes:
+        line = file.readline(MAX_LINE_BYTES)
+        if not line.endswith(b"\n") and len(line) < MAX_LINE_BYTES:
+            break
+        records.append(_record(line, path, len(records) + 1))
+        digest.update(line)
+        size += len(line)
+    if expected is not None and (size, digest.hexdigest()) != (expected.bytes, expected.sha256):
+        raise CorruptCacheError(f"{path}: it was cut, damaged or edited: its bytes differ from their checksum")
+    return digest, records
+
+
+def _record(line: bytes, path: Path, number: int) -> Json:
+    """A line of a file of records, checked."""
     try:
-        lines = path.read_bytes().split(b"\n")
-    except FileNotFoundError:
-        return []
-    return [json.loads(line) for line in lines[:-1]]
+        record = json.loads(line)
+        fields = Fields(record if isinstance(record, dict) else {}, path)
+        needed = _NUMBERS[path.name, fields.text("kind")]
+        if (path.name, fields.raw["kind"]) == (METRICS, "eval"):
+            fields.text("split")
+        for name in ("step", "epoch", *needed, *fields.raw.keys() - {"kind", "split"}):
+            null = name in fields.raw and fields.raw[name] is None and name not in _NEVER_NULL
+            if not null and not is_number(fields.raw.get(name)):
+                raise fields.wrong(name, "a number")
+    except (ValueError, KeyError, RecursionError, CorruptCacheError) as error:
+        raise CorruptCacheError(f"{path}: line {number} is not a record of a run ({error})") from None
+    return fields.raw
 
 
-def joined_records(folder: Path) -> list[Json]:
-    """The records of a run's metrics, each with the fields of its timing record."""
-    times = {(record["kind"], record["step"]): record for record in read_records(folder / TIMING)}
-    return [{**record, **times.get((record["kind"], record["step"]), {})} for record in read_records(folder / METRICS)]
+def is_number(value: object) -> bool:
+    """Whether a value of a JSON file is a finite number."""
+    return math.isfinite(value) if isinstance(value, float) else type(value) is int and abs(value) <= MAX_COUNT
+
+
+def joined_records(metrics: Sequence[Json], timing: Sequence[Json]) -> list[Json]:
+    """The records of metrics.jsonl, each with the fields of its record in timing.jsonl."""
+    times = {(record["kind"], record["step"]): record for record in timing}
+    return [{**record, **times.get((record["kind"], record["step"]), {})} for record in metrics]

@@ -15,10 +15,12 @@ from pathlib import Path
 from types import TracebackType
 from typing import Protocol, Self
 
+from cache.common.folder import Folder
 from cache.errors import InputError, LengthwiseError
+from cache.format.checksummed_json import Fields
 
 from ..settings import AUTO, OFF, Settings
-from .records import METRICS, Json, RunInfo, write_json
+from .folder import METRICS, Json, RunInfo
 
 TENSORBOARD = "tensorboard"
 WANDB = "wandb"
@@ -86,24 +88,25 @@ class WeightsAndBiases:
     """A run at Weights & Biases, or in the run folder with WANDB_MODE=offline.
 
     Args:
-        folder: the run folder.
+        run: the run folder.
         project: name of the project.
         info: content of settings.json.
         quiet: silence wandb's own messages.
     """
 
-    def __init__(self, folder: Path, project: str, info: RunInfo, quiet: bool) -> None:
+    def __init__(self, run: Folder, project: str, info: RunInfo, quiet: bool) -> None:
         import wandb
 
-        path = folder / WANDB_ID
-        self.fresh = not path.exists()
+        self.fresh = run.stat(WANDB_ID) is None
         if self.fresh:
-            write_json(path, {"id": secrets.token_hex(4)})
+            run.write(WANDB_ID, json.dumps({"id": secrets.token_hex(4)}).encode())
+        known = json.loads(run.read(WANDB_ID, 1 << 10))
+        run.folder(WANDB, make=True).close()  # refuses a link
         self.run = wandb.init(
             project=project,
-            id=json.loads(path.read_text("utf-8"))["id"],
-            name=folder.resolve().name,
-            dir=str(folder),
+            id=Fields(known if isinstance(known, dict) else {}, run.path / WANDB_ID).name("id"),
+            name=run.path.resolve().name,
+            dir=str(run.checked_path()),
             config=_flat(info),
             resume="allow",
             settings=wandb.Settings(console="off", silent=quiet),
@@ -144,11 +147,15 @@ class Trackers:
             self._try(name, lambda tracker: tracker.log(kind, step, values))
         self.step = step
 
+    @property
+    def fresh(self) -> list[str]:
+        """The names of those that have no records of this run yet."""
+        return [name for name, tracker in self.open.items() if tracker.fresh]
+
     def catch_up(self, records: Iterable[Json]) -> None:
         """Log earlier records to the trackers that have none of this run."""
-        fresh = [name for name, tracker in self.open.items() if tracker.fresh]
         for record in records:
-            self.log(record, fresh)
+            self.log(record, self.fresh)
 
     def drop(self, name: str, error: Exception) -> None:
         """Remove a tracker that failed, with a warning."""
@@ -179,13 +186,13 @@ class Trackers:
 
 
 def open_trackers(
-    settings: Settings, folder: Path, info: RunInfo, step: int | None, warn: Callable[[str], None], quiet: bool
+    settings: Settings, run: Folder, info: RunInfo, step: int | None, warn: Callable[[str], None], quiet: bool
 ) -> Trackers:
     """Open the trackers that the settings name.
 
     Args:
         settings: name the trackers.
-        folder: the run folder.
+        run: the run folder.
         info: content of settings.json.
         step: optimizer steps done by a resumed run, None for a new one.
         warn: see `Trackers`.
@@ -195,8 +202,8 @@ def open_trackers(
         LengthwiseError: the run is new and one cannot be opened. In a resumed run it is dropped with a warning.
     """
     openers: dict[str, Callable[[str], Tracker]] = {
-        TENSORBOARD: lambda target: TensorBoard(_curve_folder(target, folder), info, step),
-        WANDB: lambda target: WeightsAndBiases(folder, _project(target), info, quiet),
+        TENSORBOARD: lambda target: TensorBoard(_curve_folder(target, run), info, step),
+        WANDB: lambda target: WeightsAndBiases(run, _project(target), info, quiet),
     }
     trackers = Trackers(warn)
     trackers.step = step or 0
@@ -256,8 +263,11 @@ def _flat(info: RunInfo) -> Json:
     return {**content.pop("settings"), **content.pop("environment"), **content}
 
 
-def _curve_folder(target: str, run: Path) -> Path:
-    return run / TENSORBOARD if target == AUTO else Path(target).expanduser() / run.resolve().name
+def _curve_folder(target: str, run: Folder) -> Path:
+    if target != AUTO:
+        return Path(target).expanduser() / run.path.resolve().name
+    run.folder(TENSORBOARD, make=True).close()  # refuses a link
+    return run.checked_path() / TENSORBOARD
 
 
 def _project(target: str) -> str:

@@ -1,0 +1,410 @@
+"""Run folders that were damaged, or that a stranger made: resuming ends with a typed error or finishes the run, and
+touches nothing outside. What finishes without a warning is bit-identical to the sound run."""
+
+import json
+import os
+import random
+import shutil
+import signal
+import stat
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from cache import LengthwiseError, open_cache
+from cache.common.folder import Folder
+from train.run import resume_run, start_run
+from train.run_folder.folder import new_run
+from train.settings import Settings
+
+from ..helpers.caches import write_cache
+from ..helpers.children import ended, spawn
+from ..helpers.hostile import flip, resealed
+from ..helpers.models import write_model
+
+pytestmark = pytest.mark.slow
+
+STEP = "checkpoints/step-000004"
+FILES = [
+    "settings.json",
+    "metrics.jsonl",
+    "timing.jsonl",
+    *(f"{STEP}/{name}.safetensors" for name in ("model", "optimizer", "random")),
+    f"{STEP}/config.json",
+    f"{STEP}/state.json",
+]
+FOLDERS = ["checkpoints", STEP]
+LATER = ["summary.json", "model"]
+"""What an unfinished run does not have yet."""
+
+FLAGS: dict[str, Any] = {"epochs": 1, "max_steps": 4, "save_steps": 2, "logging_steps": 1, "lr": 1e-3, "device": "cpu"}
+
+
+def silent(text: str) -> None:
+    pass
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A folder with a finished run, `whole`, and the same run before its model was written, `sound`."""
+    folder = tmp_path_factory.mktemp("trained")
+    write_cache(folder / "toy", {"train": 40, "test": 8})
+    write_model(folder / "base")
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    train_in(folder, "whole")
+    shutil.copytree(folder / "whole", folder / "sound")
+    shutil.rmtree(folder / "sound" / "model")
+    (folder / "sound" / "summary.json").unlink()
+    yield folder
+    torch.set_num_threads(threads)
+
+
+def train_in(folder: Path, out: str, **flags: Any) -> Path:
+    settings = Settings(str(folder / "toy"), str(folder / "base"), str(folder / out), **{**FLAGS, **flags})
+    return start_run(settings, silent, silent, quiet=True)
+
+
+@pytest.fixture
+def run(trained: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(trained / "sound", tmp_path / "parent" / "run"))
+
+
+def fresh(trained: Path, run: Path) -> None:
+    shutil.rmtree(run)
+    shutil.copytree(trained / "sound", run)
+
+
+def resumed(run: Path) -> list[str] | None:
+    """The warnings of resuming a run; None where it was refused with a typed error."""
+    warnings: list[str] = []
+    previous = signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    signal.alarm(120)  # a hang ends the tests
+    try:
+        resume_run(run, {}, silent, warnings.append, quiet=True)
+    except LengthwiseError as error:
+        assert 0 < len(str(error)) < 2000
+        return None
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, previous)
+    assert (run / "summary.json").is_file()
+    return warnings
+
+
+def result(run: Path) -> dict[str, bytes]:
+    names = ["metrics.jsonl", "model/model.safetensors", "model/tokenizer.json", "model/config.json"]
+    return {name: (run / name).read_bytes() for name in names}
+
+
+def content_of(folder: Path) -> dict[str, tuple[int, bytes]]:
+    """Every name below a folder, with its mode and content; links are not followed."""
+    found = {}
+    for path in sorted(folder.rglob("*")):
+        status = path.lstat()
+        found[str(path)] = (status.st_mode, path.read_bytes() if stat.S_ISREG(status.st_mode) else b"")
+    return found
+
+
+# --- links, pipes, folders and files where something else belongs
+
+
+def link_to(target: Path) -> Callable[[Path], None]:
+    return lambda path: path.symlink_to(target)
+
+
+def put(path: Path, make: Callable[[Path], None]) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    path.unlink(missing_ok=True)
+    make(path)
+
+
+@pytest.mark.parametrize("name", [*FILES, *FOLDERS, *LATER])
+def test_nothing_outside_is_touched_whatever_lies_in_a_run_folder(trained: Path, run: Path, name: str) -> None:
+    outside = run.parent / "outside"
+    shutil.copytree(trained / "sound", outside)
+    original = outside / name if (outside / name).exists() else outside / "settings.json"
+    kinds = [
+        link_to(original),  # of the very content that belongs there
+        link_to(outside / "metrics.jsonl"),
+        link_to(outside),
+        link_to(outside / "new"),
+        os.mkfifo,
+        os.mkdir,
+        Path.touch,
+    ]
+    before = content_of(outside)
+    for make in kinds:
+        fresh(trained, run)
+        put(run / name, make)
+        warnings = resumed(run)
+        if warnings == []:
+            assert result(run) == result(trained / "whole")
+        assert content_of(outside) == before
+        assert sorted(path.name for path in run.parent.iterdir()) == ["outside", "run"]
+
+
+def test_curves_are_not_written_through_a_link(run: Path, tmp_path: Path) -> None:
+    pytest.importorskip("tensorboard")
+    (tmp_path / "outside").mkdir()
+    (run / "tensorboard").symlink_to(tmp_path / "outside")
+    warnings: list[str] = []
+    resume_run(run, {"tensorboard": "auto"}, silent, warnings.append, quiet=True)
+    assert "is a link" in warnings[0]
+    assert list((tmp_path / "outside").iterdir()) == []
+
+
+# --- flipped bits
+
+
+def flip_bits(trained: Path, run: Path, times: int) -> tuple[int, int]:
+    """Flip a random bit of a random file; how often resuming was refused, and how often it finished."""
+    rest, refused, finished = random.Random(times), 0, 0
+    for _ in range(times):
+        fresh(trained, run)
+        path = run / rest.choice(FILES)
+        flip(path, rest.randrange(path.stat().st_size), rest.randrange(8))
+        warnings = resumed(run)
+        if warnings is None:
+            refused += 1
+        else:
+            finished += 1
+            same = {**result(run), "metrics.jsonl": b""} == {**result(trained / "whole"), "metrics.jsonl": b""}
+            assert same
+            assert warnings, path  # every file is covered by a checksum
+    return refused, finished
+
+
+def test_a_flipped_bit_is_reported_and_changes_no_weight(trained: Path, run: Path) -> None:
+    refused, finished = flip_bits(trained, run, 24)
+    assert refused
+    assert finished
+
+
+@pytest.mark.faults
+def test_two_thousand_flipped_bits(trained: Path, run: Path) -> None:
+    assert sum(flip_bits(trained, run, 2000)) == 2000
+
+
+# --- files with checksums that fit
+
+
+VALUES: list[Any] = [None, True, -1, 0, 1, 1 << 60, 0.5, "", "x", "../x", [], [None], {}, {"a": 1}, "9" * 100]
+
+
+def mutate(content: Any, rest: random.Random) -> None:
+    """Remove or replace something, at a random depth."""
+    keys = list(content) if isinstance(content, dict) else list(range(len(content)))
+    key = rest.choice(keys)
+    if isinstance(content[key], dict | list) and content[key] and rest.random() < 0.7:
+        mutate(content[key], rest)
+    elif rest.random() < 0.3:
+        del content[key]
+    else:
+        content[key] = rest.choice(VALUES)
+
+
+def relist(step: Path) -> None:
+    """Write sizes and checksums of a checkpoint's files anew into its state.json."""
+    from dataclasses import asdict
+
+    from cache.format.files import file_info
+
+    def change(content: dict[str, Any]) -> None:
+        content["files"] = [asdict(file_info(step / entry["file"])) for entry in content["files"]]
+
+    resealed(step / "state.json", change)
+
+
+def mutate_records(path: Path, rest: random.Random) -> None:
+    """Change a record, and the checksum of it that the checkpoint holds."""
+    from dataclasses import asdict
+
+    from cache.format.files import file_info
+
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    mutate(lines, rest)
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+    def change(content: dict[str, Any]) -> None:
+        others = [entry for entry in content["records"] if entry["file"] != path.name]
+        content["records"] = [*others, asdict(file_info(path))]
+
+    resealed(path.parent / STEP / "state.json", change)
+
+
+def mutate_a_file(run: Path, rest: random.Random) -> None:
+    name = rest.choice(["settings.json", f"{STEP}/state.json", f"{STEP}/config.json", "metrics.jsonl", "timing.jsonl"])
+    if name.endswith(".jsonl"):
+        mutate_records(run / name, rest)
+    elif name.endswith("config.json"):
+        config = json.loads((run / name).read_text())
+        mutate(config, rest)
+        (run / name).write_text(json.dumps(config))
+        relist(run / STEP)
+    else:
+        resealed(run / name, partial(mutate, rest=rest))
+
+
+def mutate_sealed(trained: Path, run: Path, times: int) -> int:
+    rest, refused = random.Random(times), 0
+    before = content_of(trained / "toy") | content_of(trained / "base")
+    for _ in range(times):
+        fresh(trained, run)
+        mutate_a_file(run, rest)
+        refused += resumed(run) is None
+        assert [path.name for path in run.parent.iterdir()] == ["run"]
+    assert content_of(trained / "toy") | content_of(trained / "base") == before
+    return refused
+
+
+def test_changed_files_with_checksums_that_fit_give_typed_errors(trained: Path, run: Path) -> None:
+    assert mutate_sealed(trained, run, 40) > 5
+
+
+@pytest.mark.faults
+def test_two_thousand_changed_files_with_checksums_that_fit(trained: Path, run: Path) -> None:
+    assert mutate_sealed(trained, run, 2000) > 200
+
+
+# --- what kills leave
+
+
+def die_before_settings() -> None:
+    rename = Folder.rename
+
+    def dying(folder: Folder, old: str, new: str) -> None:
+        if new == "settings.json":
+            os.kill(os.getpid(), signal.SIGKILL)
+        rename(folder, old, new)
+
+    Folder.rename = dying  # type: ignore[method-assign]
+
+
+def test_a_run_killed_before_its_settings_are_there_leaves_a_folder_that_the_next_one_takes(trained: Path) -> None:
+    flags = [f"--{name.replace('_', '-')}={value}" for name, value in FLAGS.items()]
+    for out in (["--out", "early"], []):
+        command = ["run", "--cache", "toy", "--model", "base", *flags, *out]
+        assert ended(spawn(trained, *command, prepare=die_before_settings)) == -signal.SIGKILL
+        folder = trained / (out[1] if out else "runs/toy-1")
+        assert [path.name[:15] for path in folder.iterdir()] == [".settings.json."]
+        assert ended(spawn(trained, *command)) == 0, (trained / "err.txt").read_text()
+        assert (folder / "summary.json").exists()
+        assert not list(folder.rglob(".*"))
+    assert [path.name for path in (trained / "runs").iterdir()] == ["toy-1"]
+
+
+def test_what_a_killed_process_left_is_removed_on_resume(trained: Path, run: Path) -> None:
+    for name in (".summary.json.0123abcd", ".model.0123abcd/x", "checkpoints/.step-000009.0123abcd/x"):
+        (run / name).parent.mkdir(exist_ok=True)
+        (run / name).touch()
+    assert resumed(run) == []
+    assert not list(run.rglob(".*"))
+
+
+def test_two_runs_that_start_at_once_get_two_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with new_run(None, "toy") as one, new_run(None, "toy") as two:
+        assert (one.path.name, two.path.name) == ("toy-1", "toy-2")
+
+
+# --- the cache that a run is trained on
+
+
+def test_files_that_the_manifest_does_not_list_do_not_reach_the_model(trained: Path, tmp_path: Path) -> None:
+    cache = write_cache(tmp_path / "toy", {"train": 40, "test": 8})
+    for name in ("model.safetensors", "config.json", "code.py"):
+        (cache.tokenizer_folder / name).write_bytes((trained / "toy" / "manifest.json").read_bytes())
+    (cache.tokenizer_folder / "folder").mkdir()
+    (cache.tokenizer_folder / "link").symlink_to(trained / "toy" / "manifest.json")
+    shutil.copytree(trained / "base", tmp_path / "base")
+    assert result(train_in(tmp_path, "run")) == result(trained / "whole")
+    assert {path.name for path in (tmp_path / "run" / "model").iterdir()} == {
+        path.name for path in (trained / "whole" / "model").iterdir()
+    }
+
+
+def test_a_cache_that_is_replaced_while_it_is_trained_on_changes_nothing(
+    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import train.run
+
+    write_cache(tmp_path / "toy", {"train": 40, "test": 8})
+    shutil.copytree(trained / "base", tmp_path / "base")
+    update = train.run.update
+
+    def replacing(setup: Any, state: Any) -> None:
+        update(setup, state)
+        if state.step == 1:
+            shutil.rmtree(tmp_path / "toy")
+            other = write_cache(tmp_path / "toy", {"train": 9, "test": 9}, seed=1)
+            (other.tokenizer_folder / "tokenizer.json").write_text("{}")
+
+    monkeypatch.setattr(train.run, "update", replacing)
+    assert result(train_in(tmp_path, "run")) == result(trained / "whole")
+
+
+# --- modes and output
+
+
+@pytest.mark.parametrize("umask", [0o022, 0o027, 0o077])
+def test_files_and_folders_have_the_modes_of_the_umask(trained: Path, umask: int) -> None:
+    flags = [f"--{name.replace('_', '-')}={value}" for name, value in FLAGS.items()]
+    command = ["run", "--cache", "toy", "--model", "base", "--out", f"umask-{umask}", *flags]
+    assert ended(spawn(trained, *command, prepare=partial(os.umask, umask))) == 0
+    for path in [trained / f"umask-{umask}", *(trained / f"umask-{umask}").rglob("*")]:
+        expected = (0o777 if path.is_dir() else 0o666) & ~umask
+        assert stat.S_IMODE(path.stat().st_mode) == expected, path
+
+
+def without_reader() -> None:
+    read, write = os.pipe()
+    os.close(read)
+    os.dup2(write, 1)
+
+
+def without_space() -> None:
+    for number in (1, 2):
+        os.dup2(os.open("/dev/full", os.O_WRONLY), number)
+
+
+def without_streams() -> None:
+    import sys
+
+    for number in (1, 2):
+        os.close(number)
+    sys.stdout = sys.stderr = None  # type: ignore[assignment]  # as Python itself sets them where they are closed
+
+
+@pytest.mark.parametrize("prepare", [without_reader, without_space, without_streams])
+def test_a_run_whose_output_goes_nowhere_finishes(trained: Path, prepare: Callable[[], None]) -> None:
+    flags = [f"--{name.replace('_', '-')}={value}" for name, value in FLAGS.items()]
+    out = prepare.__name__
+    command = ["run", "--cache", "toy", "--model", "base", "--out", out, *flags]
+    assert ended(spawn(trained, *command, prepare=prepare)) == 0
+    assert result(trained / out) == result(trained / "whole")
+
+
+def test_a_model_lists_its_files_with_their_checksums(trained: Path) -> None:
+    from cache.format.files import FileInfo, file_info
+
+    model = trained / "whole" / "model"
+    listed = [FileInfo(**entry) for entry in json.loads((model / "lengthwise.json").read_text())["files"]]
+    expected = {path.name for path in model.iterdir()} - {"lengthwise.json", "README.md"}
+    assert {info.file for info in listed} == expected
+    assert all(file_info(model / info.file) == info for info in listed)
+
+
+def test_a_stranger_s_tokenizer_of_other_files_is_refused_before_training(trained: Path, tmp_path: Path) -> None:
+    from cache.errors import CorruptCacheError
+    from train.run_folder.export import exported_tokenizer
+
+    cache = open_cache(trained / "toy")
+    hostile = type("Cache", (), {"tokenizer_files": lambda self: {"model.safetensors": b""}, "folder": cache.folder})()
+    with pytest.raises(CorruptCacheError, match=r"'model\.safetensors', which no tokenizer has"):
+        exported_tokenizer(hostile)

@@ -1,0 +1,194 @@
+"""The padding-free forward: a batch of rows end to end, as one row, through a stock model of transformers.
+
+An encoder computes token by token, but for attention, which goes through transformers' own interface to
+`packed_attention`, and for the head of a sequence classifier, which reads one vector per row: the encoder's output is
+replaced by those vectors. Weights and state dict stay as they are. Logits and gradients equal those of the padded
+forward up to rounding; with dropout the random numbers differ, since fewer are drawn.
+
+A model whose layers take another path would let the rows of a batch see each other, and nothing would tell. So the
+model types are listed, and `check_packed` compares the first batch with the padded forward of its rows.
+
+Shapes: B rows of T tokens in all, W columns, H width, N heads of D; Q queries, T or B.
+"""
+
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel
+from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+from cache import Batch
+from cache.errors import MismatchError
+
+from .. import device as devices
+from .cpu_attention import NAME as BLOCKED
+from .inputs import model_inputs
+from .masked_lm import is_masked_model
+from .packed_attention import packed_attention
+
+NAME = "lengthwise_packed"
+"""How the names begin under which transformers finds this attention."""
+
+MODERNBERT = "modernbert"
+SUPPORTED = frozenset({"bert", "camembert", "distilbert", "electra", MODERNBERT, "roberta", "xlm-roberta"})
+"""Model types whose attention all goes through transformers' interface, `cu_seq_lens_q` and positions included."""
+
+TOLERANCES = {"fp32": 1e-3, "bf16": 0.1}
+"""Precision to the difference in logits that is rounding, as a fraction of the largest logit or of 1."""
+
+
+def use_packed(model: PreTrainedModel, device: torch.device, precision: str, first_only: bool) -> str | None:
+    """Make a model take packed batches; padded ones are computed as before.
+
+    Args:
+        model: on `device`.
+        device: where it computes.
+        precision: "fp32" or "bf16".
+        first_only: whether the last layer is computed for the pooled token alone, see `pooled`.
+
+    Returns:
+        None, or the reason why it cannot.
+    """
+    kind, padded = model.config.model_type, model.config._attn_implementation
+    if kind not in SUPPORTED or getattr(model.config, "is_decoder", False):
+        return f"models of type {kind} are not supported"
+    if padded not in ("sdpa", BLOCKED):
+        return f"its attention is {padded}, not sdpa"
+    if device.type not in ("cpu", "cuda"):
+        return f"there is no attention for it on {device.type}"
+    if device.type == "cuda" and kind == MODERNBERT and precision == "fp32":
+        return "its sliding window needs bf16 on CUDA"
+    name = f"{NAME}_{padded}"
+    ALL_ATTENTION_FUNCTIONS.register(name, partial(attention, padded=ALL_ATTENTION_FUNCTIONS[padded]))
+    ALL_MASK_ATTENTION_FUNCTIONS.register(name, ALL_MASK_ATTENTION_FUNCTIONS[padded])
+    model.set_attn_implementation(name)
+    base: Any = model.base_model
+    if kind == MODERNBERT:
+        base.register_forward_pre_hook(_without_masks, with_kwargs=True)
+    if type(model).__name__.endswith("ForSequenceClassification"):
+        encoder = getattr(base, "encoder", None) or getattr(base, "transformer", None) or base
+        mean = getattr(model.config, "classifier_pooling", "cls") == "mean"
+        pool = _pooled_already if first_only else _mean_of_rows if mean else _first_of_rows
+        encoder.register_forward_hook(partial(_replace_output, pool), with_kwargs=True)
+    return None
+
+
+def attention(
+    module: torch.nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    padded: Callable[..., Any],
+    dropout: float = 0.0,
+    scaling: float | None = None,
+    cu_seq_lens_q: torch.Tensor | None = None,
+    cu_seq_lens_k: torch.Tensor | None = None,
+    max_length_q: int = 0,
+    max_length_k: int = 0,
+    sliding_window: int | None = None,
+    **options: Any,
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Attention as transformers' interface asks for it: (1, N, Q, D) and twice (1, N, T, D) in, (1, Q, N, D) out.
+
+    Without `cu_seq_lens_q` the batch is padded, and `padded` computes it.
+    """
+    if cu_seq_lens_q is None or cu_seq_lens_k is None:
+        given = {"dropout": dropout, "scaling": scaling, "sliding_window": sliding_window, **options}
+        found: tuple[torch.Tensor, torch.Tensor | None] = padded(module, query, key, value, attention_mask, **given)
+        return found
+    out = packed_attention(
+        query,
+        key,
+        value,
+        dropout,
+        query.shape[-1] ** -0.5 if scaling is None else scaling,
+        (cu_seq_lens_q, cu_seq_lens_k),
+        (max_length_q, max_length_k),
+        None if sliding_window is None else sliding_window - 1,  # ModernBERT adds one for flash attention's sake
+    )
+    return out, None
+
+
+Pool = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+"""From hidden states (1, T, H) and `cu_seq_lens` (B+1,) to one vector per row, (B, H)."""
+
+
+def _pooled_already(hidden: torch.Tensor, cu_seq_lens: torch.Tensor) -> torch.Tensor:
+    return hidden[0]  # the last layer gave (1, B, H)
+
+
+def _first_of_rows(hidden: torch.Tensor, cu_seq_lens: torch.Tensor) -> torch.Tensor:
+    return hidden[0, cu_seq_lens[:-1]]
+
+
+def _mean_of_rows(hidden: torch.Tensor, cu_seq_lens: torch.Tensor) -> torch.Tensor:
+    means: torch.Tensor = torch.segment_reduce(hidden[0], "mean", offsets=cu_seq_lens.long(), axis=0)
+    return means
+
+
+def _replace_output(pool: Pool, module: torch.nn.Module, args: object, given: dict[str, Any], output: Any) -> Any:
+    """Hook: of a packed batch the encoder gives (B, 1, H), of which every head reads the first column."""
+    if given.get("cu_seq_lens_q") is not None:
+        output.last_hidden_state = pool(output.last_hidden_state, given["cu_seq_lens_q"])[:, None]
+    return output
+
+
+def _without_masks(module: torch.nn.Module, args: Any, given: dict[str, Any]) -> tuple[Any, dict[str, Any]] | None:
+    """Hook: for a packed batch ModernBERT would make a (1, 1, T, T) mask of its sliding window."""
+    if given.get("cu_seq_lens_q") is None:
+        return None
+    return args, {**given, "attention_mask": {"full_attention": None, "sliding_attention": None}}
+
+
+def check_packed(model: PreTrainedModel, packed: Batch, padded: Batch, precision: str) -> None:
+    """Compare what a model makes of a packed batch with what it makes of its first and last row padded, dropout off.
+
+    Args:
+        model: from `use_packed`.
+        packed, padded: the same rows.
+        precision: to compute in, beside fp32.
+
+    Raises:
+        MismatchError: logits, or the hidden states of a masked language model, differ by more than rounding.
+    """
+    if packed.cu_seq_lens is None:
+        raise TypeError("the batch is not packed")
+    rows = [0, len(padded.input_ids) - 1]
+    few = replace(
+        padded,
+        input_ids=padded.input_ids[rows],
+        attention_mask=None if padded.attention_mask is None else padded.attention_mask[rows],
+        token_type_ids=None if padded.token_type_ids is None else padded.token_type_ids[rows],
+    )
+    training = model.training
+    model.eval()
+    for used in dict.fromkeys(("fp32", precision)):
+        with torch.no_grad(), devices.autocast(packed.input_ids.device, used):
+            found, expected = (_output(model, replace(batch, labels=None)) for batch in (packed, few))
+        if len(found) == 1:  # a vector per token: (1, T, …) and (2, W, …)
+            spans = [packed.cu_seq_lens[row : row + 2].tolist() for row in rows]
+            found = torch.cat([found[0, begin:end] for begin, end in spans])
+            expected = torch.cat([expected[n, : end - begin] for n, (begin, end) in enumerate(spans)])
+        else:
+            found = found[rows]
+        limit = TOLERANCES[used] * max(1.0, float(expected.abs().max()))
+        difference = float((found - expected).abs().max())
+        if not difference <= limit:
+            raise MismatchError(
+                f"--padding-free: {type(model).__name__} computes packed rows otherwise than padded ones "
+                f"({difference:.2g} apart in {used}, expected at most {limit:.2g}); train with --padded, and please "
+                "report it"
+            )
+    model.train(training)
+
+
+def _output(model: PreTrainedModel, batch: Batch) -> torch.Tensor:
+    """(B, C) or (B, W, C) logits, or (B, W, H) hidden states of a masked language model, whose logits are large."""
+    inputs = model_inputs(batch, model.config)
+    output = model.base_model(**inputs)[0] if is_masked_model(model) else model(**inputs).logits
+    return output.float()  # type: ignore[no-any-return]

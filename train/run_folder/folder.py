@@ -1,0 +1,295 @@
+"""The folder of a run: its files, creating it, opening it, and the two files that are sealed with a checksum.
+
+    runs/imdb-1/
+      settings.json       the resolved settings; written before the first step
+      metrics.jsonl       losses, learning rates, tokens, scores: the same in two equal runs
+      timing.jsonl        seconds, tokens per second, memory
+      checkpoints/        see `train.loop.checkpoint`
+      model/              the fine-tuned model, written at the end
+      tensorboard/, wandb/, wandb.json    only with the settings of these names, see `trackers`
+      summary.json        written last: a run that has it is finished
+
+A run to resume may be a stranger's: it is read and written through a `Folder`, which follows no link.
+"""
+
+import os
+from collections.abc import Collection, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, NamedTuple, NoReturn
+
+from cache.common.files import storage_errors
+from cache.common.folder import Folder
+from cache.errors import CacheError, CorruptCacheError, FormatVersionError, InputError, StorageError
+from cache.format.checksummed_json import MAX_COUNT, Fields, seal, unseal
+from cache.format.files import FileInfo, file_entry
+
+from ..settings import Settings
+
+SETTINGS = "settings.json"
+SUMMARY = "summary.json"
+METRICS = "metrics.jsonl"
+TIMING = "timing.jsonl"
+MODEL = "model"
+CHECKPOINTS = "checkpoints"
+RUNS = "runs"
+FORMAT = "lengthwise-run"
+SUMMARY_FORMAT = "lengthwise-summary"
+VERSION = 1
+MAX_BYTES = 1 << 20
+"""Limit on the size of settings.json."""
+
+MAX_SUMMARY_BYTES = 1 << 26
+"""Limit on the size of summary.json, which counts each class of the labels."""
+
+Json = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class RunInfo:
+    """What `settings.json` holds.
+
+    Attributes:
+        settings: resolved, with nothing left at `auto`.
+        cache_name: name of the cache.
+        cache_fingerprint: its fingerprint.
+        model_digest: sha256 over the files of the model it started from.
+        max_length: the cache's, tokens.
+        total_steps: optimizer steps of the whole run.
+        environment: versions, device and threads; results are bit-identical only where these are the same.
+        metric: title of the customary score of the corpus, such as "Matthews"; empty where there is none.
+    """
+
+    settings: Settings
+    cache_name: str
+    cache_fingerprint: str
+    model_digest: str
+    max_length: int
+    total_steps: int
+    environment: Json
+    metric: str = ""
+
+    def to_json(self) -> Json:
+        """The content of settings.json."""
+        fields = {name: value for name, value in vars(self).items() if name != "settings"}
+        return {"format": FORMAT, "version": VERSION, "settings": self.settings.to_json(), **fields}
+
+
+def open_run(path: Path) -> Folder:
+    """The folder of a run.
+
+    Raises:
+        InputError: there is none.
+        StorageError: it cannot be opened.
+    """
+    try:
+        with storage_errors(path, "open"):
+            return Folder.open(path)
+    except StorageError as error:
+        if isinstance(error.__cause__, FileNotFoundError | NotADirectoryError):
+            raise _no_run(path, "there is no such folder") from None
+        raise
+
+
+def _no_run(path: Path, reason: str) -> InputError:
+    return InputError(f"{path} is not a run: {reason}; `train run` makes runs, under {RUNS}/")
+
+
+def read_run(run: Folder) -> RunInfo:
+    """Read the settings of a run.
+
+    Raises:
+        InputError: the folder holds no run that this release reads.
+    """
+    path = run.path / SETTINGS
+    if run.stat(SETTINGS) is None:
+        raise _no_run(run.path, f"it holds no {SETTINGS}")
+    try:
+        with storage_errors(path, "read"):
+            content = Fields(unseal(run.read(SETTINGS, MAX_BYTES), path, FORMAT, VERSION), path)
+        environment = content.mapping("environment")
+        Fields(environment, path).text("device")
+        return RunInfo(
+            settings=Settings.from_json(content.mapping("settings")),
+            cache_name=content.name("cache_name"),
+            cache_fingerprint=content.digest("cache_fingerprint"),
+            model_digest=content.digest("model_digest"),
+            max_length=content.integer("max_length", 1, MAX_COUNT),
+            total_steps=content.integer("total_steps", 0, MAX_COUNT),
+            environment=environment,
+            metric=content.text("metric"),
+        )
+    except FormatVersionError:
+        raise InputError(f"{path}: another release wrote it; install that one, or start a new run") from None
+    except (CacheError, InputError) as error:
+        raise InputError(
+            f"{path} cannot be read as a run's settings ({error}); put a sound copy there, or start a new run"
+        ) from None
+
+
+class Summary(NamedTuple):
+    """What `summary.json` holds.
+
+    Attributes:
+        facts: steps, seconds, memory, scores.
+        records: size and checksum of metrics.jsonl and timing.jsonl.
+    """
+
+    facts: Json
+    records: dict[str, FileInfo]
+
+
+def read_summary(run: Folder) -> Summary | None:
+    """The summary of a finished run; None where the run is not finished.
+
+    Raises:
+        CorruptCacheError: it is damaged.
+    """
+    path = run.path / SUMMARY
+    if run.stat(SUMMARY) is None:
+        return None
+    try:
+        with storage_errors(path, "read"):
+            content = unseal(run.read(SUMMARY, MAX_SUMMARY_BYTES), path, SUMMARY_FORMAT, VERSION)
+        records = listed_files(Fields(content, path), "records", (METRICS, TIMING))
+    except CacheError as error:
+        raise CorruptCacheError(
+            f"{error}; to write it anew from the last checkpoint: rm {path} && train run --resume {run.path}"
+        ) from None
+    return Summary({name: content[name] for name in content if name not in ("format", "version", "records")}, records)
+
+
+def write_settings(run: Folder, info: RunInfo) -> None:
+    """Write settings.json, complete or not at all.
+
+    Raises:
+        StorageError: the file system refused.
+    """
+    with storage_errors(run.path / SETTINGS):
+        run.write(SETTINGS, seal(info.to_json()))
+
+
+def write_summary(run: Folder, summary: Summary) -> None:
+    """Write summary.json, complete or not at all.
+
+    Raises:
+        StorageError: the file system refused.
+    """
+    records = [asdict(summary.records[name]) for name in (METRICS, TIMING)]
+    with storage_errors(run.path / SUMMARY):
+        run.write(SUMMARY, seal({"format": SUMMARY_FORMAT, "version": VERSION, **summary.facts, "records": records}))
+
+
+def listed_files(fields: Fields, key: str, names: Collection[str]) -> dict[str, FileInfo]:
+    """A list of files with their sizes and checksums, which must be those called `names`.
+
+    Raises:
+        CorruptCacheError: it is not.
+    """
+    expected = f"a list of {', '.join(names)}"
+    found = [FileInfo(**file_entry(item, expected, lambda name: name in names)) for item in fields.objects(key)]
+    if sorted(info.file for info in found) != sorted(names):
+        raise fields.wrong(key, expected)
+    return {info.file: info for info in found}
+
+
+@contextmanager
+def new_run(out: str | None, cache_name: str) -> Iterator[Folder]:
+    """The empty folder of a new run, locked: `out`, or the first free runs/<cache name>-<n>.
+
+    What a process left that was killed before it wrote settings.json counts as free, and is removed.
+
+    Raises:
+        InputError: `out` exists and is not empty, or another process is training there.
+        StorageError: it cannot be created.
+    """
+    with ExitStack() as stack:
+        if out is None:
+            run = _first_free(cache_name, stack)
+        else:
+            with storage_errors(Path(out)):
+                run = stack.enter_context(Folder.make(out))
+            stack.enter_context(lock_run(run))
+            check_out(out)
+        with storage_errors(run.path):
+            remove_leftovers(run)
+        yield run
+
+
+def _first_free(cache_name: str, stack: ExitStack) -> Folder:
+    with storage_errors(Path(RUNS)), Folder.make(RUNS) as runs:
+        for number in range(1, 1_000_000):
+            name = f"{cache_name}-{number}"
+            made = False
+            with suppress(FileExistsError):
+                os.mkdir(name, dir_fd=runs.handle)
+                runs.sync()
+                made = True
+            with ExitStack() as attempt:
+                try:
+                    run = attempt.enter_context(runs.folder(name))
+                    held = attempt.enter_context(lock_run(run))
+                except (CacheError, InputError, NotADirectoryError):
+                    continue  # a link or a file, or another process is training there
+                if (held or made) and _is_free(run):  # without locks, one that was there may be another process's
+                    stack.push(attempt.pop_all())
+                    return run
+    raise StorageError(f"{RUNS}/ is full; pass --out FOLDER")
+
+
+def _is_free(run: Folder) -> bool:
+    return run.names() == run.leftovers()
+
+
+def remove_leftovers(run: Folder) -> None:
+    """Remove the temporary files of killed processes; to be called by the process that holds the lock."""
+    for name in run.leftovers():
+        run.remove(name)
+
+
+def check_out(out: str) -> None:
+    """Refuse a run folder that exists and is not empty.
+
+    Raises:
+        InputError: it is.
+        StorageError: it cannot be read.
+    """
+    hint = ""
+    try:
+        with Folder.open(out) as run:
+            if _is_free(run):
+                return
+            if run.stat(SETTINGS) is not None:
+                hint = f"go on with `train run --resume {out}`, or "
+    except FileNotFoundError:
+        return
+    except NotADirectoryError:
+        pass
+    except OSError as error:
+        raise StorageError(f"cannot read {out}: {error.strerror}") from error
+    raise InputError(f"--out {out} already exists and is not empty; {hint}pass another --out")
+
+
+@contextmanager
+def lock_run(run: Folder) -> Iterator[bool]:
+    """Keep other processes from training the same run. Yields False where the file system has no locks.
+
+    Raises:
+        InputError: another process is training it.
+    """
+
+    def refuse() -> NoReturn:
+        raise InputError(f"{run.path} is being trained by another process; wait for it, or stop it first")
+
+    with run.locked(refuse) as held:
+        yield held
+
+
+def set_aside(run: Folder, name: str) -> str:
+    """Give what cannot be used another name, so that nothing is lost; returns that name."""
+    number = 1
+    while run.stat(f"{name}.damaged-{number}") is not None:
+        number += 1
+    run.rename(name, f"{name}.damaged-{number}")
+    return f"{name}.damaged-{number}"
