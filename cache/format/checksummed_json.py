@@ -11,8 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
-from ..common.folder import Folder
-from ..errors import CorruptCacheError, FormatVersionError, NotACacheError
+from ..errors import CorruptCacheError, FormatVersionError
 
 NAME_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 """What a cache, split or file may be called: it becomes a name in a folder."""
@@ -110,15 +109,6 @@ def unique_keys(pairs: list[tuple[str, Any]]) -> Json:
 
 def _reject(constant: str) -> NoReturn:
     raise ValueError(f"{constant} is not a JSON number")
-
-
-def read_small_file(path: Path, limit: int) -> bytes:
-    """The bytes of a JSON file of a cache, refused beyond `limit` bytes."""
-    try:
-        with Folder.open(path.parent) as folder:
-            return folder.read(path.name, limit)
-    except FileNotFoundError:
-        raise NotACacheError(f"{path} is missing") from None
 
 
 class Fields:

@@ -45,7 +45,9 @@ def plan_while_replaced(place: Path, times: int) -> tuple[int, int]:
     write_cache(place, {"train": 20}, shards=2, max_length=8)
     refused = 0
     with replaced_all_the_time(place) as replaced:
-        for number in range(times):
+        number = 0
+        while number < times or replaced[0] < 4:
+            number += 1
             cache = open_cache(place)
             split = cache["train"]
             expected = split.draw(PlanSpec("smart", 8, None, number), 1).rows.tolist()
@@ -66,7 +68,9 @@ def verify_while_replaced(place: Path, times: int) -> int:
     """Opening with `verify` finds a sound cache each time; verifying one that is replaced says so."""
     write_cache(place, {"train": 20}, shards=2, max_length=8)
     with replaced_all_the_time(place) as replaced:
-        for _ in range(times):
+        done = 0
+        while done < times or replaced[0] < 4:
+            done += 1
             cache = open_cache(place, verify=True)
             try:
                 list(cache.verify())
@@ -76,12 +80,11 @@ def verify_while_replaced(place: Path, times: int) -> int:
 
 
 def test_no_plan_is_stored_in_another_cache(tmp_path: Path) -> None:
-    _, replaced = plan_while_replaced(tmp_path / "toy", 20)
-    assert replaced > 2
+    assert plan_while_replaced(tmp_path / "toy", 20)[1] >= 4
 
 
 def test_a_replaced_cache_is_never_called_damaged(tmp_path: Path) -> None:
-    assert verify_while_replaced(tmp_path / "toy", 20) > 2
+    assert verify_while_replaced(tmp_path / "toy", 20) >= 4
 
 
 @pytest.mark.faults
