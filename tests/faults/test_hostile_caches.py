@@ -1,5 +1,6 @@
 """Caches that a stranger made: whatever lies in them, nothing outside is touched, nothing hangs, errors are typed."""
 
+import contextlib
 import json
 import os
 import random
@@ -12,10 +13,12 @@ from typing import Any
 
 import pytest
 
-from cache import LengthwiseError, PlanSpec, open_cache
+from cache import LengthwiseError, PlanSpec, StorageError, open_cache
 from cache.format.checksummed_json import seal
 from cache.format.files import sha256_file
+from cache.writing.publishing import building
 
+from ..helpers.caches import write_cache
 from ..helpers.commands import Prep
 from ..helpers.fuzzing import mutated_bytes, mutated_json
 from ..helpers.hostile import PLAN, read_everything, sound_cache
@@ -131,6 +134,18 @@ def test_the_commands_touch_nothing_outside_a_cache_either(tmp_path: Path, prep:
             assert "Traceback" not in done.err
         if part == "tokenizer/config.json":
             assert part in prep("verify", "toy").out
+
+
+@pytest.mark.parametrize("attack", ATTACKS)
+@pytest.mark.parametrize("name", [".toy.lock", ".toy.building-0123abcd", ".toy.replaced-0123abcd"])
+def test_a_build_touches_nothing_outside_its_folder(tmp_path: Path, name: str, attack: str) -> None:
+    place = tmp_path / "caches" / "toy"
+    with unchanged_outside(place.parent) as outside:
+        sound_cache(place)
+        ATTACKS[attack](place.parent / name, outside)
+        with contextlib.suppress(StorageError), building(place):
+            write_cache(place, {"train": 8}, seed=7)
+        assert read_everything(open_cache(place, verify=True))
 
 
 # --- mutations
