@@ -85,9 +85,7 @@ def locked(path: Path, waiting: Callable[[str], object] | None = None) -> Iterat
         yield held
     finally:
         if held:
-            path.unlink(
-                missing_ok=True
-            )  # a process that waits for it notices that its file is gone, and makes a new one
+            path.unlink(missing_ok=True)  # who waits for it notices that its file is gone, and makes a new one
             lock.release()
 
 
