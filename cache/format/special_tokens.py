@@ -43,8 +43,8 @@ def read_specials(files: Mapping[str, bytes], name: str) -> Specials:
         raise InputError(f"the files of the tokenizer {name!r} do not say its special tokens ({error!r})") from None
     if not masks:
         raise InputError(
-            f"the tokenizer {name!r} has no mask token, which --task mlm puts in place of masked tokens; build the cache "
-            "with the tokenizer of a masked language model, such as --tokenizer bert-base-uncased"
+            f"the tokenizer {name!r} has no mask token, which --task mlm puts in place of masked tokens; build the "
+            "cache with the tokenizer of a masked language model, such as --tokenizer bert-base-uncased"
         )
     return Specials(int(masks[0]), tuple(sorted({*ids, int(masks[0])})))
 
