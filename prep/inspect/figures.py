@@ -10,7 +10,7 @@ from cache.common.drawing import Figure, Key, Palette, Panel, clip
 from cache.format.manifest import SplitInfo
 from cache.plans.costs import PlanCost
 
-from .figures_data import Envelope, Order, PlanView, Truncation, rows_at_limit
+from .figures_data import LengthCurve, PlanView, Truncation, rows_at_limit
 from .summary import RANKS
 
 if TYPE_CHECKING:
@@ -137,16 +137,16 @@ def _name_bars(axes: "Axes", names: Sequence[str], colors: Palette) -> None:
 # --- lengths
 
 
-def lengths(source: Order, sorted_rows: Order, max_length: int) -> Figure:
+def lengths(source: LengthCurve, sorted_rows: LengthCurve, max_length: int) -> Figure:
     """Row lengths as the source has them and as the cache has them."""
     headings = {"In source order": source, "Sorted, as the cache holds them": sorted_rows}
     panels = tuple(
         Panel(
             heading,
-            partial(_draw_envelope, order.envelope, max_length),
-            f"{heading}: row lengths, mean step between neighbors {order.jump:.3g} tokens",
+            partial(_draw_lengths, curve, max_length),
+            f"{heading}: row lengths, mean step between neighbors {curve.jump:.3g} tokens",
         )
-        for heading, order in headings.items()
+        for heading, curve in headings.items()
     )
     title = (
         f"In source order the next row is {_tokens(source.jump)} longer or shorter on average, "
@@ -160,13 +160,13 @@ def _tokens(value: float) -> str:
     return f"{value:,.0f} tokens" if value >= 10 else f"{value:.2g} tokens"
 
 
-def _draw_envelope(shape: Envelope, max_length: int, axes: "Axes", colors: Palette) -> None:
-    low, quarter, median, three_quarters, high = shape.quantiles
+def _draw_lengths(curve: LengthCurve, max_length: int, axes: "Axes", colors: Palette) -> None:
+    low, quarter, median, three_quarters, high = curve.quantiles
     blue = colors["blue"]
-    axes.fill_between(shape.position, low, high, color=blue, alpha=0.25, linewidth=0)
-    axes.fill_between(shape.position, quarter, three_quarters, color=blue, alpha=0.4, linewidth=0)
-    axes.plot(shape.position, median, color=blue, linewidth=1.4, clip_on=False)
-    axes.set(xlim=(0, shape.end), ylim=(0, max_length), xlabel="row", ylabel="tokens")
+    axes.fill_between(curve.position, low, high, color=blue, alpha=0.25, linewidth=0)
+    axes.fill_between(curve.position, quarter, three_quarters, color=blue, alpha=0.4, linewidth=0)
+    axes.plot(curve.position, median, color=blue, linewidth=1.4, clip_on=False)
+    axes.set(xlim=(0, curve.rows), ylim=(0, max_length), xlabel="row", ylabel="tokens")
     axes.locator_params("x", nbins=4)
 
 
