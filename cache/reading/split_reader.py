@@ -247,15 +247,19 @@ class SplitReader:
 
     def _stored(self, spec: PlanSpec, epoch: int) -> EpochPlan | None:
         try:
-            with naming_remedy(self._built_from), plan_folder(self._files, self.name, spec.id) as folder:
+            with (
+                contextlib.suppress(FileNotFoundError, NotADirectoryError),
+                naming_remedy(self._built_from),
+                plan_folder(self._files, self.name, spec.id) as folder,
+            ):
                 plan = read_plan(folder, self.fingerprint, self.name, len(self))
                 return plan.load(folder, epoch, self.lengths, self.max_length) if epoch < len(plan.epochs) else None
-        except (FileNotFoundError, NotADirectoryError):
-            return None
+        except OSError as error:
+            raise StorageError(f"cannot read the plan {spec.id} of {self.folder}: {error.strerror or error}") from error
         except CacheError:
             if self._files.is_at(self.folder):
                 raise
-            return None  # the cache was replaced, and its files are being removed
+        return None  # not stored, or of a cache that was replaced and is being removed
 
     def draw(self, spec: PlanSpec, epoch: int) -> EpochPlan:
         """Draw the plan of one epoch, whether or not it is stored."""

@@ -209,9 +209,11 @@ def test_files_and_folders_have_the_modes_of_the_umask_after_every_command(prep:
 def test_another_user_reads_a_cache_where_the_umask_lets_them_and_writes_nothing(tmp_path: Path, umask: int) -> None:
     before = os.umask(umask)
     try:
-        write_cache(tmp_path / "toy", {"train": 20})["train"].keep_plan(PlanSpec("smart", 8), 1)
+        for name in ("toy", "closed"):
+            write_cache(tmp_path / name, {"train": 20})["train"].keep_plan(PlanSpec("smart", 8), 1)
     finally:
         os.umask(before)
+    (tmp_path / "closed" / "train" / "plans").chmod(0o700)
     tmp_path.chmod(0o755)
     child = os.fork()
     if child == 0:
@@ -232,6 +234,8 @@ def as_another_user(*, readable: bool) -> int:
         with pytest.raises(StorageError, match="Permission denied"):
             open_cache("toy")
         return 0
+    with pytest.raises(StorageError, match=r"closed.train.plans: Permission denied"):
+        open_cache("closed")
     split = open_cache("toy", verify=True)["train"]
     assert len(list(split.batches(0))) == 3
     with pytest.raises(StorageError, match="Permission denied"):
