@@ -1,10 +1,10 @@
-"""Opening a cache: every file there, of the right size and header, nothing outside its folder; milliseconds.
+"""Opening a cache, and checking its structure: every file there, of the right size and header.
 
     imdb = open_cache("cache/imdb")
     for batch in imdb["train"].batches(epoch=0): ...
 
 Opening reads the manifest, maps every shard and checks its header and the edges of its offsets, and does the same
-for stored plans. `verify` reads every byte.
+for stored plans; that takes milliseconds. `verify` reads every byte.
 """
 
 from collections.abc import Iterator, Mapping
@@ -14,15 +14,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .batches.options import BatchOptions
+from .common.files import storage_errors
 from .common.folder import Folder
 from .errors import CacheError, CorruptCacheError, InputError, MismatchError, NotACacheError, StorageError
 from .format.files import FileInfo, open_file_info, open_listed
-from .format.manifest import TOKENIZER, Manifest, naming_remedy, open_folder, read_manifest
-from .format.plan_file import PLANS
+from .format.manifest import MANIFEST, TOKENIZER, Manifest
+from .format.plan_file import PLAN_FILE, PLANS
 from .plans.spec import PlanSpec
 from .reading.in_place import in_place
-from .reading.split_reader import Row, SplitReader
+from .reading.manifest import naming_remedy, open_folder, read_manifest
+from .reading.row import Row
+from .reading.split_reader import SplitReader
 from .reading.tokenizer import StoredTokenizer
+from .reading.unlisted import Finding, find_unlisted
 from .writing.publishing import recover
 
 if TYPE_CHECKING:
@@ -195,6 +199,17 @@ class Cache(Mapping[str, Split]):
             for split in self.values():
                 split.check_rows()
                 split.check_plans()
+
+    def unlisted(self) -> list[Finding]:
+        """What lies in the folder and does not belong to the cache, by name; and files of it that anybody may change.
+
+        None of it is ever read.
+        """
+        listed = {MANIFEST, *(info.file for info in self._listed())}
+        for split in self.values():
+            listed |= {f"{split.name}/{PLANS}/{spec.id}/{PLAN_FILE}" for spec in split.stored_plans()}
+        with storage_errors(self.folder, "read"):
+            return list(find_unlisted(self._files, listed))
 
     def _listed(self) -> Iterator[FileInfo]:
         """Every file that is read: those of the tokenizer, the shards, the epochs of plans; paths below the cache."""

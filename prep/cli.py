@@ -87,6 +87,12 @@ cache_argument = click.argument("cache", shell_complete=complete_folder)
 )
 @click.option("--max-length", type=int, help="Truncate rows to so many tokens.  [default: the preset's, else ≤ 512]")
 @click.option("--holdout", type=float, help="Fraction of a lone split train to hold out as test.")
+@click.option(
+    "--validation",
+    type=float,
+    default=0.0,
+    help="Fraction of split train to hold out as validation, to choose a model by without looking at test.",
+)
 @click.option("--limit", type=int, help="Take at most so many rows of each split, drawn at random.")
 @plan_options
 @click.option("--memory", default="1GiB", show_default=True, help="About how much memory the build may take.")
@@ -278,6 +284,8 @@ def report(cache: str, out: str | None, png: str | None, split: str | None, quie
 def verify(cache: str, quiet: bool, as_json: bool) -> None:
     """Check every byte of CACHE, its plans included, against its checksum.
 
+    What lies in its folder and does not belong to it is named; nothing reads it.
+
     \b
     Example:
       prep verify cache/imdb
@@ -292,10 +300,16 @@ def verify(cache: str, quiet: bool, as_json: bool) -> None:
         for checked in opened.verify():
             files, size = files + 1, size + checked.bytes
             bar.update(checked.bytes)
+    unlisted = [(name if name.isprintable() else ascii(name), what) for name, what in opened.unlisted()]
     if as_json:
-        print_json({"folder": cache, "files": files, "bytes": size})
+        findings = [{"name": name, "what": what} for name, what in unlisted]
+        print_json({"folder": cache, "files": files, "bytes": size, "unlisted": findings})
     elif not quiet:
         click.echo(f"{cache} is sound: {files} files, {size:,} bytes, each as its checksum says")
+        for name, what in unlisted[:20]:
+            click.echo(f"  not part of it, and never read: {name} ({what})")
+        if len(unlisted) > 20:
+            click.echo(f"  and {len(unlisted) - 20:,} more")
 
 
 @cli.command("list")

@@ -1,4 +1,4 @@
-"""What a manifest, a plan or a checkpoint says of a file: its name, size and checksum."""
+"""The files that a manifest, a plan or a checkpoint lists: name, size and checksum."""
 
 import contextlib
 import hashlib
@@ -31,13 +31,13 @@ def file_info(path: Path) -> FileInfo:
 
 
 def open_file_info(name: str, file: BufferedReader) -> FileInfo:
-    """The same of a file that is open for reading, at its beginning."""
+    """Name, size and checksum of a file that is open for reading, at its beginning."""
     return FileInfo(name, os.fstat(file.fileno()).st_size, hashlib.file_digest(file, "sha256").hexdigest())
 
 
 @contextlib.contextmanager
 def listed(path: Path) -> Iterator[None]:
-    """Open a file or folder that a manifest or a plan lists: within it, the system's errors are typed ones.
+    """Within it, the system's errors about a file or folder that a manifest or a plan lists are typed ones.
 
     Raises:
         CorruptCacheError: it is missing.
@@ -74,10 +74,10 @@ def sha256_file(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def file_entry(fields: Fields, expected: str, accept: Callable[[str], bool]) -> dict[str, Any]:
-    """The parts of a `FileInfo` in a checked JSON object; `accept` says which names are taken."""
+def file_entry(fields: Fields, expected: str, accept: Callable[[str], bool], limit: int = MAX_COUNT) -> dict[str, Any]:
+    """The parts of a `FileInfo` of at most `limit` bytes in a JSON object; `accept` says which names are taken."""
     return {
         "file": fields.check("file", expected, lambda v: isinstance(v, str) and accept(v)),
-        "bytes": fields.integer("bytes", 0, MAX_COUNT),
+        "bytes": fields.integer("bytes", 0, limit),
         "sha256": fields.digest("sha256"),
     }

@@ -3,6 +3,7 @@
 import contextlib
 import hashlib
 import os
+from typing import Any
 
 from ..common.folder import Folder
 from ..errors import CorruptCacheError
@@ -45,3 +46,19 @@ class StoredTokenizer:
             if hashlib.sha256(data).hexdigest() != info.sha256:
                 raise CorruptCacheError(f"{self.folder / info.file}: its bytes differ from their checksum")
         return found
+
+    def load(self) -> Any:
+        """Its tokenizer.json as a `tokenizers.Tokenizer`.
+
+        Raises:
+            CorruptCacheError: a file differs from its checksum, or is not a tokenizer.
+        """
+        from tokenizers import Tokenizer
+
+        data = self.read()["tokenizer.json"]
+        try:
+            return Tokenizer.from_buffer(data)
+        except BaseException as error:
+            if isinstance(error, Exception) or type(error).__name__ == "PanicException":  # of Rust: no Exception
+                raise CorruptCacheError(f"{self.folder / 'tokenizer.json'}: not a tokenizer ({error!s:.300})") from None
+            raise

@@ -51,9 +51,7 @@ def random_samples(split: Split, count: int, seed: int | None, special_tokens: b
 
 def random_rows(split: Split, count: int, seed: int | None) -> tuple[Any, list[tuple[int, Row]]]:
     """The split's tokenizer, and at most `count` random rows with their numbers."""
-    from tokenizers import Tokenizer
-
-    tokenizer = Tokenizer.from_buffer(split.tokenizer_files()["tokenizer.json"])
+    tokenizer = split.load_tokenizer()
     chosen = np.random.default_rng(seed).choice(len(split), min(count, len(split)), replace=False)
     return tokenizer, [(number, split[number]) for number in chosen.tolist()]
 

@@ -32,12 +32,31 @@ def test_a_folder_without_a_manifest_is_no_cache(tmp_path: Path) -> None:
     refused(tmp_path / "file", "is not a folder", kind=NotACacheError)
 
 
-def test_files_of_others_in_a_cache_are_fine(place: Path) -> None:
+def test_files_of_others_in_a_cache_are_never_read_and_named(place: Path) -> None:
+    assert open_cache(place).unlisted() == []
     (place / ".DS_Store").touch()
     (place / "notes").mkdir()
+    (place / "notes" / "more").touch()
     (place / "train" / "plans" / "notes.txt").touch()
     (place / "train" / "plans" / ".smart-b8-s0.lock").touch()
+    (place / "train" / "plans" / "smart-b8-s1").mkdir()
+    (place / "tokenizer" / "config.json").symlink_to("/etc/passwd")
+    os.mkfifo(place / "tokenizer" / "model.safetensors")
+    (place / "train" / "shard-00000.safetensors").chmod(0o666)
+    (place / "train" / "shard-00001.safetensors").chmod(0o4755)
     assert read_everything(open_cache(place, verify=True))
+    assert open_cache(place).unlisted() == [
+        (".DS_Store", "file"),
+        ("notes", "folder"),
+        ("tokenizer/config.json", "link"),
+        ("tokenizer/model.safetensors", "pipe"),
+        ("train/plans/.smart-b8-s0.lock", "file"),
+        ("train/plans/notes.txt", "file"),
+        ("train/plans/smart-b8-s1", "folder"),
+        ("train/shard-00000.safetensors", "anybody may change it"),
+        ("train/shard-00001.safetensors", "has the mode 4755"),
+    ]
+    assert sorted(open_cache(place).tokenizer_files()) == ["tokenizer.json", "tokenizer_config.json"]
 
 
 LISTED = [
@@ -115,4 +134,4 @@ def test_out_of_file_handles_is_a_storage_error(place: Path) -> None:
         "except StorageError as error: print(error); sys.exit(3)"
     )
     run = subprocess.run([sys.executable, "-c", code, str(place)], cwd=ROOT, capture_output=True, text=True)
-    assert (run.returncode, "Too many open files" in run.stdout) == (3, True), run
+    assert (run.returncode, "Too many open files; allow more: ulimit -n" in run.stdout) == (3, True), run

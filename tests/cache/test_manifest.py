@@ -25,6 +25,7 @@ def place(tmp_path: Path) -> Path:
 
 TRAIN = ("splits", "train")
 SHARD = (*TRAIN, "shards", 0)
+TOY = {"argument": "toy.csv"}
 
 
 @pytest.mark.parametrize(
@@ -59,6 +60,16 @@ SHARD = (*TRAIN, "shards", 0)
         (at("splits", value={"../x": {}}), "plain name"),
         (at("splits", value={"tokenizer": {}}), "plain name"),
         (at("splits", value=[]), "'splits'"),
+        (at("splits", value={}), "one split or more"),
+        (at("version", value=None), "'version' is None"),
+        (at("version", value="1"), "'version' is '1'"),
+        (at("version", value=True), "'version' is True"),
+        (at("version", value=1.0), "'version' is 1.0"),
+        (lambda content: content.pop("version"), "'version' is None"),
+        (at("source", value={**TOY, "kind": "hub", "dataset": "a/b"}), "'revision' is None"),
+        (at("source", value={**TOY, "kind": "hub", "dataset": 1}), "'dataset' is 1"),
+        (at("source", value={**TOY, "kind": "package"}), "'package' is None"),
+        (at("tokenizer", "files", 0, "bytes", value=1 << 40), "'bytes' is 1099511627776"),
         (at(*TRAIN, value=7), "'train' is 7"),
         (at(*TRAIN, "rows", value=-1), "'rows' is -1"),
         (at(*TRAIN, "rows", value=21), "'rows' is 21"),
@@ -161,7 +172,8 @@ except CorruptCacheError as error: print(error)
         (lambda: b"null", "not a lengthwise-cache file"),
         (lambda: b'{"format": "lengthwise-cache", "version": 1, "x": 1e999}', "checksum"),
         (lambda: b'{"format": "lengthwise-cache", "version": 1, "x": NaN}', "NaN is not a JSON number"),
-        (lambda: b'{"format": "lengthwise-cache", "version": 1, "x": "\\ud800"}', "checksum"),
+        (lambda: b'{"format": "lengthwise-cache", "version": 1, "x": "\\ud800"}', "does not parse"),
+        (lambda: b'{"format": "lengthwise-cache", "version": 1, "x": "\\uD83D\\uDE00"}', "checksum"),
     ],
 )
 def test_huge_deep_and_odd_json_is_refused_in_bounded_memory(

@@ -27,5 +27,5 @@ def library_errors(kind: type[LengthwiseError], what: str, remedy: str = "") -> 
             raise
         reason = " ".join(str(error).split()) or type(error).__name__
         if devices.is_out_of_memory(error):
-            raise MemoryError(f"({reason:.300})") from error
+            raise MemoryError(f"({reason:.300}); a smaller --batch-size takes less") from error
         raise kind(f"{what} ({reason:.300}){remedy}") from error
