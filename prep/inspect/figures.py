@@ -11,7 +11,6 @@ from cache.format.manifest import SplitInfo
 from cache.plans.costs import PlanCost
 
 from .figures_data import LengthCurve, PlanView, Truncation, rows_at_limit
-from .summary import RANKS
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -78,27 +77,16 @@ def _draw_batches(view: PlanView, max_length: int, most: int, axes: "Axes", colo
 
 
 def costs(views: Sequence[PlanView], default: str) -> Figure:
-    """What an epoch computes under each plan, and how busy ranks are that share its batches."""
-    fixed, dynamic, smart = (view.row.cost for view in views[:3])
+    """What an epoch computes under each plan."""
+    fixed = views[0].row.cost
     chosen = next((view for view in views if view.row.spec.id == default), views[2])
     title = (
         f"Fixed padding computes {fixed.padded_tokens:,} tokens per epoch, {chosen.strategy} batches "
         f"{chosen.row.cost.padded_tokens:,}: {chosen.row.saving(fixed):.1%} less"
     )
-    caption = (
-        f"Left: tokens computed for {fixed.real_tokens:,} real ones. Right: tokens of the mean rank against those of "
-        "the busiest, summed over the steps, where that many ranks share each batch; at 100% no rank ever waits."
-    )
-    size = views[2].row.spec.batch_size or 0
-    if size < RANKS[-1]:
-        caption += f" A batch of {size} rows leaves {RANKS[-1] - size} of {RANKS[-1]} ranks without any."
-    heading = f"Busy on 8 ranks: {smart.utilization[8]:.0%} smart, {dynamic.utilization[8]:.0%} random"
-    height = 70 + 36.0 * len(views)
-    panels = (
-        Panel("Tokens computed per epoch", partial(_draw_tokens, views, default), height=height),
-        Panel(heading, partial(_draw_ranks, views), height=height),
-    )
-    return Figure("costs", title, caption, panels, keys=TOKEN_KEYS)
+    caption = f"Tokens computed for {fixed.real_tokens:,} real ones, under each plan."
+    panel = Panel("Tokens computed per epoch", partial(_draw_tokens, views, default), height=70 + 36.0 * len(views))
+    return Figure("costs", title, caption, (panel,), keys=TOKEN_KEYS)
 
 
 def _draw_tokens(views: Sequence[PlanView], default: str, axes: "Axes", colors: Palette) -> None:
@@ -113,21 +101,8 @@ def _draw_tokens(views: Sequence[PlanView], default: str, axes: "Axes", colors: 
     _name_bars(axes, [view.name for view in views], colors)
 
 
-def _draw_ranks(views: Sequence[PlanView], axes: "Axes", colors: Palette) -> None:
-    """For each number of ranks a bar per plan, on a gray one that is 100%."""
-    plans, column = range(len(views)), 1.8
-    for position, ranks in enumerate(RANKS):
-        left, busy = position * column, [view.row.cost.utilization[ranks] for view in views]
-        whole = axes.barh(plans, 1, 0.5, left, color=colors["grid"])
-        axes.barh(plans, busy, 0.5, left, color=colors["blue"])
-        axes.bar_label(whole, [f"{part:.0%}" for part in busy], padding=5, color=colors["ink"])
-        axes.text(left, -0.4, "1 rank" if ranks == 1 else f"{ranks} ranks")
-    _name_bars(axes, [view.name for view in views], colors)
-    axes.set_ylim(top=-0.8)
-
-
 def _name_bars(axes: "Axes", names: Sequence[str], colors: Palette) -> None:
-    """Horizontal bars from top to bottom, each named at its left; their values stand beside them, not on an axis."""
+    """Name horizontal bars, from top to bottom; labels give their values, not an axis."""
     axes.set_yticks(range(len(names)), names, color=colors["ink"])
     axes.set(ylim=(len(names) - 0.5, -0.5), xticks=[])
     axes.spines["bottom"].set_visible(False)

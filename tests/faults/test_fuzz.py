@@ -180,7 +180,9 @@ def test_a_million_fuzzed_inputs(
     run: Callable[[dict[str, bytes], int], int], inputs: int, seeds: dict[str, bytes]
 ) -> None:
     """Together; more of those that are quick."""
-    assert run(seeds, inputs) > 5
+    messages = run(seeds, inputs)
+    print(f"{inputs:,} inputs, refused with {messages:,} different messages")
+    assert messages > 5
 
 
 def test_the_fuzzer_finds_an_error_that_is_no_typed_one() -> None:

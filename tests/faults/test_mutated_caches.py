@@ -141,3 +141,4 @@ def test_ten_thousand_fuzzed_files(fuzzed: Path, fuzz: Callable[[Path, st.DataOb
         fuzz(fuzzed, data)
 
     run()
+    print("10,000 files mutated")

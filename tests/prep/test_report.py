@@ -40,7 +40,7 @@ def page(report):
 @pytest.mark.slow
 def test_the_report_is_one_well_formed_page_that_needs_nothing_else(report, page) -> None:
     found = check_page(page)
-    assert len(found.drawings) == 10
+    assert len(found.drawings) == 9
     for figure in report.figures:
         assert figure.title in found.text
 
