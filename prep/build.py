@@ -8,6 +8,7 @@ import datetime
 import shutil
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -15,17 +16,10 @@ from cache import Cache, open_cache
 from cache.common.folder import Folder
 from cache.common.progress import ConsoleProgress
 from cache.errors import CacheError, InputError, MismatchError, NotACacheError
-from cache.format.manifest import (
-    Manifest,
-    ShardInfo,
-    SplitInfo,
-    TokenizerInfo,
-    fingerprint_of,
-    open_folder,
-    read_manifest,
-)
+from cache.format.manifest import Manifest, ShardInfo, SplitInfo, TokenizerInfo, fingerprint_of
 from cache.format.special_tokens import read_specials
 from cache.format.tasks import MLM, TOKENS, Task
+from cache.reading.manifest import open_folder, read_manifest
 from cache.writing.publishing import building, publish, remove_leftovers, staging
 from cache.writing.writer import ShardColumns, write_manifest, write_shard, write_tokenizer
 
@@ -117,7 +111,15 @@ def _empty_manifest(settings: BuildSettings, source: Source, tokenizer: Tokenize
             f"--holdout takes part of a lone split 'train' as 'test', but {source.where} has "
             f"the splits {', '.join(source.splits)}; pass --holdout 0"
         )
-    asked = {} if settings.task == "auto" else {"task": settings.task}
+    if settings.validation and ("train" not in source.splits or "validation" in source.splits):
+        raise InputError(
+            f"--validation takes part of the split 'train' as 'validation', but {source.where} has "
+            f"the splits {', '.join(source.splits)}; leave it out"
+        )
+    if holdout + settings.validation >= 1:
+        raise InputError(f"--holdout {holdout} and --validation {settings.validation} leave no rows to train on")
+    asked: dict[str, Any] = {} if settings.task == "auto" else {"task": settings.task}
+    asked |= {"validation": settings.validation} if settings.validation else {}
     identity = {**source.identity, "holdout": holdout, "limit": settings.limit, **asked}
     content = {
         "source": identity,
@@ -208,7 +210,8 @@ def _encode(
 ) -> Encoded:
     """Tokenize the source into sorted runs; with `tokenizers` where a faster engine gives other ids."""
     task = source.task if settings.task == "auto" else settings.task
-    selection = Selection(task, manifest.source["holdout"], settings.limit)
+    held = {"test": manifest.source["holdout"], "validation": settings.validation}
+    selection = Selection(task, {name: fraction for name, fraction in held.items() if fraction}, settings.limit)
     arguments = (source, encoder, selection, spill, settings.memory_bytes, console)
     try:
         return encode_source(*arguments)

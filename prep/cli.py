@@ -87,6 +87,12 @@ cache_argument = click.argument("cache", shell_complete=complete_folder)
 )
 @click.option("--max-length", type=int, help="Truncate rows to so many tokens.  [default: the preset's, else ≤ 512]")
 @click.option("--holdout", type=float, help="Fraction of a lone split train to hold out as test.")
+@click.option(
+    "--validation",
+    type=float,
+    default=0.0,
+    help="Fraction of split train to hold out as validation, to choose a model by without looking at test.",
+)
 @click.option("--limit", type=int, help="Take at most so many rows of each split, drawn at random.")
 @plan_options
 @click.option("--memory", default="1GiB", show_default=True, help="About how much memory the build may take.")
