@@ -31,6 +31,8 @@ DEFAULTS: dict[str, Json] = {
     "distilbert": {**BASE, "num_hidden_layers": 6, "type_vocab_size": 0},
 }
 """Model types whose memory is predicted, and transformers' values for what a config.json leaves out."""
+COUNT_FROM_PADDING = ("roberta", "camembert", "xlm-roberta")
+"""Model types that number positions from their pad id + 1, which is 2."""
 DISTILBERT_NAMES = {
     "dim": "hidden_size",
     "n_layers": "num_hidden_layers",
@@ -55,6 +57,7 @@ class ModelSize:
         embedding: width of the embedding tables; H but in ELECTRA.
         entries: rows of all embedding tables together.
         outputs: numbers the head gives for a row.
+        positions: tokens of the longest row it takes.
         hidden_dropout, attention_dropout: whether there is any.
     """
 
@@ -66,6 +69,7 @@ class ModelSize:
     embedding: int
     entries: int
     outputs: int
+    positions: int
     hidden_dropout: bool
     attention_dropout: bool
 
@@ -129,6 +133,7 @@ def read_size(name: str, outputs: int) -> ModelSize:
         embedding=config.get("embedding_size", config["hidden_size"]),
         entries=config["vocab_size"] + config["max_position_embeddings"] + config["type_vocab_size"],
         outputs=outputs,
+        positions=config["max_position_embeddings"] - 2 * (kind in COUNT_FROM_PADDING),
         hidden_dropout=bool(config["hidden_dropout_prob"]),
         attention_dropout=bool(config["attention_probs_dropout_prob"]),
     )

@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrainedModel
@@ -16,6 +17,7 @@ from cache.common.hub import packaged_model
 from prep.inspect.memory import ELEMENT_BYTES, format_memory, kept_bytes, memory_facts, peak_bytes
 from prep.inspect.model_size import DEFAULTS, DISTILBERT_NAMES, ModelSize, read_size
 from train.models.cpu_attention import use_cpu_kernels
+from train.models.fit import usable_positions
 from train.models.pooled import FORWARDS, use_pooled_only
 from train.settings import PRECISIONS
 
@@ -180,6 +182,20 @@ def test_info_says_that_it_predicts(tmp_path: Path, prep: Prep) -> None:
     assert [batch["rows"] for batch in found["batches"]] == [rows, 16, 32, 64, 128]
     assert found["batches"][1]["bf16_bytes"] == peak_bytes(size, 16, split.info.longest, "bf16")
     assert "memory" not in json.loads(prep("info", "a", "--json").out)
+
+
+@pytest.mark.parametrize("kind", sorted(DEFAULTS))
+def test_a_cache_of_longer_rows_than_the_model_takes_is_said(tmp_path: Path, kind: str) -> None:
+    """As train's own check counts them: RoBERTa and its kin use two positions less than they have."""
+    model, size = made(config_of(kind, **{**TINY, "max_position_embeddings": 40}), tmp_path / "model")
+    assert size.positions == usable_positions(model)
+    lengths = np.array([5, 39, 40, 41])
+    fits = write_cache(tmp_path / "fits", {"train": 4}, lengths=np.minimum(lengths, size.positions))
+    exceeds = write_cache(tmp_path / "exceeds", {"train": 4}, lengths=lengths)
+    assert "warning" not in format_memory(memory_facts(fits, str(tmp_path / "model")))
+    said = format_memory(memory_facts(exceeds, str(tmp_path / "model")))
+    assert f"at most {size.positions} tokens, the longest here has 41" in said
+    assert f"--max-length {size.positions}" in said
 
 
 def test_an_empty_split_is_predicted_at_the_max_length(tmp_path: Path) -> None:
