@@ -68,7 +68,9 @@ def run_command(command: Callable[..., Any]) -> NoReturn:
     except LengthwiseError as error:
         click.echo(f"error: {error}", err=True)
         code = error.exit_code
-    except MemoryError as error:
+    except (MemoryError, ImportError) as error:
+        if isinstance(error, ImportError) and "failed to map segment" not in str(error):
+            raise
         click.echo(f"error: not enough memory {error}".rstrip(), err=True)
         code = 1
     sys.exit(code if isinstance(code, int) else 0)
