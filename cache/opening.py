@@ -1,10 +1,10 @@
-"""Opening a cache: every file there, of the right size and header, nothing outside its folder; milliseconds.
+"""Opening a cache, and checking its structure: every file there, of the right size and header.
 
     imdb = open_cache("cache/imdb")
     for batch in imdb["train"].batches(epoch=0): ...
 
 Opening reads the manifest, maps every shard and checks its header and the edges of its offsets, and does the same
-for stored plans. `verify` reads every byte.
+for stored plans; that takes milliseconds. `verify` reads every byte.
 """
 
 from collections.abc import Iterator, Mapping
@@ -18,11 +18,13 @@ from .common.files import storage_errors
 from .common.folder import Folder
 from .errors import CacheError, CorruptCacheError, InputError, MismatchError, NotACacheError, StorageError
 from .format.files import FileInfo, open_file_info, open_listed
-from .format.manifest import MANIFEST, TOKENIZER, Manifest, naming_remedy, open_folder, read_manifest
+from .format.manifest import MANIFEST, TOKENIZER, Manifest
 from .format.plan_file import PLAN_FILE, PLANS
 from .plans.spec import PlanSpec
 from .reading.in_place import in_place
-from .reading.split_reader import Row, SplitReader
+from .reading.manifest import naming_remedy, open_folder, read_manifest
+from .reading.row import Row
+from .reading.split_reader import SplitReader
 from .reading.tokenizer import StoredTokenizer
 from .reading.unlisted import Finding, find_unlisted
 from .writing.publishing import recover

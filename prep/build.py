@@ -16,17 +16,10 @@ from cache import Cache, open_cache
 from cache.common.folder import Folder
 from cache.common.progress import ConsoleProgress
 from cache.errors import CacheError, InputError, MismatchError, NotACacheError
-from cache.format.manifest import (
-    Manifest,
-    ShardInfo,
-    SplitInfo,
-    TokenizerInfo,
-    fingerprint_of,
-    open_folder,
-    read_manifest,
-)
+from cache.format.manifest import Manifest, ShardInfo, SplitInfo, TokenizerInfo, fingerprint_of
 from cache.format.special_tokens import read_specials
 from cache.format.tasks import MLM, TOKENS, Task
+from cache.reading.manifest import open_folder, read_manifest
 from cache.writing.publishing import building, publish, remove_leftovers, staging
 from cache.writing.writer import ShardColumns, write_manifest, write_shard, write_tokenizer
 

@@ -1,4 +1,4 @@
-"""Padded batches as tensors: what a training loop, ours or the user's own, iterates over.
+"""Padded batches as tensors, for training loops.
 
 Shapes: B rows of this rank and micro-step, W columns.
 """
@@ -23,9 +23,9 @@ from .padded import PaddingOptions
 class Batch:
     """The rows of one optimizer step that this rank computes at one micro-step.
 
-    Every rank has as many micro-batches as the others, or they would wait for each other's gradients for ever. Where a
+    Every rank has as many micro-batches as the others, or they would wait for each other's gradients forever. Where a
     step has too few rows for all ranks, some get a dummy batch: its tensors hold one row of another rank, but `rows` is
-    empty and `len(batch)` is 0, so that a loss weighted by `loss_weight` counts for nothing.
+    empty and `len(batch)` is 0, so that `loss_weight` is 0.
 
     A packed batch holds its B rows end to end as one, T tokens in all: B is 1 and W is T in the shapes of tokens below,
     and `attention_mask` is None.

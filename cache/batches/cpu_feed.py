@@ -1,4 +1,4 @@
-"""From mapped shards to padded tensors with numpy, a block of rows of one length at a time.
+"""Padded tensors from mapped shards with numpy, a block of rows of one length at a time.
 
 Shapes: B rows, W columns, N rows of a chunk of steps.
 """
@@ -22,12 +22,12 @@ from .padded import PaddedTensors, PaddingOptions
 Given = TypeVar("Given", torch.Tensor, torch.Tensor | None)
 
 MOST_BLOCKS = 6
-"""A batch of more blocks of one length than this is gathered token by token."""
+"""A batch of more blocks than this, each of rows of one length, is gathered token by token."""
 
 
 class _Blocks:
-    """The blocks of neighboring rows of one length within micro-batches. On disk such rows form one rectangle, so that
-    a whole block is copied at once.
+    """Blocks of neighboring rows of one length within micro-batches. On disk such rows form one rectangle, so a whole
+    block is copied at once.
 
     Attributes:
         first: (M+1,) the first block of each micro-batch.
@@ -119,7 +119,7 @@ class DirectFeed:
     def _block_by_block(
         self, blocks: _Blocks, block: int, end: int, shape: tuple[int, int]
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Blocks one below the other: ids and mask (B, W)."""
+        """Few blocks, each copied at once: ids and mask (B, W)."""
         ids, mask = np.empty(shape, np.int64), np.empty(shape, np.int64)
         ids.fill(self.pad_id)
         mask.fill(0)
@@ -131,7 +131,7 @@ class DirectFeed:
     def _token_labels(
         self, blocks: _Blocks, span: tuple[int, int], rows: Array, lengths: Array, width: int
     ) -> torch.Tensor:
-        """The labels of a micro-batch's tokens, (B, W): as for ids, few blocks at once, many token by token."""
+        """The labels of a micro-batch's tokens, (B, W); as ids, few blocks each at once, many token by token."""
         if span[1] - span[0] > MOST_BLOCKS:
             return torch.from_numpy(padded_rows(self.split, rows, lengths, width, self.left, "labels").astype(np.int64))
         labels = np.full((len(rows), width), IGNORED, np.int64)
@@ -142,7 +142,7 @@ class DirectFeed:
     def _parts(
         self, blocks: _Blocks, block: int, end: int, width: int, name: str = "input_ids"
     ) -> Iterator[tuple[Array, tuple[slice, slice]]]:
-        """Blocks one below the other: what each holds, and its area in a batch of some width."""
+        """The content of each block, and its area in a batch of some width."""
         top = 0
         for number in range(block, end):
             part = blocks.part(number, name)

@@ -1,5 +1,5 @@
-"""From mapped shards to padded tensors on an accelerator: the ids travel as stored, two bytes per token, and are padded
-and masked on the device.
+"""Padded tensors on an accelerator from mapped shards: ids are copied as stored, two bytes per token, then padded and
+masked on the device.
 
 Shapes: B rows, W columns, N rows and T tokens of a chunk of steps.
 """
@@ -45,16 +45,16 @@ class DeviceRows:
 
     def take(self, rows: torch.Tensor) -> "DeviceRows":
         """Some of the rows; the tokens stay where they are."""
-        return self.each(lambda part: part[rows], but=("tokens", "token_labels"))
+        return self.each(lambda part: part[rows], unchanged=("tokens", "token_labels"))
 
     def to(self, device: torch.device) -> "DeviceRows":
         """The rows on a device, copied without waiting."""
         return self.each(lambda part: part.to(device, non_blocking=True))
 
-    def each(self, change: Callable[[torch.Tensor], torch.Tensor], but: Sequence[str] = ()) -> "DeviceRows":
-        """The rows with every tensor that is there changed, `but` some."""
+    def each(self, change: Callable[[torch.Tensor], torch.Tensor], unchanged: Sequence[str] = ()) -> "DeviceRows":
+        """The rows with every tensor changed by a function, except those named as unchanged."""
         parts = vars(self).items()
-        return DeviceRows(**{name: part if part is None or name in but else change(part) for name, part in parts})
+        return DeviceRows(**{name: part if part is None or name in unchanged else change(part) for name, part in parts})
 
 
 class DevicePadder:
@@ -135,7 +135,7 @@ class DevicePadder:
 
 
 _RESIDENT: WeakKeyDictionary[SplitReader, dict[torch.device, DeviceRows]] = WeakKeyDictionary()
-"""What lies on devices, for as long as the split is open: the next epoch finds it there."""
+"""Rows kept on devices for later epochs, as long as the split is open."""
 
 
 class ResidentFeed:

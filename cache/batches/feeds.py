@@ -1,4 +1,4 @@
-"""The choice of a feed: how stored ids get to the device as padded tensors. Three ways, the same tensors.
+"""The choice of a feed, which brings stored ids to the device as padded tensors. All three give the same tensors.
 
 - direct: padded by numpy on the CPU, from the mapped shards.
 - resident: the split's tokens are copied to the device once, as stored; batches are gathered, padded and masked there.

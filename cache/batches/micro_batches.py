@@ -1,10 +1,10 @@
-"""From a plan to what one rank computes: its micro-batches, a chunk of steps at a time, without a loop over rows.
+"""Micro-batches of one rank from a plan, a chunk of steps at a time, without a loop over rows.
 
 With R ranks and A accumulation steps, rank r at micro-step a takes every (R*A)-th row of a planned batch from position
 a*R + r. Rows of a planned batch ascend in length, so all ranks get rows of almost the same lengths, and step k trains
 on the same rows for any R and A.
 
-All ranks have the same number of micro-batches, so that none waits for the others' gradients for ever. Where a small
+All ranks have the same number of micro-batches, so that none waits for the others' gradients forever. Where a small
 batch leaves a rank nothing at a micro-step at which others have rows, it computes the batch's longest row as well, and
 counts it for nothing: a dummy batch.
 """
@@ -43,7 +43,7 @@ class Sharing:
 
 
 class MicroBatch(NamedTuple):
-    """One micro-batch but for its tensors; `cache.batches.batch.Batch` says what each field is."""
+    """A micro-batch without its tensors; `cache.batches.batch.Batch` describes each field."""
 
     rows: Array
     step: int
@@ -106,7 +106,7 @@ class MicroBatches:
 def micro_batches(
     plan: EpochPlan, lengths: Array, begin: int, end: int, sharing: Sharing, label_counts: Array | None = None
 ) -> MicroBatches:
-    """A rank's micro-batches of the steps `begin` to `end`, but for micro-steps that leave every rank without rows.
+    """A rank's micro-batches of the steps `begin` to `end`, without micro-steps at which no rank has rows.
 
     Args:
         plan: the epoch.
@@ -154,7 +154,7 @@ def _sums(rows: Array, begins: Array, label_counts: Array | None, sizes: Array) 
 
 
 def _share(rows: Array, step: Array, sizes: Array, sharing: Sharing) -> tuple[Array, Array, Array]:
-    """This rank's rows, micro-batch after micro-batch, the micro-batch each belongs to, and which are dummies."""
+    """This rank's rows in the order of micro-batches, the micro-batch of each, and which micro-batches are dummies."""
     ranks, ends = sharing.world_size, np.cumsum(sizes)
     position = np.arange(len(rows)) - np.repeat(ends - sizes, sizes)
     turn = position % (ranks * sharing.accumulation_steps)

@@ -1,4 +1,4 @@
-"""How the batches of an epoch are shared out, padded and brought to the device. Loads without torch."""
+"""Options of batches: sharing among ranks, padding, device. Loads without torch."""
 
 from typing import TYPE_CHECKING, TypedDict
 
@@ -12,10 +12,10 @@ SIDES = ("right", "left")
 
 
 class BatchOptions(TypedDict, total=False):
-    """Options of `Split.batches`; what is left out is as in `DEFAULTS`."""
+    """Options of `Split.batches`, with the defaults of `DEFAULTS`."""
 
     device: "str | torch.device"
-    """Where the tensors are to be."""
+    """Device of the tensors."""
     rank: int
     """This process's number, 0..world_size-1."""
     world_size: int

@@ -1,4 +1,4 @@
-"""What every feed gives: padded or packed tensors of the micro-batches of a chunk of steps."""
+"""The types that all feeds share: padded or packed tensors of micro-batches, and how they are made."""
 
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
@@ -9,7 +9,7 @@ from .micro_batches import MicroBatches
 
 
 class PaddedTensors(NamedTuple):
-    """The tensors of a micro-batch; `cache.batches.batch.Batch` says what they are."""
+    """The tensors of a micro-batch; `cache.batches.batch.Batch` describes them."""
 
     input_ids: torch.Tensor
     attention_mask: torch.Tensor | None

@@ -13,7 +13,7 @@ from ..errors import InputError, LengthwiseError
 from .output import guard_streams
 
 CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 110, "color": False}
-"""Settings of both command groups."""
+"""Settings of both command groups. Nothing is coloured, by no library either: `Output` would show the codes."""
 
 BYTE_UNITS = {"b": 1, "kib": 1 << 10, "mib": 1 << 20, "gib": 1 << 30, "kb": 10**3, "mb": 10**6, "gb": 10**9}
 
@@ -51,8 +51,8 @@ def parse_bytes(size: str) -> int:
 def run_command(command: Callable[..., Any]) -> NoReturn:
     """Run a click command and exit.
 
-    A typed error becomes a message on stderr and its own exit code; Ctrl-C exits with 130, SIGTERM with 143, and
-    output whose reader has gone with 141, as shells report processes that these signals end.
+    A typed error becomes a message on stderr and its own exit code, a refusal of the system exits with 1. Ctrl-C exits
+    with 130, SIGTERM with 143, output without a reader with 141, as shells report processes that these signals end.
     """
     guard_streams()
     signal.signal(signal.SIGTERM, _terminate)
@@ -72,6 +72,9 @@ def run_command(command: Callable[..., Any]) -> NoReturn:
         if isinstance(error, ImportError) and "failed to map segment" not in str(error):
             raise
         click.echo(f"error: not enough memory {error}".rstrip(), err=True)
+        code = 1
+    except (OSError, ImportError) as error:  # what the system refuses, for example to load a library
+        click.echo(f"error: {error}", err=True)
         code = 1
     sys.exit(code if isinstance(code, int) else 0)
 

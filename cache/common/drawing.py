@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..errors import InputError
-from .files import replacing, storage_errors
+from .files import storage_errors
+from .folder import Folder
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -148,8 +149,8 @@ def write_page(path: Path, page: str) -> int:
         StorageError: it cannot be written.
     """
     data = page.encode()
-    with storage_errors(path), replacing(path) as temporary:
-        temporary.write_bytes(data)
+    with storage_errors(path), Folder.open(path.parent) as folder:
+        folder.write(path.name, data)
     return len(data)
 
 
@@ -197,13 +198,11 @@ def write_pngs(figures: Sequence[Figure], folder: Path) -> list[Path]:
         StorageError: they cannot be written.
     """
     written = []
-    with storage_errors(folder):
-        folder.mkdir(parents=True, exist_ok=True)
+    with storage_errors(folder), Folder.make(folder) as opened:
         for figure in figures:
             for ending, palette in (("", LIGHT), ("-dark", DARK)):
                 written.append(folder / f"{figure.name}{ending}.png")
-                with replacing(written[-1]) as temporary:
-                    temporary.write_bytes(figure_png(figure, palette))
+                opened.write(written[-1].name, figure_png(figure, palette))
     return written
 
 

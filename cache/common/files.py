@@ -1,17 +1,16 @@
-"""Files by path: the file system's refusals as one typed error, files written as a whole or not at all."""
+"""The file system's refusals as one typed error, and the one call of the system that Python lacks."""
 
 import contextlib
+import ctypes
 import errno
 import os
-import secrets
+import sys
 from collections.abc import Iterator
 from pathlib import Path
-from stat import S_ISREG
-from typing import BinaryIO
 
 import safetensors
 
-from ..errors import CorruptCacheError, StorageError
+from ..errors import StorageError
 
 
 @contextlib.contextmanager
@@ -26,36 +25,24 @@ def storage_errors(path: Path, action: str = "write") -> Iterator[None]:
         raise StorageError(f"cannot {action} {path}: {error}") from error
 
 
-def open_regular(path: Path) -> BinaryIO:
-    """Open a file of a cache for reading, which a pipe or device in its place would block for ever.
+def exchange_names(folder: int, one: str, two: str) -> bool:
+    """Exchange two names in a folder in one atomic step; False where the system or the file system cannot.
+
+    Args:
+        folder: a descriptor of it.
+        one: a name in it.
+        two: the other.
 
     Raises:
-        CorruptCacheError: it is not a regular file.
-        OSError: it cannot be opened.
+        OSError: the file system refuses.
     """
-    handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-    if not S_ISREG(os.fstat(handle).st_mode):
-        os.close(handle)
-        raise CorruptCacheError(f"{path}: is not a regular file")
-    return os.fdopen(handle, "rb", buffering=0)
-
-
-def sync(path: Path) -> None:
-    """fsync a file or folder."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
-@contextlib.contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """A temporary path beside `path`; what was written there is flushed and renamed to `path`, or removed."""
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-    try:
-        yield temporary
-        sync(temporary)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    renameat2 = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None) if sys.platform == "linux" else None
+    rename_exchange = 2
+    if renameat2 is None:
+        return False
+    if renameat2(folder, os.fsencode(one), folder, os.fsencode(two), rename_exchange) == 0:
+        return True
+    code = ctypes.get_errno()
+    if code in (errno.ENOSYS, errno.EINVAL, errno.ENOTSUP):
+        return False
+    raise OSError(code, os.strerror(code), two)

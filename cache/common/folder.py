@@ -5,27 +5,25 @@ path is given to another one meanwhile. Files and folders are made with the mode
 """
 
 import contextlib
-import ctypes
 import errno
 import os
 import re
 import secrets
 import shutil
 import stat
-import sys
 from collections.abc import Callable, Iterator
 from io import BufferedRandom, BufferedReader
 from pathlib import Path
 from typing import BinaryIO, NoReturn, Self
 
 from ..errors import CorruptCacheError, StorageError
+from .files import exchange_names
 from .locks import locked_handle
 
 _READ = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK  # a pipe or device would block for ever
 _APPEND = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
 _CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
 _FOLDER = os.O_RDONLY | os.O_CLOEXEC | os.O_DIRECTORY
-_RENAME_EXCHANGE = 2
 
 
 class Folder:
@@ -242,16 +240,10 @@ class Folder:
     def exchange(self, one: str, two: str) -> bool:
         """Exchange two names in it in one atomic step; False where the system or the file system cannot."""
         _parts(one), _parts(two)
-        renameat2 = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None) if sys.platform == "linux" else None
-        if renameat2 is None:
+        if not exchange_names(self.handle, one, two):
             return False
-        if renameat2(self.handle, os.fsencode(one), self.handle, os.fsencode(two), _RENAME_EXCHANGE) == 0:
-            self.sync()
-            return True
-        code = ctypes.get_errno()
-        if code in (errno.ENOSYS, errno.EINVAL, errno.ENOTSUP):
-            return False
-        raise OSError(code, os.strerror(code), str(self.path / two))
+        self.sync()
+        return True
 
     def remove(self, name: str) -> None:
         """Remove a file, a link (its target stays), or a folder with all it holds; nothing there is no error."""

@@ -53,7 +53,7 @@ _held: set[int] = set()
 
 
 def _let_go() -> None:
-    """A forked worker does not share its parent's locks, else it would hold them beyond the parent's death."""
+    """Close the locks in a forked worker: it would hold them after its parent's end."""
     for handle in _held:
         os.close(handle)
     _held.clear()
@@ -64,10 +64,10 @@ os.register_at_fork(after_in_child=_let_go)
 
 @contextlib.contextmanager
 def locked(path: Path, waiting: Callable[[str], object] | None = None) -> Iterator[bool]:
-    """Hold the lock file `path`, which one process or thread can do at a time; the system frees it when that one dies.
+    """Hold a lock file, which one process or thread can do at a time; the system frees it when that process ends.
 
     Args:
-        path: made when needed, removed at the end.
+        path: of the lock file, made where it is missing and removed at the end.
         waiting: called once with the owner's process number, as text, if another one holds it. None: do not wait.
 
     Yields:
@@ -85,7 +85,7 @@ def locked(path: Path, waiting: Callable[[str], object] | None = None) -> Iterat
         yield held
     finally:
         if held:
-            path.unlink(missing_ok=True)  # whoever opened it meanwhile sees that it has no name left, and tries anew
+            path.unlink(missing_ok=True)  # who waits for it notices that its file is gone, and makes a new one
             lock.release()
 
 

@@ -1,7 +1,7 @@
-"""JSON files that carry their own checksum, and typed, bounded access to what a stranger put into one.
+"""JSON files that end with their own checksum, and typed, bounded access to their fields.
 
-The layout is canonical and the last field is the sha256 of everything else, so a single flipped byte is noticed at
-open, whatever it changes.
+The layout is canonical and the last field is the sha256 of everything else, so that a single flipped byte is noticed
+when the file is read. With a fitting checksum it may still be a stranger's: every field is checked.
 """
 
 import hashlib
@@ -11,8 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
-from ..common.folder import Folder
-from ..errors import CorruptCacheError, FormatVersionError, NotACacheError
+from ..errors import CorruptCacheError, FormatVersionError
 
 NAME_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 """What a cache, split or file may be called: it becomes a name in a folder."""
@@ -59,7 +58,7 @@ def unseal(data: bytes, path: Path, format_name: str, version: int) -> Json:
 
 
 _TAIL = re.compile(rb',\n  "checksum": "([0-9a-f]{64})"\n}\n\Z')
-"""What `seal` adds to the rest."""
+"""The end that `seal` adds."""
 
 MAX_DEPTH = 16
 MAX_NESTED = 1 << 20
@@ -67,7 +66,7 @@ MAX_NESTED = 1 << 20
 
 
 def parse_json(data: bytes) -> Any:
-    """Parse JSON of bounded depth and number of parts, with no key twice in an object, no NaN, and text that is text.
+    """Parse JSON of bounded depth and number of parts; no key twice in an object, no NaN, no half surrogate pair.
 
     Raises:
         ValueError, RecursionError: it is not.
@@ -80,7 +79,7 @@ def parse_json(data: bytes) -> Any:
         level = [part for item in level if isinstance(item, (dict, list)) for part in _parts(item)]
     if level:
         raise ValueError(f"nested more than {MAX_DEPTH} deep")
-    if b"\\ud" in data.lower():  # half of a surrogate pair is no text: it can be neither printed nor written
+    if b"\\ud" in data.lower():  # half a surrogate pair can be neither printed nor written
         json.dumps(raw, ensure_ascii=False).encode()
     return raw
 
@@ -110,15 +109,6 @@ def unique_keys(pairs: list[tuple[str, Any]]) -> Json:
 
 def _reject(constant: str) -> NoReturn:
     raise ValueError(f"{constant} is not a JSON number")
-
-
-def read_small_file(path: Path, limit: int) -> bytes:
-    """The bytes of a JSON file of a cache, refused beyond `limit` bytes."""
-    try:
-        with Folder.open(path.parent) as folder:
-            return folder.read(path.name, limit)
-    except FileNotFoundError:
-        raise NotACacheError(f"{path} is missing") from None
 
 
 class Fields:

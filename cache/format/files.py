@@ -1,4 +1,4 @@
-"""What a manifest, a plan or a checkpoint says of a file: its name, size and checksum."""
+"""The files that a manifest, a plan or a checkpoint lists: name, size and checksum."""
 
 import contextlib
 import hashlib
@@ -31,13 +31,13 @@ def file_info(path: Path) -> FileInfo:
 
 
 def open_file_info(name: str, file: BufferedReader) -> FileInfo:
-    """The same of a file that is open for reading, at its beginning."""
+    """Name, size and checksum of a file that is open for reading, at its beginning."""
     return FileInfo(name, os.fstat(file.fileno()).st_size, hashlib.file_digest(file, "sha256").hexdigest())
 
 
 @contextlib.contextmanager
 def listed(path: Path) -> Iterator[None]:
-    """Open a file or folder that a manifest or a plan lists: within it, the system's errors are typed ones.
+    """Within it, the system's errors about a file or folder that a manifest or a plan lists are typed ones.
 
     Raises:
         CorruptCacheError: it is missing.

@@ -10,19 +10,14 @@ A manifest is JSON in one canonical layout, and ends with the sha256 of everythi
 byte is noticed at open. It is parsed as if a stranger had written it, with every count bounded.
 """
 
-import contextlib
 import hashlib
 import json
-import re
-import shlex
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ..common.files import storage_errors
-from ..common.folder import Folder
-from ..errors import CorruptCacheError, InputError, NotACacheError
+from ..errors import InputError
 from ..plans.spec import PlanSpec
 from .checksummed_json import MAX_COUNT, NAME_PATTERN, Fields, Json, seal, unseal
 from .files import FileInfo, file_entry
@@ -138,69 +133,6 @@ class Manifest:
             build=fields.mapping("build"),
             created=fields.text("created"),
         )
-
-
-def open_folder(path: Path) -> Folder:
-    """Open the folder of a cache.
-
-    Raises:
-        NotACacheError: there is none.
-        StorageError: the system does not let it be read.
-    """
-    with storage_errors(path, "read"):
-        try:
-            return Folder.open(path)
-        except (FileNotFoundError, NotADirectoryError):
-            raise _no_cache(path, "is not a folder" if path.exists() else "does not exist") from None
-
-
-def read_manifest(folder: Folder) -> Manifest:
-    """Read the manifest of the cache in an open folder.
-
-    Raises:
-        NotACacheError: there is none.
-        FormatVersionError, CorruptCacheError: see `Manifest.from_bytes`.
-        StorageError: the system does not let it be read.
-    """
-    path = folder.path / MANIFEST
-    with storage_errors(path, "read"):
-        try:
-            data = folder.read(MANIFEST, MAX_MANIFEST_BYTES)
-        except FileNotFoundError:
-            raise _no_cache(folder.path, "is a folder without a manifest") from None
-    with naming_remedy(_salvaged_argument(data)):
-        return Manifest.from_bytes(data, path)
-
-
-def _no_cache(path: Path, what: str) -> NotACacheError:
-    return NotACacheError(
-        f"{path} {what}, so it is not a cache; `prep list` shows the caches here, `prep build` makes one"
-    )
-
-
-@contextlib.contextmanager
-def naming_remedy(argument: object) -> Iterator[None]:
-    """Add the way out to the message of a `CorruptCacheError`: the command that builds a cache of source `argument`."""
-    try:
-        yield
-    except CorruptCacheError as error:
-        if _REMEDY in str(error):
-            raise
-        usable = isinstance(argument, str) and argument.isprintable() and 0 < len(argument) < 1000
-        source = shlex.quote(str(argument)) if usable else "SOURCE"
-        raise CorruptCacheError(
-            f"{error}{_REMEDY}prep build {source} --force (with the other options it was built with)"
-        ) from None
-
-
-_REMEDY = "; to build the cache anew: "
-
-
-def _salvaged_argument(data: bytes) -> object:
-    found = re.search(rb'"argument": ("(?:[^"\\]|\\.)*")', data)
-    with contextlib.suppress(ValueError):
-        return json.loads(found.group(1)) if found else None
-    return None
 
 
 def fingerprint_of(content: Mapping[str, Any]) -> str:

@@ -39,7 +39,7 @@ class EpochInfo(FileInfo):
 
 @dataclass(frozen=True)
 class StoredPlan:
-    """What a `plan.json` says, and the epochs beside it.
+    """A plan as its `plan.json` describes it.
 
     Attributes:
         spec: the settings it was drawn from.
@@ -94,7 +94,7 @@ class StoredPlan:
 
 @contextlib.contextmanager
 def _naming_folder(folder: Folder) -> Iterator[None]:
-    """Add to the message of a `CorruptCacheError` what helps where only a plan is damaged."""
+    """Within it, the message of a `CorruptCacheError` ends with what to do where only a plan is damaged."""
     try:
         yield
     except CorruptCacheError as error:
@@ -102,7 +102,7 @@ def _naming_folder(folder: Folder) -> Iterator[None]:
 
 
 def _fault(plan: EpochPlan, lengths: Array) -> str:
-    """What is wrong with a plan as an arrangement of all rows; empty if nothing."""
+    """Why a plan does not hold each row once, in batches of ascending rows; empty if it does."""
     rows, offsets = plan.rows, plan.batch_offsets
     if len(rows) and not 0 <= int(rows.min()) <= int(rows.max()) < len(lengths):
         return f"names a row outside 0..{len(lengths) - 1}"
@@ -120,7 +120,7 @@ def _fault(plan: EpochPlan, lengths: Array) -> str:
 
 
 def _unfit(plan: EpochPlan, spec: PlanSpec, lengths: Array, max_length: int) -> str:
-    """What in a plan is not as its settings say; empty if nothing."""
+    """Why the widths or sizes of a plan's batches are not what its settings ask for; empty if they are."""
     if not len(plan):
         return ""
     longest = lengths[plan.rows[plan.batch_offsets[1:] - 1]]

@@ -1,4 +1,4 @@
-"""Which ids of a tokenizer stand for no text, and which one stands for a hidden token: read from its files alone."""
+"""The special tokens of a tokenizer and its mask token, read from its files alone."""
 
 import json
 from collections.abc import Mapping
@@ -8,14 +8,14 @@ from typing import Any
 from ..errors import InputError
 
 CONFIGS = ("special_tokens_map.json", "tokenizer_config.json")
-"""Where a tokenizer names its special tokens, the later file counts."""
+"""The files in which a tokenizer names its special tokens; the later one counts."""
 MASKS = ("[MASK]", "<mask>")
-"""What the token for hidden ones is called where no file says so."""
+"""What the mask token is called where no file says so."""
 
 
 @dataclass(frozen=True)
 class Specials:
-    """Special ids: the one that hides a token, and all of them, that one included, ascending."""
+    """The id of the mask token, and all special ids, that one included, ascending."""
 
     mask_id: int
     ids: tuple[int, ...]
@@ -43,8 +43,8 @@ def read_specials(files: Mapping[str, bytes], name: str) -> Specials:
         raise InputError(f"the files of the tokenizer {name!r} do not say its special tokens ({error!r})") from None
     if not masks:
         raise InputError(
-            f"the tokenizer {name!r} has no mask token, and --task mlm hides tokens behind it; build the cache with "
-            "the tokenizer of a masked language model, such as --tokenizer bert-base-uncased"
+            f"the tokenizer {name!r} has no mask token, which --task mlm puts in place of masked tokens; build the "
+            "cache with the tokenizer of a masked language model, such as --tokenizer bert-base-uncased"
         )
     return Specials(int(masks[0]), tuple(sorted({*ids, int(masks[0])})))
 

@@ -1,4 +1,4 @@
-"""What a plan costs: tokens computed, of which padding; and how long ranks wait for each other."""
+"""The cost of a plan: tokens computed, padding among them, and how long ranks wait for each other."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -49,7 +49,7 @@ def plan_cost(plan: EpochPlan, lengths: Array, ranks: Sequence[int] = (1, 8, 64)
 
 
 def round_up(widths: Array, multiple: int, max_length: int) -> Array:
-    """Widths (M,) rounded up to a multiple, as tensor cores like them, but not past `max_length`."""
+    """Widths (M,) rounded up to a multiple, which suits tensor cores, but not past `max_length`."""
     rounded = -(-widths // multiple) * multiple
     found: Array = np.maximum(widths, np.minimum(rounded, max_length))
     return found
@@ -61,7 +61,7 @@ def round_widths(plan: EpochPlan, multiple: int, max_length: int) -> EpochPlan:
 
 
 def heaviest_step(plan: EpochPlan) -> int:
-    """The step with the most padded tokens: the one to try first for memory."""
+    """The step with the most padded tokens, which needs the most memory."""
     return int(np.argmax(plan.sizes * plan.widths.astype(np.int64)))
 
 

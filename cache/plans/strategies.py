@@ -61,7 +61,8 @@ def plan_epoch(lengths: Array, spec: PlanSpec, epoch: int, max_length: int) -> E
         max_length: the width of `fixed` batches, tokens.
 
     Raises:
-        InputError: the lengths do not ascend or pass `max_length`, or a row is longer than the budget of `budget`.
+        InputError: the epoch is negative, the lengths do not ascend or exceed `max_length`, or a row exceeds the token
+            budget.
     """
     if epoch < 0:
         raise InputError(f"epoch {epoch} is negative")
@@ -95,7 +96,7 @@ def plan_epoch(lengths: Array, spec: PlanSpec, epoch: int, max_length: int) -> E
     return EpochPlan(rows, offsets.astype(np.int64), widths)
 
 
-# --- randomness: raw words in, order out
+# --- randomness
 
 Words = Callable[[int], npt.NDArray[np.uint64]]
 """words(n) returns the next n raw 64-bit words of a random stream."""
@@ -255,7 +256,7 @@ def _sort_within(rows: Array, offsets: Array) -> Array:
 
 
 def _arrange(rows: Array, counts: Array, order: Array) -> tuple[Array, Array]:
-    """The batches in a new order; in pieces, so that the positions need little memory beside the rows."""
+    """The batches in a new order, some at a time, so that positions need little memory."""
     starts = np.cumsum(counts) - counts
     offsets = np.append(0, np.cumsum(counts[order]))
     result = np.empty_like(rows)

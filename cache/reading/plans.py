@@ -3,6 +3,7 @@
 import contextlib
 from collections.abc import Iterator
 
+from ..common.files import storage_errors
 from ..common.folder import Folder
 from ..format.plan_file import PLANS, StoredPlan, read_plan
 from ..plans.spec import PlanSpec
@@ -20,13 +21,15 @@ def stored_plans(cache: Folder, split: str, fingerprint: str, rows: int) -> dict
     Raises:
         MismatchError: a plan belongs to another cache or split.
         CorruptCacheError, FormatVersionError: a plan is damaged, or a link.
+        StorageError: the system does not let one be read.
     """
     found = {}
-    for name in _names(cache, split):
-        with contextlib.suppress(FileNotFoundError, NotADirectoryError), plan_folder(cache, split, name) as folder:
-            plan = read_plan(folder, fingerprint, split, rows)
-            plan.check_headers(folder)
-            found[plan.spec] = plan
+    with storage_errors(cache.path / split / PLANS, "read"):
+        for name in _names(cache, split):
+            with contextlib.suppress(FileNotFoundError, NotADirectoryError), plan_folder(cache, split, name) as folder:
+                plan = read_plan(folder, fingerprint, split, rows)
+                plan.check_headers(folder)
+                found[plan.spec] = plan
     return found
 
 

@@ -7,7 +7,6 @@ row of the shard is first wanted; ids are checked batch by batch, on their way t
 import contextlib
 import functools
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -17,34 +16,17 @@ from ..common.folder import Folder
 from ..errors import CacheError, CorruptCacheError, InputError, StorageError
 from ..format.files import listed
 from ..format.labels import fault, labelled
-from ..format.manifest import Manifest, ShardInfo, naming_remedy, shard_tensors
+from ..format.manifest import Manifest, ShardInfo, shard_tensors
 from ..format.plan_file import StoredPlan, read_plan
 from ..format.safetensors_file import MappedFile
 from ..plans.spec import PlanSpec
 from ..plans.strategies import EpochPlan, plan_epoch
 from ..writing.plans import store_plan
 from .in_place import in_place
+from .manifest import naming_remedy
 from .plans import plan_folder, stored_plans
+from .row import Row
 from .tokenizer import StoredTokenizer
-
-
-@dataclass(frozen=True)
-class Row:
-    """One tokenized example.
-
-    Attributes:
-        input_ids: (length,) uint16 or uint32, special tokens included, no padding.
-        label: by task its class id, its number, for each class 0 or 1, or for each token its class id or -100; None in
-            a cache without labels.
-        source_row: its index in the source split.
-        first_length: in a cache of pairs its tokens of token type 0, which come first: special tokens, the first text
-            and its separator; None elsewhere.
-    """
-
-    input_ids: Array
-    label: Any
-    source_row: int
-    first_length: int | None = None
 
 
 class SplitReader:
@@ -265,15 +247,19 @@ class SplitReader:
 
     def _stored(self, spec: PlanSpec, epoch: int) -> EpochPlan | None:
         try:
-            with naming_remedy(self._built_from), plan_folder(self._files, self.name, spec.id) as folder:
+            with (
+                contextlib.suppress(FileNotFoundError, NotADirectoryError),
+                naming_remedy(self._built_from),
+                plan_folder(self._files, self.name, spec.id) as folder,
+            ):
                 plan = read_plan(folder, self.fingerprint, self.name, len(self))
                 return plan.load(folder, epoch, self.lengths, self.max_length) if epoch < len(plan.epochs) else None
-        except (FileNotFoundError, NotADirectoryError):
-            return None
+        except OSError as error:
+            raise StorageError(f"cannot read the plan {spec.id} of {self.folder}: {error.strerror or error}") from error
         except CacheError:
             if self._files.is_at(self.folder):
                 raise
-            return None  # the cache was replaced, and its files are being removed
+        return None  # not stored, or of a cache that was replaced and is being removed
 
     def draw(self, spec: PlanSpec, epoch: int) -> EpochPlan:
         """Draw the plan of one epoch, whether or not it is stored."""

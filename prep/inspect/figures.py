@@ -10,8 +10,7 @@ from cache.common.drawing import Figure, Key, Palette, Panel, clip
 from cache.format.manifest import SplitInfo
 from cache.plans.costs import PlanCost
 
-from .figures_data import Envelope, Order, PlanView, Truncation, rows_at_limit
-from .summary import RANKS
+from .figures_data import LengthCurve, PlanView, Truncation, rows_at_limit
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -78,27 +77,16 @@ def _draw_batches(view: PlanView, max_length: int, most: int, axes: "Axes", colo
 
 
 def costs(views: Sequence[PlanView], default: str) -> Figure:
-    """What an epoch computes under each plan, and how busy ranks are that share its batches."""
-    fixed, dynamic, smart = (view.row.cost for view in views[:3])
+    """What an epoch computes under each plan."""
+    fixed = views[0].row.cost
     chosen = next((view for view in views if view.row.spec.id == default), views[2])
     title = (
         f"Fixed padding computes {fixed.padded_tokens:,} tokens per epoch, {chosen.strategy} batches "
         f"{chosen.row.cost.padded_tokens:,}: {chosen.row.saving(fixed):.1%} less"
     )
-    caption = (
-        f"Left: tokens computed for {fixed.real_tokens:,} real ones. Right: tokens of the mean rank against those of "
-        "the busiest, summed over the steps, where that many ranks share each batch; at 100% no rank ever waits."
-    )
-    size = views[2].row.spec.batch_size or 0
-    if size < RANKS[-1]:
-        caption += f" A batch of {size} rows leaves {RANKS[-1] - size} of {RANKS[-1]} ranks without any."
-    heading = f"Busy on 8 ranks: {smart.utilization[8]:.0%} smart, {dynamic.utilization[8]:.0%} random"
-    height = 70 + 36.0 * len(views)
-    panels = (
-        Panel("Tokens computed per epoch", partial(_draw_tokens, views, default), height=height),
-        Panel(heading, partial(_draw_ranks, views), height=height),
-    )
-    return Figure("costs", title, caption, panels, keys=TOKEN_KEYS)
+    caption = f"Tokens computed for {fixed.real_tokens:,} real ones, under each plan."
+    panel = Panel("Tokens computed per epoch", partial(_draw_tokens, views, default), height=70 + 36.0 * len(views))
+    return Figure("costs", title, caption, (panel,), keys=TOKEN_KEYS)
 
 
 def _draw_tokens(views: Sequence[PlanView], default: str, axes: "Axes", colors: Palette) -> None:
@@ -113,21 +101,8 @@ def _draw_tokens(views: Sequence[PlanView], default: str, axes: "Axes", colors: 
     _name_bars(axes, [view.name for view in views], colors)
 
 
-def _draw_ranks(views: Sequence[PlanView], axes: "Axes", colors: Palette) -> None:
-    """For each number of ranks a bar per plan, on a gray one that is 100%."""
-    plans, column = range(len(views)), 1.8
-    for position, ranks in enumerate(RANKS):
-        left, busy = position * column, [view.row.cost.utilization[ranks] for view in views]
-        whole = axes.barh(plans, 1, 0.5, left, color=colors["grid"])
-        axes.barh(plans, busy, 0.5, left, color=colors["blue"])
-        axes.bar_label(whole, [f"{part:.0%}" for part in busy], padding=5, color=colors["ink"])
-        axes.text(left, -0.4, "1 rank" if ranks == 1 else f"{ranks} ranks")
-    _name_bars(axes, [view.name for view in views], colors)
-    axes.set_ylim(top=-0.8)
-
-
 def _name_bars(axes: "Axes", names: Sequence[str], colors: Palette) -> None:
-    """Horizontal bars from top to bottom, each named at its left; their values stand beside them, not on an axis."""
+    """Name horizontal bars, from top to bottom; labels give their values, not an axis."""
     axes.set_yticks(range(len(names)), names, color=colors["ink"])
     axes.set(ylim=(len(names) - 0.5, -0.5), xticks=[])
     axes.spines["bottom"].set_visible(False)
@@ -137,16 +112,16 @@ def _name_bars(axes: "Axes", names: Sequence[str], colors: Palette) -> None:
 # --- lengths
 
 
-def lengths(source: Order, sorted_rows: Order, max_length: int) -> Figure:
+def lengths(source: LengthCurve, sorted_rows: LengthCurve, max_length: int) -> Figure:
     """Row lengths as the source has them and as the cache has them."""
     headings = {"In source order": source, "Sorted, as the cache holds them": sorted_rows}
     panels = tuple(
         Panel(
             heading,
-            partial(_draw_envelope, order.envelope, max_length),
-            f"{heading}: row lengths, mean step between neighbors {order.jump:.3g} tokens",
+            partial(_draw_lengths, curve, max_length),
+            f"{heading}: row lengths, mean step between neighbors {curve.jump:.3g} tokens",
         )
-        for heading, order in headings.items()
+        for heading, curve in headings.items()
     )
     title = (
         f"In source order the next row is {_tokens(source.jump)} longer or shorter on average, "
@@ -160,13 +135,13 @@ def _tokens(value: float) -> str:
     return f"{value:,.0f} tokens" if value >= 10 else f"{value:.2g} tokens"
 
 
-def _draw_envelope(shape: Envelope, max_length: int, axes: "Axes", colors: Palette) -> None:
-    low, quarter, median, three_quarters, high = shape.quantiles
+def _draw_lengths(curve: LengthCurve, max_length: int, axes: "Axes", colors: Palette) -> None:
+    low, quarter, median, three_quarters, high = curve.quantiles
     blue = colors["blue"]
-    axes.fill_between(shape.position, low, high, color=blue, alpha=0.25, linewidth=0)
-    axes.fill_between(shape.position, quarter, three_quarters, color=blue, alpha=0.4, linewidth=0)
-    axes.plot(shape.position, median, color=blue, linewidth=1.4, clip_on=False)
-    axes.set(xlim=(0, shape.end), ylim=(0, max_length), xlabel="row", ylabel="tokens")
+    axes.fill_between(curve.position, low, high, color=blue, alpha=0.25, linewidth=0)
+    axes.fill_between(curve.position, quarter, three_quarters, color=blue, alpha=0.4, linewidth=0)
+    axes.plot(curve.position, median, color=blue, linewidth=1.4, clip_on=False)
+    axes.set(xlim=(0, curve.rows), ylim=(0, max_length), xlabel="row", ylabel="tokens")
     axes.locator_params("x", nbins=4)
 
 

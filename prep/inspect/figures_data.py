@@ -1,4 +1,4 @@
-"""The numbers behind a cache's pictures, small enough to draw whatever the number of rows.
+"""The numbers behind the figures of a cache, summarized so that any number of rows can be drawn.
 
 Shapes: N rows, M batches, B bins.
 """
@@ -11,13 +11,12 @@ import numpy as np
 from cache import Split
 from cache.common.arrays import Array
 from cache.format.manifest import SplitInfo
-from cache.plans.costs import plan_cost
 from cache.plans.strategies import EpochPlan
 
-from .summary import RANKS, TokenRow, table_specs
+from .summary import TokenRow, token_table
 
 BINS = 200
-"""Most bins of a sequence that is drawn."""
+"""Most bins of a curve of lengths."""
 
 FIRST_BATCHES = 24
 """Batches that are drawn row by row."""
@@ -27,18 +26,20 @@ MOST_STEPS = 16
 
 
 @dataclass(frozen=True)
-class Envelope:
-    """Values along a sequence of N, in B bins of neighbors.
+class LengthCurve:
+    """Row lengths along N rows in some order, in B bins of neighbors.
 
     Attributes:
-        position: (B,) the middle of each bin, in 0..end.
-        quantiles: (5, B) lowest, quarter, median, three quarters and highest of each bin's values.
-        end: N.
+        position: (B,) the middle of each bin, in 0..rows.
+        quantiles: (5, B) lowest, quarter, median, three quarters and highest of each bin's lengths.
+        rows: N.
+        jump: mean difference in length from one row to the next, tokens.
     """
 
     position: Array
     quantiles: Array
-    end: int
+    rows: int
+    jump: float
 
 
 @dataclass(frozen=True)
@@ -78,28 +79,9 @@ class Truncation:
     tokens: int
 
 
-@dataclass(frozen=True)
-class Order:
-    """Row lengths along the rows of the source, or of the cache.
-
-    Attributes:
-        envelope: the lengths.
-        jump: mean difference in length from one row to the next, tokens.
-    """
-
-    envelope: Envelope
-    jump: float
-
-
 def plan_views(split: Split) -> list[PlanView]:
     """Every plan of the token table, in its order: fixed, dynamic, smart, tight, and what else is stored."""
-    stored, lengths, views = split.stored_plans(), split.lengths, []
-    for spec in table_specs(split):
-        plan = split.plan(spec, 0)
-        cost = plan_cost(plan, lengths, RANKS, own_width=spec.strategy != "fixed")
-        epochs = len(stored[spec].epochs) if spec in stored else 0
-        views.append(PlanView(TokenRow(spec, epochs, cost), _first_batches(plan, lengths)))
-    return views
+    return [PlanView(row, _first_batches(split.plan(row.spec, 0), split.lengths)) for row in token_table(split)]
 
 
 def _first_batches(plan: EpochPlan, lengths: Array) -> tuple[DrawnBatch, ...]:
@@ -112,18 +94,13 @@ def _first_batches(plan: EpochPlan, lengths: Array) -> tuple[DrawnBatch, ...]:
     return tuple(batches)
 
 
-def envelope(values: Array, bins: int = BINS) -> Envelope:
-    """Summarize (N,) values, N at least 1, in at most `bins` bins."""
-    edges = np.linspace(0, len(values), min(bins, len(values)) + 1).astype(np.int64)
-    parts = np.split(values, edges[1:-1])
+def length_curve(lengths: Array, bins: int = BINS) -> LengthCurve:
+    """Summarize the (N,) lengths of rows in some order, N at least 1, in at most `bins` bins."""
+    edges = np.linspace(0, len(lengths), min(bins, len(lengths)) + 1).astype(np.int64)
+    parts = np.split(lengths, edges[1:-1])
     quantiles = np.array([np.quantile(part, (0, 0.25, 0.5, 0.75, 1)) for part in parts])  # (B, 5)
-    return Envelope((edges[:-1] + edges[1:]) / 2, quantiles.T, len(values))
-
-
-def row_order(lengths: Array) -> Order:
-    """Summarize the (N,) lengths of rows in some order."""
     jump = float(np.abs(np.diff(lengths)).mean()) if len(lengths) > 1 else 0.0
-    return Order(envelope(lengths), jump)
+    return LengthCurve((edges[:-1] + edges[1:]) / 2, quantiles.T, len(lengths), jump)
 
 
 def rows_at_limit(info: SplitInfo, max_length: int) -> int:

@@ -12,15 +12,7 @@ from cache.errors import InputError
 
 from ..sources.corpus import describe_source
 from . import figures
-from .figures_data import (
-    PlanView,
-    Truncation,
-    plan_views,
-    row_order,
-    rows_at_limit,
-    smaller_limits,
-    truncations,
-)
+from .figures_data import PlanView, Truncation, length_curve, plan_views, rows_at_limit, smaller_limits, truncations
 from .figures_tokens import marked_rows
 from .summary import class_counts
 
@@ -69,7 +61,7 @@ def make_report(cache: Cache, split_name: str | None = None) -> Report:
     drawn = [
         figures.batches(views, limit),
         figures.costs(views, split.default_spec().id),
-        figures.lengths(row_order(split.lengths[np.argsort(split.source_rows)]), row_order(split.lengths), limit),
+        figures.lengths(length_curve(split.lengths[np.argsort(split.source_rows)]), length_curve(split.lengths), limit),
         figures.histogram(split.info, limit, cuts),
     ]
     if "classification" in manifest.task.kind:
@@ -125,10 +117,11 @@ def cost_table(views: list[PlanView]) -> Table:
             figures.overhead(view.row.cost),
             "" if view.row.cost is fixed else f"{view.row.saving(fixed):.1%}",
             figures.share(view.row.cost.uniform_batches, view.row.cost.batches),
+            f"{view.row.cost.utilization[8]:.0%}",
         ]
         for view in views
     ]
-    head = ("plan", "steps", "tokens computed", "padding overhead", "saved", "unpadded batches")
+    head = ("plan", "steps", "tokens computed", "padding overhead", "saved", "unpadded batches", "8 ranks busy")
     return head, rows
 
 

@@ -56,7 +56,8 @@ def _token_row(split: Split, spec: PlanSpec, stored: Mapping[PlanSpec, StoredPla
 def format_token_table(rows: list[TokenRow]) -> str:
     """The token table as text."""
     fixed = rows[0].cost
-    lines = [["padding", "batch", "steps", "padded tokens", "overhead", "against fixed", "no padding", *_rank_heads()]]
+    lines = [["padding", "batch", "steps", "padded tokens", "overhead", "against fixed", "no padding"]]
+    lines[0] += [f"{count} ranks busy" for count in RANKS[1:]]
     for row in rows:
         cost = row.cost
         lines.append(
@@ -72,10 +73,6 @@ def format_token_table(rows: list[TokenRow]) -> str:
             ]
         )
     return align(lines)
-
-
-def _rank_heads() -> list[str]:
-    return [f"{count} ranks busy" for count in RANKS[1:]]
 
 
 def align(lines: Sequence[Sequence[str]]) -> str:

@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import signal
 import subprocess
 import sys
 import unicodedata
@@ -14,6 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from cache.common.command_line import run_command
 from cache.common.output import Output, printable
 from cache.errors import StorageError
 
@@ -86,6 +88,25 @@ def test_a_reader_that_has_gone_ends_the_command_as_its_signal_would() -> None:
     with os.fdopen(writer, "w") as stream, pytest.raises(SystemExit) as stopped:
         print("text", file=Output(stream, required=True), flush=True)
     assert stopped.value.code == 141
+
+
+@pytest.mark.parametrize(
+    "error", [OSError(28, "no space"), ImportError("libtorch.so: failed to map segment"), MemoryError("for 3 GB")]
+)
+def test_what_the_system_refuses_is_a_message(
+    error: Exception, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refused(**_: Any) -> None:
+        raise error
+
+    for name in ("stdout", "stderr"):  # the command puts an `Output` there
+        monkeypatch.setattr(sys, name, getattr(sys, name))
+    handler = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(SystemExit) as stopped:
+        run_command(refused)
+    signal.signal(signal.SIGTERM, handler)
+    assert stopped.value.code == 1
+    assert str(error) in capsys.readouterr().err
 
 
 @pytest.mark.slow

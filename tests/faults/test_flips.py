@@ -55,7 +55,9 @@ def test_a_flipped_bit_in_a_manifest_a_plan_json_or_a_header_is_found_at_opening
 
 @pytest.mark.faults
 def test_a_flipped_bit_in_each_byte_of_structure_is_found_at_opening(place: Path) -> None:
-    assert flip_structure(place, every=1) > 5000
+    flipped = flip_structure(place, every=1)
+    print(f"{flipped:,} bytes of structure flipped, each found at opening")
+    assert flipped > 5000
 
 
 def flip_data(place: Path, times: int) -> int:
@@ -84,4 +86,6 @@ def test_flipped_bits_of_data_are_found_by_verify_and_never_reach_a_model_as_wro
 
 @pytest.mark.faults
 def test_a_thousand_flipped_bits_of_data(place: Path) -> None:
-    assert flip_data(place, 1000) > 0
+    read = flip_data(place, 1000)
+    print(f"1,000 bits of data flipped, each found by verify; {read:,} could still be read, with ids of the vocabulary")
+    assert read > 0

@@ -1,5 +1,6 @@
 """Caches that a stranger made: whatever lies in them, nothing outside is touched, nothing hangs, errors are typed."""
 
+import contextlib
 import json
 import os
 import random
@@ -12,10 +13,12 @@ from typing import Any
 
 import pytest
 
-from cache import LengthwiseError, PlanSpec, open_cache
+from cache import LengthwiseError, PlanSpec, StorageError, open_cache
 from cache.format.checksummed_json import seal
 from cache.format.files import sha256_file
+from cache.writing.publishing import building
 
+from ..helpers.caches import write_cache
 from ..helpers.commands import Prep
 from ..helpers.fuzzing import mutated_bytes, mutated_json
 from ..helpers.hostile import PLAN, read_everything, sound_cache
@@ -133,6 +136,18 @@ def test_the_commands_touch_nothing_outside_a_cache_either(tmp_path: Path, prep:
             assert part in prep("verify", "toy").out
 
 
+@pytest.mark.parametrize("attack", ATTACKS)
+@pytest.mark.parametrize("name", [".toy.lock", ".toy.building-0123abcd", ".toy.replaced-0123abcd"])
+def test_a_build_touches_nothing_outside_its_folder(tmp_path: Path, name: str, attack: str) -> None:
+    place = tmp_path / "caches" / "toy"
+    with unchanged_outside(place.parent) as outside:
+        sound_cache(place)
+        ATTACKS[attack](place.parent / name, outside)
+        with contextlib.suppress(StorageError), building(place):
+            write_cache(place, {"train": 8}, seed=7)
+        assert read_everything(open_cache(place, verify=True))
+
+
 # --- mutations
 
 
@@ -151,7 +166,7 @@ def relisted(place: Path, rest: random.Random) -> None:
         try:
             content = json.loads((place / name).read_bytes())
             content.pop("checksum", None)
-            for entry in _entries(content):
+            for entry in list(_entries(content)):
                 for start in (prefix, "tokenizer/"):
                     entry |= facts.get(f"{start}{entry.get('file')}", {})
                 if entry.get("file") == "tokenizer.json":
@@ -204,8 +219,8 @@ def mutate(place: Path, rest: random.Random, outside: Path) -> str:
     return "; ".join(done)
 
 
-def use_mutated_caches(place: Path, prep: Prep, times: int) -> tuple[int, int]:
-    rest, refused, steps = random.Random(times), 0, 0
+def use_mutated_caches(place: Path, prep: Prep, times: int, seed: int) -> tuple[int, int]:
+    rest, refused, steps = random.Random(seed), 0, 0
     with unchanged_outside(place) as outside:
         for number in range(times):
             shutil.rmtree(place, ignore_errors=True)
@@ -223,11 +238,12 @@ def use_mutated_caches(place: Path, prep: Prep, times: int) -> tuple[int, int]:
 
 
 def test_fifty_mutated_caches_give_typed_errors_only(tmp_path: Path, prep: Prep) -> None:
-    refused, steps = use_mutated_caches(tmp_path / "toy", prep, 50)
+    refused, steps = use_mutated_caches(tmp_path / "toy", prep, 50, seed=50)
     assert 0 < refused < steps
 
 
 @pytest.mark.faults
-def test_two_thousand_mutated_caches_give_typed_errors_only(tmp_path: Path, prep: Prep) -> None:
-    refused, steps = use_mutated_caches(tmp_path / "toy", prep, 2000)
-    print(f"2,000 mutated caches: {refused:,} of {steps:,} steps refused", file=sys.stderr)
+@pytest.mark.parametrize("seed", range(10))
+def test_two_thousand_mutated_caches_give_typed_errors_only(tmp_path: Path, prep: Prep, seed: int) -> None:
+    refused, steps = use_mutated_caches(tmp_path / "toy", prep, 200, seed)
+    print(f"200 mutated caches: {refused:,} of {steps:,} steps refused", file=sys.__stderr__)

@@ -45,7 +45,9 @@ def plan_while_replaced(place: Path, times: int) -> tuple[int, int]:
     write_cache(place, {"train": 20}, shards=2, max_length=8)
     refused = 0
     with replaced_all_the_time(place) as replaced:
-        for number in range(times):
+        number = 0
+        while number < times or replaced[0] < 4:
+            number += 1
             cache = open_cache(place)
             split = cache["train"]
             expected = split.draw(PlanSpec("smart", 8, None, number), 1).rows.tolist()
@@ -66,7 +68,9 @@ def verify_while_replaced(place: Path, times: int) -> int:
     """Opening with `verify` finds a sound cache each time; verifying one that is replaced says so."""
     write_cache(place, {"train": 20}, shards=2, max_length=8)
     with replaced_all_the_time(place) as replaced:
-        for _ in range(times):
+        done = 0
+        while done < times or replaced[0] < 4:
+            done += 1
             cache = open_cache(place, verify=True)
             try:
                 list(cache.verify())
@@ -76,12 +80,11 @@ def verify_while_replaced(place: Path, times: int) -> int:
 
 
 def test_no_plan_is_stored_in_another_cache(tmp_path: Path) -> None:
-    _, replaced = plan_while_replaced(tmp_path / "toy", 20)
-    assert replaced > 2
+    assert plan_while_replaced(tmp_path / "toy", 20)[1] >= 4
 
 
 def test_a_replaced_cache_is_never_called_damaged(tmp_path: Path) -> None:
-    assert verify_while_replaced(tmp_path / "toy", 20) > 2
+    assert verify_while_replaced(tmp_path / "toy", 20) >= 4
 
 
 @pytest.mark.faults
@@ -206,9 +209,11 @@ def test_files_and_folders_have_the_modes_of_the_umask_after_every_command(prep:
 def test_another_user_reads_a_cache_where_the_umask_lets_them_and_writes_nothing(tmp_path: Path, umask: int) -> None:
     before = os.umask(umask)
     try:
-        write_cache(tmp_path / "toy", {"train": 20})["train"].keep_plan(PlanSpec("smart", 8), 1)
+        for name in ("toy", "closed"):
+            write_cache(tmp_path / name, {"train": 20})["train"].keep_plan(PlanSpec("smart", 8), 1)
     finally:
         os.umask(before)
+    (tmp_path / "closed" / "train" / "plans").chmod(0o700)
     tmp_path.chmod(0o755)
     child = os.fork()
     if child == 0:
@@ -229,6 +234,8 @@ def as_another_user(*, readable: bool) -> int:
         with pytest.raises(StorageError, match="Permission denied"):
             open_cache("toy")
         return 0
+    with pytest.raises(StorageError, match=r"closed.train.plans: Permission denied"):
+        open_cache("closed")
     split = open_cache("toy", verify=True)["train"]
     assert len(list(split.batches(0))) == 3
     with pytest.raises(StorageError, match="Permission denied"):

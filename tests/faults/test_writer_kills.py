@@ -4,6 +4,7 @@ import os
 import random
 import signal
 import time
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -116,7 +117,8 @@ def test_a_build_killed_at_any_operation_leaves_the_old_cache_the_new_one_or_non
 def test_a_build_killed_at_each_operation(
     builder: Builder, tmp_path: Path, reference: dict, before: int | None, exchange: bool
 ) -> None:
-    _, seen = kill_at_operations(builder, tmp_path, reference, before, exchange, every=1)
+    count, seen = kill_at_operations(builder, tmp_path, reference, before, exchange, every=1)
+    print(f"killed before each of {count:,} operations")
     assert seen == {before, NEW}
 
 
@@ -149,6 +151,7 @@ def test_builds_killed_at_random_moments_leave_nothing_half_made(
 @pytest.mark.faults
 def test_two_hundred_builds_killed_at_random_moments(builder: Builder, tmp_path: Path, reference: dict) -> None:
     seen = kill_at_random_moments(builder, tmp_path, reference, 200)
+    print(f"200 kills: {dict(Counter(seen))}")
     assert {None, OLD, NEW} == set(seen), "kills fell before and after publishing"
 
 

@@ -24,7 +24,8 @@ OPERATIONS = ("open", "os.", "shutil.", "fcntl.", "ctypes.call_function")
 def build(place: Path, seed: int = 0, **_: Any) -> None:
     """Build as the command does: alone, and not again what is there."""
     from cache import NotACacheError
-    from cache.format.manifest import fingerprint_of, open_folder, read_manifest
+    from cache.format.manifest import fingerprint_of
+    from cache.reading.manifest import open_folder, read_manifest
     from cache.writing.publishing import building
     from tests.helpers.caches import write_cache
 

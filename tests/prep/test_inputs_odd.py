@@ -165,16 +165,17 @@ def test_a_split_without_rows_is_kept(prep: Prep) -> None:
 
 
 @pytest.mark.slow
-def test_a_million_classes_are_built_and_wondered_at(prep: Prep) -> None:
-    write("a.csv", "text,label\n" + "".join(f"word{number % 200},id{number:06}\n" for number in range(1_000_000)))
+@pytest.mark.parametrize("count", [100_000, pytest.param(1_000_000, marks=pytest.mark.faults)])
+def test_a_class_for_every_row_is_built_and_wondered_at(prep: Prep, count: int) -> None:
+    write("a.csv", "text,label\n" + "".join(f"word{number % 200},id{number:06}\n" for number in range(count)))
     done = build(prep, "a.csv")
     assert done.code == 0
     notes = [line for line in done.err.splitlines() if not line.startswith("tokenizing ")]  # on a slow machine
     assert notes == [
-        "warning: 1,000,000 classes in 1,000,000 rows; if that is not the label column, name it with --label"
+        f"warning: {count:,} classes in {count:,} rows; if that is not the label column, name it with --label"
     ]
     cache = open_cache("cache/a")
-    assert len(cache.manifest.task.label_names) == 1_000_000
+    assert len(cache.manifest.task.label_names) == count
     split = cache["train"]
-    assert np.array_equal(np.sort(split.labels), np.arange(1_000_000))
+    assert np.array_equal(np.sort(split.labels), np.arange(count))
     assert np.array_equal(split.labels, split.source_rows)

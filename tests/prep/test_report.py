@@ -15,7 +15,7 @@ from cache.errors import InputError, StorageError
 from cache.plans.costs import plan_cost
 from prep.cli import cli
 from prep.inspect import figures
-from prep.inspect.figures_data import envelope, plan_views, row_order, smaller_limits, truncations
+from prep.inspect.figures_data import length_curve, plan_views, smaller_limits, truncations
 from prep.inspect.figures_tokens import _marks, _shown, marked_rows
 from prep.inspect.report import make_report, report_page
 from tests.helpers.caches import write_cache
@@ -40,7 +40,7 @@ def page(report):
 @pytest.mark.slow
 def test_the_report_is_one_well_formed_page_that_needs_nothing_else(report, page) -> None:
     found = check_page(page)
-    assert len(found.drawings) == 10
+    assert len(found.drawings) == 9
     for figure in report.figures:
         assert figure.title in found.text
 
@@ -83,24 +83,24 @@ def test_lengths_are_drawn_in_the_order_of_the_source_and_of_the_cache(cache, re
     """The mean steps between neighbors in the title are those counted row by row."""
     split = cache["train"]
     by_source = {row.source_row: len(row.input_ids) for row in split}
-    source = row_order(np.array([by_source[number] for number in sorted(by_source)]))
-    expected = figures.lengths(source, row_order(split.lengths), cache.manifest.max_length)
+    source = length_curve(np.array([by_source[number] for number in sorted(by_source)]))
+    expected = figures.lengths(source, length_curve(split.lengths), cache.manifest.max_length)
     (drawn,) = (figure for figure in report.figures if figure.name == "lengths")
     assert (drawn.title, [panel.about for panel in drawn.panels]) == (
         expected.title,
         [panel.about for panel in expected.panels],
     )
-    assert source.jump > row_order(split.lengths).jump
+    assert source.jump > length_curve(split.lengths).jump
 
 
-def test_an_envelope_has_bounded_size_and_the_quantiles_of_its_bins() -> None:
+def test_a_curve_of_lengths_has_bounded_size_and_the_quantiles_of_its_bins() -> None:
     values = np.random.default_rng(0).integers(1, 400, 12_345)
-    low, _, median, _, high = envelope(values, 50).quantiles
+    low, _, median, _, high = length_curve(values, 50).quantiles
     first = values[: 12_345 // 50]
     assert len(median) == 50
     assert (low[0], median[0], high[0]) == (first.min(), np.median(first), first.max())
     assert (low.min(), high.max()) == (values.min(), values.max())
-    assert envelope(values[:1]).quantiles.tolist() == [[values[0]]] * 5
+    assert length_curve(values[:1]).quantiles.tolist() == [[values[0]]] * 5
 
 
 def test_truncation_counts_rows_and_tokens(cache) -> None:

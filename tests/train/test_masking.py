@@ -335,6 +335,8 @@ def test_compiled_the_losses_are_the_same_and_compilations_few(toy: Cache, tmp_p
     """However many widths, rows and masked tokens: with a mask, without one, and where something is of size 1."""
     from torch._dynamo.utils import counters
 
+    layer = {"num_hidden_layers": 1, "hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+    write_model(tmp_path / "model", **layer)
     plain, job = make(toy, tmp_path, cpu_kernels=False, batch_size=4), make(toy, tmp_path, compile=True, batch_size=4)
     torch._dynamo.reset()
     counters.clear()

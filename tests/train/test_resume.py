@@ -132,6 +132,7 @@ def test_a_training_killed_at_random_moments_ends_as_if_it_had_not_been(place, k
     if not (place / "dense").exists():
         begin(place, "dense", logging_steps=1, save_steps=2, keep_checkpoints=2)
     run = kill_and_resume(place, f"killed-{seed}", kills, seed)
+    print(f"{kills} kills")
     assert result(run) == result(place / "dense")
     assert len(checkpoints(run / "checkpoints")) == 2
     assert not list(run.rglob(".*"))

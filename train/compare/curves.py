@@ -155,11 +155,3 @@ def smooth(values: Floats, window: int) -> Floats:
     total = np.convolve(np.where(finite, values, 0), ones, "same")
     count = np.convolve(finite.astype(float), ones, "same")
     return np.where(count > 0.5, total / np.maximum(count, 1), np.nan)
-
-
-def spread_of(values: Floats) -> Floats:
-    """Standard deviation over the runs of a group, (R, …) to (…); 0 where there is only one."""
-    if len(values) < 2:
-        return np.zeros(values.shape[1:])
-    deviation: Floats = values.std(axis=0, ddof=1)
-    return deviation

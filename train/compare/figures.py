@@ -11,7 +11,7 @@ from cache.common.progress import clock
 from cache.errors import InputError
 
 from ..metrics.scores import TITLES
-from .curves import Floats, Group, group_runs, read_curves, smooth, spread_of
+from .curves import Floats, Group, group_runs, read_curves, smooth
 from .table import cells, column_names, mean_text
 
 if TYPE_CHECKING:
@@ -178,7 +178,8 @@ def _panel(
         for index, (x, y) in enumerate(curves):
             if len(x):
                 color, dashed = _line_style(index)
-                _draw_curve(axes, x, y, smoothing, color=colors[color], dashes=(4, 1.5) if dashed else (), dots=dots)
+                line = "--" if dashed else "-"
+                _draw_curve(axes, x, y, smoothing, colors[color], "o" + line if dots else line)
         if not dots:
             axes.set_ylim(bottom=0)
         axes.set(xlim=(0, last), xlabel=x_label, ylabel=y_label)
@@ -186,18 +187,17 @@ def _panel(
     return Panel(heading, draw, f"{heading}, of {', '.join(group.name for group in groups)}")
 
 
-def _draw_curve(
-    axes: "Axes", x: Floats, y: Floats, smoothing: int, *, color: str, dashes: tuple[float, ...], dots: bool
-) -> None:
+def _draw_curve(axes: "Axes", x: Floats, y: Floats, smoothing: int, color: str, line: str) -> None:
     """The mean of a group's runs and one standard deviation to either side; of a lone run also what was smoothed."""
     each = np.stack([smooth(run, smoothing) for run in y])
     pick = np.unique(np.linspace(0, len(x) - 1, min(len(x), MOST_POINTS)).astype(int))
-    mean, deviation = each.mean(axis=0)[pick], spread_of(each)[pick]
+    mean = each.mean(axis=0)[pick]
     if len(y) > 1:
+        deviation = each.std(axis=0, ddof=1)[pick]
         axes.fill_between(x[pick], mean - deviation, mean + deviation, color=color, alpha=0.2, linewidth=0)
     elif smoothing > 1:
         axes.plot(x[pick], y[0][pick], color=color, linewidth=0.8, alpha=0.4)
-    axes.plot(x[pick], mean, color=color, linewidth=2, dashes=dashes, marker="o" if dots else "", clip_on=not dots)
+    axes.plot(x[pick], mean, line, color=color, linewidth=2, clip_on=not line.startswith("o"))
 
 
 def _time_unit(seconds: float) -> tuple[str, float]:
