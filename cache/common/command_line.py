@@ -68,9 +68,7 @@ def run_command(command: Callable[..., Any]) -> NoReturn:
     except LengthwiseError as error:
         click.echo(f"error: {error}", err=True)
         code = error.exit_code
-    except (MemoryError, ImportError) as error:
-        if isinstance(error, ImportError) and "failed to map segment" not in str(error):
-            raise
+    except MemoryError as error:
         click.echo(f"error: not enough memory {error}".rstrip(), err=True)
         code = 1
     except (OSError, ImportError) as error:  # what the system refuses, for example to load a library
