@@ -35,6 +35,7 @@ def build_cache(
         engine: who tokenizes: auto (default), nanotoken, gigatoken or tokenizers.
         max_length: tokens a row is truncated to; None = the preset's or the tokenizer's, at most 512.
         holdout: fraction of a lone split `train` to hold out as `test`; None = none, but for some presets.
+        validation: fraction of split `train` to hold out as `validation`, beside `holdout` (default 0).
         limit: most rows of each split, drawn at random; None = all.
         strategy, batch_size, max_tokens, seed: the plan of split `train`; see `cache.PlanSpec`.
         epochs: of the plan (default 3).

@@ -9,6 +9,7 @@ import resource
 import shutil
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -30,7 +31,14 @@ from .settings import BuildSettings
 from .sources.corpus import Source
 from .sources.opening import open_source
 from .tokenization.engines import ParityError
-from .tokenization.tokenizer import Encoder, TokenizerFiles, default_max_length, find_tokenizer, with_space_before
+from .tokenization.tokenizer import (
+    Encoder,
+    TokenizerFiles,
+    default_max_length,
+    find_tokenizer,
+    own_limit,
+    with_space_before,
+)
 from .tokenization.words import packed_type, unpack
 
 ROW_BYTES = 16
@@ -74,6 +82,12 @@ def build(settings: BuildSettings, console: ConsoleProgress, source: Source | No
         _check_words(settings, source)
         tokenizer = with_space_before(tokenizer)
     max_length = settings.max_length or source.max_length or default_max_length(tokenizer)
+    limit = own_limit(tokenizer)
+    if limit is not None and max_length > limit:
+        console.log(
+            f"warning: --max-length {max_length}, but {tokenizer.name} is the tokenizer of a model whose rows have at "
+            f"most {limit} tokens (model_max_length); such a model cannot train on this cache"
+        )
     encoder = Encoder(tokenizer, max_length, settings.engine, source.pair, source.words)
     manifest = _empty_manifest(settings, source, tokenizer, encoder)
     path = Path(settings.out) / manifest.name
@@ -88,6 +102,7 @@ def build(settings: BuildSettings, console: ConsoleProgress, source: Source | No
             return BuildResult(cache, True, _write_plans(cache, settings, console))
         with staging(path) as folder:
             encoded = _encode(source, encoder, manifest, settings, folder.path / SORTED_RUNS, console)
+            _check_classes(encoded.task, source)
             complete = _write(folder, manifest, encoded, encoder, settings.shard_bytes, tokenizer)
             planned = _write_plans(Cache(folder, complete), settings, console)
             publish(folder, path)
@@ -101,6 +116,15 @@ def _check_address_space() -> None:
         raise InputError(
             f"this process may have {limit >> 20:,} MiB of address space, expected {ADDRESS_SPACE >> 20:,} MiB or more "
             "to build a cache; first run: ulimit -v unlimited"
+        )
+
+
+def _check_classes(task: Task, source: Source) -> None:
+    """Labels must tell rows apart: transformers takes a classifier of one class for a regression."""
+    if task.kind in ("classification", TOKENS) and len(task.label_names) == 1:
+        raise InputError(
+            f"{source.argument}: every label is {task.label_names[0]!r}, and a classifier needs at least two classes; "
+            f"see --label, or build without labels: --task {MLM}"
         )
 
 
@@ -125,7 +149,15 @@ def _empty_manifest(settings: BuildSettings, source: Source, tokenizer: Tokenize
             f"--holdout takes part of a lone split 'train' as 'test', but {source.where} has "
             f"the splits {', '.join(source.splits)}; pass --holdout 0"
         )
-    asked = {} if settings.task == "auto" else {"task": settings.task}
+    if settings.validation and ("train" not in source.splits or "validation" in source.splits):
+        raise InputError(
+            f"--validation takes part of the split 'train' as 'validation', but {source.where} has "
+            f"the splits {', '.join(source.splits)}; leave it out"
+        )
+    if holdout + settings.validation >= 1:
+        raise InputError(f"--holdout {holdout} and --validation {settings.validation} leave no rows to train on")
+    asked: dict[str, Any] = {} if settings.task == "auto" else {"task": settings.task}
+    asked |= {"validation": settings.validation} if settings.validation else {}
     identity = {**source.identity, "holdout": holdout, "limit": settings.limit, **asked}
     content = {
         "source": identity,
@@ -216,7 +248,8 @@ def _encode(
 ) -> Encoded:
     """Tokenize the source into sorted runs; with `tokenizers` where a faster engine gives other ids."""
     task = source.task if settings.task == "auto" else settings.task
-    selection = Selection(task, manifest.source["holdout"], settings.limit)
+    held = {"test": manifest.source["holdout"], "validation": settings.validation}
+    selection = Selection(task, {name: fraction for name, fraction in held.items() if fraction}, settings.limit)
     arguments = (source, encoder, selection, spill, settings.memory_bytes, console)
     try:
         return encode_source(*arguments)

@@ -27,6 +27,7 @@ class BuildOptions(TypedDict, total=False):
     engine: str
     max_length: int | None
     holdout: float | None
+    validation: float
     limit: int | None
     strategy: str
     batch_size: int | None
@@ -60,6 +61,7 @@ class BuildSettings:
     engine: str = "auto"
     max_length: int | None = None
     holdout: float | None = None
+    validation: float = 0.0
     limit: int | None = None
     strategy: str = "smart"
     batch_size: int | None = None
@@ -82,6 +84,8 @@ class BuildSettings:
             wrong.append(f"--max-length {self.max_length} is not from 1 to {MAX_LENGTH}")
         if self.holdout is not None and not 0 <= self.holdout < 1:
             wrong.append(f"--holdout {self.holdout} is not a fraction from 0 to below 1")
+        if not 0 <= self.validation < 1:
+            wrong.append(f"--validation {self.validation} is not a fraction from 0 to below 1")
         if self.limit is not None and self.limit < 1:
             wrong.append(f"--limit {self.limit} is not 1 or more")
         if self.epochs < 0:

@@ -6,6 +6,7 @@ from pathlib import Path
 from cache.common.progress import clock
 
 from .loop.setup import TrainingSetup
+from .metrics.scores import TITLES, main_score
 from .models.inputs import PADDING_SIDE
 from .run_folder.folder import METRICS, MODEL, Json
 from .run_folder.trackers import Trackers
@@ -53,12 +54,22 @@ def report_end(folder: Path, summary: Json, setup: TrainingSetup, trackers: Trac
         log(f"{name:10} incomplete: it failed after step {step:,}; {METRICS} has every record")
     if summary["skipped_updates"]:
         log(f"skipped    {summary['skipped_updates']:,} updates, whose loss or gradients were not finite")
+    if "best_epoch" in summary:
+        log(f"best       epoch {summary['best_epoch']}, by {settings.keep_best} on {settings.eval_split}; exported")
+        if settings.eval_split == "test":
+            log("           its scores are too good by a little: the test rows chose it; see prep build --validation")
+    if "test" in summary:
+        loss = summary["test"]["loss"]
+        shown = main_score(summary["test"], str(setup.cache.manifest.source.get("metric", "")))
+        score = "" if shown is None else f", {TITLES.get(shown[0], shown[0])} {shown[1]:.4f}"
+        log(f"{summary['test']['split']:10} loss {loss:.4f}{score}, on {summary['test']['rows']:,} rows")
     memory = summary["peak_memory_bytes"]
     peak = f", peak memory {memory / 2**20:,.0f} MiB" if memory else ""
     log(f"time       {clock(summary['seconds'])}{peak}")
     log(f"model      {folder / MODEL}")
-    if settings.eval_split != NO_SPLIT:
-        log(f"next       train eval {folder} --cache {settings.cache} --split {settings.eval_split}")
+    evaluated = settings.eval_split if settings.test_split in (None, NO_SPLIT) else settings.test_split
+    if evaluated != NO_SPLIT:
+        log(f"next       train eval {folder} --cache {settings.cache} --split {evaluated}")
     if setup.masking is not None:
         cache = settings.cache if task.labelled else "CACHE-WITH-LABELS"
         log(f"next       train run --cache {cache} --model {folder / MODEL}")

@@ -124,7 +124,7 @@ def resume_run(path: Path, given: Mapping[str, Any], log: Log, warn: Log, quiet:
             remove_leftovers(run)
         point = load_resume_point(run, settings, info, progress.warn)
         step, total = point.state.step, point.setup.total_steps
-        if step < total:
+        if not point.state.is_finished(len(point.setup.steps), settings.early_stopping):
             check_padding_free(point.setup)
             check_memory(point.setup, point.state)
         stop.graceful = True
@@ -135,7 +135,7 @@ def resume_run(path: Path, given: Mapping[str, Any], log: Log, warn: Log, quiet:
 
 def train(setup: TrainingSetup, state: State, callbacks: Callbacks) -> bool:
     """Train from `state` to the end of the run; False if it was told to stop before."""
-    while state.epoch < len(setup.steps):
+    while not state.is_finished(len(setup.steps), setup.settings.early_stopping):
         setup.model.train()
         for batch in setup.batches(state.epoch, state.epoch_step):
             loss = backward(setup, batch)
@@ -176,12 +176,10 @@ def _train_to_end(
             if trackers.fresh and start.kept:
                 trackers.catch_up(joined_records(read_records(run, METRICS), read_records(run, TIMING)))
             progress.begin(setup.total_steps, state.step)
-            finished = train(setup, state, callbacks)
-            if finished:
-                summary = _finish(run, start, callbacks)
+            summary = _finish(run, start, callbacks) if train(setup, state, callbacks) else None
         finally:
             callbacks.close()
-        if not finished:
+        if summary is None:
             position = f"step {state.step:,} of {setup.total_steps:,}"
             progress.warn(f"stopped at {position}; go on with: train run --resume {run.path}")
             raise Stopped(stop.signum or 0)
@@ -189,9 +187,12 @@ def _train_to_end(
     return run.path
 
 
-def _finish(run: Folder, start: ResumePoint, callbacks: RunCallbacks) -> Json:
-    """Export the model, then write and return the summary."""
+def _finish(run: Folder, start: ResumePoint, callbacks: RunCallbacks) -> Json | None:
+    """Export the model, then write and return the summary; None if told to stop before."""
     setup, state = start.setup, start.state
+    test = callbacks.on_end()
+    if test is None:
+        return None
     began = time.monotonic()
     export_model(run, setup.model, setup.tokenizer, setup.cache.manifest, start.info, callbacks.results())
     state.seconds += time.monotonic() - began
@@ -201,8 +202,12 @@ def _finish(run: Folder, start: ResumePoint, callbacks: RunCallbacks) -> Json:
         "peak_memory_bytes": devices.peak_memory_bytes(setup.device),
         "skipped_updates": state.skipped,
         "eval_split": setup.settings.eval_split,
-        "scores": state.scores,
+        "scores": state.scores if state.best is None else state.best["scores"],
     }
+    if state.best is not None:
+        facts["best_epoch"] = state.best["epoch"]
+    if test:
+        facts["test"] = test
     write_summary(run, Summary(finite(facts), callbacks.sync()))
     return facts
 

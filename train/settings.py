@@ -135,7 +135,26 @@ class Settings:
         None, "Round batch widths up to a multiple of this many tokens.", default_text="8 on CUDA, else 1", minimum=1
     )
     eval_split: str | None = setting(
-        None, "Split to evaluate after each epoch, or none.", default_text="test, where the cache has it"
+        None, "Split to evaluate after each epoch, or none.", default_text="validation, else test, where there is one"
+    )
+    test_split: str | None = setting(
+        None,
+        "Split to evaluate the exported model on, once, at the end; or none.",
+        default_text="test, where another split was evaluated after each epoch",
+    )
+    keep_best: str | None = setting(
+        None,
+        "Export the model of the epoch with the best METRIC in its evaluation, such as accuracy or loss; without "
+        "METRIC, the one that runs are compared by.",
+        default_text="that of the last epoch",
+        bare=AUTO,
+        metavar="[METRIC]",
+    )
+    early_stopping: int | None = setting(
+        None,
+        "Stop when so many epochs in a row were not better than the best one; includes --keep-best.",
+        default_text="train all epochs",
+        minimum=1,
     )
     eval_rows: int | None = setting(
         None,

@@ -1,4 +1,5 @@
-"""Which rows of a source go where: a limit, and a part of `train` held out as `test`. Always the same rows."""
+"""Which rows of a source go where: a limit, and parts of `train` held out as `test` and `validation`. Always the same
+rows."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -18,6 +19,9 @@ from ..sources.corpus import Source
 if TYPE_CHECKING:
     import pyarrow as pa
 
+FLAGS = {"test": "--holdout", "validation": "--validation"}
+"""The splits that can be held out, and the flag of each."""
+
 KEPT_BYTES = 256 * 1024 * 1024
 """A split up to this size is kept in memory between choosing its rows and encoding them."""
 
@@ -28,12 +32,12 @@ class Selection:
 
     Attributes:
         task: what the labels are, one of `cache.format.tasks.KINDS`, or "auto": a class is held out evenly.
-        holdout: fraction of split `train` that becomes `test`.
+        holdout: for each split that is held out, the fraction of split `train` that it takes.
         limit: most rows of each source split; None = all.
     """
 
     task: str
-    holdout: float
+    holdout: dict[str, float]
     limit: int | None
 
 
@@ -45,9 +49,10 @@ def choose_rows(
     Choosing rows needs their labels first, so the split is then read twice, or held in memory where it is small.
 
     Raises:
-        InputError: a label is missing or of a wrong kind, or the holdout leaves `train` or `test` without a row.
+        InputError: a label is missing or of a wrong kind, or the holdout leaves a split without a row.
     """
-    if not selection.holdout and selection.limit is None:
+    fractions = selection.holdout if split == "train" else {}
+    if not fractions and selection.limit is None:
         return stream(), {split: None}
     held: list[pa.RecordBatch] | None = []
     coded, rows, size, classed = [], 0, 0, selection.task != MLM and not source.words
@@ -61,18 +66,20 @@ def choose_rows(
             held = held if size <= KEPT_BYTES else None
     chosen = limit_rows(rows, selection.limit)
     batches = iter(held) if held is not None else stream()
-    if not selection.holdout:
+    if not fractions:
         return batches, {split: chosen}
     strata = _strata(split, coded, source, selection.task) if classed else np.zeros(rows, np.int64)
-    test = held_out(strata, chosen, selection.holdout)
-    train = chosen & ~test
-    if rows and not (test.any() and train.any()):
+    apart = held_out(strata, chosen, fractions)
+    parts = {split: chosen & ~np.logical_or.reduce(list(apart.values())), **apart}
+    without = [name for name, part in parts.items() if not part.any()]
+    if rows and without:
+        taken = " and ".join(map(str, fractions.values()))
+        flags = " or ".join(f"{FLAGS[name]} 0" for name in fractions)
         raise InputError(
-            f"a holdout of {selection.holdout} of {int(chosen.sum()):,} rows{', taken from each class,' * classed} "
-            f"leaves no row to "
-            f"{'train' if test.any() else 'test'}; pass --holdout 0 or another fraction"
+            f"a holdout of {taken} of {int(chosen.sum()):,} rows{', taken from each class,' * classed} leaves no row "
+            f"to {' and '.join(without)}; pass {flags} or another fraction"
         )
-    return batches, {split: train, "test": test}
+    return batches, parts
 
 
 def _strata(split: str, coded: list[Coded], source: Source, task: str) -> Array:
@@ -92,23 +99,27 @@ def limit_rows(rows: int, limit: int | None) -> Mask:
     return chosen
 
 
-def held_out(classes: npt.NDArray[np.int64], chosen: Mask, fraction: float) -> Mask:
-    """Hold out a fraction of every class.
+def held_out(classes: npt.NDArray[np.int64], chosen: Mask, fractions: dict[str, float]) -> dict[str, Mask]:
+    """Hold out fractions of every class.
 
     Args:
         classes: (rows,) class ids.
         chosen: (rows,) the rows that take part.
-        fraction: 0 to 1.
+        fractions: for each split that is held out, 0 to 1; 1 at most in all.
 
     Returns:
-        (rows,) True for round(fraction x rows) random rows of each class.
+        For each (rows,) True for round(fraction x rows) random rows of each class, no row in two of them.
     """
-    held = np.zeros(len(classes), bool)
+    held = {name: np.zeros(len(classes), bool) for name in fractions}
     order = _random_order(len(classes))
     order = order[chosen[order]]
     for number in np.flatnonzero(np.bincount(classes[chosen])):
         members = order[classes[order] == number]
-        held[members[: round(len(members) * fraction)]] = True
+        first = 0
+        for name, fraction in fractions.items():
+            stop = first + round(len(members) * fraction)
+            held[name][members[first:stop]] = True
+            first = stop
     return held
 
 

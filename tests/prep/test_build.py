@@ -14,6 +14,8 @@ from prep.rows import selection
 from prep.sources import files
 
 from ..helpers.builds import build_toy, check_rows, content, decoded, ids_by_transformers
+from ..helpers.commands import Prep
+from ..helpers.commands import build as run_build
 from ..helpers.corpora import toy_rows, write_rows
 from ..helpers.tokenizers import write_tokenizer
 
@@ -38,6 +40,59 @@ def test_the_holdout_is_stratified_and_always_the_same(tmp_path: Path) -> None:
     assert all(ids == expected[row] for name in cache for row, (ids, _) in decoded(cache, name).items())
     again = build_toy(path, tmp_path, holdout=0.1, name="again").cache
     assert set(decoded(again, "test")) == held
+
+
+def test_a_part_held_out_for_validation_leaves_test_as_it_is(tmp_path: Path) -> None:
+    """Both are stratified, no row is in two splits, and a test split of the source's own may stand beside it."""
+    path = write_rows(tmp_path / "a.csv", toy_rows(90, classes=("a", "a", "b")))
+    without = build_toy(path, tmp_path, holdout=0.2, name="without").cache
+    cache = build_toy(path, tmp_path, holdout=0.2, validation=0.1).cache
+    labels = {name: [label for _, label in decoded(cache, name).values()] for name in cache}
+    assert {name: (found.count("a"), found.count("b")) for name, found in labels.items()} == {
+        "train": (42, 21),
+        "test": (12, 6),
+        "validation": (6, 3),
+    }
+    assert decoded(cache, "test") == decoded(without, "test")
+    assert sorted(row for name in cache for row in decoded(cache, name)) == list(range(90))
+    assert cache.manifest.fingerprint != without.manifest.fingerprint
+    write_rows(tmp_path / "data" / "train.csv", toy_rows(50))
+    write_rows(tmp_path / "data" / "test.csv", toy_rows(6, seed=1))
+    both = build_toy(tmp_path / "data", tmp_path, validation=0.1).cache
+    assert {name: len(split) for name, split in both.items()} == {"train": 46, "test": 6, "validation": 4}
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"holdout": 0.5, "validation": 0.5}, "--holdout 0.5 and --validation 0.5 leave no rows to train on"),
+        ({"validation": 1.5}, "--validation 1.5 is not a fraction from 0 to below 1"),
+        ({"validation": 0.001}, "a holdout of 0.001 of 60 rows, taken from each class, leaves no row to validation"),
+    ],
+)
+def test_a_validation_split_that_cannot_be_is_refused(tmp_path: Path, options: dict[str, float], message: str) -> None:
+    path = write_rows(tmp_path / "a.csv", toy_rows(60))
+    with pytest.raises(InputError, match=message):
+        build_toy(path, tmp_path, **options)
+
+
+@pytest.mark.parametrize("task", ["auto", "classification"])
+def test_labels_of_one_class_are_refused_and_the_old_cache_stays(tmp_path: Path, task: str) -> None:
+    path = write_rows(tmp_path / "a.csv", [(text, "same") for text, _ in toy_rows(12)])
+    with pytest.raises(InputError, match="every label is 'same', and a classifier needs at least two classes"):
+        build_toy(path, tmp_path, task=task)
+    assert not (tmp_path / "caches" / "a").exists()
+    assert build_toy(path, tmp_path, task="mlm").cache.manifest.task.kind == "mlm"
+
+
+def test_rows_longer_than_the_tokenizers_model_takes_are_said(tmp_path: Path, prep: Prep) -> None:
+    """The toy tokenizer's config says 128."""
+    path = write_rows(tmp_path / "a.csv", toy_rows(12))
+    said = [run_build(prep, str(path), "--max-length", str(length), "--force").err for length in (128, 129)]
+    assert "warning" not in said[0]
+    assert (
+        "warning: --max-length 129, but tok is the tokenizer of a model whose rows have at most 128 tokens" in said[1]
+    )
 
 
 def test_the_limit_draws_rows_of_every_split_before_the_holdout(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Runs side by side: the tutorial's table, in Markdown."""
+"""The table of `train compare` in Markdown: the tutorial's columns, one row per run."""
 
 import re
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ from cache.common.progress import clock
 
 from ..metrics.scores import TITLES, main_score
 from ..run_folder.folder import METRICS, TIMING, Json, RunInfo, open_run, read_run, read_summary
-from ..run_folder.records import read_records
+from ..run_folder.records import exported_evaluation, read_records
 
 COLUMNS = (
     "run",
@@ -31,16 +31,16 @@ _MARKDOWN = re.compile(r"[\\|`<\[*&]")
 
 @dataclass(frozen=True)
 class RunResult:
-    """What a run's folder says of it.
+    """The results recorded in a run folder.
 
     Attributes:
         folder: of the run.
         info: its settings.
-        score: name and value of the main score of its last evaluation, None where there was none.
+        score: name and value of the main score of its model, see `exported_evaluation`; None where there is none.
         epoch_seconds: training time of each epoch, seconds.
         steps: optimizer steps done.
         padded_tokens: tokens computed in training, padding included.
-        finished: whether it came to its end.
+        finished: whether the run is complete.
     """
 
     folder: Path
@@ -53,12 +53,12 @@ class RunResult:
 
     @property
     def accuracy(self) -> float | None:
-        """Of its last evaluation, None where there was none or the task has none."""
+        """The score, where it is the accuracy."""
         return self.score[1] if self.score and self.score[0] == "accuracy" else None
 
 
 def read_result(folder: Path) -> RunResult:
-    """Read what a run has recorded so far.
+    """Read the results that a run has so far.
 
     Raises:
         InputError: the folder is not a run folder.
@@ -67,11 +67,11 @@ def read_result(folder: Path) -> RunResult:
         info, finished = read_run(run), read_summary(run) is not None
         metrics, timing = read_records(run, METRICS), read_records(run, TIMING)
     steps = [record for record in metrics if record["kind"] == "step"]
-    scores = [main_score(record, info.metric) for record in metrics if record["kind"] == "eval"]
+    evaluation = exported_evaluation(metrics, info.settings)
     return RunResult(
         folder=folder,
         info=info,
-        score=scores[-1] if scores else None,
+        score=None if evaluation is None else main_score(evaluation, info.metric),
         epoch_seconds=tuple(record["seconds"] for record in timing if record["kind"] == "epoch"),
         steps=steps[-1]["step"] if steps else 0,
         padded_tokens=sum(record["padded_tokens"] for record in steps),

@@ -4,6 +4,7 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Protocol
 
+from cache import Split
 from cache.common.files import storage_errors
 from cache.common.folder import Folder
 from cache.common.progress import clock
@@ -12,13 +13,13 @@ from cache.format.files import FileInfo
 
 from .. import device as devices
 from ..metrics.evaluation import evaluate
-from ..metrics.scores import TITLES, Scores
+from ..metrics.scores import TITLES, Scores, is_better
 from ..run_folder.console import ConsoleProgress
 from ..run_folder.folder import CHECKPOINTS, METRICS, TIMING, Json
-from ..run_folder.records import Records, joined_records
+from ..run_folder.records import Records, finite, joined_records
 from ..run_folder.trackers import Trackers
 from ..signals import StopRequest
-from .checkpoint import checkpoints, prune, save_checkpoint
+from .checkpoint import checkpoints, load_weights, prune, save_checkpoint
 from .setup import TrainingSetup
 from .state import Meter, State, Sums
 from .step import learning_rate
@@ -102,9 +103,9 @@ class RunCallbacks:
         )
         self.progress.update(state.step, sums.mean_loss, speed)
 
-    def _record(self, kind: str, result: Json, times: Json | None = None) -> None:
+    def _record(self, kind: str, result: Json, times: Json | None = None, epoch: int | None = None) -> None:
         """Write a record of the current step; `result` is the same in two equal runs, `times` is not."""
-        position = {"kind": kind, "step": self.state.step, "epoch": self.state.epoch + 1}
+        position = {"kind": kind, "step": self.state.step, "epoch": epoch or self.state.epoch + 1}
         self.metrics.add({**position, **result})
         if times:
             self.timing.add({**position, **times})
@@ -135,7 +136,8 @@ class RunCallbacks:
         """Evaluate, record the epoch and move on to the next one; returns whether to stop."""
         state, setup = self.state, self.setup
         self._lap(training=True)
-        scores = self._evaluate()
+        split = setup.split_named(setup.settings.eval_split)
+        scores = None if split is None else self._evaluate(split, setup.settings.eval_rows)
         if self.stop and scores is None:
             self.save()
             return True
@@ -148,11 +150,22 @@ class RunCallbacks:
         row = self._row(result, eval_seconds)
         state.scores = scores.to_json() if scores is not None else None
         state.epoch, state.epoch_step, state.epoch_sums, state.epoch_seconds = state.epoch + 1, 0, Sums(), 0.0
-        last, every = state.epoch == len(setup.steps), setup.settings.save_steps
-        if last or self.stop or not every or state.step % every == 0:
+        best = self._is_best(result)
+        last = state.is_finished(len(setup.steps), setup.settings.early_stopping)
+        every = setup.settings.save_steps
+        if last or best or self.stop or not every or state.step % every == 0:
             self.save()
         self.progress.epoch(row)
         return bool(self.stop) and not last
+
+    def _is_best(self, result: Json) -> bool:
+        """With `keep_best`, whether the epoch just finished is the best so far, which `state` then notes."""
+        name, state = self.setup.settings.keep_best, self.state
+        value = None if name is None else finite(result).get(name)
+        if name is None or not is_better(name, value, None if state.best is None else state.best["value"]):
+            return False
+        state.best = {"epoch": state.epoch, "step": state.step, "value": value, "scores": finite(state.scores or {})}
+        return True
 
     def save(self) -> None:
         """Write a checkpoint, then delete the oldest ones.
@@ -165,8 +178,35 @@ class RunCallbacks:
             raise self._non_finite(bad_step)
         self._lap(training=True)
         save_checkpoint(self.checkpoints, self.setup, self.state, self.owner, self.sync())
-        prune(self.checkpoints, self.setup.settings.keep_checkpoints)
+        best_step = None if self.state.best is None else self.state.best["step"]
+        prune(self.checkpoints, self.setup.settings.keep_checkpoints, best_step)
         self._lap(training=False)
+
+    def on_end(self) -> Json | None:
+        """Go back to the weights of the best epoch with `keep_best`, and evaluate on the test split where there is one.
+
+        Returns:
+            The scores on the test split, empty where there is none; None if told to stop meanwhile.
+
+        Raises:
+            CorruptCacheError: the best epoch's checkpoint is missing or damaged.
+        """
+        setup, state = self.setup, self.state
+        epoch = state.epoch
+        if state.best is not None:
+            epoch = state.best["epoch"]
+            if state.best["step"] != state.step:
+                load_weights(self.checkpoints, state.best["step"], setup)
+        split = setup.split_named(setup.settings.test_split)
+        if split is None:
+            return {}
+        scores = self._evaluate(split, None)
+        if scores is None:
+            return None
+        self._lap(training=False)
+        result = {"split": split.name, **scores.summary()}
+        self._record("test", result, epoch=epoch)
+        return {"split": split.name, **scores.to_json()}
 
     def sync(self) -> dict[str, FileInfo]:
         """Flush the record files to disk; returns size and checksum of each."""
@@ -182,19 +222,17 @@ class RunCallbacks:
         self.metrics.close()
         self.timing.close()
 
-    def _evaluate(self) -> Scores | None:
-        split = self.setup.evaluation_split
-        if split is None:
-            return None
+    def _evaluate(self, split: Split, limit: int | None) -> Scores | None:
+        """Scores of the model on a split, on about `limit` rows of it; None if told to stop meanwhile."""
         settings = self.setup.settings
-        with self.progress.evaluating(split.name, settings.eval_rows or len(split)) as bar:
+        with self.progress.evaluating(split.name, limit or len(split)) as bar:
             return evaluate(
                 self.setup.model,
                 split,
                 self.setup.device,
                 settings.precision,
                 settings.eval_batch_size,
-                settings.eval_rows,
+                limit,
                 lambda: bool(self.stop),
                 bar.update,
             )

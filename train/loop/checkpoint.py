@@ -75,7 +75,7 @@ def save_checkpoint(
     Raises:
         StorageError: the file system refused; older checkpoints are unchanged.
     """
-    name = f"step-{state.step:06d}"
+    name = step_name(state.step)
     if root.stat(name) is not None:
         return  # of the same step: resumed before the end of its epoch, which was repeated
     with storage_errors(root.path / name), root.staging(name) as folder:
@@ -99,7 +99,7 @@ def save_checkpoint(
             file.write(seal(content))
 
 
-_PROGRESS = ("epoch", "epoch_step", "step", "skipped", "epoch_seconds", "seconds", "scores")
+_PROGRESS = ("epoch", "epoch_step", "step", "skipped", "epoch_seconds", "seconds", "scores", "best")
 
 
 def _file_info(folder: Folder, name: str) -> FileInfo:
@@ -140,10 +140,16 @@ def _half_deleted(root: Folder, name: str) -> bool:
     return found is not None and stat.S_ISDIR(found.st_mode) and root.stat(f"{name}/{STATE}") is None
 
 
-def prune(root: Folder, keep: int) -> None:
-    """Delete all but the `keep` newest checkpoints."""
+def prune(root: Folder, keep: int, best_step: int | None) -> None:
+    """Delete all but the `keep` newest checkpoints and the one of the best epoch."""
     for name in checkpoints(root)[keep:]:
-        _remove(root, name)
+        if name != step_name(best_step):
+            _remove(root, name)
+
+
+def step_name(step: int | None) -> str:
+    """The name of a step's checkpoint; of no step, the name of none."""
+    return "" if step is None else f"step-{step:06d}"
 
 
 def clean(root: Folder) -> None:
@@ -216,6 +222,11 @@ def read_checkpoint(root: Folder, name: str) -> Checkpoint:
         if not all(is_number(values.get(key)) for key in keys):
             raise CorruptCacheError(f"{path}: not all of {', '.join(keys)} are numbers")
     state.check("scores", "an object or null", lambda value: value is None or isinstance(value, dict))
+    best = state.check("best", "an object or null", lambda value: value is None or isinstance(value, dict))
+    if best is not None:
+        of_best = Fields(best, path)
+        of_best.integer("epoch", 1, MAX_COUNT), of_best.integer("step", 1, MAX_COUNT), of_best.mapping("scores")
+        of_best.check("value", "a number", is_number)
     return Checkpoint(folder, content, listed_files(state, "records", (METRICS, TIMING)))
 
 
@@ -252,10 +263,31 @@ def load_checkpoint(checkpoint: Checkpoint, setup: TrainingSetup) -> State:
     return state
 
 
-def _restore(folder: Folder, setup: TrainingSetup) -> None:
-    weights, moments, random = (read_tensors(folder, name) for name in (WEIGHTS, OPTIMIZER, RANDOM))
+def load_weights(root: Folder, step: int, setup: TrainingSetup) -> None:
+    """Give the model the weights of a step's checkpoint.
+
+    Raises:
+        CorruptCacheError: it is missing or damaged.
+        MismatchError: its tensors are not those of this model.
+    """
+    folder = read_checkpoint(root, step_name(step)).folder
+    try:
+        with storage_errors(folder.path, "read"):
+            _copy_weights(read_tensors(folder, WEIGHTS), setup)
+    except (RuntimeError, ValueError, TypeError, SafetensorError) as error:
+        raise MismatchError(f"{folder.path}: its tensors are not those of this model ({error})") from None
+
+
+def _copy_weights(weights: Tensors, setup: TrainingSetup) -> None:
     present = _weights(setup.model)
     check_tensors(weights, present)
+    with torch.no_grad():
+        for name, tensor in weights.items():
+            present[name].copy_(tensor)
+
+
+def _restore(folder: Folder, setup: TrainingSetup) -> None:
+    weights, moments, random = (read_tensors(folder, name) for name in (WEIGHTS, OPTIMIZER, RANDOM))
     trained = {
         name: parameter
         for name, parameter in setup.model.named_parameters()
@@ -265,9 +297,7 @@ def _restore(folder: Folder, setup: TrainingSetup) -> None:
     like = {name: {"exp_avg": p, "exp_avg_sq": p, "step": number} for name, p in trained.items()}
     check_tensors(moments, {f"{name}.{moment}": tensor for name in like for moment, tensor in like[name].items()})
     check_tensors(random, devices.random_state(setup.device))
-    with torch.no_grad():
-        for name, tensor in weights.items():
-            present[name].copy_(tensor)
+    _copy_weights(weights, setup)
     for name, parameter in trained.items():
         for moment in like[name]:
             setup.optimizer.state[parameter][moment] = moments[f"{name}.{moment}"].to(setup.device)

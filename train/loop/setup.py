@@ -1,6 +1,6 @@
 """What a run trains: settings with nothing left open, and the model, optimizer, plan and device they give."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,11 +15,13 @@ from cache.format.tasks import MLM
 from cache.plans.spec import PlanSpec
 
 from .. import device as devices
+from ..metrics.evaluation import score_names
+from ..metrics.scores import main_score
 from ..models.cpu_attention import use_cpu_kernels
 from ..models.fit import CacheRequirements
 from ..models.frozen import freeze, use_gradient_checkpointing
 from ..models.inputs import PADDING_SIDE
-from ..models.losses import Loss, model_loss, resolve_weights, training_loss
+from ..models.losses import ONE_CLASS, Loss, model_loss, resolve_weights, training_loss
 from ..models.masked_lm import PROBABILITY, Masking, masked_forward
 from ..models.packed import check_packed, use_packed
 from ..models.pooled import use_pooled_only
@@ -88,10 +90,8 @@ class TrainingSetup:
         """The parameters that the optimizer updates."""
         return [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
 
-    @property
-    def evaluation_split(self) -> Split | None:
-        """The split to evaluate after each epoch, if any."""
-        name = self.settings.eval_split
+    def split_named(self, name: str | None) -> Split | None:
+        """A split that a setting names; None where it names none."""
         return None if name in (None, NO_SPLIT) else self.cache[str(name)]
 
     @property
@@ -230,12 +230,10 @@ def resolve_settings(settings: Settings, cache: Cache) -> tuple[Settings, torch.
         InputError: the cache or this machine does not provide what they ask for.
     """
     device = devices.pick_device(settings.device)
-    eval_split = settings.eval_split
-    if eval_split is None:
-        eval_split = "test" if "test" in cache and len(cache["test"]) else NO_SPLIT
-    elif eval_split != NO_SPLIT and not len(cache[eval_split]):
-        raise InputError(f"--eval-split {eval_split}: it has no rows; pass another one, or --eval-split {NO_SPLIT}")
     task = _resolve_task(settings, cache)
+    eval_split = _resolve_split("--eval-split", settings.eval_split, cache, ("validation", "test"))
+    after = () if eval_split in ("test", NO_SPLIT) else ("test",)
+    test_split = _resolve_split("--test-split", settings.test_split, cache, after)
     resolved = replace(
         settings.with_plan(settings.plan_spec(training_split(cache).default_spec())),
         task=task,
@@ -247,9 +245,49 @@ def resolve_settings(settings: Settings, cache: Cache) -> tuple[Settings, torch.
         precision=devices.pick_precision(settings.precision, device),
         pad_to_multiple_of=settings.pad_to_multiple_of or (8 if device.type == "cuda" else 1),
         eval_split=eval_split,
+        test_split=test_split,
+        keep_best=_resolve_metric(settings, cache, task, eval_split),
         tensorboard=_absolute_folder(settings.tensorboard),
     )
     return resolved, device
+
+
+def _resolve_split(flag: str, given: str | None, cache: Cache, usual: Sequence[str]) -> str:
+    """The split to evaluate: the one given, else the first of the usual ones that has rows, else none."""
+    if given is None:
+        return next((name for name in usual if name in cache and len(cache[name])), NO_SPLIT)
+    if given != NO_SPLIT and not len(cache[given]):
+        raise InputError(f"{flag} {given}: it has no rows; pass another one, or {flag} {NO_SPLIT}")
+    return given
+
+
+def _resolve_metric(settings: Settings, cache: Cache, task: str, eval_split: str) -> str | None:
+    """The score by which the best epoch is found; None where the last one is exported.
+
+    Raises:
+        InputError: the task has no such score, or nothing is evaluated.
+    """
+    metric = settings.keep_best or (AUTO if settings.early_stopping else None)
+    if metric is None:
+        return None
+    names = score_names(cache.manifest.task, task == MLM)
+    if eval_split == NO_SPLIT:
+        flag = "--keep-best" if settings.keep_best else "--early-stopping"
+        raise InputError(
+            f"{flag} needs an evaluation after each epoch, but there is no split for it; build the cache with "
+            "--validation 0.1, or pass --eval-split"
+        )
+    if metric == AUTO:
+        main = main_score(dict.fromkeys(names, 0.0), _corpus_metric(cache, task))
+        return main[0] if main else names[0]
+    if metric not in names:
+        raise InputError(f"--keep-best {metric}: no score of this task; expected one of {', '.join(names)}")
+    return metric
+
+
+def _corpus_metric(cache: Cache, task: str) -> str:
+    """Title of the score that the corpus is known for; empty where there is none."""
+    return "" if task == MLM else str(cache.manifest.source.get("metric", ""))
 
 
 def _resolve_task(settings: Settings, cache: Cache) -> str:
@@ -265,6 +303,11 @@ def _resolve_task(settings: Settings, cache: Cache) -> str:
         raise InputError(
             f"--task {kind}: the cache {cache.folder} {reason}; build one for it, under another name: "
             f"prep build SOURCE --task {kind} --name OTHER"
+        )
+    if kind in ONE_CLASS and len(built.label_names) == 1:
+        raise InputError(
+            f"the cache {cache.folder} has only the class {built.label_names[0]!r}, and a classifier needs at least "
+            f"two; build it with other labels, or pass --task {MLM}"
         )
     if settings.mlm_probability is not None and kind != MLM:
         raise InputError(f"--mlm-probability is for --task mlm, but this run is for {kind}; leave it out")
@@ -284,7 +327,7 @@ def absolute_model(model: str) -> str:
 
 def cache_requirements(cache: Cache, settings: Settings) -> CacheRequirements:
     """What the rows to train on and to evaluate require of a model."""
-    others = [] if settings.eval_split in (None, NO_SPLIT) else [cache[str(settings.eval_split)]]
+    others = [cache[name] for name in (settings.eval_split, settings.test_split) if name not in (None, NO_SPLIT)]
     width = max(split.info.longest for split in [training_split(cache), *others])
     multiple = settings.pad_to_multiple_of or 1
     width = max(width, min(-(-width // multiple) * multiple, cache.manifest.max_length))
@@ -306,7 +349,7 @@ def run_info(setup: TrainingSetup, digest: str) -> RunInfo:
         model_digest=digest,
         max_length=manifest.max_length,
         total_steps=setup.total_steps,
-        metric="" if setup.masking else str(manifest.source.get("metric", "")),
+        metric=_corpus_metric(setup.cache, str(setup.settings.task)),
         environment={
             "torch": torch.__version__,
             "transformers": transformers.__version__,

@@ -96,6 +96,8 @@ class State:
         epoch_seconds: training time of the current epoch, seconds.
         seconds: time of the whole run, seconds.
         scores: of the last evaluation, as `Scores.to_json` gives them.
+        best: with `keep_best` the best epoch so far: its number from 1 as "epoch", its last "step", the "value" of the
+            score and all "scores"; None before there is one.
     """
 
     meter: Meter
@@ -107,3 +109,9 @@ class State:
     epoch_seconds: float = 0.0
     seconds: float = 0.0
     scores: dict[str, Any] | None = None
+    best: dict[str, Any] | None = None
+
+    def is_finished(self, epochs: int, patience: int | None) -> bool:
+        """Whether all epochs are done, or the last `patience` ones were not better than the best."""
+        since_best = self.epoch - (self.best["epoch"] if self.best else 0)
+        return self.epoch >= epochs or (patience is not None and since_best >= patience)

@@ -7,6 +7,7 @@ from transformers import PreTrainedModel
 
 from cache import Batch, Split
 from cache.errors import InputError
+from cache.format.tasks import Task
 from cache.plans.spec import PlanSpec
 
 from .. import device as devices
@@ -65,6 +66,18 @@ def evaluate(
                 metric.update(logits, labels)
             progress(len(batch))
     return metric.compute(rows, float(loss))
+
+
+def score_names(task: Task, masked: bool) -> tuple[str, ...]:
+    """The names of the scores that `evaluate` gives, the loss among them.
+
+    Args:
+        task: of the cache.
+        masked: whether a masked language model is evaluated.
+    """
+    device = torch.device("cpu")
+    metric: Metric = MaskedLMMetric(device) if masked else metric_of(task, device)
+    return tuple(name for name in metric.compute(0, 0.0).summary() if name != "rows")
 
 
 Score = Callable[[Batch], tuple[torch.Tensor, torch.Tensor, torch.Tensor]]

@@ -41,6 +41,17 @@ TITLES = {
 """How scores are called for people, where not by their names."""
 
 
+LOWER_IS_BETTER = frozenset({"loss", "perplexity"})
+"""Scores of which less is better."""
+
+
+def is_better(name: str, value: float | None, best: float | None) -> bool:
+    """Whether a score is better than the best one so far, of which there may be none."""
+    if value is None or best is None:
+        return value is not None
+    return value < best if name in LOWER_IS_BETTER else value > best
+
+
 def main_score(scores: dict[str, Any], metric: str = "") -> tuple[str, float] | None:
     """Name and value of the score that stands for all of them: `metric`, or that of the task; None if neither is there.
 

@@ -21,6 +21,7 @@ from cache.format.tasks import MLM
 from ..metrics.scores import TITLES
 from ..settings import FREE_ON_RESUME
 from .folder import Json, RunInfo
+from .records import exported_evaluation
 
 README = "README.md"
 
@@ -55,7 +56,7 @@ def model_card(name: str, info: RunInfo, config: PretrainedConfig, manifest: Man
     """
     task = pipeline_of(config)
     evaluations = [record for record in records if record["kind"] == "eval"]
-    front = _front_matter(name, info, task, manifest, evaluations[-1] if evaluations else None)
+    front = _front_matter(name, info, task, manifest, exported_evaluation(records, info.settings))
     parts = [
         f"---\n{front}\n---\n",
         f"# {_plain(name)}\n",
@@ -63,7 +64,7 @@ def model_card(name: str, info: RunInfo, config: PretrainedConfig, manifest: Man
         "## How to use it\n",
         _usage(task, config, manifest),
         "## Results\n",
-        _results(records, evaluations, manifest),
+        _results(records, evaluations, info, manifest),
         "## How it was trained\n",
         _table([("", ""), *_facts(info, manifest, records)]),
         "### Settings\n",
@@ -169,7 +170,7 @@ def _usage(task: str | None, config: PretrainedConfig, manifest: Manifest) -> st
     )
 
 
-def _results(records: Sequence[Json], evaluations: Sequence[Json], manifest: Manifest) -> str:
+def _results(records: Sequence[Json], evaluations: Sequence[Json], info: RunInfo, manifest: Manifest) -> str:
     """What came of each epoch, as a table."""
     by_epoch = {record["epoch"]: record for record in evaluations}
     names = [name for name, _ in _scores(evaluations[-1])] if evaluations else []
@@ -189,11 +190,20 @@ def _results(records: Sequence[Json], evaluations: Sequence[Json], manifest: Man
             rows.append((*shown, f"{record['padded_tokens'] / max(record['real_tokens'], 1) - 1:.1%}", time))
     lines = [_table(rows)]
     if evaluations:
-        last = evaluations[-1]
-        split = manifest.splits.get(last["split"])
-        total = f" of the {split.rows:,}" if split else ""
-        lines.append(f"Evaluated on {last['rows']:,}{total} rows of split {_code(last['split'])}.\n")
+        lines.append(f"Evaluated on {_rows(evaluations[-1], manifest)} after each epoch.\n")
+    final = exported_evaluation(records, info.settings)
+    if final and info.settings.keep_best:
+        lines.append(f"The model is that of epoch {final['epoch']}, the best by {_code(info.settings.keep_best)}.\n")
+    if final and final["kind"] == "test":
+        scores = ", ".join(f"{TITLES.get(name, name)} {_number(value)}" for name, value in _scores(final))
+        lines.append(f"On {_rows(final, manifest)}, evaluated once at the end: {scores}.\n")
     return "\n".join(lines)
+
+
+def _rows(evaluation: Json, manifest: Manifest) -> str:
+    split = manifest.splits.get(evaluation["split"])
+    total = f" of the {split.rows:,}" if split else ""
+    return f"{evaluation['rows']:,}{total} rows of split {_code(evaluation['split'])}"
 
 
 def _facts(info: RunInfo, manifest: Manifest, records: Sequence[Json]) -> Iterable[tuple[str, str]]:

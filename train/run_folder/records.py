@@ -17,6 +17,8 @@ from cache.errors import CorruptCacheError
 from cache.format.checksummed_json import MAX_COUNT, Fields
 from cache.format.files import FileInfo
 
+from ..metrics.scores import is_better
+from ..settings import Settings
 from .folder import METRICS, TIMING, Json, read_summary, set_aside
 
 MAX_LINE_BYTES = 1 << 20
@@ -27,6 +29,7 @@ _NUMBERS = {
     (METRICS, "step"): ("loss", "learning_rate", "grad_norm", *_COUNTS),
     (METRICS, "epoch"): ("loss", *_COUNTS),
     (METRICS, "eval"): ("loss", "rows"),
+    (METRICS, "test"): ("loss", "rows"),
     (TIMING, "step"): ("seconds", "tokens_per_second", "peak_memory_bytes"),
     (TIMING, "epoch"): ("seconds", "eval_seconds"),
 }
@@ -146,7 +149,7 @@ def _record(line: bytes, path: Path, number: int) -> Json:
         record = json.loads(line)
         fields = Fields(record if isinstance(record, dict) else {}, path)
         needed = _NUMBERS[path.name, fields.text("kind")]
-        if (path.name, fields.raw["kind"]) == (METRICS, "eval"):
+        if fields.raw["kind"] in ("eval", "test"):
             fields.text("split")
         for name in ("step", "epoch", *needed, *fields.raw.keys() - {"kind", "split"}):
             null = name in fields.raw and fields.raw[name] is None and name not in _NEVER_NULL
@@ -155,6 +158,25 @@ def _record(line: bytes, path: Path, number: int) -> Json:
     except (ValueError, KeyError, RecursionError, CorruptCacheError) as error:
         raise CorruptCacheError(f"{path}: line {number} is not a record of a run ({error})") from None
     return fields.raw
+
+
+def exported_evaluation(records: Sequence[Json], settings: Settings) -> Json | None:
+    """The record of what the exported model did: on the test split at the end, else after its epoch; None if it was not
+    evaluated.
+
+    Args:
+        records: of a run's metrics.
+        settings: of the run.
+    """
+    if tests := [record for record in records if record["kind"] == "test"]:
+        return tests[-1]
+    best: Json | None = None
+    name = settings.keep_best
+    for record in records:
+        if record["kind"] == "eval":
+            before = None if best is None or name is None else best.get(name)
+            best = record if name is None or is_better(name, record.get(name), before) else best
+    return best
 
 
 def is_number(value: object) -> bool:

@@ -29,7 +29,7 @@ WANDB_ID = "wandb.json"
 
 DEFAULT_PROJECT = "lengthwise"
 
-CURVES = {"step": "train", "epoch": "epoch", "eval": "eval"}
+CURVES = {"step": "train", "epoch": "epoch", "eval": "eval", "test": "test"}
 """Kind of a record to the group of its curves."""
 
 

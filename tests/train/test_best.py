@@ -1,0 +1,189 @@
+"""Choosing the best epoch on the validation split: what is exported, when training stops, and resuming."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+from safetensors.torch import load_file
+from torch import equal
+
+from cache import open_cache
+from cache.errors import CorruptCacheError, InputError
+from tests.helpers.caches import write_cache
+from tests.helpers.children import stop_after
+from tests.helpers.models import check_same_run, resume_from_first_checkpoint, write_model
+from train.compare.table import read_result
+from train.loop.setup import resolve_settings
+from train.metrics.scores import is_better
+from train.run import resume_run, run_facts, start_run
+from train.settings import Settings
+from train.signals import Stopped
+
+pytestmark = pytest.mark.slow
+
+CURVES = {"rising": [0.1, 0.2, 0.3, 0.4], "falling": [0.4, 0.3, 0.2, 0.1], "hill": [0.1, 0.5, 0.5, 0.2]}
+"""The accuracy after each of four epochs."""
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a cache that has a validation and a test split, one with a test split alone, and a model."""
+    folder = tmp_path_factory.mktemp("best")
+    write_cache(folder / "both", {"train": 24, "validation": 16, "test": 8})
+    write_cache(folder / "lone", {"train": 24, "test": 8})
+    write_model(folder / "model")
+    return folder
+
+
+def settings(folder: Path, out: Path, cache: str = "both", **flags: Any) -> Settings:
+    common = {"epochs": 4, "lr": 1e-3, "precision": "fp32", "device": "cpu", "keep_checkpoints": 1}
+    return Settings(cache=str(folder / cache), model=str(folder / "model"), out=str(out), **{**common, **flags})
+
+
+def patch_accuracy(patch: pytest.MonkeyPatch, values: list[float]) -> list[str]:
+    """Let the evaluations of the validation split give these accuracies, one after the other; returns the names of the
+    splits as they are evaluated."""
+    from train.loop import callbacks
+
+    own, evaluated = callbacks.evaluate, []
+
+    def evaluate(model: Any, split: Any, *rest: Any) -> Any:
+        scores = own(model, split, *rest)
+        evaluated.append(split.name)
+        if split.name == "validation" and scores is not None:
+            accuracy = values[evaluated.count("validation") - 1]
+            summary = {**scores.summary(), "accuracy": accuracy}
+            object.__setattr__(scores, "summary", lambda: summary)
+        return scores
+
+    patch.setattr(callbacks, "evaluate", evaluate)
+    return evaluated
+
+
+def begin(given: Settings) -> Path:
+    return start_run(given, print, print, quiet=True)
+
+
+@pytest.mark.parametrize(("curve", "best"), [("rising", 4), ("falling", 1), ("hill", 2)])
+def test_the_exported_model_is_that_of_the_best_epoch(folder, tmp_path, monkeypatch, curve, best):
+    """Of equal ones the first; its checkpoint stays beside the newest; the test split is evaluated once, at the end."""
+    evaluated = patch_accuracy(monkeypatch, CURVES[curve])
+    run = begin(settings(folder, tmp_path / "run", keep_best="accuracy"))
+    assert evaluated == ["validation"] * 4 + ["test"]
+    kept = sorted(path.name for path in (run / "checkpoints").iterdir())
+    assert kept == sorted({f"step-{3 * best:06d}", "step-000012"})
+    exported = load_file(run / "model" / "model.safetensors")
+    saved = load_file(run / "checkpoints" / f"step-{3 * best:06d}" / "model.safetensors")
+    assert all(equal(exported[name], saved[name]) for name in exported)
+    facts = run_facts(run)
+    assert facts["best_epoch"] == best
+    assert facts["test"]["split"] == "test"
+    assert facts["test"]["rows"] == 8
+    records = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert [(record["kind"], record["epoch"]) for record in records[-1:]] == [("test", best)]
+    assert read_result(run).score == ("accuracy", facts["test"]["accuracy"])
+    card = (run / "model" / "README.md").read_text()
+    assert f"The model is that of epoch {best}, the best by `accuracy`." in card
+    assert "On 8 of the 8 rows of split `test`, evaluated once at the end" in card
+
+
+@pytest.mark.parametrize(
+    ("curve", "patience", "epochs"), [("rising", 1, 4), ("falling", 1, 2), ("falling", 2, 3), ("hill", 1, 3)]
+)
+def test_training_stops_early_when_no_epoch_was_better_for_so_long(
+    folder, tmp_path, monkeypatch, curve, patience, epochs
+):
+    patch_accuracy(monkeypatch, CURVES[curve])
+    run = begin(settings(folder, tmp_path / "run", early_stopping=patience))
+    facts = run_facts(run)
+    assert facts["settings"]["keep_best"] == "accuracy"
+    assert facts["steps"] == 3 * epochs
+    assert facts["best_epoch"] == {"rising": 4, "falling": 1, "hill": 2}[curve]
+
+
+@pytest.mark.parametrize("step", [2, 5])
+def test_a_stopped_run_chooses_as_the_uninterrupted_one(folder, tmp_path, step):
+    """Bit by bit, model and metrics; real evaluations."""
+    flags = {"early_stopping": 1, "keep_best": "loss", "lr": 3e-2}
+    whole = begin(settings(folder, tmp_path / "whole", **flags))
+    with pytest.MonkeyPatch.context() as patch:
+        stop_after(patch, step)
+        with pytest.raises(Stopped):
+            begin(settings(folder, tmp_path / "stopped", **flags))
+    resume_run(tmp_path / "stopped", {}, print, print, quiet=True)
+    check_same_run(whole, tmp_path / "stopped")
+    again = tmp_path / "again"
+    shutil.copytree(
+        begin(
+            settings(
+                folder,
+                tmp_path / "kept",
+                **flags,
+            )
+        ),
+        again,
+    )
+    resume_from_first_checkpoint(again)
+    check_same_run(whole, again)
+
+
+def test_a_run_that_ended_early_is_not_trained_on_by_resuming(folder, tmp_path, monkeypatch):
+    """Killed between its last checkpoint and its summary."""
+    patch_accuracy(monkeypatch, CURVES["falling"])
+    run = begin(settings(folder, tmp_path / "run", early_stopping=1))
+    facts = run_facts(run)
+    (run / "summary.json").unlink()
+    resume_run(run, {}, print, print, quiet=True)
+    again = run_facts(run)
+    assert (again["steps"], again["best_epoch"], again["test"]) == (facts["steps"], 1, facts["test"])
+
+
+def test_a_damaged_checkpoint_of_the_best_epoch_is_an_error_and_not_another_model(folder, tmp_path, monkeypatch):
+    patch_accuracy(monkeypatch, CURVES["falling"])
+    run = begin(settings(folder, tmp_path / "run", keep_best="accuracy"))
+    (run / "summary.json").unlink()
+    weights = run / "checkpoints" / "step-000003" / "model.safetensors"
+    data = bytearray(weights.read_bytes())
+    data[-1] ^= 1
+    weights.write_bytes(data)
+    with pytest.raises(CorruptCacheError, match=r"step-000003/model.safetensors: differs from its checksum"):
+        resume_run(run, {}, print, print, quiet=True)
+
+
+def test_splits_are_those_a_user_expects(folder):
+    """validation after each epoch and test at the end; without validation, test after each epoch and nothing more."""
+
+    def resolved(cache: str, **flags: Any) -> tuple[Any, ...]:
+        opened = open_cache(folder / cache)
+        found = resolve_settings(settings(folder, folder / "none", cache, **flags), opened)[0]
+        return found.eval_split, found.test_split, found.keep_best
+
+    assert resolved("both") == ("validation", "test", None)
+    assert resolved("lone") == ("test", "none", None)
+    assert resolved("both", test_split="none") == ("validation", "none", None)
+    assert resolved("both", eval_split="none") == ("none", "none", None)
+    assert resolved("both", eval_split="train", keep_best="auto") == ("train", "test", "accuracy")
+    assert resolved("lone", task="mlm", early_stopping=2) == ("test", "none", "perplexity")
+    with pytest.raises(
+        InputError, match="--keep-best bleu: no score of this task; expected one of loss, accuracy, f1, m"
+    ):
+        resolved("both", keep_best="bleu")
+    with pytest.raises(InputError, match="--early-stopping needs an evaluation after each epoch"):
+        resolved("both", early_stopping=1, eval_split="none")
+
+
+def test_which_score_is_better():
+    assert is_better("loss", 0.1, 0.2)
+    assert not is_better("accuracy", 0.1, 0.2)
+    assert is_better("accuracy", 0.1, None)
+    assert not is_better("accuracy", None, None)
+    assert not is_better("perplexity", 2.0, 2.0)
+
+
+def test_choosing_on_the_test_split_is_said(folder, tmp_path):
+    heard: list[str] = []
+    start_run(settings(folder, tmp_path / "run", "lone", keep_best="accuracy", epochs=1), heard.append, heard.append)
+    assert any("best       epoch 1, by accuracy on test; exported" in line for line in heard)
+    assert any("the test rows chose it; see prep build --validation" in line for line in heard)
