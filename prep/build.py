@@ -5,6 +5,7 @@ temporary folder, which is renamed at the end.
 """
 
 import datetime
+import resource
 import shutil
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -30,11 +31,21 @@ from .settings import BuildSettings
 from .sources.corpus import Source
 from .sources.opening import open_source
 from .tokenization.engines import ParityError
-from .tokenization.tokenizer import Encoder, TokenizerFiles, default_max_length, find_tokenizer, with_space_before
+from .tokenization.tokenizer import (
+    Encoder,
+    TokenizerFiles,
+    default_max_length,
+    find_tokenizer,
+    own_limit,
+    with_space_before,
+)
 from .tokenization.words import packed_type, unpack
 
 ROW_BYTES = 16
 """Bytes of a row in a shard without its ids, label and first length: offset, source row."""
+
+ADDRESS_SPACE = 1 << 30
+"""Bytes that a process must be allowed to map: libraries take 500 MB of them, threads and their caches the rest."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +70,7 @@ def build(settings: BuildSettings, console: ConsoleProgress, source: Source | No
         MismatchError: another cache has the name, and `force` is not set.
         StorageError: the folder cannot be written.
     """
+    _check_address_space()
     source = source or open_source(settings.source, settings.columns, settings.memory_bytes)
     tokenizer = find_tokenizer(settings.tokenizer)
     if settings.task == MLM:
@@ -70,6 +82,12 @@ def build(settings: BuildSettings, console: ConsoleProgress, source: Source | No
         _check_words(settings, source)
         tokenizer = with_space_before(tokenizer)
     max_length = settings.max_length or source.max_length or default_max_length(tokenizer)
+    limit = own_limit(tokenizer)
+    if limit is not None and max_length > limit:
+        console.log(
+            f"warning: --max-length {max_length}, but {tokenizer.name} is the tokenizer of a model whose rows have at "
+            f"most {limit} tokens (model_max_length); such a model cannot train on this cache"
+        )
     encoder = Encoder(tokenizer, max_length, settings.engine, source.pair, source.words)
     manifest = _empty_manifest(settings, source, tokenizer, encoder)
     path = Path(settings.out) / manifest.name
@@ -84,10 +102,30 @@ def build(settings: BuildSettings, console: ConsoleProgress, source: Source | No
             return BuildResult(cache, True, _write_plans(cache, settings, console))
         with staging(path) as folder:
             encoded = _encode(source, encoder, manifest, settings, folder.path / SORTED_RUNS, console)
+            _check_classes(encoded.task, source)
             complete = _write(folder, manifest, encoded, encoder, settings.shard_bytes, tokenizer)
             planned = _write_plans(Cache(folder, complete), settings, console)
             publish(folder, path)
         return BuildResult(open_cache(path), False, planned)
+
+
+def _check_address_space() -> None:
+    """Refuse to start where the libraries that parse and tokenize would abort for lack of memory."""
+    limit, _ = resource.getrlimit(resource.RLIMIT_AS)
+    if limit != resource.RLIM_INFINITY and limit < ADDRESS_SPACE:
+        raise InputError(
+            f"this process may have {limit >> 20:,} MiB of address space, expected {ADDRESS_SPACE >> 20:,} MiB or more "
+            "to build a cache; first run: ulimit -v unlimited"
+        )
+
+
+def _check_classes(task: Task, source: Source) -> None:
+    """Labels must tell rows apart: transformers takes a classifier of one class for a regression."""
+    if task.kind in ("classification", TOKENS) and len(task.label_names) == 1:
+        raise InputError(
+            f"{source.argument}: every label is {task.label_names[0]!r}, and a classifier needs at least two classes; "
+            f"see --label, or build without labels: --task {MLM}"
+        )
 
 
 def _check_words(settings: BuildSettings, source: Source) -> None:

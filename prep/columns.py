@@ -1,7 +1,7 @@
 """Columns of record batches: their names, checks of their types, conversions between Arrow and numpy.
 
-The conversions avoid what is slow to import: pyarrow's own ones import pandas (a third of a second), its compute
-functions take a tenth.
+The conversions avoid slow imports: pyarrow's own ones import pandas (a third of a second), its compute functions take
+a tenth.
 """
 
 from collections.abc import Callable, Iterator

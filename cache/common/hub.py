@@ -44,6 +44,11 @@ def user_path(text: str) -> Path:
         return Path(text)
 
 
+def path_text(path: str) -> str:
+    """A path as text that can be stored: bytes that are not UTF-8 are escaped."""
+    return os.fsencode(path).decode("utf-8", "backslashreplace")
+
+
 def local_folder(name: str) -> Path | None:
     """The folder that `name` stands for: `minilm`, or a path that exists."""
     if name == PACKAGED and not Path(name).is_dir():

@@ -51,7 +51,8 @@ def memory_facts(cache: Cache, model: str) -> dict[str, Any]:
         peaks = {f"{precision}_bytes": peak_bytes(size, rows, width, precision) for precision in ELEMENT_BYTES}
         batches.append({"name": name, "rows": rows, "width": width, **peaks})
     facts = {"predicted": True, "model": model, "type": size.kind, "parameters": size.parameters}
-    return {**facts, "weights_bytes": fixed_bytes(size), "batches": batches}
+    limits = {"longest_row": size.positions, "widest": widest}
+    return {**facts, "weights_bytes": fixed_bytes(size), **limits, "batches": batches}
 
 
 def format_memory(facts: dict[str, Any]) -> str:
@@ -60,10 +61,16 @@ def format_memory(facts: dict[str, Any]) -> str:
     for batch in facts["batches"]:
         peaks = [_gib(batch[f"{precision}_bytes"]) for precision in ELEMENT_BYTES]
         lines.append([batch["name"], f"{batch['rows']:,}", f"{batch['width']:,}", *peaks])
+    longest, widest = facts["longest_row"], facts["widest"]
+    warning = (
+        f"\n\nwarning: this model takes rows of at most {longest:,} tokens, the longest here has {widest:,}, so train "
+        f"run refuses it; build the cache with --max-length {longest}"
+    )
     return (
         f"Memory of training {facts['model']} on a CPU, PREDICTED from its configuration, not measured\n"
         f"{facts['type']}, {facts['parameters'] / 1e6:,.1f} M parameters; weights and AdamW's moments "
         f"{_gib(facts['weights_bytes'])}\n\n{align(lines)}\n\nPython and torch need about half a GiB more."
+        f"{warning * (widest > longest)}"
     )
 
 

@@ -1,13 +1,14 @@
 """The sizes of a model that its memory depends on, from its config.json alone."""
 
-import json
 from dataclasses import dataclass
 
+from cache.common.folder import Folder
 from cache.common.hub import hub_folder, local_folder
-from cache.errors import InputError
-from cache.format.checksummed_json import Json
+from cache.errors import CorruptCacheError, InputError
+from cache.format.checksummed_json import Json, parse_json
 
 CONFIG = "config.json"
+MAX_CONFIG_BYTES = 1 << 24
 BASE = {
     "hidden_size": 768,
     "num_hidden_layers": 12,
@@ -30,6 +31,8 @@ DEFAULTS: dict[str, Json] = {
     "distilbert": {**BASE, "num_hidden_layers": 6, "type_vocab_size": 0},
 }
 """Model types whose memory is predicted, and transformers' values for what a config.json leaves out."""
+COUNT_FROM_PADDING = ("roberta", "camembert", "xlm-roberta")
+"""Model types that number positions from their pad id + 1, which is 2."""
 DISTILBERT_NAMES = {
     "dim": "hidden_size",
     "n_layers": "num_hidden_layers",
@@ -54,6 +57,7 @@ class ModelSize:
         embedding: width of the embedding tables; H but in ELECTRA.
         entries: rows of all embedding tables together.
         outputs: numbers the head gives for a row.
+        positions: tokens of the longest row it takes.
         hidden_dropout, attention_dropout: whether there is any.
     """
 
@@ -65,6 +69,7 @@ class ModelSize:
     embedding: int
     entries: int
     outputs: int
+    positions: int
     hidden_dropout: bool
     attention_dropout: bool
 
@@ -100,8 +105,10 @@ def read_size(name: str, outputs: int) -> ModelSize:
         raise InputError(f"--model {name!r}: no such folder here, and the Hugging Face Hub cannot be reached")
     path = folder / CONFIG
     try:
-        config = json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
+        file = path.resolve(strict=True)  # files of the Hub's local cache are links
+        with Folder.open(file.parent) as parent:
+            config = parse_json(parent.read(file.name, MAX_CONFIG_BYTES))
+    except (OSError, ValueError, RuntimeError, CorruptCacheError) as error:  # a loop of links is a RuntimeError
         raise InputError(f"--model {name}: cannot read {path}: {error}") from None
     kind = config.get("model_type") if isinstance(config, dict) else None
     if not isinstance(kind, str) or kind not in DEFAULTS:
@@ -126,6 +133,7 @@ def read_size(name: str, outputs: int) -> ModelSize:
         embedding=config.get("embedding_size", config["hidden_size"]),
         entries=config["vocab_size"] + config["max_position_embeddings"] + config["type_vocab_size"],
         outputs=outputs,
+        positions=config["max_position_embeddings"] - 2 * (kind in COUNT_FROM_PADDING),
         hidden_dropout=bool(config["hidden_dropout_prob"]),
         attention_dropout=bool(config["attention_probs_dropout_prob"]),
     )

@@ -15,9 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from cache.common.arrays import Array
-from cache.common.hub import DEFAULT_MODEL, PACKAGED, hub_folder, local_folder, packaged_model
+from cache.common.hub import DEFAULT_MODEL, PACKAGED, hub_folder, local_folder, packaged_model, path_text
 from cache.errors import InputError
 from cache.format.checksummed_json import Json
+from cache.format.manifest import MAX_LENGTH
 
 from .classes import made_anew
 from .engines import ParityCheck, ParityError, Rules, TokenizersEngine, choose_engine, panics_as_errors
@@ -83,7 +84,7 @@ def find_tokenizer(name: str | None) -> TokenizerFiles:
     wanted = name or DEFAULT_MODEL
     folder = local_folder(wanted)
     if folder:
-        return _from_folder(wanted, folder)
+        return _from_folder(path_text(wanted), folder)
     found = _from_hub(wanted)
     if found:
         return found
@@ -305,7 +306,12 @@ def _side(config: Json, key: str) -> str:
     return "left" if side == "left" else "right"
 
 
+def own_limit(files: TokenizerFiles) -> int | None:
+    """Tokens of the longest row that the tokenizer's model takes, by its configuration; None where it does not say."""
+    limit = files.config.get("model_max_length")
+    return int(limit) if isinstance(limit, int | float) and 1 <= limit <= MAX_LENGTH else None
+
+
 def default_max_length(files: TokenizerFiles) -> int:
     """The tokenizer's own limit, at most 512 tokens."""
-    limit = files.config.get("model_max_length")
-    return int(min(limit, LONGEST_DEFAULT)) if isinstance(limit, int | float) and limit >= 1 else LONGEST_DEFAULT
+    return min(own_limit(files) or LONGEST_DEFAULT, LONGEST_DEFAULT)

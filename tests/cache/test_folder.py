@@ -128,6 +128,15 @@ def test_links_are_moved_and_removed_and_their_targets_stay(folder: Folder, outs
     assert (folder.path / "moved").readlink() == outside
 
 
+def test_the_names_of_new_folders_are_flushed_to_disk(folder: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
+    synced = []
+    monkeypatch.setattr(Folder, "sync", lambda self: synced.append(self.path))
+    for _ in range(2):
+        Folder.make(folder.path / "a" / "b")
+        folder.folder("c/d", make=True)
+    assert synced == [folder.path, folder.path / "a", folder.path, folder.path / "c"]
+
+
 def test_a_folder_is_not_made_below_a_file(folder: Folder) -> None:
     folder.write("file", b"x")
     for path in ("file", "file/two"):

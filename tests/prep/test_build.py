@@ -14,6 +14,8 @@ from prep.rows import selection
 from prep.sources import files
 
 from ..helpers.builds import build_toy, check_rows, content, decoded, ids_by_transformers
+from ..helpers.commands import Prep
+from ..helpers.commands import build as run_build
 from ..helpers.corpora import toy_rows, write_rows
 from ..helpers.tokenizers import write_tokenizer
 
@@ -72,6 +74,25 @@ def test_a_validation_split_that_cannot_be_is_refused(tmp_path: Path, options: d
     path = write_rows(tmp_path / "a.csv", toy_rows(60))
     with pytest.raises(InputError, match=message):
         build_toy(path, tmp_path, **options)
+
+
+@pytest.mark.parametrize("task", ["auto", "classification"])
+def test_labels_of_one_class_are_refused_and_the_old_cache_stays(tmp_path: Path, task: str) -> None:
+    path = write_rows(tmp_path / "a.csv", [(text, "same") for text, _ in toy_rows(12)])
+    with pytest.raises(InputError, match="every label is 'same', and a classifier needs at least two classes"):
+        build_toy(path, tmp_path, task=task)
+    assert not (tmp_path / "caches" / "a").exists()
+    assert build_toy(path, tmp_path, task="mlm").cache.manifest.task.kind == "mlm"
+
+
+def test_rows_longer_than_the_tokenizers_model_takes_are_said(tmp_path: Path, prep: Prep) -> None:
+    """The toy tokenizer's config says 128."""
+    path = write_rows(tmp_path / "a.csv", toy_rows(12))
+    said = [run_build(prep, str(path), "--max-length", str(length), "--force").err for length in (128, 129)]
+    assert "warning" not in said[0]
+    assert (
+        "warning: --max-length 129, but tok is the tokenizer of a model whose rows have at most 128 tokens" in said[1]
+    )
 
 
 def test_the_limit_draws_rows_of_every_split_before_the_holdout(tmp_path: Path) -> None:

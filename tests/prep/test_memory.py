@@ -1,10 +1,12 @@
 """Predicted memory against what torch keeps and allocates, and against transformers' own count of parameters."""
 
 import json
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrainedModel
@@ -15,6 +17,7 @@ from cache.common.hub import packaged_model
 from prep.inspect.memory import ELEMENT_BYTES, format_memory, kept_bytes, memory_facts, peak_bytes
 from prep.inspect.model_size import DEFAULTS, DISTILBERT_NAMES, ModelSize, read_size
 from train.models.cpu_attention import use_cpu_kernels
+from train.models.fit import usable_positions
 from train.models.pooled import FORWARDS, use_pooled_only
 from train.settings import PRECISIONS
 
@@ -181,6 +184,20 @@ def test_info_says_that_it_predicts(tmp_path: Path, prep: Prep) -> None:
     assert "memory" not in json.loads(prep("info", "a", "--json").out)
 
 
+@pytest.mark.parametrize("kind", sorted(DEFAULTS))
+def test_a_cache_of_longer_rows_than_the_model_takes_is_said(tmp_path: Path, kind: str) -> None:
+    """As train's own check counts them: RoBERTa and its kin use two positions less than they have."""
+    model, size = made(config_of(kind, **{**TINY, "max_position_embeddings": 40}), tmp_path / "model")
+    assert size.positions == usable_positions(model)
+    lengths = np.array([5, 39, 40, 41])
+    fits = write_cache(tmp_path / "fits", {"train": 4}, lengths=np.minimum(lengths, size.positions))
+    exceeds = write_cache(tmp_path / "exceeds", {"train": 4}, lengths=lengths)
+    assert "warning" not in format_memory(memory_facts(fits, str(tmp_path / "model")))
+    said = format_memory(memory_facts(exceeds, str(tmp_path / "model")))
+    assert f"at most {size.positions} tokens, the longest here has 41" in said
+    assert f"--max-length {size.positions}" in said
+
+
 def test_an_empty_split_is_predicted_at_the_max_length(tmp_path: Path) -> None:
     found = memory_facts(write_cache(tmp_path / "a", {"train": 0}), "minilm")
     assert {batch["width"] for batch in found["batches"]} == {48}
@@ -211,6 +228,21 @@ def test_other_models_are_refused(tmp_path: Path, config: Any, message: str) -> 
     if config is not None:
         (tmp_path / "config.json").write_text(config if isinstance(config, str) else json.dumps(config))
     with pytest.raises(InputError, match=message):
+        read_size(str(tmp_path), 2)
+
+
+@pytest.mark.parametrize("kind", ["pipe", "sparse", "loop"])
+def test_a_config_that_is_not_a_plain_file_is_refused(tmp_path: Path, kind: str) -> None:
+    """A pipe does not hang, a huge file is not read, a link to itself is not followed."""
+    path = tmp_path / "config.json"
+    if kind == "pipe":
+        os.mkfifo(path)
+    elif kind == "sparse":
+        path.touch()
+        os.truncate(path, 1 << 40)
+    else:
+        path.symlink_to("config.json")
+    with pytest.raises(InputError, match=r"cannot read .*config\.json"):
         read_size(str(tmp_path), 2)
 
 

@@ -21,7 +21,7 @@ from ..models.cpu_attention import use_cpu_kernels
 from ..models.fit import CacheRequirements
 from ..models.frozen import freeze, use_gradient_checkpointing
 from ..models.inputs import PADDING_SIDE
-from ..models.losses import Loss, model_loss, resolve_weights, training_loss
+from ..models.losses import ONE_CLASS, Loss, model_loss, resolve_weights, training_loss
 from ..models.masked_lm import PROBABILITY, Masking, masked_forward
 from ..models.packed import check_packed, use_packed
 from ..models.pooled import use_pooled_only
@@ -303,6 +303,11 @@ def _resolve_task(settings: Settings, cache: Cache) -> str:
         raise InputError(
             f"--task {kind}: the cache {cache.folder} {reason}; build one for it, under another name: "
             f"prep build SOURCE --task {kind} --name OTHER"
+        )
+    if kind in ONE_CLASS and len(built.label_names) == 1:
+        raise InputError(
+            f"the cache {cache.folder} has only the class {built.label_names[0]!r}, and a classifier needs at least "
+            f"two; build it with other labels, or pass --task {MLM}"
         )
     if settings.mlm_probability is not None and kind != MLM:
         raise InputError(f"--mlm-probability is for --task mlm, but this run is for {kind}; leave it out")

@@ -119,16 +119,6 @@ def load_weights(folder: ModelFolder, config: PretrainedConfig, kind: str) -> tu
     return model, new
 
 
-def checkpoint_model(path: Path, kind: str) -> PreTrainedModel:
-    """A task's model with the configuration and the weights of a checkpoint.
-
-    Raises:
-        LengthwiseError: they cannot be used, as for `load_model`.
-    """
-    with ModelFolder(path) as folder:
-        return load_weights(folder, folder_config(folder), kind)[0]
-
-
 def model_digest(folder: Path) -> str:
     """sha256 over a model's configuration and weights, as hex digits."""
     with ModelFolder(folder) as opened:
