@@ -302,7 +302,7 @@ def verify(cache: str, quiet: bool, as_json: bool) -> None:
         for checked in opened.verify():
             files, size = files + 1, size + checked.bytes
             bar.update(checked.bytes)
-    unlisted = [(name if name.isprintable() else ascii(name), what) for name, what in opened.unlisted()]
+    unlisted = opened.unlisted()
     if as_json:
         findings = [{"name": name, "what": what} for name, what in unlisted]
         print_json({"folder": cache, "files": files, "bytes": size, "unlisted": findings})
