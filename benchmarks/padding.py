@@ -21,8 +21,8 @@ ROWS = 64
 def main() -> None:
     """Print the largest difference between a row's logits in batches of other widths, and the largest logit."""
     from cache.common.hub import packaged_model
+    from train.models.configuration import read_config
     from train.models.heads import quiet_transformers
-    from train.models.loading import read_config
 
     folder = packaged_model()
     if folder is None:

@@ -17,7 +17,8 @@ from tests.helpers.caches import write_cache
 from tests.helpers.models import check_same_run, resume_from_first_checkpoint, write_model
 from train.loop.setup import TrainingSetup, cache_requirements, prepare_training, resolve_settings
 from train.loop.step import backward
-from train.models.configuration import read_config
+from train.models.configuration import folder_config
+from train.models.folder import ModelFolder
 from train.models.frozen import layers_of
 from train.models.inputs import model_inputs
 from train.models.loading import load_model, load_weights
@@ -187,7 +188,8 @@ def test_more_layers_than_there_are_cannot_be_frozen(folder):
 def test_the_layers_of_each_kind_of_model_are_found(tmp_path, kind):
     names = {"dim": 32, "hidden_dim": 64, "n_layers": 3, "n_heads": 2} if kind == "distilbert" else {}
     folder = write_model(tmp_path / "model", kind=kind, classes=2, num_hidden_layers=3, **names)
-    model = load_weights(folder, read_config(folder), "classification")[0]
+    with ModelFolder(folder) as opened:
+        model = load_weights(opened, folder_config(opened), "classification")[0]
     layers = layers_of(model)
     assert layers is not None
     assert len(layers) == 3

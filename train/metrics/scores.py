@@ -353,7 +353,7 @@ def correlation(one: npt.NDArray[np.float64], other: npt.NDArray[np.float64]) ->
 
 def ranks(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     """The rank of each value (N,), from 1; equal values share the mean of theirs."""
-    _, places, counts = np.unique(values, return_inverse=True, return_counts=True)
+    _, positions, counts = np.unique(values, return_inverse=True, return_counts=True)
     last = np.cumsum(counts)
-    shared: npt.NDArray[np.float64] = (last - (counts - 1) / 2)[places]
+    shared: npt.NDArray[np.float64] = (last - (counts - 1) / 2)[positions]
     return shared
