@@ -5,6 +5,7 @@ temporary folder, which is renamed at the end.
 """
 
 import datetime
+import resource
 import shutil
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -43,6 +44,9 @@ from .tokenization.words import packed_type, unpack
 ROW_BYTES = 16
 """Bytes of a row in a shard without its ids, label and first length: offset, source row."""
 
+ADDRESS_SPACE = 1 << 30
+"""Bytes that a process must be allowed to map: libraries take 500 MB of them, threads and their caches the rest."""
+
 
 @dataclass(frozen=True)
 class BuildResult:
@@ -66,6 +70,7 @@ def build(settings: BuildSettings, console: ConsoleProgress, source: Source | No
         MismatchError: another cache has the name, and `force` is not set.
         StorageError: the folder cannot be written.
     """
+    _check_address_space()
     source = source or open_source(settings.source, settings.columns, settings.memory_bytes)
     tokenizer = find_tokenizer(settings.tokenizer)
     if settings.task == MLM:
@@ -101,6 +106,16 @@ def build(settings: BuildSettings, console: ConsoleProgress, source: Source | No
             planned = _write_plans(Cache(folder, complete), settings, console)
             publish(folder, path)
         return BuildResult(open_cache(path), False, planned)
+
+
+def _check_address_space() -> None:
+    """Refuse to start where the libraries that parse and tokenize would abort for lack of memory."""
+    limit, _ = resource.getrlimit(resource.RLIMIT_AS)
+    if limit != resource.RLIM_INFINITY and limit < ADDRESS_SPACE:
+        raise InputError(
+            f"this process may have {limit >> 20:,} MiB of address space, expected {ADDRESS_SPACE >> 20:,} MiB or more "
+            "to build a cache; first run: ulimit -v unlimited"
+        )
 
 
 def _check_words(settings: BuildSettings, source: Source) -> None:

@@ -42,7 +42,7 @@ def plan_options(command: Any) -> Any:
     for option in (
         click.option("--seed", default=0, show_default=True, help="Seed of the plan."),
         click.option("--epochs", default=3, show_default=True, help="Epochs to plan ahead."),
-        click.option("--max-tokens", type=int, help="Padded tokens of a batch at most (strategy budget)."),
+        click.option("--max-tokens", type=int, help="Most padded tokens of a batch (strategy budget)."),
         click.option("--batch-size", type=int, help="Rows of a batch, over all ranks.  [default: 16]"),
         click.option(
             "--strategy", type=click.Choice(STRATEGIES), default="smart", show_default=True, help="How to make batches."
@@ -53,7 +53,7 @@ def plan_options(command: Any) -> Any:
 
 
 def _sources(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
-    """Completion of a source: presets with their descriptions, else files and folders."""
+    """Shell completion of a source: presets with their descriptions, else files and folders."""
     from .sources.presets import PRESETS
 
     found = [CompletionItem(name, help=preset.about) for name, preset in PRESETS.items() if name.startswith(incomplete)]
@@ -68,14 +68,16 @@ cache_argument = click.argument("cache", shell_complete=complete_folder)
 @click.option("--name", help="Name of the cache.  [default: the source's]")
 @click.option("--out", default="cache", show_default=True, shell_complete=complete_folder, help="Folder of the caches.")
 @click.option("--text", help="Column of the text.  [default: text, review, sentence, …]")
-@click.option("--text-pair", help="Column of a second text, for rows of two.")
-@click.option("--label", multiple=True, help="Column of the label; several: a class each.  [default: label, class, …]")
+@click.option("--text-pair", help="Column of a second text, for pairs.")
+@click.option(
+    "--label", multiple=True, help="Column of the label; repeated, a column per class.  [default: label, class, …]"
+)
 @click.option(
     "--task",
     type=click.Choice(("auto", *KINDS)),
     default="auto",
     show_default=True,
-    help="What labels are; mlm takes none.",
+    help="What the labels are; mlm takes none.",
 )
 @click.option("--tokenizer", help="Hub id, folder, or minilm.  [default: bert-base-uncased]")
 @click.option(
@@ -83,17 +85,17 @@ cache_argument = click.argument("cache", shell_complete=complete_folder)
     type=click.Choice(ENGINES),
     default="auto",
     show_default=True,
-    help="Who tokenizes; the fast ones are checked on every build.",
+    help="Library that tokenizes; the fast ones are checked on every build.",
 )
-@click.option("--max-length", type=int, help="Truncate rows to so many tokens.  [default: the preset's, else ≤ 512]")
-@click.option("--holdout", type=float, help="Fraction of a lone split train to hold out as test.")
+@click.option("--max-length", type=int, help="Truncate rows to this many tokens.  [default: the preset's, else ≤ 512]")
+@click.option("--holdout", type=float, help="Fraction to hold out as test where train is the only split.")
 @click.option(
     "--validation",
     type=float,
     default=0.0,
     help="Fraction of split train to hold out as validation, to choose a model by without looking at test.",
 )
-@click.option("--limit", type=int, help="Take at most so many rows of each split, drawn at random.")
+@click.option("--limit", type=int, help="Take at most this many rows of each split, drawn at random.")
 @plan_options
 @click.option("--memory", default="1GiB", show_default=True, help="About how much memory the build may take.")
 @click.option("--force", is_flag=True, help="Replace a different cache of the same name.")
@@ -146,7 +148,7 @@ def _print_built(result: "BuildResult", spec: "PlanSpec", took: str) -> None:
 @quiet_option
 @json_option
 def plan(cache: str, split: str, epochs: int, quiet: bool, as_json: bool, **options: Any) -> None:
-    """Plan batches for CACHE, beside the plans it has.
+    """Plan batches for CACHE, and keep them in it.
 
     \b
     Examples:
@@ -227,7 +229,7 @@ def _print_cache(cache: Any) -> None:
 @cache_argument
 @click.option("--split", default="train", show_default=True, help="Split to look at.")
 @click.option("--rows", default=5, show_default=True, help="How many rows.")
-@click.option("--seed", type=int, help="For the same rows again.")
+@click.option("--seed", type=int, help="Seed of the choice of rows.")
 @click.option("--special-tokens", is_flag=True, help="Show [CLS], [SEP] and their like.")
 def show(cache: str, split: str, rows: int, seed: int | None, special_tokens: bool) -> None:
     """Print random rows of CACHE as text, with their labels.
@@ -300,7 +302,7 @@ def verify(cache: str, quiet: bool, as_json: bool) -> None:
         for checked in opened.verify():
             files, size = files + 1, size + checked.bytes
             bar.update(checked.bytes)
-    unlisted = [(name if name.isprintable() else ascii(name), what) for name, what in opened.unlisted()]
+    unlisted = opened.unlisted()
     if as_json:
         findings = [{"name": name, "what": what} for name, what in unlisted]
         print_json({"folder": cache, "files": files, "bytes": size, "unlisted": findings})

@@ -1,7 +1,7 @@
 """Columns of record batches: their names, checks of their types, conversions between Arrow and numpy.
 
-The conversions avoid what is slow to import: pyarrow's own ones import pandas (a third of a second), its compute
-functions take a tenth.
+The conversions avoid slow imports: pyarrow's own ones import pandas (a third of a second), its compute functions take
+a tenth.
 """
 
 from collections.abc import Callable, Iterator
@@ -64,7 +64,8 @@ def plain(batch: "pa.RecordBatch") -> "pa.RecordBatch":
     import pyarrow as pa
 
     def converted(column: "pa.Array") -> "pa.Array":
-        column = column.dictionary_decode() if pa.types.is_dictionary(column.type) else column
+        if pa.types.is_dictionary(column.type):
+            return converted(column.dictionary).take(column.indices)
         kind = column.type
         if pa.types.is_string_view(kind):
             return column.cast(pa.large_string())

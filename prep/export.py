@@ -1,4 +1,4 @@
-"""A split of a cache as a `datasets.Dataset`, for what wants one. The ids stay where they are: mapped, not copied."""
+"""Export of a split as a `datasets.Dataset`, whose ids are mapped from the cache, not copied."""
 
 import hashlib
 from collections.abc import Iterator
@@ -107,7 +107,7 @@ def token_types(offsets: Array, first_lengths: Array) -> Array:
 
 
 def _values(values: Array, kind: Any) -> "pa.Array":
-    """An array over memory that stays where it is."""
+    """An Arrow array over a numpy array, without a copy."""
     import pyarrow as pa
 
     return pa.Array.from_buffers(kind, len(values), [None, pa.py_buffer(values)])

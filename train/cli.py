@@ -96,6 +96,7 @@ def run(resume: Path | None, quiet: bool, as_json: bool, config: Path | None, **
     if resume is None and "cache" not in given:
         raise InputError("--cache is missing, expected a cache's folder; `prep list` shows the caches here")
     settings = Settings.from_json(given) if resume is None else None  # what is wrong shows before torch is loaded
+    _check_memory_limit()
     from . import run as runs
 
     finish_without_stdout()
@@ -132,9 +133,9 @@ def evaluate(
 ) -> None:
     """Score a run, a model folder or a Hub model on a split.
 
-    Accuracy, F1, Matthews correlation and confusion counts; for numbers the correlations of Pearson and Spearman; for
-    sets of classes micro and macro F1; for tags of words precision, recall and F1 of entities; of a masked language
-    model its perplexity, on any cache.
+    For classes accuracy, F1, Matthews correlation and confusion counts; for regression the Pearson and Spearman
+    correlations; for multi-label micro and macro F1; for token labels precision, recall and F1 of entities; for a
+    masked language model its perplexity, on any cache.
 
     \b
     Example:
@@ -212,7 +213,7 @@ def predict(
 @json_option
 @click.option("--html", type=click.Path(path_type=Path), help="Also draw the runs' curves, on one HTML page.")
 def compare(runs: tuple[Path, ...], as_json: bool, html: Path | None) -> None:
-    """Show runs side by side, as a table in Markdown.
+    """Print runs side by side, as a table in Markdown.
 
     \b
     Examples:

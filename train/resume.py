@@ -18,8 +18,7 @@ from . import device as devices
 from .loop.checkpoint import clean, load_checkpoint, newest_checkpoint
 from .loop.setup import TrainingSetup, absolute_model, cache_requirements, checkpoint_owner, prepare_training
 from .loop.state import Meter, State
-from .models.configuration import read_config
-from .models.loading import fresh_model, load_model, model_digest, model_folder
+from .models.loading import load_model, model_digest, model_folder
 from .run_folder.folder import CHECKPOINTS, RunInfo
 from .settings import FREE_ON_RESUME, Settings, contradictions
 
@@ -74,14 +73,12 @@ def load_resume_point(run: Folder, settings: Settings, info: RunInfo, warn: Call
         root = run.folder(CHECKPOINTS, make=True)
     clean(root)
     found = newest_checkpoint(root, checkpoint_owner(info), warn)
+    source = model_folder(str(settings.model)) if found is None else found.folder.path
+    model = load_model(source, cache_requirements(cache, settings), settings.seed)
+    setup = prepare_training(model, cache, settings, device)
     if found is None:
-        required = cache_requirements(cache, settings)
-        model = load_model(model_folder(str(settings.model)), required, settings.seed)
-        setup = prepare_training(model, cache, settings, device)
         torch.manual_seed(settings.seed)
         return ResumePoint(setup, info, State(Meter(device)), {})
-    model = fresh_model(read_config(found.folder.path), str(settings.task))
-    setup = prepare_training(model, cache, settings, device)
     return ResumePoint(setup, info, load_checkpoint(found, setup), found.records)
 
 

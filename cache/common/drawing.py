@@ -68,7 +68,7 @@ PNG_DPI = 144
 
 
 class Key(NamedTuple):
-    """What a color means; a dashed key is that of a dashed line."""
+    """The meaning of a color, or of a dashed line in it."""
 
     words: str
     color: str

@@ -44,6 +44,11 @@ def user_path(text: str) -> Path:
         return Path(text)
 
 
+def path_text(path: str) -> str:
+    """A path as text that can be stored: bytes that are not UTF-8 are escaped."""
+    return os.fsencode(path).decode("utf-8", "backslashreplace")
+
+
 def local_folder(name: str) -> Path | None:
     """The folder that `name` stands for: `minilm`, or a path that exists."""
     if name == PACKAGED and not Path(name).is_dir():
@@ -84,7 +89,7 @@ def in_local_hub(name: str) -> bool:
     env = os.environ
     home = Path(env.get("HF_HOME") or Path(env.get("XDG_CACHE_HOME") or "~/.cache", "huggingface"))
     hub = Path(env.get("HF_HUB_CACHE") or env.get("HUGGINGFACE_HUB_CACHE") or home / "hub")
-    return (hub.expanduser() / f"models--{name.replace('/', '--')}").is_dir()
+    return (user_path(str(hub)) / f"models--{name.replace('/', '--')}").is_dir()
 
 
 def hub_folder(name: str, patterns: Sequence[str], flag: str) -> Path | None:

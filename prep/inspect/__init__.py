@@ -1,1 +1,1 @@
-"""What a cache holds: tables, sample rows, the report, the memory that training will take."""
+"""Inspection of a cache: tables, sample rows, the report, predicted memory of training."""

@@ -1,4 +1,4 @@
-"""A cache's figures: each a function from numbers to a figure whose title states what it shows."""
+"""Figures of a cache: each a function from numbers to a figure whose title states the finding."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 MOST_CLASSES = 12
-"""Classes drawn; of more, the largest."""
+"""Most classes drawn: the largest."""
 
 DRAWN = ("fixed", "dynamic", "smart", "tight")
 """Strategies whose batches are drawn side by side."""
@@ -64,7 +64,7 @@ def batches(views: Sequence[PlanView], max_length: int) -> Figure:
 
 
 def _draw_batches(view: PlanView, max_length: int, most: int, axes: "Axes", colors: Palette) -> None:
-    """Batches below one another, a row of the batch high per row, with an empty row between them."""
+    """Batches from top to bottom, one unit high per row, with an empty row between them."""
     edges, lengths, widths = [0.0], [], []
     for batch in view.first:
         top, count = edges[-1], len(batch.lengths)
@@ -77,7 +77,7 @@ def _draw_batches(view: PlanView, max_length: int, most: int, axes: "Axes", colo
 
 
 def costs(views: Sequence[PlanView], default: str) -> Figure:
-    """What an epoch computes under each plan."""
+    """Tokens computed per epoch under each plan."""
     fixed = views[0].row.cost
     chosen = next((view for view in views if view.row.spec.id == default), views[2])
     title = (
@@ -113,7 +113,7 @@ def _name_bars(axes: "Axes", names: Sequence[str], colors: Palette) -> None:
 
 
 def lengths(source: LengthCurve, sorted_rows: LengthCurve, max_length: int) -> Figure:
-    """Row lengths as the source has them and as the cache has them."""
+    """Row lengths in the order of the source and of the cache."""
     headings = {"In source order": source, "Sorted, as the cache holds them": sorted_rows}
     panels = tuple(
         Panel(
@@ -149,7 +149,7 @@ def _draw_lengths(curve: LengthCurve, max_length: int, axes: "Axes", colors: Pal
 
 
 def histogram(info: SplitInfo, max_length: int, cuts: Sequence[Truncation]) -> Figure:
-    """How long rows are, and what smaller max lengths would cut."""
+    """The distribution of row lengths, and the share that smaller max lengths would cut."""
     at_limit = rows_at_limit(info, max_length)
     if at_limit:
         title = (
@@ -178,7 +178,7 @@ def _draw_histogram(info: SplitInfo, max_length: int, axes: "Axes", colors: Pale
 
 
 def classes(counts: Sequence[int], names: Sequence[str], what: str = "rows") -> Figure:
-    """How many rows, or what else has labels, each class has."""
+    """The number of rows, or of labelled tokens, of each class."""
     rows, order = sum(counts), sorted(range(len(counts)), key=lambda index: -counts[index])
     shown = order[:MOST_CLASSES] if len(counts) > MOST_CLASSES else sorted(order)
     more = f" The {MOST_CLASSES} largest of {len(counts):,} are drawn." if len(counts) > MOST_CLASSES else ""

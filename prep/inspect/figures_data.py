@@ -44,7 +44,7 @@ class LengthCurve:
 
 @dataclass(frozen=True)
 class DrawnBatch:
-    """One batch: `rows` rows padded to `width`; `lengths` ascend, each standing for an equal part of the rows."""
+    """One batch: `rows` rows padded to `width`; `lengths` ascend, each the mean of an equal part of the rows."""
 
     rows: int
     width: int
@@ -72,7 +72,7 @@ class PlanView:
 
 @dataclass(frozen=True)
 class Truncation:
-    """What a smaller max length would do: rows it cuts, tokens it leaves."""
+    """The effect of a smaller max length: rows cut, tokens left."""
 
     max_length: int
     rows_cut: int
@@ -104,12 +104,12 @@ def length_curve(lengths: Array, bins: int = BINS) -> LengthCurve:
 
 
 def rows_at_limit(info: SplitInfo, max_length: int) -> int:
-    """Rows that are as long as the cache allows: they were cut there, or happen to be as long."""
+    """Rows of the max length: cut there, or exactly as long."""
     return info.length_histogram[max_length] if len(info.length_histogram) > max_length else 0
 
 
 def truncations(info: SplitInfo, max_length: int, limits: Sequence[int]) -> list[Truncation]:
-    """What each of some max lengths, 1 to the cache's own, would do to the rows as they are in the cache."""
+    """The effect of each of some max lengths, 1 to the cache's own, on the rows as they are in the cache."""
     counts = np.zeros(max_length + 1, np.int64)
     counts[: len(info.length_histogram)] = info.length_histogram
     longer = info.rows - np.cumsum(counts)  # longer[n]: rows of more than n tokens

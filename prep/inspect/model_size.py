@@ -1,13 +1,14 @@
 """The sizes of a model that its memory depends on, from its config.json alone."""
 
-import json
 from dataclasses import dataclass
 
+from cache.common.folder import Folder
 from cache.common.hub import hub_folder, local_folder
-from cache.errors import InputError
-from cache.format.checksummed_json import Json
+from cache.errors import CorruptCacheError, InputError
+from cache.format.checksummed_json import Json, parse_json
 
 CONFIG = "config.json"
+MAX_CONFIG_BYTES = 1 << 24
 BASE = {
     "hidden_size": 768,
     "num_hidden_layers": 12,
@@ -104,8 +105,10 @@ def read_size(name: str, outputs: int) -> ModelSize:
         raise InputError(f"--model {name!r}: no such folder here, and the Hugging Face Hub cannot be reached")
     path = folder / CONFIG
     try:
-        config = json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
+        file = path.resolve(strict=True)  # files of the Hub's local cache are links
+        with Folder.open(file.parent) as parent:
+            config = parse_json(parent.read(file.name, MAX_CONFIG_BYTES))
+    except (OSError, ValueError, RuntimeError, CorruptCacheError) as error:  # a loop of links is a RuntimeError
         raise InputError(f"--model {name}: cannot read {path}: {error}") from None
     kind = config.get("model_type") if isinstance(config, dict) else None
     if not isinstance(kind, str) or kind not in DEFAULTS:

@@ -1,4 +1,4 @@
-"""`prep report`: what a cache's page of figures shows."""
+"""`prep report`: the numbers, figures and tables of a cache on one HTML page."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -22,13 +22,13 @@ Table = tuple[Sequence[str], Sequence[Sequence[str]]]
 
 @dataclass(frozen=True)
 class Report:
-    """Everything a report shows of one split.
+    """The content of a report on one split.
 
     Attributes:
         cache: the cache.
         split: the split that is drawn.
         views: its plans, as `plan_views` gives them.
-        cuts: what some smaller max lengths would do.
+        cuts: the effect of some smaller max lengths.
         figures: the pictures, in the page's order.
     """
 
@@ -44,7 +44,7 @@ def make_report(cache: Cache, split_name: str | None = None) -> Report:
 
     Args:
         cache: the cache.
-        split_name: which split; default: train, or the first one.
+        split_name: default: train, or the first split.
 
     Raises:
         InputError: the cache has no such split, or it is empty, or a library that draws is missing.
@@ -71,7 +71,7 @@ def make_report(cache: Cache, split_name: str | None = None) -> Report:
 
 
 def report_page(report: Report) -> str:
-    """The report as one HTML file that needs nothing else."""
+    """The report as one self-contained HTML page."""
     manifest, split = report.cache.manifest, report.split
     default = split.default_spec()
     chosen = next((view for view in report.views if view.row.spec == default), report.views[2])
@@ -126,7 +126,7 @@ def cost_table(views: list[PlanView]) -> Table:
 
 
 def truncation_table(report: Report) -> Table:
-    """What smaller max lengths would cut, and the tokens they would save."""
+    """Rows that smaller max lengths would cut, and the tokens they would save."""
     info, limit = report.split.info, report.cache.manifest.max_length
     rows = [
         [

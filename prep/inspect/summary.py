@@ -1,4 +1,4 @@
-"""What a cache holds, as tables: for people as text, for machines as JSON."""
+"""Summary tables of a cache, as text and as JSON."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,12 +18,12 @@ if TYPE_CHECKING:
     from ..build import BuildResult
 
 RANKS = (1, 8, 64)
-"""Rank counts for which the token table tells how busy the ranks are."""
+"""Rank counts whose utilization is in the token table."""
 
 
 @dataclass(frozen=True)
 class TokenRow:
-    """One line of the token table: a plan and what its first epoch costs."""
+    """One line of the token table: a plan and the cost of its first epoch."""
 
     spec: PlanSpec
     stored_epochs: int
@@ -43,7 +43,7 @@ def table_specs(split: Split) -> list[PlanSpec]:
 
 
 def token_table(split: Split) -> list[TokenRow]:
-    """What each of `table_specs` costs."""
+    """The cost of each of `table_specs`."""
     stored = split.stored_plans()
     return [_token_row(split, spec, stored) for spec in table_specs(split)]
 
@@ -124,16 +124,16 @@ def class_counts(split: Split) -> list[int]:
 
 
 def _labels(split: Split) -> str:
-    """What labels there are, in a few words."""
+    """The labels in a few words: shares of classes, or the range of numbers."""
     return _balance(split) if split.task.label_names else _range(split)
 
 
 MOST_CLASSES = 6
-"""Classes named in the summary; beyond, only their number is given."""
+"""Most classes named in the summary; of the others only the number is given."""
 
 
 def _range(split: Split) -> str:
-    """The spread of labels that are numbers."""
+    """The range of labels that are numbers."""
     labels = split.labels
     if not len(labels):
         return "none"
@@ -187,7 +187,7 @@ def build_facts(result: "BuildResult", seconds: float) -> dict[str, Any]:
 
 
 def plan_facts(split: Split, spec: PlanSpec) -> dict[str, Any]:
-    """What a plan costs."""
+    """Everything `prep plan --json` says of a plan."""
     stored, fixed = split.stored_plans(), PlanSpec("fixed", split.default_spec().batch_size or 16)
     return _plan_facts(_token_row(split, spec, stored), _token_row(split, fixed, stored).cost)
 

@@ -222,7 +222,7 @@ def resolve_classes(
         uint8, 1 at those a row has.
 
     Raises:
-        InputError: a label is no class; names split, row and value. Or there are too many classes.
+        InputError: a label is not a class; names split, row and value. Or there are too many classes.
     """
     classes = {split: classes_of(split, coded, known) for split, coded in pieces.items()}
     found = {value for parts in classes.values() for part in parts for value in part.values()}
@@ -273,7 +273,7 @@ def classes_of(
     the names are `known`, else a whole number or text.
 
     Raises:
-        InputError: a label is no class; names split, row and value.
+        InputError: a label is not a class; names split, row and value.
     """
     result = []
     for piece in coded:

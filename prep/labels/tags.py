@@ -41,7 +41,7 @@ class Tags:
         """(V,) the number of each tag in a piece of a label column.
 
         Raises:
-            InputError: a tag is no class, or there are too many.
+            InputError: a tag is not a class, or there are too many.
         """
         (classes,) = classes_of(split, [coded], self.known, first_row)
         table = np.zeros(max(len(coded.values), 1), np.int64)

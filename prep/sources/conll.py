@@ -40,11 +40,11 @@ def read_conll(path: Path, columns: list[str]) -> Iterator["pa.RecordBatch"]:
     """Some columns of a file: a row a sentence, each column a list of text."""
     import pyarrow as pa
 
-    places = [conll_names(path).index(name) for name in columns]
+    positions = [conll_names(path).index(name) for name in columns]
     kind = pa.list_(pa.string())
     sentences = _sentences(path)
     while part := list(islice(sentences, BATCH_SENTENCES)):
-        lists = [pa.array([[cells[place] for cells in words] for words in part], kind) for place in places]
+        lists = [pa.array([[cells[position] for cells in words] for words in part], kind) for position in positions]
         yield pa.RecordBatch.from_arrays(lists, columns)
 
 

@@ -4,13 +4,12 @@ A `Source` also says what it is in a way that can be compared: hashes of the fil
 """
 
 import difflib
-import os
 import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from cache.common.hub import hub_reachable, package_folder, user_path
+from cache.common.hub import hub_reachable, package_folder, path_text, user_path
 from cache.errors import InputError
 from cache.format.checksummed_json import NAME_PATTERN, Json
 from cache.format.files import sha256_file
@@ -138,7 +137,7 @@ def _folder(argument: str, path: Path, asked: Columns, forked: Forked) -> Source
     patterns = ("*/*.txt",) if asked.labelled else ("*/*.txt", "*.txt")
     texts = {
         split.name: [
-            (file, _plain(file.parent.name))
+            (file, path_text(file.parent.name))
             for file in sorted(file for pattern in patterns for file in split.glob(pattern))
             if file.is_file()
         ]
@@ -161,7 +160,9 @@ def _folder(argument: str, path: Path, asked: Columns, forked: Forked) -> Source
     for split, members in texts.items():
         for file, _ in members:
             with reading(file):
-                files.append({"split": split, "file": _plain(str(file.relative_to(path))), "sha256": sha256_file(file)})
+                files.append(
+                    {"split": split, "file": path_text(str(file.relative_to(path))), "sha256": sha256_file(file)}
+                )
     return Source(
         argument=argument,
         name=cache_name(path.resolve().name),
@@ -169,11 +170,6 @@ def _folder(argument: str, path: Path, asked: Columns, forked: Forked) -> Source
         splits=streams,
         unread="" if asked.labelled else "the folders' names",
     )
-
-
-def _plain(name: str) -> str:
-    """A file's name as text, even where its bytes are none."""
-    return os.fsencode(name).decode("utf-8", "backslashreplace")
 
 
 def _by_split(tables: list[Path]) -> dict[str, list[Path]]:
@@ -220,6 +216,6 @@ def _files_identity(splits: dict[str, list[Path]], columns: Columns) -> Json:
     for split, files in splits.items():
         for path in files:
             with reading(path):
-                facts = {"file": path.name, "bytes": path.stat().st_size, "sha256": sha256_file(path)}
+                facts = {"file": path_text(path.name), "bytes": path.stat().st_size, "sha256": sha256_file(path)}
             listed.append({"split": split, **facts})
     return {"files": listed, **columns.identity}

@@ -47,7 +47,7 @@ def _glue(
 
 ENTAILED = ("entailment", "not_entailment")
 NLI = ("entailment", "neutral", "contradiction")
-ENTITIES = ("O", *(f"{place}-{kind}" for kind in ("PER", "ORG", "LOC", "MISC") for place in "BI"))
+ENTITIES = ("O", *(f"{prefix}-{kind}" for kind in ("PER", "ORG", "LOC", "MISC") for prefix in "BI"))
 TOPICS = ("World", "Sports", "Business", "Sci/Tech")
 
 GLUE = (

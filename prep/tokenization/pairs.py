@@ -47,9 +47,9 @@ def pair_template(backend: Any) -> Template:
         InputError: it puts the second text first, or has token types other than zeros followed by ones.
     """
     encoding = backend.encode("a", "b")
-    places, types = encoding.sequence_ids, encoding.type_ids
-    ends = [len(places) - 1 - places[::-1].index(text) for text in (0, 1) if text in places]
-    starts = [places.index(text) for text in (0, 1) if text in places]
+    positions, types = encoding.sequence_ids, encoding.type_ids
+    ends = [len(positions) - 1 - positions[::-1].index(text) for text in (0, 1) if text in positions]
+    starts = [positions.index(text) for text in (0, 1) if text in positions]
     if len(starts) < 2 or ends[0] > starts[1] or types != sorted(types) or not {0, 1}.issuperset(types):
         raise InputError(
             "the tokenizer's template for pairs is none that a cache holds: the first text, then the second, with "
@@ -92,22 +92,22 @@ def assemble(
     lengths = kept[0] + kept[1] + template.specials
     begins = np.cumsum(lengths) - lengths
     ids = np.zeros(int(lengths.sum()), np.uint32)
-    place = begins
+    position = begins
     for special, texts, count in ((template.before, firsts, kept[0]), (template.between, seconds, kept[1])):
-        place = _put_special(ids, place, special)
+        position = _put_special(ids, position, special)
         source = np.cumsum(texts[1]) - texts[1] + (texts[1] - count if left else 0)
         within = np.arange(int(count.sum())) - np.repeat(np.cumsum(count) - count, count)
-        ids[np.repeat(place, count) + within] = texts[0][np.repeat(source, count) + within]
-        place = place + count
-    _put_special(ids, place, template.after)
+        ids[np.repeat(position, count) + within] = texts[0][np.repeat(source, count) + within]
+        position = position + count
+    _put_special(ids, position, template.after)
     zeros = kept[0] + len(template.before) + template.between_first
     return ids, lengths, zeros if template.typed else lengths.copy()
 
 
-def _put_special(ids: Array, places: Array, special: list[int]) -> Array:
+def _put_special(ids: Array, positions: Array, special: list[int]) -> Array:
     for offset, number in enumerate(special):
-        ids[places + offset] = number
-    moved: Array = places + len(special)
+        ids[positions + offset] = number
+    moved: Array = positions + len(special)
     return moved
 
 

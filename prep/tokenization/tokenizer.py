@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from cache.common.arrays import Array
-from cache.common.hub import DEFAULT_MODEL, PACKAGED, hub_folder, local_folder, packaged_model
+from cache.common.hub import DEFAULT_MODEL, PACKAGED, hub_folder, local_folder, packaged_model, path_text
 from cache.errors import InputError
 from cache.format.checksummed_json import Json
 from cache.format.manifest import MAX_LENGTH
@@ -84,7 +84,7 @@ def find_tokenizer(name: str | None) -> TokenizerFiles:
     wanted = name or DEFAULT_MODEL
     folder = local_folder(wanted)
     if folder:
-        return _from_folder(wanted, folder)
+        return _from_folder(path_text(wanted), folder)
     found = _from_hub(wanted)
     if found:
         return found

@@ -44,7 +44,7 @@ class Words:
 
     Attributes:
         distinct: each word there is once.
-        numbers: (V,) the words of all rows, end to end: places in `distinct`.
+        numbers: (V,) the words of all rows, end to end: positions in `distinct`.
         counts: (N,) words of each row.
         marks: (V,) a number above 0 for each word.
     """
@@ -57,10 +57,10 @@ class Words:
     @classmethod
     def of(cls, rows: Sequence[Sequence[str]], marks: Array) -> "Words":
         """Rows of words as lists, and the mark of each word."""
-        places: dict[str, int] = {}
-        numbers = [places.setdefault(word, len(places)) for word in chain.from_iterable(rows)]
+        positions: dict[str, int] = {}
+        numbers = [positions.setdefault(word, len(positions)) for word in chain.from_iterable(rows)]
         counts = np.array([len(row) for row in rows], np.int64)
-        return cls(list(places), np.array(numbers, np.int64), counts, marks)
+        return cls(list(positions), np.array(numbers, np.int64), counts, marks)
 
     @property
     def begins(self) -> Array:
@@ -151,15 +151,15 @@ class WordEncoder:
         kept = np.minimum(np.diff(rows), self.rules.max_length - len(self.before) - len(self.after))
         begins = rows[1:] - kept if self.rules.truncation_side == "left" else rows[:-1]
         starts = np.cumsum(kept) - kept
-        places = np.arange(int(kept.sum())) + np.repeat(begins - starts, kept)  # of the tokens that stay, in all
-        word = np.searchsorted(ends, places, side="right") - 1  # the word of each; empty ones are passed over
+        positions = np.arange(int(kept.sum())) + np.repeat(begins - starts, kept)  # of the tokens that stay, in all
+        word = np.searchsorted(ends, positions, side="right") - 1  # the word of each; empty ones are passed over
         new = np.ones(len(word), bool)
         new[1:] = word[1:] != word[:-1]
         lengths = kept + len(self.before) + len(self.after)
         out = np.cumsum(lengths) - lengths
         flat, flat_marks = np.zeros(int(lengths.sum()), np.uint32), np.zeros(int(lengths.sum()), np.int64)
-        inner = np.arange(len(places)) + np.repeat(out + len(self.before) - starts, kept)
-        flat[inner] = ids[(np.cumsum(sizes) - sizes)[words.numbers[word]] + places - ends[word]]
+        inner = np.arange(len(positions)) + np.repeat(out + len(self.before) - starts, kept)
+        flat[inner] = ids[(np.cumsum(sizes) - sizes)[words.numbers[word]] + positions - ends[word]]
         flat_marks[inner] = np.where(new, words.marks[word], 0)
         for offset, number in enumerate(self.before):
             flat[out + offset] = number
@@ -190,10 +190,10 @@ class WordEncoder:
         part = slice(-most, None) if left else slice(most)
         marks = [words.marks[begins[row] : begins[row + 1]][part] for row in chosen]
         again = self.by_tokenizers([rows[row][part] for row in chosen], np.concatenate([words.marks[:0], *marks]))
-        places = np.append(0, np.cumsum(found[1]))
+        positions = np.append(0, np.cumsum(found[1]))
         wanted = zip(split_rows(again[0], again[1]), split_rows(again[2], again[1]), strict=True)
         for row, (ids, marked) in zip(chosen, wanted, strict=True):
-            mine, mark = (part[places[row] : places[row + 1]] for part in (found[0], found[2]))
+            mine, mark = (part[positions[row] : positions[row + 1]] for part in (found[0], found[2]))
             text, name = " ".join(rows[row]), self.engine.name
             if not np.array_equal(mine, ids):
                 raise ParityError.differing(name, text, mine.tolist(), ids.tolist())
@@ -204,8 +204,8 @@ class WordEncoder:
 def _first_tokens(word_ids: list[Any], marks: Array) -> Array:
     """(tokens,) the mark of each word at its first token, 0 elsewhere; `word_ids` are None at special tokens."""
     found, before = np.zeros(len(word_ids), np.int64), None
-    for place, word in enumerate(word_ids):
+    for position, word in enumerate(word_ids):
         if word is not None and word != before:
-            found[place] = marks[word]
+            found[position] = marks[word]
         before = word
     return found

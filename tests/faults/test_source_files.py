@@ -5,6 +5,8 @@ import json
 import os
 import resource
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -13,12 +15,13 @@ import pyarrow as pa
 import pyarrow.parquet
 import pytest
 
-from cache import InputError
+from cache import InputError, open_cache
 from prep.sources import forked, hub
 from prep.sources.corpus import Columns
 from prep.sources.forked import Forked
 
 from ..helpers.commands import GOOD, Prep, build, write
+from ..helpers.tokenizers import write_tokenizer
 
 MIB = 1 << 20
 
@@ -125,6 +128,50 @@ def test_a_pipe_in_a_saved_split_is_refused(prep: Prep) -> None:
     done = build(prep, "all")
     assert done.code == 2
     assert "cannot read all/train/state.json: it is a folder, pipe or device" in done.err
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mib", [160, 200, 250, 300, 400, 500, 600])
+def test_little_address_space_is_said(tmp_path: Path, mib: int) -> None:
+    """Libraries in other languages abort where memory is short; none of them starts."""
+    write(str(tmp_path / "a.csv"), GOOD)
+    limit = f"import resource; resource.setrlimit(resource.RLIMIT_AS, ({mib << 20},) * 2)"
+    code = f"{limit}; from prep.cli import main; main()"
+    done = subprocess.run(
+        [sys.executable, "-c", code, "build", "a.csv", "--tokenizer", "minilm"],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2]), "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode in (1, 2)
+    assert done.stderr.startswith("error: ")
+    assert f"{mib} MiB of address space, expected 1,024 MiB" in done.stderr or "not enough memory" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("argument", ["~nosuchuser/a.csv", os.fsdecode(b"\xff.csv")])
+def test_a_source_that_cannot_be_named_is_refused(prep: Prep, argument: str) -> None:
+    done = build(prep, argument)
+    assert (done.code, done.out) == (2, "")
+    assert done.err.startswith("error: ")
+
+
+def test_names_that_are_not_text_are_stored_escaped(prep: Prep) -> None:
+    """Of a file beside others, of a tokenizer's folder, of the folder of caches."""
+    odd = os.fsdecode(b"\xff")
+    try:
+        Path(odd).mkdir()
+    except OSError:
+        pytest.skip("this file system takes only UTF-8 names")
+    write_tokenizer(Path("tok")).rename(Path(odd, "tok"))
+    write(f"d/train.{odd}.csv", GOOD)
+    done = build(prep, "d", "--tokenizer", f"{odd}/tok", "--out", f"{odd}/caches")
+    assert (done.code, done.err) == (0, "")
+    manifest = open_cache(Path(odd, "caches/a")).manifest
+    assert manifest.tokenizer.name == "\\xff/tok"
+    assert manifest.source["files"][0]["file"] == "train.\\xff.csv"
 
 
 # --- the process that reads

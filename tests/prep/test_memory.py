@@ -1,6 +1,7 @@
 """Predicted memory against what torch keeps and allocates, and against transformers' own count of parameters."""
 
 import json
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -227,6 +228,21 @@ def test_other_models_are_refused(tmp_path: Path, config: Any, message: str) -> 
     if config is not None:
         (tmp_path / "config.json").write_text(config if isinstance(config, str) else json.dumps(config))
     with pytest.raises(InputError, match=message):
+        read_size(str(tmp_path), 2)
+
+
+@pytest.mark.parametrize("kind", ["pipe", "sparse", "loop"])
+def test_a_config_that_is_not_a_plain_file_is_refused(tmp_path: Path, kind: str) -> None:
+    """A pipe does not hang, a huge file is not read, a link to itself is not followed."""
+    path = tmp_path / "config.json"
+    if kind == "pipe":
+        os.mkfifo(path)
+    elif kind == "sparse":
+        path.touch()
+        os.truncate(path, 1 << 40)
+    else:
+        path.symlink_to("config.json")
+    with pytest.raises(InputError, match=r"cannot read .*config\.json"):
         read_size(str(tmp_path), 2)
 
 

@@ -181,13 +181,26 @@ def test_sigterm_saves_a_checkpoint_and_exits_143_and_says_how_to_go_on(place):
     assert checkpoints(run / "checkpoints")
 
 
-def test_the_first_ctrl_c_saves_and_exits_130(place):
-    process = spawn(place, *arguments("interrupted", epochs=40))
-    wait_for_lines(place / "interrupted" / "metrics.jsonl", 1, process)
-    os.kill(process.pid, signal.SIGINT)
-    assert ended(process) == 130
-    assert checkpoints(place / "interrupted" / "checkpoints")
-    assert "train run --resume interrupted" in (place / "err.txt").read_text()
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGHUP])
+def test_the_first_ctrl_c_and_a_closed_terminal_save_and_say_how_to_go_on(place, signum):
+    out = f"interrupted-{signum}"
+    process = spawn(place, *arguments(out, epochs=40))
+    wait_for_lines(place / out / "metrics.jsonl", 1, process)
+    os.kill(process.pid, signum)
+    assert ended(process) == 128 + signum
+    assert checkpoints(place / out / "checkpoints")
+    assert f"train run --resume {out}" in (place / "err.txt").read_text()
+
+
+def ignore_hangups() -> None:
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+
+
+def test_under_nohup_a_closed_terminal_stops_nothing(place):
+    process = spawn(place, *arguments("nohup"), prepare=ignore_hangups)
+    wait_for_lines(place / "nohup" / "metrics.jsonl", 1, process)
+    os.kill(process.pid, signal.SIGHUP)
+    assert ended(process) == 0
 
 
 def hang_in_step() -> None:

@@ -1,1 +1,1 @@
-"""Runs side by side: the table, the curves."""
+"""Comparison of training runs: a table, and a page of curves."""

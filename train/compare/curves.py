@@ -1,4 +1,4 @@
-"""What runs recorded, as curves; runs that differ only by seed become one group: its mean and standard deviation.
+"""Training curves of runs from their records; runs that differ only by seed form a group.
 
 Shapes: S records of a run, R runs of a group.
 """
@@ -28,7 +28,7 @@ class RunCurves:
     """One run's records.
 
     Attributes:
-        result: what `train compare` prints of it.
+        result: its line of the table of `train compare`.
         steps: (S,) optimizer step of each record.
         loss: (S,) mean loss since the record before; NaN where it was not finite.
         learning_rate: (S,).
@@ -50,7 +50,7 @@ class RunCurves:
 
 @dataclass(frozen=True)
 class Group:
-    """Runs that differ by nothing but their seeds, and the name that tells them from the other groups."""
+    """Runs that differ only by seed, under a name that distinguishes them from the other groups."""
 
     name: str
     runs: tuple[RunCurves, ...]
@@ -62,7 +62,7 @@ class Group:
 
     @property
     def score_name(self) -> str:
-        """What the main score of its runs is called; empty where none was evaluated."""
+        """Name of the main score of its runs; empty where none was evaluated."""
         return next((run.result.score[0] for run in self.runs if run.result.score), "")
 
     def scores(self) -> tuple[list[int], Floats]:
@@ -72,7 +72,7 @@ class Group:
 
 
 def read_curves(folder: Path) -> RunCurves:
-    """Read what a run has recorded so far.
+    """Read the records that a run has so far.
 
     Raises:
         InputError: the folder is not a run folder.
@@ -102,7 +102,7 @@ def _column(records: Sequence[Json], name: str) -> Floats:
 
 
 def group_runs(runs: Sequence[RunCurves]) -> list[Group]:
-    """Put runs that differ only by seed together, in the order in which they were given."""
+    """Group runs that differ only by seed, in the order given."""
     groups: dict[str, list[RunCurves]] = {}
     facts = [_facts(run) for run in runs]
     for run, fact in zip(runs, facts, strict=True):
@@ -129,20 +129,22 @@ def _facts(run: RunCurves) -> dict[str, Any]:
     }
 
 
-SAID_ALONE = ("strategy", "cache_name", "device", "precision")
-UNSAID = ("cache_fingerprint", "model_digest", "total_steps")
+NAMED_BY_VALUE = ("strategy", "cache_name", "device", "precision")
+"""Settings whose value alone says what it is."""
+NOT_NAMED = ("cache_fingerprint", "model_digest", "total_steps")
+"""Differences that no name of a group shows."""
 
 
 def _name(facts: dict[str, Any], varying: Sequence[str]) -> str:
-    """What tells a group from the others, its strategy first."""
+    """The settings in which a group differs from the others, its strategy first."""
     parts = []
     for name in sorted(varying, key=lambda name: name != "strategy"):
         value = facts.get(name)
-        if value is None or name in UNSAID:
+        if value is None or name in NOT_NAMED:
             continue
         if name == "model":
             parts.append(Path(str(value)).name)
-        elif name in SAID_ALONE:
+        elif name in NAMED_BY_VALUE:
             parts.append(str(value))
         else:
             parts.append(f"{name.replace('_', ' ')} {value}")

@@ -33,7 +33,7 @@ def write_comparison(folders: Sequence[Path], path: Path) -> int:
 
 
 def comparison_page(groups: Sequence[Group]) -> str:
-    """The page as one HTML file that needs nothing else.
+    """The comparison as one self-contained HTML page.
 
     Raises:
         InputError: no run has recorded a step yet.
@@ -100,7 +100,7 @@ def _learning_title(scored: Sequence[Group], groups: Sequence[Group]) -> str:
 
 
 def pace(groups: Sequence[Group]) -> Figure:
-    """Throughput and learning rate, step by step."""
+    """Throughput and learning rate against steps."""
     speeds = [_speed(group) for group in groups]
     title = "; ".join(
         f"{group.name}: {speed:,.0f} real tokens per second" for group, speed in zip(groups, speeds, strict=True)
@@ -143,7 +143,7 @@ def _loss_panel(groups: Sequence[Group], field: str, heading: str, x_label: str,
 
 
 def _score_panel(groups: Sequence[Group], name: str, unit: str, scale: float) -> Panel:
-    """The groups that have a score of this name; the others keep their color and stay away."""
+    """The main score of this name against time, for the groups that have it."""
     curves = []
     for group in groups:
         steps, values = group.scores()
@@ -188,7 +188,7 @@ def _panel(
 
 
 def _draw_curve(axes: "Axes", x: Floats, y: Floats, smoothing: int, color: str, line: str) -> None:
-    """The mean of a group's runs and one standard deviation to either side; of a lone run also what was smoothed."""
+    """The mean of a group's runs, with a band of one standard deviation; for one run also its unsmoothed values."""
     each = np.stack([smooth(run, smoothing) for run in y])
     pick = np.unique(np.linspace(0, len(x) - 1, min(len(x), MOST_POINTS)).astype(int))
     mean = each.mean(axis=0)[pick]

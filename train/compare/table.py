@@ -1,4 +1,4 @@
-"""Runs side by side: the tutorial's table, in Markdown."""
+"""The table of `train compare` in Markdown: the tutorial's columns, one row per run."""
 
 import re
 from collections.abc import Sequence
@@ -31,7 +31,7 @@ _MARKDOWN = re.compile(r"[\\|`<\[*&]")
 
 @dataclass(frozen=True)
 class RunResult:
-    """What a run's folder says of it.
+    """The results recorded in a run folder.
 
     Attributes:
         folder: of the run.
@@ -40,7 +40,7 @@ class RunResult:
         epoch_seconds: training time of each epoch, seconds.
         steps: optimizer steps done.
         padded_tokens: tokens computed in training, padding included.
-        finished: whether it came to its end.
+        finished: whether the run is complete.
     """
 
     folder: Path
@@ -58,7 +58,7 @@ class RunResult:
 
 
 def read_result(folder: Path) -> RunResult:
-    """Read what a run has recorded so far.
+    """Read the results that a run has so far.
 
     Raises:
         InputError: the folder is not a run folder.

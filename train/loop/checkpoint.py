@@ -18,7 +18,6 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, fields
 
 import torch
-from safetensors import SafetensorError
 from transformers import PreTrainedModel
 
 from cache.common.files import storage_errors
@@ -28,6 +27,7 @@ from cache.format.checksummed_json import MAX_COUNT, Fields, seal, unseal
 from cache.format.files import FileInfo, open_file_info
 
 from .. import device as devices
+from ..models.library_errors import library_errors
 from ..run_folder.folder import METRICS, TIMING, Json, listed_files
 from ..run_folder.records import is_number
 from .setup import TrainingSetup
@@ -249,17 +249,14 @@ def load_checkpoint(checkpoint: Checkpoint, setup: TrainingSetup) -> State:
     if (
         state.epoch >= len(steps)
         or state.epoch_step > steps[state.epoch]
-        or (state.step != sum(steps[: state.epoch]) + state.epoch_step)
+        or state.step != sum(steps[: state.epoch]) + state.epoch_step
     ):
         raise MismatchError(
             f"{folder.path}: its progress is epoch {state.epoch}, step {state.epoch_step} of it, {state.step} of the "
             f"run, but the epochs of this run have {', '.join(map(str, setup.steps))} steps"
         )
-    try:
-        with storage_errors(folder.path, "read"):
-            _restore(folder, setup)
-    except (RuntimeError, ValueError, TypeError, SafetensorError) as error:
-        raise MismatchError(f"{folder.path}: its tensors are not those of this model ({error})") from None
+    with library_errors(MismatchError, f"{folder.path}: its tensors are not those of this model"):
+        _restore(folder, setup)
     return state
 
 
@@ -271,11 +268,8 @@ def load_weights(root: Folder, step: int, setup: TrainingSetup) -> None:
         MismatchError: its tensors are not those of this model.
     """
     folder = read_checkpoint(root, step_name(step)).folder
-    try:
-        with storage_errors(folder.path, "read"):
-            _copy_weights(read_tensors(folder, WEIGHTS), setup)
-    except (RuntimeError, ValueError, TypeError, SafetensorError) as error:
-        raise MismatchError(f"{folder.path}: its tensors are not those of this model ({error})") from None
+    with library_errors(MismatchError, f"{folder.path}: its tensors are not those of this model"):
+        _copy_weights(read_tensors(folder, WEIGHTS), setup)
 
 
 def _copy_weights(weights: Tensors, setup: TrainingSetup) -> None:

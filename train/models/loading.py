@@ -15,7 +15,7 @@ from cache.format.tasks import MLM
 from .configuration import folder_config
 from .fit import CacheRequirements, check_fit, usable_positions
 from .folder import CONFIG, ModelFolder
-from .heads import PROBLEMS, as_model, empty_model, model_class, quiet_transformers
+from .heads import PROBLEMS, as_model, empty_model, quiet_transformers
 from .library_errors import library_errors
 
 HUB_FILES = ["config.json", "*.safetensors", "*.safetensors.index.json", "tokenizer.json"]
@@ -117,12 +117,6 @@ def load_weights(folder: ModelFolder, config: PretrainedConfig, kind: str) -> tu
     with torch.inference_mode(), quiet_transformers(), library_errors(MismatchError, f"{path}: fails on a row", remedy):
         model(input_ids=torch.full((1, width), config.pad_token_id or 0))
     return model, new
-
-
-def fresh_model(config: PretrainedConfig, kind: str) -> PreTrainedModel:
-    """A task's model of a configuration with weights to be filled in from a checkpoint."""
-    with quiet_transformers():
-        return as_model(model_class(kind)[0].from_config(config, trust_remote_code=False).float())
 
 
 def model_digest(folder: Path) -> str:
