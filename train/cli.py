@@ -96,6 +96,7 @@ def run(resume: Path | None, quiet: bool, as_json: bool, config: Path | None, **
     if resume is None and "cache" not in given:
         raise InputError("--cache is missing, expected a cache's folder; `prep list` shows the caches here")
     settings = Settings.from_json(given) if resume is None else None  # what is wrong shows before torch is loaded
+    _check_memory_limit()
     from . import run as runs
 
     finish_without_stdout()

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -10,6 +9,7 @@ import transformers
 from transformers import PreTrainedModel
 
 from cache import Batch, Cache, Split
+from cache.common.hub import user_path
 from cache.errors import InputError
 from cache.format.tasks import MLM
 from cache.plans.spec import PlanSpec
@@ -316,12 +316,12 @@ def _resolve_task(settings: Settings, cache: Cache) -> str:
 
 def _absolute_folder(folder: str | None) -> str | None:
     """A tracker's folder as an absolute path, so that a resumed run finds it from any working directory."""
-    return folder if folder in (None, AUTO, OFF) else str(Path(folder).expanduser().resolve())
+    return folder if folder in (None, AUTO, OFF) else str(user_path(str(folder)).resolve())
 
 
 def absolute_model(model: str) -> str:
     """A model's name, a local folder as an absolute path, so that it is found from any working directory."""
-    path = Path(model).expanduser()
+    path = user_path(model)
     return str(path.resolve()) if path.is_dir() else model
 
 

@@ -6,12 +6,13 @@ import torch
 from transformers import PreTrainedModel
 
 from cache import Batch, Split
-from cache.errors import InputError
+from cache.errors import InputError, MismatchError
 from cache.format.tasks import Task
 from cache.plans.spec import PlanSpec
 
 from .. import device as devices
 from ..models.inputs import PADDING_SIDE, model_inputs
+from ..models.library_errors import library_errors
 from ..models.masked_lm import Masking, is_masked_model, masked_forward, summed_loss
 from .perplexity import MaskedLMMetric
 from .scores import Metric, Scores, metric_of
@@ -61,7 +62,8 @@ def evaluate(
                 break
             rows += len(batch)
             if masked or batch.targets:
-                summed, logits, labels = score(batch)
+                with library_errors(MismatchError, f"the model cannot compute rows {batch.rows.tolist()[:8]}, …"):
+                    summed, logits, labels = score(batch)
                 loss += summed
                 metric.update(logits, labels)
             progress(len(batch))

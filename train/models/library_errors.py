@@ -25,7 +25,7 @@ def library_errors(kind: type[LengthwiseError], what: str, remedy: str = "") -> 
         panic = type(error).__name__ == "PanicException"  # of a library written in Rust; no Exception
         if not (isinstance(error, Exception) or panic):
             raise
-        if devices.is_out_of_memory(error):
-            raise MemoryError(str(error)) from error
         reason = " ".join(str(error).split()) or type(error).__name__
+        if devices.is_out_of_memory(error):
+            raise MemoryError(f"({reason:.300}); a smaller --batch-size takes less") from error
         raise kind(f"{what} ({reason:.300}){remedy}") from error

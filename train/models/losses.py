@@ -18,6 +18,7 @@ from torch.nn.functional import cross_entropy
 
 from cache import Split
 from cache.common.arrays import Array
+from cache.common.hub import user_path
 from cache.errors import InputError
 from cache.format.tasks import IGNORED, TOKENS, Task
 
@@ -113,7 +114,7 @@ def resolve_weights(given: str | None, smoothing: float, task: Task, kind: str) 
         return given
     source, text = "--class-weights", str(given)
     if not text.startswith("{"):
-        source, text = f"--class-weights {given}", _read(Path(text))
+        source, text = f"--class-weights {given}", _read(user_path(text))
     try:
         content = json.loads(text)
     except (ValueError, RecursionError) as error:
@@ -132,10 +133,10 @@ def resolve_weights(given: str | None, smoothing: float, task: Task, kind: str) 
 
 def _read(path: Path) -> str:
     try:
-        return path.expanduser().read_text("utf-8")
+        return path.read_text("utf-8")
     except OSError as error:
         raise InputError(f"--class-weights {path}: {error.strerror}; expected {BALANCED} or a JSON file") from None
-    except (ValueError, RuntimeError) as error:
+    except ValueError as error:
         raise InputError(f"--class-weights {path}: {error}; expected {BALANCED} or a JSON file") from None
 
 

@@ -16,6 +16,7 @@ from types import TracebackType
 from typing import Protocol, Self
 
 from cache.common.folder import Folder
+from cache.common.hub import user_path
 from cache.errors import InputError, LengthwiseError
 from cache.format.checksummed_json import Fields
 
@@ -265,7 +266,7 @@ def _flat(info: RunInfo) -> Json:
 
 def _curve_folder(target: str, run: Folder) -> Path:
     if target != AUTO:
-        return Path(target).expanduser() / run.path.resolve().name
+        return user_path(target) / run.path.resolve().name
     run.folder(TENSORBOARD, make=True).close()  # refuses a link
     return run.checked_path() / TENSORBOARD
 
