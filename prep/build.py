@@ -102,7 +102,6 @@ def build(settings: BuildSettings, console: ConsoleProgress, source: Source | No
             return BuildResult(cache, True, _write_plans(cache, settings, console))
         with staging(path) as folder:
             encoded = _encode(source, encoder, manifest, settings, folder.path / SORTED_RUNS, console)
-            _check_classes(encoded.task, source)
             complete = _write(folder, manifest, encoded, encoder, settings.shard_bytes, tokenizer)
             planned = _write_plans(Cache(folder, complete), settings, console)
             publish(folder, path)
@@ -116,15 +115,6 @@ def _check_address_space() -> None:
         raise InputError(
             f"this process may have {limit >> 20:,} MiB of address space, expected {ADDRESS_SPACE >> 20:,} MiB or more "
             "to build a cache; first run: ulimit -v unlimited"
-        )
-
-
-def _check_classes(task: Task, source: Source) -> None:
-    """Labels must tell rows apart: transformers takes a classifier of one class for a regression."""
-    if task.kind in ("classification", TOKENS) and len(task.label_names) == 1:
-        raise InputError(
-            f"{source.argument}: every label is {task.label_names[0]!r}, and a classifier needs at least two classes; "
-            f"see --label, or build without labels: --task {MLM}"
         )
 
 

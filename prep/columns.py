@@ -64,7 +64,8 @@ def plain(batch: "pa.RecordBatch") -> "pa.RecordBatch":
     import pyarrow as pa
 
     def converted(column: "pa.Array") -> "pa.Array":
-        column = column.dictionary_decode() if pa.types.is_dictionary(column.type) else column
+        if pa.types.is_dictionary(column.type):
+            return converted(column.dictionary).take(column.indices)
         kind = column.type
         if pa.types.is_string_view(kind):
             return column.cast(pa.large_string())

@@ -6,7 +6,6 @@ import os
 import random
 import shutil
 import signal
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -247,4 +246,4 @@ def test_fifty_mutated_caches_give_typed_errors_only(tmp_path: Path, prep: Prep)
 @pytest.mark.parametrize("seed", range(10))
 def test_two_thousand_mutated_caches_give_typed_errors_only(tmp_path: Path, prep: Prep, seed: int) -> None:
     refused, steps = use_mutated_caches(tmp_path / "toy", prep, 200, seed)
-    print(f"200 mutated caches: {refused:,} of {steps:,} steps refused", file=sys.__stderr__)
+    print(f"200 mutated caches: {refused:,} of {steps:,} steps refused")

@@ -76,15 +76,6 @@ def test_a_validation_split_that_cannot_be_is_refused(tmp_path: Path, options: d
         build_toy(path, tmp_path, **options)
 
 
-@pytest.mark.parametrize("task", ["auto", "classification"])
-def test_labels_of_one_class_are_refused_and_the_old_cache_stays(tmp_path: Path, task: str) -> None:
-    path = write_rows(tmp_path / "a.csv", [(text, "same") for text, _ in toy_rows(12)])
-    with pytest.raises(InputError, match="every label is 'same', and a classifier needs at least two classes"):
-        build_toy(path, tmp_path, task=task)
-    assert not (tmp_path / "caches" / "a").exists()
-    assert build_toy(path, tmp_path, task="mlm").cache.manifest.task.kind == "mlm"
-
-
 def test_rows_longer_than_the_tokenizers_model_takes_are_said(tmp_path: Path, prep: Prep) -> None:
     """The toy tokenizer's config says 128."""
     path = write_rows(tmp_path / "a.csv", toy_rows(12))

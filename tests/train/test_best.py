@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -172,6 +173,15 @@ def test_splits_are_those_a_user_expects(folder):
         resolved("both", keep_best="bleu")
     with pytest.raises(InputError, match="--early-stopping needs an evaluation after each epoch"):
         resolved("both", early_stopping=1, eval_split="none")
+
+
+def test_a_cache_of_one_class_is_refused_but_for_masked_language_modelling(folder, tmp_path):
+    """transformers takes a classifier of one class for a regression, which eval and predict would then refuse."""
+    cache = write_cache(tmp_path / "one", {"train": 24, "test": 8}, classes=("same",))
+    given = Settings(cache=str(cache.folder), model=str(folder / "model"), device="cpu")
+    with pytest.raises(InputError, match="has only the class 'same', and a classifier needs at least two"):
+        resolve_settings(given, cache)
+    assert resolve_settings(replace(given, task="mlm"), cache)[0].task == "mlm"
 
 
 def test_which_score_is_better():
