@@ -1,6 +1,7 @@
 """Training: seconds per million real tokens, ours beside the Trainer, the tutorial's loop and fixed padding.
 
     python -m benchmarks.training --quick
+    python -m benchmarks.training --peers ours,ours_free,trainer_grouped --steps 10
 
 The batches of each are drawn evenly over the widths of its own epoch over all 25,000 reviews; weights, precision,
 batch size, clipping, optimizer and schedule are the same. Every process has all cores while it is its turn.
@@ -41,12 +42,13 @@ OVERHEAD = {
 def main() -> None:
     settings = parser().parse_args()
     compare(settings)
-    overhead(settings)
+    if not settings.peers:
+        overhead(settings)
 
 
 def parser() -> argparse.ArgumentParser:
     """Flags of this stage."""
-    flags = {"layers": 0, "steps": 0, "batch_size": 16, "precision": "auto", "lr": 1e-4, "device": "cpu"}
+    flags = {"peers": "", "layers": 0, "steps": 0, "batch_size": 16, "precision": "auto", "lr": 1e-4, "device": "cpu"}
     return timing.arguments(__doc__, **flags, stage="training")
 
 
@@ -55,8 +57,9 @@ def compare(settings: argparse.Namespace) -> None:
     rounds = settings.rounds or (1 if settings.quick else 3)
     layers = settings.layers or (2 if settings.quick else 6)
     steps = settings.steps or (12 if settings.quick else 40)
-    workers = start(list(PEERS), settings, layers, steps)
-    precision = workers["ours"].ready["precision"]
+    names = settings.peers.split(",") if settings.peers else list(PEERS)
+    workers = start(names, settings, layers, steps)
+    precision = workers[names[0]].ready["precision"]
     samples = interleave(list(workers), rounds, lambda name: _per_million(workers[name].ask(steps=steps)), say)
     close(workers)
     rows = [
@@ -66,7 +69,7 @@ def compare(settings: argparse.Namespace) -> None:
             "seconds": median_of(found, "seconds"),
             "real_tokens": found[0]["real_tokens"],
             "padding": found[0]["padded_tokens"] / found[0]["real_tokens"] - 1,
-            "of_fixed": ratio(samples, name, "fixed", "s_per_million"),
+            "of_last": ratio(samples, name, names[-1], "s_per_million"),
             "losses": _quarters(found[-1]["losses"]),
         }
         for name, found in samples.items()
@@ -77,12 +80,13 @@ def compare(settings: argparse.Namespace) -> None:
         "seconds": "s",
         "real_tokens": "real tokens",
         "padding": "padding / real",
-        "of_fixed": "x fixed",
+        "of_last": f"x {names[-1]}",
         "losses": "mean loss by quarter",
     }
     ratios = {
         f"{one} / {other} (target: {target})": ratio(samples, one, other, "s_per_million")
         for one, other, target in TARGETS
+        if one in names and other in names
     }
     title = f"Train: {steps} batches drawn evenly from an epoch of 25,000 reviews, medians of {rounds}"
     timing.report(settings.stage, title, rows, columns, ratios, settings)
