@@ -1,6 +1,7 @@
 """What the tests share. None talks to the Hub; one not marked `slow` starts no process and trains no model."""
 
 import functools
+import gc
 import multiprocessing.process
 import signal
 import subprocess
@@ -97,12 +98,18 @@ def checked(function: Callable[..., Any]) -> Callable[..., Any]:
 
 def pytest_configure() -> None:
     """Watch the ways to start a program or a worker; a build forks a child for every file, which is quick."""
+    gc.disable()  # until all is imported
     for owner, name in ((subprocess.Popen, "__init__"), (multiprocessing.process.BaseProcess, "start")):
         setattr(owner, name, checked(getattr(owner, name)))
 
 
 def pytest_collection_finish() -> None:
-    """Watch the steps of every optimizer, if a test can have one."""
+    """Watch the steps of every optimizer, if a test can have one.
+
+    What was imported stays: no collection looks at it again, in no forked child either, which would copy its pages.
+    """
+    gc.freeze()
+    gc.enable()
     if "torch" in sys.modules:
         from torch.optim.optimizer import register_optimizer_step_pre_hook
 
