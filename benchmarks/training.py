@@ -17,6 +17,7 @@ from .timing import Json, Worker, interleave, median_of, python, ratio, say
 PEERS = {
     "ours": "train run, tight",
     "ours_smart": "train run, smart",
+    "ours_free": "train run, dynamic, --padding-free",
     "ours_every_token": "train run, tight, --no-pooled-only",
     "ours_plain": "train run, tight, --no-pooled-only --no-cpu-kernels",
     "trainer_grouped": "Trainer, group_by_length",
@@ -28,6 +29,8 @@ TARGETS = (
     ("ours", "trainer_grouped", "0.75 or less"),
     ("ours_every_token", "trainer_grouped", "0.90 or less"),
     ("ours", "fixed", "0.50 or less"),
+    ("ours_free", "ours", "1.05 or less"),
+    ("ours_free", "trainer_grouped", "0.50 or less in fp32, 0.30 in bf16"),
 )
 OVERHEAD = {
     "ours_every_token": "train run: the epoch's wall time",

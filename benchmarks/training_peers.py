@@ -278,6 +278,7 @@ def parts(task: Task) -> Run:
 PEERS: dict[str, Callable[[Task], Run]] = {
     "ours": lambda task: ours(task, "tight"),
     "ours_smart": lambda task: ours(task, "smart"),
+    "ours_free": lambda task: ours(task, "dynamic", padding_free=True),
     "ours_every_token": lambda task: ours(task, "tight", pooled_only=False),
     "ours_plain": lambda task: ours(task, "tight", pooled_only=False, cpu_kernels=False),
     "trainer_grouped": lambda task: trainer(task, grouped_plan(task)),

@@ -211,7 +211,9 @@ def info(cache: str, model: str | None, as_json: bool) -> None:
 
 
 def _print_cache(cache: Any) -> None:
-    from .inspect.summary import format_splits, format_token_table, token_table
+    from cache.common.progress import ConsoleProgress
+
+    from .inspect.summary import format_splits, format_token_table, packed_row, table_specs, token_table
     from .sources.corpus import describe_source
 
     manifest = cache.manifest
@@ -220,9 +222,11 @@ def _print_cache(cache: Any) -> None:
     click.echo(f"{size / 1e6:,.1f} MB in {cache.folder}, fingerprint {manifest.fingerprint[:12]}")
     click.echo(f"task {manifest.task.kind}{' of pairs' * manifest.task.pair}\n")
     click.echo(format_splits(cache))
-    split = "train" if "train" in cache else next(iter(cache))
-    click.echo(f"\nAn epoch of {split!r}, {cache[split].info.tokens:,} real tokens:")
-    click.echo(format_token_table(token_table(cache[split])))
+    split = cache["train" if "train" in cache else next(iter(cache))]
+    with ConsoleProgress().bar("planning", len(table_specs(split)), "plans") as bar:
+        rows = [*token_table(split, lambda: bar.update(1)), packed_row(split)]
+    click.echo(f"\nAn epoch of {split.name!r}, {split.info.tokens:,} real tokens:")
+    click.echo(format_token_table(rows))
 
 
 @cli.command()

@@ -48,6 +48,13 @@ def plan_cost(plan: EpochPlan, lengths: Array, ranks: Sequence[int] = (1, 8, 64)
     )
 
 
+def packed_cost(plan: EpochPlan, lengths: Array, ranks: Sequence[int] = (1, 8, 64)) -> PlanCost:
+    """As `plan_cost`, of packed batches: what a rank computes is the tokens of its rows."""
+    real = int(lengths.sum(dtype=np.int64))
+    utilization = {count: _packed_utilization(plan, lengths, count) for count in ranks}
+    return PlanCost(len(plan), real, real, len(plan), utilization)
+
+
 def round_up(widths: Array, multiple: int, max_length: int) -> Array:
     """Widths (M,) rounded up to a multiple, which suits tensor cores, but not past `max_length`."""
     rounded = -(-widths // multiple) * multiple
@@ -80,3 +87,20 @@ def _utilization(plan: EpochPlan, lengths: Array, ranks: int, own_width: bool) -
         total += cost
         slowest = np.maximum(slowest, cost)
     return float(total.sum() / (ranks * slowest.sum()))
+
+
+def _packed_utilization(plan: EpochPlan, lengths: Array, ranks: int) -> float:
+    """As `_utilization`, of packed batches; some batches at a time, so that memory stays small."""
+    total = slowest = 0
+    for begin in range(0, len(plan), BATCHES_AT_A_TIME):
+        offsets = plan.batch_offsets[begin : begin + BATCHES_AT_A_TIME + 1]
+        sizes = np.diff(offsets)
+        tokens = lengths[plan.rows[int(offsets[0]) : int(offsets[-1])]]
+        batch = np.repeat(np.arange(len(sizes)), sizes)
+        rank = (np.arange(len(tokens)) - (offsets[:-1] - offsets[0])[batch]) % ranks
+        costs = np.bincount(batch * ranks + rank, tokens, len(sizes) * ranks).reshape(-1, ranks)
+        total, slowest = total + int(costs.sum()), slowest + int(costs.max(axis=1).sum())
+    return total / (ranks * slowest) if slowest else 1.0
+
+
+BATCHES_AT_A_TIME = 1 << 16

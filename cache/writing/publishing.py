@@ -134,8 +134,13 @@ def _restore(parent: Folder, name: str) -> None:
 
 
 def _discard(parent: Folder, name: str) -> None:
-    with contextlib.suppress(OSError):
-        parent.remove(name)
+    """Remove a folder, to which a process that has it open may still be adding files."""
+    for _ in range(20):
+        with contextlib.suppress(OSError):
+            parent.remove(name)
+            if parent.stat(name) is None:
+                return
+        time.sleep(0.01)
 
 
 def _replace(parent: Folder, folder: str, name: str) -> None:

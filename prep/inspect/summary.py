@@ -1,6 +1,6 @@
 """Summary tables of a cache, as text and as JSON."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -9,7 +9,7 @@ import numpy as np
 from cache import Cache, Split
 from cache.format.plan_file import StoredPlan
 from cache.format.tasks import IGNORED
-from cache.plans.costs import PlanCost, plan_cost
+from cache.plans.costs import PlanCost, packed_cost, plan_cost
 from cache.plans.spec import PlanSpec
 
 from ..sources.presets import Preset
@@ -23,11 +23,12 @@ RANKS = (1, 8, 64)
 
 @dataclass(frozen=True)
 class TokenRow:
-    """One line of the token table: a plan and the cost of its first epoch."""
+    """One line of the token table: a plan and the cost of its first epoch, with its batches padded or packed."""
 
     spec: PlanSpec
     stored_epochs: int
     cost: PlanCost
+    packed: bool = False
 
     def saving(self, fixed: PlanCost) -> float:
         """Fraction of the padded tokens of fixed padding that this plan does not compute."""
@@ -42,10 +43,20 @@ def table_specs(split: Split) -> list[PlanSpec]:
     return specs + [spec for spec in split.stored_plans() if spec not in specs]
 
 
-def token_table(split: Split) -> list[TokenRow]:
-    """The cost of each of `table_specs`."""
+def token_table(split: Split, done: Callable[[], object] = lambda: None) -> list[TokenRow]:
+    """The cost of each of `table_specs`; `done` is called after each."""
     stored = split.stored_plans()
-    return [_token_row(split, spec, stored) for spec in table_specs(split)]
+    rows = []
+    for spec in table_specs(split):
+        rows.append(_token_row(split, spec, stored))
+        done()
+    return rows
+
+
+def packed_row(split: Split) -> TokenRow:
+    """The cost of batches in random order, packed: what `train run --padding-free` computes."""
+    spec = next(spec for spec in table_specs(split) if spec.strategy == "dynamic")
+    return TokenRow(spec, 0, packed_cost(split.plan(spec, 0), split.lengths, RANKS), packed=True)
 
 
 def _token_row(split: Split, spec: PlanSpec, stored: Mapping[PlanSpec, StoredPlan]) -> TokenRow:
@@ -62,7 +73,9 @@ def format_token_table(rows: list[TokenRow]) -> str:
         cost = row.cost
         lines.append(
             [
-                row.spec.strategy + (f" ({row.stored_epochs} epochs planned)" if row.stored_epochs else ""),
+                row.spec.strategy
+                + (f" ({row.stored_epochs} epochs planned)" if row.stored_epochs else "")
+                + " --padding-free" * row.packed,
                 f"{row.spec.batch_size or f'{row.spec.max_tokens:,} tokens'}",
                 f"{cost.batches:,}",
                 f"{cost.padded_tokens:,}",
@@ -164,6 +177,7 @@ def cache_facts(cache: Cache) -> dict[str, Any]:
             "bytes": sum(shard.bytes for shard in split.info.shards),
             "classes": dict(zip(manifest.task.label_names, class_counts(split), strict=True)),
             "plans": [_plan_facts(row, rows[0].cost) for row in rows],
+            "padding_free": _plan_facts(packed_row(split), rows[0].cost),
         }
     return {
         "name": manifest.name,

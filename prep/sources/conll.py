@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from cache.errors import InputError
 
-from .diagnose import open_regular
+from .diagnose import open_regular, row_too_long
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -24,36 +24,38 @@ BATCH_SENTENCES = 1 << 14
 DOCUMENT = "-DOCSTART-"
 
 
-def conll_names(path: Path) -> list[str]:
-    """The columns of a file, by its first word.
+def conll_names(path: Path, row_bytes: int) -> list[str]:
+    """The columns of a file, by its first word; a line may be `row_bytes` long.
 
     Raises:
         InputError: it has no word, or its first one no tag.
     """
-    first = next(_sentences(path), None)
+    first = next(_sentences(path, row_bytes), None)
     if first is None:
         raise InputError(f"{path}: holds no words; expected a word a line, its tag last, a blank line after a sentence")
     return ["tokens", *map(str, range(2, len(first[0]))), "tags"]
 
 
-def read_conll(path: Path, columns: list[str]) -> Iterator["pa.RecordBatch"]:
+def read_conll(path: Path, columns: list[str], row_bytes: int) -> Iterator["pa.RecordBatch"]:
     """Some columns of a file: a row a sentence, each column a list of text."""
     import pyarrow as pa
 
-    positions = [conll_names(path).index(name) for name in columns]
+    positions = [conll_names(path, row_bytes).index(name) for name in columns]
     kind = pa.list_(pa.string())
-    sentences = _sentences(path)
+    sentences = _sentences(path, row_bytes)
     while part := list(islice(sentences, BATCH_SENTENCES)):
         lists = [pa.array([[cells[position] for cells in words] for words in part], kind) for position in positions]
         yield pa.RecordBatch.from_arrays(lists, columns)
 
 
-def _sentences(path: Path) -> Iterator[list[list[str]]]:
+def _sentences(path: Path, row_bytes: int) -> Iterator[list[list[str]]]:
     """Sentences as lists of words, words as lists of cells, the same number throughout."""
     words: list[list[str]] = []
     count = 0
     with _open(path) as file:
-        for number, line in enumerate(file, 1):
+        for number, line in enumerate(iter(lambda: file.readline(row_bytes), ""), 1):
+            if len(line) == row_bytes:
+                raise row_too_long(path, row_bytes)
             text = line.strip(" \t\r\n")
             if not text and words:
                 yield words

@@ -30,6 +30,14 @@ def open_regular(path: Path) -> BinaryIO:
     return os.fdopen(handle, "rb")
 
 
+def row_too_long(path: Path, row_bytes: int) -> InputError:
+    """The error for a row of more than `row_bytes`."""
+    return InputError(
+        f"cannot read {path}: a row is longer than {row_bytes:,} bytes, the most for this --memory; close the quote or "
+        "end the line that is missing, or pass a larger --memory"
+    )
+
+
 @contextlib.contextmanager
 def reading(path: Path) -> Iterator[None]:
     """Turn pyarrow's and the system's complaints about `path` into an `InputError` that names it and says why."""

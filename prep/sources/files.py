@@ -20,7 +20,7 @@ from cache.errors import InputError
 from ..columns import LABEL, LABELS, PAIR, TEXT, Stream, distinct, is_list, kept, plain
 from .conll import conll_names, read_conll
 from .corpus import Columns
-from .diagnose import not_utf8, open_regular, reading
+from .diagnose import not_utf8, open_regular, reading, row_too_long
 from .forked import BATCH_BYTES, BATCH_ROWS, Forked
 
 if TYPE_CHECKING:
@@ -154,7 +154,7 @@ def _read(path: Path, columns: list[str], texts: int, row_bytes: int) -> Iterato
     """The columns of a file, the first `texts` of which are text."""
     kind = format_of(path)
     if kind in ("parquet", "conll"):
-        yield from (_read_parquet if kind == "parquet" else read_conll)(path, columns)
+        yield from _read_parquet(path, columns) if kind == "parquet" else read_conll(path, columns, row_bytes)
         return
     done = 0
     for block_bytes in _block_sizes(BLOCK_BYTES, row_bytes):
@@ -183,10 +183,7 @@ def _growing(path: Path, block_bytes: int, row_bytes: int) -> Iterator[None]:
         if "straddling" not in str(error):
             raise
         if block_bytes == row_bytes:
-            raise InputError(
-                f"cannot read {path}: a row is longer than {row_bytes:,} bytes, the most for this --memory; close the "
-                "quote or end the line that is missing, or pass a larger --memory"
-            ) from error
+            raise row_too_long(path, row_bytes) from error
 
 
 def _names(path: Path, row_bytes: int) -> list[str]:
@@ -195,7 +192,7 @@ def _names(path: Path, row_bytes: int) -> list[str]:
         if kind == "parquet":
             return list(_parquet_schema(path).names)
         if kind == "conll":
-            return conll_names(path)
+            return conll_names(path, row_bytes)
         head = _json_head(path) if kind == "json" else {}
         if head:
             return list(head)

@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cache.common.arrays import Array
+from cache.plans import costs
 from cache.plans.costs import plan_cost, round_widths
 from cache.plans.spec import STRATEGIES, PlanSpec
 from cache.plans.strategies import plan_epoch
@@ -45,6 +46,27 @@ def test_costs_equal_sums_over_every_batch_and_rank(case: tuple[Array, PlanSpec]
     assert cost.uniform_batches == uniform
     assert cost.utilization == {ranks: pytest.approx(computed / waited)}
     assert cost.overhead == pytest.approx(padded / sum(lengths.tolist()) - 1)
+
+
+@given(cases(), st.integers(1, 9), st.integers(1, 5))
+@settings(max_examples=150, deadline=None)
+def test_packed_batches_cost_the_tokens_of_their_rows(
+    case: tuple[Array, PlanSpec], ranks: int, batches_at_a_time: int
+) -> None:
+    lengths, spec = case
+    plan = plan_epoch(lengths, spec, 0, MAX_LENGTH)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(costs, "BATCHES_AT_A_TIME", batches_at_a_time)
+        cost = costs.packed_cost(plan, lengths, (ranks,))
+    computed = waited = 0
+    for batch in range(len(plan)):
+        rows = plan.rows[plan.batch_offsets[batch] : plan.batch_offsets[batch + 1]]
+        work = [int(lengths[rows[rank::ranks]].sum()) for rank in range(ranks)]
+        computed += sum(work)
+        waited += ranks * max(work)
+    assert cost.real_tokens == cost.padded_tokens == sum(lengths.tolist())
+    assert cost.uniform_batches == cost.batches == len(plan)
+    assert cost.utilization == {ranks: pytest.approx(computed / waited)}
 
 
 def test_one_rank_never_waits_and_no_rows_cost_nothing() -> None:

@@ -228,5 +228,7 @@ def test_a_task_that_makes_no_sense_is_refused(tmp_path: Path, task: Task, named
 
     raw = unseal(data, tmp_path, "lengthwise-cache", 1)
     raw["tokenizer"]["files"] = [tokenizer_file]
+    empty = {"rows": 0, "tokens": 0, "shortest": 0, "longest": 0, "length_histogram": [], "shards": []}
+    raw["splits"] = {"train": empty}
     with pytest.raises(CorruptCacheError, match=named):
         Manifest.from_bytes(seal(raw), tmp_path / "manifest.json")

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from multiprocessing.util import Finalize
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from prep.sources import forked, hub
 from prep.sources.corpus import Columns
 from prep.sources.forked import Forked
 
+from ..helpers.children import ended, spawn
 from ..helpers.commands import GOOD, Prep, build, write
 from ..helpers.tokenizers import write_tokenizer
 
@@ -30,6 +32,18 @@ MIB = 1 << 20
 def little_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(forked, "MIN_MEMORY", 32 * MIB)
     monkeypatch.setattr(forked, "HEADROOM", 160 * MIB)
+
+
+def with_little_memory() -> None:
+    """Lower the limits of this process, which tells its peak memory when it ends."""
+    forked.MIN_MEMORY, forked.HEADROOM = 32 * MIB, 160 * MIB
+    Finalize(None, lambda: Path("peak.txt").write_text(str(peak_memory())), exitpriority=0)
+    Path("start.txt").write_text(str(peak_memory()))
+
+
+def peak_memory() -> int:
+    """KiB."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
 def repeated(count: int, size: int) -> pa.Array:
@@ -86,7 +100,7 @@ ATTACKS: dict[str, tuple[Any, str]] = {
         lambda: long_cell("a.jsonl.gz", '{"label": "x", "text": "', '"}\n'),
         ROW,
     ),
-    "a conll.gz with one word of 100 MiB": (lambda: long_cell("a.conll.gz", "a O\n", " O\n"), MEMORY),
+    "a conll.gz with one word of 100 MiB": (lambda: long_cell("a.conll.gz", "a O\n", " O\n"), ROW),
     "a parquet dictionary of one long text": (lambda: parquet(repeated(4000, MIB)), MEMORY),
     "a parquet page that unpacks to 300 MiB": (
         lambda: parquet(pa.array(["a" * (300 * MIB)]), use_dictionary=False, write_statistics=False),
@@ -102,15 +116,19 @@ ATTACKS: dict[str, tuple[Any, str]] = {
 
 @pytest.mark.slow
 @pytest.mark.parametrize("attack", ATTACKS)
-def test_it_is_refused_in_bounded_memory(prep: Prep, attack: str) -> None:
+def test_it_is_refused_in_bounded_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, attack: str) -> None:
+    """In a process of its own: memory that this one has freed would count as free there."""
     make, message = ATTACKS[attack]
+    monkeypatch.chdir(tmp_path)
+    write_tokenizer(tmp_path / "tok")
     source = make()
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    done = build(prep, source, "--memory", "1MiB")
-    assert (done.code, done.out) == (2, "")
-    assert message in done.err
-    assert source in done.err
-    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100 * 1024, "KiB"
+    arguments = ("build", source, "--name", "a", "--tokenizer", "tok", "--memory", "1MiB")
+    code = ended(spawn(tmp_path, *arguments, command="prep", prepare=with_little_memory))
+    assert (code, Path("out.txt").read_text()) == (2, "")
+    said = Path("err.txt").read_text()
+    assert message in said
+    assert source in said
+    assert int(Path("peak.txt").read_text()) - int(Path("start.txt").read_text()) < 100 * 1024, "KiB"
     assert not Path("cache/a").exists()
 
 
