@@ -56,6 +56,18 @@ def prep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capture
     signal.signal(signal.SIGTERM, handler)
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Iterator[None]:
+    """What the tests import stays: no garbage collection looks at it, in no forked child either, which would copy its
+    pages."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.freeze()
+        gc.enable()
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Skip what is marked `cuda` where there is no CUDA device."""
     if any(item.get_closest_marker("cuda") for item in items):
@@ -98,18 +110,12 @@ def checked(function: Callable[..., Any]) -> Callable[..., Any]:
 
 def pytest_configure() -> None:
     """Watch the ways to start a program or a worker; a build forks a child for every file, which is quick."""
-    gc.disable()  # until all is imported
     for owner, name in ((subprocess.Popen, "__init__"), (multiprocessing.process.BaseProcess, "start")):
         setattr(owner, name, checked(getattr(owner, name)))
 
 
 def pytest_collection_finish() -> None:
-    """Watch the steps of every optimizer, if a test can have one.
-
-    What was imported stays: no collection looks at it again, in no forked child either, which would copy its pages.
-    """
-    gc.freeze()
-    gc.enable()
+    """Watch the steps of every optimizer, if a test can have one."""
     if "torch" in sys.modules:
         from torch.optim.optimizer import register_optimizer_step_pre_hook
 
