@@ -1,6 +1,7 @@
 """What the tests share. None talks to the Hub; one not marked `slow` starts no process and trains no model."""
 
 import functools
+import gc
 import multiprocessing.process
 import signal
 import subprocess
@@ -53,6 +54,18 @@ def prep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capture
 
     yield run
     signal.signal(signal.SIGTERM, handler)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Iterator[None]:
+    """What the tests import stays: no garbage collection looks at it, in no forked child either, which would copy its
+    pages."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

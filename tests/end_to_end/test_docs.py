@@ -1,10 +1,9 @@
 """README and docs are true: their commands and Python run, in their order; their links lead somewhere."""
 
-import os
 import re
+import runpy
 import shlex
 import shutil
-import subprocess
 import sys
 from functools import partial
 from pathlib import Path
@@ -13,7 +12,7 @@ import pytest
 
 from cache.common.hub import packaged_model
 
-from ..helpers.children import ended, spawn
+from ..helpers.children import call, ended, spawn
 from ..helpers.models import write_model
 
 ROOT = Path(__file__).parents[2]
@@ -52,6 +51,12 @@ def use_packages(folder: Path) -> None:
     sys.path.insert(0, str(folder))
 
 
+def run_script(script: Path, packages: Path) -> None:
+    """Run a file of Python as a program."""
+    use_packages(packages)
+    runpy.run_path(str(script), run_name="__main__")
+
+
 def run_line(line: str, folder: Path, packages: Path) -> str:
     """What a documented command prints to stdout, shortened where it would train for long."""
     name, *arguments = shlex.split(line)
@@ -81,12 +86,9 @@ def test_commands_and_python_run_in_order(document: Path, tmp_path: Path, packag
         elif language == "python":
             script = tmp_path / f"block_{number}.py"
             script.write_text(block)
-            found = {**os.environ, "PYTHONPATH": f"{packages}:{os.environ.get('PYTHONPATH', '')}"}
-            done = subprocess.run(
-                [sys.executable, script], cwd=folder, env=found, capture_output=True, text=True, timeout=120
-            )
-            assert done.returncode == 0, f"{block}\n{done.stderr}"
-            assert done.stdout
+            code = ended(call(folder, run_script, script, packages))
+            assert code == 0, f"{block}\n{(folder / 'err.txt').read_text()}"
+            assert (folder / "out.txt").read_text()
 
 
 def check_tables(shown: str, printed: str) -> None:

@@ -103,7 +103,11 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(threads)
 
 
-@pytest.fixture(scope="module", params=KINDS)
+SAME = {"minilm": pytest.mark.faults}
+"""Kinds that differ from another in sizes alone."""
+
+
+@pytest.fixture(scope="module", params=[pytest.param(kind, marks=SAME.get(kind, ())) for kind in KINDS])
 def made(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Made:
     """Model, cache and an uninterrupted run of two epochs with dropout and accumulation, all by the commands."""
     folder = tmp_path_factory.mktemp(request.param)

@@ -6,23 +6,22 @@ spread over reading, tokenizing, run writing, merging, planning and publishing.
 """
 
 import json
-import os
 import random
-import subprocess
-import sys
 import time
+from dataclasses import dataclass
+from functools import partial
+from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 
 import pytest
 
+from prep.sources import files as sources
+
+from ..helpers.children import ended, print_to, spawn
 from ..helpers.corpora import toy_rows, write_rows
 from ..helpers.tokenizers import write_tokenizer
 
 pytestmark = pytest.mark.slow
-
-ROOT = Path(__file__).parents[2]
-CODE = "from prep.cli import main; from prep.sources import files; files.BLOCK_BYTES = 1 << 14; main()"
-"""The command, reading in blocks of 16 kB."""
 
 Files = dict[str, bytes]
 
@@ -37,26 +36,26 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def build(corpus: Path, cwd: Path, source: str, *options: str) -> subprocess.Popen[str]:
+@dataclass(frozen=True)
+class Build:
+    """A build under way, and the file that it prints to."""
+
+    process: ForkServerProcess
+    printed: Path
+
+
+def build(corpus: Path, cwd: Path, source: str, *options: str, printed: str = "printed.txt") -> Build:
     """`prep build` of a source as the cache `a`, under way."""
-    arguments = [
-        "build",
-        str(corpus / source),
-        "--tokenizer",
-        str(corpus / "tokenizer"),
-        "--name",
-        "a",
-        "--memory",
-        "1kib",
-    ]
-    return subprocess.Popen(
-        [sys.executable, "-c", CODE, *arguments, *options],
-        cwd=cwd,
-        env={**os.environ, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    tokenizer = str(corpus / "tokenizer")
+    arguments = ["build", str(corpus / source), "--tokenizer", tokenizer, "--name", "a", "--memory", "1kib"]
+    process = spawn(cwd, *arguments, *options, prepare=partial(prepare, printed), command="prep")
+    return Build(process, cwd / printed)
+
+
+def prepare(printed: str) -> None:
+    """Print to one file, and read in blocks of 16 kB."""
+    sources.BLOCK_BYTES = 1 << 14
+    print_to(printed, printed)
 
 
 def files(cache: Path) -> Files:
@@ -67,11 +66,11 @@ def files(cache: Path) -> Files:
     return {**found, "manifest.json": json.dumps(manifest).encode()}
 
 
-def finished(process: subprocess.Popen[str]) -> str:
+def finished(build: Build) -> str:
     """Wait for a build that shall succeed; what it said."""
-    out, err = process.communicate(timeout=120)
-    assert process.returncode == 0, err
-    return out + err
+    code, said = ended(build.process), build.printed.read_text()
+    assert code == 0, said
+    return said
 
 
 @pytest.mark.parametrize(
@@ -92,10 +91,10 @@ def test_a_killed_build_leaves_no_cache_or_a_complete_one(corpus: Path, tmp_path
         folder.mkdir()
         if number % 2:
             finished(build(corpus, folder, "old.csv"))
-        process = build(corpus, folder, "new.csv", "--force")
-        time.sleep(chance.uniform(0.2, 1.05) * duration)
+        process = build(corpus, folder, "new.csv", "--force").process
+        time.sleep(chance.uniform(0.0, 1.05) * duration)
         process.kill()
-        process.communicate()
+        ended(process)
         place = folder / "cache" / "a"
         found = files(place) if (place / "manifest.json").exists() else None
         outcome = next((name for name, content in complete.items() if content == found), "none")
@@ -113,7 +112,8 @@ def test_a_killed_build_leaves_no_cache_or_a_complete_one(corpus: Path, tmp_path
 
 def test_of_eight_builds_at_once_one_builds_and_seven_wait(corpus: Path, tmp_path: Path) -> None:
     """The others say whom they wait for and find the cache up to date."""
-    said = [finished(process) for process in [build(corpus, tmp_path, "new.csv") for _ in range(8)]]
+    under_way = [build(corpus, tmp_path, "new.csv", printed=f"printed-{number}.txt") for number in range(8)]
+    said = [finished(each) for each in under_way]
     assert sum("built cache/a" in text for text in said) == 1
     assert sum("is up to date" in text for text in said) == 7
     assert all(" is being built by process " in text for text in said if "is up to date" in text and "waiting" in text)

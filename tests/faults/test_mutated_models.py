@@ -1,27 +1,20 @@
 """Model folders changed at random: each is refused with a typed error or works, and nothing outside it is touched."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
+from ..helpers import mutated_models
+from ..helpers.children import call, ended
 
 
 def check(folder: Path, first: int, count: int) -> dict[str, int]:
     """Use so many changed models in a process of its own; returns how many were refused and how many worked."""
-    done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-m", "tests.helpers.mutated_models", str(folder), str(first), str(count)],
-        cwd=ROOT,
-        env={**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr[-4000:]
-    counts: dict[str, int] = json.loads(done.stdout.splitlines()[-1])
+    (folder / "work").mkdir()
+    process = call(folder, mutated_models.main, folder / "work", first, count)
+    assert ended(process, 3600) == 0, (folder / "err.txt").read_text()[-4000:]
+    counts: dict[str, int] = json.loads((folder / "out.txt").read_text().splitlines()[-1])
     return counts
 
 

@@ -34,26 +34,40 @@ def spawn(
     folder: Path, *arguments: str, prepare: Callable[[], None] | None = None, command: str = "train"
 ) -> ForkServerProcess:
     """Start `train <arguments>` or `prep` in `folder`; what it prints goes to `out.txt` and `err.txt` there."""
-    process = CONTEXT.Process(target=_child, args=(folder, command, arguments, prepare))
+    return call(folder, _command, command, arguments, prepare)
+
+
+def call(folder: Path, function: Callable[..., object], *arguments: object) -> ForkServerProcess:
+    """Start a function in `folder`; what it prints goes to `out.txt` and `err.txt` there."""
+    process = CONTEXT.Process(target=_child, args=(folder, function, arguments))
     process.start()
     return process
 
 
-def _child(folder: Path, command: str, arguments: tuple[str, ...], prepare: Callable[[], None] | None) -> None:
+def _child(folder: Path, function: Callable[..., object], arguments: tuple[object, ...]) -> None:
     os.chdir(folder)
-    for number, name in ((1, "out.txt"), (2, "err.txt")):
-        os.dup2(os.open(name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
+    print_to("out.txt", "err.txt")
     torch.set_num_threads(1)
+    function(*arguments)
+
+
+def print_to(out: str, err: str) -> None:
+    """Let what this process prints go to files, or to one."""
+    for number, name in ((1, out), (2, err)):
+        os.dup2(os.open(name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND), number)
+
+
+def _command(command: str, arguments: tuple[str, ...], prepare: Callable[[], None] | None) -> None:
     if prepare:
         prepare()
     sys.argv = [command, *arguments]
     MAINS[command]()
 
 
-def ended(process: ForkServerProcess) -> int:
+def ended(process: ForkServerProcess, seconds: int = 120) -> int:
     """Wait for a child; its exit code, negative where a signal killed it."""
-    process.join(120)
-    assert process.exitcode is not None, "the child did not end within two minutes"
+    process.join(seconds)
+    assert process.exitcode is not None, f"the child did not end within {seconds} seconds"
     return process.exitcode
 
 

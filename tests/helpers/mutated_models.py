@@ -1,8 +1,4 @@
-"""Model folders changed at random and then used, in a process that watches what is opened.
-
-Run as `python -m tests.helpers.mutated_models FOLDER FIRST COUNT`: works in FOLDER, prints how many were refused, how
-many worked, and the first that did anything else.
-"""
+"""Model folders changed at random and then used, in a process that watches what is opened: `main` is for a child."""
 
 import json
 import os
@@ -12,6 +8,7 @@ import resource
 import shutil
 import signal
 import sys
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -281,7 +278,12 @@ def listing(folder: Path) -> Iterator[tuple[str, int, int]]:
 
 
 def main(folder: Path, first: int, count: int) -> None:
-    """Change and use so many models; ends with 1 at the first that is neither refused nor works."""
+    """Change and use so many models in `folder`; prints how many were refused and how many worked.
+
+    Raises:
+        Exception: what the first raises that is neither refused nor works.
+    """
+    warnings.simplefilter("ignore")
     cache = write_cache(folder / "toy", {"train": 12, "test": 12})
     models = sound_models(folder / "sound")
     outside = folder / "case" / "outside"
@@ -322,7 +324,3 @@ def main(folder: Path, first: int, count: int) -> None:
         assert list(listing(folder)) == before
         shutil.rmtree(model)
     print(json.dumps(counts))
-
-
-if __name__ == "__main__":
-    main(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]))
