@@ -107,7 +107,7 @@ def cells(name: str, results: Sequence[RunResult]) -> tuple[str, ...]:
     epochs = [fmean(result.epoch_seconds) for result in results if result.epoch_seconds]
     return (
         name + note,
-        str(settings.strategy),
+        str(settings.strategy) + " --padding-free" * settings.padding_free,
         Path(str(settings.model)).name,
         f"{settings.max_tokens:,} tokens" if settings.batch_size is None else str(settings.batch_size),
         f"{info.max_length:,}",
