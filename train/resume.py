@@ -89,7 +89,7 @@ def _differences(info: RunInfo, settings: Settings, cache: Cache, device: torch.
             f"the cache {cache.folder} has the fingerprint {cache.manifest.fingerprint[:12]}, "
             f"the run was made with {info.cache_fingerprint[:12]}"
         )
-    if device.type != torch.device(info.settings.device).type:
+    if device.type != info.settings.device.partition(":")[0]:
         found.append(f"--device is {info.settings.device} in the run, {device} here")
     source = local_folder(str(settings.model))
     if source is not None and (source / "config.json").is_file() and model_digest(source) != info.model_digest:
