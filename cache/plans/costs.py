@@ -67,9 +67,18 @@ def round_widths(plan: EpochPlan, multiple: int, max_length: int) -> EpochPlan:
     return replace(plan, widths=round_up(plan.widths, multiple, max_length))
 
 
+def step_tokens(plan: EpochPlan, lengths: Array | None = None) -> Array:
+    """(steps,) int64, tokens computed in each step: padded, or packed where `lengths` of all rows are given."""
+    if lengths is None:
+        padded: Array = plan.sizes * plan.widths.astype(np.int64)
+        return padded
+    packed: Array = np.add.reduceat(lengths[plan.rows.astype(np.int64)], plan.batch_offsets[:-1], dtype=np.int64)
+    return packed
+
+
 def heaviest_step(plan: EpochPlan) -> int:
     """The step with the most padded tokens, which needs the most memory."""
-    return int(np.argmax(plan.sizes * plan.widths.astype(np.int64)))
+    return int(np.argmax(step_tokens(plan)))
 
 
 def _utilization(plan: EpochPlan, lengths: Array, ranks: int, own_width: bool) -> float:

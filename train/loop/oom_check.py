@@ -5,8 +5,7 @@ from dataclasses import replace
 import numpy as np
 import torch
 
-from cache.common.arrays import Array
-from cache.plans.costs import round_widths
+from cache.plans.costs import round_widths, step_tokens
 from cache.plans.strategies import EpochPlan
 
 from .. import device as devices
@@ -31,7 +30,7 @@ def check_memory(setup: TrainingSetup, state: State) -> str:
         start = state.epoch_step if epoch == state.epoch else 0
         plan = _remaining_plan(setup, epoch, start)
         if len(plan):
-            costs = _tokens(setup, plan)
+            costs = step_tokens(plan, setup.split.lengths if setup.packed else None)
             step = int(costs.argmax())
             tokens = int(costs[step])
             heaviest = max(heaviest, (tokens, -epoch, -(start + step)))
@@ -50,15 +49,6 @@ def check_memory(setup: TrainingSetup, state: State) -> str:
     setup.optimizer.zero_grad(set_to_none=True)
     devices.set_random_state(random, setup.device)
     return max(sizes)[1]
-
-
-def _tokens(setup: TrainingSetup, plan: EpochPlan) -> Array:
-    """(steps,) tokens computed in each step, padding included."""
-    if not setup.packed:
-        return plan.sizes.astype(np.int64) * plan.widths
-    lengths = setup.split.lengths[plan.rows.astype(np.int64)]
-    tokens: Array = np.add.reduceat(lengths, plan.batch_offsets[:-1], dtype=np.int64)
-    return tokens
 
 
 def _remaining_plan(setup: TrainingSetup, epoch: int, start: int) -> EpochPlan:
