@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from cache.common.forked import Forked
 from cache.common.hub import hub_reachable, package_folder, path_text, user_path
 from cache.errors import InputError
 from cache.format.checksummed_json import NAME_PATTERN, Json
@@ -17,7 +18,6 @@ from cache.format.files import sha256_file
 from .corpus import Columns, Source, cache_name, check_split_name, choose_columns, unread_labels
 from .diagnose import reading
 from .files import FORMATS, column_names, format_of, holds_words, table_stream, text_files_stream
-from .forked import Forked
 from .hub import open_hub
 from .presets import PRESETS, Preset
 from .saved import is_saved, open_saved
