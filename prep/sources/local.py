@@ -13,6 +13,7 @@ from tempfile import mkdtemp
 from typing import TYPE_CHECKING
 
 from cache.common.files import storage_errors
+from cache.common.forked import Forked
 from cache.common.hub import path_text, user_path
 from cache.errors import InputError
 from cache.format.checksummed_json import Json
@@ -22,7 +23,6 @@ from ..columns import Stream
 from .corpus import STDIN, Columns, Source, cache_name, check_split_name, choose_columns, unread_labels
 from .diagnose import reading
 from .files import column_names, holds_words, table_stream, text_files_stream
-from .forked import Forked
 from .formats import ARCHIVE, EXPECTED, FORMATS, check_known, format_of
 from .saved import is_saved, open_saved
 from .splits import by_split, check_all_named, split_of_folder

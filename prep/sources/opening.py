@@ -9,13 +9,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from cache.common.forked import Forked
 from cache.common.hub import hub_reachable, package_folder, user_path
 from cache.errors import InputError
 from cache.format.checksummed_json import NAME_PATTERN
 
 from .corpus import STDIN, Columns, Source, choose_columns
 from .files import column_names, table_stream
-from .forked import Forked
 from .formats import ARCHIVE, TEXT, format_of
 from .hub import open_hub
 from .local import files_identity, names_files, open_file, open_files, open_folder, open_stdin
