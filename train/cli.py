@@ -135,7 +135,8 @@ def evaluate(
 
     For classes accuracy, F1, Matthews correlation and confusion counts; for regression the Pearson and Spearman
     correlations; for multi-label micro and macro F1; for token labels precision, recall and F1 of entities; for a
-    masked language model its perplexity, on any cache.
+    masked language model its perplexity, on any cache. The cache may have some of the model's classes, in any order:
+    they are matched by name, and what is found as a class that the cache lacks is wrong.
 
     \b
     Example:
@@ -146,6 +147,7 @@ def evaluate(
     from cache.common.progress import Progress
 
     from .metrics.evaluation import evaluate as score
+    from .models.classes import scored_classes
     from .models.fit import CacheRequirements
     from .models.trained import load_for_evaluation
     from .run_folder.export import trained_model_folder
@@ -158,7 +160,7 @@ def evaluate(
         with Progress(f"evaluating {split}", limit or len(rows), "rows", quiet=quiet, delay_s=1) as progress:
             scores = score(trained, rows, torch_device, resolved, batch_size, limit, progress=progress.update)
     assert scores is not None
-    names = opened.manifest.task.label_names
+    names = scored_classes(trained.config, rows.task)
     if as_json:
         _print_finite({"model": model, "cache": cache, "split": split, "labels": names, **scores.to_json()})
         return
@@ -166,6 +168,8 @@ def evaluate(
         return
     click.echo(f"rows       {scores.rows:,} of split {split}")
     click.echo(f"loss       {scores.mean_loss:.4f}")
+    if names != rows.task.label_names:
+        click.echo(f"classes    {len(rows.task.label_names):,} of the model's {len(names):,}, matched by name")
     for title, text in scores.lines(names):
         click.echo(f"{title:10} {text}" if title else f"  {text}")
 

@@ -9,7 +9,7 @@ from click.testing import CliRunner
 
 from cache.common.folder import Folder
 from cache.common.progress import clock
-from cache.errors import InputError, LengthwiseError, MismatchError
+from cache.errors import InputError, LengthwiseError
 from tests.helpers.caches import write_cache
 from tests.helpers.corpora import WORDS
 from tests.helpers.models import write_model
@@ -156,11 +156,6 @@ def test_f1_of_many_classes_is_the_mean_over_those_that_occur():
     scores = ClassScores(6, 0.0, correct=(2, 1, 0, 0), predicted=(3, 2, 1, 0), actual=(2, 3, 1, 0), confusion=None)
     assert scores.f1 == pytest.approx((2 * 2 / 5 + 2 * 1 / 5 + 0) / 3)
     assert scores.accuracy == 0.5
-
-
-def test_labels_in_another_order_are_refused(command):
-    with pytest.raises(MismatchError, match=r"are neg, pos, those of the cache .* are pos, neg"):
-        command("eval", "runs/toy-1", "--cache", "cache/swapped")
 
 
 def test_a_model_that_was_never_trained_to_classify_is_refused(command):

@@ -11,6 +11,7 @@ from cache.format.tasks import Task
 from cache.plans.spec import PlanSpec
 
 from .. import device as devices
+from ..models.classes import ClassMap, map_classes
 from ..models.inputs import PADDING_SIDE, model_inputs
 from ..models.library_errors import library_errors
 from ..models.masked_lm import Masking, is_masked_model, masked_forward, summed_loss
@@ -34,7 +35,7 @@ def evaluate(
 
     Args:
         model: on `device`.
-        split: its labels must be the model's.
+        split: its classes must be among the model's; they are matched by name.
         device: where to compute.
         precision: `fp32` or `bf16`.
         batch_size: rows of a batch.
@@ -45,12 +46,17 @@ def evaluate(
 
     Raises:
         InputError: the split has no rows, or there is no mask token.
+        MismatchError: the split has a class that the model lacks.
     """
     if not len(split):
         raise InputError(f"split {split.name!r} of {split.folder} has no rows, so there is nothing to evaluate")
     masked = is_masked_model(model)
-    score = _masked(model, split, device) if masked else _labelled(model)
-    metric: Metric = MaskedLMMetric(device) if masked else metric_of(split.task, device)
+    metric: Metric
+    if masked:
+        score, metric = _masked(model, split, device), MaskedLMMetric(device)
+    else:
+        classes = map_classes(model.config, split.task, device)
+        score, metric = _labelled(model, classes), metric_of(classes.task, device)
     loss = torch.zeros((), device=device)
     rows = 0
     model.eval()
@@ -86,9 +92,10 @@ Score = Callable[[Batch], tuple[torch.Tensor, torch.Tensor, torch.Tensor]]
 """From a batch to its loss () summed over targets or masked tokens, what the model says of each, and what is right."""
 
 
-def _labelled(model: PreTrainedModel) -> Score:
+def _labelled(model: PreTrainedModel, classes: ClassMap) -> Score:
     def score(batch: Batch) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         inputs = model_inputs(batch, model.config)
+        inputs["labels"] = classes(inputs["labels"])
         output = model(**inputs)
         return output.loss.float() * batch.targets, output.logits, inputs["labels"]
 

@@ -81,13 +81,21 @@ def usable_positions(model: PreTrainedModel) -> int | None:
     return table.num_embeddings - unused - int(getattr(table, "offset", 0))
 
 
-def check_fit(folder: ModelFolder, config: PretrainedConfig, required: CacheRequirements) -> None:
+def check_fit(
+    folder: ModelFolder, config: PretrainedConfig, required: CacheRequirements, count_classes: bool = True
+) -> None:
     """Refuse a model that cannot compute the cache's rows, or whose tokenizer gives their ids another meaning.
+
+    Args:
+        folder: of the model.
+        config: of the model.
+        required: what the cache requires of it.
+        count_classes: whether a trained head must have as many classes as the cache.
 
     Raises:
         MismatchError: all reasons, one per line.
     """
-    problems = [*_config_problems(config, required), *_token_problems(folder, required)]
+    problems = [*_config_problems(config, required, count_classes), *_token_problems(folder, required)]
     if problems:
         raise MismatchError(
             f"the model {folder.path} does not fit the cache {required.folder}:\n  "
@@ -97,7 +105,7 @@ def check_fit(folder: ModelFolder, config: PretrainedConfig, required: CacheRequ
         )
 
 
-def _config_problems(config: PretrainedConfig, required: CacheRequirements) -> Iterator[str]:
+def _config_problems(config: PretrainedConfig, required: CacheRequirements, count_classes: bool) -> Iterator[str]:
     model, tokenizer = empty_model(config, required.kind), required.manifest.tokenizer
     entries = vocabulary_size(model)
     if entries < tokenizer.vocab_size:
@@ -116,7 +124,7 @@ def _config_problems(config: PretrainedConfig, required: CacheRequirements) -> I
         return  # a classifier's head is dropped
     if has_trained_head(config) and kind_of(config) != required.kind:
         yield f"task: its head was trained for {kind_of(config)}, the cache is for {required.kind}"
-    elif has_trained_head(config) and config.num_labels != required.outputs:
+    elif count_classes and has_trained_head(config) and config.num_labels != required.outputs:
         yield (
             f"labels: its classifier was trained for {config.num_labels} classes, the cache has "
             f"{len(required.label_names)} ({', '.join(required.label_names[:8])})"

@@ -11,11 +11,12 @@ from cache.errors import InputError, MismatchError
 from cache.format.tasks import MLM
 
 from .. import device as devices
+from .classes import map_classes
 from .configuration import folder_config
 from .cpu_attention import use_cpu_kernels
 from .fit import CacheRequirements, check_fit, usable_positions
 from .folder import MAX_LENGTH, MAX_TOKENIZER_BYTES, TOKENIZER, TOKENIZER_CONFIG, ModelFolder
-from .heads import PROBLEMS, has_trained_head, is_masked, kind_of, label_names
+from .heads import PROBLEMS, has_trained_head, is_masked, kind_of
 from .library_errors import library_errors
 from .loading import load_weights
 from .pooled import use_pooled_only
@@ -71,7 +72,7 @@ def load_classifier(path: Path, device: torch.device, required: CacheRequirement
 
     Raises:
         InputError: it is not a trained classifier.
-        MismatchError: it does not fit the cache, or its labels differ.
+        MismatchError: it does not fit the cache, or lacks one of its classes.
         LengthwiseError: its files cannot be used.
     """
     with ModelFolder(path) as folder:
@@ -91,17 +92,8 @@ def _load_classifier(folder: ModelFolder, device: torch.device, required: CacheR
         )
     if required is not None:
         _check_labels(folder, required)
-        check_fit(folder, config, required)
-        names = label_names(config)
-        if (
-            required.label_names
-            and names != required.label_names
-            and not all(name.startswith("LABEL_") for name in names)
-        ):
-            raise MismatchError(
-                f"the labels of {path} are {', '.join(names[:8])}, those of the cache {required.folder} are "
-                f"{', '.join(required.label_names[:8])}; evaluate it on a cache with the same labels in the same order"
-            )
+        check_fit(folder, config, required, count_classes=not required.label_names)
+        map_classes(config, required.manifest.task, device)
         config.pad_token_id = required.manifest.tokenizer.pad_id
     kind = kind_of(config)
     config.problem_type = PROBLEMS[kind]

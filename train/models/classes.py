@@ -1,0 +1,79 @@
+"""The classes of a cache among those of a trained model, matched by name.
+
+A cache may hold only some of the model's classes, or number them in another order: the test rows of one customer, a
+corpus whose labels were first seen in another order. Labels are mapped to the model's numbers, so that losses and
+scores are those of the model, and a class that the cache lacks counts as wrong where it is predicted.
+
+Shapes: B rows, W columns, C classes of the model, K of the cache.
+"""
+
+from dataclasses import dataclass, replace
+
+import torch
+from transformers import PretrainedConfig
+
+from cache.errors import MismatchError
+from cache.format.tasks import IGNORED, Task
+
+from .heads import is_masked, label_names
+
+
+@dataclass(frozen=True)
+class ClassMap:
+    """Maps the labels of a cache to a model's.
+
+    Attributes:
+        task: of the cache, with the model's classes.
+        numbers: (K,) int64, the model's number of each class; None where the labels stay as they are.
+    """
+
+    task: Task
+    numbers: torch.Tensor | None
+
+    def __call__(self, labels: torch.Tensor) -> torch.Tensor:
+        """Labels of a batch, (B,), (B, W) or (B, K), as the model numbers them: (B,), (B, W) or (B, C)."""
+        if self.numbers is None:
+            return labels
+        if self.task.kind == "multi-label":
+            wide = labels.new_zeros(len(labels), len(self.task.label_names))
+            return wide.index_copy(1, self.numbers, labels)
+        return self.numbers[labels.clamp(min=0)].where(labels != IGNORED, IGNORED)
+
+
+def map_classes(config: PretrainedConfig, task: Task, device: torch.device) -> ClassMap:
+    """Match the classes of a cache with a model's, by their names.
+
+    Where the model has no names of its own but transformers' LABEL_0, LABEL_1, …, as many classes as the cache has are
+    taken to be the same.
+
+    Args:
+        config: of a trained classifier.
+        task: of the cache.
+        device: of the labels.
+
+    Raises:
+        MismatchError: the cache has a class that the model lacks; each is named.
+    """
+    names, wanted = label_names(config), task.label_names
+    if not wanted or names == wanted:
+        return ClassMap(task, None)
+    missing = [name for name in wanted if name not in names]
+    if not missing:
+        numbers = torch.tensor([names.index(name) for name in wanted], device=device)
+        return ClassMap(replace(task, label_names=names), numbers)
+    if len(names) == len(wanted) and all(name.startswith("LABEL_") for name in names):
+        return ClassMap(task, None)
+    raise MismatchError(
+        f"the model has no class {_listed(missing)}, which the cache has; the model's classes are {_listed(names)}; "
+        "evaluate it on a cache of these classes, all or some of them, in any order"
+    )
+
+
+def scored_classes(config: PretrainedConfig, task: Task) -> tuple[str, ...]:
+    """The names of the classes that a model's scores on a cache are of."""
+    return task.label_names if is_masked(config) else map_classes(config, task, torch.device("cpu")).task.label_names
+
+
+def _listed(names: tuple[str, ...] | list[str]) -> str:
+    more = f" and {len(names) - 8:,} more" if len(names) > 8 else ""
+    return ", ".join(map(repr, names[:8])) + more
