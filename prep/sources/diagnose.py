@@ -8,26 +8,16 @@ import contextlib
 import csv
 import gzip
 import json
-import os
-import stat
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, BinaryIO, cast
+from typing import IO, cast
 
+from cache.common.files import open_regular as open_regular
 from cache.errors import InputError
 
 BINARY = {".arrow", ".parquet"}
 """Endings of files that hold no text."""
 UTF16_MARKS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
-
-
-def open_regular(path: Path) -> BinaryIO:
-    """Open a file; a pipe or device, which could block or never end, is an `InputError`."""
-    handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-    if not stat.S_ISREG(os.fstat(handle).st_mode):
-        os.close(handle)
-        raise InputError(f"cannot read {path}: it is a folder, pipe or device, expected a file")
-    return os.fdopen(handle, "rb")
 
 
 def row_too_long(path: Path, row_bytes: int) -> InputError:
