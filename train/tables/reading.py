@@ -26,6 +26,7 @@ CSV, TSV, JSON, PARQUET, TEXT = "csv", "tsv", "JSON lines", "parquet", "text"
 FORMATS = {
     ".csv": CSV,
     ".tsv": TSV,
+    ".tab": TSV,
     ".jsonl": JSON,
     ".ndjson": JSON,
     ".json": JSON,
