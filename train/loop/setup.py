@@ -9,6 +9,7 @@ import transformers
 from transformers import PreTrainedModel
 
 from cache import Batch, Cache, Split
+from cache.batches.batch import Batches
 from cache.common.hub import user_path
 from cache.errors import InputError
 from cache.format.tasks import MLM
@@ -20,7 +21,7 @@ from ..metrics.scores import main_score
 from ..models.cpu_attention import use_cpu_kernels
 from ..models.fit import CacheRequirements
 from ..models.frozen import freeze, use_gradient_checkpointing
-from ..models.inputs import PADDING_SIDE
+from ..models.inputs import PADDING_SIDE, attention_length
 from ..models.losses import ONE_CLASS, Loss, model_loss, resolve_weights, training_loss
 from ..models.masked_lm import PROBABILITY, Masking, masked_forward
 from ..models.packed import check_packed, use_packed
@@ -99,19 +100,24 @@ class TrainingSetup:
         """Whether the model is trained on packed batches."""
         return self.optimizations.padded_reason is None
 
-    def batches(self, epoch: int, start: int, padded: bool = False) -> Iterator[Batch]:
-        """The micro-batches of an epoch from step `start` on, packed where `packed` says so and not `padded`."""
-        batches = self.split.batches(
+    def epoch_batches(self, epoch: int, start: int, packed: bool | None = None, equal_rows: bool = False) -> Batches:
+        """An epoch of the plan from step `start` on, packed as the property says unless told otherwise."""
+        return self.split.batches(
             epoch,
             self.spec,
             device=self.device,
             gradient_accumulation_steps=self.settings.gradient_accumulation_steps,
+            equal_rows=equal_rows,
+            attention_length=attention_length(self.model.config),
             start=start,
             pad_to_multiple_of=self.settings.pad_to_multiple_of or 1,
             padding_side=PADDING_SIDE,
-            packed=self.packed and not padded,
+            packed=self.packed if packed is None else packed,
         )
-        for batch in batches:
+
+    def batches(self, epoch: int, start: int) -> Iterator[Batch]:
+        """The micro-batches of an epoch from step `start` to its end in this run."""
+        for batch in self.epoch_batches(epoch, start):
             if batch.step == self.steps[epoch]:
                 return
             yield batch if self.masking is None else self.masking.mask(batch, epoch)
@@ -175,7 +181,7 @@ def check_padding_free(setup: TrainingSetup) -> None:
         MismatchError: they differ.
     """
     if setup.packed:
-        packed, padded = next(setup.batches(0, 0)), next(setup.batches(0, 0, padded=True))
+        packed, padded = (setup.epoch_batches(0, 0, kind, equal_rows=True).step(0)[0] for kind in (True, False))
         check_packed(setup.model, packed, padded, setup.settings.precision)
 
 
