@@ -64,7 +64,7 @@ def _too_small(split: Split, specs: list[PlanSpec], ranks: int) -> dict[str, str
 
 def format_ranks(facts: dict[str, Any]) -> str:
     """`rank_facts` as text."""
-    lines = [["padding", "batch", "busy", "useful", "--padding-free"]]
+    lines = [["padding", "batch", "busy", "with tokens", "--padding-free"]]
     for plan in facts["plans"]:
         size = f"{plan['batch_size']:,}" if plan["batch_size"] else f"{plan['max_tokens']:,} tokens"
         shares = (plan["padded"]["busy"], plan["padded"]["useful"], plan["padding_free"]["useful"])
@@ -74,8 +74,7 @@ def format_ranks(facts: dict[str, Any]) -> str:
         for flag, fits in facts["too_small"].items()
     ]
     return (
-        f"{facts['ranks']:,} ranks that share each batch, PREDICTED from the operations of "
-        f"{facts['model'] or 'a BERT-base'}, not measured: the part of their time that they\n"
-        "do not wait for each other (busy), and compute tokens rather than padding (useful; also --padding-free)\n"
+        f"{facts['ranks']:,} ranks that share each batch: how much of their time they are busy, and with tokens rather "
+        f"than padding,\nPREDICTED from the operations of {facts['model'] or 'a BERT-base'}, not measured\n"
         f"{align(lines)}{''.join(warnings)}"
     )

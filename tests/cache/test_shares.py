@@ -181,3 +181,19 @@ def test_accumulated_slices_are_only_as_wide_as_their_own_rows(cache: Cache) -> 
         assert all(one[-1] < two[0] for one, two in pairwise(slices))
     whole = sum(batch.padded_tokens for batch in cache["train"].batches(1, PlanSpec("dynamic", 20)))
     assert sum(batch.padded_tokens for batch in own) < 0.9 * whole
+
+
+@pytest.mark.parametrize("options", [{}, {"packed": True}, {"equal_rows": True}, {"pad_to_multiple_of": 16}])
+@pytest.mark.parametrize(("ranks", "accumulation"), [(1, 1), (1, 3), (3, 2)])
+def test_the_heaviest_step_holds_the_largest_micro_batch_of_any_rank(cache, ranks, accumulation, options) -> None:
+    split = cache["train"]
+    for spec in (PlanSpec("dynamic", 20), PlanSpec("tight", 20), PlanSpec("fixed", 20)):
+        parts = [batch for own in parts_of(cache, spec, ranks, accumulation, **options) for batch in own]
+        largest = max(computed(batch) for batch in parts)
+        steps = {batch.step for batch in parts if computed(batch) == largest}
+        for rank in range(ranks):
+            place = {"rank": rank, "world_size": ranks, "gradient_accumulation_steps": accumulation}
+            assert split.batches(1, spec, **place, **options).heaviest_step() == (largest, min(steps))
+    batches = split.batches(1, spec, start=2, **options)
+    assert batches.heaviest_step(end=2) == (0, 0)
+    assert batches.heaviest_step()[1] >= 2
