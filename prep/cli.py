@@ -64,9 +64,10 @@ cache_argument = click.argument("cache", shell_complete=complete_folder)
 
 
 @cli.command()
-@click.argument("source", shell_complete=_sources)
+@click.argument("source", nargs=-1, required=True, metavar="SOURCE...", shell_complete=_sources)
 @click.option("--name", help="Name of the cache.  [default: the source's]")
 @click.option("--out", default="cache", show_default=True, shell_complete=complete_folder, help="Folder of the caches.")
+@click.option("--delimiter", help="What separates the cells of csv and text files.  [default: as their names say]")
 @click.option("--text", help="Column of the text.  [default: text, review, sentence, …]")
 @click.option("--text-pair", help="Column of a second text, for pairs.")
 @click.option(
@@ -101,14 +102,17 @@ cache_argument = click.argument("cache", shell_complete=complete_folder)
 @click.option("--force", is_flag=True, help="Replace a different cache of the same name.")
 @quiet_option
 @json_option
-def build(source: str, quiet: bool, as_json: bool, memory: str, **options: Any) -> None:
-    """Build the cache of SOURCE: a preset, a Hub dataset id, a file (csv, tsv, jsonl, parquet, conll) or a folder:
-    of such files, of split/label/*.txt, or as datasets' save_to_disk writes it.
+def build(source: tuple[str, ...], quiet: bool, as_json: bool, memory: str, **options: Any) -> None:
+    """Build the cache of SOURCE: a preset, a Hub dataset id, files (csv, tsv, jsonl, json, parquet, conll; packed as
+    .gz, .zst, .bz2 or .zip) or globs of them, perhaps as SPLIT=FILE, - for JSON lines from stdin, or a folder: of such
+    files, of split/label/*.txt, or as datasets' save_to_disk writes it.
 
     \b
     Examples:
       prep build imdb
       prep build reviews.csv --text review --label stars --holdout 0.1
+      prep build train=a.csv test=b.csv --name reviews
+      prep build 'data/*.parquet'
       prep build stanfordnlp/sst2 --tokenizer roberta-base --max-length 128
       prep build pairs.jsonl --text premise --text-pair hypothesis
       prep build sentences.jsonl --text tokens --label ner_tags
@@ -123,7 +127,7 @@ def build(source: str, quiet: bool, as_json: bool, memory: str, **options: Any) 
     from .settings import BuildSettings
 
     started = time.monotonic()
-    settings = BuildSettings(source, memory_bytes=parse_bytes(memory), **options)
+    settings = BuildSettings(source[0] if len(source) == 1 else source, memory_bytes=parse_bytes(memory), **options)
     result = build_cache(settings, ConsoleProgress(quiet))
     if as_json:
         print_json(build_facts(result, time.monotonic() - started))
