@@ -190,26 +190,33 @@ def _plan_flags(spec: "PlanSpec") -> str:
     shell_complete=complete_folder,
     help="Predict the memory of training this model on a CPU: folder, Hub id, or minilm.",
 )
+@click.option("--ranks", type=int, help="Predict how well so many ranks, the processes of one training, are used.")
 @json_option
-def info(cache: str, model: str | None, as_json: bool) -> None:
+def info(cache: str, model: str | None, ranks: int | None, as_json: bool) -> None:
     """Print what CACHE holds, and what each way of batching it costs.
 
     \b
     Examples:
       prep info cache/imdb
+      prep info cache/imdb --ranks 8
       prep info cache/imdb --model bert-base-uncased
     """
     from cache import open_cache
 
     from .inspect.memory import format_memory, memory_facts
+    from .inspect.ranks import format_ranks, rank_facts
     from .inspect.summary import cache_facts
 
     opened = open_cache(cache)
+    used = rank_facts(opened, ranks, model) if ranks is not None else None
     memory = memory_facts(opened, model) if model is not None else None
     if as_json:
-        print_json(cache_facts(opened) | ({"memory": memory} if memory else {}))
+        more = {"ranks": used, "memory": memory}
+        print_json(cache_facts(opened) | {name: facts for name, facts in more.items() if facts})
         return
     _print_cache(opened)
+    if used:
+        click.echo(f"\n{format_ranks(used)}")
     if memory:
         click.echo(f"\n{format_memory(memory)}")
 
@@ -217,7 +224,7 @@ def info(cache: str, model: str | None, as_json: bool) -> None:
 def _print_cache(cache: Any) -> None:
     from cache.common.progress import ConsoleProgress
 
-    from .inspect.summary import format_splits, format_token_table, packed_row, table_specs, token_table
+    from .inspect.summary import first_split, format_splits, format_token_table, packed_row, table_specs, token_table
     from .sources.corpus import describe_source
 
     manifest = cache.manifest
@@ -226,11 +233,11 @@ def _print_cache(cache: Any) -> None:
     click.echo(f"{size / 1e6:,.1f} MB in {cache.folder}, fingerprint {manifest.fingerprint[:12]}")
     click.echo(f"task {manifest.task.kind}{' of pairs' * manifest.task.pair}\n")
     click.echo(format_splits(cache))
-    split = cache["train" if "train" in cache else next(iter(cache))]
+    split = first_split(cache)
     with ConsoleProgress().bar("planning", len(table_specs(split)), "plans") as bar:
-        rows = [*token_table(split, lambda: bar.update(1)), packed_row(split)]
+        rows = token_table(split, lambda: bar.update(1))
     click.echo(f"\nAn epoch of {split.name!r}, {split.info.tokens:,} real tokens:")
-    click.echo(format_token_table(rows))
+    click.echo(format_token_table([*rows, packed_row(rows)]))
 
 
 @cli.command()
