@@ -16,7 +16,8 @@ from cache.format.files import FileInfo
 
 from . import device as devices
 from .loop.checkpoint import clean, load_checkpoint, newest_checkpoint
-from .loop.setup import TrainingSetup, absolute_model, cache_requirements, checkpoint_owner, prepare_training
+from .loop.resolution import absolute_model, cache_requirements
+from .loop.setup import TrainingSetup, checkpoint_owner, prepare_training
 from .loop.state import Meter, State
 from .models.loading import load_model, model_digest, model_folder
 from .run_folder.folder import CHECKPOINTS, RunInfo

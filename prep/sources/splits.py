@@ -1,0 +1,102 @@
+"""Which split a table file is of, by its name or that of its folder.
+
+train.csv  test.jsonl  dev-1.csv  reviews_valid.csv  train/a.csv   the usual names; dev, val, valid are validation
+train-00000-of-00003.parquet  extra-00000-of-00001.parquet         the same as the Hub has it, and with any name
+validation_matched.csv                                             more than a usual name: a split of its own
+part-0.parquet  0000.parquet  reviews.csv                          no split: parts of train
+"""
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+from cache.errors import InputError
+
+from .corpus import check_split_name
+
+SPLITS = {
+    "train": "train",
+    "training": "train",
+    "test": "test",
+    "testing": "test",
+    "validation": "validation",
+    "valid": "validation",
+    "val": "validation",
+    "dev": "validation",
+}
+"""Usual names of splits, and the split that each means."""
+
+_USUAL = "|".join(SPLITS)
+_LISTED = 5
+"""Most files that an error lists."""
+
+
+def by_split(paths: Sequence[Path]) -> dict[str, list[Path]]:
+    """Table files by the split that their names say, in this order; all are `train` where no name says one.
+
+    Raises:
+        InputError: some names say a split and others do not, or two files are one split without being its parts.
+    """
+    named = {path: _split_of(path) for path in paths}
+    if not any(named.values()):
+        return {"train": list(paths)}
+    named |= {path: _split_of_shard(path) for path, split in named.items() if split is None}
+    check_all_named(named)
+    splits: dict[str, list[Path]] = {}
+    for path, split in named.items():
+        files = splits.setdefault(str(split), [])
+        files.append(path)
+        if len(files) > 1 and not all(map(_is_part, files)):
+            raise InputError(
+                f"{files[0]} and {path} would both be the split {split!r}; rename or move away one of them, or name "
+                f"the split of each file: prep build {split}={files[0]} {split}={path}"
+            )
+    for split, files in splits.items():
+        check_split_name(split, files[0])
+    return splits
+
+
+def check_all_named(named: Mapping[Path, str | None]) -> None:
+    """Raise an `InputError` that lists both where some files or folders say which split they are and some do not."""
+    without = [path for path, split in named.items() if split is None]
+    if without:
+        raise InputError(
+            f"some names say which split they are ({_listed(path for path in named if named[path])}) and some do not "
+            f"({_listed(without)}); move those away, or name the split of each: prep build train={without[0]} test=…"
+        )
+
+
+def split_of_folder(folder: Path) -> str | None:
+    """The split that the files of a folder are by its name; None where it says none."""
+    return SPLITS.get(folder.name.lower())
+
+
+def _split_of(path: Path) -> str | None:
+    """The split by a usual name at the beginning or end of the file's name."""
+    stem = _stem(path)
+    if found := re.fullmatch(rf"({_USUAL})([-_ ]?[0-9]+(-of-[0-9]+)?)?", stem, re.IGNORECASE):
+        return SPLITS[found[1].lower()]
+    if re.match(rf"({_USUAL})[-_ ]", stem, re.IGNORECASE):
+        return _split_of_shard(path) or stem
+    found = re.fullmatch(rf".*[-_ ]({_USUAL})([-_ ][0-9]+(-of-[0-9]+)?)?", stem, re.IGNORECASE)
+    return SPLITS[found[1].lower()] if found else None
+
+
+def _split_of_shard(path: Path) -> str | None:
+    """What stands before `-00000-of-00003`."""
+    found = re.fullmatch(r"(.+)-[0-9]+-of-[0-9]+", _stem(path))
+    return found[1] if found else None
+
+
+def _stem(path: Path) -> str:
+    return path.name.split(".")[0]
+
+
+def _is_part(path: Path) -> bool:
+    """Whether a file is one of several by its name, which ends in a number."""
+    return _stem(path)[-1:].isdigit()
+
+
+def _listed(paths: Iterable[Path]) -> str:
+    names = list(map(str, paths))
+    return ", ".join(names[:_LISTED]) + (f" and {len(names) - _LISTED:,} more" if len(names) > _LISTED else "")

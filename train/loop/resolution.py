@@ -1,0 +1,146 @@
+"""The settings of a run with nothing left open: every default and `auto` replaced by what it stands for on this cache
+and this machine."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+
+from cache import Cache, Split
+from cache.common.hub import user_path
+from cache.errors import InputError
+from cache.format.tasks import MLM
+
+from .. import device as devices
+from ..metrics.evaluation import score_names
+from ..metrics.scores import main_score
+from ..models.fit import CacheRequirements
+from ..models.losses import ONE_CLASS, resolve_weights
+from ..models.masked_lm import PROBABILITY
+from ..settings import AUTO, NO_SPLIT, OFF, Settings
+
+
+def resolve_settings(settings: Settings, cache: Cache) -> tuple[Settings, torch.device]:
+    """The settings with every default and `auto` replaced by what it stands for here, so that they give the same run
+    anywhere; and the device.
+
+    Raises:
+        InputError: the cache or this machine does not provide what they ask for.
+    """
+    device = devices.pick_device(settings.device)
+    task = _resolve_task(settings, cache)
+    eval_split = _resolve_split("--eval-split", settings.eval_split, cache, ("validation", "test"))
+    after = () if eval_split in ("test", NO_SPLIT) else ("test",)
+    test_split = _resolve_split("--test-split", settings.test_split, cache, after)
+    resolved = replace(
+        settings.with_plan(settings.plan_spec(training_split(cache).default_spec())),
+        task=task,
+        mlm_probability=(settings.mlm_probability or PROBABILITY) if task == MLM else None,
+        class_weights=resolve_weights(settings.class_weights, settings.label_smoothing, cache.manifest.task, task),
+        cache=str(cache.folder.resolve()),
+        model=absolute_model(settings.model or cache.manifest.tokenizer.name),
+        device=str(device),
+        precision=devices.pick_precision(settings.precision, device),
+        pad_to_multiple_of=settings.pad_to_multiple_of or (8 if device.type == "cuda" else 1),
+        eval_split=eval_split,
+        test_split=test_split,
+        keep_best=_resolve_metric(settings, cache, task, eval_split),
+        tensorboard=_absolute_folder(settings.tensorboard),
+    )
+    return resolved, device
+
+
+def _resolve_split(flag: str, given: str | None, cache: Cache, usual: Sequence[str]) -> str:
+    """The split to evaluate: the one given, else the first of the usual ones that has rows, else none."""
+    if given is None:
+        return next((name for name in usual if name in cache and len(cache[name])), NO_SPLIT)
+    if given != NO_SPLIT and not len(cache[given]):
+        raise InputError(f"{flag} {given}: it has no rows; pass another one, or {flag} {NO_SPLIT}")
+    return given
+
+
+def _resolve_metric(settings: Settings, cache: Cache, task: str, eval_split: str) -> str | None:
+    """The score by which the best epoch is found; None where the last one is exported.
+
+    Raises:
+        InputError: the task has no such score, or nothing is evaluated.
+    """
+    metric = settings.keep_best or (AUTO if settings.early_stopping else None)
+    if metric is None:
+        return None
+    names = score_names(cache.manifest.task, task == MLM)
+    if eval_split == NO_SPLIT:
+        flag = "--keep-best" if settings.keep_best else "--early-stopping"
+        raise InputError(
+            f"{flag} needs an evaluation after each epoch, but there is no split for it; build the cache with "
+            "--validation 0.1, or pass --eval-split"
+        )
+    if metric == AUTO:
+        main = main_score(dict.fromkeys(names, 0.0), corpus_metric(cache, task))
+        return main[0] if main else names[0]
+    if metric not in names:
+        raise InputError(f"--keep-best {metric}: no score of this task; expected one of {', '.join(names)}")
+    return metric
+
+
+def corpus_metric(cache: Cache, task: str) -> str:
+    """Title of the score that the corpus is known for; empty where there is none."""
+    return "" if task == MLM else str(cache.manifest.source.get("metric", ""))
+
+
+def _resolve_task(settings: Settings, cache: Cache) -> str:
+    """The kind of task to train for.
+
+    Raises:
+        InputError: the cache does not provide it.
+    """
+    built = cache.manifest.task
+    kind = settings.task or built.kind
+    if kind not in (built.kind, MLM):
+        reason = f"is for {built.kind}" if built.labelled else "holds no labels, for it was built with --task mlm"
+        raise InputError(
+            f"--task {kind}: the cache {cache.folder} {reason}; build one for it, under another name: "
+            f"prep build SOURCE --task {kind} --name OTHER"
+        )
+    if kind in ONE_CLASS and len(built.label_names) == 1:
+        raise InputError(
+            f"the cache {cache.folder} has only the class {built.label_names[0]!r}, and a classifier needs at least "
+            f"two; build it with other labels, or pass --task {MLM}"
+        )
+    if settings.mlm_probability is not None and kind != MLM:
+        raise InputError(f"--mlm-probability is for --task mlm, but this run is for {kind}; leave it out")
+    return kind
+
+
+def _absolute_folder(folder: str | None) -> str | None:
+    """A tracker's folder as an absolute path, so that a resumed run finds it from any working directory."""
+    return folder if folder in (None, AUTO, OFF) else str(user_path(str(folder)).resolve())
+
+
+def absolute_model(model: str) -> str:
+    """A model's name, a local folder as an absolute path, so that it is found from any working directory."""
+    path = user_path(model)
+    return str(path.resolve()) if path.is_dir() else model
+
+
+def cache_requirements(cache: Cache, settings: Settings) -> CacheRequirements:
+    """What the rows to train on and to evaluate require of a model."""
+    others = [cache[name] for name in (settings.eval_split, settings.test_split) if name not in (None, NO_SPLIT)]
+    width = max(split.info.longest for split in [training_split(cache), *others])
+    multiple = settings.pad_to_multiple_of or 1
+    width = max(width, min(-(-width // multiple) * multiple, cache.manifest.max_length))
+    if settings.strategy == "fixed":
+        width = cache.manifest.max_length
+    return CacheRequirements(cache.manifest, cache.folder, width, settings.task)
+
+
+def training_split(cache: Cache) -> Split:
+    """The split to train on.
+
+    Raises:
+        InputError: there is none, or it has no rows.
+    """
+    split = cache["train"]
+    if not len(split):
+        raise InputError(f"{cache.folder}: its split 'train' has no rows, so there is nothing to train on")
+    return split
