@@ -192,6 +192,7 @@ def _finish(run: Folder, start: ResumePoint, callbacks: RunCallbacks) -> Json | 
     facts: Json = {
         "steps": state.step,
         "seconds": state.seconds,
+        **callbacks.speed.of_run(callbacks.results()),
         "peak_memory_bytes": devices.peak_memory_bytes(setup.device),
         "skipped_updates": state.skipped,
         "eval_split": setup.settings.eval_split,

@@ -1,7 +1,7 @@
 """A corpus, ready to be read, whatever it comes from."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from cache.errors import InputError
@@ -16,6 +16,12 @@ LABEL_NAMES = ("label", "labels", "class", "target", "sentiment", "category", "r
 TAG_NAMES = ("ner_tags", "tags", "pos_tags", "labels")
 """Columns taken for text and label where the user names none, the first that is there; words go with tags."""
 
+STDIN = "-"
+"""What is typed for standard input."""
+
+DELIMITERS = {";": "';'", "\t": "'\\t'", "|": "'|'"}
+"""What may separate cells in place of commas, and how it is typed."""
+
 
 @dataclass(frozen=True)
 class Columns:
@@ -26,12 +32,14 @@ class Columns:
         pair: the second text of a pair, None where texts come alone.
         labels: one column, or one for each class of a multi-label task, holding 0 or 1.
         labelled: whether labels are wanted; where not, there are no columns of them.
+        delimiter: what separates the cells of csv and text files; None = what their names say.
     """
 
     text: str | None = None
     pair: str | None = None
     labels: tuple[str, ...] = ()
     labelled: bool = True
+    delimiter: str | None = None
 
     @property
     def texts(self) -> list[str]:
@@ -48,7 +56,7 @@ class Columns:
         """What a cache's manifest says of them."""
         pair = {"text_pair": self.pair} if self.pair else {}
         label = {"label": self.labels[0] if len(self.labels) == 1 else list(self.labels)} if self.labelled else {}
-        return {"text": self.text, **pair, **label}
+        return {"text": self.text, **pair, **label, **({"delimiter": self.delimiter} if self.delimiter else {})}
 
     @property
     def classes(self) -> tuple[str, ...] | None:
@@ -75,6 +83,7 @@ class Source:
         note: a line for the user about where the text comes from.
         metric: the score its authors report; empty where that is not known.
         unread: what holds labels that are not wanted; empty if nothing.
+        arguments: what the user typed, where that is several files; none elsewhere.
     """
 
     argument: str
@@ -91,6 +100,7 @@ class Source:
     task: str = "auto"
     metric: str = ""
     unread: str = ""
+    arguments: tuple[str, ...] = ()
 
     @property
     def where(self) -> str:
@@ -125,7 +135,7 @@ def choose_columns(names: Sequence[str], asked: Columns, where: Path | str) -> C
         raise InputError(f"{where}: the column {text!r} cannot be both texts of a pair; see --text and --text-pair")
     if len(set(labels)) < len(labels):
         raise InputError(f"{where}: a column is named twice with --label ({', '.join(labels)}); name each once")
-    return Columns(text, asked.pair, labels, asked.labelled)
+    return replace(asked, text=text, labels=labels)
 
 
 def unread_labels(names: Sequence[str], columns: Columns) -> str:
@@ -139,8 +149,9 @@ def _usual(what: str, names: Sequence[str], usual: tuple[str, ...], where: Path 
         if name in names:
             return name
     hint = ""
-    if len(names) == 1 and any(mark in names[0] for mark in ";\t|"):
-        hint = "; are its cells separated by something else than commas? Convert it, or end its name in .tsv for tabs"
+    marks = [mark for mark in DELIMITERS if len(names) == 1 and mark in names[0]]
+    if marks:
+        hint = f"; are its cells separated by something else than commas? Pass --delimiter {DELIMITERS[marks[0]]}"
     raise InputError(
         f"{where}: which column is the {what}? It has {', '.join(map(repr, names))}; "
         f"name one with --{what} COLUMN{hint}"
@@ -169,4 +180,7 @@ def describe_source(source: Json) -> str:
         return f"Hub dataset {source['dataset']} at {source['revision'][:12]}"
     if kind == "package":
         return f"{source['argument']} from the package {source['package']}"
-    return str(source.get("argument") or "data given from Python")
+    given = source.get("argument") or "data given from Python"
+    if isinstance(given, list):
+        return " ".join(map(str, given[:3])) + (f" and {len(given) - 3:,} more" if len(given) > 3 else "")
+    return str(given)

@@ -10,8 +10,9 @@ from cache.errors import InputError
 
 from ..columns import Stream, plain
 from .corpus import Columns, Source, check_split_name
-from .diagnose import open_regular, reading
+from .diagnose import reading
 from .files import watch
+from .formats import open_regular
 from .tables import Classes, Frame, class_names, frames_source
 
 if TYPE_CHECKING:

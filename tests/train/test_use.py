@@ -66,7 +66,9 @@ def test_the_report_names_accuracy_times_and_the_next_commands(place):
     rows = re.findall(rf"^ *[123]/3{number}{number}{number}{number}{number} +[\d,]+ +\d+\.\d%{time}{time}$", text, re.M)
     assert len(rows) == 3
     assert {len(row) for row in rows} == {len(head[0])}
-    assert re.search(r"^time +\d:\d\d:\d\d, peak memory [\d,]+ MiB$", text, re.MULTILINE)
+    assert re.search(
+        r"^time +\d:\d\d:\d\d, [\d.e-]+ model TFLOP/s while training, peak memory [\d,]+ MiB$", text, re.MULTILINE
+    )
     assert "the heaviest batch, 8 rows x 48 tokens, fits" in text
     assert "train eval runs/toy-1 --cache" in text
     assert "train predict runs/toy-1" in text
