@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from cache.common.files import open_regular
 from cache.common.forked import BATCH_BYTES, BATCH_ROWS, Forked
 from cache.errors import InputError
 
@@ -21,7 +22,7 @@ from ..columns import LABEL, LABELS, PAIR, TEXT, Stream, distinct, is_list, kept
 from .conll import conll_names, read_conll
 from .corpus import Columns
 from .diagnose import not_utf8, reading, row_too_long
-from .formats import TableFile, open_regular, open_unpacked, table_file
+from .formats import TableFile, open_unpacked, table_file
 from .json_files import HEAD_BYTES, json_batches, json_head
 
 if TYPE_CHECKING:

@@ -3,12 +3,11 @@
 Of a zip archive the one file that it holds counts.
 """
 
-import os
-import stat
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any
 
+from cache.common.files import open_regular
 from cache.errors import InputError
 
 if TYPE_CHECKING:
@@ -95,15 +94,6 @@ def _expected(path: Path) -> str:
 
 
 # --- opening
-
-
-def open_regular(path: Path) -> BinaryIO:
-    """Open a file; a pipe or device, which could block or never end, is an `InputError`."""
-    handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-    if not stat.S_ISREG(os.fstat(handle).st_mode):
-        os.close(handle)
-        raise InputError(f"cannot read {path}: it is a folder, pipe or device, expected a file")
-    return os.fdopen(handle, "rb")
 
 
 def open_unpacked(path: Path) -> Any:

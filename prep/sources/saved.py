@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from cache.common.files import open_regular
 from cache.common.forked import BATCH_ROWS, Forked
 from cache.errors import InputError
 
@@ -12,7 +13,6 @@ from ..columns import Stream, plain
 from .corpus import Columns, Source, check_split_name
 from .diagnose import reading
 from .files import watch
-from .formats import open_regular
 from .tables import Classes, Frame, class_names, frames_source
 
 if TYPE_CHECKING:
