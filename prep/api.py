@@ -30,7 +30,7 @@ def build_cache(
     Keyword arguments, as the options of `prep build`:
         name: of the cache; None = the source's. Needed where the data comes from memory.
         out: folder of the caches (default "cache").
-        text, text_pair, label: columns of a table; None = the usual names, and no pairs. Several labels: a class each.
+        text, text_pair, label: columns of a table; None = those with usual names. Several labels: a class each.
         task: what labels are: auto (default), classification, regression, multi-label or token-classification, for
             which a text is a list of words and its label a list of tags; or mlm, which takes none.
         tokenizer: Hub id, folder or `minilm`; None = bert-base-uncased.

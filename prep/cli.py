@@ -70,7 +70,7 @@ cache_argument = click.argument("cache", shell_complete=complete_folder)
 @click.option("--out", default="cache", show_default=True, shell_complete=complete_folder, help="Folder of the caches.")
 @click.option("--delimiter", help="What separates the cells of csv and text files.  [default: as their names say]")
 @click.option("--text", help="Column of the text.  [default: text, review, sentence, …]")
-@click.option("--text-pair", help="Column of a second text, for pairs.")
+@click.option("--text-pair", help="Column of a second text, for pairs.  [default: sentence2, hypothesis, …]")
 @click.option(
     "--label", multiple=True, help="Column of the label; repeated, a column per class.  [default: label, class, …]"
 )

@@ -1,7 +1,6 @@
 """A corpus, ready to be read, whatever it comes from."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from cache.errors import InputError
@@ -10,17 +9,8 @@ from cache.format.manifest import TOKENIZER
 
 from ..columns import Stream
 
-WORD_NAMES = ("tokens", "words")
-TEXT_NAMES = ("text", "review", "sentence", "content", "document", "comment", "body", *WORD_NAMES)
-LABEL_NAMES = ("label", "labels", "class", "target", "sentiment", "category", "rating")
-TAG_NAMES = ("ner_tags", "tags", "pos_tags", "labels")
-"""Columns taken for text and label where the user names none, the first that is there; words go with tags."""
-
 STDIN = "-"
 """What is typed for standard input."""
-
-DELIMITERS = {";": "';'", "\t": "'\\t'", "|": "'|'"}
-"""What may separate cells in place of commas, and how it is typed."""
 
 
 @dataclass(frozen=True)
@@ -106,56 +96,6 @@ class Source:
     def where(self) -> str:
         """What errors call it."""
         return self.argument or "the data given"
-
-
-def choose_columns(names: Sequence[str], asked: Columns, where: Path | str) -> Columns:
-    """The columns of text and label: those asked for, else those with a usual name.
-
-    Args:
-        names: the columns there are.
-        asked: what the user asked for.
-        where: named in errors.
-
-    Raises:
-        InputError: a column is not there, or there twice, or nothing tells which one it is.
-    """
-    text = asked.text or _usual("text", names, TEXT_NAMES, where)
-    usual = TAG_NAMES if text in WORD_NAMES else LABEL_NAMES
-    labels = asked.labels or ((_usual("label", names, usual, where),) if asked.labelled else ())
-    flags = [("--text", text), *((("--text-pair", asked.pair),) if asked.pair else ())]
-    for flag, name in [*flags, *(("--label", label) for label in labels)]:
-        if name not in names:
-            raise InputError(f"{where} has no column {name!r} for {flag}; it has {', '.join(map(repr, names))}")
-        if names.count(name) > 1:
-            raise InputError(f"{where} has {names.count(name)} columns {name!r}; rename all but one")
-    if text in labels or asked.pair in labels:
-        name = text if text in labels else asked.pair
-        raise InputError(f"{where}: the column {name!r} cannot be text and label at once; see --text and --label")
-    if text == asked.pair:
-        raise InputError(f"{where}: the column {text!r} cannot be both texts of a pair; see --text and --text-pair")
-    if len(set(labels)) < len(labels):
-        raise InputError(f"{where}: a column is named twice with --label ({', '.join(labels)}); name each once")
-    return replace(asked, text=text, labels=labels)
-
-
-def unread_labels(names: Sequence[str], columns: Columns) -> str:
-    """The column of labels that is passed over where none are wanted; empty if there is none."""
-    usual = [name for name in LABEL_NAMES if name in names and name not in columns.texts]
-    return f"the column {usual[0]!r}" if usual and not columns.labelled else ""
-
-
-def _usual(what: str, names: Sequence[str], usual: tuple[str, ...], where: Path | str) -> str:
-    for name in usual:
-        if name in names:
-            return name
-    hint = ""
-    marks = [mark for mark in DELIMITERS if len(names) == 1 and mark in names[0]]
-    if marks:
-        hint = f"; are its cells separated by something else than commas? Pass --delimiter {DELIMITERS[marks[0]]}"
-    raise InputError(
-        f"{where}: which column is the {what}? It has {', '.join(map(repr, names))}; "
-        f"name one with --{what} COLUMN{hint}"
-    )
 
 
 def cache_name(name: str) -> str:

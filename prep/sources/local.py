@@ -20,12 +20,13 @@ from cache.format.checksummed_json import Json
 from cache.format.files import sha256_file
 
 from ..columns import Stream
-from .corpus import STDIN, Columns, Source, cache_name, check_split_name, choose_columns, unread_labels
+from .corpus import STDIN, Columns, Source, cache_name, check_split_name
 from .diagnose import reading
 from .files import column_names, holds_words, table_stream, text_files_stream
 from .formats import ARCHIVE, EXPECTED, FORMATS, check_known, format_of
 from .saved import is_saved, open_saved
 from .splits import by_split, check_all_named, split_of_folder
+from .usual_columns import choose_columns, column_note, unread_labels
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -117,11 +118,13 @@ def open_tables(argument: str, name: str, splits: dict[str, list[Path]], asked: 
         format_of(path, asked.delimiter) == "csv" or path.suffix.lower() == ARCHIVE for path in paths
     ):
         raise InputError(f"--delimiter is for csv and text files, but {paths[0]} is none; leave it out")
-    unread = ""
+    unread = note = ""
     for path in paths:
         check_known(path, asked.delimiter)
         names = column_names(path, asked.delimiter, forked)
-        asked = choose_columns(names, asked, path)
+        chosen = choose_columns(names, asked, path)
+        note = note or column_note(names, asked, chosen)
+        asked = chosen
         unread = unread or unread_labels(names, asked)
     streams = {split: table_stream(files, asked, forked) for split, files in splits.items()}
     identity = files_identity(splits, asked)
@@ -134,6 +137,7 @@ def open_tables(argument: str, name: str, splits: dict[str, list[Path]], asked: 
         pair=asked.pair is not None,
         words=all(holds_words(path, asked, forked) for path in paths),
         size_bytes=sum(file["bytes"] for file in identity["files"]),
+        note=note,
         unread=unread,
     )
 

@@ -14,12 +14,13 @@ from cache.common.hub import hub_reachable, package_folder, user_path
 from cache.errors import InputError
 from cache.format.checksummed_json import NAME_PATTERN
 
-from .corpus import STDIN, Columns, Source, choose_columns
+from .corpus import STDIN, Columns, Source
 from .files import column_names, table_stream
 from .formats import ARCHIVE, TEXT, format_of
 from .hub import open_hub
 from .local import files_identity, names_files, open_file, open_files, open_folder, open_stdin
 from .presets import PRESETS, Preset
+from .usual_columns import choose_columns
 
 ANY = Columns()
 """No column named: the usual ones."""
