@@ -10,14 +10,15 @@ from cache.common.command_line import (
     CONTEXT,
     complete_folder,
     json_option,
-    parse_bytes,
     print_json,
     quiet_option,
     run_command,
 )
+from cache.common.sizes import parse_bytes
 from cache.format.tasks import KINDS
 from cache.plans.spec import STRATEGIES, PlanSpec
 
+from .sharing_cli import gc, pull, push
 from .tokenization import ENGINES
 
 if TYPE_CHECKING:
@@ -342,11 +343,12 @@ def verify(cache: str, quiet: bool, as_json: bool) -> None:
 @click.argument("folder", default="cache", shell_complete=complete_folder)
 @json_option
 def list_caches(folder: str, as_json: bool) -> None:
-    """Print the presets, and the caches under FOLDER (default: cache).
+    """Print the presets, and the caches under FOLDER (default: cache), which may be a URL.
 
     \b
-    Example:
+    Examples:
       prep list
+      prep list s3://bucket/caches
     """
     from .inspect.samples import find_caches
     from .inspect.summary import format_list, list_facts
@@ -362,6 +364,10 @@ def list_caches(folder: str, as_json: bool) -> None:
     click.echo(f"\ncaches under {folder}" if caches else f"\nno caches under {folder}; next: prep build imdb")
     if caches:
         click.echo(format_list(caches))
+
+
+for _command in (push, pull, gc):
+    cli.add_command(_command)
 
 
 def main() -> NoReturn:
