@@ -72,6 +72,8 @@ def build(settings: BuildSettings, console: ConsoleProgress, source: Source | No
     """
     _check_address_space()
     source = source or open_source(settings.source, settings.columns, settings.memory_bytes)
+    if settings.delimiter is not None and source.identity["kind"] != "files":
+        raise InputError(f"--delimiter is for csv and text files, but {source.where} is none; leave it out")
     tokenizer = find_tokenizer(settings.tokenizer)
     if settings.task == MLM:
         read_specials(tokenizer.files, tokenizer.name)  # refuses a tokenizer without a mask token
@@ -162,7 +164,11 @@ def _empty_manifest(settings: BuildSettings, source: Source, tokenizer: Tokenize
     return Manifest(
         name=settings.name or source.name,
         fingerprint=fingerprint_of(content),
-        source={"argument": source.argument, **identity, **({"metric": source.metric} if source.metric else {})},
+        source={
+            "argument": list(source.arguments) or source.argument,
+            **identity,
+            **({"metric": source.metric} if source.metric else {}),
+        },
         tokenizer=TokenizerInfo(
             tokenizer.name,
             tokenizer.revision,

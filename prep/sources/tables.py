@@ -29,8 +29,9 @@ from ..columns import (
     plain,
 )
 from ..labels.class_labels import Coded, code_batch
-from .corpus import Columns, Source, cache_name, choose_columns, unread_labels
+from .corpus import Columns, Source, cache_name
 from .files import named
+from .usual_columns import choose_columns, column_note, unread_labels
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -168,10 +169,13 @@ def frames_source(argument: str, name: str, frames: Mapping[str, Frame], asked: 
         InputError: a column is missing, a text or label is missing or of a wrong kind.
     """
     where = {split: f"{argument or 'the data given'}, split {split!r}" for split in frames}
+    note = ""
     for split, frame in frames.items():
-        asked = choose_columns(frame.names, asked, where[split])
+        chosen = choose_columns(frame.names, asked, where[split])
+        note = note or column_note(frame.names, asked, chosen)
+        asked = chosen
     unread = next(filter(None, (unread_labels(frame.names, asked) for frame in frames.values())), "")
-    labelled, note = split_hidden(frames, asked)
+    labelled, hidden = split_hidden(frames, asked)
     classes = known_classes(labelled, asked)
     streams = {split: frame_stream(frame, asked, where[split]) for split, frame in labelled.items()}
     digests = {split: digest(split, stream) for split, stream in streams.items()}
@@ -185,7 +189,7 @@ def frames_source(argument: str, name: str, frames: Mapping[str, Frame], asked: 
         pair=asked.pair is not None,
         words=holds_words(labelled, asked),
         size_bytes=sum(found.bytes for found in digests.values()),
-        note=note,
+        note="; ".join(filter(None, (hidden, note))),
         unread=unread,
     )
 
