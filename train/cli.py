@@ -114,7 +114,7 @@ def run(resume: Path | None, quiet: bool, as_json: bool, config: Path | None, **
 
 @cli.command("eval")
 @click.argument("model", shell_complete=complete_folder)
-@click.option("--cache", required=True, shell_complete=complete_folder, help="Folder of the cache.")
+@click.option("--cache", required=True, shell_complete=complete_folder, help="Folder or URL of the cache.")
 @click.option("--split", default="test", show_default=True, help="Split of the cache.")
 @click.option("--rows", "limit", type=click.IntRange(1), help="About how many rows, always the same.  [default: all]")
 @click.option("--batch-size", type=click.IntRange(1), default=64, show_default=True, help="Rows of a batch.")
@@ -154,7 +154,7 @@ def evaluate(
     from .models.trained import load_for_evaluation
     from .run_folder.export import trained_model_folder
 
-    opened = open_cache(cache)
+    opened = open_cache(cache, quiet=quiet)
     rows = opened[split]
     with _on(device, precision) as (torch_device, resolved):
         required = CacheRequirements(opened.manifest, opened.folder, rows.info.longest)

@@ -2,11 +2,13 @@
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import starmap
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from cache import Cache, Split
+from cache.format.manifest import Manifest
 from cache.format.plan_file import StoredPlan
 from cache.format.tasks import IGNORED
 from cache.plans.costs import PlanCost, packed_cost, plan_cost
@@ -222,27 +224,26 @@ def _plan_facts(row: TokenRow, fixed: PlanCost) -> dict[str, Any]:
     }
 
 
-def format_list(caches: Sequence[Cache]) -> str:
-    """Caches as a table."""
+def format_list(caches: Iterable[tuple[str, Manifest]]) -> str:
+    """Caches as a table, from their folders and manifests."""
     lines = [["cache", "rows", "tokens", "tokenizer", "max length", "built"]]
-    for facts in map(_summary, caches):
+    for facts in starmap(_summary, caches):
         built = facts["created"][:16].replace("T", " ")
         sizes = (f"{facts['rows']:,}", f"{facts['tokens']:,}")
         lines.append([f"  {facts['folder']}", *sizes, facts["tokenizer"], str(facts["max_length"]), built])
     return align(lines)
 
 
-def list_facts(presets: Iterable[Preset], caches: Sequence[Cache]) -> dict[str, Any]:
+def list_facts(presets: Iterable[Preset], caches: Iterable[tuple[str, Manifest]]) -> dict[str, Any]:
     """Everything `prep list --json` says."""
     known = [{name: getattr(preset, name) for name in ("name", "about", "metric", "hub")} for preset in presets]
-    return {"presets": known, "caches": [_summary(cache) for cache in caches]}
+    return {"presets": known, "caches": list(starmap(_summary, caches))}
 
 
-def _summary(cache: Cache) -> dict[str, Any]:
-    manifest = cache.manifest
+def _summary(folder: str, manifest: Manifest) -> dict[str, Any]:
     return {
         "name": manifest.name,
-        "folder": str(cache.folder),
+        "folder": folder,
         "fingerprint": manifest.fingerprint,
         "rows": sum(info.rows for info in manifest.splits.values()),
         "tokens": sum(info.tokens for info in manifest.splits.values()),

@@ -59,7 +59,7 @@ def run_script(script: Path, packages: Path) -> None:
 
 def run_line(line: str, folder: Path, packages: Path) -> str:
     """What a documented command prints to stdout, shortened where it would train for long."""
-    name, *arguments = shlex.split(line)
+    name, *arguments = shlex.split(line.replace("$PWD", str(folder)))
     shorter = [] if "--resume" in arguments else SHORTER.get((name, arguments[0]), [])
     code = ended(spawn(folder, *arguments, *shorter, command=name, prepare=partial(use_packages, packages)))
     printed = (folder / "out.txt").read_text()
