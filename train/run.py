@@ -74,7 +74,7 @@ def start_run(settings: Settings, log: Log, warn: Log, quiet: bool = False) -> P
         if settings.out is not None:
             check_out(settings.out)
         check_installed(settings)
-        cache = open_cache(settings.cache)
+        cache = open_cache(settings.cache, quiet=quiet)
         settings, device = resolve_settings(settings, cache)
         source = model_folder(str(settings.model))
         model = load_model(source, cache_requirements(cache, settings), settings.seed, progress.log)

@@ -59,7 +59,7 @@ def run_script(script: Path, packages: Path) -> None:
 
 def run_line(line: str, folder: Path, packages: Path) -> str:
     """What a documented command prints to stdout, shortened where it would train for long."""
-    name, *arguments = shlex.split(line)
+    name, *arguments = shlex.split(line.replace("$PWD", str(folder)))
     shorter = [] if "--resume" in arguments else SHORTER.get((name, arguments[0]), [])
     code = ended(spawn(folder, *arguments, *shorter, command=name, prepare=partial(use_packages, packages)))
     printed = (folder / "out.txt").read_text()
@@ -74,6 +74,7 @@ def test_commands_and_python_run_in_order(document: Path, tmp_path: Path, packag
     folder = tmp_path / "user"
     folder.mkdir()
     (folder / "sentences.conll").write_text("EU B-ORG\nrejects O\nGerman B-MISC\ncall O\n\nPeter B-PER\n\n" * 20)
+    (folder / "reviews.csv").write_text("id,review\n" + "".join(f"{n},A film of {n} hours\n" for n in range(20)))
     for number, (language, block) in enumerate(blocks(document)):
         assert language in {"console", "python", *NOT_RUN}, block
         if language == "console":

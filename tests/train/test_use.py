@@ -16,9 +16,10 @@ from tests.helpers.models import write_model
 from train.cli import cli, main
 from train.declarations import declarations
 from train.metrics.scores import ClassScores
-from train.predict import Predictor, read_texts
+from train.predict import Predictor
 from train.run_folder.records import read_records
 from train.settings import Settings
+from train.tables.lines import read_texts
 
 pytestmark = pytest.mark.slow
 

@@ -9,13 +9,14 @@ import transformers
 from transformers import PreTrainedModel
 
 from cache import Batch, Cache, Split
+from cache.batches.batch import Batches
 from cache.format.tasks import MLM
 from cache.plans.spec import PlanSpec
 
 from .. import device as devices
 from ..models.cpu_attention import use_cpu_kernels
 from ..models.frozen import freeze, use_gradient_checkpointing
-from ..models.inputs import PADDING_SIDE
+from ..models.inputs import PADDING_SIDE, attention_length
 from ..models.losses import Loss, model_loss, training_loss
 from ..models.masked_lm import PROBABILITY, Masking, masked_forward
 from ..models.packed import check_packed, use_packed
@@ -95,19 +96,24 @@ class TrainingSetup:
         """Whether the model is trained on packed batches."""
         return self.optimizations.padded_reason is None
 
-    def batches(self, epoch: int, start: int, padded: bool = False) -> Iterator[Batch]:
-        """The micro-batches of an epoch from step `start` on, packed where `packed` says so and not `padded`."""
-        batches = self.split.batches(
+    def epoch_batches(self, epoch: int, start: int, packed: bool | None = None, equal_rows: bool = False) -> Batches:
+        """An epoch of the plan from step `start` on, packed as the property says unless told otherwise."""
+        return self.split.batches(
             epoch,
             self.spec,
             device=self.device,
             gradient_accumulation_steps=self.settings.gradient_accumulation_steps,
+            equal_rows=equal_rows,
+            attention_length=attention_length(self.model.config),
             start=start,
             pad_to_multiple_of=self.settings.pad_to_multiple_of or 1,
             padding_side=PADDING_SIDE,
-            packed=self.packed and not padded,
+            packed=self.packed if packed is None else packed,
         )
-        for batch in batches:
+
+    def batches(self, epoch: int, start: int) -> Iterator[Batch]:
+        """The micro-batches of an epoch from step `start` to its end in this run."""
+        for batch in self.epoch_batches(epoch, start):
             if batch.step == self.steps[epoch]:
                 return
             yield batch if self.masking is None else self.masking.mask(batch, epoch)
@@ -171,7 +177,7 @@ def check_padding_free(setup: TrainingSetup) -> None:
         MismatchError: they differ.
     """
     if setup.packed:
-        packed, padded = next(setup.batches(0, 0)), next(setup.batches(0, 0, padded=True))
+        packed, padded = (setup.epoch_batches(0, 0, kind, equal_rows=True).step(0)[0] for kind in (True, False))
         check_packed(setup.model, packed, padded, setup.settings.precision)
 
 
