@@ -1,6 +1,7 @@
 """The OOM check before step 1: whether the batch with the most padded tokens fits into memory."""
 
 from dataclasses import replace
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -14,13 +15,22 @@ from .state import State
 from .step import backward, batch_size
 
 
-def check_memory(setup: TrainingSetup, state: State) -> str:
+class HeaviestStep(NamedTuple):
+    """The step that takes the most memory.
+
+    Attributes:
+        size: of its largest micro-batch here, in words.
+        some_unused: whether it left some parameters without a gradient.
+    """
+
+    size: str
+    some_unused: bool = False
+
+
+def check_memory(setup: TrainingSetup, state: State) -> HeaviestStep:
     """Compute the heaviest remaining step forward and backward, so that a lack of memory shows before training.
 
     Weights, optimizer and random state are left unchanged. Memory for the optimizer's two moments is held meanwhile.
-
-    Returns:
-        The size of its largest micro-batch, in words.
 
     Raises:
         OutOfMemoryError: it does not fit.
@@ -35,7 +45,7 @@ def check_memory(setup: TrainingSetup, state: State) -> str:
             tokens = int(costs[step])
             heaviest = max(heaviest, (tokens, -epoch, -(start + step)))
     if heaviest[0] == 0:
-        return "none"
+        return HeaviestStep("none")
     random = devices.random_state(setup.device)
     setup.model.train()
     moments = [] if setup.optimizer.state else [torch.empty_like(p) for p in setup.trained_parameters for _ in range(2)]
@@ -46,9 +56,10 @@ def check_memory(setup: TrainingSetup, state: State) -> str:
         if batch.last:
             break
     del moments
+    some_unused = any(parameter.grad is None for parameter in setup.trained_parameters)
     setup.optimizer.zero_grad(set_to_none=True)
     devices.set_random_state(random, setup.device)
-    return max(sizes)[1]
+    return HeaviestStep(max(sizes)[1], some_unused)
 
 
 def _remaining_plan(setup: TrainingSetup, epoch: int, start: int) -> EpochPlan:
