@@ -143,6 +143,11 @@ class StopVote:
         return bool(vote)
 
 
+_GROUPS: list[Any] = []
+"""The process group, kept to the end of the process. With DistributedDataParallel as its last owner torch would hold
+the interpreter's lock while it waits for the group's threads, which may wait for that lock."""
+
+
 @contextlib.contextmanager
 def process_group(ranks: Ranks) -> Iterator[None]:
     """Connect the ranks of a run, if there are several, by the environment variables of their launcher.
@@ -155,18 +160,18 @@ def process_group(ranks: Ranks) -> Iterator[None]:
         yield
         return
     accelerator = torch.accelerator.current_accelerator(check_available=True)
-    backend = (
-        {} if accelerator is None else {accelerator.type: dist.Backend.default_device_backend_map[accelerator.type]}
-    )
-    backends = ",".join(f"{device}:{name}" for device, name in ({"cpu": "gloo"} | backend).items())
+    backends = "gloo"
+    if accelerator is not None:
+        backends = f"cpu:gloo,{accelerator.type}:{dist.Backend.default_device_backend_map[accelerator.type]}"
     try:
         dist.init_process_group(backends, rank=ranks.rank, world_size=ranks.world_size, timeout=TIMEOUT)
     except (RuntimeError, ValueError) as error:
         where = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
         raise InputError(
             f"rank {ranks.rank} of {ranks.world_size} does not find the others at {where} (MASTER_ADDR and "
-            f"MASTER_PORT): {_first_line(error)}; start all of them anew, within {TIMEOUT.seconds // 60} minutes"
+            f"MASTER_PORT): {_first_sentence(error)}; start all of them anew, within {TIMEOUT.seconds // 60} minutes"
         ) from None
+    _GROUPS.append(dist.group.WORLD)
     try:
         yield
     except RuntimeError as error:
@@ -175,7 +180,7 @@ def process_group(ranks: Ranks) -> Iterator[None]:
         if not ranks.first:
             raise FailedTogether(LostRankError.exit_code) from None
         raise LostRankError(
-            f"another rank of this run ended or does not answer ({_first_line(error)}); what it said stands beside "
+            f"another rank of this run ended or does not answer ({_first_sentence(error)}); what it said stands beside "
             "this message, or a signal ended it; go on from the newest checkpoint with: train run --resume RUN"
         ) from None
     dist.destroy_process_group()
@@ -186,5 +191,5 @@ def _is_lost(error: RuntimeError) -> bool:
     return isinstance(error, dist.DistError) or "gloo" in str(error) or "NCCL" in str(error)
 
 
-def _first_line(error: Exception) -> str:
-    return str(error).strip().partition("\n")[0]
+def _first_sentence(error: Exception) -> str:
+    return str(error).strip().partition("\n")[0].partition(". ")[0]

@@ -1,9 +1,10 @@
-"""Training on several ranks: gradients are summed by torch's DistributedDataParallel, and all ranks train the same.
+"""Training on several ranks: gradients are added up by torch's DistributedDataParallel, and all ranks do the same.
 
-A micro-batch's loss is weighted by its share of the step's targets, so that the sum over micro-batches and ranks is the
-gradient that one process would compute. The sum is taken while the backward pass of a step's last micro-batch computes.
-Its `static_graph` does not go with accumulation (torch fails an assertion where the first backward pass is not
-summed), and promises nothing that `find_unused_parameters`, where it is needed, does not give.
+It takes their mean over the ranks, so a micro-batch's loss is weighted by its share of the step's targets times the
+number of ranks (see `train.loop.step`): the result is the gradient that one process would compute. Gradients travel
+during the backward pass of a step's last micro-batch. `static_graph` does not go with accumulation, for torch fails an
+assertion where a first backward pass does not exchange gradients, and gives nothing that `find_unused_parameters`,
+used where it is needed, does not.
 """
 
 import hashlib
@@ -13,7 +14,6 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.distributed as dist
 import transformers
 from torch.nn.parallel import DistributedDataParallel
 
@@ -43,7 +43,7 @@ class Objective(torch.nn.Module):
 
 
 def sum_gradients(setup: TrainingSetup, some_unused: bool) -> TrainingSetup:
-    """The setup whose `parallel` sums gradients over the ranks; as it is for a process alone.
+    """The setup whose `parallel` adds up gradients over the ranks; as it is for a process alone.
 
     Args:
         setup: the same on all ranks.
@@ -54,17 +54,7 @@ def sum_gradients(setup: TrainingSetup, some_unused: bool) -> TrainingSetup:
     parallel = DistributedDataParallel(
         Objective(setup), gradient_as_bucket_view=True, find_unused_parameters=some_unused
     )
-    parallel.register_comm_hook(None, _sum_bucket)
     return replace(setup, parallel=parallel)
-
-
-def _sum_bucket(
-    state: object,
-    bucket: dist.GradBucket,  # type: ignore[name-defined]
-) -> torch.futures.Future[torch.Tensor]:
-    """Communication hook: the sum over ranks, where DistributedDataParallel itself takes their mean."""
-    future: torch.futures.Future[Any] = dist.all_reduce(bucket.buffer(), async_op=True).get_future()
-    return future.then(lambda done: done.value()[0])
 
 
 def seed_dropout(setup: TrainingSetup, state: State) -> None:

@@ -63,7 +63,7 @@ class TrainingSetup:
         masking: how tokens are masked; None unless the task is masked language modelling.
         loss: mean loss of a batch; not used in masked language modelling.
         ranks: the processes that share the run.
-        parallel: `compute_loss` as a module that sums gradients over the ranks; None for a process alone.
+        parallel: `compute_loss` as a module that takes the mean of gradients over ranks; None for a process alone.
     """
 
     model: PreTrainedModel

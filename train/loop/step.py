@@ -48,6 +48,8 @@ def backward(setup: TrainingSetup, batch: Batch) -> torch.Tensor:
     if setup.settings.compile:
         _mark_dynamic(inputs)
     weight, targets = (batch.loss_weight, batch.targets) if setup.masking is None else (1, 1)
+    if setup.parallel is not None:
+        weight *= setup.ranks.world_size  # for it takes the mean over ranks
     try:
         with nullcontext() if setup.parallel is None or summing else setup.parallel.no_sync():
             with devices.autocast(setup.device, setup.settings.precision):
