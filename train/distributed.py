@@ -9,6 +9,8 @@ Messages of the host go by gloo, which leaves an accelerator alone; tensors of t
 
 import contextlib
 import os
+import signal
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import timedelta
@@ -164,7 +166,8 @@ def process_group(ranks: Ranks) -> Iterator[None]:
     if accelerator is not None:
         backends = f"cpu:gloo,{accelerator.type}:{dist.Backend.default_device_backend_map[accelerator.type]}"
     try:
-        dist.init_process_group(backends, rank=ranks.rank, world_size=ranks.world_size, timeout=TIMEOUT)
+        with _ending_at_once():
+            dist.init_process_group(backends, rank=ranks.rank, world_size=ranks.world_size, timeout=TIMEOUT)
     except (RuntimeError, ValueError) as error:
         where = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
         raise InputError(
@@ -174,6 +177,9 @@ def process_group(ranks: Ranks) -> Iterator[None]:
     _GROUPS.append(dist.group.WORLD)
     try:
         yield
+    except SystemExit:
+        dist.destroy_process_group()
+        raise
     except RuntimeError as error:
         if not _is_lost(error):
             raise
@@ -184,6 +190,20 @@ def process_group(ranks: Ranks) -> Iterator[None]:
             "this message, or a signal ended it; go on from the newest checkpoint with: train run --resume RUN"
         ) from None
     dist.destroy_process_group()
+
+
+@contextlib.contextmanager
+def _ending_at_once() -> Iterator[None]:
+    """Let SIGTERM and Ctrl-C end the process as the system does: while torch waits, no handler of Python's runs."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {signum: signal.signal(signum, signal.SIG_DFL) for signum in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield
+    finally:
+        for signum, handler in before.items():
+            signal.signal(signum, handler)
 
 
 def _is_lost(error: RuntimeError) -> bool:

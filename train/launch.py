@@ -1,17 +1,13 @@
 """How the processes of a run were started: one by hand, or ranks by torchrun, `accelerate launch` or SLURM's srun.
 
 Each launcher tells a process its number by environment variables. torchrun also starts all ranks anew when one of them
-failed, and keeps a store meanwhile, in which the first attempt leaves the run folder it made.
+failed; what it says then names the launch, so that the run that an earlier attempt began is found.
 """
 
 import os
+import platform
 import re
 from collections.abc import MutableMapping
-from datetime import timedelta
-from pathlib import Path
-from typing import Any
-
-import torch.distributed as dist
 
 from cache.errors import InputError
 
@@ -23,13 +19,15 @@ TORCHRUN = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
 SRUN = ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS", "SLURM_LOCALID", "SLURM_STEP_NODELIST", "SLURM_JOB_ID")
 """What srun sets for each task; without a step number, as in a batch script, there are no tasks."""
 
+MPI = "OMPI_COMM_WORLD_SIZE"
+"""The number of processes of Open MPI's mpirun, each of which would train a run of its own."""
+
 FIRST_PORT, PORTS = 20_000, 10_000
 """The port at which ranks of SLURM meet follows from the numbers of job and step."""
 
 EXAMPLE = "torchrun --nproc-per-node 2 --no-python train run --cache CACHE"
 
-ATTEMPTS, AGENT_STORE = "TORCHELASTIC_RESTART_COUNT", "TORCHELASTIC_USE_AGENT_STORE"
-RUN_KEY = "lengthwise/run"
+ATTEMPT, RUN_ID = "TORCHELASTIC_RESTART_COUNT", "TORCHELASTIC_RUN_ID"
 
 
 def launched_ranks(environment: MutableMapping[str, str] = os.environ) -> Ranks:
@@ -43,6 +41,11 @@ def launched_ranks(environment: MutableMapping[str, str] = os.environ) -> Ranks:
     if "RANK" not in environment and "SLURM_STEP_NUM_TASKS" in environment:
         _as_torchrun(environment)
     if "RANK" not in environment and "WORLD_SIZE" not in environment:
+        if environment.get(MPI, "1") != "1":
+            raise InputError(
+                f"this process is one of {environment[MPI]} of mpirun, which says no address at which they meet; start "
+                f"them with torchrun instead: {EXAMPLE}"
+            )
         return ALONE
     missing = [name for name in TORCHRUN if not environment.get(name)]
     if missing and environment.get("WORLD_SIZE") != "1":
@@ -52,7 +55,9 @@ def launched_ranks(environment: MutableMapping[str, str] = os.environ) -> Ranks:
         )
     rank, world_size, local_rank = (_number(environment, *item) for item in zip(TORCHRUN, (0, 1, 0), strict=False))
     if not 0 <= rank < world_size:
-        raise InputError(f"RANK is {rank}, expected 0 to {world_size - 1}, for WORLD_SIZE is {world_size}")
+        raise InputError(
+            f"RANK is {rank}, expected 0 to {world_size - 1}, for WORLD_SIZE is {world_size}; start with: {EXAMPLE}"
+        )
     return Ranks(rank, world_size, local_rank)
 
 
@@ -75,20 +80,13 @@ def _as_torchrun(environment: MutableMapping[str, str]) -> None:
     environment.setdefault("MASTER_PORT", str(FIRST_PORT + number % PORTS))
 
 
-def remember_run(path: Path) -> None:
-    """Let torchrun's next attempt, if there is one, know the folder of this run."""
-    if os.environ.get(AGENT_STORE) == "True":
-        _agent_store().set(RUN_KEY, str(path.resolve()))
-
-
-def interrupted_run() -> Path | None:
-    """The folder of the run that an earlier attempt of torchrun made; None in the first one, or if it made none."""
-    if os.environ.get(ATTEMPTS, "0") == "0" or os.environ.get(AGENT_STORE) != "True":
+def launch_id() -> str | None:
+    """What all attempts of one torchrun have in common, on the machine of the first rank; None without torchrun."""
+    if ATTEMPT not in os.environ:
         return None
-    store = _agent_store()
-    return Path(store.get(RUN_KEY).decode()) if store.check([RUN_KEY]) else None
+    return f"{os.environ.get(RUN_ID, 'none')} {platform.node()} {os.getppid()}"
 
 
-def _agent_store() -> Any:
-    host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
-    return dist.TCPStore(host, port, is_master=False, timeout=timedelta(seconds=30))  # type: ignore[attr-defined]
+def is_restarted() -> bool:
+    """Whether torchrun started this process anew because a rank failed."""
+    return os.environ.get(ATTEMPT, "0") != "0"

@@ -20,7 +20,7 @@ from cache.errors import LengthwiseError
 
 from . import device as devices
 from .distributed import Ranks, process_group
-from .launch import interrupted_run, launched_ranks, remember_run
+from .launch import launched_ranks
 from .loop.callbacks import Callbacks, RunCallbacks
 from .loop.oom_check import check_memory
 from .loop.parallel import check_agreement, seed_dropout, sum_gradients
@@ -37,8 +37,8 @@ from .loop.state import Meter, State
 from .loop.step import backward, update
 from .models.loading import load_model, model_digest, model_folder
 from .models.masked_lm import masked_tokens
-from .report import report_end, report_start
-from .resume import ResumePoint, load_resume_point, resumed_settings
+from .report import report_end, report_start, small_batch_warning
+from .resume import ResumePoint, interrupted_run, load_resume_point, resumed_settings
 from .run_folder.console import ConsoleProgress
 from .run_folder.export import export_model
 from .run_folder.folder import (
@@ -84,11 +84,33 @@ def start_run(settings: Settings, log: Log, warn: Log, quiet: bool = False) -> P
         FailedTogether: on ranks other than the first, where that raises an error.
     """
     ranks = launched_ranks()
-    interrupted = interrupted_run()
-    if interrupted is not None:
-        return resume_run(interrupted, {}, log, warn, quiet)
     progress = ConsoleProgress.of_rank(ranks, quiet, log, warn)
-    with process_group(ranks), StopRequest(progress.warn) as stop, ExitStack() as stack:
+    with process_group(ranks):
+        interrupted = ranks.gather(interrupted_run(settings) if ranks.first else None)[0]
+        if interrupted is not None:
+            return _resume(interrupted, {}, ranks, progress)
+        return _start(settings, ranks, progress)
+
+
+def resume_run(path: Path, given: Mapping[str, Any], log: Log, warn: Log, quiet: bool = False) -> Path:
+    """Resume an interrupted run exactly where its newest checkpoint is, on any number of ranks.
+
+    Args:
+        path: the run folder.
+        given: settings named on the command line; those that would change the result must equal the run's.
+        log, warn, quiet: as for `start_run`.
+
+    Raises:
+        MismatchError: settings, cache or model are not those of the run.
+        LengthwiseError, Stopped, FailedTogether: as for `start_run`.
+    """
+    ranks = launched_ranks()
+    with process_group(ranks):
+        return _resume(path, given, ranks, ConsoleProgress.of_rank(ranks, quiet, log, warn))
+
+
+def _start(settings: Settings, ranks: Ranks, progress: ConsoleProgress) -> Path:
+    with StopRequest(progress.warn) as stop, ExitStack() as stack:
         with ranks.together():
             if settings.out is not None and ranks.first:
                 check_out(settings.out)
@@ -109,26 +131,15 @@ def start_run(settings: Settings, log: Log, warn: Log, quiet: bool = False) -> P
         setup = sum_gradients(setup, heaviest.some_unused)
         torch.manual_seed(settings.seed)
         stop.graceful = True
-        run, trackers = _make_run(stack, ranks, info, progress.warn, quiet)
+        run, trackers = _make_run(stack, ranks, info, progress)
+        if warning := small_batch_warning(setup):
+            progress.warn(warning)
         report_start(setup, info.environment["device"], heaviest.size, progress.log)
         return _train_to_end(run, ResumePoint(setup, info, state, {}), progress, stop, trackers)
 
 
-def resume_run(path: Path, given: Mapping[str, Any], log: Log, warn: Log, quiet: bool = False) -> Path:
-    """Resume an interrupted run exactly where its newest checkpoint is, on any number of ranks.
-
-    Args:
-        path: the run folder.
-        given: settings named on the command line; those that would change the result must equal the run's.
-        log, warn, quiet: as for `start_run`.
-
-    Raises:
-        MismatchError: settings, cache or model are not those of the run.
-        LengthwiseError, Stopped, FailedTogether: as for `start_run`.
-    """
-    ranks = launched_ranks()
-    progress = ConsoleProgress.of_rank(ranks, quiet, log, warn)
-    with process_group(ranks), ExitStack() as stack, StopRequest(progress.warn) as stop:
+def _resume(path: Path, given: Mapping[str, Any], ranks: Ranks, progress: ConsoleProgress) -> Path:
+    with ExitStack() as stack, StopRequest(progress.warn) as stop:
         with ranks.together():
             run = stack.enter_context(open_run(path))
             if ranks.first:
@@ -143,7 +154,6 @@ def resume_run(path: Path, given: Mapping[str, Any], log: Log, warn: Log, quiet:
             )
             return path
         if ranks.first:
-            remember_run(path)
             with storage_errors(path):
                 remove_leftovers(run)
         point = load_resume_point(run, settings, info, progress.warn, ranks)
@@ -159,7 +169,7 @@ def resume_run(path: Path, given: Mapping[str, Any], log: Log, warn: Log, quiet:
         with ranks.together():
             trackers = Trackers(progress.warn)
             if ranks.first:
-                trackers = open_trackers(settings, run, info, step, progress.warn, quiet)
+                trackers = open_trackers(settings, run, info, step, progress.warn, progress.quiet)
         progress.log(f"resuming {path} at step {step:,} of {total:,}")
         return _train_to_end(run, point, progress, stop, trackers)
 
@@ -185,14 +195,13 @@ def train(setup: TrainingSetup, state: State, callbacks: Callbacks) -> bool:
     return True
 
 
-def _make_run(stack: ExitStack, ranks: Ranks, info: RunInfo, warn: Log, quiet: bool) -> tuple[Folder, Trackers]:
+def _make_run(stack: ExitStack, ranks: Ranks, info: RunInfo, progress: ConsoleProgress) -> tuple[Folder, Trackers]:
     """The folder of a new run, made by the first rank and opened by the others, and its trackers."""
-    path, trackers = Path(), Trackers(warn)
+    path, trackers = Path(), Trackers(progress.warn)
     with ranks.together():
         if ranks.first:
             run = stack.enter_context(new_run(info.settings.out, info.cache_name))
-            trackers = _begin(run, info, warn, quiet)
-            remember_run(run.path)
+            trackers = _begin(run, info, progress)
             path = run.path
     path = ranks.gather(path)[0]
     with ranks.together():
@@ -201,11 +210,11 @@ def _make_run(stack: ExitStack, ranks: Ranks, info: RunInfo, warn: Log, quiet: b
     return run, trackers
 
 
-def _begin(run: Folder, info: RunInfo, warn: Log, quiet: bool) -> Trackers:
+def _begin(run: Folder, info: RunInfo, progress: ConsoleProgress) -> Trackers:
     """Write settings.json and open the trackers of a new run; if either fails, nothing is left behind."""
     try:
         write_settings(run, info)
-        return open_trackers(info.settings, run, info, None, warn, quiet)
+        return open_trackers(info.settings, run, info, None, progress.warn, progress.quiet)
     except LengthwiseError:
         for name in run.names():
             run.remove(name)

@@ -15,6 +15,7 @@ from cache.plans.spec import PlanSpec
 
 from .. import device as devices
 from ..distributed import ALONE, Ranks
+from ..launch import launch_id
 from ..models.cpu_attention import use_cpu_kernels
 from ..models.frozen import freeze, use_gradient_checkpointing
 from ..models.inputs import PADDING_SIDE
@@ -241,7 +242,7 @@ def epoch_steps(split: Split, spec: PlanSpec, settings: Settings) -> tuple[int, 
 
 def run_info(setup: TrainingSetup, digest: str) -> RunInfo:
     """The content of settings.json; `digest` is that of the model the run starts from."""
-    manifest = setup.cache.manifest
+    manifest, launch = setup.cache.manifest, launch_id()
     return RunInfo(
         settings=setup.settings,
         cache_name=manifest.name,
@@ -256,6 +257,7 @@ def run_info(setup: TrainingSetup, digest: str) -> RunInfo:
             "device": devices.device_name(setup.device),
             "threads": torch.get_num_threads(),
             **({"ranks": setup.ranks.world_size} if setup.ranks.several else {}),
+            **({"launch": launch} if launch else {}),
         },
     )
 
