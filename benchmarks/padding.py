@@ -1,14 +1,20 @@
-"""Do the logits of a row depend on how much padding its batch adds? The largest difference, on real reviews.
+"""Padding of real reviews: whether a row's logits depend on it, and how much of it accumulation leaves.
 
-python -m benchmarks.padding
+    python -m benchmarks.padding
+
+The largest difference of a row's logits in batches with more or less padding. The tokens of an epoch, padding included,
+and of its largest micro-batch, with batches cut into 1, 2 and 4 micro-batches by cost, and into every n-th row.
 """
 
+import itertools
 import json
 
 import numpy as np
 import torch
 
-from cache import Split, open_cache
+from cache import PlanSpec, Split, open_cache
+from cache.batches.micro_batches import Sharing, micro_batches
+from cache.plans.shares import ATTENTION_LENGTH
 from cache.reading.padding import gather_rows, row_mask
 
 from .corpus import imdb_cache
@@ -19,6 +25,24 @@ ROWS = 64
 
 
 def main() -> None:
+    split = open_cache(imdb_cache())["train"]
+    for strategy, batch_size in itertools.product(("dynamic", "smart", "tight"), (16, 64)):
+        for steps in (1, 2, 4):
+            count_accumulated(split, PlanSpec(strategy, batch_size), steps)
+    compare_logits(split)
+
+
+def count_accumulated(split: Split, spec: PlanSpec, steps: int) -> None:
+    """Print the tokens of an epoch in so many micro-batches a batch."""
+    plan, facts = split.plan(spec, 0), {}
+    for name, equal_rows in (("by_cost", False), ("every_nth_row", True)):
+        sharing = Sharing(0, 1, steps, split.max_length, False, 1, False, equal_rows, ATTENTION_LENGTH)
+        tokens = micro_batches(plan, split.lengths, 0, len(plan), sharing).padded_tokens
+        facts[name] = {"padded_tokens": int(tokens.sum()), "largest_micro_batch": int(tokens.max())}
+    print(json.dumps({"stage": "accumulation", "plan": spec.id, "micro_batches": steps, **facts}))
+
+
+def compare_logits(split: Split) -> None:
     """Print the largest difference between a row's logits in batches of other widths, and the largest logit."""
     from cache.common.hub import packaged_model
     from train.models.configuration import read_config
@@ -33,7 +57,6 @@ def main() -> None:
     config = read_config(folder)
     with quiet_transformers():
         model = AutoModelForSequenceClassification.from_pretrained(folder, config=config).eval()
-    split = open_cache(imdb_cache())["train"]
     rows = np.sort(np.random.default_rng(0).choice(len(split), ROWS, replace=False))
     rows = rows[split.lengths[rows] + max(PADDINGS) <= config.max_position_embeddings]
     alone, largest = {}, 0.0

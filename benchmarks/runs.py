@@ -18,7 +18,8 @@ def run_once(out: Path, **given: Any) -> Json:
 
     Returns:
         seconds (training alone), real and padded tokens and steps of all epochs; curve: one
-        (step, real tokens so far, seconds so far, mean loss since the last point) a log point; accuracy or None.
+        (step, real tokens so far, seconds so far, mean loss since the last point) a log point; accuracy or None;
+        per epoch: train_losses, and where it was evaluated accuracies and eval_losses.
     """
     from train.run import start_run
     from train.settings import Settings
@@ -50,6 +51,9 @@ def read_run(out: Path) -> Json:
         "steps": epochs[-1]["step"],
         "curve": curve,
         "accuracy": evaluations[-1]["accuracy"] if evaluations else None,
+        "accuracies": [record["accuracy"] for record in evaluations],
+        "eval_losses": [record["loss"] for record in evaluations],
+        "train_losses": [record["loss"] for record in epochs],
     }
 
 

@@ -23,6 +23,7 @@ PEERS = {
     "ours_plain": "train run, tight, --no-pooled-only --no-cpu-kernels",
     "trainer_grouped": "Trainer, group_by_length",
     "trainer_random": "Trainer, random order",
+    "trainer_rebalanced": "Trainer, random order, batch_rebalance over 4 micro-batches",
     "tutorial": "the tutorial's loop, smart batches",
     "fixed": "the same loop, fixed padding to 400",
 }

@@ -31,6 +31,8 @@ from .runs import run_once
 from .timing import WORK, Json, serve
 
 SEED = 321
+MICRO_BATCHES = 4
+"""Of the Trainer's `batch_rebalance`, which only moves rows between micro-batches: with one it is random order."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -119,8 +121,17 @@ def ours(task: Task, strategy: str, **options: Any) -> Run:
 # --- the Hugging Face Trainer
 
 
-def trainer(task: Task, plan: EpochPlan) -> Run:
-    """`transformers.Trainer` with `DataCollatorWithPadding`, given the chosen rows in the order its sampler drew."""
+def trainer(task: Task, plan: EpochPlan, sampling: str = "sequential", micro_batches: int = 1) -> Run:
+    """`transformers.Trainer` with `DataCollatorWithPadding`.
+
+    Args:
+        task: what to do.
+        plan: the epoch that the rows are chosen from, batch by batch.
+        sampling: the Trainer's way through the chosen rows; "sequential" keeps the batches of the plan.
+        micro_batches: gradient accumulation steps that the rows of a batch are divided among.
+    """
+    if task.batch_size % micro_batches:
+        raise SystemExit(f"--batch-size {task.batch_size} cannot be divided into {micro_batches} micro-batches")
     import datasets
     from transformers import AutoTokenizer, DataCollatorWithPadding, Trainer, TrainerCallback, TrainingArguments
 
@@ -130,7 +141,8 @@ def trainer(task: Task, plan: EpochPlan) -> Run:
     arguments = functools.partial(
         TrainingArguments,
         output_dir=str(WORK / "training" / "trainer"),
-        per_device_train_batch_size=task.batch_size,
+        per_device_train_batch_size=task.batch_size // micro_batches,
+        gradient_accumulation_steps=micro_batches,
         num_train_epochs=1,
         learning_rate=task.lr,
         optim="adamw_torch_fused",
@@ -139,7 +151,7 @@ def trainer(task: Task, plan: EpochPlan) -> Run:
         lr_scheduler_type="linear",
         bf16=task.precision == "bf16",
         use_cpu=task.device.type == "cpu",
-        train_sampling_strategy="sequential",
+        train_sampling_strategy=sampling,
         logging_steps=task.logging_steps,
         logging_nan_inf_filter=False,
         save_strategy="no",
@@ -148,7 +160,14 @@ def trainer(task: Task, plan: EpochPlan) -> Run:
         dataloader_pin_memory=task.device.type != "cpu",
     )
     data = datasets.Dataset.from_dict(columns)
-    collate = DataCollatorWithPadding(AutoTokenizer.from_pretrained(task.split.folder / "tokenizer"))
+    pad = DataCollatorWithPadding(AutoTokenizer.from_pretrained(task.split.folder / "tokenizer"))
+    tokens = dict.fromkeys(("real_tokens", "padded_tokens"), 0)
+
+    def collate(features: list[Json]) -> Any:
+        batch = pad(features)
+        tokens["real_tokens"] += int(batch["attention_mask"].sum())
+        tokens["padded_tokens"] += batch["input_ids"].numel()
+        return batch
 
     class Clock(TrainerCallback):
         """Times the loop alone, without the Trainer's own preparations."""
@@ -164,12 +183,26 @@ def trainer(task: Task, plan: EpochPlan) -> Run:
 
     def run(steps: int) -> Json:
         clock = Clock()
-        loop = Trainer(task.classifier(), arguments(max_steps=steps), collate, data, callbacks=[clock])
+        tokens.update(real_tokens=0, padded_tokens=0)
+        loss = _mean_over_step if micro_batches > 1 else None
+        loop = Trainer(
+            task.classifier(), arguments(max_steps=steps), collate, data, callbacks=[clock], compute_loss_func=loss
+        )
         loop.train()
         losses = [record["loss"] for record in loop.state.log_history if "loss" in record]
-        return {"seconds": clock.end - clock.start, **_tokens(task, part), "losses": losses}
+        return {"seconds": clock.end - clock.start, **tokens, "losses": losses}
 
     return run
+
+
+def _mean_over_step(outputs: Any, labels: torch.Tensor, num_items_in_batch: torch.Tensor) -> torch.Tensor:
+    """The mean over all rows of a step. BERT's own loss is that of a micro-batch, and the Trainer only adds them up."""
+    return torch.nn.functional.cross_entropy(outputs.logits, labels, reduction="sum") / num_items_in_batch
+
+
+def random_plan(task: Task) -> EpochPlan:
+    """An epoch of batches in random order."""
+    return task.split.draw(PlanSpec("dynamic", task.batch_size), 0)
 
 
 def grouped_plan(task: Task) -> EpochPlan:
@@ -282,7 +315,8 @@ PEERS: dict[str, Callable[[Task], Run]] = {
     "ours_every_token": lambda task: ours(task, "tight", pooled_only=False),
     "ours_plain": lambda task: ours(task, "tight", pooled_only=False, cpu_kernels=False),
     "trainer_grouped": lambda task: trainer(task, grouped_plan(task)),
-    "trainer_random": lambda task: trainer(task, task.split.draw(PlanSpec("dynamic", task.batch_size), 0)),
+    "trainer_random": lambda task: trainer(task, random_plan(task)),
+    "trainer_rebalanced": lambda task: trainer(task, random_plan(task), "batch_rebalance", MICRO_BATCHES),
     "tutorial": lambda task: plain(task, "smart"),
     "fixed": lambda task: plain(task, "fixed"),
     "parts": parts,

@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Any
 from .batches.options import BatchOptions
 from .common.files import storage_errors
 from .common.folder import Folder
+from .common.locks import hold_shared
+from .common.progress import ConsoleProgress
 from .errors import CacheError, CorruptCacheError, InputError, MismatchError, NotACacheError, StorageError
 from .format.files import FileInfo, open_file_info, open_listed
 from .format.manifest import MANIFEST, TOKENIZER, Manifest
@@ -27,30 +29,40 @@ from .reading.row import Row
 from .reading.split_reader import SplitReader
 from .reading.tokenizer import StoredTokenizer
 from .reading.unlisted import Finding, find_unlisted
+from .sharing.urls import is_url, parse_url
 from .writing.publishing import recover
 
 if TYPE_CHECKING:
     from typing import Unpack
 
     from .batches.batch import Batches
+    from .sharing.pushing import Pushed
 
 __all__ = ["Cache", "Row", "Split", "open_cache"]
 
 
-def open_cache(folder: str | Path, *, verify: bool = False) -> "Cache":
+def open_cache(folder: str | Path, *, verify: bool = False, quiet: bool = False) -> "Cache":
     """Open the cache in `folder`.
 
     Args:
-        folder: for example "cache/imdb".
+        folder: for example "cache/imdb"; or a URL such as "s3://bucket/caches/imdb", whose cache is brought to the
+            local store first, unless it is there (docs/sharing.md).
         verify: also check every byte against its checksum, as `prep verify` does.
+        quiet: show no progress of a download.
 
     Raises:
         NotACacheError: the folder holds no cache.
         FormatVersionError: another version wrote it.
         CorruptCacheError: the manifest, or a file's size or header is not as written, or with `verify` any byte.
         MismatchError: a stored plan is of another cache.
-        StorageError: the system does not let a file be read.
+        InputError: `folder` is a URL that names nothing.
+        StorageError: the system does not let a file be read; a remote store or the network refuses.
     """
+    if isinstance(folder, str) and is_url(folder):
+        from .sharing.pulling import pull
+
+        with pull(folder, progress=ConsoleProgress(quiet)) as pulled:
+            return open_cache(pulled.folder, verify=verify)
     path = Path(folder)
     while True:
         files = _open_folder(path)
@@ -68,12 +80,15 @@ def open_cache(folder: str | Path, *, verify: bool = False) -> "Cache":
 
 
 def _open_folder(path: Path) -> Folder:
+    """The folder of a cache, open and in use: `prep gc` removes none whose lock is held."""
     try:
-        return open_folder(path)
+        folder = open_folder(path)
     except NotACacheError:
         if not recover(path):
             raise
-        return open_folder(path)
+        folder = open_folder(path)
+    hold_shared(folder.handle)
+    return folder
 
 
 class Split(SplitReader):
@@ -205,11 +220,37 @@ class Cache(Mapping[str, Split]):
 
         None of it is ever read.
         """
-        listed = {MANIFEST, *(info.file for info in self._listed())}
-        for split in self.values():
-            listed |= {f"{split.name}/{PLANS}/{spec.id}/{PLAN_FILE}" for spec in split.stored_plans()}
         with storage_errors(self.folder, "read"):
-            return list(find_unlisted(self._files, listed))
+            return list(find_unlisted(self._files, {MANIFEST, *self._file_names()}))
+
+    def push(self, url: str, *, force: bool = False, progress: ConsoleProgress | None = None) -> "Pushed":
+        """Send it to a URL, every byte checked before; its manifest is written last.
+
+        Args:
+            url: for example "s3://bucket/caches/imdb".
+            force: replace another cache that is there.
+            progress: where to show it.
+
+        Raises:
+            InputError: `url` is none, names no bucket, or holds another cache.
+            CorruptCacheError: a byte of this cache differs from its checksum; nothing is sent.
+            StorageError: the store or the network refuses.
+        """
+        from .sharing.pushing import push_files
+
+        progress = progress or ConsoleProgress()
+        target = parse_url(url)
+        with progress.bar("verifying", sum(info.bytes for info in self._listed()), "B") as bar:
+            for info in self.verify():
+                bar.update(info.bytes)
+        return push_files(self._files, self._file_names(), target, force, progress)
+
+    def _file_names(self) -> list[str]:
+        """The paths of all its files but the manifest; each plan.json after what it lists."""
+        plans = (
+            f"{split.name}/{PLANS}/{spec.id}/{PLAN_FILE}" for split in self.values() for spec in split.stored_plans()
+        )
+        return [*(info.file for info in self._listed()), *plans]
 
     def _listed(self) -> Iterator[FileInfo]:
         """Every file that is read: those of the tokenizer, the shards, the epochs of plans; paths below the cache."""

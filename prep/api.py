@@ -1,6 +1,7 @@
 """Building a cache from Python."""
 
 import os
+from collections.abc import Mapping
 from typing import Any, Unpack
 
 from cache import Cache
@@ -20,7 +21,8 @@ def build_cache(
     Args:
         data: texts as a list or the like, with `labels`; or a table: a DataFrame of pandas or polars, an Arrow table,
             anything else with `__arrow_c_stream__`, or a `datasets.Dataset`; or a dict of tables, the keys the names
-            of splits, such as a `DatasetDict`; or what `prep build` takes: a preset, a Hub id, a file, a folder.
+            of splits, such as a `DatasetDict`; or what `prep build` takes: a preset, a Hub id, a file, a folder, a
+            glob, or a dict of such files by split.
         labels: of the texts: numbers, names of classes, or lists of them; none where the task is mlm.
         text_pairs: a second text for each of the texts, for rows of two; or let `data` hold pairs.
         quiet: print nothing.
@@ -28,7 +30,7 @@ def build_cache(
     Keyword arguments, as the options of `prep build`:
         name: of the cache; None = the source's. Needed where the data comes from memory.
         out: folder of the caches (default "cache").
-        text, text_pair, label: columns of a table; None = the usual names, and no pairs. Several labels: a class each.
+        text, text_pair, label: columns of a table; None = those with usual names. Several labels: a class each.
         task: what labels are: auto (default), classification, regression, multi-label or token-classification, for
             which a text is a list of words and its label a list of tags; or mlm, which takes none.
         tokenizer: Hub id, folder or `minilm`; None = bert-base-uncased.
@@ -39,6 +41,8 @@ def build_cache(
         limit: most rows of each split, drawn at random; None = all.
         strategy, batch_size, max_tokens, seed: the plan of split `train`; see `cache.PlanSpec`.
         epochs: of the plan (default 3).
+        delimiter: what separates the cells of csv and text files; None = what their names say.
+        missing: what becomes of rows whose text or label is missing or empty: error (default) or drop.
         memory_bytes: about how much memory the build may take, beside the data (default 1 GiB).
         force: replace a different cache of the same name.
 
@@ -53,10 +57,20 @@ def build_cache(
     Example:
         cache = build_cache(frame, text="review", label="stars", name="reviews", holdout=0.1)
     """
-    if not isinstance(data, str | os.PathLike):
+    typed = _typed(data)
+    if typed is None:
         settings = BuildSettings("", **options)
         source = given_source(data, labels, text_pairs, settings.name, settings.columns, settings.task)
         return build(settings, ConsoleProgress(quiet), source).cache
     if labels is not None or text_pairs is not None:
         raise InputError(f"{data!r} is taken for a preset, a file, a folder or a Hub id, which takes no labels=")
-    return build(BuildSettings(os.fspath(data), **options), ConsoleProgress(quiet)).cache
+    return build(BuildSettings(typed, **options), ConsoleProgress(quiet)).cache
+
+
+def _typed(data: Any) -> str | tuple[str, ...] | None:
+    """What is typed behind `prep build` for a source that is named; None for data in memory."""
+    if isinstance(data, str | os.PathLike):
+        return os.fspath(data)
+    if isinstance(data, Mapping) and data and all(isinstance(path, str | os.PathLike) for path in data.values()):
+        return tuple(f"{split}={os.fspath(path)}" for split, path in data.items())
+    return None

@@ -10,14 +10,15 @@ from cache.common.command_line import (
     CONTEXT,
     complete_folder,
     json_option,
-    parse_bytes,
     print_json,
     quiet_option,
     run_command,
 )
+from cache.common.sizes import parse_bytes
 from cache.format.tasks import KINDS
 from cache.plans.spec import STRATEGIES, PlanSpec
 
+from .sharing_cli import gc, pull, push
 from .tokenization import ENGINES
 
 if TYPE_CHECKING:
@@ -64,11 +65,19 @@ cache_argument = click.argument("cache", shell_complete=complete_folder)
 
 
 @cli.command()
-@click.argument("source", shell_complete=_sources)
+@click.argument("source", nargs=-1, required=True, metavar="SOURCE...", shell_complete=_sources)
 @click.option("--name", help="Name of the cache.  [default: the source's]")
 @click.option("--out", default="cache", show_default=True, shell_complete=complete_folder, help="Folder of the caches.")
+@click.option("--delimiter", help="What separates the cells of csv and text files.  [default: as their names say]")
+@click.option(
+    "--missing",
+    type=click.Choice(("error", "drop")),
+    default="error",
+    show_default=True,
+    help="What becomes of rows whose text or label is missing or empty.",
+)
 @click.option("--text", help="Column of the text.  [default: text, review, sentence, …]")
-@click.option("--text-pair", help="Column of a second text, for pairs.")
+@click.option("--text-pair", help="Column of a second text, for pairs.  [default: sentence2, hypothesis, …]")
 @click.option(
     "--label", multiple=True, help="Column of the label; repeated, a column per class.  [default: label, class, …]"
 )
@@ -101,14 +110,17 @@ cache_argument = click.argument("cache", shell_complete=complete_folder)
 @click.option("--force", is_flag=True, help="Replace a different cache of the same name.")
 @quiet_option
 @json_option
-def build(source: str, quiet: bool, as_json: bool, memory: str, **options: Any) -> None:
-    """Build the cache of SOURCE: a preset, a Hub dataset id, a file (csv, tsv, jsonl, parquet, conll) or a folder:
-    of such files, of split/label/*.txt, or as datasets' save_to_disk writes it.
+def build(source: tuple[str, ...], quiet: bool, as_json: bool, memory: str, **options: Any) -> None:
+    """Build the cache of SOURCE: a preset, a Hub dataset id, files (csv, tsv, jsonl, json, parquet, conll; packed as
+    .gz, .zst, .bz2 or .zip) or globs of them, perhaps as SPLIT=FILE, - for JSON lines from stdin, or a folder: of such
+    files, of split/label/*.txt, or as datasets' save_to_disk writes it.
 
     \b
     Examples:
       prep build imdb
       prep build reviews.csv --text review --label stars --holdout 0.1
+      prep build train=a.csv test=b.csv --name reviews
+      prep build 'data/*.parquet'
       prep build stanfordnlp/sst2 --tokenizer roberta-base --max-length 128
       prep build pairs.jsonl --text premise --text-pair hypothesis
       prep build sentences.jsonl --text tokens --label ner_tags
@@ -123,7 +135,7 @@ def build(source: str, quiet: bool, as_json: bool, memory: str, **options: Any) 
     from .settings import BuildSettings
 
     started = time.monotonic()
-    settings = BuildSettings(source, memory_bytes=parse_bytes(memory), **options)
+    settings = BuildSettings(source[0] if len(source) == 1 else source, memory_bytes=parse_bytes(memory), **options)
     result = build_cache(settings, ConsoleProgress(quiet))
     if as_json:
         print_json(build_facts(result, time.monotonic() - started))
@@ -186,26 +198,33 @@ def _plan_flags(spec: "PlanSpec") -> str:
     shell_complete=complete_folder,
     help="Predict the memory of training this model on a CPU: folder, Hub id, or minilm.",
 )
+@click.option("--ranks", type=int, help="Predict how well so many ranks, the processes of one training, are used.")
 @json_option
-def info(cache: str, model: str | None, as_json: bool) -> None:
+def info(cache: str, model: str | None, ranks: int | None, as_json: bool) -> None:
     """Print what CACHE holds, and what each way of batching it costs.
 
     \b
     Examples:
       prep info cache/imdb
+      prep info cache/imdb --ranks 8
       prep info cache/imdb --model bert-base-uncased
     """
     from cache import open_cache
 
     from .inspect.memory import format_memory, memory_facts
+    from .inspect.ranks import format_ranks, rank_facts
     from .inspect.summary import cache_facts
 
     opened = open_cache(cache)
+    used = rank_facts(opened, ranks, model) if ranks is not None else None
     memory = memory_facts(opened, model) if model is not None else None
     if as_json:
-        print_json(cache_facts(opened) | ({"memory": memory} if memory else {}))
+        more = {"ranks": used, "memory": memory}
+        print_json(cache_facts(opened) | {name: facts for name, facts in more.items() if facts})
         return
     _print_cache(opened)
+    if used:
+        click.echo(f"\n{format_ranks(used)}")
     if memory:
         click.echo(f"\n{format_memory(memory)}")
 
@@ -213,8 +232,8 @@ def info(cache: str, model: str | None, as_json: bool) -> None:
 def _print_cache(cache: Any) -> None:
     from cache.common.progress import ConsoleProgress
 
-    from .inspect.summary import format_splits, format_token_table, packed_row, table_specs, token_table
-    from .sources.corpus import describe_source
+    from .inspect.summary import first_split, format_splits, format_token_table, packed_row, table_specs, token_table
+    from .sources.corpus import describe_missing, describe_source
 
     manifest = cache.manifest
     size = sum(shard.bytes for split in manifest.splits.values() for shard in split.shards)
@@ -222,11 +241,13 @@ def _print_cache(cache: Any) -> None:
     click.echo(f"{size / 1e6:,.1f} MB in {cache.folder}, fingerprint {manifest.fingerprint[:12]}")
     click.echo(f"task {manifest.task.kind}{' of pairs' * manifest.task.pair}\n")
     click.echo(format_splits(cache))
-    split = cache["train" if "train" in cache else next(iter(cache))]
+    if missing := describe_missing(manifest.source):
+        click.echo(missing)
+    split = first_split(cache)
     with ConsoleProgress().bar("planning", len(table_specs(split)), "plans") as bar:
-        rows = [*token_table(split, lambda: bar.update(1)), packed_row(split)]
+        rows = token_table(split, lambda: bar.update(1))
     click.echo(f"\nAn epoch of {split.name!r}, {split.info.tokens:,} real tokens:")
-    click.echo(format_token_table(rows))
+    click.echo(format_token_table([*rows, packed_row(rows)]))
 
 
 @cli.command()
@@ -322,11 +343,12 @@ def verify(cache: str, quiet: bool, as_json: bool) -> None:
 @click.argument("folder", default="cache", shell_complete=complete_folder)
 @json_option
 def list_caches(folder: str, as_json: bool) -> None:
-    """Print the presets, and the caches under FOLDER (default: cache).
+    """Print the presets, and the caches under FOLDER (default: cache), which may be a URL.
 
     \b
-    Example:
+    Examples:
       prep list
+      prep list s3://bucket/caches
     """
     from .inspect.samples import find_caches
     from .inspect.summary import format_list, list_facts
@@ -342,6 +364,10 @@ def list_caches(folder: str, as_json: bool) -> None:
     click.echo(f"\ncaches under {folder}" if caches else f"\nno caches under {folder}; next: prep build imdb")
     if caches:
         click.echo(format_list(caches))
+
+
+for _command in (push, pull, gc):
+    cli.add_command(_command)
 
 
 def main() -> NoReturn:

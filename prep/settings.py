@@ -11,7 +11,11 @@ from cache.format.manifest import DEFAULT_SHARD_BYTES, MAX_LENGTH
 from cache.format.tasks import KINDS, MLM
 from cache.plans.spec import PlanSpec
 
-from .sources.corpus import Columns
+from .sources.corpus import STDIN, Columns
+
+DROP = "drop"
+MISSING = ("error", DROP)
+"""What may become of rows without a text or a label."""
 
 
 class BuildOptions(TypedDict, total=False):
@@ -34,6 +38,8 @@ class BuildOptions(TypedDict, total=False):
     max_tokens: int | None
     seed: int
     epochs: int
+    delimiter: str | None
+    missing: str
     memory_bytes: int
     force: bool
 
@@ -43,14 +49,14 @@ class BuildSettings:
     """All settings of a build. `prep.build_cache` says what each means that is not described here.
 
     Attributes:
-        source: preset, Hub dataset id, file or folder; empty where the data comes from memory.
+        source: preset, Hub dataset id, file or folder, or several files; empty where the data comes from memory.
         shard_bytes: size limit of a shard.
 
     Raises:
         InputError: values are out of range; all of them are reported at once, by flag.
     """
 
-    source: str
+    source: str | tuple[str, ...]
     name: str | None = None
     out: str | os.PathLike[str] = "cache"
     text: str | None = None
@@ -68,12 +74,14 @@ class BuildSettings:
     max_tokens: int | None = None
     seed: int = 0
     epochs: int = 3
+    delimiter: str | None = None
+    missing: str = "error"
     memory_bytes: int = 1 << 30
     force: bool = False
     shard_bytes: int = DEFAULT_SHARD_BYTES
 
     def __post_init__(self) -> None:
-        wrong = []
+        wrong = self._wrong_input()
         if self.name is not None and not NAME_PATTERN.fullmatch(self.name):
             wrong.append(f"--name {self.name!r} is not a plain name (letters, digits, '.', '_', '-')")
         if self.task not in ("auto", *KINDS):
@@ -97,6 +105,16 @@ class BuildSettings:
         if wrong:
             raise InputError("; ".join(wrong))
 
+    def _wrong_input(self) -> list[str]:
+        wrong, mark = [], self.columns.delimiter
+        if self.missing not in MISSING:
+            wrong.append(f"--missing {self.missing!r} is none of {', '.join(MISSING)}")
+        if self.source == STDIN and self.name is None:
+            wrong.append("--name is missing, for text from standard input has none; pass --name NAME")
+        if mark is not None and (len(mark) != 1 or not mark.isascii() or mark in '"\r\n'):
+            wrong.append(f"--delimiter {self.delimiter!r} is not one character such as ';' (a tab is '\\t')")
+        return wrong
+
     @property
     def plan(self) -> PlanSpec:
         """The plan to draw for split `train`."""
@@ -106,4 +124,5 @@ class BuildSettings:
     def columns(self) -> Columns:
         """The columns to read."""
         labels = (self.label,) if isinstance(self.label, str) else tuple(self.label or ())
-        return Columns(self.text, self.text_pair, labels, self.task != MLM)
+        delimiter = "\t" if self.delimiter == "\\t" else self.delimiter
+        return Columns(self.text, self.text_pair, labels, self.task != MLM, delimiter, self.missing == DROP)

@@ -21,10 +21,11 @@ from .helpers.commands import Done, Prep
 
 
 @pytest.fixture(autouse=True, scope="session")
-def offline() -> Iterator[None]:
-    """Keep the libraries, in this process and in those it starts, from the network."""
+def offline(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Keep the libraries, in this process and in those it starts, from the network, and all from the user's store."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("HF_HUB_OFFLINE", "1")
+        patch.setenv("LENGTHWISE_STORE", str(tmp_path_factory.mktemp("pulled") / "store"))
         yield
 
 

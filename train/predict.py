@@ -3,11 +3,9 @@
 Shapes: B rows, W columns, C classes.
 """
 
-import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from itertools import islice
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,6 +14,7 @@ import torch
 
 from cache.errors import InputError, MismatchError
 from cache.format.labels import token_types
+from cache.format.tasks import TOKENS
 from cache.reading.padding import gather_rows, row_mask
 
 from . import device as devices
@@ -24,9 +23,12 @@ from .models.heads import kind_of, label_names
 from .models.library_errors import library_errors
 from .models.trained import load_text_classifier
 from .run_folder.export import trained_model_folder
+from .tables.lines import split_pair
 
 TEXTS_AT_A_TIME = 8192
 """Texts that are tokenized and sorted together, so that memory stays bounded for any length of input."""
+TEXTS_TO_ENCODE = 512
+"""Texts that the tokenizer gets at once, whose results take a hundred times the memory of the ids."""
 
 
 @dataclass(frozen=True)
@@ -103,6 +105,11 @@ class TagPrediction:
 
 Predicted = Prediction | NumberPrediction | SetPrediction | TagPrediction
 
+Input = str | tuple[str, str] | list[str]
+"""A text, a pair of texts, or the words of a text."""
+
+Output = npt.NDArray[np.float32]
+
 
 class Predictor:
     """A trained classifier with its tokenizer.
@@ -125,7 +132,8 @@ class Predictor:
         self.model, self.tokenizer, self.pair = trained.model, trained.tokenizer, trained.pair
         self.name, self.max_length, self.kind = name, trained.max_length, kind_of(self.model.config)
         self.vocabulary = vocabulary_size(self.model)
-        self.typed = self.pair and getattr(self.model.config, "type_vocab_size", 0) > 1
+        self.labels = label_names(self.model.config)
+        self.typed = getattr(self.model.config, "type_vocab_size", 0) > 1
 
     def __call__(self, texts: Iterable[str]) -> Iterator[Predicted]:
         """A prediction for each text, in order; reads at most `TEXTS_AT_A_TIME` texts ahead.
@@ -133,81 +141,95 @@ class Predictor:
         A model of pairs takes both in one text, separated by a tab; one of words splits texts at white space.
 
         Raises:
-            InputError: the model takes pairs, and a text does not hold exactly one tab; or the tokenizer cannot encode
-                a text, or gives ids or lengths that the model does not take.
+            InputError: the model takes pairs, and a text does not hold exactly one tab; or as for `outputs`.
         """
         source = iter(texts)
         while chunk := list(islice(source, TEXTS_AT_A_TIME)):
-            yield from self._predict(chunk)
+            inputs: list[Input] = [split_pair(text) for text in chunk] if self.pair else [*chunk]
+            for text, output in zip(chunk, self.outputs(inputs), strict=True):
+                yield self._prediction(text, output)
 
-    def _predict(self, texts: list[str]) -> Iterator[Predicted]:
-        encoded = self._encode(texts)
-        order = np.argsort([len(encoding.ids) for encoding in encoded], kind="stable")
-        outputs: dict[int, npt.NDArray[np.float32]] = {}
+    def outputs(
+        self, inputs: Sequence[Input], progress: Callable[[float], object] = lambda share: None
+    ) -> list[Output]:
+        """What the model says of some texts, in their order; they are computed from the longest to the shortest.
+
+        Args:
+            inputs: a text each, two of them for a model of pairs, or for one of words perhaps a list of words.
+            progress: called after each batch with the share of tokens that are computed.
+
+        Returns:
+            For each text (C,) probabilities; of a regression (1,) its number; of words (words, 2), the number of the
+            most probable class and its probability, not a number for a word the model did not see.
+
+        Raises:
+            InputError: the tokenizer cannot encode a text, or gives ids or lengths that the model does not take.
+        """
+        starts = range(0, len(inputs), TEXTS_TO_ENCODE)
+        encoded = [row for start in starts for row in self._encode(inputs[start : start + TEXTS_TO_ENCODE])]
+        lengths = np.array([len(row.ids) for row in encoded], np.int64)
+        order = np.argsort(-lengths, kind="stable")
+        outputs: list[Output] = [np.empty(0, np.float32)] * len(encoded)
+        done, total = 0, max(1, int(lengths.sum()))
         for start in range(0, len(order), self.batch_size):
             rows = order[start : start + self.batch_size].tolist()
-            outputs.update(zip(rows, self._batch([encoded[row] for row in rows]), strict=True))
-        names = label_names(self.model.config)
-        for row, text in enumerate(texts):
-            if self.kind == "token-classification":
-                yield self._tags(text, encoded[row].word_ids, outputs[row], names)
-            else:
-                yield self._prediction(text, outputs[row], names)
+            for row, output in zip(rows, self._batch([encoded[row] for row in rows]), strict=True):
+                outputs[row] = output if self.kind != TOKENS else _of_words(output, encoded[row].words)
+            done += int(lengths[rows].sum())
+            progress(done / total)
+        return outputs
 
-    def _encode(self, texts: list[str]) -> list[Any]:
+    def _encode(self, inputs: Sequence[Input]) -> Iterator["_Encoded"]:
+        """Without what a tokenizer's own result holds beside the ids, which is a hundred times their size."""
+        words = [text.split() if isinstance(text, str) else text for text in inputs] if self.kind == TOKENS else []
         with library_errors(InputError, f"the tokenizer of {self.name} cannot encode these texts, expected UTF-8"):
-            if self.kind == "token-classification":
-                words = [text.split() for text in texts]
-                encoded = self.tokenizer.encode_batch(words, is_pretokenized=True)  # the fast one gives no words
+            if words:
+                found = self.tokenizer.encode_batch(words, is_pretokenized=True)  # the fast one gives no words
             else:
-                encoded = self.tokenizer.encode_batch_fast([split_pair(text) for text in texts] if self.pair else texts)
-        for text, ids in zip(texts, (encoding.ids for encoding in encoded), strict=True):
+                found = self.tokenizer.encode_batch_fast(list(inputs))
+        for text, encoding in zip(inputs, found, strict=True):
+            ids = encoding.ids
             if len(ids) > self.max_length or max(ids, default=0) >= self.vocabulary:
                 raise InputError(
                     f"the tokenizer of {self.name} does not fit its model: the text {text[:60]!r} is {len(ids):,} ids "
                     f"up to {max(ids):,}, expected at most {self.max_length:,} below {self.vocabulary:,}"
                 )
-        return list(encoded)
+            yield _Encoded(
+                np.array(ids, np.int64),
+                encoding.type_ids.count(0) if self.typed and isinstance(text, tuple) else None,
+                _first_tokens(encoding.word_ids, len(text.split() if isinstance(text, str) else text))
+                if words
+                else None,
+            )
 
-    def _tags(
-        self, text: str, word_ids: list[int | None], output: npt.NDArray[np.float32], names: tuple[str, ...]
-    ) -> TagPrediction:
-        """Each word's tag at its first token; `output` is (W, 2), the class and probability at each column."""
-        words = text.split()
-        tags: list[str | None] = [None] * len(words)
-        probabilities: list[float | None] = [None] * len(words)
-        for word, (number, chance) in zip(
-            word_ids, output.tolist(), strict=False
-        ):  # the columns after them are padding
-            if word is not None and tags[word] is None:
-                tags[word], probabilities[word] = names[int(number)], chance
-        return TagPrediction(text, tuple(words), tuple(tags), tuple(probabilities))
-
-    def _prediction(self, text: str, output: npt.NDArray[np.float32], names: tuple[str, ...]) -> Predicted:
+    def _prediction(self, text: str, output: Output) -> Predicted:
+        if self.kind == TOKENS:
+            tags = [None if np.isnan(number) else self.labels[int(number)] for number in output[:, 0]]
+            chances = [None if tag is None else chance for tag, chance in zip(tags, output[:, 1].tolist(), strict=True)]
+            return TagPrediction(text, tuple(text.split()), tuple(tags), tuple(chances))
         if self.kind == "regression":
             return NumberPrediction(text, float(output[0]))
         if self.kind == "multi-label":
-            probabilities = dict(zip(names, output.tolist(), strict=True))
+            probabilities = dict(zip(self.labels, output.tolist(), strict=True))
             return SetPrediction(
                 text, tuple(name for name, chance in probabilities.items() if chance > 0.5), probabilities
             )
         best = int(output.argmax())
-        return Prediction(text, names[best], float(output[best]))
+        return Prediction(text, self.labels[best], float(output[best]))
 
-    def _batch(self, encoded: list[Any]) -> npt.NDArray[np.float32]:
+    def _batch(self, rows: list["_Encoded"]) -> Output:
         """(B, C) the outputs for each row: probabilities, or a number; of tokens (B, W, 2), the most probable class
         and its probability."""
-        rows = [encoding.ids for encoding in encoded]
-        lengths = np.array([len(ids) for ids in rows])
+        lengths = np.array([len(row.ids) for row in rows])
         width = max(1, int(lengths.max()))
         begins = np.cumsum(lengths) - lengths
         pad = self.model.config.pad_token_id or 0
-        flat = np.array([number for ids in rows for number in ids] + [pad], np.int64)  # the pad: never empty
+        flat = np.concatenate([*(row.ids for row in rows), np.array([pad])])  # the pad: never empty
         inputs = {"input_ids": gather_rows(flat, begins, lengths, width, pad)}
         if int(lengths.min()) < width:
             inputs["attention_mask"] = row_mask(lengths, width)
-        if self.typed:
-            first = np.array([encoding.type_ids.count(0) for encoding in encoded])
+        if rows[0].first_length is not None:
+            first = np.array([row.first_length for row in rows])
             inputs["token_type_ids"] = token_types(first, lengths, width, left=False)
         tensors = {name: torch.from_numpy(np.array(a, np.int64)).to(self.device) for name, a in inputs.items()}
         with (
@@ -220,67 +242,38 @@ class Predictor:
             logits = logits.softmax(dim=1)
         elif self.kind == "multi-label":
             logits = logits.sigmoid()
-        elif self.kind == "token-classification":
+        elif self.kind == TOKENS:
             probabilities, classes = logits.softmax(dim=-1).max(dim=-1)  # (B, W)
             logits = torch.stack([classes.float(), probabilities], dim=-1)
-        outputs: npt.NDArray[np.float32] = logits.cpu().numpy()
+        outputs: Output = logits.cpu().numpy()
         return outputs
 
 
-def split_pair(text: str) -> tuple[str, str]:
-    """The two texts on a line.
+@dataclass(frozen=True)
+class _Encoded:
+    """A tokenized text.
 
-    Raises:
-        InputError: the line does not hold exactly one tab.
+    Attributes:
+        ids: (tokens,) int64.
+        first_length: tokens of the first text of a pair, for a model that tells the two apart; None elsewhere.
+        words: (words,) the position of each word's first token, -1 where it has none; None where words do not matter.
     """
-    parts = text.split("\t")
-    if len(parts) != 2:
-        raise InputError(
-            f"the text {text[:60]!r} holds {len(parts) - 1} tabs, but the model takes pairs; put one tab between the "
-            "first and the second text"
-        )
-    return parts[0], parts[1]
+
+    ids: npt.NDArray[np.int64]
+    first_length: int | None
+    words: npt.NDArray[np.int64] | None
 
 
-def read_texts(data: bytes, source: str) -> list[str]:
-    """The texts in some bytes, one per line.
-
-    Raises:
-        InputError: not UTF-8, with the byte's position; or there is no line.
-    """
-    try:
-        text = data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise InputError(
-            f"{source} is not UTF-8: byte {data[error.start]:#04x} at position {error.start:,}; convert it first"
-        ) from None
-    lines = text.replace("\r\n", "\n").split("\n")
-    if lines[-1] == "":
-        lines.pop()
-    if not lines:
-        raise InputError(f"{source} holds no text, expected one per line")
-    return lines
+def _first_tokens(word_ids: list[int | None], words: int) -> npt.NDArray[np.int64]:
+    first = np.full(words, -1)
+    for position, word in reversed(list(enumerate(word_ids))):
+        if word is not None:
+            first[word] = position
+    return first
 
 
-def read_stdin() -> list[str]:
-    """The texts on standard input, one per line.
-
-    Raises:
-        InputError: it cannot be read.
-    """
-    try:
-        return read_texts(sys.stdin.buffer.read(), "stdin")
-    except OSError as error:
-        raise InputError(f"stdin cannot be read ({error.strerror}); pass texts or --file FILE") from None
-
-
-def read_file(path: Path) -> list[str]:
-    """The texts in a file, one per line.
-
-    Raises:
-        InputError: it cannot be read.
-    """
-    try:
-        return read_texts(path.read_bytes(), str(path))
-    except OSError as error:
-        raise InputError(f"--file {path} cannot be read ({error.strerror})") from None
+def _of_words(output: Output, first_tokens: npt.NDArray[np.int64] | None) -> Output:
+    """(words, 2) of (W, 2): the output at the first token of each word."""
+    assert first_tokens is not None
+    found: Output = np.where((first_tokens >= 0)[:, None], output[first_tokens], np.float32(np.nan))
+    return found

@@ -88,7 +88,7 @@ def report_end(folder: Path, summary: Json, setup: TrainingSetup, trackers: Trac
         log(f"{summary['test']['split']:10} loss {loss:.4f}{score}, on {summary['test']['rows']:,} rows")
     memory = summary["peak_memory_bytes"]
     peak = f", peak memory {memory / 2**20:,.0f} MiB" if memory else ""
-    log(f"time       {clock(summary['seconds'])}{peak}")
+    log(f"time       {clock(summary['seconds'])}{_speed(summary)}{peak}")
     log(f"model      {folder / MODEL}")
     evaluated = settings.eval_split if settings.test_split in (None, NO_SPLIT) else settings.test_split
     if evaluated != NO_SPLIT:
@@ -99,3 +99,10 @@ def report_end(folder: Path, summary: Json, setup: TrainingSetup, trackers: Trac
     else:
         example = "$'first text\\tsecond text'" if task.pair else '"a text of your own"'
         log(f"next       train predict {folder} {example}")
+
+
+def _speed(summary: Json) -> str:
+    if "model_tflops_per_second" not in summary:
+        return ""
+    mfu = f" ({summary['mfu']:.1%} MFU)" if "mfu" in summary else ""
+    return f", {summary['model_tflops_per_second']:.3g} model TFLOP/s{mfu} while training"

@@ -115,7 +115,7 @@ def _start(settings: Settings, ranks: Ranks, progress: ConsoleProgress) -> Path:
             if settings.out is not None and ranks.first:
                 check_out(settings.out)
             check_installed(settings)
-            cache = open_cache(settings.cache)
+            cache = open_cache(settings.cache, quiet=progress.quiet)
             settings, device = resolve_settings(settings, cache, ranks)
             if ranks.first:
                 keep_plan(cache, settings)
@@ -260,6 +260,7 @@ def _finish(run: Folder, start: ResumePoint, callbacks: RunCallbacks) -> Json | 
     facts: Json = {
         "steps": state.step,
         "seconds": state.seconds,
+        **callbacks.speed.of_run(callbacks.results()),
         "peak_memory_bytes": devices.peak_memory_bytes(setup.device),
         "skipped_updates": state.skipped,
         "eval_split": setup.settings.eval_split,

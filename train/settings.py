@@ -36,7 +36,9 @@ class Settings:
     """
 
     cache: str = field(
-        metadata=described("Folder of the cache, made by `prep build`.", folder=True, free_on_resume=True)
+        metadata=described(
+            "Folder of the cache, made by `prep build`, or the URL it was pushed to.", folder=True, free_on_resume=True
+        )
     )
     model: str | None = setting(
         None,

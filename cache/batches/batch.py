@@ -4,7 +4,7 @@ Shapes: B rows of this rank and micro-step, W columns.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Unpack
 
 import torch
@@ -134,6 +134,9 @@ class Batches:
             split.max_length,
             self.spec.strategy == "fixed",
             chosen["pad_to_multiple_of"],
+            chosen["packed"],
+            chosen["equal_rows"],
+            chosen["attention_length"],
         )
 
     def __len__(self) -> int:
@@ -148,19 +151,30 @@ class Batches:
         """This rank's micro-batches of one step."""
         return list(self._batches(step, step + 1))
 
+    def heaviest_step(self, end: int | None = None) -> tuple[int, int]:
+        """Tokens, padding included, of the largest micro-batch of any rank in the steps from `start` to `end`, and the
+        first step that has one as large; (0, 0) where there are no steps."""
+        heaviest = (0, 0)
+        first_rank = replace(self.sharing, rank=0)  # its parts are the costliest
+        for chunk in self._chunks(self.start, len(self.plan) if end is None else end, first_rank):
+            tokens = chunk.real_tokens if self.padding.packed else chunk.padded_tokens
+            largest = int(tokens.argmax())
+            heaviest = max(heaviest, (int(tokens[largest]), -int(chunk.steps[largest])))
+        return heaviest[0], -heaviest[1]
+
     def _batches(self, begin: int, end: int) -> Iterator[Batch]:
         feed = choose_feed(self.feed, self.split, self.device, self.padding)
-        for chunk, padded in feed(self._chunks(begin, end)):
+        for chunk, padded in feed(self._chunks(begin, end, self.sharing)):
             for facts, tensors in zip(chunk, padded, strict=True):
                 yield Batch(**tensors._asdict(), **facts._asdict())
 
-    def _chunks(self, begin: int, end: int) -> Iterator[MicroBatches]:
+    def _chunks(self, begin: int, end: int, sharing: Sharing) -> Iterator[MicroBatches]:
         """The micro-batches some steps at a time: few at first, so that the first batch comes at once."""
         steps = 8
         while begin < end:
             stop = min(begin + steps, end)
             counts = self.split.label_counts
-            chunk = micro_batches(self.plan, self.split.lengths, begin, stop, self.sharing, counts)
+            chunk = micro_batches(self.plan, self.split.lengths, begin, stop, sharing, counts)
             if len(chunk):
                 yield chunk
             begin, steps = stop, min(2 * steps, 256)

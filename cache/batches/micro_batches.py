@@ -1,11 +1,10 @@
 """Micro-batches of one rank from a plan, a chunk of steps at a time, without a loop over rows.
 
-With R ranks and A accumulation steps, rank r at micro-step a takes every (R*A)-th row of a planned batch from position
-a*R + r. Rows of a planned batch ascend in length, so all ranks get rows of almost the same lengths, and step k trains
-on the same rows for any R and A.
+With R ranks and A accumulation steps, a planned batch is divided into R x A parts of about the same cost
+(`cache.plans.shares`); rank r computes part a*R + r at micro-step a. Step k trains on the same rows for any R and A.
 
 All ranks have the same number of micro-batches, so that none waits for the others' gradients forever. Where a small
-batch leaves a rank nothing at a micro-step at which others have rows, it computes the batch's longest row as well, and
+batch leaves a rank nothing at a micro-step at which others have rows, it computes the batch's shortest row as well, and
 counts it for nothing: a dummy batch.
 """
 
@@ -18,6 +17,7 @@ import numpy as np
 
 from ..common.arrays import Array
 from ..plans.costs import round_up
+from ..plans.shares import divide_by, row_costs
 from ..plans.strategies import EpochPlan
 
 
@@ -32,6 +32,9 @@ class Sharing:
         max_length: of the cache, tokens.
         fixed: pad every batch to `max_length`; otherwise to its longest row.
         multiple: round widths up to a multiple of so many tokens, as far as `max_length`.
+        packed: rows lie end to end, so that a part costs the sum of its rows and not its width for each of them.
+        equal_rows: divide a batch into parts of equally many rows, whatever they cost.
+        attention_length: see `cache.plans.shares.ATTENTION_LENGTH`.
     """
 
     rank: int
@@ -40,6 +43,15 @@ class Sharing:
     max_length: int
     fixed: bool
     multiple: int
+    packed: bool
+    equal_rows: bool
+    attention_length: int
+
+    def widths(self, longest: Array) -> Array:
+        """Columns of batches whose longest row has so many tokens."""
+        if self.fixed:
+            return np.full(len(longest), self.max_length)
+        return round_up(longest, self.multiple, self.max_length)
 
 
 class MicroBatch(NamedTuple):
@@ -98,6 +110,12 @@ class MicroBatches:
         return filled
 
     @property
+    def padded_tokens(self) -> Array:
+        """(M,) int64, rows x width."""
+        tokens: Array = np.diff(self.offsets) * self.widths.astype(np.int64)
+        return tokens
+
+    @property
     def real_tokens(self) -> Array:
         """(M,) int64, sum of the lengths; 0 in a dummy batch."""
         return np.add.reduceat(self.lengths, self.offsets[:-1], dtype=np.int64) * ~self.dummy
@@ -122,22 +140,19 @@ def micro_batches(
     key = np.repeat(np.arange(len(sizes)), sizes)  # the step each row belongs to
     dummies = np.zeros(0, np.int64)
     if sharing.world_size * sharing.accumulation_steps > 1:
-        rows, key, dummies = _share(rows, key, sizes, sharing)
+        rows, key, dummies = _share(rows, key, sizes, lengths[rows], sharing)
     counts = np.bincount(key, minlength=len(sizes) * sharing.accumulation_steps)
     filled = np.flatnonzero(counts)
     dummy = np.zeros(len(counts), bool)
     dummy[dummies] = True
     offsets = np.append(0, np.cumsum(counts[filled]))
     own = lengths[rows]
-    longest = own[offsets[1:] - 1]
     steps = filled // sharing.accumulation_steps
     return MicroBatches(
         rows=rows,
         lengths=own,
         offsets=offsets,
-        widths=np.full(len(longest), sharing.max_length)
-        if sharing.fixed
-        else round_up(longest, sharing.multiple, sharing.max_length),
+        widths=sharing.widths(own[offsets[1:] - 1]),
         steps=steps + begin,
         step_rows=sizes[steps],
         targets=_sums(rows, offsets[:-1], label_counts, counts[filled]) * ~dummy[filled],
@@ -153,15 +168,15 @@ def _sums(rows: Array, begins: Array, label_counts: Array | None, sizes: Array) 
     return sums
 
 
-def _share(rows: Array, step: Array, sizes: Array, sharing: Sharing) -> tuple[Array, Array, Array]:
+def _share(rows: Array, step: Array, sizes: Array, lengths: Array, sharing: Sharing) -> tuple[Array, Array, Array]:
     """This rank's rows in the order of micro-batches, the micro-batch of each, and which micro-batches are dummies."""
-    ranks, ends = sharing.world_size, np.cumsum(sizes)
-    position = np.arange(len(rows)) - np.repeat(ends - sizes, sizes)
-    turn = position % (ranks * sharing.accumulation_steps)
-    mine = turn % ranks == sharing.rank
-    # A batch with fewer rows than turns ends amid a micro-step, in which the ranks behind its last row have nothing.
-    short = np.flatnonzero((sizes < ranks * sharing.accumulation_steps) & ((sizes - 1) % ranks < sharing.rank))
-    dummies = short * sharing.accumulation_steps + (sizes[short] - 1) // ranks
-    key = np.append((step * sharing.accumulation_steps + turn // ranks)[mine], dummies)
+    ranks, steps, ends = sharing.world_size, sharing.accumulation_steps, np.cumsum(sizes)
+    costs = row_costs(lengths if sharing.packed else sharing.widths(lengths), sharing.attention_length)
+    part = divide_by(sharing.packed, sharing.equal_rows)(costs, sizes, ranks * steps)
+    mine = part % ranks == sharing.rank
+    # A batch with fewer rows than parts ends amid a micro-step, in which the ranks behind its last part have nothing.
+    short = np.flatnonzero((sizes < ranks * steps) & ((sizes - 1) % ranks < sharing.rank))
+    dummies = short * steps + (sizes[short] - 1) // ranks
+    key = np.append((step * steps + part // ranks)[mine], dummies)
     order = np.argsort(key, kind="stable")
-    return np.append(rows[mine], rows[ends[short] - 1])[order], key[order], dummies
+    return np.append(rows[mine], rows[(ends - sizes)[short]])[order], key[order], dummies

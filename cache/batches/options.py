@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING, TypedDict
 
 from ..errors import InputError
+from ..plans.shares import ATTENTION_LENGTH
 
 if TYPE_CHECKING:
     import torch
@@ -22,6 +23,12 @@ class BatchOptions(TypedDict, total=False):
     """Number of processes that share each batch."""
     gradient_accumulation_steps: int
     """Micro-batches that a batch is computed in."""
+    equal_rows: bool
+    """Give all ranks and micro-batches equally many rows, and not equal work: for a loop that takes the mean of their
+    mean losses instead of weighing them by `Batch.loss_weight`."""
+    attention_length: int
+    """For equal work: the length of a row, tokens, at which attention takes as many operations as linear layers do, 2 x
+    hidden width + intermediate width of the model."""
     start: int
     """Steps to skip at the beginning, at no cost."""
     pad_to_multiple_of: int
@@ -43,6 +50,8 @@ DEFAULTS = BatchOptions(
     rank=0,
     world_size=1,
     gradient_accumulation_steps=1,
+    equal_rows=False,
+    attention_length=ATTENTION_LENGTH,
     start=0,
     pad_to_multiple_of=1,
     always_mask=False,
@@ -68,6 +77,7 @@ def resolve(options: BatchOptions, padding_side: str) -> BatchOptions:
         )
     for name, value in (
         ("gradient_accumulation_steps", found["gradient_accumulation_steps"]),
+        ("attention_length", found["attention_length"]),
         ("pad_to_multiple_of", found["pad_to_multiple_of"]),
     ):
         if value < 1:

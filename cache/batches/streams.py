@@ -78,8 +78,8 @@ class StepDataset(Dataset[dict[str, torch.Tensor]]):
     For `torch.utils.data.DataLoader(StepDataset(split), batch_size=None)`, with workers or without, and for trainers
     that want a DataLoader. `set_epoch` chooses the epoch; accelerate and the Hugging Face Trainer call it.
 
-    With several ranks an item does not tell its loss weight, so that a trainer which takes the mean of the ranks'
-    gradients gives rows of a small batch, and dummy batches, another weight than `BatchStream` lets one give them.
+    An item does not tell its loss weight, so all ranks get equally many rows: a trainer then takes the mean of their
+    gradients. Where a batch does not divide evenly, rows count more on a rank that has fewer, and dummy batches count.
 
     Args:
         split: whose rows.
@@ -88,7 +88,8 @@ class StepDataset(Dataset[dict[str, torch.Tensor]]):
     """
 
     def __init__(self, split: SplitReader, spec: PlanSpec | None = None, **options: Unpack[BatchOptions]) -> None:
-        self.split, self.spec, self.options = split, spec, options
+        equal: BatchOptions = {"equal_rows": True, **options}
+        self.split, self.spec, self.options = split, spec, equal
         self.set_epoch(0)
 
     def set_epoch(self, epoch: int) -> None:

@@ -49,6 +49,21 @@ def _lock(handle: int, waiting: Callable[[], object] | None) -> bool:
     return True
 
 
+def hold_shared(handle: int) -> bool:
+    """Hold a file's or directory's lock shared with others, until the handle and its copies are closed.
+
+    Returns:
+        Whether it is held: False while another handle has it alone, or where the file system has no locks.
+    """
+    try:
+        fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno not in (*_NO_LOCKS_HERE, errno.EWOULDBLOCK):
+            raise
+        return False
+    return True
+
+
 _held: set[int] = set()
 
 

@@ -12,6 +12,8 @@ from typing import Any, Self
 
 BAR_EVERY_S = 0.1
 LINE_EVERY_S = 15.0
+ABANDONED = "lengthwise-transfer"
+"""Name of threads that may hang in a library: a command that ends does not wait for them."""
 
 
 class Progress:

@@ -6,6 +6,7 @@ An epoch is drawn, written and read by itself, so that a plan of any number of e
 """
 
 import contextlib
+import re
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -15,7 +16,7 @@ import numpy as np
 from ..common.arrays import Array
 from ..common.folder import Folder
 from ..errors import CorruptCacheError, InputError, MismatchError
-from ..plans.spec import PlanSpec
+from ..plans.spec import STRATEGIES, PlanSpec
 from ..plans.strategies import EpochPlan
 from .checksummed_json import MAX_COUNT, Fields, Json, seal, unseal
 from .files import FileInfo, file_entry, open_listed
@@ -27,6 +28,8 @@ PLAN_FORMAT = "lengthwise-plan"
 PLAN_VERSION = 1
 PLAN_FILE = "plan.json"
 MAX_PLAN_BYTES = 16 * 1024 * 1024
+PLAN_ID = re.compile(rf"({'|'.join(STRATEGIES)})-[bt]\d+-s\d+")
+"""What the folder of a plan is called: `PlanSpec.id`."""
 
 
 @dataclass(frozen=True)
@@ -141,11 +144,18 @@ def read_plan(folder: Folder, fingerprint: str, split: str, rows: int) -> Stored
     """
     path = folder.path / PLAN_FILE
     with _naming_folder(folder):
-        raw = unseal(folder.read(PLAN_FILE, MAX_PLAN_BYTES), path, PLAN_FORMAT, PLAN_VERSION)
-        return _parsed(raw, path, fingerprint, split, rows)
+        return parse_plan(folder.read(PLAN_FILE, MAX_PLAN_BYTES), path, fingerprint, split, rows)
 
 
-def _parsed(raw: Json, path: Path, fingerprint: str, split: str, rows: int) -> StoredPlan:
+def parse_plan(data: bytes, path: Path, fingerprint: str, split: str, rows: int) -> StoredPlan:
+    """Parse the content of a plan.json; see `stored_plans` for what it raises.
+
+    Args:
+        data: the content.
+        path: of the file, in a folder named by the plan; named in errors.
+        fingerprint, split, rows: of what it must be a plan.
+    """
+    raw = unseal(data, path, PLAN_FORMAT, PLAN_VERSION)
     fields = Fields(raw, path)
     owner = (fields.digest("cache"), fields.name("split"), fields.integer("rows", 0, MAX_COUNT))
     if owner != (fingerprint, split, rows):

@@ -1,11 +1,11 @@
-"""The cost of a plan: tokens computed, padding among them, and how long ranks wait for each other."""
+"""The cost of a plan: tokens computed, padding among them, and how well ranks that share its batches are used."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
 from ..common.arrays import Array
+from .shares import ATTENTION_LENGTH, divide_by, row_costs
 from .strategies import EpochPlan
 
 
@@ -18,14 +18,12 @@ class PlanCost:
         real_tokens: sum of the rows' lengths.
         padded_tokens: sum over batches of rows x width.
         uniform_batches: batches in which every row has the batch's width: no padding, no mask.
-        utilization: rank count to mean / max padded tokens per rank over the steps; 1 means no rank ever waits.
     """
 
     batches: int
     real_tokens: int
     padded_tokens: int
     uniform_batches: int
-    utilization: dict[int, float]
 
     @property
     def overhead(self) -> float:
@@ -33,26 +31,79 @@ class PlanCost:
         return self.padded_tokens / self.real_tokens - 1 if self.real_tokens else 0.0
 
 
-def plan_cost(plan: EpochPlan, lengths: Array, ranks: Sequence[int] = (1, 8, 64), own_width: bool = True) -> PlanCost:
-    """The cost of `plan` over rows of `lengths` tokens (N,), at each of some rank counts.
+@dataclass(frozen=True)
+class RankUse:
+    """How much of their time ranks compute while they share the batches of an epoch.
 
-    `own_width` says that each rank pads to its own longest row, as with every strategy but `fixed`.
+    Attributes:
+        busy: mean / max cost over the ranks, steps weighted by their time; 1: no rank ever waits for another.
+        useful: the same, with only what the rows cost without padding on the upper side.
     """
+
+    busy: float
+    useful: float
+
+
+def plan_cost(plan: EpochPlan, lengths: Array) -> PlanCost:
+    """The cost of `plan` over rows of `lengths` tokens (N,)."""
     shortest = lengths[plan.rows[plan.batch_offsets[:-1]]] if len(plan) else plan.widths
     return PlanCost(
         batches=len(plan),
         real_tokens=int(lengths.sum(dtype=np.int64)),
         padded_tokens=plan.padded_tokens,
         uniform_batches=int(np.count_nonzero(shortest == plan.widths)),
-        utilization={count: _utilization(plan, lengths, count, own_width) for count in ranks},
     )
 
 
-def packed_cost(plan: EpochPlan, lengths: Array, ranks: Sequence[int] = (1, 8, 64)) -> PlanCost:
-    """As `plan_cost`, of packed batches: what a rank computes is the tokens of its rows."""
-    real = int(lengths.sum(dtype=np.int64))
-    utilization = {count: _packed_utilization(plan, lengths, count) for count in ranks}
-    return PlanCost(len(plan), real, real, len(plan), utilization)
+def packed_cost(cost: PlanCost) -> PlanCost:
+    """The cost of the same plan with packed batches."""
+    return PlanCost(cost.batches, cost.real_tokens, cost.real_tokens, cost.batches)
+
+
+def rank_use(
+    plan: EpochPlan,
+    lengths: Array,
+    ranks: int,
+    *,
+    packed: bool = False,
+    fixed_width: int | None = None,
+    equal_rows: bool = False,
+    attention_length: int = ATTENTION_LENGTH,
+) -> RankUse:
+    """How well `ranks` are used that share batches as `Split.batches` does; of a long epoch some steps spread evenly.
+
+    Args:
+        plan: the epoch.
+        lengths: (N,) tokens of each row.
+        ranks: R.
+        packed: rows are not padded.
+        fixed_width: what all rows are padded to; None: each rank pads to its own longest row.
+        equal_rows, attention_length: see `BatchOptions`.
+    """
+    chosen = np.arange(0, len(plan), max(1, len(plan.rows) // MOST_ROWS, len(plan) * ranks // MOST_PARTS))
+    if not len(chosen):
+        return RankUse(1.0, 1.0)
+    sizes = plan.sizes[chosen]
+    ends = np.cumsum(sizes)
+    positions = np.repeat(plan.batch_offsets[chosen] - ends + sizes, sizes) + np.arange(ends[-1])
+    needed = row_costs(lengths[plan.rows[positions]], attention_length)
+    costs = needed
+    if fixed_width is not None and not packed:
+        costs = row_costs(np.full(len(needed), fixed_width), attention_length)
+    part = np.repeat(np.arange(len(sizes)), sizes) * ranks + divide_by(packed, equal_rows)(costs, sizes, ranks)
+    if packed:
+        of_parts = np.bincount(part, costs, len(sizes) * ranks)
+    else:
+        longest = np.zeros(len(sizes) * ranks, np.int64)
+        longest[part] = costs  # rows ascend, so the last one that is written is a part's longest
+        of_parts = np.bincount(part, minlength=len(longest)) * longest
+    slowest = ranks * of_parts.reshape(-1, ranks).max(axis=1).sum()
+    return RankUse(float(of_parts.sum() / slowest), float(needed.sum() / slowest))
+
+
+MOST_ROWS = 1 << 18
+MOST_PARTS = 1 << 21
+"""Up to about so many rows are shared out, into so many parts, to see how well ranks are used."""
 
 
 def round_up(widths: Array, multiple: int, max_length: int) -> Array:
@@ -62,54 +113,6 @@ def round_up(widths: Array, multiple: int, max_length: int) -> Array:
     return found
 
 
-def round_widths(plan: EpochPlan, multiple: int, max_length: int) -> EpochPlan:
-    """The plan with its widths rounded up; see `round_up`."""
-    return replace(plan, widths=round_up(plan.widths, multiple, max_length))
-
-
-def step_tokens(plan: EpochPlan, lengths: Array | None = None) -> Array:
-    """(steps,) int64, tokens computed in each step: padded, or packed where `lengths` of all rows are given."""
-    if lengths is None:
-        padded: Array = plan.sizes * plan.widths.astype(np.int64)
-        return padded
-    packed: Array = np.add.reduceat(lengths[plan.rows.astype(np.int64)], plan.batch_offsets[:-1], dtype=np.int64)
-    return packed
-
-
 def heaviest_step(plan: EpochPlan) -> int:
     """The step with the most padded tokens, which needs the most memory."""
-    return int(np.argmax(step_tokens(plan)))
-
-
-def _utilization(plan: EpochPlan, lengths: Array, ranks: int, own_width: bool) -> float:
-    """Rank r takes every `ranks`-th row of a batch from position r."""
-    first, sizes = plan.batch_offsets[:-1], plan.sizes
-    if not len(plan):
-        return 1.0
-    total = np.zeros(len(plan), np.int64)
-    slowest = np.zeros(len(plan), np.int64)
-    for rank in range(ranks):
-        rows = np.maximum(0, (sizes - rank + ranks - 1) // ranks)
-        last = first + rank + (rows - 1) * ranks
-        widths = lengths[plan.rows[np.where(rows > 0, last, 0)]] if own_width else plan.widths
-        cost = rows * widths
-        total += cost
-        slowest = np.maximum(slowest, cost)
-    return float(total.sum() / (ranks * slowest.sum()))
-
-
-def _packed_utilization(plan: EpochPlan, lengths: Array, ranks: int) -> float:
-    """As `_utilization`, of packed batches; some batches at a time, so that memory stays small."""
-    total = slowest = 0
-    for begin in range(0, len(plan), BATCHES_AT_A_TIME):
-        offsets = plan.batch_offsets[begin : begin + BATCHES_AT_A_TIME + 1]
-        sizes = np.diff(offsets)
-        tokens = lengths[plan.rows[int(offsets[0]) : int(offsets[-1])]]
-        batch = np.repeat(np.arange(len(sizes)), sizes)
-        rank = (np.arange(len(tokens)) - (offsets[:-1] - offsets[0])[batch]) % ranks
-        costs = np.bincount(batch * ranks + rank, tokens, len(sizes) * ranks).reshape(-1, ranks)
-        total, slowest = total + int(costs.sum()), slowest + int(costs.max(axis=1).sum())
-    return total / (ranks * slowest) if slowest else 1.0
-
-
-BATCHES_AT_A_TIME = 1 << 16
+    return int(np.argmax(plan.sizes * plan.widths.astype(np.int64)))

@@ -152,8 +152,9 @@ def padded_rows(
     fill = split.tokenizer.pad_id if name == "input_ids" else IGNORED
     first = int(np.searchsorted(split.first_rows, rows[0], side="right")) - 1
     last = int(np.searchsorted(split.first_rows, rows[-1], side="right")) - 1
+    holding = [first] if first == last else distinct(np.searchsorted(split.first_rows, rows, side="right") - 1)
     parts = []
-    for index in range(first, last + 1):
+    for index in holding:
         base, end = split.first_rows[index : index + 2]
         chosen = slice(*np.searchsorted(rows, (base, end))) if first < last else slice(None)
         tensors, local = split.shard(index), rows[chosen] - base

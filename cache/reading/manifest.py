@@ -53,14 +53,17 @@ def _no_cache(path: Path, what: str) -> NotACacheError:
 
 @contextlib.contextmanager
 def naming_remedy(argument: object) -> Iterator[None]:
-    """Add the way out to the message of a `CorruptCacheError`: the command that builds a cache of source `argument`."""
+    """Add the way out to the message of a `CorruptCacheError`: the command that builds a cache of source `argument`,
+    which may be a list."""
     try:
         yield
     except CorruptCacheError as error:
         if _REMEDY in str(error):
             raise
-        usable = isinstance(argument, str) and argument.isprintable() and 0 < len(argument) < 1000
-        source = shlex.quote(str(argument)) if usable else "SOURCE"
+        given = argument if isinstance(argument, list) else [argument]
+        usable = all(isinstance(part, str) and part and part.isprintable() for part in given)
+        source = shlex.join(map(str, given)) if usable else ""
+        source = source if 0 < len(source) < 1000 else "SOURCE"
         raise CorruptCacheError(
             f"{error}{_REMEDY}prep build {source} --force (with the other options it was built with)"
         ) from None

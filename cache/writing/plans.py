@@ -10,12 +10,11 @@ from collections.abc import Callable
 from ..common.files import storage_errors
 from ..common.folder import Folder
 from ..format.files import open_file_info
-from ..format.plan_file import PLAN_FILE, PLANS, EpochInfo, StoredPlan, epoch_name, plan_json, read_plan
+from ..format.plan_file import PLAN_FILE, PLAN_ID, PLANS, EpochInfo, StoredPlan, epoch_name, plan_json, read_plan
 from ..format.safetensors_writer import Tensor, write_safetensors
-from ..plans.spec import STRATEGIES, PlanSpec
+from ..plans.spec import PlanSpec
 from ..plans.strategies import EpochPlan
 
-_PLAN_ID = re.compile(rf"({'|'.join(STRATEGIES)})-[bt]\d+-s\d+")
 _EPOCH = re.compile(r"epoch-\d{4,}\.safetensors")
 
 
@@ -80,7 +79,7 @@ def _epochs_there(folder: Folder, fingerprint: str, split: str, rows: int) -> li
 
 def _remove_unfinished(plans: Folder) -> None:
     """Remove plans without a plan.json, while no other process writes any."""
-    for name in filter(_PLAN_ID.fullmatch, plans.names()):
+    for name in filter(PLAN_ID.fullmatch, plans.names()):
         if not plans.is_file(f"{name}/{PLAN_FILE}"):
             plans.remove(name)
 

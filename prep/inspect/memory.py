@@ -15,7 +15,7 @@ from cache.errors import InputError
 from cache.plans.costs import heaviest_step
 
 from .model_size import ModelSize, read_size
-from .summary import align
+from .summary import align, first_split
 
 FP32, BF16 = 4, 2
 ELEMENT_BYTES = {"fp32": FP32, "bf16": BF16}
@@ -38,7 +38,7 @@ def memory_facts(cache: Cache, model: str) -> dict[str, Any]:
     if task.kind not in ROW_KINDS:
         raise InputError(f"memory is predicted for {', '.join(ROW_KINDS)}, and {cache.folder} is for {task.kind}")
     size = read_size(model, len(task.label_names) or 1)
-    split = cache["train" if "train" in cache else next(iter(cache))]
+    split = first_split(cache)
     widest = split.info.longest or cache.manifest.max_length
     shapes = [(f"{rows} of the widest", rows, widest) for rows in BATCH_SIZES]
     if len(split):

@@ -117,11 +117,10 @@ def cost_table(views: list[PlanView]) -> Table:
             figures.overhead(view.row.cost),
             "" if view.row.cost is fixed else f"{view.row.saving(fixed):.1%}",
             figures.share(view.row.cost.uniform_batches, view.row.cost.batches),
-            f"{view.row.cost.utilization[8]:.0%}",
         ]
         for view in views
     ]
-    head = ("plan", "steps", "tokens computed", "padding overhead", "saved", "unpadded batches", "8 ranks busy")
+    head = ("plan", "steps", "tokens computed", "padding overhead", "saved", "unpadded batches")
     return head, rows
 
 

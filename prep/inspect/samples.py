@@ -7,10 +7,12 @@ from typing import Any
 
 import numpy as np
 
-from cache import Cache, Row, Split, open_cache
+from cache import Row, Split, open_cache
 from cache.errors import CacheError, StorageError
-from cache.format.manifest import MANIFEST
+from cache.format.manifest import MANIFEST, Manifest
 from cache.format.tasks import IGNORED
+from cache.sharing.remotes import find_remote_caches
+from cache.sharing.urls import is_url
 
 
 @dataclass(frozen=True)
@@ -87,14 +89,17 @@ def format_sample(sample: Sample, width: int) -> str:
     return f"{head}\n{body}\n"
 
 
-def find_caches(folder: str) -> list[Cache]:
-    """The caches directly below a folder, by name; those that are damaged or cannot be read are left out."""
+def find_caches(folder: str) -> list[tuple[str, Manifest]]:
+    """The folders and manifests of the caches directly below a folder or URL, by name; those that are damaged or cannot
+    be read are left out."""
+    if is_url(folder):
+        return find_remote_caches(folder)
     found = []
     for path in sorted(Path(folder).glob(f"*/{MANIFEST}")):
         if path.parent.name.startswith("."):
             continue
         try:
-            found.append(open_cache(path.parent))
+            found.append((str(path.parent), open_cache(path.parent).manifest))
         except (CacheError, StorageError):
             continue
     return found

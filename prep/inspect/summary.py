@@ -2,11 +2,13 @@
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import starmap
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from cache import Cache, Split
+from cache.format.manifest import Manifest
 from cache.format.plan_file import StoredPlan
 from cache.format.tasks import IGNORED
 from cache.plans.costs import PlanCost, packed_cost, plan_cost
@@ -16,9 +18,6 @@ from ..sources.presets import Preset
 
 if TYPE_CHECKING:
     from ..build import BuildResult
-
-RANKS = (1, 8, 64)
-"""Rank counts whose utilization is in the token table."""
 
 
 @dataclass(frozen=True)
@@ -33,6 +32,11 @@ class TokenRow:
     def saving(self, fixed: PlanCost) -> float:
         """Fraction of the padded tokens of fixed padding that this plan does not compute."""
         return 1 - self.cost.padded_tokens / fixed.padded_tokens if fixed.padded_tokens else 0.0
+
+
+def first_split(cache: Cache) -> Split:
+    """The split whose batches are looked at: `train` where there is one."""
+    return cache["train" if "train" in cache else next(iter(cache))]
 
 
 def table_specs(split: Split) -> list[PlanSpec]:
@@ -53,14 +57,14 @@ def token_table(split: Split, done: Callable[[], object] = lambda: None) -> list
     return rows
 
 
-def packed_row(split: Split) -> TokenRow:
-    """The cost of batches in random order, packed: what `train run --padding-free` computes."""
-    spec = next(spec for spec in table_specs(split) if spec.strategy == "dynamic")
-    return TokenRow(spec, 0, packed_cost(split.plan(spec, 0), split.lengths, RANKS), packed=True)
+def packed_row(rows: Sequence[TokenRow]) -> TokenRow:
+    """The cost of batches in random order, packed, from the token table: what `train run --padding-free` computes."""
+    row = next(row for row in rows if row.spec.strategy == "dynamic")
+    return TokenRow(row.spec, 0, packed_cost(row.cost), packed=True)
 
 
 def _token_row(split: Split, spec: PlanSpec, stored: Mapping[PlanSpec, StoredPlan]) -> TokenRow:
-    cost = plan_cost(split.plan(spec, 0), split.lengths, RANKS, own_width=spec.strategy != "fixed")
+    cost = plan_cost(split.plan(spec, 0), split.lengths)
     return TokenRow(spec, len(stored[spec].epochs) if spec in stored else 0, cost)
 
 
@@ -68,7 +72,6 @@ def format_token_table(rows: list[TokenRow]) -> str:
     """The token table as text."""
     fixed = rows[0].cost
     lines = [["padding", "batch", "steps", "padded tokens", "overhead", "against fixed", "no padding"]]
-    lines[0] += [f"{count} ranks busy" for count in RANKS[1:]]
     for row in rows:
         cost = row.cost
         lines.append(
@@ -82,7 +85,6 @@ def format_token_table(rows: list[TokenRow]) -> str:
                 f"{cost.overhead:.1%}",
                 f"{row.saving(fixed):.1%} less" if row.cost is not fixed else "",
                 f"{cost.uniform_batches / max(cost.batches, 1):.0%}",
-                *(f"{cost.utilization[count]:.0%}" for count in RANKS[1:]),
             ]
         )
     return align(lines)
@@ -177,7 +179,7 @@ def cache_facts(cache: Cache) -> dict[str, Any]:
             "bytes": sum(shard.bytes for shard in split.info.shards),
             "classes": dict(zip(manifest.task.label_names, class_counts(split), strict=True)),
             "plans": [_plan_facts(row, rows[0].cost) for row in rows],
-            "padding_free": _plan_facts(packed_row(split), rows[0].cost),
+            "padding_free": _plan_facts(packed_row(rows), rows[0].cost),
         }
     return {
         "name": manifest.name,
@@ -219,31 +221,29 @@ def _plan_facts(row: TokenRow, fixed: PlanCost) -> dict[str, Any]:
         "overhead": row.cost.overhead,
         "saving": row.saving(fixed),
         "uniform_batches": row.cost.uniform_batches,
-        "utilization": {str(count): value for count, value in row.cost.utilization.items()},
     }
 
 
-def format_list(caches: Sequence[Cache]) -> str:
-    """Caches as a table."""
+def format_list(caches: Iterable[tuple[str, Manifest]]) -> str:
+    """Caches as a table, from their folders and manifests."""
     lines = [["cache", "rows", "tokens", "tokenizer", "max length", "built"]]
-    for facts in map(_summary, caches):
+    for facts in starmap(_summary, caches):
         built = facts["created"][:16].replace("T", " ")
         sizes = (f"{facts['rows']:,}", f"{facts['tokens']:,}")
         lines.append([f"  {facts['folder']}", *sizes, facts["tokenizer"], str(facts["max_length"]), built])
     return align(lines)
 
 
-def list_facts(presets: Iterable[Preset], caches: Sequence[Cache]) -> dict[str, Any]:
+def list_facts(presets: Iterable[Preset], caches: Iterable[tuple[str, Manifest]]) -> dict[str, Any]:
     """Everything `prep list --json` says."""
     known = [{name: getattr(preset, name) for name in ("name", "about", "metric", "hub")} for preset in presets]
-    return {"presets": known, "caches": [_summary(cache) for cache in caches]}
+    return {"presets": known, "caches": list(starmap(_summary, caches))}
 
 
-def _summary(cache: Cache) -> dict[str, Any]:
-    manifest = cache.manifest
+def _summary(folder: str, manifest: Manifest) -> dict[str, Any]:
     return {
         "name": manifest.name,
-        "folder": str(cache.folder),
+        "folder": folder,
         "fingerprint": manifest.fingerprint,
         "rows": sum(info.rows for info in manifest.splits.values()),
         "tokens": sum(info.tokens for info in manifest.splits.values()),

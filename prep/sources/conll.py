@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING
 
 from cache.errors import InputError
 
-from .diagnose import open_regular, row_too_long
+from .diagnose import row_too_long
+from .formats import open_unpacked
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -76,7 +77,4 @@ def _sentences(path: Path, row_bytes: int) -> Iterator[list[list[str]]]:
 
 
 def _open(path: Path) -> io.TextIOWrapper:
-    import pyarrow as pa
-
-    data = pa.input_stream(open_regular(path), compression="gzip" if path.suffix.lower() == ".gz" else None)
-    return io.TextIOWrapper(data, encoding="utf-8-sig", newline="\n")
+    return io.TextIOWrapper(open_unpacked(path), encoding="utf-8-sig", newline="\n")

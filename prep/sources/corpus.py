@@ -1,20 +1,16 @@
 """A corpus, ready to be read, whatever it comes from."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from cache.errors import InputError
 from cache.format.checksummed_json import NAME_PATTERN, Json
-from cache.format.manifest import TOKENIZER
+from cache.format.manifest import MISSING_ROWS, TOKENIZER
 
 from ..columns import Stream
 
-WORD_NAMES = ("tokens", "words")
-TEXT_NAMES = ("text", "review", "sentence", "content", "document", "comment", "body", *WORD_NAMES)
-LABEL_NAMES = ("label", "labels", "class", "target", "sentiment", "category", "rating")
-TAG_NAMES = ("ner_tags", "tags", "pos_tags", "labels")
-"""Columns taken for text and label where the user names none, the first that is there; words go with tags."""
+STDIN = "-"
+"""What is typed for standard input."""
 
 
 @dataclass(frozen=True)
@@ -26,12 +22,16 @@ class Columns:
         pair: the second text of a pair, None where texts come alone.
         labels: one column, or one for each class of a multi-label task, holding 0 or 1.
         labelled: whether labels are wanted; where not, there are no columns of them.
+        delimiter: what separates the cells of csv and text files; None = what their names say.
+        drop_missing: whether rows without a text or a label are left out.
     """
 
     text: str | None = None
     pair: str | None = None
     labels: tuple[str, ...] = ()
     labelled: bool = True
+    delimiter: str | None = None
+    drop_missing: bool = False
 
     @property
     def texts(self) -> list[str]:
@@ -48,7 +48,13 @@ class Columns:
         """What a cache's manifest says of them."""
         pair = {"text_pair": self.pair} if self.pair else {}
         label = {"label": self.labels[0] if len(self.labels) == 1 else list(self.labels)} if self.labelled else {}
-        return {"text": self.text, **pair, **label}
+        delimiter = {"delimiter": self.delimiter} if self.delimiter else {}
+        return {"text": self.text, **pair, **label, **delimiter, **self.missing}
+
+    @property
+    def missing(self) -> Json:
+        """What a cache's manifest says of rows without a text or a label: nothing where they are an error."""
+        return {"missing": "drop"} if self.drop_missing else {}
 
     @property
     def classes(self) -> tuple[str, ...] | None:
@@ -75,6 +81,7 @@ class Source:
         note: a line for the user about where the text comes from.
         metric: the score its authors report; empty where that is not known.
         unread: what holds labels that are not wanted; empty if nothing.
+        arguments: what the user typed, where that is several files; none elsewhere.
     """
 
     argument: str
@@ -91,60 +98,12 @@ class Source:
     task: str = "auto"
     metric: str = ""
     unread: str = ""
+    arguments: tuple[str, ...] = ()
 
     @property
     def where(self) -> str:
         """What errors call it."""
         return self.argument or "the data given"
-
-
-def choose_columns(names: Sequence[str], asked: Columns, where: Path | str) -> Columns:
-    """The columns of text and label: those asked for, else those with a usual name.
-
-    Args:
-        names: the columns there are.
-        asked: what the user asked for.
-        where: named in errors.
-
-    Raises:
-        InputError: a column is not there, or there twice, or nothing tells which one it is.
-    """
-    text = asked.text or _usual("text", names, TEXT_NAMES, where)
-    usual = TAG_NAMES if text in WORD_NAMES else LABEL_NAMES
-    labels = asked.labels or ((_usual("label", names, usual, where),) if asked.labelled else ())
-    flags = [("--text", text), *((("--text-pair", asked.pair),) if asked.pair else ())]
-    for flag, name in [*flags, *(("--label", label) for label in labels)]:
-        if name not in names:
-            raise InputError(f"{where} has no column {name!r} for {flag}; it has {', '.join(map(repr, names))}")
-        if names.count(name) > 1:
-            raise InputError(f"{where} has {names.count(name)} columns {name!r}; rename all but one")
-    if text in labels or asked.pair in labels:
-        name = text if text in labels else asked.pair
-        raise InputError(f"{where}: the column {name!r} cannot be text and label at once; see --text and --label")
-    if text == asked.pair:
-        raise InputError(f"{where}: the column {text!r} cannot be both texts of a pair; see --text and --text-pair")
-    if len(set(labels)) < len(labels):
-        raise InputError(f"{where}: a column is named twice with --label ({', '.join(labels)}); name each once")
-    return Columns(text, asked.pair, labels, asked.labelled)
-
-
-def unread_labels(names: Sequence[str], columns: Columns) -> str:
-    """The column of labels that is passed over where none are wanted; empty if there is none."""
-    usual = [name for name in LABEL_NAMES if name in names and name not in columns.texts]
-    return f"the column {usual[0]!r}" if usual and not columns.labelled else ""
-
-
-def _usual(what: str, names: Sequence[str], usual: tuple[str, ...], where: Path | str) -> str:
-    for name in usual:
-        if name in names:
-            return name
-    hint = ""
-    if len(names) == 1 and any(mark in names[0] for mark in ";\t|"):
-        hint = "; are its cells separated by something else than commas? Convert it, or end its name in .tsv for tabs"
-    raise InputError(
-        f"{where}: which column is the {what}? It has {', '.join(map(repr, names))}; "
-        f"name one with --{what} COLUMN{hint}"
-    )
 
 
 def cache_name(name: str) -> str:
@@ -169,4 +128,13 @@ def describe_source(source: Json) -> str:
         return f"Hub dataset {source['dataset']} at {source['revision'][:12]}"
     if kind == "package":
         return f"{source['argument']} from the package {source['package']}"
-    return str(source.get("argument") or "data given from Python")
+    given = source.get("argument") or "data given from Python"
+    if isinstance(given, list):
+        return " ".join(map(str, given[:3])) + (f" and {len(given) - 3:,} more" if len(given) > 3 else "")
+    return str(given)
+
+
+def describe_missing(source: Json) -> str:
+    """How many rows were left out for want of a text or a label; empty if none."""
+    counts = [f"{rows:,} of {split!r}" for split, rows in source.get(MISSING_ROWS, {}).items()]
+    return f"rows left out, for a text or label is missing: {', '.join(counts)}" if counts else ""

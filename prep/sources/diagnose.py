@@ -1,4 +1,4 @@
-"""Open source files, and explain why one cannot be read: pyarrow's complaint, the row or byte, and what to do.
+"""Why a source file cannot be read: pyarrow's complaint, the row or byte, and what to do.
 
 Explaining runs only once reading has failed, so it may take its time.
 """
@@ -6,28 +6,17 @@ Explaining runs only once reading has failed, so it may take its time.
 import codecs
 import contextlib
 import csv
-import gzip
+import io
 import json
-import os
-import stat
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, BinaryIO, cast
+from typing import BinaryIO, cast
 
 from cache.errors import InputError
 
-BINARY = {".arrow", ".parquet"}
-"""Endings of files that hold no text."""
+from .formats import TableFile, open_unpacked, table_file
+
 UTF16_MARKS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
-
-
-def open_regular(path: Path) -> BinaryIO:
-    """Open a file; a pipe or device, which could block or never end, is an `InputError`."""
-    handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-    if not stat.S_ISREG(os.fstat(handle).st_mode):
-        os.close(handle)
-        raise InputError(f"cannot read {path}: it is a folder, pipe or device, expected a file")
-    return os.fdopen(handle, "rb")
 
 
 def row_too_long(path: Path, row_bytes: int) -> InputError:
@@ -39,42 +28,35 @@ def row_too_long(path: Path, row_bytes: int) -> InputError:
 
 
 @contextlib.contextmanager
-def reading(path: Path) -> Iterator[None]:
-    """Turn pyarrow's and the system's complaints about `path` into an `InputError` that names it and says why."""
+def reading(path: Path, delimiter: str | None = None) -> Iterator[None]:
+    """Turn the complaints of pyarrow, of archives and of the system about `path` into an `InputError` that names it and
+    says why. `delimiter` is as for `table_file`."""
     try:
         yield
-    except OSError as error:
-        raise InputError(_reason(path, error)) from error
-    except ValueError as error:  # pyarrow's errors are of this kind
-        if isinstance(error, UnicodeDecodeError) or type(error).__module__.startswith("pyarrow"):
-            raise InputError(_reason(path, error)) from error
+    except MemoryError:  # also pyarrow's
         raise
-    except (NotImplementedError, KeyError) as error:
-        if type(error).__module__.startswith("pyarrow"):
-            raise InputError(_reason(path, error)) from error
+    except Exception as error:
+        library = type(error).__module__.partition(".")[0]
+        if isinstance(error, OSError | EOFError | UnicodeDecodeError) or library in ("pyarrow", "zipfile", "zlib"):
+            raise InputError(_reason(path, delimiter, error)) from error
         raise
 
 
-def _reason(path: Path, error: Exception) -> str:
+def _reason(path: Path, delimiter: str | None, error: Exception) -> str:
     text = str(error).strip()
     if isinstance(error, OSError) and error.strerror:
         return f"cannot read {path}: {error.strerror}"
-    endings = [suffix.lower() for suffix in path.suffixes]
-    with contextlib.suppress(OSError, EOFError, MemoryError):  # a gz file may be broken itself, a row too long
-        if not BINARY.intersection(endings):
-            position = first_invalid_byte(path)
-            if position is not None:
-                return not_utf8(path, position)
-        if ".csv" in endings or ".tsv" in endings:
-            text += _ragged_row(path, "\t" if ".tsv" in endings else ",")
-        elif not BINARY.intersection(endings):
-            text += _bad_json(path)
+    with contextlib.suppress(Exception):  # it may be no table, what it is packed in broken itself, a row too long
+        table = table_file(path, delimiter)
+        position = first_invalid_byte(path) if table.kind != "parquet" else None
+        if position is not None:
+            return not_utf8(path, position)
+        text += {"csv": _ragged_row, "json": _bad_json}.get(table.kind, lambda _: "")(table)
     return f"cannot read {path}: {text}"
 
 
-def _open(path: Path) -> IO[bytes]:
-    file = open_regular(path)
-    return cast(IO[bytes], gzip.GzipFile(fileobj=file)) if path.suffix.lower() == ".gz" else file
+def _open(path: Path) -> BinaryIO:
+    return cast(BinaryIO, io.BufferedReader(open_unpacked(path)))
 
 
 def first_invalid_byte(path: Path) -> int | None:
@@ -102,18 +84,19 @@ def not_utf8(path: Path, position: int) -> str:
     )
 
 
-def _ragged_row(path: Path, delimiter: str) -> str:
+def _ragged_row(table: TableFile) -> str:
     """Where the first row of a csv file is that has more or fewer cells than the header."""
     limit = csv.field_size_limit(1 << 30)
     try:
-        with _open(path) as file:
-            rows = csv.reader((line.decode("utf-8-sig") for line in file), delimiter=delimiter)
+        with _open(table.path) as file:
+            rows = csv.reader((line.decode("utf-8-sig") for line in file), delimiter=table.delimiter)
             header = next(rows, [])
             for number, row in enumerate(filter(None, rows)):
                 if len(row) != len(header):
                     return (
                         f" (row {number}, counted from 0, which ends on line {rows.line_num}, has {len(row)} cells, "
-                        f"the header has {len(header)}; put quotes around text that holds {delimiter!r} or line breaks)"
+                        f"the header has {len(header)}; put quotes around text that holds {table.delimiter!r} or line "
+                        "breaks)"
                     )
     except csv.Error:
         return ""
@@ -122,18 +105,14 @@ def _ragged_row(path: Path, delimiter: str) -> str:
     return ""
 
 
-def _bad_json(path: Path) -> str:
+def _bad_json(table: TableFile) -> str:
     """Where the first line of a JSON lines file is that is no object."""
-    with _open(path) as file:
+    with _open(table.path) as file:
         for number, line in enumerate(file, 1):
-            if not line.strip():
-                continue
             if line.lstrip()[:1] == b"[":
-                return (
-                    f" (expected one JSON object a line, not a list; convert it: jq -c '.[]' {path.name} > rows.jsonl)"
-                )
+                return ""
             try:
-                json.loads(line)
+                json.loads(line.strip() or "{}")
             except (ValueError, RecursionError) as error:
                 return f" (line {number}: {error}; expected one JSON object a line)"
     return ""

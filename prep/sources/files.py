@@ -1,59 +1,39 @@
-"""Local files as streams of columns: csv, tsv, jsonl, parquet, conll, folders of text files. Reading is pyarrow's.
+"""Local files as streams of columns: tables of every format, and folders of text files. Reading is pyarrow's.
 
 A stream yields Arrow record batches with the columns `text`, `text_pair` where there are pairs, and `label`, so that a
-corpus of any size passes through in pieces. Files are read in a forked process, see `prep.sources.forked`.
+corpus of any size passes through in pieces. Files are read in a forked process, see `cache.common.forked`.
 
 A stream notes what its files look like when it is made, and refuses them if they look otherwise once they were read:
 make it first, then hash the files.
 """
 
 import contextlib
-import json
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from cache.common.files import open_regular
+from cache.common.forked import BATCH_BYTES, BATCH_ROWS, Forked
 from cache.errors import InputError
 
 from ..columns import LABEL, LABELS, PAIR, TEXT, Stream, distinct, is_list, kept, plain
 from .conll import conll_names, read_conll
 from .corpus import Columns
-from .diagnose import not_utf8, open_regular, reading, row_too_long
-from .forked import BATCH_BYTES, BATCH_ROWS, Forked
+from .diagnose import not_utf8, reading, row_too_long
+from .formats import TableFile, open_unpacked, table_file
+from .json_files import HEAD_BYTES, json_batches, json_head
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-FORMATS = {
-    ".csv": "csv",
-    ".tsv": "csv",
-    ".jsonl": "json",
-    ".ndjson": "json",
-    ".json": "json",
-    ".parquet": "parquet",
-    ".conll": "conll",
-}
-
 BLOCK_BYTES = 16 << 20
 """Files are parsed in blocks of this many bytes; where a row is longer, in blocks of the longest row allowed."""
-HEAD_BYTES = 256 << 10
-"""Likewise for a look at the columns."""
 ROW_SHARE = 8
 """A row, or the text of a file, may take an eighth of the memory."""
 MAX_ROW_BYTES = 1 << 30
 """And no more than this, for pyarrow counts in 32 bits."""
-
-
-def format_of(path: Path) -> str | None:
-    """csv, json, parquet or conll by the file's ending, a .gz behind it aside; None for others."""
-    suffixes = [suffix.lower() for suffix in path.suffixes[-2:]]
-    if suffixes and suffixes[-1] == ".gz":
-        suffixes.pop()
-        known = FORMATS.get(suffixes[-1]) if suffixes else None
-        return known if known != "parquet" else None
-    return FORMATS.get(suffixes[-1]) if suffixes else None
 
 
 def longest_row(memory_bytes: int) -> int:
@@ -61,29 +41,34 @@ def longest_row(memory_bytes: int) -> int:
     return min(memory_bytes // ROW_SHARE, MAX_ROW_BYTES)
 
 
-def column_names(path: Path, forked: Forked) -> list[str]:
+def column_names(path: Path, delimiter: str | None, forked: Forked) -> list[str]:
     """The columns of a table file.
+
+    Args:
+        path: the file.
+        delimiter: what separates the cells of a csv or text file; None = what its name says.
+        forked: reads it.
 
     Raises:
         InputError: the file cannot be read as what its ending says.
     """
-    names: list[str] = forked.call(path, _names, path, longest_row(forked.memory_bytes))
+    names: list[str] = forked.call(path, _names, path, delimiter, longest_row(forked.memory_bytes))
     return names
 
 
-def holds_words(path: Path, column: str, forked: Forked) -> bool:
-    """Whether a column of a table file holds lists, such as the words of a text, by its schema or first value."""
-    return bool(forked.call(path, _holds_words, path, column))
+def holds_words(path: Path, columns: Columns, forked: Forked) -> bool:
+    """Whether the column of text holds lists, such as the words of a text, by its schema or first value."""
+    return bool(forked.call(path, _holds_words, path, columns, longest_row(forked.memory_bytes)))
 
 
-def _holds_words(path: Path, column: str) -> bool:
-    kind = format_of(path)
-    with reading(path):
+def _holds_words(path: Path, columns: Columns, row_bytes: int) -> bool:
+    with reading(path, columns.delimiter):
+        kind = table_file(path, columns.delimiter).kind
         if kind == "json":
-            values = [value for value in _json_head(path).get(column, []) if value is not None]
+            values = [value for value in json_head(path, row_bytes).get(str(columns.text), []) if value is not None]
             return bool(values) and isinstance(values[0], list)
         if kind == "parquet":
-            return is_list(_parquet_schema(path).field(column).type)
+            return is_list(_parquet_schema(path).field(columns.text).type)
     return kind == "conll"
 
 
@@ -117,8 +102,8 @@ def _read_table(
     path: Path, columns: Columns, where: tuple[str, str] | None, row_bytes: int
 ) -> Iterator["pa.RecordBatch"]:
     wanted = list(dict.fromkeys([*columns.names, *([where[0]] if where else [])]))
-    with reading(path):
-        for batch in _read(path, wanted, len(columns.texts), row_bytes):
+    with reading(path, columns.delimiter):
+        for batch in _read(table_file(path, columns.delimiter), wanted, len(columns.texts), row_bytes):
             if where:
                 values, codes = distinct(batch.column(where[0]))
                 batch = kept(batch, np.array([value == where[1] for value in values], bool)[codes])
@@ -150,16 +135,16 @@ def _look(path: Path) -> tuple[int, int, int] | None:
 # --- tables
 
 
-def _read(path: Path, columns: list[str], texts: int, row_bytes: int) -> Iterator["pa.RecordBatch"]:
+def _read(table: TableFile, columns: list[str], texts: int, row_bytes: int) -> Iterator["pa.RecordBatch"]:
     """The columns of a file, the first `texts` of which are text."""
-    kind = format_of(path)
-    if kind in ("parquet", "conll"):
-        yield from _read_parquet(path, columns) if kind == "parquet" else read_conll(path, columns, row_bytes)
+    path = table.path
+    if table.kind in ("parquet", "conll"):
+        yield from _read_parquet(path, columns) if table.kind == "parquet" else read_conll(path, columns, row_bytes)
         return
     done = 0
     for block_bytes in _block_sizes(BLOCK_BYTES, row_bytes):
         skip = done
-        with _growing(path, block_bytes, row_bytes), _open(path, block_bytes, columns, texts) as blocks:
+        with _growing(path, block_bytes, row_bytes), _open(table, block_bytes, row_bytes, columns, texts) as blocks:
             for batch in blocks:
                 fresh = batch.slice(min(skip, batch.num_rows))
                 skip -= batch.num_rows - fresh.num_rows
@@ -186,18 +171,18 @@ def _growing(path: Path, block_bytes: int, row_bytes: int) -> Iterator[None]:
             raise row_too_long(path, row_bytes) from error
 
 
-def _names(path: Path, row_bytes: int) -> list[str]:
-    kind = format_of(path)
-    with reading(path):
-        if kind == "parquet":
+def _names(path: Path, delimiter: str | None, row_bytes: int) -> list[str]:
+    with reading(path, delimiter):
+        table = table_file(path, delimiter)
+        if table.kind == "parquet":
             return list(_parquet_schema(path).names)
-        if kind == "conll":
+        if table.kind == "conll":
             return conll_names(path, row_bytes)
-        head = _json_head(path) if kind == "json" else {}
+        head = json_head(path, row_bytes) if table.kind == "json" else {}
         if head:
             return list(head)
         for block_bytes in _block_sizes(HEAD_BYTES, row_bytes):
-            with _growing(path, block_bytes, row_bytes), _open(path, block_bytes) as reader:
+            with _growing(path, block_bytes, row_bytes), _open(table, block_bytes, row_bytes) as reader:
                 return list(reader.schema.names)
     raise AssertionError("the largest block either fits or raises")
 
@@ -218,29 +203,23 @@ def _read_parquet(path: Path, columns: list[str]) -> Iterator["pa.RecordBatch"]:
         yield from file.iter_batches(batch_size=min(max(fitting, 1), BATCH_ROWS), columns=columns)
 
 
-def _input(path: Path) -> Any:
-    import pyarrow as pa
-
-    return pa.input_stream(open_regular(path), compression="gzip" if path.suffix.lower() == ".gz" else None)
-
-
-def _open(path: Path, block_bytes: int, columns: list[str] | None = None, texts: int = 0) -> Any:
+def _open(table: TableFile, block_bytes: int, row_bytes: int, columns: list[str] | None = None, texts: int = 0) -> Any:
     """A context manager around the batches of a csv or json file."""
-    if format_of(path) == "json":
-        return _open_json(path, block_bytes, columns, texts)
-    return _open_csv(path, block_bytes, columns)
+    if table.kind == "json":
+        return json_batches(table.path, block_bytes, row_bytes, columns, texts)
+    return _open_csv(table, block_bytes, columns)
 
 
-def _open_csv(path: Path, block_bytes: int, columns: list[str] | None) -> Any:
+def _open_csv(table: TableFile, block_bytes: int, columns: list[str] | None) -> Any:
     """Every column is read as text: types guessed from the first block would fail on a later one. Labels find their
     type in prep.labels.class_labels. An empty cell is missing; a quoted empty cell is an empty text."""
     import pyarrow as pa
     import pyarrow.csv
 
     return pyarrow.csv.open_csv(
-        _input(path),
+        open_unpacked(table.path),
         read_options=pyarrow.csv.ReadOptions(block_size=block_bytes),
-        parse_options=pyarrow.csv.ParseOptions(newlines_in_values=True, delimiter=delimiter_of(path)),
+        parse_options=pyarrow.csv.ParseOptions(newlines_in_values=True, delimiter=table.delimiter),
         convert_options=pyarrow.csv.ConvertOptions(
             column_types={name: pa.string() for name in columns or ()},
             include_columns=columns,
@@ -249,60 +228,6 @@ def _open_csv(path: Path, block_bytes: int, columns: list[str] | None) -> Any:
             quoted_strings_can_be_null=False,
         ),
     )
-
-
-def delimiter_of(path: Path) -> str:
-    """What separates the cells of a csv or tsv file."""
-    return "\t" if ".tsv" in path.name.lower() else ","
-
-
-def _open_json(path: Path, block_bytes: int, columns: list[str] | None, texts: int) -> Any:
-    """With `columns`, the first `texts` of which are text: other fields are passed over, whatever they hold, and text
-    is text even where it looks like a date."""
-    import pyarrow as pa
-    import pyarrow.json
-
-    read = pyarrow.json.ReadOptions(block_size=block_bytes)
-    if columns is None:
-        return pyarrow.json.open_json(_input(path), read_options=read)
-    head = _json_head(path)
-    types = [_json_type(head.get(name, []), name in columns[:texts]) for name in columns]
-    parse = pyarrow.json.ParseOptions(
-        explicit_schema=pa.schema(list(zip(columns, types, strict=True))), unexpected_field_behavior="ignore"
-    )
-    return pyarrow.json.open_json(_input(path), read_options=read, parse_options=parse)
-
-
-def _json_head(path: Path) -> dict[str, list[Any]]:
-    """The fields of the first objects of a file and their values, as far as they parse."""
-    with _input(path) as file:
-        text = file.read(HEAD_BYTES).decode("utf-8-sig", "replace").strip()
-    decoder, fields, position = json.JSONDecoder(), dict[str, list[Any]](), 0
-    with contextlib.suppress(ValueError, AttributeError, RecursionError):  # the head's end, or what pyarrow will refuse
-        while position < len(text):
-            row, position = decoder.raw_decode(text, position)
-            for name, value in row.items():
-                fields.setdefault(name, []).append(value)
-            while text[position : position + 1].isspace():
-                position += 1
-    return fields
-
-
-def _json_type(values: list[Any], text: bool) -> Any:
-    """The type of a field by its first values; that of the very first one where they are mixed. `text` or words are
-    text, whatever they look like."""
-    import pyarrow as pa
-
-    values = [value for value in values if value is not None]
-    if text:
-        return pa.list_(pa.string()) if values and isinstance(values[0], list) else pa.string()
-    for sample in (values, values[:1]):
-        with contextlib.suppress(pa.ArrowException, OverflowError):
-            found = pa.infer_type(sample)
-            if is_list(found) and pa.types.is_null(found.value_type):
-                return pa.list_(pa.string())
-            return pa.string() if pa.types.is_null(found) else found
-    return pa.string()
 
 
 # --- folders of text files

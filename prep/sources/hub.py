@@ -4,14 +4,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from cache.common.forked import Forked
 from cache.common.hub import hub_reachable
 from cache.errors import InputError
 
-from .corpus import Columns, Source, cache_name, choose_columns, unread_labels
-from .forked import Forked
+from .corpus import Columns, Source, cache_name
 from .presets import PRESETS
 from .saved import arrow_frame
 from .tables import class_names, frame_stream, holds_words, known_classes, split_hidden
+from .usual_columns import choose_columns, column_note, unread_labels
 
 
 def open_hub(argument: str, asked: Columns, forked: Forked, wanted: tuple[str, ...] = ()) -> Source:
@@ -39,7 +40,7 @@ def open_hub(argument: str, asked: Columns, forked: Forked, wanted: tuple[str, .
         raise InputError(f"{dataset_id} has none of the splits {', '.join(wanted)}; it has {', '.join(found.files)}")
     names = next(iter(frames.values())).names
     columns = choose_columns(names, asked, dataset_id)
-    frames, note = split_hidden(frames, columns)
+    frames, hidden = split_hidden(frames, columns)
     return Source(
         argument=argument,
         name=cache_name(dataset_id.rpartition("/")[2] + (f"-{config}" if config else "")),
@@ -55,7 +56,7 @@ def open_hub(argument: str, asked: Columns, forked: Forked, wanted: tuple[str, .
         label_names=known_classes(frames, columns),
         pair=columns.pair is not None,
         words=holds_words(frames, columns),
-        note=note,
+        note="; ".join(filter(None, (hidden, column_note(names, asked, columns)))),
         unread=unread_labels(names, columns),
     )
 

@@ -5,13 +5,14 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from cache.common.files import open_regular
+from cache.common.forked import BATCH_ROWS, Forked
 from cache.errors import InputError
 
 from ..columns import Stream, plain
 from .corpus import Columns, Source, check_split_name
-from .diagnose import open_regular, reading
+from .diagnose import reading
 from .files import watch
-from .forked import BATCH_ROWS, Forked
 from .tables import Classes, Frame, class_names, frames_source
 
 if TYPE_CHECKING:

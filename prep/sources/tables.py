@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from cache.common.forked import BATCH_ROWS
 from cache.errors import InputError
 
 from ..columns import (
@@ -28,9 +29,10 @@ from ..columns import (
     plain,
 )
 from ..labels.class_labels import Coded, code_batch
-from .corpus import Columns, Source, cache_name, choose_columns, unread_labels
+from .corpus import Columns, Source, cache_name
 from .files import named
-from .forked import BATCH_ROWS
+from .missing import FilledRows, counted_without
+from .usual_columns import choose_columns, column_note, unread_labels
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -168,13 +170,20 @@ def frames_source(argument: str, name: str, frames: Mapping[str, Frame], asked: 
         InputError: a column is missing, a text or label is missing or of a wrong kind.
     """
     where = {split: f"{argument or 'the data given'}, split {split!r}" for split in frames}
+    note = ""
     for split, frame in frames.items():
-        asked = choose_columns(frame.names, asked, where[split])
+        chosen = choose_columns(frame.names, asked, where[split])
+        note = note or column_note(frame.names, asked, chosen)
+        asked = chosen
     unread = next(filter(None, (unread_labels(frame.names, asked) for frame in frames.values())), "")
-    labelled, note = split_hidden(frames, asked)
+    labelled, hidden = split_hidden(frames, asked)
     classes = known_classes(labelled, asked)
     streams = {split: frame_stream(frame, asked, where[split]) for split, frame in labelled.items()}
-    digests = {split: digest(split, stream) for split, stream in streams.items()}
+    digests = {}
+    for split, stream in streams.items():
+        read = FilledRows(stream) if asked.drop_missing else stream
+        with counted_without([read]):
+            digests[split] = digest(split, read)
     tables = [{"split": split, "rows": found.rows, "sha256": found.sha256} for split, found in digests.items()]
     return Source(
         argument=argument,
@@ -185,7 +194,7 @@ def frames_source(argument: str, name: str, frames: Mapping[str, Frame], asked: 
         pair=asked.pair is not None,
         words=holds_words(labelled, asked),
         size_bytes=sum(found.bytes for found in digests.values()),
-        note=note,
+        note="; ".join(filter(None, (hidden, note))),
         unread=unread,
     )
 
@@ -227,6 +236,8 @@ def digest(split: str, stream: Stream) -> Digest:
             if coded.counts is not None:
                 parts["counts"].update(coded.counts.astype("<i8").tobytes())
         rows, size = rows + batch.num_rows, size + batch.nbytes
+    if isinstance(stream, FilledRows):
+        parts["numbers"] = hashlib.sha256(stream.numbers().astype("<i8").tobytes())
     listed = json.dumps({name: part.hexdigest() for name, part in parts.items()})
     return Digest(rows, size, hashlib.sha256(listed.encode()).hexdigest())
 

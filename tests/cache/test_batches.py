@@ -99,9 +99,8 @@ def test_widths_round_up_to_a_multiple_as_the_collator_does_but_not_past_the_max
 def test_ranks_and_micro_steps_together_compute_the_planned_batch(
     cache: Cache, spec: PlanSpec, ranks: int, accumulation: int
 ) -> None:
-    """Every row of the plan's batch once, each on its place: rank r at micro-step a has every (W*A)-th from a*W+r. All
-    ranks have equally many micro-batches; one without rows of its own computes the longest row, which does not count.
-    """
+    """Every row of the plan's batch once, and as many micro-batches on one rank as on another; one without rows of its
+    own computes the batch's shortest row, which does not count."""
     split, side = cache["train"], cache.manifest.tokenizer.padding_side
     plan = split.plan(spec, 2)
     feeds = [
@@ -112,13 +111,11 @@ def test_ranks_and_micro_steps_together_compute_the_planned_batch(
         planned = plan.rows[plan.batch_offsets[step] : plan.batch_offsets[step + 1]]
         parts = [feed.step(step) for feed in feeds]
         for rank, own in enumerate(parts):
-            expected = [planned[micro * ranks + rank :: ranks * accumulation] for micro in range(accumulation)]
             micro_steps = min(accumulation, -(-len(planned) // ranks))
-            assert [part.rows.tolist() for part in own] == [rows.tolist() for rows in expected[:micro_steps]]
-            assert not any(len(rows) for rows in expected[micro_steps:])
             assert [part.last for part in own] == [False] * (micro_steps - 1) + [True]
+            assert [len(part) > 0 for part in own] == [i * ranks + rank < len(planned) for i in range(micro_steps)]
             for part in own:
-                computed = part.rows.tolist() or [int(planned[-1])]
+                computed = part.rows.tolist() or [int(planned[0])]
                 lengths = split.lengths[computed].tolist()
                 assert part.real_tokens == sum(split.lengths[part.rows])
                 assert part.input_ids.shape == (len(computed), 24 if spec.strategy == "fixed" else max(lengths))

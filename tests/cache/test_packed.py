@@ -35,8 +35,8 @@ def caches(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Cache]:
 def test_a_packed_batch_is_what_the_flattening_collator_makes_of_its_rows(caches, feed, name, options):
     split = caches[name]["train"]
     flatten = DataCollatorWithFlattening(return_flash_attn_kwargs=True)
-    packed = list(split.batches(0, PlanSpec("dynamic", 7), packed=True, feed=feed, **options))
-    padded = list(split.batches(0, PlanSpec("dynamic", 7), **options))
+    packed = list(split.batches(0, PlanSpec("dynamic", 7), packed=True, feed=feed, equal_rows=True, **options))
+    padded = list(split.batches(0, PlanSpec("dynamic", 7), equal_rows=True, **options))
     assert len(packed) == len(padded) > 8
     for batch, other in zip(packed, padded, strict=True):
         assert np.array_equal(batch.rows, other.rows)

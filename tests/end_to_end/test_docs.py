@@ -61,7 +61,7 @@ def run_script(script: Path, packages: Path) -> None:
 def run_line(line: str, folder: Path, packages: Path) -> str:
     """What a documented command prints to stdout, shortened where it would train for long."""
     ranks, line = re.fullmatch(r"(?:torchrun --nproc-per-node (\d+) --no-python )?(.*)", line).groups()
-    name, *arguments = shlex.split(line)
+    name, *arguments = shlex.split(line.replace("$PWD", str(folder)))
     shorter = [] if "--resume" in arguments else SHORTER.get((name, arguments[0]), [])
     if ranks:
         as_rank = partial(run_command, name, (*arguments, *shorter), partial(use_packages, packages))
@@ -81,6 +81,7 @@ def test_commands_and_python_run_in_order(document: Path, tmp_path: Path, packag
     folder = tmp_path / "user"
     folder.mkdir()
     (folder / "sentences.conll").write_text("EU B-ORG\nrejects O\nGerman B-MISC\ncall O\n\nPeter B-PER\n\n" * 20)
+    (folder / "reviews.csv").write_text("id,review\n" + "".join(f"{n},A film of {n} hours\n" for n in range(20)))
     for number, (language, block) in enumerate(blocks(document)):
         assert language in {"console", "python", *NOT_RUN}, block
         if language == "console":

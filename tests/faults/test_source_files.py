@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+import zipfile
 from multiprocessing.util import Finalize
 from pathlib import Path
 from typing import Any
@@ -17,9 +18,10 @@ import pyarrow.parquet
 import pytest
 
 from cache import InputError, open_cache
-from prep.sources import forked, hub
+from cache.common import forked
+from cache.common.forked import Forked
+from prep.sources import hub
 from prep.sources.corpus import Columns
-from prep.sources.forked import Forked
 
 from ..helpers.children import ended, spawn
 from ..helpers.commands import GOOD, Prep, build, write
@@ -57,6 +59,12 @@ def nested(depth: int) -> str:
 
 def long_cell(name: str, before: str, after: str) -> str:
     return write(name, gzip.compress((before + "a" * (100 * MIB) + after).encode(), 1))
+
+
+def zipped(name: str, data: str) -> str:
+    with zipfile.ZipFile("a.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr(name, data)
+    return "a.zip"
 
 
 def parquet(text: pa.Array, **options: Any) -> str:
@@ -100,6 +108,19 @@ ATTACKS: dict[str, tuple[Any, str]] = {
         lambda: long_cell("a.jsonl.gz", '{"label": "x", "text": "', '"}\n'),
         ROW,
     ),
+    "a jsonl.zst with one text of 100 MiB": (
+        lambda: write("a.jsonl.zst", pa.compress(b'{"text": "' + b"a" * (100 * MIB), "zstd", asbytes=True)),
+        ROW,
+    ),
+    "a zip with one cell of 100 MiB": (lambda: zipped("a.csv", 'text,label\n"' + "a" * (100 * MIB)), ROW),
+    "a JSON list with one text of 100 MiB": (
+        lambda: write("a.json", '[{"label": "x", "text": "' + "a" * (100 * MIB) + '"}]'),
+        ROW,
+    ),
+    "a JSON list nested 20,000 levels deep": (
+        lambda: write("a.json", '[{"text": ' + "[" * 20_000 + "]" * 20_000 + "}]"),
+        "row 0 of its list (counted from 0): maximum recursion depth",
+    ),
     "a conll.gz with one word of 100 MiB": (lambda: long_cell("a.conll.gz", "a O\n", " O\n"), ROW),
     "a parquet dictionary of one long text": (lambda: parquet(repeated(4000, MIB)), MEMORY),
     "a parquet page that unpacks to 300 MiB": (
@@ -109,7 +130,7 @@ ATTACKS: dict[str, tuple[Any, str]] = {
     "an Arrow dictionary of one long text": (lambda: saved(repeated(4000, MIB)), MEMORY),
     "an Arrow buffer that unpacks to 300 MiB": (lambda: saved(pa.array(["a" * (300 * MIB)])), MEMORY),
     "a pipe as a saved dataset's data": (lambda: saved(None), "it is a folder, pipe or device"),
-    "a pipe as a saved dataset's state": (lambda: pipe("state.json"), "which column is the text?"),
+    "a pipe as a saved dataset's state": (lambda: pipe("state.json"), "d holds neither table files"),
     "a text of 5 MiB": (lambda: (write("d/train/x/1.txt", "a" * 5 * MIB), "d")[1], "larger than 4,194,304 bytes"),
 }
 

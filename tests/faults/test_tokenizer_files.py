@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from cache import LengthwiseError
-from prep.sources.forked import Forked
+from cache.common.forked import Forked
 from prep.tokenization.engines import ParityError
 from prep.tokenization.tokenizer import Encoder, find_tokenizer
 

@@ -190,7 +190,6 @@ refused_file(
 refused_file(
     "a line cut short", "a.jsonl", '{"text": "word1", "label": 1}\n{"text": "wor', "cannot read a.jsonl", "line 2"
 )
-refused_file("a JSON list", "a.json", '[{"text": "word1", "label": 1}]', "cannot read a.json", "not a list", "jq -c")
 refused_file("an empty jsonl", "a.jsonl", "", "cannot read a.jsonl", "Empty JSON")
 refused_file(
     "a key twice",

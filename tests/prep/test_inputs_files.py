@@ -61,7 +61,7 @@ def test_a_file_that_changes_while_it_is_read_is_refused(
 
 def test_a_file_that_goes_away_is_refused(prep: Prep, monkeypatch: pytest.MonkeyPatch) -> None:
     write("a.csv", GOOD)
-    from prep.sources import opening as sources
+    from prep.sources import local as sources
 
     def hashed(path: Path) -> str:
         digest = real(path)

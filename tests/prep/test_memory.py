@@ -12,8 +12,8 @@ import torch
 from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrainedModel
 
 from cache import InputError
-from cache.common.command_line import parse_bytes
 from cache.common.hub import packaged_model
+from cache.common.sizes import parse_bytes
 from prep.inspect.memory import ELEMENT_BYTES, format_memory, kept_bytes, memory_facts, peak_bytes
 from prep.inspect.model_size import DEFAULTS, DISTILBERT_NAMES, ModelSize, read_size
 from train.models.cpu_attention import use_cpu_kernels

@@ -61,7 +61,7 @@ def test_the_reviews_have_the_known_tokens(imdb_cache: Cache) -> None:
 
 def cost(cache: Cache, strategy: str, seed: int = 0) -> PlanCost:
     split = cache["train"]
-    return plan_cost(split.draw(PlanSpec(strategy, 16, None, seed), 0), split.lengths, (1,), strategy != "fixed")
+    return plan_cost(split.draw(PlanSpec(strategy, 16, None, seed), 0), split.lengths)
 
 
 def test_the_token_table_of_the_tutorial(imdb_cache: Cache) -> None:

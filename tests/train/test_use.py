@@ -16,9 +16,10 @@ from tests.helpers.models import write_model
 from train.cli import cli, main
 from train.declarations import declarations
 from train.metrics.scores import ClassScores
-from train.predict import Predictor, read_texts
+from train.predict import Predictor
 from train.run_folder.records import read_records
 from train.settings import Settings
+from train.tables.lines import read_texts
 
 pytestmark = pytest.mark.slow
 
@@ -66,7 +67,9 @@ def test_the_report_names_accuracy_times_and_the_next_commands(place):
     rows = re.findall(rf"^ *[123]/3{number}{number}{number}{number}{number} +[\d,]+ +\d+\.\d%{time}{time}$", text, re.M)
     assert len(rows) == 3
     assert {len(row) for row in rows} == {len(head[0])}
-    assert re.search(r"^time +\d:\d\d:\d\d, peak memory [\d,]+ MiB$", text, re.MULTILINE)
+    assert re.search(
+        r"^time +\d:\d\d:\d\d, [\d.e-]+ model TFLOP/s while training, peak memory [\d,]+ MiB$", text, re.MULTILINE
+    )
     assert "the heaviest batch, 8 rows x 48 tokens, fits" in text
     assert "train eval runs/toy-1 --cache" in text
     assert "train predict runs/toy-1" in text

@@ -25,6 +25,7 @@ from ..run_folder.trackers import Trackers
 from ..signals import StopRequest
 from .checkpoint import checkpoints, load_weights, prune, save_checkpoint
 from .setup import TrainingSetup
+from .speed import SpeedMeter
 from .state import Meter, State, Sums
 from .step import learning_rate
 
@@ -84,7 +85,8 @@ class RunCallbacks:
             Records(run, name, kept.get(name), progress.warn) if self.ranks.first else NoRecords()
             for name in (METRICS, TIMING)
         )
-        self.lap_start = time.monotonic()
+        self.speed = SpeedMeter(setup, self.ranks.world_size)
+        self.lap_start, self.window_seconds = time.monotonic(), 0.0
 
     def on_log(self) -> None:
         """Write a step record and start a new meter.
@@ -95,17 +97,20 @@ class RunCallbacks:
         state, setup = self.state, self.setup
         sums, norm, bad_step = state.meter.read()
         self._refuse_non_finite(bad_step)
-        seconds = self._lap(training=True)
+        self._lap(training=True)
+        seconds, self.window_seconds = self.window_seconds, 0.0
         state.meter = Meter(setup.device, ranks=self.ranks)
         state.epoch_sums += sums
         state.skipped += sums.skipped_steps
         rate = learning_rate(setup, state.step - 1)
         speed = sums.real_tokens / max(seconds, 1e-9)
         memory = devices.peak_memory_bytes(setup.device)
+        flops = self.speed.model_flops(state.epoch, state.epoch_step, sums)
+        times = {"seconds": seconds, "tokens_per_second": speed, "peak_memory_bytes": memory}
         self._record(
             "step",
-            {"loss": sums.mean_loss, "learning_rate": rate, "grad_norm": norm, **self._counts(sums)},
-            {"seconds": seconds, "tokens_per_second": speed, "peak_memory_bytes": memory},
+            {"loss": sums.mean_loss, "learning_rate": rate, "grad_norm": norm, **self._counts(sums), **flops},
+            {**times, **self.speed.speed(flops, seconds)},
         )
         self.progress.update(state.step, sums.mean_loss, speed)
 
@@ -117,7 +122,7 @@ class RunCallbacks:
             self.timing.add({**position, **times})
         self.trackers.log({**position, **result, **(times or {})})
 
-    def _row(self, result: Json, eval_seconds: float) -> dict[str, str]:
+    def _row(self, result: Json, eval_seconds: float, mfu: float | None) -> dict[str, str]:
         """The epoch's line in the report; `result` is the summary of its evaluation, empty if there was none."""
         state, sums = self.state, self.state.epoch_sums
         scores = {name: value for name, value in result.items() if name not in ("loss", "rows")}
@@ -126,6 +131,8 @@ class RunCallbacks:
             row["eval loss"] = _number(result["loss"])
         row |= {TITLES.get(name, name): _number(value) for name, value in scores.items()}
         row["tokens/s"] = f"{sums.real_tokens / max(state.epoch_seconds, 1e-9):,.0f}"
+        if mfu is not None:
+            row["MFU"] = f"{mfu:.1%}"
         row["padding"] = f"{sums.padded_tokens / max(sums.real_tokens, 1) - 1:.1%}"
         row["time"] = clock(state.epoch_seconds)
         return row | ({"eval time": clock(eval_seconds)} if result else {})
@@ -149,12 +156,14 @@ class RunCallbacks:
             self.save()
             return True
         eval_seconds = self._lap(training=False)
-        times = {"seconds": state.epoch_seconds, "eval_seconds": eval_seconds}
-        self._record("epoch", {"loss": state.epoch_sums.mean_loss, **self._counts(state.epoch_sums)}, times)
+        flops = self.speed.model_flops(state.epoch, state.epoch_step, state.epoch_sums)
+        speed = self.speed.speed(flops, state.epoch_seconds)
+        times = {"seconds": state.epoch_seconds, "eval_seconds": eval_seconds, **speed}
+        self._record("epoch", {"loss": state.epoch_sums.mean_loss, **self._counts(state.epoch_sums), **flops}, times)
         result = scores.summary() if scores is not None else {}
         if scores is not None:
             self._record("eval", {"split": setup.settings.eval_split, **result})
-        row = self._row(result, eval_seconds)
+        row = self._row(result, eval_seconds, speed.get("mfu"))
         state.scores = scores.to_json() if scores is not None else None
         state.epoch, state.epoch_step, state.epoch_sums, state.epoch_seconds = state.epoch + 1, 0, Sums(), 0.0
         best = self._is_best(result)
@@ -260,6 +269,7 @@ class RunCallbacks:
         self.state.seconds += seconds
         if training:
             self.state.epoch_seconds += seconds
+            self.window_seconds += seconds
         return seconds
 
     def _refuse_non_finite(self, bad_step: int) -> None:

@@ -10,6 +10,7 @@ from cache import Cache, Split
 from cache.common.hub import user_path
 from cache.errors import InputError
 from cache.format.tasks import MLM
+from cache.sharing.urls import is_url
 
 from .. import device as devices
 from ..distributed import ALONE, Ranks
@@ -38,7 +39,7 @@ def resolve_settings(settings: Settings, cache: Cache, ranks: Ranks = ALONE) -> 
         task=task,
         mlm_probability=(settings.mlm_probability or PROBABILITY) if task == MLM else None,
         class_weights=resolve_weights(settings.class_weights, settings.label_smoothing, cache.manifest.task, task),
-        cache=str(cache.folder.resolve()),
+        cache=settings.cache if is_url(settings.cache) else str(cache.folder.resolve()),
         model=absolute_model(settings.model or cache.manifest.tokenizer.name),
         device=device.type if ranks.several else str(device),
         precision=devices.pick_precision(settings.precision, device),

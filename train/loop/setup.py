@@ -10,6 +10,7 @@ from torch.nn.parallel import DistributedDataParallel
 from transformers import PreTrainedModel
 
 from cache import Batch, Cache, Split
+from cache.batches.batch import Batches
 from cache.format.tasks import MLM
 from cache.plans.spec import PlanSpec
 
@@ -18,7 +19,7 @@ from ..distributed import ALONE, Ranks
 from ..launch import launch_id
 from ..models.cpu_attention import use_cpu_kernels
 from ..models.frozen import freeze, use_gradient_checkpointing
-from ..models.inputs import PADDING_SIDE
+from ..models.inputs import PADDING_SIDE, attention_length
 from ..models.losses import Loss, model_loss, training_loss
 from ..models.masked_lm import PROBABILITY, Masking, masked_forward, summed_loss
 from ..models.packed import check_packed, use_packed
@@ -118,21 +119,26 @@ class TrainingSetup:
         ).logits
         return logits.float().sum() * 0.0
 
-    def batches(self, epoch: int, start: int, padded: bool = False) -> Iterator[Batch]:
-        """This rank's micro-batches of an epoch from step `start` on, packed if `packed` is true, unless `padded`."""
-        batches = self.split.batches(
+    def epoch_batches(self, epoch: int, start: int, packed: bool | None = None, equal_rows: bool = False) -> Batches:
+        """An epoch of the plan from step `start` on, packed as the property says unless told otherwise."""
+        return self.split.batches(
             epoch,
             self.spec,
             device=self.device,
             rank=self.ranks.rank,
             world_size=self.ranks.world_size,
             gradient_accumulation_steps=self.settings.gradient_accumulation_steps,
+            equal_rows=equal_rows,
+            attention_length=attention_length(self.model.config),
             start=start,
             pad_to_multiple_of=self.settings.pad_to_multiple_of or 1,
             padding_side=PADDING_SIDE,
-            packed=self.packed and not padded,
+            packed=self.packed if packed is None else packed,
         )
-        for batch in batches:
+
+    def batches(self, epoch: int, start: int) -> Iterator[Batch]:
+        """The micro-batches of an epoch from step `start` to its end in this run."""
+        for batch in self.epoch_batches(epoch, start):
             if batch.step == self.steps[epoch]:
                 return
             yield batch if self.masking is None else self.masking.mask(batch, epoch)
@@ -205,7 +211,7 @@ def check_padding_free(setup: TrainingSetup) -> None:
         MismatchError: they differ.
     """
     if setup.packed:
-        packed, padded = next(setup.batches(0, 0)), next(setup.batches(0, 0, padded=True))
+        packed, padded = (setup.epoch_batches(0, 0, kind, equal_rows=True).step(0)[0] for kind in (True, False))
         check_packed(setup.model, packed, padded, setup.settings.precision)
 
 

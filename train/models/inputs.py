@@ -36,3 +36,10 @@ def model_inputs(batch: Batch, config: PretrainedConfig) -> dict[str, Any]:
     if mask is not None and config.model_type in READY_MASKS and config._attn_implementation.endswith("sdpa"):
         inputs["attention_mask"] = mask.bool()[:, None, None, :].expand(-1, 1, mask.shape[1], -1)  # (B, 1, W, W)
     return inputs
+
+
+def attention_length(config: PretrainedConfig) -> int:
+    """The length of a row, tokens, at which attention takes as many operations as linear layers do."""
+    hidden = int(getattr(config, "hidden_size", 768))
+    intermediate = getattr(config, "intermediate_size", getattr(config, "hidden_dim", 4 * hidden))  # DistilBERT's name
+    return 2 * hidden + int(intermediate)

@@ -34,13 +34,13 @@ class TextClassifier:
         model: on its device.
         tokenizer: a `tokenizers.Tokenizer` that truncates to what the model takes, without padding.
         max_length: tokens of the longest row.
-        pair: whether it takes pairs of texts.
+        pair: whether it takes pairs of texts; None where its folder does not say so.
     """
 
     model: PreTrainedModel
     tokenizer: Any
     max_length: int
-    pair: bool
+    pair: bool | None
 
 
 def load_text_classifier(path: Path, device: torch.device) -> TextClassifier:
@@ -59,7 +59,7 @@ def load_text_classifier(path: Path, device: torch.device) -> TextClassifier:
         max_length = _max_length(folder, model)
     with library_errors(InputError, f"{path / TOKENIZER}: cannot truncate to {max_length:,} tokens"):
         tokenizer.enable_truncation(max_length)
-    return TextClassifier(model, tokenizer, max_length, folder.pair is True)
+    return TextClassifier(model, tokenizer, max_length, folder.pair)
 
 
 def load_classifier(path: Path, device: torch.device, required: CacheRequirements | None = None) -> PreTrainedModel:

@@ -238,10 +238,11 @@ def _source(source: Json) -> str:
     if source.get("kind") == "hub":
         config = f", configuration {source['config']}" if source.get("config") else ""
         return f"Hub dataset {source['dataset']}{config}, revision {source['revision']}"
-    argument = str(source.get("argument", ""))
+    given = source.get("argument", "")
     if source.get("kind") == "package":
-        return f"{argument} from the package {source['package']}"
-    return Path(argument).name or "given from Python"
+        return f"{given} from the package {source['package']}"
+    names = [Path(str(argument)).name for argument in (given if isinstance(given, list) else [given])]
+    return ", ".join(filter(None, names)) or "given from Python"
 
 
 def _settings(info: RunInfo) -> Iterable[tuple[str, str]]:

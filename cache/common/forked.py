@@ -1,7 +1,7 @@
 """Read files in a forked process with a memory limit.
 
 A file can be made to crash its parser or to fill memory: JSON nested thousands of levels deep, a compressed cell of
-gigabytes, a parquet page that unpacks to a million times its size. Here that ends the forked process, and the build
+gigabytes, a parquet page that unpacks to a million times its size. Here that ends the forked process, and the command
 says which file it was. A fork takes milliseconds and copies no memory; Arrow starts its threads anew in the child.
 """
 
@@ -18,13 +18,13 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from cache.errors import InputError, StorageError
+from ..errors import InputError, StorageError
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
 MIN_MEMORY = 256 << 20
-"""Bytes that a forked process may take at least, however little memory the build is given."""
+"""Bytes that a forked process may take at least, however little memory is asked for."""
 HEADROOM = 512 << 20
 """Address space beyond that: stacks of threads, and what allocators reserve for each."""
 BATCH_ROWS = 1 << 14
@@ -38,10 +38,11 @@ class Forked:
 
     Args:
         memory_bytes: what such a process may take.
+        remedy: what to do about a file that takes more, for errors.
     """
 
-    def __init__(self, memory_bytes: int) -> None:
-        self.memory_bytes = max(memory_bytes, MIN_MEMORY)
+    def __init__(self, memory_bytes: int, remedy: str = "pass a larger --memory") -> None:
+        self.memory_bytes, self.remedy = max(memory_bytes, MIN_MEMORY), remedy
 
     def call(self, path: Path, function: Callable[..., Any], *arguments: Any) -> Any:
         """The function's result, which is pickled. `path` is the file it reads, for errors."""
@@ -96,7 +97,7 @@ class Forked:
     def _short(self, path: Path) -> str:
         return (
             f"cannot read {path}: it takes more than {self.memory_bytes >> 20:,} MiB of memory, as a file made to fill "
-            "memory does; if you trust it, pass a larger --memory"
+            f"memory does; if you trust it, {self.remedy}"
         )
 
     def _ended(self, path: Path, status: int) -> str:
@@ -104,7 +105,7 @@ class Forked:
         how = signal.Signals(-code).name if code < 0 else f"exit code {code}"
         return (
             f"cannot read {path}: the process that read it crashed ({how}); the file is damaged or made to crash its "
-            "reader, or it takes more memory than it was given: pass a larger --memory"
+            f"reader, or it takes more memory than it was given: {self.remedy}"
         )
 
 

@@ -1,0 +1,125 @@
+"""Buckets of S3, Google Cloud Storage and Azure, by way of pyarrow, which finds the credentials where they are kept."""
+
+import contextlib
+import os
+from collections.abc import Iterator
+from datetime import timedelta
+from functools import cached_property
+from typing import Any, BinaryIO
+
+from ..errors import InputError, StorageError
+from .failures import DeniedError, remote_errors
+from .remote import CHUNK_BYTES, ObjectStore, Readable
+from .transfer import Report
+
+_RETRY_LIMIT = timedelta(seconds=30)
+
+
+class Bucket(ObjectStore):
+    """A folder of a bucket or container."""
+
+    @cached_property
+    def _files(self) -> Any:
+        with remote_errors(self.url):
+            return _file_system(self.url.scheme, self.url.host)
+
+    def _path(self, name: str = "") -> str:
+        container = self.url.host.partition("@")[0]
+        return "/".join(part for part in (container, self.url.path, name) if part)
+
+    @contextlib.contextmanager
+    def open(self, name: str) -> Iterator[Readable]:
+        try:
+            with remote_errors(self.url / name):
+                file = self._files.open_input_stream(self._path(name))
+        except FileNotFoundError:
+            raise
+        except StorageError as error:
+            self._explain(error)
+            raise
+        with file:
+            yield _Reader(file, f"{self.url / name}")
+
+    def _explain(self, error: StorageError) -> None:
+        """Raise a better error than that of a HEAD request, whose answer has no reason: that of a listing."""
+        if "HTTP status 400" in str(error) or isinstance(error, DeniedError):
+            with contextlib.suppress(DeniedError):
+                self.folders()
+
+    def sizes(self, folder: str) -> dict[str, int]:
+        from pyarrow import fs
+
+        base = self._path(folder)
+        selector = fs.FileSelector(base, recursive=True, allow_not_found=True)
+        with remote_errors(self.url):
+            found = self._files.get_file_info(selector)
+        return {
+            info.path.removeprefix(f"{base}/"): info.size
+            for info in found
+            if info.type == fs.FileType.File and info.path.startswith(f"{base}/")
+        }
+
+    def folders(self) -> list[str]:
+        from pyarrow import fs
+
+        try:
+            with remote_errors(self.url):
+                found = self._files.get_file_info(fs.FileSelector(self._path()))
+        except FileNotFoundError:
+            return []
+        return sorted(info.base_name for info in found if info.type == fs.FileType.Directory)
+
+    def write(self, name: str, file: BinaryIO, report: Report) -> None:
+        with remote_errors(self.url / name), self._files.open_output_stream(self._path(name)) as out:
+            while chunk := file.read(CHUNK_BYTES):
+                out.write(chunk)
+                report(len(chunk))
+
+    def remove(self, name: str) -> None:
+        with contextlib.suppress(FileNotFoundError), remote_errors(self.url / name):
+            self._files.delete_file(self._path(name))
+
+
+class _Reader:
+    """A file of a bucket, each read a request."""
+
+    def __init__(self, file: Any, name: str) -> None:
+        self.file, self.name = file, name
+
+    def read(self, size: int, /) -> bytes:
+        with remote_errors(self.name):
+            return bytes(self.file.read(size))
+
+
+def _file_system(scheme: str, host: str) -> Any:
+    """pyarrow's file system for a bucket; region, endpoint and account are those of the environment."""
+    from pyarrow import fs
+
+    if scheme == "s3":
+        endpoint = _variable("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL")
+        region = _variable("AWS_REGION", "AWS_DEFAULT_REGION")
+        if region is None and endpoint is None:
+            region = fs.resolve_s3_region(host)
+        return fs.S3FileSystem(endpoint_override=endpoint, region=region, allow_delayed_open=True)
+    if scheme == "gs":
+        emulator = _variable("STORAGE_EMULATOR_HOST")
+        scheme, _, address = (emulator or "").rpartition("://")
+        options = {"anonymous": True, "scheme": scheme or "http", "endpoint_override": address} if emulator else {}
+        return fs.GcsFileSystem(retry_time_limit=_RETRY_LIMIT, **options)
+    account = host.partition("@")[2].partition(".")[0] or _variable(
+        "AZURE_STORAGE_ACCOUNT_NAME", "AZURE_STORAGE_ACCOUNT"
+    )
+    if account is None:
+        raise InputError(
+            f"{scheme}://{host} names no storage account; set AZURE_STORAGE_ACCOUNT_NAME, or write "
+            "abfs://CONTAINER@ACCOUNT.dfs.core.windows.net/PATH"
+        )
+    return fs.AzureFileSystem(
+        account,
+        account_key=_variable("AZURE_STORAGE_ACCOUNT_KEY", "AZURE_STORAGE_KEY"),
+        sas_token=_variable("AZURE_STORAGE_SAS_TOKEN"),
+    )
+
+
+def _variable(*names: str) -> str | None:
+    return next((os.environ[name] for name in names if os.environ.get(name)), None)

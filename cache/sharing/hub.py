@@ -1,0 +1,201 @@
+"""Caches in datasets of the Hugging Face Hub: read from one commit, published by one commit, which is atomic."""
+
+import contextlib
+import io
+import os
+from collections.abc import Callable, Iterable, Iterator
+from functools import cached_property
+from io import BufferedReader
+from typing import Any
+
+from ..errors import InputError, LengthwiseError, StorageError
+from .failures import UnreachableError, redacted, remote_errors, translated
+from .remote import Readable, Remote
+from .transfer import Report
+from .urls import StoreUrl
+
+TIMEOUT_S = 20.0
+"""Longest that a connection may take to open, or be silent, seconds."""
+
+
+class HubDataset(Remote):
+    """A folder of a dataset on the Hub, as of one commit."""
+
+    def __init__(self, url: StoreUrl) -> None:
+        super().__init__(url)
+        _, user, name, *_ = url.path.split("/")
+        name, _, revision = name.partition("@")
+        self.repository, self.revision = f"{user}/{name}", revision or "main"
+
+    @property
+    def path(self) -> str:
+        """The folder's path in the dataset."""
+        return "/".join(self.url.path.split("/")[3:])
+
+    @cached_property
+    def _api(self) -> Any:
+        from huggingface_hub import HfApi
+
+        return HfApi(endpoint=os.environ.get("HF_ENDPOINT"))
+
+    @cached_property
+    def commit(self) -> str:
+        """The commit that everything is read from, looked up once."""
+        with self._errors():
+            return str(self._api.dataset_info(self.repository, revision=self.revision, timeout=TIMEOUT_S).sha)
+
+    def _name(self, name: str) -> str:
+        return f"{self.path}/{name}" if self.path else name
+
+    @contextlib.contextmanager
+    def open(self, name: str) -> Iterator[Readable]:
+        from huggingface_hub import hf_hub_url
+        from huggingface_hub.utils import (  # type: ignore[attr-defined]  # documented, but not in its __all__
+            build_hf_headers,
+            get_session,
+            hf_raise_for_status,
+        )
+
+        address = hf_hub_url(
+            self.repository, self._name(name), repo_type="dataset", revision=self.commit, endpoint=self._api.endpoint
+        )
+        headers = build_hf_headers() | {"Accept-Encoding": "identity"}
+        with contextlib.ExitStack() as stack:
+            with self._errors():
+                stream = get_session().stream("GET", address, headers=headers, timeout=TIMEOUT_S, follow_redirects=True)
+                response = stack.enter_context(stream)
+                hf_raise_for_status(response)
+            yield _Response(response, self)
+
+    def sizes(self, folder: str) -> dict[str, int]:
+        base = self._name(folder)
+        return {
+            item.path.removeprefix(f"{base}/"): item.size
+            for item in self._tree(base, recursive=True)
+            if hasattr(item, "size")
+        }
+
+    def folders(self) -> list[str]:
+        found = self._tree(self.path, recursive=False)
+        return sorted(item.path.rpartition("/")[2] for item in found if not hasattr(item, "size"))
+
+    def _tree(self, path: str, recursive: bool) -> list[Any]:
+        try:
+            with self._errors():
+                return list(
+                    self._api.list_repo_tree(
+                        self.repository, path or None, recursive=recursive, revision=self.commit, repo_type="dataset"
+                    )
+                )
+        except FileNotFoundError:
+            return []
+
+    def publish(
+        self,
+        names: Iterable[str],
+        read: Callable[[str], BufferedReader],
+        stale: list[str],
+        message: str,
+        report: Report,
+    ) -> None:
+        """Add files and remove others by one commit, made only if nobody made another one since `commit`.
+
+        Args:
+            names: of the files to add.
+            read: opens one of them.
+            stale: names of those to remove.
+            message: of the commit.
+            report: called as files are read.
+        """
+        from huggingface_hub import CommitOperationAdd, CommitOperationDelete
+
+        operations: list[Any] = [CommitOperationDelete(self._name(name)) for name in stale]
+        with contextlib.ExitStack() as stack, self._errors():
+            for name in names:
+                file = stack.enter_context(_ReportingReader(read(name).detach(), report))
+                operations.append(CommitOperationAdd(self._name(name), file))
+            self._api.create_commit(
+                self.repository,
+                operations,
+                commit_message=message,
+                repo_type="dataset",
+                revision=self.revision,
+                parent_commit=self.commit,
+            )
+
+    @contextlib.contextmanager
+    def _errors(self) -> Iterator[None]:
+        """Within it, what the Hub's client raises is a typed error; FileNotFoundError where a file is not there."""
+        from huggingface_hub import errors
+
+        try:
+            with _transport_errors(self.url):
+                yield
+        except errors.OfflineModeIsEnabled:
+            raise UnreachableError(f"{self.url}: HF_HUB_OFFLINE is set; unset it to reach the Hub") from None
+        except errors.EntryNotFoundError:
+            raise FileNotFoundError(str(self.url)) from None
+        except errors.RepositoryNotFoundError:
+            raise InputError(
+                f"{self.url}: the Hub has no dataset {self.repository!r} that you may see; check the name, sign in "
+                f"(`hf auth login`, or HF_TOKEN), or make it: hf repos create {self.repository} --type dataset"
+            ) from None
+        except errors.RevisionNotFoundError:
+            raise InputError(f"{self.url}: the dataset has no revision {self.revision!r}") from None
+        except errors.HfHubHTTPError as error:
+            raise self._refused(error) from None
+
+    def _refused(self, error: Any) -> LengthwiseError:
+        status = getattr(error.response, "status_code", 0)
+        if status in (409, 412):
+            return StorageError(f"{self.url}: somebody committed to the dataset meanwhile; repeat the command")
+        if status == 404:
+            return InputError(f"{self.url}: there is no such dataset or folder on {self._api.endpoint}; check the name")
+        return translated(f"HTTP status {status}: {redacted(str(error))}", self.url)
+
+
+@contextlib.contextmanager
+def _transport_errors(url: StoreUrl) -> Iterator[None]:
+    """Within it, connections that fail are an `UnreachableError`; what the Hub answered stays as it is raised."""
+    from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, OfflineModeIsEnabled
+
+    try:
+        yield
+    except (HfHubHTTPError, EntryNotFoundError, OfflineModeIsEnabled, LengthwiseError):
+        raise
+    except Exception as error:  # the client's HTTP library differs between versions
+        if _is_transport(error):
+            raise translated(f"transport: {redacted(str(error))}", url) from None
+        with remote_errors(url):
+            raise
+
+
+def _is_transport(error: Exception) -> bool:
+    return any(kind.__name__ in ("TransportError", "RequestException") for kind in type(error).__mro__)
+
+
+class _Response:
+    """The body of an answer, as a file."""
+
+    def __init__(self, response: Any, dataset: HubDataset) -> None:
+        self.chunks, self.dataset, self.rest = response.iter_raw(1 << 20), dataset, b""
+
+    def read(self, size: int, /) -> bytes:
+        if not self.rest:
+            with self.dataset._errors():
+                self.rest = next(self.chunks, b"")
+        found, self.rest = self.rest[:size], self.rest[size:]
+        return found
+
+
+class _ReportingReader(io.BufferedReader):
+    """A file that reports the bytes read from it."""
+
+    def __init__(self, raw: io.RawIOBase, report: Report) -> None:
+        super().__init__(raw)
+        self.report = report
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        found = super().read(size)
+        self.report(len(found))
+        return found

@@ -1,0 +1,116 @@
+"""What a remote cache consists of: its manifest, the files that it lists, the plans beside them.
+
+All of it may be a stranger's. Names and sizes are those that the parsers of manifests and plans let pass, and a file
+is fetched only if it is listed with a checksum.
+"""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from ..errors import CacheError, CorruptCacheError, MismatchError, NotACacheError
+from ..format.files import FileInfo
+from ..format.manifest import MANIFEST, MAX_MANIFEST_BYTES, TOKENIZER, Manifest
+from ..format.plan_file import MAX_PLAN_BYTES, PLAN_FILE, PLAN_ID, PLANS, parse_plan
+from .failures import DeniedError
+from .remote import Remote
+
+MAX_PLANS = 1000
+"""Most plans of a split that are taken."""
+
+
+@dataclass(frozen=True)
+class RemoteCache:
+    """A cache elsewhere.
+
+    Attributes:
+        data: its manifest's bytes.
+        manifest: what they say.
+    """
+
+    data: bytes
+    manifest: Manifest
+
+    def files(self) -> list[FileInfo]:
+        """The files that the manifest lists."""
+        tokenizer = [replace(info, file=f"{TOKENIZER}/{info.file}") for info in self.manifest.tokenizer.files]
+        return [*tokenizer, *(shard for split in self.manifest.splits.values() for shard in split.shards)]
+
+
+@dataclass(frozen=True)
+class RemotePlan:
+    """A plan elsewhere.
+
+    Attributes:
+        folder: its path below the cache.
+        data: the bytes of its plan.json.
+        files: of its epochs.
+    """
+
+    folder: str
+    data: bytes
+    files: list[FileInfo]
+
+
+def find_cache(remote: Remote) -> RemoteCache | None:
+    """The cache at the URL of `remote`, None where there is no manifest.
+
+    Raises:
+        CorruptCacheError, FormatVersionError: the manifest is not as one is written.
+    """
+    try:
+        data = remote.read(MANIFEST, MAX_MANIFEST_BYTES)
+    except FileNotFoundError:
+        return None
+    try:
+        return RemoteCache(data, Manifest.from_bytes(data, Path(MANIFEST)))
+    except CacheError as error:
+        raise type(error)(f"{remote.url}: {error}") from None
+
+
+def read_cache(remote: Remote) -> RemoteCache:
+    """The cache at the URL of `remote`.
+
+    Raises:
+        NotACacheError: there is none.
+        InputError: there is no such bucket.
+        CorruptCacheError, FormatVersionError: see `find_cache`.
+    """
+    found = find_cache(remote)
+    if found is None:
+        remote.folders()  # says so where the bucket itself is missing
+        raise NotACacheError(
+            f"{remote.url} has no manifest, so it is no cache; `prep list {remote.url.parent}` shows those beside it, "
+            f"`prep push CACHE {remote.url}` puts one there"
+        )
+    return found
+
+
+def read_plans(remote: Remote, manifest: Manifest) -> list[RemotePlan]:
+    """The complete plans of a remote cache; none where the files of a folder may not be listed.
+
+    Those of another cache, which a push that was stopped may have left, are passed over: plans can be drawn anew.
+
+    Raises:
+        CorruptCacheError, FormatVersionError: a plan.json is damaged.
+    """
+    found = []
+    for split, info in manifest.splits.items():
+        try:
+            names = remote.sizes(f"{split}/{PLANS}")
+        except DeniedError:
+            continue
+        ids = [name.removesuffix(f"/{PLAN_FILE}") for name in sorted(names) if name.endswith(f"/{PLAN_FILE}")]
+        for plan_id in list(filter(PLAN_ID.fullmatch, ids))[:MAX_PLANS]:
+            folder = f"{split}/{PLANS}/{plan_id}"
+            try:
+                data = remote.read(f"{folder}/{PLAN_FILE}", MAX_PLAN_BYTES)
+                plan = parse_plan(data, Path(plan_id, PLAN_FILE), manifest.fingerprint, split, info.rows)
+            except (MismatchError, FileNotFoundError):
+                continue
+            except CorruptCacheError as error:
+                raise CorruptCacheError(
+                    f"{remote.url / folder}: {error}; remove it there: plans are drawn anew"
+                ) from None
+            files = [FileInfo(f"{folder}/{epoch.file}", epoch.bytes, epoch.sha256) for epoch in plan.epochs]
+            found.append(RemotePlan(folder, data, files))
+    return found

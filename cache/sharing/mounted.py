@@ -1,0 +1,82 @@
+"""Folders of this machine at file:// URLs, such as one that a cluster shares: read and written through `Folder`."""
+
+import contextlib
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+from ..common.files import storage_errors
+from ..common.folder import Folder
+from .remote import CHUNK_BYTES, ObjectStore, Readable
+from .transfer import Report
+
+
+class MountedFolder(ObjectStore):
+    """A folder by its path."""
+
+    @property
+    def _path(self) -> Path:
+        return Path("/", self.url.path)
+
+    @contextlib.contextmanager
+    def open(self, name: str) -> Iterator[Readable]:
+        with contextlib.ExitStack() as stack:
+            with _refusals(self._path / name, "read"):
+                file = stack.enter_context(stack.enter_context(Folder.open(self._path)).open_file(name))
+            yield file
+
+    def sizes(self, folder: str) -> dict[str, int]:
+        with storage_errors(self._path / folder, "read"):
+            try:
+                with Folder.open(self._path) as root, root.folder(folder) as start:
+                    return dict(_sizes(start, ""))
+            except (FileNotFoundError, NotADirectoryError):
+                return {}
+
+    def folders(self) -> list[str]:
+        with storage_errors(self._path, "read"):
+            try:
+                return sorted(item.name for item in self._path.iterdir() if item.is_dir() and item.name[0] != ".")
+            except (FileNotFoundError, NotADirectoryError):
+                return []
+
+    def write(self, name: str, file: BinaryIO, report: Report) -> None:
+        parent = name.rpartition("/")[0]
+        with storage_errors(self._path / name), Folder.make(self._path) as root:
+            if parent:
+                root.folder(parent, make=True).close()
+            with root.replace(name) as out:
+                while chunk := file.read(CHUNK_BYTES):
+                    out.write(chunk)
+                    report(len(chunk))
+
+    def remove(self, name: str) -> None:
+        with storage_errors(self._path / name), contextlib.suppress(FileNotFoundError), Folder.open(self._path) as root:
+            root.remove(name)
+
+
+@contextlib.contextmanager
+def _refusals(path: Path, action: str) -> Iterator[None]:
+    """`storage_errors` but for what says that nothing is there."""
+    with storage_errors(path, action):
+        try:
+            yield
+        except (FileNotFoundError, NotADirectoryError):
+            missing = True
+        else:
+            missing = False
+    if missing:
+        raise FileNotFoundError(path)
+
+
+def _sizes(folder: Folder, prefix: str) -> Iterator[tuple[str, int]]:
+    for name in folder.names():
+        found = folder.stat(name)
+        if found is None:
+            continue
+        if folder.is_file(name):
+            yield prefix + name, found.st_size
+        elif stat.S_ISDIR(found.st_mode):
+            with folder.folder(name) as inner:
+                yield from _sizes(inner, f"{prefix}{name}/")

@@ -1,0 +1,218 @@
+"""Pulling a cache: into the store or a folder, once for all processes of a machine, checked before it has its name.
+
+Each file is hashed as it comes, flushed and renamed; the manifest is written last, then the folder gets its name. A
+pull that was stopped goes on with the files that are whole.
+"""
+
+import contextlib
+import hashlib
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from ..common.files import storage_errors
+from ..common.folder import Folder
+from ..common.locks import hold_shared, locked
+from ..common.progress import ConsoleProgress
+from ..errors import CorruptCacheError, InputError, StorageError
+from ..format.files import FileInfo, open_file_info
+from ..format.manifest import MANIFEST, MAX_MANIFEST_BYTES
+from ..format.plan_file import PLAN_FILE
+from ..writing.publishing import publish
+from .listing import RemoteCache, RemotePlan, read_cache, read_plans
+from .remote import CHUNK_BYTES, Remote
+from .remotes import open_remote
+from .store import lock_file, make_room, store_folder, store_name
+from .transfer import Report, transfer, watched
+from .urls import parse_url
+
+
+@dataclass
+class Pulled:
+    """A cache that was pulled. It is in use, and stays in the store, until its context is left.
+
+    Attributes:
+        folder: where it lies.
+        name: of the cache.
+        files: how many it has, its manifest included; plans only if they were pulled just now.
+        bytes: of them.
+        fetched_bytes: those that came just now: 0 where the cache was there.
+        held: its folder, open and locked.
+    """
+
+    folder: Path
+    name: str
+    files: int
+    bytes: int
+    fetched_bytes: int
+    held: Folder
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.held.close()
+
+
+def pull(url: str, to: str | Path | None = None, progress: ConsoleProgress | None = None) -> Pulled:
+    """Bring the cache at `url` to this machine, unless it is there.
+
+    Args:
+        url: for example "s3://bucket/caches/imdb".
+        to: the folder that it becomes; default: one in the store.
+        progress: where to show it.
+
+    Raises:
+        InputError: `url` is none, names no bucket, or `to` holds something else.
+        NotACacheError: there is no cache.
+        CorruptCacheError, FormatVersionError: it is not what its writer wrote.
+        StorageError: the store, the network or the file system refuses.
+    """
+    progress = progress or ConsoleProgress()
+    remote = open_remote(parse_url(url))
+    cache = watched(lambda: read_cache(remote), remote.url)
+    target = store_folder() / store_name(cache) if to is None else Path(to)
+
+    def announce(owner: str) -> None:
+        progress.log(f"{target} is being pulled by process {owner}; waiting for it")
+
+    with storage_errors(target.parent):
+        parent = Folder.make(target.parent)
+    with parent, storage_errors(target), locked(lock_file(target), announce):
+        size, files = sum(info.bytes for info in cache.files()) + len(cache.data), len(cache.files()) + 1
+        download = None
+        if not _is_there(target, cache):
+            plans = watched(lambda: read_plans(remote, cache.manifest), remote.url)
+            if to is None:
+                make_room(target.parent, size)
+            download = _Download(remote, cache, plans, progress)
+            with _staging(parent, target.name, cache) as staging:
+                download.run(staging)
+                publish(staging, target)
+            size, files = download.bytes, download.files
+        held = Folder.open(target)
+        hold_shared(held.handle)
+        if to is None:
+            os.utime(held.handle)
+    return Pulled(target, cache.manifest.name, files, size, download.fetched_bytes if download else 0, held)
+
+
+def _is_there(target: Path, cache: RemoteCache) -> bool:
+    """Whether `target` is this very cache.
+
+    Raises:
+        InputError: it is something else.
+    """
+    try:
+        with Folder.open(target) as folder:
+            if folder.is_file(MANIFEST) and folder.read(MANIFEST, MAX_MANIFEST_BYTES) == cache.data:
+                return True
+            empty = not folder.names()
+    except FileNotFoundError:
+        return False
+    except NotADirectoryError:
+        empty = False
+    if empty:
+        return False
+    raise InputError(f"{target} holds something else already; name another folder: --to FOLDER, or move it away")
+
+
+@contextlib.contextmanager
+def _staging(parent: Folder, name: str, cache: RemoteCache) -> Iterator[Folder]:
+    """The folder that a download is made in: what one that was stopped left there is kept, if it is of this cache."""
+    own = f".{name}.pulling-{hashlib.sha256(cache.data).hexdigest()[:8]}"
+    unfinished = re.compile(rf"\.{re.escape(name)}\.pulling-[0-9a-f]{{8}}")
+    for other in filter(unfinished.fullmatch, parent.names()):
+        if other != own:
+            parent.remove(other)
+    with parent.folder(own, make=True) as staging:
+        yield staging
+
+
+class _Download:
+    """One download of a cache.
+
+    Args:
+        remote: where from.
+        cache: what the manifest there says.
+        plans: the plans there.
+        progress: where to show it.
+    """
+
+    def __init__(self, remote: Remote, cache: RemoteCache, plans: list[RemotePlan], progress: ConsoleProgress) -> None:
+        self.remote, self.cache, self.plans, self.progress = remote, cache, plans, progress
+        self.infos = [*cache.files(), *(info for plan in plans for info in plan.files)]
+        self.files = len(self.infos) + len(plans) + 1
+        self.bytes = sum(info.bytes for info in self.infos) + sum(len(plan.data) for plan in plans) + len(cache.data)
+        self.fetched_bytes = 0
+
+    def run(self, staging: Folder) -> None:
+        """Fetch into `staging` what is not there, then write the plans' plan.json and the manifest.
+
+        Raises:
+            CorruptCacheError: a file there is not what is listed.
+            StorageError: no room, or the remote store or the file system refuses.
+        """
+        missing = [info for info in self.infos if not _is_whole(staging, info)]
+        self.fetched_bytes = sum(info.bytes for info in missing)
+        if len(missing) < len(self.infos):
+            self.progress.log(f"{len(self.infos) - len(missing):,} of {len(self.infos):,} files were pulled before")
+        self._check_space(staging)
+        for folder in {info.file.rpartition("/")[0] for info in self.infos}:
+            with staging.folder(folder, make=True) as inner:
+                for name in inner.leftovers():
+                    inner.remove(name)
+        with self.progress.bar("pulling", self.bytes, "B") as bar:
+            bar.update(self.bytes - self.fetched_bytes)
+            transfer(missing, lambda info, report: self._fetch(staging, info, report), self.remote.url, bar)
+        for plan in self.plans:
+            staging.write(f"{plan.folder}/{PLAN_FILE}", plan.data)
+        staging.write(MANIFEST, self.cache.data)
+
+    def _check_space(self, staging: Folder) -> None:
+        free = shutil.disk_usage(staging.handle).free
+        if self.fetched_bytes > free:
+            raise StorageError(
+                f"{self.remote.url} takes {self.fetched_bytes / 1e6:,.0f} MB more, {staging.path.parent} has "
+                f"{free / 1e6:,.0f} MB free; make room (`prep gc --max-size SIZE`), or set LENGTHWISE_STORE to a "
+                "folder on another disk"
+            )
+
+    def _fetch(self, staging: Folder, info: FileInfo, report: Report) -> None:
+        digest, size, path = hashlib.sha256(), 0, staging.path / info.file
+        name = self.remote.url / info.file
+        try:
+            with self.remote.open(info.file) as source, storage_errors(path), staging.replace(info.file) as file:
+                while size <= info.bytes and (chunk := source.read(min(CHUNK_BYTES, info.bytes - size + 1))):
+                    size += len(chunk)
+                    digest.update(chunk)
+                    file.write(chunk)
+                    report(len(chunk))
+                if size != info.bytes or digest.hexdigest() != info.sha256:
+                    raise _wrong(f"{name}", info, size)
+        except FileNotFoundError:
+            raise CorruptCacheError(f"{name}: is missing, though the cache lists it{_REMEDY}") from None
+
+
+_REMEDY = "; push the cache anew (`prep push CACHE URL --force`) from where it is sound"
+
+
+def _wrong(name: str, info: FileInfo, size: int) -> CorruptCacheError:
+    if size != info.bytes:
+        length = f"more than {info.bytes:,}" if size > info.bytes else f"{size:,}"
+        return CorruptCacheError(f"{name}: is {length} bytes long, expected {info.bytes:,}{_REMEDY}")
+    return CorruptCacheError(f"{name}: its bytes differ from their checksum, nothing of it was kept{_REMEDY}")
+
+
+def _is_whole(folder: Folder, info: FileInfo) -> bool:
+    if not folder.is_file(info.file):
+        return False
+    with folder.open_file(info.file) as file:
+        return open_file_info(info.file, file) == FileInfo(info.file, info.bytes, info.sha256)

@@ -1,0 +1,224 @@
+"""Pushing a cache: its files first, its manifest last, so that whoever reads meanwhile finds all of it or none.
+
+In a bucket the manifest is copied to `manifest.pushing.json` for as long as a push is under way: the same push goes on
+after it with the files that are there, another one is refused. Object stores do not let pyarrow write "only if there is
+none", so that two different caches pushed at the same instant to one URL may mix; a pull then finds wrong checksums.
+"""
+
+import contextlib
+import io
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from io import BufferedReader
+
+from ..common.files import storage_errors
+from ..common.folder import Folder
+from ..common.progress import ConsoleProgress
+from ..errors import CacheError, InputError, StorageError
+from ..format.checksummed_json import NAME_PATTERN
+from ..format.manifest import MANIFEST, MAX_MANIFEST_BYTES, TOKENIZER, Manifest
+from ..format.plan_file import PLAN_FILE, PLAN_ID, PLANS
+from .failures import DeniedError
+from .hub import HubDataset
+from .listing import RemoteCache, find_cache
+from .remote import ObjectStore, Remote
+from .remotes import open_remote
+from .transfer import Report, transfer, watched
+from .urls import StoreUrl
+
+PUSHING = "manifest.pushing.json"
+"""The manifest of a push that is under way."""
+
+_FILE = re.compile(
+    rf"{TOKENIZER}/{NAME_PATTERN.pattern}|{NAME_PATTERN.pattern}/shard-\d{{5,}}\.safetensors"
+    rf"|{NAME_PATTERN.pattern}/{PLANS}/{PLAN_ID.pattern}/(plan\.json|epoch-\d{{4,}}\.safetensors)"
+)
+"""What a file of a cache is called; of an old cache nothing else is removed."""
+
+
+@dataclass(frozen=True)
+class Pushed:
+    """A cache that was pushed.
+
+    Attributes:
+        url: where it is now.
+        files: how many it has, its manifest included.
+        bytes: of them.
+        sent_files: those that were sent just now: 0 where all of it was there.
+        sent_bytes: of them.
+    """
+
+    url: StoreUrl
+    files: int
+    bytes: int
+    sent_files: int
+    sent_bytes: int
+
+
+@dataclass(frozen=True)
+class _Local:
+    """What is to be pushed: the folder of a cache, its manifest, the sizes of its other files by name."""
+
+    folder: Folder
+    data: bytes
+    manifest: Manifest
+    sizes: dict[str, int]
+
+    def open(self, name: str) -> BufferedReader:
+        """Open a file of it for reading."""
+        with storage_errors(self.folder.path / name, "read"):
+            return self.folder.open_file(name)
+
+
+def push_files(cache: Folder, names: Sequence[str], url: StoreUrl, force: bool, progress: ConsoleProgress) -> Pushed:
+    """Send the files of a cache to a URL; see `Cache.push`.
+
+    Args:
+        cache: its folder.
+        names: the paths of its files below the folder, each plan.json after what it lists; without the manifest.
+        url: where to.
+        force: replace another cache that is there.
+        progress: where to show it.
+    """
+    with storage_errors(cache.path, "read"):
+        data = cache.read(MANIFEST, MAX_MANIFEST_BYTES)
+        sizes = {name: found.st_size for name in names if (found := cache.stat(name))}
+    local = _Local(cache, data, Manifest.from_bytes(data, cache.path / MANIFEST), sizes)
+    remote = open_remote(url)
+    old = watched(lambda: _replaced(remote, force), url)
+    if old is not None and old.data != data and not force:
+        raise InputError(
+            f"{url} holds another cache: {old.manifest.name}, built {old.manifest.created[:16].replace('T', ' ')}, "
+            f"fingerprint {old.manifest.fingerprint[:12]} (this one: {local.manifest.fingerprint[:12]}); push to "
+            "another URL, or replace it with --force"
+        )
+    if isinstance(remote, HubDataset):
+        sent = _commit(remote, local, old, progress)
+    else:
+        assert isinstance(remote, ObjectStore)
+        sent = _Push(remote, local, old, force, progress).run()
+    total = sum(sizes.values()) + len(data)
+    return Pushed(url, len(sizes) + 1, total, len(sent), sum(sent.values()))
+
+
+def _replaced(remote: Remote, force: bool) -> RemoteCache | None:
+    """The cache that is there; a damaged one is None where it may be replaced."""
+    try:
+        return find_cache(remote)
+    except CacheError:
+        if force:
+            return None
+        raise
+
+
+def _there(remote: Remote, *manifests: Manifest) -> dict[str, int]:
+    """The sizes of the files of caches with these splits that are there; none where they may not be listed."""
+    found: dict[str, int] = {}
+    for folder in {TOKENIZER, *(split for manifest in manifests for split in manifest.splits)}:
+        with contextlib.suppress(DeniedError):
+            found |= {f"{folder}/{name}": size for name, size in remote.sizes(folder).items()}
+    return {name: size for name, size in found.items() if _FILE.fullmatch(name)}
+
+
+class _Push:
+    """One push to a store of objects.
+
+    Args:
+        remote: where to.
+        local: the cache.
+        old: the cache that is there.
+        force: replace it, and what another push left.
+        progress: where to show it.
+    """
+
+    def __init__(
+        self, remote: ObjectStore, local: _Local, old: RemoteCache | None, force: bool, progress: ConsoleProgress
+    ) -> None:
+        self.remote, self.local, self.old, self.force, self.progress = remote, local, old, force, progress
+
+    def run(self) -> dict[str, int]:
+        """Send what is not there; returns the sizes of what was sent, by name."""
+        published = self.old is not None and self.old.data == self.local.data
+        goes_on = watched(self._goes_on, self.remote.url) if not published else True
+        manifests = (self.local.manifest, *((self.old.manifest,) if self.old else ()))
+        there = watched(lambda: _there(self.remote, *manifests), self.remote.url)
+        if not published:
+            watched(lambda: self._begin(sorted(there.keys() - self.local.sizes.keys())), self.remote.url)
+        kept = {name for name, size in there.items() if goes_on and self.local.sizes.get(name) == size}
+        sent = {name: size for name, size in self.local.sizes.items() if name not in kept}
+        if kept and not published:
+            self.progress.log(f"{len(kept):,} of {len(self.local.sizes):,} files were pushed before")
+        with self.progress.bar("pushing", sum(self.local.sizes.values()), "B") as bar:
+            bar.update(sum(self.local.sizes.values()) - sum(sent.values()))
+            for plans in (False, True):
+                names = [name for name in sent if name.endswith(f"/{PLAN_FILE}") == plans]
+                transfer(names, self._send, self.remote.url, bar)
+        if not published:
+            watched(self._publish, self.remote.url)
+            sent[MANIFEST] = len(self.local.data)
+        return sent
+
+    def _read(self, name: str) -> bytes | None:
+        try:
+            return self.remote.read(name, MAX_MANIFEST_BYTES)
+        except FileNotFoundError:
+            return None
+
+    def _write(self, name: str) -> None:
+        self.remote.write(name, io.BytesIO(self.local.data), lambda _: None)
+
+    def _goes_on(self) -> bool:
+        """Whether this very push was stopped before.
+
+        Raises:
+            InputError: another push is under way, or was stopped.
+        """
+        under_way = self._read(PUSHING)
+        if under_way not in (None, self.local.data) and not self.force:
+            raise InputError(
+                f"{self.remote.url}: another cache is being pushed there, or its push was stopped; wait for it, "
+                "push to another URL, or take its place with --force"
+            )
+        return under_way == self.local.data
+
+    def _begin(self, stale: Sequence[str]) -> None:
+        """Withdraw the old cache, manifest first, and remove those of its files that the new one does not replace."""
+        self.remote.remove(MANIFEST)
+        self._write(PUSHING)
+        for name in stale:
+            self.remote.remove(name)
+
+    def _send(self, name: str, report: Report) -> None:
+        with self.local.open(name) as file:
+            self.remote.write(name, file, report)
+
+    def _publish(self) -> None:
+        other = f"{self.remote.url}: another push to this URL came between; push again when it has ended"
+        if self._read(PUSHING) != self.local.data or self._read(MANIFEST) not in (None, self.local.data):
+            raise StorageError(other)
+        self._write(MANIFEST)
+        if self._read(MANIFEST) != self.local.data:
+            raise StorageError(other)
+        self.remote.remove(PUSHING)
+
+
+def _commit(remote: HubDataset, local: _Local, old: RemoteCache | None, progress: ConsoleProgress) -> dict[str, int]:
+    """Send everything to the Hub in one commit; files that it has are not sent again."""
+    there = watched(lambda: _there(remote, local.manifest, *((old.manifest,) if old else ())), remote.url)
+    if (
+        old is not None
+        and old.data == local.data
+        and all(there.get(name) == size for name, size in local.sizes.items())
+    ):
+        return {}
+    total = sum(local.sizes.values()) + len(local.data)
+    progress.log(f"sending {total / 1e6:,.1f} MB to the Hub, in one commit")
+    stale = [] if old is not None and old.data == local.data else sorted(there.keys() - local.sizes.keys())
+    message = f"Cache {local.manifest.name}, fingerprint {local.manifest.fingerprint[:12]}"
+
+    def commit(_: None, report: Report) -> None:
+        remote.publish([*local.sizes, MANIFEST], local.open, stale, message, report)
+
+    transfer([None], commit, remote.url)
+    return local.sizes | {MANIFEST: len(local.data)}

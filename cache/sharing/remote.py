@@ -1,0 +1,77 @@
+"""A remote folder: reading files below it by name, listing it; what holds objects can be written, too.
+
+Names come from manifests that a stranger may have written: they were checked when they were parsed. FileNotFoundError
+says that there is nothing of a name; everything else is a typed error of `failures`.
+"""
+
+import copy
+from abc import ABC, abstractmethod
+from contextlib import AbstractContextManager
+from typing import BinaryIO, Protocol, Self
+
+from ..errors import CorruptCacheError
+from .transfer import Report
+from .urls import StoreUrl
+
+CHUNK_BYTES = 4 << 20
+"""Bytes that are read, hashed and written at once: of a bucket, one request."""
+
+
+class Readable(Protocol):
+    """A remote file that is open."""
+
+    def read(self, size: int, /) -> bytes: ...
+
+
+class Remote(ABC):
+    """A folder somewhere else. Its methods block; `transfer` and `watched` run them.
+
+    Args:
+        url: of the folder.
+    """
+
+    def __init__(self, url: StoreUrl) -> None:
+        self.url = url
+
+    @abstractmethod
+    def open(self, name: str) -> AbstractContextManager[Readable]:
+        """Open a file for reading, from its beginning."""
+
+    @abstractmethod
+    def sizes(self, folder: str) -> dict[str, int]:
+        """The files in a folder below this one and in all its folders, by names in it; none where there is none."""
+
+    @abstractmethod
+    def folders(self) -> list[str]:
+        """The names of the folders in this one."""
+
+    def below(self, name: str) -> Self:
+        """The folder of that name in this one, over the same connection."""
+        found = copy.copy(self)
+        found.url = self.url / name
+        return found
+
+    def read(self, name: str, limit: int) -> bytes:
+        """The content of a file of at most `limit` bytes."""
+        chunks, size = [], 0
+        with self.open(name) as file:
+            while chunk := file.read(min(CHUNK_BYTES, limit - size + 1)):
+                chunks.append(chunk)
+                size += len(chunk)
+                if size > limit:
+                    raise CorruptCacheError(
+                        f"{self.url / name}: larger than {limit:,} bytes, which no file of this kind is"
+                    )
+        return b"".join(chunks)
+
+
+class ObjectStore(Remote):
+    """A remote folder whose files are written and removed one by one, each seen whole or not at all."""
+
+    @abstractmethod
+    def write(self, name: str, file: BinaryIO, report: Report) -> None:
+        """Write a file, replacing what has its name."""
+
+    @abstractmethod
+    def remove(self, name: str) -> None:
+        """Remove a file; nothing there is no error."""

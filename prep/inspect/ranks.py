@@ -1,0 +1,80 @@
+"""Prediction of how well the ranks of a training are used: how long they wait for each other, and compute padding.
+
+The cost of a row is counted in operations of linear layers and attention (`cache.plans.shares`), nothing is timed.
+"""
+
+from dataclasses import replace
+from typing import Any
+
+from cache import Cache, PlanSpec, Split
+from cache.errors import InputError
+from cache.plans.costs import rank_use
+from cache.plans.shares import ATTENTION_LENGTH
+
+from .model_size import read_size
+from .summary import align, first_split, table_specs
+
+MOST_RANKS = 4096
+
+
+def rank_facts(cache: Cache, ranks: int, model: str | None = None) -> dict[str, Any]:
+    """How well `ranks` are used with each plan of the token table, and with batches of as many rows for each rank.
+
+    Args:
+        cache: what is trained on.
+        ranks: R.
+        model: whose attention counts, a folder, Hub id, or `minilm`; None: BERT-base's.
+
+    Raises:
+        InputError: there cannot be so many ranks, or the model cannot be read.
+    """
+    if not 1 <= ranks <= MOST_RANKS:
+        raise InputError(f"--ranks is {ranks:,}, expected 1 to {MOST_RANKS:,}; pass for example --ranks 8")
+    attention_length = ATTENTION_LENGTH
+    if model is not None:
+        size = read_size(model, 1)
+        attention_length = 2 * size.hidden + size.intermediate
+    split = first_split(cache)
+    specs = table_specs(split)
+    sizes = {spec: (spec.batch_size or 0) * ranks for spec in specs}
+    larger = [replace(spec, batch_size=size) for spec, size in sizes.items() if 0 < size <= len(split)]
+    plans = []
+    for spec in dict.fromkeys([*specs, *larger]):
+        plan = split.plan(spec, 0)
+        width = split.max_length if spec.strategy == "fixed" else None
+        padded, packed = (
+            rank_use(plan, split.lengths, ranks, packed=kind, fixed_width=width, attention_length=attention_length)
+            for kind in (False, True)
+        )
+        used = {"padded": vars(padded), "padding_free": vars(packed)}
+        plans.append({"strategy": spec.strategy, "batch_size": spec.batch_size, "max_tokens": spec.max_tokens, **used})
+    return {"ranks": ranks, "model": model, "plans": plans, "too_small": _too_small(split, specs, ranks)}
+
+
+def _too_small(split: Split, specs: list[PlanSpec], ranks: int) -> dict[str, str]:
+    """The flag of each plan's size whose batches have fewer rows than there are ranks, and the flag that fits."""
+    fits = {}
+    for spec in specs:
+        if spec.batch_size is not None and spec.batch_size < ranks:
+            fits[f"--batch-size {spec.batch_size}"] = f"--batch-size {ranks}"
+        if spec.max_tokens is not None and spec.max_tokens < ranks * split.info.longest:
+            fits[f"--max-tokens {spec.max_tokens}"] = f"--max-tokens {ranks * split.info.longest}"
+    return fits
+
+
+def format_ranks(facts: dict[str, Any]) -> str:
+    """`rank_facts` as text."""
+    lines = [["padding", "batch", "busy", "with tokens", "--padding-free"]]
+    for plan in facts["plans"]:
+        size = f"{plan['batch_size']:,}" if plan["batch_size"] else f"{plan['max_tokens']:,} tokens"
+        shares = (plan["padded"]["busy"], plan["padded"]["useful"], plan["padding_free"]["useful"])
+        lines.append([plan["strategy"], size, *(f"{share:.1%}" for share in shares)])
+    warnings = [
+        f"\nwarning: with {flag} some of {facts['ranks']:,} ranks have no row; train with {fits} or more"
+        for flag, fits in facts["too_small"].items()
+    ]
+    return (
+        f"{facts['ranks']:,} ranks that share each batch: how much of their time they are busy, and with tokens rather "
+        f"than padding,\nPREDICTED from the operations of {facts['model'] or 'a BERT-base'}, not measured\n"
+        f"{align(lines)}{''.join(warnings)}"
+    )

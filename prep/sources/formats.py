@@ -1,0 +1,129 @@
+"""What a table file is, by its name: its format, what it is packed in, what separates its cells. Opening it.
+
+Of a zip archive the one file that it holds counts.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Any
+
+from cache.common.files import open_regular
+from cache.errors import InputError
+
+if TYPE_CHECKING:
+    import zipfile
+
+FORMATS = {
+    ".csv": "csv",
+    ".tsv": "csv",
+    ".tab": "csv",
+    ".jsonl": "json",
+    ".ndjson": "json",
+    ".json": "json",
+    ".parquet": "parquet",
+    ".conll": "conll",
+}
+COMPRESSIONS = {".gz": "gzip", ".zst": "zstd", ".bz2": "bz2"}
+"""Endings behind those of formats, and pyarrow's names of them."""
+ARCHIVE = ".zip"
+TEXT = ".txt"
+"""Ending of a file that is a table where the user says what separates its cells."""
+EXPECTED = f"{', '.join(FORMATS)}, {', '.join([*COMPRESSIONS, ARCHIVE])} allowed behind them but for .parquet"
+
+TABS = (".tsv", ".tab")
+
+
+@dataclass(frozen=True)
+class TableFile:
+    """A table file: csv, json, parquet or conll, and what separates its cells."""
+
+    path: Path
+    kind: str
+    delimiter: str
+
+
+def format_of(path: Path, delimiter: str | None = None) -> str | None:
+    """csv, json, parquet or conll by the file's ending, that of a compression behind it aside; None for others.
+
+    Args:
+        path: only its name is looked at.
+        delimiter: what separates the cells of a csv or text file, where the user says so.
+    """
+    suffixes = [suffix.lower() for suffix in path.suffixes[-2:]]
+    packed = suffixes[-1:] and suffixes[-1] in (*COMPRESSIONS, ARCHIVE)
+    if packed:
+        suffixes.pop()
+    if not suffixes:
+        return None
+    known = FORMATS.get(suffixes[-1])
+    if suffixes[-1] == TEXT and delimiter is not None:
+        known = "csv"
+    return None if packed and known == "parquet" else known
+
+
+def table_file(path: Path, delimiter: str | None) -> TableFile:
+    """What a file is; of an archive, what it holds is.
+
+    Raises:
+        InputError: it is no table file.
+    """
+    inner = Path(_lone_member(path).filename) if path.suffix.lower() == ARCHIVE else path
+    kind = format_of(inner, delimiter)
+    if inner is not path and kind == "parquet":
+        raise InputError(f"{path} holds {inner}, and parquet is not read from archives; unzip it: unzip {path.name}")
+    if kind is None:
+        held = f" holds {inner}" if inner is not path else ""
+        raise InputError(f"{path}{held}: of no known kind; {_expected(inner)}")
+    endings = [suffix.lower() for suffix in inner.suffixes]
+    return TableFile(path, kind, delimiter or ("\t" if any(ending in TABS for ending in endings) else ","))
+
+
+def check_known(path: Path, delimiter: str | None) -> None:
+    """Raise an `InputError` where a file is no table by its name; of an archive it is not known yet."""
+    if format_of(path, delimiter) is None and path.suffix.lower() != ARCHIVE:
+        raise InputError(f"{path}: of no known kind; {_expected(path)}")
+
+
+def _expected(path: Path) -> str:
+    if TEXT in [suffix.lower() for suffix in path.suffixes]:
+        return (
+            "where it is a table, say what separates its cells: --delimiter ';' (a tab is \\t); texts in files of "
+            "their own are read from a folder, as split/label/*.txt"
+        )
+    return f"expected one of {EXPECTED}"
+
+
+# --- opening
+
+
+def open_unpacked(path: Path) -> Any:
+    """A pyarrow stream of a file's bytes, decompressed; of an archive, of those of the file it holds."""
+    import pyarrow as pa
+
+    suffix = path.suffix.lower()
+    if suffix != ARCHIVE:
+        return pa.input_stream(open_regular(path), compression=COMPRESSIONS.get(suffix))
+    import zipfile
+
+    return pa.PythonFile(zipfile.ZipFile(open_regular(path)).open(_lone_member(path)), mode="r")
+
+
+def _lone_member(path: Path) -> "zipfile.ZipInfo":
+    """The file in an archive that holds one; what macOS adds to archives aside."""
+    import zipfile
+
+    with open_regular(path) as file, zipfile.ZipFile(file) as archive:
+        members = [info for info in archive.infolist() if not info.is_dir() and not _hidden(info.filename)]
+    if len(members) != 1:
+        names = ", ".join(info.filename for info in members[:5]) + ", …" * (len(members) > 5)
+        raise InputError(
+            f"{path} holds {len(members):,} files{f' ({names})' if names else ''}, expected one; unzip it and build "
+            f"from the folder: unzip {path.name} -d {path.stem}"
+        )
+    if members[0].flag_bits & 1:
+        raise InputError(f"cannot read {path}: it is encrypted; unzip it: unzip {path.name} -d {path.stem}")
+    return members[0]
+
+
+def _hidden(name: str) -> bool:
+    return any(part.startswith((".", "__MACOSX")) for part in PurePosixPath(name).parts)

@@ -1,0 +1,183 @@
+"""Files of JSON: an object a line, objects one after the other, or one list of objects. Rows are pyarrow's to parse.
+
+A list is passed to it as lines, an object each, so that it goes by in pieces as well.
+"""
+
+import contextlib
+import io
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cache.errors import InputError
+
+from ..columns import is_list
+from .diagnose import row_too_long
+from .formats import open_unpacked
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+HEAD_BYTES = 256 << 10
+"""The columns and their types are found in so many bytes at the beginning of a file."""
+PART_CHARACTERS = 1 << 20
+"""A list is read in parts of this many characters; where an object is longer, in larger ones."""
+BLANKS = " \t\r\n"
+SOLID = re.compile(f"[^{BLANKS}]")
+DECODER = json.JSONDecoder(parse_int=len, parse_float=len)
+"""Finds where values end; which numbers there are does not matter."""
+
+
+def json_batches(path: Path, block_bytes: int, row_bytes: int, columns: list[str] | None = None, texts: int = 0) -> Any:
+    """A context manager around the batches of a file.
+
+    Args:
+        path: the file.
+        block_bytes: it is parsed in blocks of this size.
+        row_bytes: the longest row.
+        columns: those wanted, the first `texts` of which are text: other fields are passed over, whatever they hold,
+            and text is text even where it looks like a date. None = all.
+        texts: how many of the columns hold text.
+    """
+    import pyarrow as pa
+    import pyarrow.json
+
+    read = pyarrow.json.ReadOptions(block_size=block_bytes)
+    if columns is None:
+        return pyarrow.json.open_json(_lines(path, row_bytes), read_options=read)
+    head = json_head(path, row_bytes)
+    types = [_type(head.get(name, []), name in columns[:texts]) for name in columns]
+    parse = pyarrow.json.ParseOptions(
+        explicit_schema=pa.schema(list(zip(columns, types, strict=True))), unexpected_field_behavior="ignore"
+    )
+    return pyarrow.json.open_json(_lines(path, row_bytes), read_options=read, parse_options=parse)
+
+
+def json_head(path: Path, row_bytes: int) -> dict[str, list[Any]]:
+    """The fields of the first objects of a file and their values, as far as they parse."""
+    with _lines(path, row_bytes) as file:
+        text = file.read(HEAD_BYTES).decode("utf-8-sig", "replace").strip()
+    decoder, fields, position = json.JSONDecoder(), dict[str, list[Any]](), 0
+    with contextlib.suppress(ValueError, AttributeError, RecursionError):  # the head's end, or what pyarrow will refuse
+        while position < len(text):
+            row, position = decoder.raw_decode(text, position)
+            for name, value in row.items():
+                fields.setdefault(name, []).append(value)
+            while text[position : position + 1].isspace():
+                position += 1
+    return fields
+
+
+def _type(values: list[Any], text: bool) -> "pa.DataType":
+    """The type of a field by its first values; that of the very first one where they are mixed. `text` or words are
+    text, whatever they look like."""
+    import pyarrow as pa
+
+    values = [value for value in values if value is not None]
+    if text:
+        return pa.list_(pa.string()) if values and isinstance(values[0], list) else pa.string()
+    for sample in (values, values[:1]):
+        with contextlib.suppress(pa.ArrowException, OverflowError):
+            found = pa.infer_type(sample)
+            if is_list(found) and pa.types.is_null(found.value_type):
+                return pa.list_(pa.string())
+            return pa.string() if pa.types.is_null(found) else found
+    return pa.string()
+
+
+# --- lists
+
+
+def _lines(path: Path, row_bytes: int) -> Any:
+    """A stream of the bytes of a file; where it holds a list, of its objects as lines."""
+    import pyarrow as pa
+
+    with open_unpacked(path) as file:
+        begin = file.read(HEAD_BYTES).removeprefix("\ufeff".encode()).lstrip()[:1]
+    if begin != b"[":
+        return open_unpacked(path)
+    return pa.PythonFile(_Rows(_list_lines(path, row_bytes)), mode="r")
+
+
+class _Rows(io.RawIOBase):
+    """Bytes that come in pieces, as a file."""
+
+    def __init__(self, pieces: Iterator[bytes]) -> None:
+        self._pieces, self._rest = pieces, b""
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        while not self._rest:
+            piece = next(self._pieces, None)
+            if piece is None:
+                return 0
+            self._rest = piece
+        part, self._rest = self._rest[: len(buffer)], self._rest[len(buffer) :]
+        buffer[: len(part)] = part
+        return len(part)
+
+
+def _list_lines(path: Path, row_bytes: int) -> Iterator[bytes]:
+    """The objects of a list as lines, many at a time."""
+    with io.TextIOWrapper(open_unpacked(path), encoding="utf-8-sig") as file:
+        text, row, before = file.read(PART_CHARACTERS).lstrip(BLANKS)[1:], 0, None
+        while True:
+            objects, end, problem = _objects(text, row == 0)
+            yield "".join(objects).encode()
+            text, row = text[end:], row + len(objects)
+            if problem is None:
+                break
+            more = file.read(max(PART_CHARACTERS, len(text)))
+            if not more or (problem == before and not objects):
+                raise InputError(
+                    f"cannot read {path}: row {row} of its list (counted from 0): {problem[0]}; expected an object"
+                )
+            if len(text) > row_bytes:
+                raise row_too_long(path, row_bytes)
+            text, before = text + more, problem
+        while text or (text := file.read(PART_CHARACTERS)):
+            if text := text.strip(BLANKS):
+                raise InputError(f"cannot read {path}: {text[:40]!r} comes after its list; expected one list, or lines")
+
+
+def _solid(text: str, position: int) -> int:
+    """The position of the next character that is no white space."""
+    found = SOLID.search(text, position)
+    return found.start() if found else len(text)
+
+
+def _objects(text: str, first: bool) -> tuple[list[str], int, tuple[str, int] | None]:
+    """The whole objects of a list at the beginning of a text.
+
+    Args:
+        text: what follows the bracket that opens the list, or an object of it.
+        first: whether it is the bracket.
+
+    Returns:
+        A line for each of them, where they end, and what is wrong with what comes then and where, which may be that
+        it is not all there; None where the list ends.
+    """
+    lines, position = list[str](), 0
+    while True:
+        start = _solid(text, position)
+        if text.startswith("]", start):
+            return lines, start + 1, None
+        if lines or not first:
+            if not text.startswith(",", start):
+                return lines, position, ("a comma or the end of the list is missing", start - position)
+            start = _solid(text, start + 1)
+        try:
+            value, end = DECODER.raw_decode(text, start)
+        except json.JSONDecodeError as error:
+            cut = error.msg.startswith("Unterminated string")  # such an error stays where it is while more is read
+            return lines, position, (error.msg, len(text) if cut else error.pos - position)
+        except (ValueError, RecursionError) as error:
+            return lines, position, (str(error), 0)
+        if not isinstance(value, dict):
+            return lines, position, (f"{text[start:end][:40]} is no object", 0)
+        lines.append(re.sub(r"[\r\n]", " ", text[start:end]) + "\n")
+        position = end

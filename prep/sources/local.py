@@ -1,0 +1,284 @@
+"""Local sources: a file, files and globs, perhaps with the names of their splits, a folder, standard input."""
+
+import contextlib
+import glob
+import os
+import shutil
+import sys
+import weakref
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from tempfile import mkdtemp
+from typing import TYPE_CHECKING
+
+from cache.common.files import storage_errors
+from cache.common.forked import Forked
+from cache.common.hub import path_text, user_path
+from cache.errors import InputError
+from cache.format.checksummed_json import Json
+from cache.format.files import sha256_file
+
+from ..columns import Stream
+from .corpus import STDIN, Columns, Source, cache_name, check_split_name
+from .diagnose import reading
+from .files import column_names, holds_words, table_stream, text_files_stream
+from .formats import ARCHIVE, EXPECTED, FORMATS, check_known, format_of
+from .saved import is_saved, open_saved
+from .splits import by_split, check_all_named, split_of_folder
+from .usual_columns import choose_columns, column_note, unread_labels
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+DESCRIPTIONS = {"dataset_info.json", "dataset_infos.json"}
+"""Files beside a dataset's tables that hold none."""
+
+# --- files
+
+
+def open_file(argument: str, path: Path, asked: Columns, forked: Forked) -> Source:
+    """A table file, which is the split `train`.
+
+    Raises:
+        InputError: it cannot be read, or its columns are not there.
+    """
+    return open_tables(argument, path.name.split(".")[0], {"train": [path]}, asked, forked)
+
+
+def names_files(argument: str) -> bool:
+    """Whether an argument is a glob or names a split, unless there is a file of that name."""
+    return _split_and_files(argument)[0] != "" or glob.has_magic(argument)
+
+
+def open_files(arguments: Sequence[str], asked: Columns, forked: Forked) -> Source:
+    """Table files, globs and folders of table files: `train=a.csv test=b.csv`, or such without splits, whose names say
+    them or which are parts of `train`.
+
+    Raises:
+        InputError: there is no such file, or one twice; the splits are not plain; or as `open_file`.
+    """
+    given = [_split_and_files(argument) for argument in arguments]
+    found = [_matching(pattern, asked.delimiter) for _, pattern in given]
+    paths = [path for files in found for path in files]
+    twice = {path for path in paths if paths.count(path) > 1} if len(set(paths)) < len(paths) else set()
+    if twice:
+        raise InputError(f"{min(twice)} is given twice; name each file once")
+    check_all_named({Path(pattern): split or None for split, pattern in given} if any(s for s, _ in given) else {})
+    splits: dict[str, list[Path]] = {}
+    for (split, _), files, argument in zip(given, found, arguments, strict=True):
+        if split:
+            check_split_name(split, Path(argument))
+            splits.setdefault(split, []).extend(files)
+    folder = os.path.commonpath([path.parent.resolve() for path in paths])
+    source = open_tables(" ".join(arguments), Path(folder).name, splits or by_split(paths), asked, forked)
+    return replace(source, arguments=tuple(arguments) if len(arguments) > 1 else ())
+
+
+def _split_and_files(argument: str) -> tuple[str, str]:
+    """`train=a.csv` as train and a.csv; an empty name of a split, and all of it, where it names none."""
+    split, equals, pattern = argument.partition("=")
+    if equals and pattern and not set("/*?[") & set(split) and not user_path(argument).exists():
+        return split, pattern
+    return "", argument
+
+
+def _matching(pattern: str, delimiter: str | None) -> list[Path]:
+    """The table files that are meant by a path or a glob."""
+    path = user_path(pattern)
+    if path.is_dir():
+        tables = tables_in(path, delimiter)
+        if not tables:
+            raise InputError(f"{path} holds no table files; expected some of the kinds {EXPECTED}")
+        return tables
+    if path.exists():
+        return [path]
+    found = glob.glob(str(path), recursive=True) if glob.has_magic(pattern) else []  # noqa: PTH207  # no hidden files
+    files = [file for file in map(Path, sorted(found)) if file.is_file()]
+    if not files:
+        raise InputError(f"there is no file {pattern!r}; of several sources each is a file, a folder of them or a glob")
+    return files
+
+
+def open_tables(argument: str, name: str, splits: dict[str, list[Path]], asked: Columns, forked: Forked) -> Source:
+    """Table files, split by split.
+
+    Args:
+        argument: what the user typed.
+        name: the default name of the cache.
+        splits: split name to its files, in order.
+        asked: columns; the usual ones for those that are not named.
+        forked: reads the files.
+
+    Raises:
+        InputError: a file cannot be read, or its columns are not there.
+    """
+    paths = [path for files in splits.values() for path in files]
+    if asked.delimiter and not any(
+        format_of(path, asked.delimiter) == "csv" or path.suffix.lower() == ARCHIVE for path in paths
+    ):
+        raise InputError(f"--delimiter is for csv and text files, but {paths[0]} is none; leave it out")
+    unread = note = ""
+    for path in paths:
+        check_known(path, asked.delimiter)
+        names = column_names(path, asked.delimiter, forked)
+        chosen = choose_columns(names, asked, path)
+        note = note or column_note(names, asked, chosen)
+        asked = chosen
+        unread = unread or unread_labels(names, asked)
+    streams = {split: table_stream(files, asked, forked) for split, files in splits.items()}
+    identity = files_identity(splits, asked)
+    return Source(
+        argument=argument,
+        name=cache_name(name),
+        identity={"kind": "files", **identity},
+        splits=streams,
+        label_names=asked.classes,
+        pair=asked.pair is not None,
+        words=all(holds_words(path, asked, forked) for path in paths),
+        size_bytes=sum(file["bytes"] for file in identity["files"]),
+        note=note,
+        unread=unread,
+    )
+
+
+def files_identity(splits: dict[str, list[Path]], columns: Columns) -> Json:
+    """What a cache's manifest says of table files: names, hashes, columns."""
+    listed = []
+    for split, files in splits.items():
+        for path in files:
+            with reading(path):
+                facts = {"file": path_text(path.name), "bytes": path.stat().st_size, "sha256": sha256_file(path)}
+            listed.append({"split": split, **facts})
+    return {"files": listed, **columns.identity}
+
+
+# --- folders
+
+
+def tables_in(folder: Path, delimiter: str | None = None) -> list[Path]:
+    """The table files in a folder, sorted by name."""
+    files = [file for file in folder.iterdir() if format_of(file, delimiter) and file.name[0] != "." and file.is_file()]
+    return sorted(file for file in files if file.name not in DESCRIPTIONS)
+
+
+def open_folder(argument: str, path: Path, asked: Columns, forked: Forked) -> Source:
+    """A folder: as `save_to_disk` writes it, of table files, of folders of them, or of text files.
+
+    Raises:
+        InputError: it is none of them, or its files cannot be read or have not the columns.
+    """
+    if is_saved(path):
+        return open_saved(argument, path, asked, forked)
+    tables = tables_in(path, asked.delimiter)
+    if tables:
+        return open_tables(argument, path.resolve().name, by_split(tables), asked, forked)
+    patterns = ("*/*.txt",) if asked.labelled else ("*/*.txt", "*.txt")
+    texts = {
+        split.name: [
+            (file, path_text(file.parent.name))
+            for file in sorted(file for pattern in patterns for file in split.glob(pattern))
+            if file.is_file()
+        ]
+        for split in sorted(path.iterdir())
+        if split.is_dir()
+    }
+    texts = {split: files for split, files in texts.items() if files}
+    splits = {} if texts else _tables_below(path, asked.delimiter)
+    if splits:
+        return open_tables(argument, path.resolve().name, splits, asked, forked)
+    if not texts:
+        more = "" if asked.labelled else " or split/*.txt"
+        raise InputError(
+            f"{path} holds neither table files ({', '.join(FORMATS)}) nor text files as split/label/*.txt{more}; "
+            f"for example: {path}/train/pos/1.txt"
+        )
+    if asked.names:
+        raise InputError(f"{path} is a folder of text files, which has no columns: leave out --text and --label")
+    for split in texts:
+        check_split_name(split, path / split)
+    streams = {split: text_files_stream(path, members, forked, asked.labelled) for split, members in texts.items()}
+    files = []
+    for split, members in texts.items():
+        for file, _ in members:
+            with reading(file):
+                files.append(
+                    {"split": split, "file": path_text(str(file.relative_to(path))), "sha256": sha256_file(file)}
+                )
+    return Source(
+        argument=argument,
+        name=cache_name(path.resolve().name),
+        identity={"kind": "texts", "files": files, **asked.missing},
+        splits=streams,
+        unread="" if asked.labelled else "the folders' names",
+    )
+
+
+def _tables_below(folder: Path, delimiter: str | None, depth: int = 2) -> dict[str, list[Path]]:
+    """The table files in the folders of a folder by split: those of `split/…`, or of the one folder that has some, as
+    repositories of the Hub have them in `data`.
+
+    Raises:
+        InputError: which of them are wanted is not plain.
+    """
+    folders = sorted(path for path in folder.iterdir() if path.is_dir() and path.name[0] != ".")
+    inner = {path: tables for path in folders if (tables := tables_in(path, delimiter))}
+    named = {path: split_of_folder(path) for path in inner}
+    if any(named.values()):
+        check_all_named(named)
+        if len(set(named.values())) < len(named):
+            raise InputError(f"{', '.join(map(str, named))}: two of them would be one split; rename or move one away")
+        return {str(split): inner[path] for path, split in named.items()}
+    found = {path: by_split(tables) for path, tables in inner.items()}
+    if depth > 1:
+        deeper = {path: _tables_below(path, delimiter, depth - 1) for path in folders if path not in inner}
+        found |= {path: splits for path, splits in deeper.items() if splits}
+    if len(found) > 1:
+        listed = ", ".join(map(str, found))
+        raise InputError(f"{folder} holds table files in several folders ({listed}); build from one of them")
+    return next(iter(found.values()), {})
+
+
+# --- standard input
+
+
+def open_stdin(asked: Columns, forked: Forked) -> Source:
+    """JSON lines from standard input, or csv where the user says what separates the cells. They are kept in a temporary
+    file until the source is forgotten, for they may be read more than once.
+
+    Raises:
+        InputError: it is a terminal; or as `open_file`.
+        StorageError: the temporary file cannot be written.
+    """
+    if sys.stdin is None or sys.stdin.closed or sys.stdin.isatty():
+        raise InputError("standard input is a terminal, expected JSON lines: prep build - --name NAME < FILE")
+    folder = Path(mkdtemp(prefix="prep-stdin-"))
+    path = folder / ("stdin.jsonl" if asked.delimiter is None else "stdin.csv")
+    try:
+        with storage_errors(path), path.open("wb") as file:
+            shutil.copyfileobj(sys.stdin.buffer, file, 1 << 20)
+        with _named_stdin(path):
+            source = open_file(STDIN, path, asked, forked)
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+    stream = _from_stdin(source.splits["train"], path)
+    weakref.finalize(stream, shutil.rmtree, folder, ignore_errors=True)
+    return replace(source, splits={"train": stream})
+
+
+def _from_stdin(stream: Stream, path: Path) -> Stream:
+    def batches() -> Iterator["pa.RecordBatch"]:
+        with _named_stdin(path):
+            yield from stream()
+
+    return batches
+
+
+@contextlib.contextmanager
+def _named_stdin(path: Path) -> Iterator[None]:
+    """Leave the folder of the temporary file out of messages."""
+    try:
+        yield
+    except InputError as error:
+        raise InputError(str(error).replace(str(path), path.name)) from error

@@ -1,0 +1,281 @@
+"""The files that users bring: several, globs, standard input, packed ones, other separators, lists of JSON."""
+
+import bz2
+import gzip
+import io
+import json
+import os
+import zipfile
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+
+from cache import open_cache
+from prep import build_cache
+
+from ..helpers.commands import GOOD, Prep, build, write, write_parquet
+from ..helpers.tokenizers import write_tokenizer
+
+ROWS = [([2, 6, 3], "x"), ([2, 7, 3], "y")]
+"""Those of GOOD."""
+OBJECTS = [{"text": "word1", "label": "x"}, {"text": "word2", "label": "y"}]
+LINES = "".join(json.dumps(row) + "\n" for row in OBJECTS)
+
+
+def zipped(name: str, members: dict[str, str]) -> str:
+    Path(name).parent.mkdir(parents=True, exist_ok=True)
+    with zipfile.ZipFile(name, "w", zipfile.ZIP_DEFLATED) as archive:
+        for member, data in members.items():
+            archive.writestr(member, data)
+    return name
+
+
+# --- one file
+
+
+READ = {
+    "tab": ("a.tab", GOOD.replace(",", "\t"), ()),
+    "zst": ("a.csv.zst", pa.compress(GOOD.encode(), "zstd", asbytes=True), ()),
+    "jsonl in zst": ("a.jsonl.zst", pa.compress(LINES.encode(), "zstd", asbytes=True), ()),
+    "zst in two frames": (
+        "a.csv.zst",
+        b"".join(pa.compress(part.encode(), "zstd", asbytes=True) for part in (GOOD[:15], GOOD[15:])),
+        (),
+    ),
+    "bz2": ("a.csv.bz2", bz2.compress(GOOD.encode()), ()),
+    "semicolons": ("a.csv", GOOD.replace(",", ";"), ("--delimiter", ";")),
+    "txt with bars": ("a.txt", GOOD.replace(",", "|"), ("--delimiter", "|")),
+    "txt with tabs": ("a.txt", GOOD.replace(",", "\t"), ("--delimiter", "\\t")),
+    "txt in gz": ("a.txt.gz", gzip.compress(GOOD.replace(",", "|").encode()), ("--delimiter", "|")),
+    "a JSON list": ("a.json", json.dumps(OBJECTS), ()),
+    "a JSON list over lines": ("a.json", "\ufeff\n " + json.dumps(OBJECTS, indent=2) + "\n\n", ()),
+    "a JSON list called jsonl": ("a.jsonl", json.dumps(OBJECTS), ()),
+    "a JSON list in gz": ("a.json.gz", gzip.compress(json.dumps(OBJECTS).encode()), ()),
+    "a JSON list with other fields": (
+        "a.json",
+        json.dumps([{"id": 1.5, "more": [{"a": "]},"}], **OBJECTS[0]}, {"id": 10**30, "more": None, **OBJECTS[1]}]),
+        (),
+    ),
+}
+
+
+@pytest.mark.parametrize("case", READ)
+def test_a_file_is_read(prep: Prep, case: str) -> None:
+    name, data, options = READ[case]
+    done = build(prep, write(name, data), *options)
+    assert (done.code, done.err) == (0, "")
+    assert done.rows() == ROWS
+
+
+ZIPS = {
+    "a.zip": {"reviews.csv": GOOD},
+    "a.csv.zip": {"reviews.tsv": GOOD.replace(",", "\t")},
+    "b.zip": {"reviews/": "", "reviews/a.jsonl": LINES, "__MACOSX/reviews/._a.jsonl": "junk", ".DS_Store": "junk"},
+    "c.zip": {"rows.json": json.dumps(OBJECTS)},
+}
+
+
+@pytest.mark.parametrize("name", ZIPS)
+def test_the_one_file_of_a_zip_archive_is_read(prep: Prep, name: str) -> None:
+    done = build(prep, zipped(name, ZIPS[name]))
+    assert (done.code, done.err) == (0, "")
+    assert done.rows() == ROWS
+
+
+def test_a_long_list_of_json_is_read_in_parts(prep: Prep, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("prep.sources.json_files.PART_CHARACTERS", 7)
+    labels = ("x", "a\nb", "y")
+    rows = [{"text": f'word{row} "[{{,é\\' * (row % 5), "label": labels[row % 3]} for row in range(50)]
+    write("a.json", json.dumps(rows, ensure_ascii=False, indent=1))
+    write("b.jsonl", rows)
+    done = build(prep, "a.json")
+    assert (done.code, done.err) == (0, "")
+    assert len(done.rows()) == 50
+    assert build(prep, "b.jsonl", "--out", "lines").code == 0
+    shard = "a/train/shard-00000.safetensors"
+    assert Path("cache", shard).read_bytes() == Path("lines", shard).read_bytes()
+
+
+def refused(prep: Prep, *arguments: str) -> str:
+    done = build(prep, *arguments)
+    assert (done.code, done.out) == (2, ""), done
+    assert "Traceback" not in done.err
+    assert len(done.err) < 2000
+    assert not Path("cache").exists() or not list(Path("cache").iterdir())
+    return done.err
+
+
+WRONG_LISTS = {
+    '[{"text": "word1", "label": "x"}, 5]': "row 1 of its list (counted from 0): 5 is no object",
+    '[["word1", "x"]]': 'row 0 of its list (counted from 0): ["word1", "x"] is no object',
+    '[{"text": "word1", "label": "x"}': "row 1 of its list (counted from 0): a comma or the end of the list is missing",
+    '[{"text": "word1", "label": "x"},': "row 1 of its list (counted from 0): Expecting value",
+    '[{"text": "word1" "label": "x"}]': "row 0 of its list (counted from 0): Expecting ',' delimiter",
+    '[{"text": "word1", "label": "x"}]\n[]': "'[]' comes after its list",
+    "[" * 5000: "row 0 of its list (counted from 0): maximum recursion depth",
+    "[]": "Empty JSON",
+    '[{"text": "word1", "label": "x"}, {"text": "word1", "label": 1}]': "Column(/label) changed from string to number",
+}
+
+
+@pytest.mark.parametrize("data", WRONG_LISTS)
+def test_a_list_of_json_that_is_wrong_is_refused(prep: Prep, data: str) -> None:
+    message = refused(prep, write("a.json", data))
+    assert "cannot read a.json" in message
+    assert WRONG_LISTS[data] in message
+
+
+def test_what_is_wrong_with_an_archive_is_said(prep: Prep) -> None:
+    both = refused(prep, zipped("a.zip", {"train.csv": GOOD, "test.csv": GOOD}))
+    assert "a.zip holds 2 files (train.csv, test.csv), expected one; unzip it and build from the folder" in both
+    assert "a.zip holds 0 files, expected one" in refused(prep, zipped("a.zip", {}))
+    assert "a.zip holds photo.jpg: of no known kind" in refused(prep, zipped("a.zip", {"photo.jpg": "x"}))
+    assert "parquet is not read from archives; unzip it" in refused(prep, zipped("a.zip", {"a.parquet": "x"}))
+    assert "cannot read b.zip: File is not a zip file" in refused(prep, write("b.zip", GOOD))
+    data = Path(zipped("c.zip", {"a.csv": GOOD * 1000})).read_bytes()
+    assert "cannot read c.zip" in refused(prep, write("c.zip", data[:60] + bytes(20) + data[80:]))
+    locked = bytearray(Path(zipped("d.zip", {"a.csv": GOOD})).read_bytes())
+    locked[locked.index(b"PK\x01\x02") + 8] |= 1
+    assert "cannot read d.zip: it is encrypted" in refused(prep, write("d.zip", bytes(locked)))
+
+
+def test_what_is_wrong_with_packed_files_is_said(prep: Prep) -> None:
+    assert "cannot read a.csv.zst" in refused(prep, write("a.csv.zst", GOOD))
+    latin = pa.compress("text,label\ncafé,x\n".encode("latin1"), "zstd", asbytes=True)
+    assert "a.csv.zst: not UTF-8 text at byte 14" in refused(prep, write("a.csv.zst", latin))
+    ragged = pa.compress(b"text,label\nword1\n", "zstd", asbytes=True)
+    assert "has 1 cells, the header has 2" in refused(prep, write("a.csv.zst", ragged))
+    assert "a.parquet.zst: of no known kind" in refused(prep, write("a.parquet.zst", ragged))
+
+
+def test_a_delimiter_is_asked_for_and_only_where_it_counts(prep: Prep) -> None:
+    bars = GOOD.replace(",", "|")
+    assert "say what separates its cells: --delimiter ';'" in refused(prep, write("a.txt", bars))
+    assert "Pass --delimiter '|'" in refused(prep, write("a.csv", bars))
+    assert "Pass --delimiter '\\t'" in refused(prep, write("a.csv", GOOD.replace(",", "\t")))
+    assert "--delimiter is for csv and text files, but a.jsonl is none" in refused(
+        prep, write("a.jsonl", OBJECTS), "--delimiter", "|"
+    )
+    assert "--delimiter is for csv and text files, but imdb is none" in refused(prep, "imdb", "--delimiter", "|")
+    for mark in ("||", "é", '"', "\n", ""):
+        assert "is not one character such as ';'" in refused(prep, "a.csv", "--delimiter", mark)
+
+
+def test_another_delimiter_is_another_cache(prep: Prep) -> None:
+    write("a.csv", "text,label;text,label\nword1,x;word2,y\n")
+    assert build(prep, "a.csv", "--delimiter", ";", "--text", "text,label", "--label", "x").code == 2
+    write("a.csv", "text,label\nword1,x\nword2,y\n")
+    assert build(prep, "a.csv").code == 0
+    again = build(prep, "a.csv", "--delimiter", ",")
+    assert again.code == 2
+    assert "delimiter None there, ',' asked for" in again.err
+
+
+# --- several files
+
+
+def test_files_without_splits_are_parts_of_train_in_their_order(prep: Prep) -> None:
+    write("b.csv", "text,label\nword1,x\n")
+    write("a.jsonl", [{"text": "word2", "label": "y"}])
+    done = build(prep, "b.csv", "a.jsonl")
+    assert (done.code, done.err, done.rows()) == (0, "", ROWS)
+    assert open_cache("cache/a").manifest.source["argument"] == ["b.csv", "a.jsonl"]
+    assert "b.csv a.jsonl, tokenizer tok" in done.out
+    assert build(prep, "b.csv", "a.jsonl").out.startswith("cache/a is up to date")
+    other = build(prep, "a.jsonl", "b.csv")
+    assert "the content of the source's files" in other.err, "their order counts"
+
+
+def test_files_have_the_splits_that_are_named(prep: Prep) -> None:
+    for name in ("one", "two", "three"):
+        write(f"{name}.csv", GOOD)
+    write("extra=1.csv", GOOD)
+    done = build(prep, "train=one.csv", "test=two.csv", "train=three.csv", "extra=extra=1.csv")
+    assert (done.code, done.err) == (0, "")
+    assert list(open_cache("cache/a")) == ["train", "test", "extra"]
+    assert done.rows() == ROWS * 2
+    assert done.rows("test") == done.rows("extra") == ROWS
+    assert build(prep, "extra=1.csv", "--out", "other").code == 0, "a file of that name"
+
+
+def test_globs_are_files_and_their_names_say_the_splits(prep: Prep) -> None:
+    for part in range(3):
+        write(f"data/train-{part:05}-of-00003.csv", GOOD)
+    write("data/test-00000-of-00001.csv", GOOD)
+    write("data/.hidden.csv", "")
+    done = build(prep, "data/*.csv")
+    assert (done.code, done.err, len(done.rows())) == (0, "", 6)
+    assert set(open_cache("cache/a")) == {"train", "test"}
+    assert "cache/data" in prep("build", "data/*.csv", "--tokenizer", "tok").out, "named as the folder is"
+    write("part[1].csv", GOOD)
+    assert build(prep, "part[1].csv", "--out", "other").code == 0, "a file of that name"
+    done = build(prep, "train=data/train-*.csv", "dev=data/test*", "--out", "third")
+    assert list(open_cache("third/a")) == ["train", "dev"]
+
+
+def test_several_files_that_leave_it_open_are_refused(prep: Prep) -> None:
+    for name in ("a.csv", "b.csv", "train.csv"):
+        write(name, GOOD)
+    write_parquet("c.parquet", text=["word1"], other=["x"])
+    Path("empty").mkdir()
+    assert "some names say which split they are (a.csv) and some do not (b.csv)" in refused(
+        prep, "train=a.csv", "b.csv"
+    )
+    assert "some names say which split they are (train.csv) and some do not (a.csv)" in refused(
+        prep, "a.csv", "train.csv"
+    )
+    assert "a.csv is given twice; name each file once" in refused(prep, "a.csv", "*.csv")
+    assert "there is no file 'data/*.csv'" in refused(prep, "data/*.csv")
+    assert "there is no file 'imdb'" in refused(prep, "a.csv", "imdb")
+    assert "would be the split 'my split', which is no name" in refused(prep, "my split=a.csv")
+    assert "empty holds no table files" in refused(prep, "train=empty")
+    assert "c.parquet has no column 'label' for --label" in refused(prep, "train=a.csv", "test=c.parquet")
+
+
+def test_files_are_named_from_python_too(tmp_path: Path) -> None:
+    write_tokenizer(tmp_path / "tok")
+    for name in ("a.csv", "b.csv"):
+        write(str(tmp_path / name), GOOD)
+    files = {"train": tmp_path / "a.csv", "test": str(tmp_path / "b.csv")}
+    built = build_cache(files, out=tmp_path / "caches", tokenizer=str(tmp_path / "tok"), quiet=True, name="a")
+    assert list(built) == ["train", "test"]
+
+
+# --- standard input
+
+
+def from_stdin(monkeypatch: pytest.MonkeyPatch, data: bytes) -> None:
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(data)))
+
+
+def test_standard_input_is_read_and_leaves_no_file(prep: Prep, monkeypatch: pytest.MonkeyPatch) -> None:
+    Path("temporary").mkdir()
+    monkeypatch.setattr("tempfile.tempdir", "temporary")
+    from_stdin(monkeypatch, b'{"text": "caf\xe9", "label": 1}')
+    assert "error: stdin.jsonl: not UTF-8 text at byte 13" in refused(prep, "-")
+    from_stdin(monkeypatch, b"")
+    assert "cannot read stdin.jsonl: Empty JSON" in refused(prep, "-")
+    for expected in ("built cache/a", "cache/a is up to date"):
+        from_stdin(monkeypatch, LINES.encode())
+        done = build(prep, "-", "--holdout", "0.5", "--task", "mlm")
+        assert done.code == 0
+        assert expected in done.out
+    assert open_cache("cache/a").manifest.source["argument"] == "-"
+    from_stdin(monkeypatch, GOOD.replace(",", ";").encode())
+    assert build(prep, "-", "--delimiter", ";", "--out", "other").code == 0
+    assert list(Path("temporary").iterdir()) == []
+
+
+def test_standard_input_takes_a_name_and_is_no_terminal(prep: Prep, monkeypatch: pytest.MonkeyPatch) -> None:
+    done = prep("build", "-")
+    assert (done.code, done.out) == (2, "")
+    assert "--name is missing, for text from standard input has none; pass --name NAME" in done.err
+    one, other = os.openpty()
+    try:
+        with open(other, encoding="utf-8", closefd=False) as terminal:
+            monkeypatch.setattr("sys.stdin", terminal)
+            assert "standard input is a terminal, expected JSON lines" in refused(prep, "-")
+    finally:
+        os.close(one)
+        os.close(other)

@@ -1,0 +1,76 @@
+"""Servers of the tests' own for S3 and the Hub, and a cache to share."""
+
+import hashlib
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from cache import Cache, PlanSpec, open_cache
+
+from ..helpers.caches import write_cache
+from ..helpers.object_server import HubHandler, ObjectServer, S3Handler, serving
+
+URL = "s3://bucket/caches/small"
+SECRET = "wJalrXUtnFEMIsecret"
+
+
+@pytest.fixture(scope="session")
+def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    cache = write_cache(tmp_path_factory.mktemp("written") / "small", {"train": 120, "test": 20}, shards=4)
+    cache["train"].keep_plan(PlanSpec("smart", 16), 2)
+    cache["train"].keep_plan(PlanSpec("tight", 8), 1)
+    return cache.folder
+
+
+@pytest.fixture
+def small(written: Path, tmp_path: Path) -> Cache:
+    """A cache of two splits, eight shards and two plans."""
+    return open_cache(shutil.copytree(written, tmp_path / "cache" / "small"))
+
+
+@pytest.fixture
+def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("LENGTHWISE_STORE", str(tmp_path / "store"))
+    monkeypatch.delenv("LENGTHWISE_STORE_SIZE", raising=False)
+    return tmp_path / "store"
+
+
+@pytest.fixture
+def s3(store: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ObjectServer]:
+    with serving(S3Handler) as server:
+        for name, value in {
+            "AWS_ENDPOINT_URL": server.endpoint,
+            "AWS_ACCESS_KEY_ID": "AKIDEXAMPLE",
+            "AWS_SECRET_ACCESS_KEY": SECRET,
+            "AWS_EC2_METADATA_DISABLED": "true",
+            "AWS_REGION": "us-east-1",
+        }.items():
+            monkeypatch.setenv(name, value)
+        yield server
+
+
+@pytest.fixture
+def hub(store: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ObjectServer]:
+    from huggingface_hub import constants
+
+    with serving(HubHandler) as server:
+        monkeypatch.setenv("HF_ENDPOINT", server.endpoint)
+        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+        monkeypatch.setattr(constants, "HF_HUB_DISABLE_TELEMETRY", True)
+        yield server
+
+
+def contents(folder: Path) -> dict[str, str]:
+    """The digest of each file below a folder, by name."""
+    return {
+        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
+
+
+def names_at(server: ObjectServer) -> set[str]:
+    """What lies at `URL`, without the empty objects that pyarrow leaves in place of folders."""
+    return {name.removeprefix("bucket/caches/small/") for name in server.objects if not name.endswith("/")}

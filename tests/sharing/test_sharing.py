@@ -1,0 +1,415 @@
+"""Caches pushed to and pulled from S3, the Hub and shared folders, over real HTTP."""
+
+import fcntl
+import os
+import shutil
+import threading
+from pathlib import Path
+
+import pytest
+
+from cache import Cache, CorruptCacheError, InputError, NotACacheError, PlanSpec, StorageError, open_cache
+from cache.common.progress import ConsoleProgress
+from cache.sharing.pulling import pull
+from cache.sharing.pushing import PUSHING
+from cache.sharing.remotes import find_remote_caches
+from cache.sharing.store import collect_garbage
+
+from ..helpers.caches import write_cache
+from ..helpers.object_server import ObjectServer
+from .conftest import SECRET, URL, contents, names_at
+
+QUIET = ConsoleProgress(quiet=True)
+
+
+def names_in(folder: Path) -> list[str]:
+    return [path.name for path in folder.iterdir()]
+
+
+def fetch(url: str, to: Path | None = None) -> Path:
+    with pull(url, to, QUIET) as pulled:
+        return pulled.folder
+
+
+def test_what_is_pulled_is_what_was_pushed_byte_for_byte(small: Cache, s3: ObjectServer, tmp_path: Path) -> None:
+    pushed = small.push(URL, progress=QUIET)
+    assert pushed.files == pushed.sent_files == len(contents(small.folder))
+    assert pushed.bytes == pushed.sent_bytes
+    assert contents(fetch(URL)) == contents(fetch(URL, tmp_path / "to")) == contents(small.folder)
+    assert names_at(s3) == set(contents(small.folder))
+
+
+def test_a_dataset_of_the_hub_holds_a_cache_too(small: Cache, hub: ObjectServer) -> None:
+    hub.objects["README.md"] = b"# not of the cache"
+    for url in ("hf://datasets/user/imdb", "hf://datasets/user/imdb/deeper/small"):
+        assert small.push(url, progress=QUIET).sent_files
+        assert contents(fetch(url)) == contents(small.folder)
+        assert not small.push(url, progress=QUIET).sent_files
+    assert [url for url, _ in find_remote_caches("hf://datasets/user/imdb")] == ["hf://datasets/user/imdb"]
+    assert hub.objects["README.md"]
+
+
+def test_a_shared_folder_holds_a_cache_too(small: Cache, store: Path, tmp_path: Path) -> None:
+    url = f"file://{tmp_path}/shared/caches/small"
+    small.push(url, progress=QUIET)
+    assert contents(tmp_path / "shared/caches/small") == contents(fetch(url)) == contents(small.folder)
+    assert [found for found, _ in find_remote_caches(f"file://{tmp_path}/shared/caches")] == [url]
+
+
+def test_open_cache_takes_a_url_and_downloads_once(small: Cache, s3: ObjectServer, store: Path) -> None:
+    small.push(URL, progress=QUIET)
+    cache = open_cache(URL, quiet=True)
+    assert cache["train"][7].input_ids.tolist() == small["train"][7].input_ids.tolist()
+    assert cache.folder.parent == store
+    before = s3.count("GET", ".safetensors")
+    assert open_cache(URL, quiet=True).folder == cache.folder
+    assert s3.count("GET", ".safetensors") == before
+    assert sorted(spec.id for spec in cache["train"].stored_plans()) == ["smart-b16-s0", "tight-b8-s0"]
+
+
+def test_threads_share_one_download(small: Cache, s3: ObjectServer, capsys: pytest.CaptureFixture[str]) -> None:
+    small.push(URL, progress=QUIET)
+    s3.fault = lambda method, key, count: "slow 0.05" if key.endswith("safetensors") else None
+    folders: list[Path] = []
+    threads = [threading.Thread(target=lambda: folders.append(open_cache(URL).folder)) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(folders) == 3
+    assert len(set(folders)) == 1
+    assert s3.count("HEAD", "train/shard-00000.safetensors") == 1
+    assert "is being pulled by process" in capsys.readouterr().err
+
+
+# --- publishing
+
+
+def test_another_cache_is_replaced_only_by_force(small: Cache, s3: ObjectServer, tmp_path: Path) -> None:
+    small.push(URL, progress=QUIET)
+    s3.objects["bucket/caches/small/notes.txt"] = b"not of the cache"
+    other = write_cache(tmp_path / "other", {"train": 40}, seed=1)
+    other["train"].keep_plan(PlanSpec("smart", 4), 1)
+    with pytest.raises(InputError, match=r"holds another cache: .*--force"):
+        other.push(URL, progress=QUIET)
+    assert contents(fetch(URL)) == contents(small.folder)
+    first = len(s3.requests)
+    other.push(URL, force=True, progress=QUIET)
+    assert contents(fetch(URL)) == contents(other.folder)
+    assert names_at(s3) == {*contents(other.folder), "notes.txt"}
+    changes = [asked for asked in s3.requests[first:] if asked[0] in ("PUT", "DELETE") and asked[1][-1] != "/"]
+    assert changes[0] == ("DELETE", "bucket/caches/small/manifest.json"), "no reader sees a mix"
+    assert changes[-2] == ("PUT", "bucket/caches/small/manifest.json")
+
+
+def test_a_damaged_manifest_is_replaced_only_by_force(small: Cache, s3: ObjectServer) -> None:
+    s3.objects["bucket/caches/small/manifest.json"] = b"{}"
+    for refused in (lambda: small.push(URL, progress=QUIET), lambda: fetch(URL)):
+        with pytest.raises(CorruptCacheError, match=URL):
+            refused()
+    small.push(URL, force=True, progress=QUIET)
+    assert contents(fetch(URL)) == contents(small.folder)
+
+
+def test_a_push_that_was_stopped_goes_on(small: Cache, s3: ObjectServer, store: Path) -> None:
+    s3.fault = lambda method, key, count: (
+        "403 AccessDenied" if method == "PUT" and key.endswith("test/shard-00003.safetensors") else None
+    )
+    with pytest.raises(StorageError, match="access is denied"):
+        small.push(URL, progress=QUIET)
+    assert f"bucket/caches/small/{PUSHING}" in s3.objects
+    with pytest.raises(NotACacheError):
+        fetch(URL)
+    s3.fault = lambda method, key, count: None
+    pushed = small.push(URL, progress=QUIET)
+    assert 0 < pushed.sent_files < pushed.files
+    assert contents(fetch(URL)) == contents(small.folder)
+    assert f"bucket/caches/small/{PUSHING}" not in s3.objects
+
+
+def test_a_push_refuses_where_another_is_under_way(small: Cache, s3: ObjectServer) -> None:
+    s3.objects[f"bucket/caches/small/{PUSHING}"] = b"of another"
+    with pytest.raises(InputError, match="another cache is being pushed there"):
+        small.push(URL, progress=QUIET)
+    small.push(URL, force=True, progress=QUIET)
+
+
+def test_a_push_that_another_overtakes_publishes_nothing(small: Cache, s3: ObjectServer) -> None:
+    def overtake(method: str, key: str, count: int) -> None:
+        if method == "PUT" and key.endswith("plan.json"):
+            s3.objects[f"bucket/caches/small/{PUSHING}"] = b"of another"
+
+    s3.fault = overtake
+    with pytest.raises(StorageError, match="another push to this URL came between"):
+        small.push(URL, progress=QUIET)
+    assert "bucket/caches/small/manifest.json" not in s3.objects
+
+
+def test_the_hub_refuses_a_commit_after_another_one(small: Cache, hub: ObjectServer) -> None:
+    def overtake(method: str, key: str, count: int) -> None:
+        if "/preupload/" in key:
+            hub.objects["other.txt"] = b"x"
+
+    hub.fault = overtake
+    with pytest.raises(StorageError, match="committed to the dataset meanwhile"):
+        small.push("hf://datasets/user/imdb", progress=QUIET)
+    assert list(hub.objects) == ["other.txt"]
+
+
+def test_a_cache_with_a_wrong_byte_is_not_pushed(small: Cache, s3: ObjectServer) -> None:
+    path = small.folder / "train/shard-00002.safetensors"
+    path.write_bytes(path.read_bytes()[:-1] + b"\xff")
+    with pytest.raises(CorruptCacheError, match="differ from their checksum"):
+        open_cache(small.folder).push(URL, progress=QUIET)
+    assert not s3.objects
+
+
+# --- what goes wrong on the way
+
+
+@pytest.mark.parametrize("fault", ["cut", "flip", "404 NoSuchKey"])
+def test_a_file_that_does_not_come_whole_never_gets_its_name(
+    fault: str, small: Cache, s3: ObjectServer, store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cache.sharing.transfer.ATTEMPTS", 1)
+    small.push(URL, progress=QUIET)
+    method = "GET" if fault != "404 NoSuchKey" else "HEAD"
+    s3.fault = lambda asked, key, count: (
+        fault if (asked, key) == (method, "bucket/caches/small/train/shard-00002.safetensors") else None
+    )
+    with pytest.raises((CorruptCacheError, StorageError)) as error:
+        fetch(URL)
+    assert f"{URL}/train/shard-00002.safetensors" in str(error.value)
+    assert not [name for name in names_in(store) if not name.startswith(".")]
+    assert not list(store.rglob("train/shard-00002.safetensors"))
+    before = s3.count("HEAD", "train/shard-00000.safetensors")
+    s3.fault = lambda asked, key, count: None
+    assert contents(fetch(URL)) == contents(small.folder)
+    assert not [name for name in names_in(store) if name.startswith(".") and not name.endswith(".lock")]
+    assert s3.count("HEAD", "train/shard-00000.safetensors") <= before + 1
+
+
+def test_a_stopped_pull_goes_on_with_the_files_that_are_whole(small: Cache, s3: ObjectServer, store: Path) -> None:
+    small.push(URL, progress=QUIET)
+    s3.fault = lambda method, key, count: (
+        "404 NoSuchKey" if key.endswith("tight-b8-s0/epoch-0000.safetensors") else None
+    )
+    with pytest.raises(CorruptCacheError, match="is missing"):
+        fetch(URL)
+    (partial,) = [path for path in store.iterdir() if "pulling" in path.name]
+    done = [path for path in partial.rglob("*.safetensors") if not path.name.startswith(".")]
+    assert done
+    done[0].write_bytes(b"damaged meanwhile")
+    s3.fault = lambda method, key, count: None
+    s3.requests.clear()
+    assert contents(fetch(URL)) == contents(small.folder)
+    assert s3.count("HEAD", str(done[0].relative_to(partial))) == 1
+    assert all(s3.count("HEAD", str(path.relative_to(partial))) == 0 for path in done[1:])
+
+
+def test_a_connection_that_is_cut_once_is_opened_again(small: Cache, hub: ObjectServer) -> None:
+    small.push("hf://datasets/user/imdb", progress=QUIET)
+    hub.fault = lambda method, key, count: (
+        "cut" if key.endswith("train/shard-00001.safetensors") and count == 1 else None
+    )
+    assert contents(fetch("hf://datasets/user/imdb")) == contents(small.folder)
+
+
+def test_a_wrong_byte_from_the_hub_is_found(small: Cache, hub: ObjectServer, store: Path) -> None:
+    small.push("hf://datasets/user/imdb", progress=QUIET)
+    hub.fault = lambda method, key, count: "flip" if key.endswith("train/shard-00001.safetensors") else None
+    with pytest.raises(CorruptCacheError, match="differ from their checksum"):
+        fetch("hf://datasets/user/imdb")
+
+
+@pytest.mark.parametrize("scheme", ["s3", "hf"])
+def test_silence_ends_a_command(
+    scheme: str, small: Cache, s3: ObjectServer, hub: ObjectServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cache.sharing.transfer.PATIENCE_S", 0.3)
+    for server in (s3, hub):
+        server.fault = lambda method, key, count: "hang"
+    with pytest.raises(StorageError, match=r"nothing came or went for .* repeat the command"):
+        fetch(URL if scheme == "s3" else "hf://datasets/user/imdb")
+    s3.over.set()
+    hub.over.set()
+
+
+@pytest.mark.parametrize(
+    ("fault", "kind", "sentence"),
+    [
+        ("400 ExpiredToken", StorageError, "credentials have expired; sign in again"),
+        ("403 InvalidAccessKeyId", StorageError, "credentials are not accepted"),
+        ("403 SignatureDoesNotMatch", StorageError, "credentials are not accepted"),
+        ("403 AccessDenied", StorageError, "access is denied"),
+        ("404 NoSuchBucket", InputError, "no such bucket"),
+    ],
+)
+def test_what_s3_refuses_is_said_in_a_sentence(
+    fault: str, kind: type[Exception], sentence: str, small: Cache, s3: ObjectServer
+) -> None:
+    s3.fault = lambda method, key, count: fault
+    with pytest.raises(kind, match=sentence) as error:
+        fetch(URL)
+    assert SECRET not in str(error.value)
+    with pytest.raises(kind, match=sentence):
+        small.push(URL, progress=QUIET)
+
+
+@pytest.mark.parametrize(
+    ("fault", "sentence"), [("401 x", "has no dataset|not accepted"), ("403 x", "access is denied"), ("404 x", "no")]
+)
+def test_what_the_hub_refuses_is_said_in_a_sentence(
+    fault: str, sentence: str, small: Cache, hub: ObjectServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_TOKEN", "hf_secretsecret")
+    hub.fault = lambda method, key, count: fault
+    with pytest.raises((StorageError, InputError, NotACacheError), match=sentence) as error:
+        fetch("hf://datasets/user/imdb")
+    assert "hf_secretsecret" not in str(error.value)
+
+
+def test_what_is_not_there_is_said(s3: ObjectServer, store: Path, tmp_path: Path) -> None:
+    with pytest.raises(NotACacheError, match=r"has no manifest.*prep list s3://bucket/caches"):
+        fetch("s3://bucket/caches/none")
+    with pytest.raises(InputError, match="no such bucket"):
+        fetch("s3://other/caches/none")
+    with pytest.raises(NotACacheError):
+        fetch(f"file://{tmp_path}/none")
+
+
+def test_nobody_listens(small: Cache, s3: ObjectServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cache.sharing.transfer.ATTEMPTS", 1)
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:1")
+    with pytest.raises(StorageError, match="did not open or was cut"):
+        fetch(URL)
+
+
+# --- strangers' caches
+
+
+@pytest.mark.parametrize("kind", ["link", "folder of links", "pipe"])
+def test_nothing_of_a_shared_folder_is_followed_out_of_it(kind: str, small: Cache, store: Path, tmp_path: Path) -> None:
+    url = f"file://{tmp_path}/shared"
+    small.push(url, progress=QUIET)
+    shard = tmp_path / "shared/train/shard-00000.safetensors"
+    if kind == "folder of links":
+        shutil.move(tmp_path / "shared/train", tmp_path / "moved")
+        (tmp_path / "shared/train").symlink_to(tmp_path / "moved")
+    else:
+        shutil.move(shard, tmp_path / "moved")
+        shard.symlink_to(tmp_path / "moved") if kind == "link" else os.mkfifo(shard)
+    with pytest.raises((CorruptCacheError, StorageError), match=r"link|regular file"):
+        fetch(url)
+
+
+def test_a_fingerprint_that_is_claimed_does_not_stand_for_another_cache(
+    small: Cache, store: Path, tmp_path: Path
+) -> None:
+    other = write_cache(tmp_path / "other", {"train": 120, "test": 20}, seed=9)
+    content = (other.folder / "manifest.json").read_text()
+    assert other.manifest.fingerprint in content
+    small.push(f"file://{tmp_path}/mine", progress=QUIET)
+    other.push(f"file://{tmp_path}/theirs", progress=QUIET)
+    first, second = fetch(f"file://{tmp_path}/theirs"), fetch(f"file://{tmp_path}/mine")
+    assert first != second
+    assert first.name.rpartition("-")[2] != second.name.rpartition("-")[2], "the manifest's digest is in the name"
+
+
+def test_plans_of_another_cache_are_passed_over(small: Cache, s3: ObjectServer, tmp_path: Path) -> None:
+    small.push(URL, progress=QUIET)
+    other = write_cache(tmp_path / "other", {"train": 120}, seed=3)
+    other["train"].keep_plan(PlanSpec("budget", None, 500), 1)
+    (plan,) = (other.folder / "train/plans").iterdir()
+    for path in plan.iterdir():
+        s3.objects[f"bucket/caches/small/train/plans/{plan.name}/{path.name}"] = path.read_bytes()
+    s3.objects["bucket/caches/small/train/plans/../../../escape/plan.json"] = b"{}"
+    assert contents(fetch(URL)) == contents(small.folder)
+
+
+def test_a_cache_larger_than_the_disk_is_refused_before_a_byte_comes(
+    small: Cache, s3: ObjectServer, store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small.push(URL, progress=QUIET)
+    free = shutil.disk_usage("/")._replace(free=1000)
+    monkeypatch.setattr("cache.sharing.pulling.shutil.disk_usage", lambda _: free)
+    with pytest.raises(StorageError, match=r"takes .* MB more, .* free; make room"):
+        fetch(URL)
+    assert s3.count("GET", ".safetensors") == 0
+
+
+def test_a_folder_that_holds_something_is_not_written(small: Cache, s3: ObjectServer, tmp_path: Path) -> None:
+    small.push(URL, progress=QUIET)
+    (tmp_path / "to").mkdir()
+    assert fetch(URL, tmp_path / "to") == fetch(URL, tmp_path / "to")
+    (tmp_path / "file").write_text("x")
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "thesis.txt").write_text("x")
+    for name in ("file", "full"):
+        with pytest.raises(InputError, match="holds something else already"):
+            fetch(URL, tmp_path / name)
+    assert (tmp_path / "full" / "thesis.txt").read_text() == "x"
+
+
+# --- the store
+
+
+def test_what_is_in_use_is_never_removed(small: Cache, s3: ObjectServer, store: Path, tmp_path: Path) -> None:
+    small.push(URL, progress=QUIET)
+    (store / "thesis").mkdir(parents=True)
+    cache = open_cache(URL, quiet=True)
+    done = collect_garbage(store, 0)
+    assert [item.name for item in done.in_use] == [cache.folder.name]
+    row = cache["train"][3].input_ids.tolist()
+    del cache
+    with pull(URL, None, QUIET) as pulled:
+        assert not collect_garbage(store, 0).removed
+    done = collect_garbage(store, 0)
+    assert [item.name for item in done.removed] == [pulled.folder.name]
+    assert done.left == 0
+    assert [path.name for path in store.iterdir()] == ["thesis"]
+    assert open_cache(URL, quiet=True)["train"][3].input_ids.tolist() == row
+
+
+def test_the_longest_unused_goes_first(small: Cache, store: Path, tmp_path: Path) -> None:
+    folders = []
+    for seed in range(3):
+        cache = write_cache(tmp_path / str(seed), {"train": 30}, seed=seed)
+        cache.push(f"file://{tmp_path}/shared/{seed}", progress=QUIET)
+        folders.append(fetch(f"file://{tmp_path}/shared/{seed}"))
+        os.utime(folders[-1], (1000 + seed, 1000 + seed))
+    fetch(f"file://{tmp_path}/shared/0")
+    size = sum(path.stat().st_size for path in folders[0].rglob("*") if path.is_file())
+    done = collect_garbage(store, 2 * size + size // 2)
+    assert [item.name for item in done.removed] == [folders[1].name]
+    assert folders[0].is_dir()
+    assert folders[2].is_dir()
+
+
+def test_a_store_with_a_limit_makes_room(
+    small: Cache, store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    urls = [f"file://{tmp_path}/shared/{seed}" for seed in range(2)]
+    for seed, url in enumerate(urls):
+        write_cache(tmp_path / str(seed), {"train": 30}, seed=seed).push(url, progress=QUIET)
+    first = fetch(urls[0])
+    size = sum(path.stat().st_size for path in first.rglob("*") if path.is_file())
+    monkeypatch.setenv("LENGTHWISE_STORE_SIZE", str(size + size // 2))
+    held = open_cache(urls[0], quiet=True)
+    with pytest.raises(StorageError, match=r"LENGTHWISE_STORE_SIZE.*in use"):
+        fetch(urls[1])
+    del held
+    assert fetch(urls[1]).is_dir()
+    assert not first.exists()
+
+
+def test_garbage_of_stopped_pulls_goes_unless_it_is_pulled_now(store: Path) -> None:
+    name = f"small-{'0' * 12}-{'1' * 32}"
+    (store / f".{name}.pulling-12345678").mkdir(parents=True)
+    lock = os.open(store / f".{name}.lock", os.O_CREAT | os.O_RDWR)
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    assert len(collect_garbage(store, None).in_use) == 1
+    os.close(lock)
+    assert len(collect_garbage(store, None).removed) == 1
+    assert not names_in(store)
+    assert collect_garbage(store / "none", 0).left == 0

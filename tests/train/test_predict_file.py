@@ -1,0 +1,324 @@
+"""`train predict --file … --out …`: the rows of a file with their predictions, beside transformers' pipeline."""
+
+import csv
+import gzip
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from cache.common.progress import ConsoleProgress
+from tests.helpers.corpora import WORDS
+from tests.helpers.models import KINDS, write_encoder
+from train.cli import main
+from train.predict import Predictor
+from train.predict_file import predict_file
+from train.tables import reading
+from train.tables.reading import open_table
+
+pytestmark = pytest.mark.slow
+
+NAMES = {0: "bad", 1: "so, so", 2: "good"}
+TEXTS = [" ".join(np.random.default_rng(n).choice(WORDS, n % 23 + 1)) for n in range(40)]
+AWKWARD = ['"quoted", with\nline\r\nbreaks', "line\u2028ends\u2029and\u0085more", "tab\tand ünïcode 漢字", "=1+1"]
+Run = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a model of each task, of random weights."""
+    folder = tmp_path_factory.mktemp("models")
+    labels = {"classes": 3, "id2label": NAMES, "label2id": {name: number for number, name in NAMES.items()}}
+    write_encoder(folder / "classes", KINDS["bert"], **labels)
+    write_encoder(folder / "regression", KINDS["bert"], classes=1, problem_type="regression")
+    write_encoder(folder / "multi-label", KINDS["bert"], **labels, problem_type="multi_label_classification")
+    for name in ("classes", "multi-label"):
+        (folder / name / "lengthwise.json").write_text('{"max_length": 40, "pair": false}')
+    write_encoder(folder / "pairs", KINDS["bert"], **labels)
+    (folder / "pairs" / "lengthwise.json").write_text('{"max_length": 40, "pair": true}')
+    write_tagger(folder / "tags")
+    return folder
+
+
+def write_tagger(folder: Path) -> None:
+    from transformers import AutoModelForTokenClassification
+
+    from train.models.heads import quiet_transformers
+
+    write_encoder(folder, KINDS["bert"], classes=3)
+    with quiet_transformers():
+        model: Any = AutoModelForTokenClassification.from_pretrained(folder)
+        model.config.id2label = {0: "O", 1: "B-A", 2: "I-A"}
+        model.config.label2id = {"O": 0, "B-A": 1, "I-A": 2}
+        model.save_pretrained(folder)
+
+
+@pytest.fixture
+def run(models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+    """Runs `train predict` in an empty folder; returns its exit code and what it printed."""
+    monkeypatch.chdir(tmp_path)
+
+    def command(model: str, *arguments: str) -> tuple[int, str, str]:
+        monkeypatch.setattr("sys.argv", ["train", "predict", str(models / model), *arguments, "--device", "cpu"])
+        with pytest.raises(SystemExit) as end:
+            main()
+        captured = capsys.readouterr()
+        assert "Traceback" not in captured.err
+        return int(end.value.code or 0), captured.out, captured.err
+
+    return command
+
+
+def write_csv(name: str, rows: list[dict[str, str]], delimiter: str = ",") -> None:
+    with Path(name).open("w", newline="", encoding="utf-8-sig") as file:
+        writer = csv.DictWriter(file, list(rows[0]), delimiter=delimiter)
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def read_csv(name: str) -> list[dict[str, str]]:
+    with Path(name).open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def by_pipeline(model: Path, texts: list[Any], **options: Any) -> Any:
+    from transformers import pipeline
+
+    from train.models.heads import quiet_transformers
+
+    with quiet_transformers():
+        classify = pipeline("text-classification", model=str(model), device="cpu", top_k=None, **options)
+        return classify(texts, truncation=True, max_length=40)
+
+
+def test_a_csv_comes_back_with_the_pipeline_s_probabilities_in_order(models: Path, run: Run) -> None:
+    """The rows are as they were, of any length and in any order, and the probabilities are transformers' own."""
+    texts = [*TEXTS, *AWKWARD]
+    write_csv("in.csv", [{"id": str(n), "text": text, "label": ""} for n, text in enumerate(texts)])
+    code, out, err = run("classes", "--file", "in.csv", "--out", "out.csv", "--batch-size", "7")
+    assert (code, err) == (0, "")
+    rows = read_csv("out.csv")
+    assert list(rows[0]) == ["id", "text", "label", "predicted_label", *(f"probability_{n}" for n in NAMES.values())]
+    assert [(row["id"], row["text"], row["label"]) for row in rows] == [(str(n), t, "") for n, t in enumerate(texts)]
+    for row, expected in zip(rows, by_pipeline(models / "classes", texts), strict=True):
+        assert row["predicted_label"] == expected[0]["label"]
+        for one in expected:
+            assert float(row[f"probability_{one['label']}"]) == pytest.approx(one["score"], abs=1e-6)
+    assert f"rows       {len(texts)} in 0:00:" in out
+    assert "wrote      out.csv" in out
+    assert sorted(path.name for path in Path().iterdir()) == ["in.csv", "out.csv"]
+
+
+@pytest.mark.parametrize("written", ["out.csv", "out.tsv", "out.jsonl", "out.parquet"])
+@pytest.mark.parametrize("read", ["in.csv", "in.tsv", "in.jsonl", "in.jsonl.gz", "in.parquet", "in.txt"])
+def test_every_format_is_read_and_written(run: Run, read: str, written: str) -> None:
+    texts = [text for text in AWKWARD if read != "in.txt" or "\n" not in text]
+    rows = [{"text": text} for text in texts]
+    if read in ("in.csv", "in.tsv"):
+        write_csv(read, rows, "\t" if read == "in.tsv" else ",")
+    elif read == "in.parquet":
+        pq.write_table(pa.table({"text": texts}), read)
+    elif read == "in.txt":
+        Path(read).write_text("".join(f"{text}\n" for text in texts), "utf-8")
+    else:
+        data = "".join(json.dumps(row) + "\n" for row in rows).encode()
+        Path(read).write_bytes(gzip.compress(data) if read.endswith(".gz") else data)
+    code, _, err = run("classes", "--file", read, "--out", written)
+    assert (code, err) == (0, "")
+    if written == "out.jsonl":
+        lines = Path(written).read_text("utf-8").splitlines()  # which splits at U+2028, U+2029 and U+0085 too
+        found = [json.loads(line) for line in lines]
+    elif written == "out.parquet":
+        found = pq.read_table(written).to_pylist()
+    else:
+        with Path(written).open(newline="", encoding="utf-8") as file:
+            found = list(csv.DictReader(file, delimiter="\t" if written == "out.tsv" else ","))
+    assert [row["text"] for row in found] == texts
+    assert all(row["predicted_label"] in NAMES.values() for row in found)
+    for row in found:
+        assert sum(float(row[f"probability_{name}"]) for name in NAMES.values()) == pytest.approx(1, abs=1e-5)
+
+
+def test_types_and_nested_fields_stay(run: Run) -> None:
+    rows = [{"text": "word1", "n": 1, "more": {"a": [1, None, "x"]}}, {"text": "word2", "other": True}]
+    Path("in.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert run("classes", "--file", "in.jsonl", "--out", "out.jsonl")[0] == 0
+    found = [json.loads(line) for line in Path("out.jsonl").read_text().splitlines()]
+    assert [{name: value for name, value in row.items() if "p" not in name} for row in found] == rows
+    table = pa.table(
+        {"text": ["word1", "word2"], "when": pa.array([1, 2], pa.timestamp("ns")), "n": pa.array([1, 2], pa.uint8())}
+    )
+    pq.write_table(table, "in.parquet")
+    assert run("classes", "--file", "in.parquet", "--out", "out.parquet")[0] == 0
+    assert pq.read_table("out.parquet").select(table.column_names) == table
+    assert pq.read_schema("out.parquet").field("probability_bad").type == pa.float32()
+
+
+def test_the_other_tasks_have_columns_of_their_own(models: Path, run: Run) -> None:
+    write_csv("in.csv", [{"text": text, "second": text[::-1]} for text in TEXTS])
+    assert run("regression", "--file", "in.csv", "--out", "numbers.csv", "--text", "text")[0] == 0
+    expected = by_pipeline(models / "regression", TEXTS, function_to_apply="none")
+    for row, [one] in zip(read_csv("numbers.csv"), expected, strict=True):
+        assert float(row["predicted_value"]) == pytest.approx(one["score"], abs=1e-5)
+    assert run("multi-label", "--file", "in.csv", "--out", "sets.csv")[0] == 0
+    for row, one in zip(read_csv("sets.csv"), by_pipeline(models / "multi-label", TEXTS), strict=True):
+        scores = {part["label"]: part["score"] for part in one}
+        assert {n: float(row[f"probability_{n}"]) for n in scores} == pytest.approx(scores, abs=1e-6)
+        assert json.loads(row["predicted_labels"]) == [name for name in NAMES.values() if scores[name] > 0.5]
+    assert run("pairs", "--file", "in.csv", "--out", "pairs.csv", "--text-pair", "second")[0] == 0
+    pairs = [{"text": text, "text_pair": text[::-1]} for text in TEXTS]
+    for row, one in zip(read_csv("pairs.csv"), by_pipeline(models / "pairs", pairs), strict=True):
+        assert float(row[f"probability_{one[0]['label']}"]) == pytest.approx(one[0]["score"], abs=1e-6)
+
+
+def test_words_are_taken_as_a_list_or_split_at_spaces(models: Path, run: Run) -> None:
+    words = [text.split() for text in TEXTS]
+    pq.write_table(pa.table({"text": words}), "in.parquet")
+    write_csv("in.csv", [{"text": text} for text in TEXTS])
+    assert run("tags", "--file", "in.parquet", "--out", "lists.jsonl")[0] == 0
+    assert run("tags", "--file", "in.csv", "--out", "split.jsonl")[0] == 0
+    lists, split = (
+        [json.loads(line) for line in Path(f"{name}.jsonl").read_text().splitlines()] for name in ("lists", "split")
+    )
+    assert [row["predicted_tags"] for row in lists] == [row["predicted_tags"] for row in split]
+    alone = Predictor(str(models / "tags"))
+    for row, text in zip(lists, TEXTS, strict=True):
+        [expected] = alone([text])
+        assert row["predicted_tags"] == list(expected.tags)  # type: ignore[union-attr]
+        assert row["tag_probabilities"] == pytest.approx(list(expected.probabilities), abs=1e-6)  # type: ignore[union-attr]
+
+
+def test_rows_without_text_are_written_without_a_prediction(run: Run) -> None:
+    Path("in.jsonl").write_text('{"text": "word1"}\n{"text": null}\n\n{"text": "  "}\n{"other": 1}\n')
+    code, out, _ = run("classes", "--file", "in.jsonl", "--out", "out.jsonl", "--json")
+    assert code == 0
+    facts = json.loads(out)
+    assert {name: facts[name] for name in ("out", "rows", "without_text")} == {
+        "out": "out.jsonl",
+        "rows": 4,
+        "without_text": 3,
+    }
+    found = [json.loads(line) for line in Path("out.jsonl").read_text().splitlines()]
+    assert [row["predicted_label"] is None for row in found] == [False, True, True, True]
+    assert [row["probability_good"] is None for row in found] == [False, True, True, True]
+
+
+def test_a_long_file_is_read_in_chunks(models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of so many rows, or so many bytes; what comes out does not depend on it."""
+    monkeypatch.chdir(tmp_path)
+    write_csv("in.csv", [{"text": text} for text in TEXTS])
+    pq.write_table(pa.table({"text": TEXTS}), "in.parquet", row_group_size=3)
+    predictor = Predictor(str(models / "classes"))
+    found = []
+    for name, size in (("CHUNK_ROWS", 1 << 20), ("CHUNK_ROWS", 7), ("CHUNK_BYTES", 100)):
+        for source in ("in.csv", "in.parquet"):
+            with monkeypatch.context() as patch:
+                patch.setattr(reading, name, size)
+                table, ends, chunks = open_table(Path(source)), [], 0
+                for chunk in table.chunks:
+                    ends.append(chunk.end_bytes)
+                    chunks += 1
+                assert (chunks > 3) == (size < 1000)
+                assert ends == sorted(ends)
+                assert ends[-1] == Path(source).stat().st_size
+                done = predict_file(
+                    predictor, open_table(Path(source)), ("text",), Path("out.csv"), ConsoleProgress(True)
+                )
+                assert done.rows == len(TEXTS)
+                found.append(read_csv("out.csv"))
+    for other in found[1:]:
+        assert [row["text"] for row in other] == TEXTS
+        assert [row["predicted_label"] for row in other] == [row["predicted_label"] for row in found[0]]
+        ours, theirs = ([float(row["probability_good"]) for row in rows] for rows in (found[0], other))
+        np.testing.assert_allclose(ours, theirs, atol=1e-6)
+
+
+GOOD = "text,label\nword1,x\n"
+HOSTILE: dict[str, tuple[str, bytes | str, list[str], str]] = {
+    "no such file": ("", "", ["--file", "gone.csv", "--out", "o.csv"], "--file gone.csv cannot be read (No such file"),
+    "empty": ("in.csv", "", [], "has no rows, expected at least one below the header"),
+    "header only": ("in.csv", "text,label\n", [], "has no rows"),
+    "empty parquet": ("in.parquet", "", [], "--file in.parquet cannot be read as parquet"),
+    "no parquet": ("in.parquet", "PAR1 what is this PAR1", [], "--file in.parquet cannot be read as parquet"),
+    "cut gzip": ("in.csv.gz", gzip.compress(GOOD.encode() * 99)[:30], [], "cannot be read (Compressed file ended"),
+    "no gzip": ("in.csv.gz", GOOD, [], "line 1 cannot be read (Not a gzipped file"),
+    "no column": ("in.csv", GOOD, ["--text", "review"], "has no column 'review' for --text; it has 'text', 'label'"),
+    "which column": ("in.csv", "a,b\nc,d\n", [], "nothing tells which column of in.csv is the text; pass --text"),
+    "two columns": ("in.csv", "text,text\nc,d\n", [], "has 2 columns 'text'; rename all but one"),
+    "latin1": ("in.csv", "text\nna\xefve\n".encode("latin1"), [], "line 2 is not UTF-8 (byte 0xef at position 2 of"),
+    "utf-16": ("in.csv", GOOD.encode("utf-16"), [], "iconv -f utf-16 -t utf-8 in.csv > utf8-in.csv"),
+    "ragged": ("in.csv", GOOD + "a,b,c\n", [], "row 1 (counted from 0, ends on line 3) has 3 cells, the header 2"),
+    "open quote": ("in.csv", GOOD + '"never closed,\n', [], "cells, the header 2; put quotes around"),
+    "open last quote": ("in.csv", 'text\nword1\n"never closed\n', [], "unexpected end of data; put texts in quotes"),
+    "json list": ("in.jsonl", '[{"text": "a"}]', [], "expected one JSON object a line; convert a list: jq -c '.[]'"),
+    "no json": ("in.jsonl", '{"text": "a"}\n{text}\n', [], "line 2: Expecting property name"),
+    "deep json": ("in.jsonl", "[" * 100_000, [], "line 1: maximum recursion depth exceeded"),
+    "number": ("in.jsonl", '{"text": 5}', [], "row 0 (counted from 0) holds 5 in the column 'text', expected text"),
+    "unknown ending": ("in.xls", GOOD, [], "--file in.xls: its ending does not say what it is; expected .csv, .tsv"),
+    "unknown out": ("in.csv", GOOD, ["--out", "o.xls"], "--out o.xls: its ending does not say what to write"),
+    "no folder": ("in.csv", GOOD, ["--out", "a/o.csv"], "there is no folder a; make it: mkdir -p a"),
+    "same file": ("in.csv", GOOD, ["--out", "in.csv", "--force"], "--out in.csv is the file that is read"),
+    "there already": ("in.csv", GOOD, ["--out", "there.csv"], "is there already; pass another name, or --force"),
+    "taken": ("in.csv", "text,predicted_label\na,b\n", [], "has a column 'predicted_label', which is the name of one"),
+    "pair": ("in.csv", GOOD, ["--text-pair", "label"], "takes single texts; leave out --text-pair"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", HOSTILE)
+def test_what_is_wrong_is_said_with_the_remedy_and_leaves_nothing(run: Run, case: str) -> None:
+    name, content, arguments, message = HOSTILE[case]
+    Path("there.csv").write_text("mine")
+    if name:
+        Path(name).write_bytes(content.encode() if isinstance(content, str) else content)
+        arguments = ["--file", name, *arguments]
+    if "--out" not in arguments:
+        arguments = [*arguments, "--out", "out.csv"]
+    code, out, err = run("classes", *arguments)
+    assert (code, out) == (2, "")
+    assert message in err
+    assert {path.name for path in Path().iterdir()} == {"there.csv", *filter(None, [name])}
+    assert Path("there.csv").read_text() == "mine"
+
+
+def test_options_that_go_together_are_asked_for(models: Path, run: Run) -> None:
+    Path("in.csv").write_text(GOOD)
+    for arguments, message in (
+        (["--file", "in.csv"], "--file in.csv is csv, a file of rows; pass --out"),
+        (["a text", "--out", "o.csv"], "--out goes with --file and --out; pass --file FILE too"),
+        (["--file", "in.txt", "--text", "a"], "--text goes with --file and --out; pass --out FILE too"),
+    ):
+        code, _, err = run("classes", *arguments)
+        assert code == 2
+        assert message in err
+    code, _, err = run("pairs", "--file", "in.csv", "--out", "o.csv")
+    assert code == 2
+    assert (
+        "takes pairs of texts, and 'text' is the first; pass --text-pair with the column of the second one: 'label'"
+        in err
+    )
+
+
+def test_a_file_is_replaced_with_force_only_once_it_is_complete(run: Run) -> None:
+    Path("in.jsonl").write_text('{"text": "word1"}\n{"text": 5}\n')
+    Path("out.csv").write_text("old")
+    assert run("classes", "--file", "in.jsonl", "--out", "out.csv", "--force")[0] == 2
+    assert Path("out.csv").read_text() == "old"
+    Path("in.jsonl").write_text('{"text": "word1"}\n')
+    assert run("classes", "--file", "in.jsonl", "--out", "out.csv", "--force")[0] == 0
+    assert Path("out.csv").read_text().startswith("text,predicted_label")
+
+
+def test_columns_that_do_not_go_on_are_an_error_that_names_the_way(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reading, "CHUNK_ROWS", 1)
+    Path("in.jsonl").write_text('{"text": "word1", "n": 1}\n{"text": "word2", "new": 5}\n')
+    code, _, err = run("classes", "--file", "in.jsonl", "--out", "out.csv")
+    assert (code, "have a field 'new', which those before do not have; write --out FILE.jsonl" in err) == (2, True)
+    Path("in.jsonl").write_text('{"text": "word1", "n": 1}\n{"text": "word2", "n": "x"}\n')
+    code, _, err = run("classes", "--file", "in.jsonl", "--out", "out.parquet")
+    assert (code, "the column 'n' holds values that no parquet column holds together" in err) == (2, True)
+    assert run("classes", "--file", "in.jsonl", "--out", "out.jsonl")[0] == 0

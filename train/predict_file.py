@@ -1,0 +1,190 @@
+"""Predictions for a file of rows: the same rows, in order, with the prediction of each; one pass, in chunks."""
+
+import itertools
+import math
+import time
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cache.common.progress import ConsoleProgress, Progress, clock
+from cache.errors import InputError, MismatchError
+from cache.format.tasks import TOKENS
+
+from .predict import Input, Output, Predictor
+from .tables.reading import Chunk, Table
+from .tables.writing import NAME, NAMES, NUMBER, NUMBERS, open_writer
+
+LABEL, LABELS, VALUE, TAGS, TAG_PROBABILITIES = (
+    "predicted_label", "predicted_labels", "predicted_value", "predicted_tags", "tag_probabilities"
+)  # fmt: skip
+"""Names of the columns that are added, beside `probability_` and a class for each class."""
+
+
+@dataclass(frozen=True)
+class FilePredictions:
+    """What was predicted for a file.
+
+    Attributes:
+        out: the file that was written.
+        rows: rows read and written.
+        without_text: rows of them that hold no text, and got no prediction.
+        labels: how often each label was predicted, the most frequent one first; empty for a regression.
+        seconds: from the first row to the last.
+    """
+
+    out: Path
+    rows: int
+    without_text: int
+    labels: dict[str, int]
+    seconds: float
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain JSON."""
+        return {**vars(self), "out": str(self.out)}
+
+    def lines(self) -> list[str]:
+        """The report for people."""
+        speed = f"{self.rows / max(self.seconds, 1e-9):,.1f} rows/s"
+        lines = [f"rows       {self.rows:,} in {clock(self.seconds)}, {speed}"]
+        if self.without_text:
+            lines.append(f"no text    {self.without_text:,} rows, written without a prediction")
+        if self.labels:
+            shown = [f"{name} {count:,}" for name, count in list(self.labels.items())[:20]]
+            lines.append(f"predicted  {', '.join(shown)}{', …' if len(self.labels) > 20 else ''}")
+        return [*lines, f"wrote      {self.out}"]
+
+
+def predict_file(
+    predictor: Predictor, table: Table, texts: tuple[str, ...], out: Path, progress: ConsoleProgress
+) -> FilePredictions:
+    """Write the rows of a file with their predictions.
+
+    A row whose text is missing or blank is written without a prediction.
+
+    Args:
+        predictor: the model.
+        table: the file.
+        texts: its column of text, or the two of pairs.
+        out: checked by `check_out`.
+        progress: shows how far it is.
+
+    Raises:
+        InputError: a row holds something else than text, has a column named as one that is added, or does not fit the
+            format of `out`.
+        MismatchError: the model takes pairs and there is one column, or the other way round.
+        StorageError: the file system refuses.
+    """
+    _check_pair(predictor, table, texts)
+    columns = added_columns(predictor)
+    began = time.monotonic()
+    rows = predicted = 0
+    counts: Counter[str] = Counter()
+    with progress.bar("predicting", table.size_bytes, "B") as bar, open_writer(out, columns) as writer:
+        for chunk in table.chunks:
+            _check_names(table, chunk, columns)
+            found = _outputs(predictor, chunk, texts, bar, rows)
+            values = [_values(predictor, output) for output in found]
+            added = {name: [row[number] for row in values] for number, name in enumerate(columns)}
+            writer.write(chunk, added)
+            counts.update(_labels(added))
+            rows, predicted = rows + len(chunk), predicted + sum(output is not None for output in found)
+    return FilePredictions(out, rows, rows - predicted, dict(counts.most_common()), time.monotonic() - began)
+
+
+def added_columns(predictor: Predictor) -> dict[str, str]:
+    """Name and type of the columns that a model's predictions take."""
+    probabilities = {f"probability_{name}": NUMBER for name in predictor.labels}
+    return {
+        "classification": {LABEL: NAME, **probabilities},
+        "multi-label": {LABELS: NAMES, **probabilities},
+        "regression": {VALUE: NUMBER},
+        TOKENS: {TAGS: NAMES, TAG_PROBABILITIES: NUMBERS},
+    }[predictor.kind]
+
+
+def _check_pair(predictor: Predictor, table: Table, texts: tuple[str, ...]) -> None:
+    if predictor.pair and len(texts) == 1:
+        others = ", ".join(repr(name) for name in table.columns if name != texts[0]) or "none is left"
+        raise MismatchError(
+            f"the model {predictor.name} takes pairs of texts, and {texts[0]!r} is the first; pass --text-pair with "
+            f"the column of the second one: {others}"
+        )
+    if predictor.pair is False and len(texts) == 2:
+        raise MismatchError(f"the model {predictor.name} takes single texts; leave out --text-pair")
+
+
+def _check_names(table: Table, chunk: Chunk, columns: dict[str, str]) -> None:
+    if taken := [name for name in columns if name in chunk.columns]:
+        raise InputError(
+            f"{table.path} has a column {taken[0]!r}, which is the name of one that is added; rename or remove it"
+        )
+
+
+def _outputs(
+    predictor: Predictor, chunk: Chunk, texts: tuple[str, ...], bar: Progress, rows: int
+) -> list[Output | None]:
+    """What the model says of each row of a chunk, None where there is no text; the bar moves to the chunk's end."""
+    columns = [chunk.values(name) for name in texts]
+    inputs = {}
+    for row, values in enumerate(zip(*columns, strict=True)):
+        found = _input(predictor, chunk.first_row + row, texts, values)
+        if found is not None:
+            inputs[row] = found
+    before = bar.done
+
+    def move(share: float) -> None:
+        position = before + int(share * (chunk.end_bytes - before))
+        bar.update(position - bar.done, f"{rows + int(share * len(chunk)):,} rows")
+
+    outputs: list[Output | None] = [None] * len(chunk)
+    for row, output in zip(inputs, predictor.outputs(list(inputs.values()), move), strict=True):
+        outputs[row] = output
+    move(1.0)
+    return outputs
+
+
+def _input(predictor: Predictor, row: int, names: tuple[str, ...], values: tuple[Any, ...]) -> Input | None:
+    """A row's text as the predictor takes it; None where it is missing or blank."""
+    for name, value in zip(names, values, strict=True):
+        words = predictor.kind == TOKENS and isinstance(value, list) and all(isinstance(word, str) for word in value)
+        if not (value is None or isinstance(value, str) or words):
+            expected = "text or a list of words" if predictor.kind == TOKENS else "text"
+            raise InputError(
+                f"row {row:,} (counted from 0) holds {value!r:.60} in the column {name!r}, expected {expected}"
+            )
+    if any(value is None or (isinstance(value, str) and not value.strip()) for value in values):
+        return None
+    return values if len(values) == 2 else values[0]
+
+
+def _values(predictor: Predictor, output: Output | None) -> list[Any]:
+    """A row's values of the added columns, None where there is no prediction."""
+    if output is None:
+        return [None] * len(added_columns(predictor))
+    labels = predictor.labels
+    if predictor.kind == TOKENS:
+        return [[None if np.isnan(n) else labels[int(n)] for n in output[:, 0]], _numbers(output[:, 1])]
+    if predictor.kind == "regression":
+        return _numbers(output)
+    if predictor.kind == "multi-label":
+        return [[name for name, chance in zip(labels, output, strict=True) if chance > 0.5], *_numbers(output)]
+    return [labels[int(output.argmax())], *_numbers(output)]
+
+
+def _numbers(values: Output) -> list[float | None]:
+    """Numbers by the shortest decimals that stand for their float32; None where one is not finite."""
+    return [number if math.isfinite(number) else None for number in map(float, values.astype(str))]
+
+
+def _labels(added: dict[str, list[Any]]) -> Iterator[str]:
+    """The labels that were predicted, once for each row or word."""
+    for label in added.get(LABEL) or itertools.chain.from_iterable(
+        filter(None, added.get(LABELS, added.get(TAGS, [])))
+    ):
+        if label is not None:
+            yield label

@@ -1,0 +1,1 @@
+"""Files of texts to predict, and of their predictions."""
