@@ -1,4 +1,4 @@
-"""The benchmark of a machine with a GPU: correctness, feed, training beside the Trainer, memory, profile.
+"""The benchmark of a machine with a GPU: correctness, feed, attention, training beside the Trainer, memory, profile.
 
     python -m benchmarks.gpu                                  # all stages, on the accelerator that torch finds
     python -m benchmarks.gpu --stage training,profile         # some

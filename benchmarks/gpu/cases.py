@@ -20,7 +20,8 @@ Case = tuple[str, Json]
 
 def cases_of(stage: str, quick: bool) -> list[Case]:
     """The cases of a stage."""
-    cases = list({"feed": feed, "training": training, "memory": memory, "profile": profile}[stage]())
+    stages = {"feed": feed, "attention": attention, "training": training, "memory": memory, "profile": profile}
+    cases = list(stages[stage]())
     return [(what, _small(case)) for what, case in cases if _is_short(case)] if quick else cases
 
 
@@ -31,6 +32,16 @@ def feed() -> Iterator[Case]:
             yield "feed", {"feed": name, "batch_size": batch_size}
         for name in ("resident", "streamed"):
             yield "feed", {"feed": name, "batch_size": batch_size, "packed": True}
+
+
+def attention() -> Iterator[Case]:
+    """Kernels: with dropout as BERT trains, without as ModernBERT does."""
+    for batch_size, width, dropout in ((16, 256, 0.1), (16, 256, 0.0), (128, 256, 0.1), (16, 512, 0.1)):
+        shape: Json = {"batch_size": batch_size, "width": width, "dropout": dropout, "precision": "bf16"}
+        for kernel in ("flash", "efficient", "cudnn", "packed"):
+            yield "attention", {**shape, "kernel": kernel, "masked": False}
+        for kernel in ("efficient", "cudnn"):
+            yield "attention", {**shape, "kernel": kernel, "masked": True}
 
 
 def training() -> Iterator[Case]:
@@ -85,10 +96,11 @@ def _is_short(case: Json) -> bool:
     """Whether a case is in the short form: of each kind one of some model, none compiled."""
     large = case.get("batch_size", 16) > 16 and "gradient_accumulation_steps" not in case
     other = case.get("model", "bert-base") != "bert-base" and not case.get("padding_free")
-    return not (large or other or case.get("compile") or case.get("precision") == "fp32")
+    return not (large or other or case.get("width", 0) > 256 or case.get("compile") or case.get("precision") == "fp32")
 
 
 def _small(case: Json) -> Json:
     """A case at sizes for a CPU."""
     sizes: Json = {"batch_size": 4} if "batch_size" in case else {"max_tokens": 200}
+    sizes |= {"width": 32} if "width" in case else {}
     return {**case, **sizes, **({"precision": "fp32"} if "precision" in case else {})}

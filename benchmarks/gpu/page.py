@@ -7,6 +7,7 @@ from ..timing import Json, table
 TITLES = {
     "correctness": "Correctness",
     "feed": "Feed: batches on the device, nothing computed on them",
+    "attention": "Attention alone, forward and backward, 12 heads of 64",
     "training": "Training",
     "memory": "Peak memory of a step on the widest rows (on a CPU, of the process), and the forecast of `prep info`",
     "profile": "Profile of a training step",
@@ -52,6 +53,24 @@ def _feed(records: Sequence[Json]) -> str:
         for record in records
     ]
     columns = {"feed": "feed", "batch": "batch", "million": "M real tokens/s", "us_per_batch": "µs a batch"}
+    return table(rows, columns)
+
+
+def _attention(records: Sequence[Json]) -> str:
+    rows = [
+        {**record["case"], "mask": "yes" if record["case"]["masked"] else "no", **record["result"]}
+        for record in records
+    ]
+    columns = {
+        "kernel": "kernel",
+        "batch_size": "batch",
+        "width": "width",
+        "mask": "mask",
+        "dropout": "dropout",
+        "precision": "precision",
+        "us": "µs",
+        "tflops_per_second": "TFLOP/s",
+    }
     return table(rows, columns)
 
 
@@ -170,6 +189,7 @@ def _percent(value: float | None) -> str | None:
 SECTIONS: dict[str, Callable[[Sequence[Json]], str]] = {
     "correctness": _correctness,
     "feed": _feed,
+    "attention": _attention,
     "training": _training,
     "memory": _memory,
     "profile": _profile,

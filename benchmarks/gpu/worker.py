@@ -11,6 +11,7 @@ from train.loop.step import OutOfMemoryError
 from train.models.heads import quiet_transformers
 
 from ..timing import Json, serve
+from .attention import measure_attention
 from .common import Place
 from .ours import measure_memory, measure_ours, measure_profile
 from .peers import measure_feed, measure_trainer
@@ -19,6 +20,7 @@ MEASURE = {
     "ours": measure_ours,
     "trainer": measure_trainer,
     "feed": measure_feed,
+    "attention": measure_attention,
     "memory": measure_memory,
     "profile": measure_profile,
 }

@@ -44,7 +44,7 @@ def test_every_stage_is_measured_once_and_shown(tmp_path: Path) -> None:
     padded = {record["case"]["strategy"]: record["result"]["padding"] for record in trained if record["what"] == "ours"}
     assert padded["fixed"] > padded["dynamic"] > padded["smart"] >= 0
     page = out.with_suffix(".md").read_text()
-    for title in ("Correctness", "Feed", "Training", "Peak memory", "Profile"):
+    for title in ("Correctness", "Feed", "Attention", "Training", "Peak memory", "Profile"):
         assert f"### {title}" in page
     assert "train run, dynamic, padding-free" in page
     out.write_text(text[: text.rindex("\n", 0, -1) + 1])
@@ -58,7 +58,9 @@ def test_every_stage_is_measured_once_and_shown(tmp_path: Path) -> None:
 
 def test_an_unknown_stage_is_refused_with_the_known_ones(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "argv", ["gpu", "--stage", "feed,fed"])
-    with pytest.raises(SystemExit, match="no stage 'fed', expected some of correctness,feed,training,memory,profile"):
+    with pytest.raises(
+        SystemExit, match="no stage 'fed', expected some of correctness,feed,attention,training,memory,profile"
+    ):
         main()
 
 
