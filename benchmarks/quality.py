@@ -20,12 +20,16 @@ import itertools
 import json
 import math
 import os
+import sys
+import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from statistics import fmean, median, stdev
+
+from train.signals import Stopped
 
 from . import timing
 from .timing import RESULTS, WORK, Json, environment, say
@@ -90,7 +94,10 @@ def main() -> None:
     if given.quick:
         recipe, path, seeds = replace(recipe, max_steps=5), WORK / "results" / FILE, range(1, 3)
     if not given.summary:
-        train_missing(path, given.data, recipe, seeds)
+        try:
+            train_missing(path, given.data, recipe, seeds)
+        except (KeyboardInterrupt, Stopped):
+            sys.exit("stopped; the same command goes on with the training that was cut off")
     summarize(path, given.data, recipe)
 
 
@@ -114,12 +121,12 @@ def train_missing(path: Path, data: str, recipe: Recipe, seeds: Sequence[int]) -
         if _key(identity) in {_key(run) for run in read_runs(path, data, recipe)}:
             continue
         say(f"{datetime.now(UTC):%H:%M:%S} {data}, seed {seed}: {_name(strategy, padding_free)}")
-        found = {**identity, "settings": asdict(recipe), **_train(cache, model, recipe, **identity)}
+        found = _train(cache, model, recipe, strategy, padding_free, seed)
         with path.open("a") as file:
-            file.write(json.dumps(found) + "\n")
+            file.write(json.dumps({**identity, "settings": asdict(recipe), **found}) + "\n")
 
 
-def _train(cache: Path, model: Path, recipe: Recipe, strategy: str, padding_free: bool, seed: int, data: str) -> Json:
+def _train(cache: Path, model: Path, recipe: Recipe, strategy: str, padding_free: bool, seed: int) -> Json:
     import torch
 
     from .runs import run_once
@@ -128,14 +135,11 @@ def _train(cache: Path, model: Path, recipe: Recipe, strategy: str, padding_free
     same = ("epochs", "lr", "warmup_ratio", "precision", "max_steps")
     settings = {name: value for name, value in asdict(recipe).items() if name in same}
     start = time.process_time()
-    try:
+    with tempfile.TemporaryDirectory(prefix="quality-", dir=WORK) as folder:
         run = run_once(
-            WORK / f"quality-{data}-{seed}", cache=str(cache), model=str(model), strategy=strategy, seed=seed,
-            plan_seed=seed, padding_free=padding_free, device="cpu", eval_split="test", **size, **settings,
+            Path(folder) / "run", cache=str(cache), model=str(model), strategy=strategy, seed=seed, plan_seed=seed,
+            padding_free=padding_free, device="cpu", eval_split="test", **size, **settings,
         )  # fmt: skip
-    except (SystemExit, KeyboardInterrupt):
-        say("stopped; the same command goes on with the training that was cut off")
-        raise
     kept = ("accuracies", "eval_losses", "train_losses", "steps", "real_tokens", "padded_tokens")
     machine = {"cpu": timing.machine()["cpu"], "threads": torch.get_num_threads(), "torch": torch.__version__}
     taken = {"cpu_s": round(time.process_time() - start, 1), "date": datetime.now(UTC).isoformat(timespec="seconds")}

@@ -42,6 +42,7 @@ def build_cache(
         strategy, batch_size, max_tokens, seed: the plan of split `train`; see `cache.PlanSpec`.
         epochs: of the plan (default 3).
         delimiter: what separates the cells of csv and text files; None = what their names say.
+        missing: what becomes of rows whose text or label is missing or empty: error (default) or drop.
         memory_bytes: about how much memory the build may take, beside the data (default 1 GiB).
         force: replace a different cache of the same name.
 

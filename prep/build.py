@@ -17,7 +17,7 @@ from cache import Cache, open_cache
 from cache.common.folder import Folder
 from cache.common.progress import ConsoleProgress
 from cache.errors import CacheError, InputError, MismatchError, NotACacheError
-from cache.format.manifest import Manifest, ShardInfo, SplitInfo, TokenizerInfo, fingerprint_of
+from cache.format.manifest import MISSING_ROWS, Manifest, ShardInfo, SplitInfo, TokenizerInfo, fingerprint_of
 from cache.format.special_tokens import read_specials
 from cache.format.tasks import MLM, TOKENS, Task
 from cache.reading.manifest import open_folder, read_manifest
@@ -27,8 +27,9 @@ from cache.writing.writer import ShardColumns, write_manifest, write_shard, writ
 from .rows.encoding import Encoded, encode_source, id_type
 from .rows.external_sort import merge
 from .rows.selection import Selection
-from .settings import BuildSettings
+from .settings import DROP, BuildSettings
 from .sources.corpus import Source
+from .sources.missing import FilledRows, counted_without
 from .sources.opening import open_source
 from .tokenization.engines import ParityError
 from .tokenization.tokenizer import (
@@ -74,6 +75,8 @@ def build(settings: BuildSettings, console: ConsoleProgress, source: Source | No
     source = source or open_source(settings.source, settings.columns, settings.memory_bytes)
     if settings.delimiter is not None and source.identity["kind"] != "files":
         raise InputError(f"--delimiter is for csv and text files, but {source.where} is none; leave it out")
+    if settings.missing == DROP:
+        source = replace(source, splits={split: FilledRows(stream) for split, stream in source.splits.items()})
     tokenizer = find_tokenizer(settings.tokenizer)
     if settings.task == MLM:
         read_specials(tokenizer.files, tokenizer.name)  # refuses a tokenizer without a mask token
@@ -220,7 +223,7 @@ def _differences(found: Manifest, wanted: Manifest) -> list[str]:
         )
         if before != after
     ]
-    keys = [key for key in {**found.source, **wanted.source} if key != "argument"]
+    keys = [key for key in {**found.source, **wanted.source} if key not in ("argument", MISSING_ROWS)]
     for key in keys:
         before, after = found.source.get(key), wanted.source.get(key)
         if before != after and key == "files":
@@ -248,12 +251,14 @@ def _encode(
     selection = Selection(task, {name: fraction for name, fraction in held.items() if fraction}, settings.limit)
     arguments = (source, encoder, selection, spill, settings.memory_bytes, console)
     try:
-        return encode_source(*arguments)
+        with counted_without(source.splits.values()):
+            return encode_source(*arguments)
     except ParityError as difference:
         console.log(f"warning: {difference}; tokenizing everything with tokenizers instead")
         encoder.use("tokenizers")
         shutil.rmtree(spill, ignore_errors=True)
-        return encode_source(*arguments)
+        with counted_without(source.splits.values()):
+            return encode_source(*arguments)
 
 
 def _write(
@@ -266,6 +271,7 @@ def _write(
     shutil.rmtree(folder.path / SORTED_RUNS, ignore_errors=True)
     complete = replace(
         manifest,
+        source={**manifest.source, **({MISSING_ROWS: encoded.left_out} if encoded.left_out else {})},
         splits=splits,
         task=encoded.task,
         tokenizer=replace(manifest.tokenizer, files=write_tokenizer(folder, tokenizer.files)),
@@ -289,7 +295,8 @@ def _write_split(folder: Folder, name: str, encoded: Encoded, shard_bytes: int, 
         if encoded.marked is not None:
             ids, marks = unpack(ids)
             own = encoded.marked[marks]
-        columns = ShardColumns(ids, part.lengths, rows, own, first)
+        numbers = rows if split.numbers is None else split.numbers[rows]
+        columns = ShardColumns(ids, part.lengths, numbers, own, first)
         shards.append(write_shard(folder, name, len(shards), columns, encoded.task))
     lengths = np.flatnonzero(counts)
     return SplitInfo(

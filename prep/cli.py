@@ -69,6 +69,13 @@ cache_argument = click.argument("cache", shell_complete=complete_folder)
 @click.option("--name", help="Name of the cache.  [default: the source's]")
 @click.option("--out", default="cache", show_default=True, shell_complete=complete_folder, help="Folder of the caches.")
 @click.option("--delimiter", help="What separates the cells of csv and text files.  [default: as their names say]")
+@click.option(
+    "--missing",
+    type=click.Choice(("error", "drop")),
+    default="error",
+    show_default=True,
+    help="What becomes of rows whose text or label is missing or empty.",
+)
 @click.option("--text", help="Column of the text.  [default: text, review, sentence, …]")
 @click.option("--text-pair", help="Column of a second text, for pairs.  [default: sentence2, hypothesis, …]")
 @click.option(
@@ -226,7 +233,7 @@ def _print_cache(cache: Any) -> None:
     from cache.common.progress import ConsoleProgress
 
     from .inspect.summary import first_split, format_splits, format_token_table, packed_row, table_specs, token_table
-    from .sources.corpus import describe_source
+    from .sources.corpus import describe_missing, describe_source
 
     manifest = cache.manifest
     size = sum(shard.bytes for split in manifest.splits.values() for shard in split.shards)
@@ -234,6 +241,8 @@ def _print_cache(cache: Any) -> None:
     click.echo(f"{size / 1e6:,.1f} MB in {cache.folder}, fingerprint {manifest.fingerprint[:12]}")
     click.echo(f"task {manifest.task.kind}{' of pairs' * manifest.task.pair}\n")
     click.echo(format_splits(cache))
+    if missing := describe_missing(manifest.source):
+        click.echo(missing)
     split = first_split(cache)
     with ConsoleProgress().bar("planning", len(table_specs(split)), "plans") as bar:
         rows = token_table(split, lambda: bar.update(1))

@@ -21,6 +21,9 @@ Stream = Callable[[], Iterator["pa.RecordBatch"]]
 """A function that starts reading from the front and yields record batches with the columns text, perhaps text_pair,
 and label, or labels: a struct with a field for each class where each has a column; no labels where none are wanted."""
 
+LEAVE_OUT = "or leave such rows out with --missing drop"
+"""What an error about a missing value ends with."""
+
 Mask = npt.NDArray[np.bool_]
 """(rows,) True for the rows that are taken."""
 
@@ -98,7 +101,9 @@ def check_filled(texts: "pa.Array", split: str, first_row: int) -> None:
     """Raise an `InputError` that names the first row without a text."""
     if texts.null_count:
         row = first_row + texts.is_null().to_numpy(zero_copy_only=False).argmax()
-        raise InputError(f"row {row} of split {split!r} (counted from 0) has no text; fill it in or remove the row")
+        raise InputError(
+            f"row {row} of split {split!r} (counted from 0) has no text; fill it in or remove the row, {LEAVE_OUT}"
+        )
 
 
 def checked_texts(texts: "pa.Array", split: str, first_row: int) -> "pa.Array":

@@ -13,6 +13,10 @@ from cache.plans.spec import PlanSpec
 
 from .sources.corpus import STDIN, Columns
 
+DROP = "drop"
+MISSING = ("error", DROP)
+"""What may become of rows without a text or a label."""
+
 
 class BuildOptions(TypedDict, total=False):
     """The keyword arguments of `prep.build_cache`, whose docstring says what each means."""
@@ -35,6 +39,7 @@ class BuildOptions(TypedDict, total=False):
     seed: int
     epochs: int
     delimiter: str | None
+    missing: str
     memory_bytes: int
     force: bool
 
@@ -70,6 +75,7 @@ class BuildSettings:
     seed: int = 0
     epochs: int = 3
     delimiter: str | None = None
+    missing: str = "error"
     memory_bytes: int = 1 << 30
     force: bool = False
     shard_bytes: int = DEFAULT_SHARD_BYTES
@@ -101,6 +107,8 @@ class BuildSettings:
 
     def _wrong_input(self) -> list[str]:
         wrong, mark = [], self.columns.delimiter
+        if self.missing not in MISSING:
+            wrong.append(f"--missing {self.missing!r} is none of {', '.join(MISSING)}")
         if self.source == STDIN and self.name is None:
             wrong.append("--name is missing, for text from standard input has none; pass --name NAME")
         if mark is not None and (len(mark) != 1 or not mark.isascii() or mark in '"\r\n'):
@@ -117,4 +125,4 @@ class BuildSettings:
         """The columns to read."""
         labels = (self.label,) if isinstance(self.label, str) else tuple(self.label or ())
         delimiter = "\t" if self.delimiter == "\\t" else self.delimiter
-        return Columns(self.text, self.text_pair, labels, self.task != MLM, delimiter)
+        return Columns(self.text, self.text_pair, labels, self.task != MLM, delimiter, self.missing == DROP)

@@ -27,6 +27,8 @@ FORMAT = "lengthwise-cache"
 VERSION = 1
 MANIFEST = "manifest.json"
 TOKENIZER = "tokenizer"
+MISSING_ROWS = "missing_rows"
+"""Key of a source, there if rows were left out that have no text or label: split to how many."""
 
 MAX_MANIFEST_BYTES = 32 * 1024 * 1024
 MAX_TOKENIZER_BYTES = 256 * 1024 * 1024
@@ -195,6 +197,10 @@ def _source(fields: Fields) -> Json:
     kind = str(fields.raw.get("kind"))
     for key in {"hub": ("dataset", "revision"), "package": ("argument", "package")}.get(kind, ()):
         fields.text(key)
+    if MISSING_ROWS in fields.raw:
+        missing = Fields(fields.mapping(MISSING_ROWS), fields.path)
+        for split in missing.raw:
+            missing.integer(split, 1, MAX_COUNT)
     return fields.raw
 
 

@@ -68,8 +68,8 @@ def _slices(costs: Array, ends: Array, sizes: Array, parts: int, limits: Array) 
 
 
 def packed_parts(costs: Array, sizes: Array, parts: int) -> Array:
-    """Each row, the costliest first, goes where least has gone so far (Graham 1969, longest processing time first). A
-    part costs the sum of its rows."""
+    """Each row, the costliest first, goes where least has gone so far (Graham 1969, longest processing time first);
+    then the costliest and the cheapest part exchange rows as long as it helps. A part costs the sum of its rows."""
     ends, loads = np.cumsum(sizes), np.zeros((len(sizes), parts), np.int64)
     found = np.empty(len(costs), np.int64)
     largest_first = np.argsort(-sizes, kind="stable")
@@ -80,7 +80,53 @@ def packed_parts(costs: Array, sizes: Array, parts: int) -> Array:
         lightest = loads[batches].argmin(axis=1)
         loads[batches, lightest] += costs[rows]
         found[rows] = lightest
-    return _numbered(loads)[np.repeat(np.arange(len(sizes)), sizes), found]
+    batch = np.repeat(np.arange(len(sizes)), sizes)
+    for _ in range(MOST_EXCHANGES if parts > 1 else 0):
+        if not _exchange(costs, batch, found, loads):
+            break
+    return _numbered(loads)[batch, found]
+
+
+MOST_EXCHANGES = 32
+"""Most exchanges in a batch: all that help among 8 ranks, and most of the gain among 64."""
+
+
+def _exchange(costs: Array, batch: Array, found: Array, loads: Array) -> bool:
+    """In each batch, give a row of the costliest part to the cheapest, for one of its rows or for none, so that their
+    costs come as near to each other as one such exchange can bring them; whether there was one anywhere.
+
+    Args:
+        costs, batch: (N,) of each row.
+        found: (N,) the part of each row; changed in place.
+        loads: (M, P) cost of each part; changed in place.
+    """
+    heavy, light = loads.argmax(axis=1), loads.argmin(axis=1)  # (M,)
+    gaps = loads.max(axis=1) - loads.min(axis=1)
+    given = np.flatnonzero((found == heavy[batch]) & (gaps[batch] > 1))
+    taken = np.flatnonzero(found == light[batch])  # rows of a batch lie end to end, by cost
+    of, cost, gap = batch[given], costs[given], gaps[batch[given]]
+    span = int(costs.max()) + 1
+    wanted = of * span + np.maximum(cost - gap // 2, 0)
+    after = np.searchsorted(batch[taken] * span + costs[taken], wanted)
+    best, partner = gap.copy(), np.full(len(given), -1)
+    for place in (after - 1, after):  # of the cheapest part the rows around the cost wanted; before its first, no row
+        row = taken.take(place, mode="clip") if len(taken) else place
+        exists = (place >= 0) & (place < len(taken))
+        exists &= batch.take(row, mode="clip") == of
+        moved = cost - np.where(exists, costs.take(row, mode="clip"), 0)
+        better = (moved > 0) & (np.abs(2 * moved - gap) < best)
+        best = np.where(better, np.abs(2 * moved - gap), best)
+        partner = np.where(better, np.where(exists, row, -1), partner)
+    helps = np.flatnonzero(best < gap)
+    helps = helps[np.lexsort((best[helps], of[helps]))]
+    chosen = helps[np.diff(of[helps], prepend=-1) > 0]  # in each batch the best
+    there, back, of = given[chosen], partner[chosen], of[chosen]
+    moved = cost[chosen] - np.where(back < 0, 0, costs[back])
+    found[there] = light[of]
+    found[back[back >= 0]] = heavy[of[back >= 0]]
+    loads[of, heavy[of]] -= moved
+    loads[of, light[of]] += moved
+    return len(chosen) > 0
 
 
 def _numbered(costs: Array) -> Array:

@@ -8,11 +8,12 @@ from functools import cached_property
 from typing import Any, BinaryIO
 
 from ..errors import InputError, StorageError
-from .failures import DeniedError, remote_errors
+from .failures import DeniedError, remote_errors, translated
 from .remote import CHUNK_BYTES, ObjectStore, Readable
 from .transfer import Report
 
-_RETRY_LIMIT = timedelta(seconds=30)
+_RETRY_LIMIT = timedelta(seconds=10)
+"""How long Google's client tries again; `transfer` does so, too."""
 
 
 class Bucket(ObjectStore):
@@ -46,6 +47,14 @@ class Bucket(ObjectStore):
             with contextlib.suppress(DeniedError):
                 self.folders()
 
+    def _check_bucket(self) -> None:
+        """Raise where the bucket itself is missing; some stores say of it what they say of a file."""
+        from pyarrow import fs
+
+        with contextlib.suppress(StorageError, FileNotFoundError), remote_errors(self.url):
+            if self._files.get_file_info(self.url.host.partition("@")[0]).type == fs.FileType.NotFound:
+                raise translated("NO_SUCH_BUCKET", self.url)
+
     def sizes(self, folder: str) -> dict[str, int]:
         from pyarrow import fs
 
@@ -66,14 +75,18 @@ class Bucket(ObjectStore):
             with remote_errors(self.url):
                 found = self._files.get_file_info(fs.FileSelector(self._path()))
         except FileNotFoundError:
+            self._check_bucket()
             return []
         return sorted(info.base_name for info in found if info.type == fs.FileType.Directory)
 
     def write(self, name: str, file: BinaryIO, report: Report) -> None:
-        with remote_errors(self.url / name), self._files.open_output_stream(self._path(name)) as out:
-            while chunk := file.read(CHUNK_BYTES):
-                out.write(chunk)
-                report(len(chunk))
+        try:
+            with remote_errors(self.url / name), self._files.open_output_stream(self._path(name)) as out:
+                while chunk := file.read(CHUNK_BYTES):
+                    out.write(chunk)
+                    report(len(chunk))
+        except FileNotFoundError:
+            raise translated("NO_SUCH_BUCKET", self.url) from None
 
     def remove(self, name: str) -> None:
         with contextlib.suppress(FileNotFoundError), remote_errors(self.url / name):

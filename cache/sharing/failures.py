@@ -37,13 +37,18 @@ SENTENCES: tuple[tuple[str, type[LengthwiseError], str], ...] = (
         "the credentials have expired; sign in again (for S3 `aws sso login`, or new AWS_… variables) and repeat",
     ),
     (
+        r"metadata\.google\.internal|OAuth2|DefaultAzureCredential|CredentialUnavailable|ChainedTokenCredential",
+        StorageError,
+        "no credentials were found; sign in, or set the variables that hold them (docs/sharing.md names them)",
+    ),
+    (
         r"INVALID_ACCESS_KEY_ID|InvalidAccessKeyId|SIGNATURE_DOES_NOT_MATCH|SignatureDoesNotMatch|InvalidToken"
-        r"|INVALID_CLIENT_TOKEN_ID|UNRECOGNIZED_CLIENT|AuthenticationFailed|InvalidAuthenticationInfo|\b401\b",
+        r"|INVALID_CLIENT_TOKEN_ID|UNRECOGNIZED_CLIENT|AuthenticationFailed|UNAUTHENTICATED|InvalidAuthenticationInfo|\b401\b",
         StorageError,
         "the credentials are not accepted; check the variables that hold them (docs/sharing.md names them)",
     ),
     (
-        r"ACCESS_DENIED|AccessDenied|AuthorizationFailure|AuthorizationPermissionMismatch|Forbidden|\b403\b",
+        r"ACCESS_DENIED|PERMISSION_DENIED|AccessDenied|AuthorizationFailure|AuthorizationPermissionMismatch|Forbidden|\b403\b",
         DeniedError,
         "access is denied: these credentials, or none, are not allowed to do this; ask the bucket's owner",
     ),
@@ -53,12 +58,14 @@ SENTENCES: tuple[tuple[str, type[LengthwiseError], str], ...] = (
         "the bucket is in another region; set AWS_REGION to its own",
     ),
     (
-        r"SLOW_DOWN|SlowDown|SERVICE_UNAVAILABLE|INTERNAL_FAILURE|InternalError|HTTP status (429|5\d\d)|\b(429|503)\b",
+        r"SLOW_DOWN|SlowDown|SERVICE_UNAVAILABLE|INTERNAL_FAILURE|InternalError"
+        r"|HTTP status (429|5\d\d)|status code: (429|5\d\d)|\b(429|503)\b",
         UnreachableError,
         "the store is overloaded or out of order; repeat the command later",
     ),
     (
-        r"NETWORK_CONNECTION|curlCode|REQUEST_TIMEOUT|[Tt]imed? ?out|[Cc]onnect|[Rr]esolv|[Bb]roken pipe|[Tt]ransport",
+        r"NETWORK_CONNECTION|curlCode|CURL error|UNAVAILABLE|REQUEST_TIMEOUT"
+        r"|[Tt]imed? ?out|[Cc]onnect|[Rr]esolv|[Bb]roken pipe|[Tt]ransport",
         UnreachableError,
         "the connection did not open or was cut; check the network and the endpoint, then repeat the command: what "
         "was transferred whole is not transferred again",
@@ -80,6 +87,8 @@ def remote_errors(url: StoreUrl | str) -> Iterator[None]:
     except ImportError as error:
         raise InputError(f"{url}: {error}; install what is missing: pip install --upgrade pyarrow") from None
     except (OSError, ValueError, RuntimeError) as error:  # pyarrow's and httpx's are among them
+        if str(error).startswith("No such file or directory"):
+            raise FileNotFoundError(str(url)) from None
         raise translated(str(error), url) from None
 
 

@@ -1,17 +1,15 @@
 """Caches in datasets of the Hugging Face Hub: read from one commit, published by one commit, which is atomic."""
 
 import contextlib
-import io
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterator, Mapping
 from functools import cached_property
-from io import BufferedReader
+from pathlib import Path
 from typing import Any
 
 from ..errors import InputError, LengthwiseError, StorageError
 from .failures import UnreachableError, redacted, remote_errors, translated
 from .remote import Readable, Remote
-from .transfer import Report
 from .urls import StoreUrl
 
 TIMEOUT_S = 20.0
@@ -90,33 +88,27 @@ class HubDataset(Remote):
         except FileNotFoundError:
             return []
 
-    def publish(
-        self,
-        names: Iterable[str],
-        read: Callable[[str], BufferedReader],
-        stale: list[str],
-        message: str,
-        report: Report,
-    ) -> None:
+    def publish(self, files: Mapping[str, Path], stale: list[str], message: str, bars: bool) -> None:
         """Add files and remove others by one commit, made only if nobody made another one since `commit`.
 
         Args:
-            names: of the files to add.
-            read: opens one of them.
+            files: where each lies, by name.
             stale: names of those to remove.
             message: of the commit.
-            report: called as files are read.
+            bars: let the library draw its progress bars.
         """
         from huggingface_hub import CommitOperationAdd, CommitOperationDelete
+        from huggingface_hub.utils import disable_progress_bars  # type: ignore[attr-defined]  # as above
 
-        operations: list[Any] = [CommitOperationDelete(self._name(name)) for name in stale]
-        with contextlib.ExitStack() as stack, self._errors():
-            for name in names:
-                file = stack.enter_context(_ReportingReader(read(name).detach(), report))
-                operations.append(CommitOperationAdd(self._name(name), file))
+        if not bars:
+            disable_progress_bars()
+        with self._errors():
             self._api.create_commit(
                 self.repository,
-                operations,
+                [
+                    *(CommitOperationDelete(self._name(name)) for name in stale),
+                    *(CommitOperationAdd(self._name(name), str(path)) for name, path in files.items()),
+                ],
                 commit_message=message,
                 repo_type="dataset",
                 revision=self.revision,
@@ -185,17 +177,4 @@ class _Response:
             with self.dataset._errors():
                 self.rest = next(self.chunks, b"")
         found, self.rest = self.rest[:size], self.rest[size:]
-        return found
-
-
-class _ReportingReader(io.BufferedReader):
-    """A file that reports the bytes read from it."""
-
-    def __init__(self, raw: io.RawIOBase, report: Report) -> None:
-        super().__init__(raw)
-        self.report = report
-
-    def read(self, size: int | None = -1, /) -> bytes:
-        found = super().read(size)
-        self.report(len(found))
         return found

@@ -13,6 +13,7 @@ from ..format.manifest import MANIFEST, MAX_MANIFEST_BYTES, TOKENIZER, Manifest
 from ..format.plan_file import MAX_PLAN_BYTES, PLAN_FILE, PLAN_ID, PLANS, parse_plan
 from .failures import DeniedError
 from .remote import Remote
+from .transfer import Report
 
 MAX_PLANS = 1000
 """Most plans of a split that are taken."""
@@ -51,14 +52,14 @@ class RemotePlan:
     files: list[FileInfo]
 
 
-def find_cache(remote: Remote) -> RemoteCache | None:
+def find_cache(remote: Remote, report: Report) -> RemoteCache | None:
     """The cache at the URL of `remote`, None where there is no manifest.
 
     Raises:
         CorruptCacheError, FormatVersionError: the manifest is not as one is written.
     """
     try:
-        data = remote.read(MANIFEST, MAX_MANIFEST_BYTES)
+        data = remote.read(MANIFEST, MAX_MANIFEST_BYTES, report)
     except FileNotFoundError:
         return None
     try:
@@ -67,7 +68,7 @@ def find_cache(remote: Remote) -> RemoteCache | None:
         raise type(error)(f"{remote.url}: {error}") from None
 
 
-def read_cache(remote: Remote) -> RemoteCache:
+def read_cache(remote: Remote, report: Report) -> RemoteCache:
     """The cache at the URL of `remote`.
 
     Raises:
@@ -75,7 +76,7 @@ def read_cache(remote: Remote) -> RemoteCache:
         InputError: there is no such bucket.
         CorruptCacheError, FormatVersionError: see `find_cache`.
     """
-    found = find_cache(remote)
+    found = find_cache(remote, report)
     if found is None:
         remote.folders()  # says so where the bucket itself is missing
         raise NotACacheError(
@@ -85,7 +86,7 @@ def read_cache(remote: Remote) -> RemoteCache:
     return found
 
 
-def read_plans(remote: Remote, manifest: Manifest) -> list[RemotePlan]:
+def read_plans(remote: Remote, manifest: Manifest, report: Report) -> list[RemotePlan]:
     """The complete plans of a remote cache; none where the files of a folder may not be listed.
 
     Those of another cache, which a push that was stopped may have left, are passed over: plans can be drawn anew.
@@ -95,6 +96,7 @@ def read_plans(remote: Remote, manifest: Manifest) -> list[RemotePlan]:
     """
     found = []
     for split, info in manifest.splits.items():
+        report(0)
         try:
             names = remote.sizes(f"{split}/{PLANS}")
         except DeniedError:
@@ -103,7 +105,7 @@ def read_plans(remote: Remote, manifest: Manifest) -> list[RemotePlan]:
         for plan_id in list(filter(PLAN_ID.fullmatch, ids))[:MAX_PLANS]:
             folder = f"{split}/{PLANS}/{plan_id}"
             try:
-                data = remote.read(f"{folder}/{PLAN_FILE}", MAX_PLAN_BYTES)
+                data = remote.read(f"{folder}/{PLAN_FILE}", MAX_PLAN_BYTES, report)
                 plan = parse_plan(data, Path(plan_id, PLAN_FILE), manifest.fingerprint, split, info.rows)
             except (MismatchError, FileNotFoundError):
                 continue

@@ -24,6 +24,7 @@ from ..format.files import FileInfo, open_file_info
 from ..format.manifest import MANIFEST, MAX_MANIFEST_BYTES
 from ..format.plan_file import PLAN_FILE
 from ..writing.publishing import publish
+from .failures import UnreachableError
 from .listing import RemoteCache, RemotePlan, read_cache, read_plans
 from .remote import CHUNK_BYTES, Remote
 from .remotes import open_remote
@@ -77,8 +78,15 @@ def pull(url: str, to: str | Path | None = None, progress: ConsoleProgress | Non
     """
     progress = progress or ConsoleProgress()
     remote = open_remote(parse_url(url))
-    cache = watched(lambda: read_cache(remote), remote.url)
+    try:
+        cache = watched(lambda report: read_cache(remote, report), remote.url)
+    except UnreachableError as error:
+        raise UnreachableError(
+            f"{error}; `prep list {store_folder()}` shows the caches that were pulled before"
+        ) from None
     target = store_folder() / store_name(cache) if to is None else Path(to)
+    if (held := _hold(target, cache)) is not None:
+        return Pulled(target, cache.manifest.name, *_size(cache), 0, held)
 
     def announce(owner: str) -> None:
         progress.log(f"{target} is being pulled by process {owner}; waiting for it")
@@ -86,22 +94,46 @@ def pull(url: str, to: str | Path | None = None, progress: ConsoleProgress | Non
     with storage_errors(target.parent):
         parent = Folder.make(target.parent)
     with parent, storage_errors(target), locked(lock_file(target), announce):
-        size, files = sum(info.bytes for info in cache.files()) + len(cache.data), len(cache.files()) + 1
-        download = None
+        if (held := _hold(target, cache)) is not None:  # another process has just pulled it
+            return Pulled(target, cache.manifest.name, *_size(cache), 0, held)
+        download = _Download(
+            remote, cache, watched(lambda report: read_plans(remote, cache.manifest, report), url), progress
+        )
+        if to is None:
+            make_room(target.parent, download.bytes)
+        with _staging(parent, target.name, cache) as staging:
+            download.run(staging)
+            publish(staging, target)
+        held = _hold(target, cache)
+    if held is None:
+        raise StorageError(f"{target} was removed as soon as it was pulled; repeat the command")
+    return Pulled(target, cache.manifest.name, download.files, download.bytes, download.fetched_bytes, held)
+
+
+def _size(cache: RemoteCache) -> tuple[int, int]:
+    """How many files its manifest lists, with itself, and their bytes."""
+    infos = cache.files()
+    return len(infos) + 1, sum(info.bytes for info in infos) + len(cache.data)
+
+
+def _hold(target: Path, cache: RemoteCache) -> Folder | None:
+    """The folder `target` if it is this very cache, open and in use; nothing is written, so that a store may be
+    read-only. None where nothing is there.
+
+    Raises:
+        InputError: it is something else.
+    """
+    with storage_errors(target, "read"):
         if not _is_there(target, cache):
-            plans = watched(lambda: read_plans(remote, cache.manifest), remote.url)
-            if to is None:
-                make_room(target.parent, size)
-            download = _Download(remote, cache, plans, progress)
-            with _staging(parent, target.name, cache) as staging:
-                download.run(staging)
-                publish(staging, target)
-            size, files = download.bytes, download.files
+            return None
         held = Folder.open(target)
         hold_shared(held.handle)
-        if to is None:
-            os.utime(held.handle)
-    return Pulled(target, cache.manifest.name, files, size, download.fetched_bytes if download else 0, held)
+        if not held.is_at(target):  # it was removed meanwhile
+            held.close()
+            return None
+        with contextlib.suppress(OSError):
+            os.utime(held.handle)  # the time of its last use
+        return held
 
 
 def _is_there(target: Path, cache: RemoteCache) -> bool:

@@ -14,8 +14,8 @@ from io import BufferedReader
 
 from ..common.files import storage_errors
 from ..common.folder import Folder
-from ..common.progress import ConsoleProgress
-from ..errors import CacheError, InputError, StorageError
+from ..common.progress import ConsoleProgress, is_terminal
+from ..errors import CacheError, CorruptCacheError, InputError, StorageError
 from ..format.checksummed_json import NAME_PATTERN
 from ..format.manifest import MANIFEST, MAX_MANIFEST_BYTES, TOKENIZER, Manifest
 from ..format.plan_file import PLAN_FILE, PLAN_ID, PLANS
@@ -35,6 +35,8 @@ _FILE = re.compile(
     rf"|{NAME_PATTERN.pattern}/{PLANS}/{PLAN_ID.pattern}/(plan\.json|epoch-\d{{4,}}\.safetensors)"
 )
 """What a file of a cache is called; of an old cache nothing else is removed."""
+HUB_PATIENCE_S = 6 * 3600.0
+"""Longest that a commit may take, seconds: its library says nothing until it is made, and has its own time limits."""
 
 
 @dataclass(frozen=True)
@@ -86,7 +88,7 @@ def push_files(cache: Folder, names: Sequence[str], url: StoreUrl, force: bool, 
         sizes = {name: found.st_size for name in names if (found := cache.stat(name))}
     local = _Local(cache, data, Manifest.from_bytes(data, cache.path / MANIFEST), sizes)
     remote = open_remote(url)
-    old = watched(lambda: _replaced(remote, force), url)
+    old = watched(lambda report: _replaced(remote, force, report), url)
     if old is not None and old.data != data and not force:
         raise InputError(
             f"{url} holds another cache: {old.manifest.name}, built {old.manifest.created[:16].replace('T', ' ')}, "
@@ -102,20 +104,21 @@ def push_files(cache: Folder, names: Sequence[str], url: StoreUrl, force: bool, 
     return Pushed(url, len(sizes) + 1, total, len(sent), sum(sent.values()))
 
 
-def _replaced(remote: Remote, force: bool) -> RemoteCache | None:
+def _replaced(remote: Remote, force: bool, report: Report) -> RemoteCache | None:
     """The cache that is there; a damaged one is None where it may be replaced."""
     try:
-        return find_cache(remote)
+        return find_cache(remote, report)
     except CacheError:
         if force:
             return None
         raise
 
 
-def _there(remote: Remote, *manifests: Manifest) -> dict[str, int]:
+def _there(remote: Remote, report: Report, *manifests: Manifest) -> dict[str, int]:
     """The sizes of the files of caches with these splits that are there; none where they may not be listed."""
     found: dict[str, int] = {}
     for folder in {TOKENIZER, *(split for manifest in manifests for split in manifest.splits)}:
+        report(0)
         with contextlib.suppress(DeniedError):
             found |= {f"{folder}/{name}": size for name, size in remote.sizes(folder).items()}
     return {name: size for name, size in found.items() if _FILE.fullmatch(name)}
@@ -142,9 +145,10 @@ class _Push:
         published = self.old is not None and self.old.data == self.local.data
         goes_on = watched(self._goes_on, self.remote.url) if not published else True
         manifests = (self.local.manifest, *((self.old.manifest,) if self.old else ()))
-        there = watched(lambda: _there(self.remote, *manifests), self.remote.url)
+        there = watched(lambda report: _there(self.remote, report, *manifests), self.remote.url)
         if not published:
-            watched(lambda: self._begin(sorted(there.keys() - self.local.sizes.keys())), self.remote.url)
+            watched(self._begin, self.remote.url)
+            transfer(sorted(there.keys() - self.local.sizes.keys()), self._remove, self.remote.url)
         kept = {name for name, size in there.items() if goes_on and self.local.sizes.get(name) == size}
         sent = {name: size for name, size in self.local.sizes.items() if name not in kept}
         if kept and not published:
@@ -159,22 +163,22 @@ class _Push:
             sent[MANIFEST] = len(self.local.data)
         return sent
 
-    def _read(self, name: str) -> bytes | None:
+    def _read(self, name: str, report: Report) -> bytes | None:
         try:
-            return self.remote.read(name, MAX_MANIFEST_BYTES)
+            return self.remote.read(name, MAX_MANIFEST_BYTES, report)
         except FileNotFoundError:
             return None
 
-    def _write(self, name: str) -> None:
-        self.remote.write(name, io.BytesIO(self.local.data), lambda _: None)
+    def _write(self, name: str, report: Report) -> None:
+        self.remote.write(name, io.BytesIO(self.local.data), lambda _: report(0))
 
-    def _goes_on(self) -> bool:
+    def _goes_on(self, report: Report) -> bool:
         """Whether this very push was stopped before.
 
         Raises:
             InputError: another push is under way, or was stopped.
         """
-        under_way = self._read(PUSHING)
+        under_way = self._read(PUSHING, report)
         if under_way not in (None, self.local.data) and not self.force:
             raise InputError(
                 f"{self.remote.url}: another cache is being pushed there, or its push was stopped; wait for it, "
@@ -182,30 +186,37 @@ class _Push:
             )
         return under_way == self.local.data
 
-    def _begin(self, stale: Sequence[str]) -> None:
-        """Withdraw the old cache, manifest first, and remove those of its files that the new one does not replace."""
+    def _begin(self, report: Report) -> None:
+        """Withdraw the old cache; its files go or are replaced afterwards."""
         self.remote.remove(MANIFEST)
-        self._write(PUSHING)
-        for name in stale:
-            self.remote.remove(name)
+        self._write(PUSHING, report)
+
+    def _remove(self, name: str, report: Report) -> None:
+        self.remote.remove(name)
+        report(0)
 
     def _send(self, name: str, report: Report) -> None:
         with self.local.open(name) as file:
             self.remote.write(name, file, report)
 
-    def _publish(self) -> None:
+    def _publish(self, report: Report) -> None:
         other = f"{self.remote.url}: another push to this URL came between; push again when it has ended"
-        if self._read(PUSHING) != self.local.data or self._read(MANIFEST) not in (None, self.local.data):
+        if self._read(PUSHING, report) != self.local.data or self._read(MANIFEST, report) not in (
+            None,
+            self.local.data,
+        ):
             raise StorageError(other)
-        self._write(MANIFEST)
-        if self._read(MANIFEST) != self.local.data:
+        self._write(MANIFEST, report)
+        if self._read(MANIFEST, report) != self.local.data:
             raise StorageError(other)
         self.remote.remove(PUSHING)
 
 
 def _commit(remote: HubDataset, local: _Local, old: RemoteCache | None, progress: ConsoleProgress) -> dict[str, int]:
     """Send everything to the Hub in one commit; files that it has are not sent again."""
-    there = watched(lambda: _there(remote, local.manifest, *((old.manifest,) if old else ())), remote.url)
+    there = watched(
+        lambda report: _there(remote, report, local.manifest, *((old.manifest,) if old else ())), remote.url
+    )
     if (
         old is not None
         and old.data == local.data
@@ -217,8 +228,12 @@ def _commit(remote: HubDataset, local: _Local, old: RemoteCache | None, progress
     stale = [] if old is not None and old.data == local.data else sorted(there.keys() - local.sizes.keys())
     message = f"Cache {local.manifest.name}, fingerprint {local.manifest.fingerprint[:12]}"
 
-    def commit(_: None, report: Report) -> None:
-        remote.publish([*local.sizes, MANIFEST], local.open, stale, message, report)
+    def commit(names: list[str], _: Report) -> None:
+        with storage_errors(local.folder.path, "read"):
+            folder = local.folder.checked_path()
+            if wrong := [name for name in names if not local.folder.is_file(name)]:
+                raise CorruptCacheError(f"{folder / wrong[0]}: is not a regular file")
+        remote.publish({name: folder / name for name in names}, stale, message, not progress.quiet and is_terminal())
 
-    transfer([None], commit, remote.url)
+    transfer([[*local.sizes, MANIFEST]], commit, remote.url, patience_s=HUB_PATIENCE_S)
     return local.sizes | {MANIFEST: len(local.data)}

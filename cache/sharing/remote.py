@@ -51,11 +51,12 @@ class Remote(ABC):
         found.url = self.url / name
         return found
 
-    def read(self, name: str, limit: int) -> bytes:
-        """The content of a file of at most `limit` bytes."""
+    def read(self, name: str, limit: int, report: Report) -> bytes:
+        """The content of a file of at most `limit` bytes; it reports 0 for each part, for this is no progress."""
         chunks, size = [], 0
         with self.open(name) as file:
             while chunk := file.read(min(CHUNK_BYTES, limit - size + 1)):
+                report(0)
                 chunks.append(chunk)
                 size += len(chunk)
                 if size > limit:

@@ -30,13 +30,12 @@ def find_remote_caches(url: str) -> list[tuple[str, Manifest]]:
 
     def look(folder: Remote, report: Report) -> None:
         try:
-            cache = find_cache(folder)
+            cache = find_cache(folder, report)
         except CacheError:
             cache = None
         if cache is not None:
             found[str(folder.url)] = cache.manifest
-        report(0)
 
-    names = watched(root.folders, root.url)
+    names = watched(lambda _: root.folders(), root.url)
     transfer([root, *(root.below(name) for name in names)], look, root.url)
     return sorted(found.items())

@@ -30,7 +30,11 @@ class _StoppedError(Exception):
 
 
 def transfer(
-    items: Iterable[T], work: Callable[[T, Report], object], source: object, progress: Progress | None = None
+    items: Iterable[T],
+    work: Callable[[T, Report], object],
+    source: object,
+    progress: Progress | None = None,
+    patience_s: float | None = None,
 ) -> None:
     """Call `work` with each item and a function that reports bytes, several at once; the first error ends it.
 
@@ -41,11 +45,13 @@ def transfer(
         work: does one item; it must report now and then.
         source: a name of the other side, for errors.
         progress: a bar that is told the bytes; those of an item that is tried again are taken back.
+        patience_s: silence after which it is given up, seconds.  [default: `PATIENCE_S`]
 
     Raises:
-        UnreachableError: nothing was reported for a minute, or an item failed three times.
+        UnreachableError: nothing was reported for that long, or an item failed three times.
         LengthwiseError: `work` raised it.
     """
+    patience_s = patience_s or PATIENCE_S
     waiting: queue.SimpleQueue[T] = queue.SimpleQueue()
     messages: queue.SimpleQueue[int | BaseException | None] = queue.SimpleQueue()
     stopped = threading.Event()
@@ -69,10 +75,10 @@ def transfer(
     for thread in threads:
         thread.start()
     try:
-        _collect(messages, left, progress)
+        _collect(messages, left, progress, patience_s)
     except queue.Empty:
         raise UnreachableError(
-            f"{source}: nothing came or went for {PATIENCE_S:.0f} seconds; check the network, then repeat the command: "
+            f"{source}: nothing came or went for {patience_s:.0f} seconds; check the network, then repeat the command: "
             "what was transferred whole is not transferred again"
         ) from None
     finally:
@@ -81,10 +87,12 @@ def transfer(
         thread.join()
 
 
-def _collect(messages: "queue.SimpleQueue[int | BaseException | None]", left: int, progress: Progress | None) -> None:
+def _collect(
+    messages: "queue.SimpleQueue[int | BaseException | None]", left: int, progress: Progress | None, patience_s: float
+) -> None:
     """Read messages until none of `left` items is under way: bytes, an error, None for an item that is done."""
     while left:
-        message = messages.get(timeout=PATIENCE_S)
+        message = messages.get(timeout=patience_s)
         if isinstance(message, BaseException):
             raise message
         if message is None:
@@ -115,8 +123,8 @@ def _attempt(
             tell(-done)
 
 
-def watched(function: Callable[[], R], source: object) -> R:
-    """What `function` returns, which is run as `transfer` runs an item."""
+def watched(function: Callable[[Report], R], source: object) -> R:
+    """What `function` returns, which is run as `transfer` runs an item: it must report now and then."""
     found: list[R] = []
-    transfer([function], lambda call, report: found.append(call()), source)
+    transfer([function], lambda call, report: found.append(call(report)), source)
     return found[-1]

@@ -14,7 +14,7 @@ import numpy.typing as npt
 from cache.errors import InputError
 from cache.format.tasks import MAX_MULTI_LABELS
 
-from ..columns import LABEL, LABELS, distinct, is_list, list_counts
+from ..columns import LABEL, LABELS, LEAVE_OUT, distinct, is_list, list_counts
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -71,7 +71,9 @@ def code_labels(labels: "pa.Array", split: str, first_row: int) -> Coded:
     """
     if labels.null_count:
         row = first_row + labels.is_null().to_numpy(zero_copy_only=False).argmax()
-        raise InputError(f"row {row} of split {split!r} (counted from 0) has no label; give it one or remove the row")
+        raise InputError(
+            f"row {row} of split {split!r} (counted from 0) has no label; give it one or remove the row, {LEAVE_OUT}"
+        )
     if is_list(labels.type):
         return _code_lists(labels, split, first_row)
     try:
@@ -196,7 +198,7 @@ def resolve_numbers(pieces: dict[str, list[Coded]]) -> dict[str, npt.NDArray[np.
                     row = first_row + int(np.argmax(piece.codes == code))
                     raise InputError(
                         f"row {row} of split {split!r} (counted from 0) has the label {piece.values[code]!r}, which is "
-                        "no finite number; correct it or remove the row, or pass --task classification"
+                        f"no finite number; correct it or remove the row, or pass --task classification, {LEAVE_OUT}"
                     )
                 table[code] = number
             parts.append(table[piece.codes])
@@ -304,12 +306,14 @@ def _class_of(value: Any, known: tuple[str, ...] | None) -> int | str:
         label: int | str = str(value).lower() if known is None else int(value)
     elif isinstance(value, str):
         label = value if known and value in known else _number(value)
+    elif isinstance(value, float) and math.isnan(value):
+        raise ValueError(f"which is no class but none; give the row a label or remove it, {LEAVE_OUT}")
     elif isinstance(value, float | int):
         label = _whole(value)
     else:
         raise ValueError(f"which is no class but a {type(value).__name__}")
     if label == "":
-        raise ValueError("which names no class; give the row a label or remove it")
+        raise ValueError(f"which names no class; give the row a label or remove it, {LEAVE_OUT}")
     if known is None:
         return label
     if isinstance(label, str) and label in known:

@@ -4,7 +4,7 @@ import contextlib
 import shutil
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,8 +17,10 @@ from cache.format.tasks import MLM, TOKENS, Task
 
 from ..columns import PAIR, TEXT, Mask, checked_texts, kept
 from ..labels.class_labels import Coded, code_batch, find_task, resolve_classes, resolve_numbers
+from ..labels.class_names import confusable
 from ..labels.tags import TaggedWords, Tags, tagged_words
 from ..sources.corpus import Source
+from ..sources.missing import FilledRows
 from ..tokenization.engines import RowError
 from ..tokenization.tokenizer import Encoder
 from ..tokenization.words import WordEncoder, pack
@@ -43,6 +45,9 @@ class EncodedSplit:
         labels: (source rows,) or (source rows, classes), the label of each row of `origin`; None where tokens have
             labels, or nothing has.
         first_lengths: (source rows,) tokens of token type 0, likewise; None without pairs.
+        numbers: (source rows,) their numbers with those that were left out; None where none can be.
+
+    The rows of `origin` are counted without those that were left out.
     """
 
     origin: str
@@ -50,6 +55,7 @@ class EncodedSplit:
     store: SortedRunStore
     labels: Array | None = None
     first_lengths: Array | None = None
+    numbers: Array | None = None
     pieces: list[tuple[Array, Array]] = field(default_factory=list)
     """Of `first_lengths`: (n,) source rows and (n,) lengths each, until all are there."""
 
@@ -71,11 +77,13 @@ class Encoded:
         task: what the labels mean.
         splits: name in the cache to the split.
         marked: where tokens have labels, the label of each mark; else None.
+        left_out: source split to how many of its rows were left out, of those of which some were.
     """
 
     task: Task
     splits: dict[str, EncodedSplit]
     marked: Array | None = None
+    left_out: dict[str, int] = field(default_factory=dict)
 
 
 def encode_source(
@@ -126,15 +134,17 @@ def encode_source(
             for split in own.values():
                 split.first_lengths = _by_source_row(split.pieces, first_row) if encoder.pairs else None
                 split.pieces.clear()
+                split.numbers = stream.numbers() if isinstance(stream, FilledRows) else None
     encoder.settle()
+    left_out = {name: found for name, stream in source.splits.items() if (found := getattr(stream, "left_out", 0))}
     if not any(split.store.sorted_runs for split in splits.values()):
-        raise InputError(f"{source.where} holds no rows")
+        raise InputError(f"{source.where} holds no rows{' with a text and a label' * bool(left_out)}")
     if encoder.words:
-        return _tagged(selection.task, tags, splits, console)
+        return replace(_tagged(selection.task, tags, splits, console), left_out=left_out)
     task, labels_of = _labels(selection.task, coded, source, console)
     for split in splits.values():
         split.labels = labels_of.get(split.origin)
-    return Encoded(task, splits)
+    return Encoded(task, splits, left_out=left_out)
 
 
 def _encode_chunk(
@@ -163,6 +173,8 @@ def _tagged(asked: str, tags: Tags, splits: dict[str, EncodedSplit], console: Co
     names, marked = tags.table()
     if not names:
         raise InputError("the lists of words are all empty, so there is no tag to learn; see --text")
+    for line in confusable(names) if tags.known is None else ():
+        console.log(f"warning: {line}")
     if len(names) == 1:
         console.log(f"warning: all words have the tag {names[0]!r}: there is nothing to learn")
     return Encoded(Task(TOKENS, names), splits, marked)
@@ -184,7 +196,7 @@ def _labels(
     if kind == "regression":
         return Task(kind, (), source.pair), dict(resolve_numbers(pieces))
     names, labels = resolve_classes(pieces, source.label_names)
-    for line in _oddities(names, labels):
+    for line in (*_oddities(names, labels), *(confusable(names) if source.label_names is None else ())):
         console.log(f"warning: {line}")
     return Task(kind, names, source.pair), labels
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from cache.errors import InputError
 from cache.format.checksummed_json import NAME_PATTERN, Json
-from cache.format.manifest import TOKENIZER
+from cache.format.manifest import MISSING_ROWS, TOKENIZER
 
 from ..columns import Stream
 
@@ -23,6 +23,7 @@ class Columns:
         labels: one column, or one for each class of a multi-label task, holding 0 or 1.
         labelled: whether labels are wanted; where not, there are no columns of them.
         delimiter: what separates the cells of csv and text files; None = what their names say.
+        drop_missing: whether rows without a text or a label are left out.
     """
 
     text: str | None = None
@@ -30,6 +31,7 @@ class Columns:
     labels: tuple[str, ...] = ()
     labelled: bool = True
     delimiter: str | None = None
+    drop_missing: bool = False
 
     @property
     def texts(self) -> list[str]:
@@ -46,7 +48,13 @@ class Columns:
         """What a cache's manifest says of them."""
         pair = {"text_pair": self.pair} if self.pair else {}
         label = {"label": self.labels[0] if len(self.labels) == 1 else list(self.labels)} if self.labelled else {}
-        return {"text": self.text, **pair, **label, **({"delimiter": self.delimiter} if self.delimiter else {})}
+        delimiter = {"delimiter": self.delimiter} if self.delimiter else {}
+        return {"text": self.text, **pair, **label, **delimiter, **self.missing}
+
+    @property
+    def missing(self) -> Json:
+        """What a cache's manifest says of rows without a text or a label: nothing where they are an error."""
+        return {"missing": "drop"} if self.drop_missing else {}
 
     @property
     def classes(self) -> tuple[str, ...] | None:
@@ -124,3 +132,9 @@ def describe_source(source: Json) -> str:
     if isinstance(given, list):
         return " ".join(map(str, given[:3])) + (f" and {len(given) - 3:,} more" if len(given) > 3 else "")
     return str(given)
+
+
+def describe_missing(source: Json) -> str:
+    """How many rows were left out for want of a text or a label; empty if none."""
+    counts = [f"{rows:,} of {split!r}" for split, rows in source.get(MISSING_ROWS, {}).items()]
+    return f"rows left out, for a text or label is missing: {', '.join(counts)}" if counts else ""

@@ -5,6 +5,7 @@ A library is looked for among those that are already loaded: nobody holds a data
 
 import sys
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -39,7 +40,7 @@ def given_source(data: Any, labels: Any, text_pairs: Any, name: str | None, aske
         if asked.names:
             raise InputError("text=, text_pair= and label= name the columns of a table, but lists are given")
         frame, columns = _lists(data, labels, text_pairs, task)
-        return frames_source("", name, {"train": frame}, columns)
+        return frames_source("", name, {"train": frame}, replace(columns, drop_missing=asked.drop_missing))
     tables = data if isinstance(data, Mapping) else {"train": data}
     for split in tables:
         check_split_name(str(split), Path(str(split)))

@@ -208,7 +208,7 @@ def open_folder(argument: str, path: Path, asked: Columns, forked: Forked) -> So
     return Source(
         argument=argument,
         name=cache_name(path.resolve().name),
-        identity={"kind": "texts", "files": files},
+        identity={"kind": "texts", "files": files, **asked.missing},
         splits=streams,
         unread="" if asked.labelled else "the folders' names",
     )
@@ -262,9 +262,9 @@ def open_stdin(asked: Columns, forked: Forked) -> Source:
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)
         raise
-    source = replace(source, splits={split: _from_stdin(stream, path) for split, stream in source.splits.items()})
-    weakref.finalize(source, shutil.rmtree, folder, ignore_errors=True)
-    return source
+    stream = _from_stdin(source.splits["train"], path)
+    weakref.finalize(stream, shutil.rmtree, folder, ignore_errors=True)
+    return replace(source, splits={"train": stream})
 
 
 def _from_stdin(stream: Stream, path: Path) -> Stream:

@@ -94,7 +94,13 @@ def _may_be_on_hub(argument: str) -> bool:
 
 def _preset(preset: Preset, asked: Columns, forked: Forked) -> Source:
     labels = (asked.labels or (preset.label,)) if asked.labelled else ()
-    columns = Columns(asked.text or preset.text, asked.pair or preset.text_pair, labels, asked.labelled)
+    columns = replace(
+        asked,
+        text=asked.text or preset.text,
+        pair=asked.pair or preset.text_pair,
+        labels=labels,
+        delimiter=None,
+    )
     known: dict[str, Any] = {"unread": f"the column {preset.label!r}"}
     if asked.labelled:
         known = {"label_names": preset.label_names or None, "task": preset.task, "metric": preset.metric}

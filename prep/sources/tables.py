@@ -31,6 +31,7 @@ from ..columns import (
 from ..labels.class_labels import Coded, code_batch
 from .corpus import Columns, Source, cache_name
 from .files import named
+from .missing import FilledRows, counted_without
 from .usual_columns import choose_columns, column_note, unread_labels
 
 if TYPE_CHECKING:
@@ -178,7 +179,11 @@ def frames_source(argument: str, name: str, frames: Mapping[str, Frame], asked: 
     labelled, hidden = split_hidden(frames, asked)
     classes = known_classes(labelled, asked)
     streams = {split: frame_stream(frame, asked, where[split]) for split, frame in labelled.items()}
-    digests = {split: digest(split, stream) for split, stream in streams.items()}
+    digests = {}
+    for split, stream in streams.items():
+        read = FilledRows(stream) if asked.drop_missing else stream
+        with counted_without([read]):
+            digests[split] = digest(split, read)
     tables = [{"split": split, "rows": found.rows, "sha256": found.sha256} for split, found in digests.items()]
     return Source(
         argument=argument,
@@ -231,6 +236,8 @@ def digest(split: str, stream: Stream) -> Digest:
             if coded.counts is not None:
                 parts["counts"].update(coded.counts.astype("<i8").tobytes())
         rows, size = rows + batch.num_rows, size + batch.nbytes
+    if isinstance(stream, FilledRows):
+        parts["numbers"] = hashlib.sha256(stream.numbers().astype("<i8").tobytes())
     listed = json.dumps({name: part.hexdigest() for name, part in parts.items()})
     return Digest(rows, size, hashlib.sha256(listed.encode()).hexdigest())
 

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from cache import Batch, Cache, PlanSpec
 from cache.common.arrays import Array
+from cache.plans import shares
 from cache.plans.shares import Divide, equal_parts, packed_parts, padded_parts, row_costs
 from tests.helpers.caches import write_cache
 
@@ -88,12 +89,42 @@ def test_no_partition_has_a_cheaper_costliest_part_than_contiguous_slices(batch:
 
 @given(st.lists(batch_costs, min_size=1, max_size=6), st.integers(1, 12))
 @settings(max_examples=300, deadline=None)
-def test_packed_rows_go_where_least_has_gone_so_far(batches: list[list[int]], parts: int) -> None:
+def test_packed_rows_first_go_where_least_has_gone_so_far(batches: list[list[int]], parts: int) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(shares, "MOST_EXCHANGES", 0)
+        result = divided(packed_parts, batches, parts)
+    for batch, found in zip(batches, result, strict=True):
+        assert [sum(part) for part in found] == sorted(map(sum, longest_first(batch, parts)), reverse=True)
+
+
+def longest_first(batch: list[int], parts: int) -> list[list[int]]:
+    found: list[list[int]] = [[] for _ in range(parts)]
+    for cost in reversed(batch):
+        min(found, key=sum).append(cost)
+    return found
+
+
+def exchange_helps(heavy: list[int], light: list[int]) -> bool:
+    """Whether the costlier of two parts can give the other a row, for one of its rows or for none, to their profit."""
+    gap = sum(heavy) - sum(light)
+    return any(0 < given - back < gap for given in heavy for back in [0, *light])
+
+
+@given(st.lists(batch_costs, min_size=1, max_size=6), st.integers(1, 12))
+@settings(max_examples=300, deadline=None)
+def test_packed_rows_are_then_exchanged_as_long_as_it_helps(batches: list[list[int]], parts: int) -> None:
     for batch, found in zip(batches, divided(packed_parts, batches, parts), strict=True):
-        naive: list[list[int]] = [[] for _ in range(parts)]
-        for cost in reversed(batch):
-            min(naive, key=sum).append(cost)
-        assert [sum(part) for part in found] == sorted(map(sum, naive), reverse=True)
+        assert sum(found[0]) <= max(map(sum, longest_first(batch, parts)))
+        heaviest = [part for part in found if sum(part) == sum(found[0])]
+        lightest = [part for part in found if sum(part) == sum(found[-1])]
+        assert any(not exchange_helps(heavy, light) for heavy in heaviest for light in lightest)
+
+
+def test_random_rows_packed_for_eight_ranks_leave_them_waiting_for_a_thousandth() -> None:
+    costs = row_costs(np.sort(np.random.default_rng(0).integers(15, 401, (50, 128)), axis=1).ravel())
+    part = np.repeat(np.arange(50), 128) * 8 + packed_parts(costs, np.full(50, 128), 8)
+    loads = np.bincount(part, costs).reshape(50, 8)
+    assert loads.sum() / loads.max(axis=1).sum() / 8 > 0.999
 
 
 @given(st.lists(batch_costs, min_size=1, max_size=6), st.integers(1, 12))

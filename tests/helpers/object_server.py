@@ -153,7 +153,7 @@ class S3Handler(Handler):
             self.send_header("Content-Length", str(len(self.server.objects[key])))
             self.end_headers()
         elif key:
-            self.answer(404)
+            self.answer(200 if key == "bucket" else 404)
 
     def do_GET(self) -> None:
         key, query = self.parsed()

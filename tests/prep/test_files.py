@@ -85,7 +85,8 @@ def test_the_one_file_of_a_zip_archive_is_read(prep: Prep, name: str) -> None:
 
 def test_a_long_list_of_json_is_read_in_parts(prep: Prep, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("prep.sources.json_files.PART_CHARACTERS", 7)
-    rows = [{"text": f'word{number} "[{{,é\\' * (number % 5), "label": "x\ny"[number % 3]} for number in range(50)]
+    labels = ("x", "a\nb", "y")
+    rows = [{"text": f'word{row} "[{{,é\\' * (row % 5), "label": labels[row % 3]} for row in range(50)]
     write("a.json", json.dumps(rows, ensure_ascii=False, indent=1))
     write("b.jsonl", rows)
     done = build(prep, "a.json")

@@ -5,6 +5,7 @@ import os
 import shutil
 import threading
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 
@@ -65,6 +66,25 @@ def test_open_cache_takes_a_url_and_downloads_once(small: Cache, s3: ObjectServe
     assert open_cache(URL, quiet=True).folder == cache.folder
     assert s3.count("GET", ".safetensors") == before
     assert sorted(spec.id for spec in cache["train"].stored_plans()) == ["smart-b16-s0", "tight-b8-s0"]
+
+
+def test_a_cache_that_is_here_is_used_without_writing_to_the_store(
+    small: Cache, s3: ObjectServer, store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small.push(URL, progress=QUIET)
+    folder = fetch(URL)
+    monkeypatch.setattr("cache.sharing.pulling.locked", None)
+    monkeypatch.setattr("cache.sharing.pulling.os.utime", Mock(side_effect=PermissionError))
+    assert fetch(URL) == folder
+
+
+def test_a_store_that_does_not_answer_is_no_way_to_what_was_pulled_but_that_is_named(
+    small: Cache, s3: ObjectServer, store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cache.sharing.transfer.ATTEMPTS", 1)
+    s3.fault = lambda method, key, count: "cut"
+    with pytest.raises(StorageError, match=rf"did not open or was cut.*prep list {store}"):
+        fetch(URL)
 
 
 def test_threads_share_one_download(small: Cache, s3: ObjectServer, capsys: pytest.CaptureFixture[str]) -> None:

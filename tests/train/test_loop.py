@@ -18,12 +18,15 @@ from train.loop.setup import TrainingSetup, epoch_steps, make_optimizer
 from train.loop.state import Meter, State, Sums
 from train.loop.step import OutOfMemoryError, backward, schedule, update
 from train.models.fit import CacheRequirements
-from train.models.inputs import READY_MASKS, model_inputs
+from train.models.inputs import READY_MASKS, model_inputs, use_ready_masks
 from train.models.loading import load_model
 from train.run import train
 from train.settings import Settings
 
 CPU = torch.device("cpu")
+SPECIAL = {f"{name}_token_id": 0 for name in ("bos", "cls", "eos", "sep")}
+TOKENS = {"bert": {}, "modernbert": {**SPECIAL, "local_attention": 8, "global_attn_every_n_layers": 2}}
+"""Kind of a model to what its configuration says beside its sizes."""
 
 
 @pytest.fixture(scope="module")
@@ -244,10 +247,12 @@ class Syncs(TorchDispatchMode):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("on_nonfinite", ["stop", "skip"])
-def test_a_step_never_waits_for_the_device(make_job, on_nonfinite):
+@pytest.mark.parametrize(("kind", "on_nonfinite"), [("bert", "stop"), ("bert", "skip"), ("modernbert", "stop")])
+def test_a_step_never_waits_for_the_device(make_job, tmp_path, kind, on_nonfinite):
     """No value is read back between two log points, by the loop, the model or the optimizer."""
-    job = make_job(PlanSpec("tight", 4), on_nonfinite=on_nonfinite, gradient_accumulation_steps=2)
+    model = write_model(tmp_path / "model", kind=kind, **TOKENS[kind])
+    job = make_job(PlanSpec("tight", 4), model, on_nonfinite=on_nonfinite, gradient_accumulation_steps=2)
+    use_ready_masks(job.model)
     batches = list(job.batches(0, 0))
     assert {batch.attention_mask is None for batch in batches} == {True, False}
     state = State(Meter(CPU))
@@ -260,6 +265,24 @@ def test_a_step_never_waits_for_the_device(make_job, on_nonfinite):
         assert syncs.found == []
         state.meter.read()
     assert syncs.found  # reading is the sync point, and this is how it looks
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("pooling", ["cls", "mean"])
+def test_ready_masks_give_modernbert_the_logits_of_the_usual_one(tmp_path, toy, pooling):
+    """Bit by bit, where rows are wider than its window and where they are not."""
+    folder = write_model(tmp_path / "model", kind="modernbert", classifier_pooling=pooling, **TOKENS["modernbert"])
+    usual, ready = (load_model(folder, CacheRequirements(toy.manifest, toy.folder, 48), 0).eval() for _ in range(2))
+    use_ready_masks(ready)
+    widths = set()
+    for batch in toy["train"].batches(0):
+        with torch.no_grad(), Syncs() as syncs:
+            found = ready(**model_inputs(batch, ready.config)).logits
+            assert syncs.found == []
+            assert torch.equal(found, usual(**batch.model_inputs()).logits)
+        if batch.attention_mask is not None:
+            widths.add(batch.input_ids.shape[1])
+    assert min(widths) <= 8 < 40 < max(widths)
 
 
 @pytest.mark.slow

@@ -16,7 +16,7 @@ from cache.plans.spec import PlanSpec
 from .. import device as devices
 from ..models.cpu_attention import use_cpu_kernels
 from ..models.frozen import freeze, use_gradient_checkpointing
-from ..models.inputs import PADDING_SIDE, attention_length
+from ..models.inputs import PADDING_SIDE, attention_length, use_ready_masks
 from ..models.losses import Loss, model_loss, training_loss
 from ..models.masked_lm import PROBABILITY, Masking, masked_forward
 from ..models.packed import check_packed, use_packed
@@ -140,6 +140,7 @@ def prepare_training(model: PreTrainedModel, cache: Cache, settings: Settings, d
     torch_kernels: str | None = "--no-cpu-kernels"
     if settings.cpu_kernels:
         torch_kernels = "--compile" if settings.compile else use_cpu_kernels(model, device)
+    use_ready_masks(model)
     forward: Callable[..., Any] = model
     masking = None
     if settings.task == MLM:

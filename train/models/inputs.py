@@ -8,7 +8,8 @@ Shapes: B rows, W columns.
 
 from typing import Any
 
-from transformers import PretrainedConfig
+import torch
+from transformers import PretrainedConfig, PreTrainedModel
 
 from cache import Batch
 
@@ -36,6 +37,27 @@ def model_inputs(batch: Batch, config: PretrainedConfig) -> dict[str, Any]:
     if mask is not None and config.model_type in READY_MASKS and config._attn_implementation.endswith("sdpa"):
         inputs["attention_mask"] = mask.bool()[:, None, None, :].expand(-1, 1, mask.shape[1], -1)  # (B, 1, W, W)
     return inputs
+
+
+MODERNBERT = "modernbert"
+
+
+def use_ready_masks(model: PreTrainedModel) -> None:
+    """Give a ModernBERT its two masks ready: its encoder takes them by kind of layer, its head reads the usual mask."""
+    if model.config.model_type == MODERNBERT:
+        model.base_model.register_forward_pre_hook(_ready_masks, with_kwargs=True)
+
+
+def _ready_masks(module: torch.nn.Module, args: Any, given: dict[str, Any]) -> tuple[Any, dict[str, Any]] | None:
+    """Hook: replaces a mask (B, W) by one of whole rows and one of a window on each side, (B, 1, W, W)."""
+    mask: Any = given.get("attention_mask")
+    config: Any = module.config
+    if not isinstance(mask, torch.Tensor) or mask.ndim != 2 or not config._attn_implementation.endswith("sdpa"):
+        return None
+    columns = torch.arange(mask.shape[1], device=mask.device)
+    near = (columns[:, None] - columns).abs() <= config.sliding_window  # (W, W)
+    full = mask.bool()[:, None, None, :].expand(-1, 1, mask.shape[1], -1)
+    return args, {**given, "attention_mask": {"full_attention": full, "sliding_attention": full & near}}
 
 
 def attention_length(config: PretrainedConfig) -> int:

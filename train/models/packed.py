@@ -26,14 +26,13 @@ from cache.errors import MismatchError
 
 from .. import device as devices
 from .cpu_attention import NAME as BLOCKED
-from .inputs import model_inputs
+from .inputs import MODERNBERT, model_inputs
 from .masked_lm import is_masked_model
 from .packed_attention import packed_attention
 
 NAME = "lengthwise_packed"
 """How the names begin under which transformers finds this attention."""
 
-MODERNBERT = "modernbert"
 SUPPORTED = frozenset({"bert", "camembert", "distilbert", "electra", MODERNBERT, "roberta", "xlm-roberta"})
 """Model types whose attention all goes through transformers' interface, `cu_seq_lens_q` and positions included."""
 

@@ -1,0 +1,1 @@
+"""Correctness, feed, training, memory and profile on a machine with a GPU."""

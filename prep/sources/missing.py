@@ -1,0 +1,74 @@
+"""Leaving out rows whose text or label is missing, as `--missing drop` does, and knowing which they were."""
+
+import contextlib
+import math
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from cache.common.arrays import Array
+from cache.errors import InputError
+
+from ..columns import LABELS, PAIR, TEXT, Mask, Stream, kept
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+
+class FilledRows:
+    """A stream of the rows of another that have a text and a label: neither null, NaN, white space alone nor a list of
+    no words.
+
+    Attributes:
+        left_out: how many rows were left out, as far as it was read last.
+    """
+
+    def __init__(self, stream: Stream) -> None:
+        self.stream = stream
+        self.left_out = 0
+        self._filled: list[Mask] = []
+
+    def __call__(self) -> Iterator["pa.RecordBatch"]:
+        """Read it from the front."""
+        self.left_out, self._filled = 0, []
+        for batch in self.stream():
+            filled = _filled_rows(batch)
+            self._filled.append(filled)
+            self.left_out += int(len(filled) - filled.sum())
+            yield kept(batch, filled)
+
+    def numbers(self) -> Array:
+        """(rows,) for each row its number in the other stream, after reading to the end."""
+        return np.flatnonzero(np.concatenate([np.zeros(0, bool), *self._filled]))
+
+
+@contextlib.contextmanager
+def counted_without(streams: Iterable[Stream]) -> Iterator[None]:
+    """Say in messages with the number of a row that it is not counted with those left out."""
+    try:
+        yield
+    except InputError as error:
+        if "counted from 0" not in str(error) or not any(getattr(stream, "left_out", 0) for stream in streams):
+            raise
+        raise InputError(f"{error} (rows that --missing drop leaves out are not counted)") from error
+
+
+def _filled_rows(batch: "pa.RecordBatch") -> Mask:
+    """(rows,) True where texts and labels are there."""
+    filled = np.ones(batch.num_rows, bool)
+    for name in batch.schema.names:
+        column = batch.column(name)
+        parts = [column.field(number) for number in range(column.type.num_fields)] if name == LABELS else [column]
+        for part in parts:
+            values = part.to_pylist()
+            filled &= np.fromiter((_is_filled(value, name in (TEXT, PAIR)) for value in values), bool, len(values))
+    return filled
+
+
+def _is_filled(value: Any, text: bool) -> bool:
+    if isinstance(value, str):
+        return bool(value) and not value.isspace()
+    if isinstance(value, list):  # a row may have no classes
+        return bool(value) or not text
+    return value is not None and not (isinstance(value, float) and math.isnan(value))

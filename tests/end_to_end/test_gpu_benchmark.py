@@ -1,0 +1,89 @@
+"""The benchmark for machines with a GPU runs through every stage on a CPU, in its short form."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from benchmarks.gpu import worker
+from benchmarks.gpu.__main__ import STAGES, main
+from benchmarks.gpu.cases import cases_of
+from benchmarks.gpu.common import Place
+from benchmarks.gpu.page import page
+from benchmarks.timing import Json
+from tests.helpers.caches import write_cache
+
+ROOT = Path(__file__).parent.parent.parent
+
+
+def run(*arguments: object) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "benchmarks.gpu", *map(str, arguments)]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=280)
+
+
+@pytest.mark.slow
+def test_every_stage_is_measured_once_and_shown(tmp_path: Path) -> None:
+    """A second run has nothing left to do; a record that was lost is measured again."""
+    cache = write_cache(tmp_path / "cache", {"train": 120})
+    out = tmp_path / "gpu.jsonl"
+    options = ("--device", "cpu", "--quick", "--cache", cache.folder, "--out", out)
+    done = run(*options)
+    assert done.returncode == 0, done.stderr
+    assert "failed" not in done.stderr
+    text = out.read_text()
+    records = [json.loads(line) for line in text.splitlines()]
+    assert list(dict.fromkeys(record["stage"] for record in records)) == list(STAGES)
+    trained = [record for record in records if record["stage"] == "training"]
+    assert {record["what"] for record in trained} == {"ours", "trainer"}
+    assert all(record["result"]["tokens_per_second"] > 0 for record in trained)
+    assert all(len(record["result"]["losses"]) == 4 for record in trained)
+    padded = {record["case"]["strategy"]: record["result"]["padding"] for record in trained if record["what"] == "ours"}
+    assert padded["fixed"] > padded["dynamic"] > padded["smart"] >= 0
+    page = out.with_suffix(".md").read_text()
+    for title in ("Correctness", "Feed", "Attention", "Training", "Peak memory", "Profile"):
+        assert f"### {title}" in page
+    assert "train run, dynamic, padding-free" in page
+    out.write_text(text[: text.rindex("\n", 0, -1) + 1])
+    done = run(*options)
+    assert done.returncode == 0, done.stderr
+    again = [json.loads(line) for line in out.read_text().splitlines()]
+    assert again[:-1] == records[:-1]
+    assert again[-1]["case"] == records[-1]["case"]
+    assert done.stderr.count("1/1") == 1
+
+
+def test_an_unknown_stage_is_refused_with_the_known_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["gpu", "--stage", "feed,fed"])
+    with pytest.raises(
+        SystemExit, match="no stage 'fed', expected some of correctness,feed,attention,training,memory,profile"
+    ):
+        main()
+
+
+def test_a_lack_of_memory_is_a_result(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is shown in its line of the table, and other errors are not taken for it."""
+
+    def lacking(place: Place, **case: Any) -> Json:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    place = Place(torch.device("cpu"), True, "")
+    monkeypatch.setitem(worker.MEASURE, "ours", lacking)
+    case = dict(cases_of("training", False)[0][1])
+    result = worker.measure(place, "ours", case)
+    assert result == {"out_of_memory": True}
+    record = {"stage": "training", "what": "ours", "case": case, "result": result, "device_name": "GPU"}
+    assert "out of memory |" in page([{**record, "date": "2026-01-01T00:00:00", "versions": {}}])
+    monkeypatch.setitem(worker.MEASURE, "ours", lambda place, **case: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        worker.measure(place, "ours", case)
+
+
+def test_no_case_is_listed_twice() -> None:
+    """Or a resumed stage would leave one of the two out."""
+    for stage in STAGES[1:]:
+        cases = [json.dumps(case, sort_keys=True) for case in cases_of(stage, False)]
+        assert len(cases) == len(set(cases)), stage
