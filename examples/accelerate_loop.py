@@ -1,4 +1,4 @@
-"""Accelerate: each process takes its share of every planned batch. CacheRequirements the package accelerate.
+"""Accelerate: each process takes its share of every planned batch. Requires the package accelerate.
 
 accelerate launch examples/accelerate_loop.py cache/imdb minilm
 """

@@ -1,4 +1,4 @@
-"""The Hugging Face Trainer over planned batches. CacheRequirements the package accelerate.
+"""The Hugging Face Trainer over planned batches. Requires the package accelerate.
 
 python examples/hf_trainer.py cache/imdb minilm out
 """

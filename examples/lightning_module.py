@@ -1,4 +1,4 @@
-"""Lightning over planned batches. CacheRequirements the package lightning.
+"""Lightning over planned batches. Requires the package lightning.
 
 python examples/lightning_module.py cache/imdb minilm
 """

@@ -14,7 +14,7 @@ ROOT = Path(__file__).parent.parent
 ORDER = {
     "cache": "errors common plans format writing reading batches sharing opening __init__",
     "prep": "columns tokenization labels sources settings rows build export api inspect sharing_cli cli __init__",
-    "train": "declarations settings signals device models metrics run_folder loop "
+    "train": "declarations settings signals device distributed launch models metrics run_folder loop "
     "report resume run tables predict predict_file compare cli __init__",
 }
 """What lies in each room, sub-packages and modules: each imports from itself and from what stands before it."""

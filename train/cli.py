@@ -101,6 +101,7 @@ def run(resume: Path | None, quiet: bool, as_json: bool, config: Path | None, **
     settings = Settings.from_json(given) if resume is None else None  # what is wrong shows before torch is loaded
     _load_libraries()
     from . import run as runs
+    from .launch import launched_ranks
 
     finish_without_stdout()
     log = _warn if as_json else click.echo
@@ -109,7 +110,7 @@ def run(resume: Path | None, quiet: bool, as_json: bool, config: Path | None, **
         folder = runs.resume_run(resume, given, log, _warn, quiet)
     elif settings is not None:
         folder = runs.start_run(settings, log, _warn, quiet)
-    if as_json:
+    if as_json and launched_ranks().first:
         _print_finite(runs.run_facts(folder))
 
 

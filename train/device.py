@@ -15,13 +15,23 @@ import torch
 from cache.errors import InputError
 
 
-def pick_device(name: str) -> torch.device:
+def pick_device(name: str, local_rank: int | None = None) -> torch.device:
     """The device called `name`; `auto` is the accelerator, or the CPU where there is none.
+
+    Args:
+        name: `auto`, a type such as `cuda`, or a type and a number.
+        local_rank: of one of several ranks, its number on this machine: each takes the accelerator of its number.
 
     Raises:
         InputError: there is no such device here.
     """
     accelerator = torch.accelerator.current_accelerator(check_available=True)
+    if local_rank is not None and accelerator is not None and name != "cpu":
+        if name not in ("auto", accelerator.type):
+            raise InputError(
+                f"--device {name!r}: each rank takes a device of its own, expected auto, {accelerator.type} or cpu"
+            )
+        name = f"{accelerator.type}:{local_rank}"
     if name == "auto":
         return accelerator or torch.device("cpu")
     here = ["cpu"] + [f"{accelerator.type}:{i}" for i in range(torch.accelerator.device_count()) if accelerator]
@@ -72,11 +82,13 @@ def autocast(device: torch.device, precision: str) -> AbstractContextManager[Non
 
 
 def prepare(device: torch.device) -> None:
-    """Enable TF32 and reset the peak memory of a GPU; make the C library reuse freed memory on a CPU."""
+    """Make a GPU the current one, with TF32, its peak memory reset; make the C library reuse freed memory on a CPU."""
     if device.type == "cpu":
         _keep_freed_memory()
     else:
         torch.set_float32_matmul_precision("high")
+        if device.index is not None:
+            torch.accelerator.set_device_index(device.index)
         module = torch.get_device_module(device)
         if hasattr(module, "reset_peak_memory_stats"):
             module.reset_peak_memory_stats(device)

@@ -35,7 +35,30 @@ def report_start(setup: TrainingSetup, device_name: str, heaviest: str, log: Log
         reason = optimizations.torch_kernels_reason
         log(f"attention  {'by blocks, dropout from raw bits' if reason is None else f'by torch: {reason}'}")
     log(f"device     {device_name}, {settings.precision}{', compiled' * settings.compile}")
+    if setup.ranks.several:
+        log(
+            f"ranks      {setup.ranks.world_size}; each sends {gradient_bytes(setup) / 1e6:,.1f} MB of gradients a step"
+        )
     log(f"steps      {setup.total_steps:,} in {len(setup.steps)} epochs; the heaviest batch, {heaviest}, fits")
+
+
+def gradient_bytes(setup: TrainingSetup) -> int:
+    """Bytes that a rank sends, and receives, in a step to add up gradients in a ring; small sums beside them are not
+    counted."""
+    size = sum(parameter.numel() * parameter.element_size() for parameter in setup.trained_parameters)
+    return 2 * (setup.ranks.world_size - 1) * size // setup.ranks.world_size
+
+
+def small_batch_warning(setup: TrainingSetup) -> str | None:
+    """What to say of a batch size with which some ranks compute a row for nothing in every step."""
+    accumulation = setup.settings.gradient_accumulation_steps
+    turns, size = setup.ranks.world_size * accumulation, setup.spec.batch_size
+    if not setup.ranks.several or size is None or size >= turns:
+        return None
+    return (
+        f"warning: --batch-size {size} is less than {setup.ranks.world_size} ranks x {accumulation} micro-batches, so "
+        f"some of them have no row of their own and wait for the others; pass --batch-size {turns} or more"
+    )
 
 
 def _labels(setup: TrainingSetup) -> str:

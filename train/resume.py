@@ -1,6 +1,7 @@
 """Where an interrupted run is resumed, and whether it can be resumed exactly."""
 
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -11,16 +12,18 @@ from cache import Cache, open_cache
 from cache.common.files import storage_errors
 from cache.common.folder import Folder
 from cache.common.hub import local_folder
-from cache.errors import MismatchError
+from cache.errors import LengthwiseError, MismatchError
 from cache.format.files import FileInfo
 
 from . import device as devices
-from .loop.checkpoint import clean, load_checkpoint, newest_checkpoint
+from .distributed import Ranks
+from .launch import is_restarted, launch_id
+from .loop.checkpoint import Checkpoint, clean, load_checkpoint, newest_checkpoint, read_checkpoint
 from .loop.resolution import absolute_model, cache_requirements
-from .loop.setup import TrainingSetup, checkpoint_owner, prepare_training
+from .loop.setup import TrainingSetup, checkpoint_owner, keep_plan, prepare_training
 from .loop.state import Meter, State
 from .models.loading import load_model, model_digest, model_folder
-from .run_folder.folder import CHECKPOINTS, RunInfo
+from .run_folder.folder import CHECKPOINTS, RUNS, RunInfo, open_run, read_run, read_summary
 from .settings import FREE_ON_RESUME, Settings, contradictions
 
 
@@ -61,26 +64,53 @@ def _resolve_given(given: Mapping[str, Any]) -> dict[str, Any]:
     return resolved
 
 
-def load_resume_point(run: Folder, settings: Settings, info: RunInfo, warn: Callable[[str], None]) -> ResumePoint:
+def load_resume_point(
+    run: Folder, settings: Settings, info: RunInfo, warn: Callable[[str], None], ranks: Ranks
+) -> ResumePoint:
     """The newest intact checkpoint of a run, loaded; or its beginning, if it was killed before the first one.
+
+    The first rank chooses it, each reads it.
 
     Raises:
         MismatchError: settings, cache, device or model are not those of the run.
     """
-    cache = open_cache(settings.cache)
-    device = devices.pick_device(settings.device)
-    _refuse(run.path, _differences(info, settings, cache, device))
-    with storage_errors(run.path / CHECKPOINTS):
-        root = run.folder(CHECKPOINTS, make=True)
-    clean(root)
-    found = newest_checkpoint(root, checkpoint_owner(info), warn)
-    source = model_folder(str(settings.model)) if found is None else found.folder.path
-    model = load_model(source, cache_requirements(cache, settings), settings.seed)
-    setup = prepare_training(model, cache, settings, device)
-    if found is None:
+    found: Checkpoint | None = None
+    name = ""
+    with ranks.together():
+        cache = open_cache(settings.cache)
+        device = devices.pick_device(settings.device, ranks.local_rank if ranks.several else None)
+        _refuse(run.path, _differences(info, settings, cache, device))
+        if ranks.first:
+            with storage_errors(run.path / CHECKPOINTS):
+                root = run.folder(CHECKPOINTS, make=True)
+            clean(root)
+            found = newest_checkpoint(root, checkpoint_owner(info), warn)
+            name = "" if found is None else found.folder.path.name
+            keep_plan(cache, settings)
+    name = ranks.gather(name)[0]
+    with ranks.together():
+        if name and found is None:
+            found = read_checkpoint(run.folder(CHECKPOINTS), name)
+        source = model_folder(str(settings.model)) if found is None else found.folder.path
+        model = load_model(source, cache_requirements(cache, settings), settings.seed)
+        setup = prepare_training(model, cache, settings, device, ranks)
+        if found is not None:
+            return ResumePoint(setup, info, load_checkpoint(found, setup), found.records)
         torch.manual_seed(settings.seed)
-        return ResumePoint(setup, info, State(Meter(device)), {})
-    return ResumePoint(setup, info, load_checkpoint(found, setup), found.records)
+        return ResumePoint(setup, info, State(Meter(device, ranks=ranks)), {})
+
+
+def interrupted_run(settings: Settings) -> Path | None:
+    """The unfinished run that an earlier attempt of this launch by torchrun made; None if this is the first attempt, or
+    none was made."""
+    if not is_restarted():
+        return None
+    runs = Path(RUNS)
+    for path in [Path(settings.out)] if settings.out else sorted(runs.iterdir()) if runs.is_dir() else []:
+        with suppress(LengthwiseError, OSError), open_run(path) as run:
+            if read_run(run).environment.get("launch") == launch_id() and read_summary(run) is None:
+                return path
+    return None
 
 
 def _differences(info: RunInfo, settings: Settings, cache: Cache, device: torch.device) -> list[str]:

@@ -3,8 +3,11 @@
 Everything that can be refused is refused before the run folder is created.
 """
 
+import signal
 import time
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,16 +19,26 @@ from cache.common.folder import Folder
 from cache.errors import LengthwiseError
 
 from . import device as devices
+from .distributed import Ranks, process_group
+from .launch import launched_ranks
 from .loop.callbacks import Callbacks, RunCallbacks
 from .loop.oom_check import check_memory
+from .loop.parallel import check_agreement, seed_dropout, sum_gradients
 from .loop.resolution import cache_requirements, resolve_settings
-from .loop.setup import TrainingSetup, check_padding_free, checkpoint_owner, prepare_training, run_info
+from .loop.setup import (
+    TrainingSetup,
+    check_padding_free,
+    checkpoint_owner,
+    keep_plan,
+    prepare_training,
+    run_info,
+)
 from .loop.state import Meter, State
 from .loop.step import backward, update
 from .models.loading import load_model, model_digest, model_folder
 from .models.masked_lm import masked_tokens
-from .report import report_end, report_start
-from .resume import ResumePoint, load_resume_point, resumed_settings
+from .report import report_end, report_start, small_batch_warning
+from .resume import ResumePoint, interrupted_run, load_resume_point, resumed_settings
 from .run_folder.console import ConsoleProgress
 from .run_folder.export import export_model
 from .run_folder.folder import (
@@ -54,7 +67,7 @@ Log = Callable[[str], None]
 
 
 def start_run(settings: Settings, log: Log, warn: Log, quiet: bool = False) -> Path:
-    """Train with these settings, in a new run folder.
+    """Train with these settings, in a new run folder; as one of several ranks, if a launcher started this process so.
 
     Args:
         settings: of the run.
@@ -68,31 +81,19 @@ def start_run(settings: Settings, log: Log, warn: Log, quiet: bool = False) -> P
     Raises:
         LengthwiseError: something does not fit; before the first step, nothing is left behind.
         Stopped: by a signal; a checkpoint was written.
+        FailedTogether: on ranks other than the first, where that raises an error.
     """
-    progress = ConsoleProgress(quiet, log, warn)
-    with StopRequest(progress.warn) as stop:
-        if settings.out is not None:
-            check_out(settings.out)
-        check_installed(settings)
-        cache = open_cache(settings.cache, quiet=quiet)
-        settings, device = resolve_settings(settings, cache)
-        source = model_folder(str(settings.model))
-        model = load_model(source, cache_requirements(cache, settings), settings.seed, progress.log)
-        setup = prepare_training(model, cache, settings, device)
-        state = State(Meter(device))
-        check_padding_free(setup)
-        heaviest = check_memory(setup, state)
-        torch.manual_seed(settings.seed)
-        info = run_info(setup, model_digest(source))
-        stop.graceful = True
-        with new_run(settings.out, info.cache_name) as run:
-            trackers = _begin(run, info, progress.warn, quiet)
-            report_start(setup, info.environment["device"], heaviest, progress.log)
-            return _train_to_end(run, ResumePoint(setup, info, state, {}), progress, stop, trackers)
+    ranks = launched_ranks()
+    progress = ConsoleProgress.of_rank(ranks, quiet, log, warn)
+    with process_group(ranks):
+        interrupted = ranks.gather(interrupted_run(settings) if ranks.first else None)[0]
+        if interrupted is not None:
+            return _resume(interrupted, {}, ranks, progress)
+        return _start(settings, ranks, progress)
 
 
 def resume_run(path: Path, given: Mapping[str, Any], log: Log, warn: Log, quiet: bool = False) -> Path:
-    """Resume an interrupted run exactly where its newest checkpoint is.
+    """Resume an interrupted run exactly where its newest checkpoint is, on any number of ranks.
 
     Args:
         path: the run folder.
@@ -101,27 +102,74 @@ def resume_run(path: Path, given: Mapping[str, Any], log: Log, warn: Log, quiet:
 
     Raises:
         MismatchError: settings, cache or model are not those of the run.
-        LengthwiseError, Stopped: as for `start_run`.
+        LengthwiseError, Stopped, FailedTogether: as for `start_run`.
     """
-    progress = ConsoleProgress(quiet, log, warn)
-    with open_run(path) as run, lock_run(run), StopRequest(progress.warn) as stop:
-        info = read_run(run)
-        settings = resumed_settings(path, info, given)
-        if read_summary(run) is not None:
+    ranks = launched_ranks()
+    with process_group(ranks):
+        return _resume(path, given, ranks, ConsoleProgress.of_rank(ranks, quiet, log, warn))
+
+
+def _start(settings: Settings, ranks: Ranks, progress: ConsoleProgress) -> Path:
+    with StopRequest(progress.warn) as stop, ExitStack() as stack:
+        with ranks.together():
+            if settings.out is not None and ranks.first:
+                check_out(settings.out)
+            check_installed(settings)
+            cache = open_cache(settings.cache, quiet=progress.quiet)
+            settings, device = resolve_settings(settings, cache, ranks)
+            if ranks.first:
+                keep_plan(cache, settings)
+        with ranks.together():
+            source = model_folder(str(settings.model))
+            model = load_model(source, cache_requirements(cache, settings), settings.seed, progress.log)
+            setup = prepare_training(model, cache, settings, device, ranks)
+            state = State(Meter(device, ranks=ranks))
+            check_padding_free(setup)
+            heaviest = check_memory(setup, state)
+            info = run_info(setup, model_digest(source))
+        check_agreement(setup, state, info.model_digest)
+        setup = sum_gradients(setup, heaviest.some_unused)
+        torch.manual_seed(settings.seed)
+        stop.graceful = True
+        run, trackers = _make_run(stack, ranks, info, progress)
+        if warning := small_batch_warning(setup):
+            progress.warn(warning)
+        report_start(setup, info.environment["device"], heaviest.size, progress.log)
+        return _train_to_end(run, ResumePoint(setup, info, state, {}), progress, stop, trackers)
+
+
+def _resume(path: Path, given: Mapping[str, Any], ranks: Ranks, progress: ConsoleProgress) -> Path:
+    with ExitStack() as stack, StopRequest(progress.warn) as stop:
+        with ranks.together():
+            run = stack.enter_context(open_run(path))
+            if ranks.first:
+                stack.enter_context(lock_run(run))
+            info = read_run(run)
+            settings = resumed_settings(path, info, given)
+            finished = read_summary(run) is not None
+            check_installed(settings)
+        if finished:
             progress.warn(
                 f"{path} is finished: {info.total_steps:,} steps; evaluate it with `train eval {path} --cache CACHE`"
             )
             return path
-        check_installed(settings)
-        with storage_errors(path):
-            remove_leftovers(run)
-        point = load_resume_point(run, settings, info, progress.warn)
+        if ranks.first:
+            with storage_errors(path):
+                remove_leftovers(run)
+        point = load_resume_point(run, settings, info, progress.warn, ranks)
         step, total = point.state.step, point.setup.total_steps
-        if not point.state.is_finished(len(point.setup.steps), settings.early_stopping):
-            check_padding_free(point.setup)
-            check_memory(point.setup, point.state)
+        some_unused = False
+        with ranks.together():
+            if not point.state.is_finished(len(point.setup.steps), settings.early_stopping):
+                check_padding_free(point.setup)
+                some_unused = check_memory(point.setup, point.state).some_unused
+        check_agreement(point.setup, point.state, info.model_digest)
+        point = replace(point, setup=sum_gradients(point.setup, some_unused))
         stop.graceful = True
-        trackers = open_trackers(settings, run, info, step, progress.warn, quiet)
+        with ranks.together():
+            trackers = Trackers(progress.warn)
+            if ranks.first:
+                trackers = open_trackers(settings, run, info, step, progress.warn, progress.quiet)
         progress.log(f"resuming {path} at step {step:,} of {total:,}")
         return _train_to_end(run, point, progress, stop, trackers)
 
@@ -131,6 +179,7 @@ def train(setup: TrainingSetup, state: State, callbacks: Callbacks) -> bool:
     while not state.is_finished(len(setup.steps), setup.settings.early_stopping):
         setup.model.train()
         for batch in setup.batches(state.epoch, state.epoch_step):
+            seed_dropout(setup, state)
             loss = backward(setup, batch)
             state.meter.add(batch, loss, None if setup.masking is None else masked_tokens(batch))
             if not batch.last:
@@ -146,11 +195,26 @@ def train(setup: TrainingSetup, state: State, callbacks: Callbacks) -> bool:
     return True
 
 
-def _begin(run: Folder, info: RunInfo, warn: Log, quiet: bool) -> Trackers:
+def _make_run(stack: ExitStack, ranks: Ranks, info: RunInfo, progress: ConsoleProgress) -> tuple[Folder, Trackers]:
+    """The folder of a new run, made by the first rank and opened by the others, and its trackers."""
+    path, trackers = Path(), Trackers(progress.warn)
+    with ranks.together():
+        if ranks.first:
+            run = stack.enter_context(new_run(info.settings.out, info.cache_name))
+            trackers = _begin(run, info, progress)
+            path = run.path
+    path = ranks.gather(path)[0]
+    with ranks.together():
+        if not ranks.first:
+            run = stack.enter_context(open_run(path))
+    return run, trackers
+
+
+def _begin(run: Folder, info: RunInfo, progress: ConsoleProgress) -> Trackers:
     """Write settings.json and open the trackers of a new run; if either fails, nothing is left behind."""
     try:
         write_settings(run, info)
-        return open_trackers(info.settings, run, info, None, warn, quiet)
+        return open_trackers(info.settings, run, info, None, progress.warn, progress.quiet)
     except LengthwiseError:
         for name in run.names():
             run.remove(name)
@@ -164,7 +228,9 @@ def _train_to_end(
     """Train, export the model, write the summary; the trackers are closed last, for that may be slow."""
     setup, state = start.setup, start.state
     with trackers:
-        callbacks = RunCallbacks(setup, state, run, checkpoint_owner(start.info), start.kept, progress, stop, trackers)
+        with setup.ranks.together():
+            owner = checkpoint_owner(start.info)
+            callbacks = RunCallbacks(setup, state, run, owner, start.kept, progress, stop, trackers)
         try:
             if trackers.fresh and start.kept:
                 trackers.catch_up(joined_records(read_records(run, METRICS), read_records(run, TIMING)))
@@ -175,7 +241,7 @@ def _train_to_end(
         if summary is None:
             position = f"step {state.step:,} of {setup.total_steps:,}"
             progress.warn(f"stopped at {position}; go on with: train run --resume {run.path}")
-            raise Stopped(stop.signum or 0)
+            raise Stopped(stop.signum or signal.SIGTERM)  # another rank may have got the signal
         report_end(run.path, summary, setup, trackers, progress.log)
     return run.path
 
@@ -187,7 +253,9 @@ def _finish(run: Folder, start: ResumePoint, callbacks: RunCallbacks) -> Json | 
     if test is None:
         return None
     began = time.monotonic()
-    export_model(run, setup.model, setup.tokenizer, setup.cache.manifest, start.info, callbacks.results())
+    with setup.ranks.together():
+        if setup.ranks.first:
+            export_model(run, setup.model, setup.tokenizer, setup.cache.manifest, start.info, callbacks.results())
     state.seconds += time.monotonic() - began
     facts: Json = {
         "steps": state.step,
@@ -202,7 +270,9 @@ def _finish(run: Folder, start: ResumePoint, callbacks: RunCallbacks) -> Json | 
         facts["best_epoch"] = state.best["epoch"]
     if test:
         facts["test"] = test
-    write_summary(run, Summary(finite(facts), callbacks.sync()))
+    with setup.ranks.together():
+        if setup.ranks.first:
+            write_summary(run, Summary(finite(facts), callbacks.sync()))
     return facts
 
 

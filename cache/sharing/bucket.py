@@ -113,7 +113,10 @@ def _file_system(scheme: str, host: str) -> Any:
         region = _variable("AWS_REGION", "AWS_DEFAULT_REGION")
         if region is None and endpoint is None:
             region = fs.resolve_s3_region(host)
-        return fs.S3FileSystem(endpoint_override=endpoint, region=region, allow_delayed_open=True)
+        # Writing in the background would hold whole shards in memory, and say nothing until the last part is sent.
+        return fs.S3FileSystem(
+            endpoint_override=endpoint, region=region, allow_delayed_open=True, background_writes=False
+        )
     if scheme == "gs":
         emulator = _variable("STORAGE_EMULATOR_HOST")
         scheme, _, address = (emulator or "").rpartition("://")

@@ -35,6 +35,8 @@ _FILE = re.compile(
     rf"|{NAME_PATTERN.pattern}/{PLANS}/{PLAN_ID.pattern}/(plan\.json|epoch-\d{{4,}}\.safetensors)"
 )
 """What a file of a cache is called; of an old cache nothing else is removed."""
+PATIENCE_S = 600.0
+"""Silence after which sending is given up, seconds: a part of 10 MB is sent in silence, several at once."""
 HUB_PATIENCE_S = 6 * 3600.0
 """Longest that a commit may take, seconds: its library says nothing until it is made, and has its own time limits."""
 
@@ -157,7 +159,7 @@ class _Push:
             bar.update(sum(self.local.sizes.values()) - sum(sent.values()))
             for plans in (False, True):
                 names = [name for name in sent if name.endswith(f"/{PLAN_FILE}") == plans]
-                transfer(names, self._send, self.remote.url, bar)
+                transfer(names, self._send, self.remote.url, bar, PATIENCE_S)
         if not published:
             watched(self._publish, self.remote.url)
             sent[MANIFEST] = len(self.local.data)

@@ -13,7 +13,7 @@ from ..errors import CorruptCacheError
 from .transfer import Report
 from .urls import StoreUrl
 
-CHUNK_BYTES = 4 << 20
+CHUNK_BYTES = 2 << 20
 """Bytes that are read, hashed and written at once: of a bucket, one request."""
 
 

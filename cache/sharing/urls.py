@@ -38,7 +38,9 @@ class StoreUrl:
 
     @property
     def parent(self) -> str:
-        """The folder that it lies in, as a URL."""
+        """The folder that it lies in, as a URL; of a bucket or a dataset itself."""
+        if self.scheme == "hf" and self.path.count("/") == 2:
+            return str(self)
         return str(StoreUrl(self.scheme, self.host, self.path.rpartition("/")[0]))
 
     def __truediv__(self, name: str) -> "StoreUrl":

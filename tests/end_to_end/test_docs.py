@@ -12,8 +12,9 @@ import pytest
 
 from cache.common.hub import packaged_model
 
-from ..helpers.children import call, ended, spawn
+from ..helpers.children import call, ended, run_command, spawn
 from ..helpers.models import write_model
+from ..helpers.ranks import call_ranks, errors_of
 
 ROOT = Path(__file__).parents[2]
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -59,8 +60,14 @@ def run_script(script: Path, packages: Path) -> None:
 
 def run_line(line: str, folder: Path, packages: Path) -> str:
     """What a documented command prints to stdout, shortened where it would train for long."""
+    ranks, line = re.fullmatch(r"(?:torchrun --nproc-per-node (\d+) --no-python )?(.*)", line).groups()
     name, *arguments = shlex.split(line.replace("$PWD", str(folder)))
     shorter = [] if "--resume" in arguments else SHORTER.get((name, arguments[0]), [])
+    if ranks:
+        as_rank = partial(run_command, name, (*arguments, *shorter), partial(use_packages, packages))
+        codes = [ended(process) for process in call_ranks(folder, int(ranks), as_rank)]
+        assert not any(codes), f"{line}\n{errors_of(folder, int(ranks))}"
+        return (folder / "out-0.txt").read_text()
     code = ended(spawn(folder, *arguments, *shorter, command=name, prepare=partial(use_packages, packages)))
     printed = (folder / "out.txt").read_text()
     assert code == 0, f"{line}\n{printed}{(folder / 'err.txt').read_text()}"

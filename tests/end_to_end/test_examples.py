@@ -1,7 +1,9 @@
 """The scripts in examples/ run, on a small cache and a tiny model; what they learn is checked."""
 
 import importlib.util
+import os
 import warnings
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 
@@ -9,7 +11,9 @@ import pytest
 
 from cache import Cache
 from tests.helpers.caches import write_cache
+from tests.helpers.children import ended
 from tests.helpers.models import write_model
+from tests.helpers.ranks import call_ranks, errors_of
 
 pytestmark = pytest.mark.slow
 
@@ -43,6 +47,7 @@ def test_every_example_is_run_here() -> None:
     assert {path.stem for path in EXAMPLES.glob("*.py")} == {
         "accelerate_loop",
         "data_loader",
+        "fsdp_loop",
         "hf_trainer",
         "lightning_module",
         "plain_loop",
@@ -85,6 +90,25 @@ def test_hf_trainer_takes_the_planned_batches_and_resumes(corpus: Cache, model: 
 def test_accelerate_loop_trains(corpus: Cache, model: str) -> None:
     """In one process."""
     assert 0 < example("accelerate_loop").main(str(corpus.folder), model, steps=4) < 2
+
+
+def as_rank(name: str, *arguments: object) -> None:
+    """Run a script as one of several ranks; what it returns goes to a file."""
+    Path(f"{name}-{os.environ['RANK']}.txt").write_text(repr(example(name).main(*arguments)))
+
+
+def test_fsdp_and_accelerate_train_on_two_ranks(corpus: Cache, tmp_path: Path) -> None:
+    """Without dropout both see the losses of one another, which add up to the mean over each step's rows."""
+    still = str(write_model(tmp_path / "still", hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0, classes=2))
+    found = {}
+    for name in ("fsdp_loop", "accelerate_loop"):
+        processes = call_ranks(tmp_path, 2, partial(as_rank, name, str(corpus.folder), still, 4))
+        codes = [ended(process) for process in processes]
+        assert codes == [0, 0], errors_of(tmp_path, 2)
+        found[name] = [float((tmp_path / f"{name}-{rank}.txt").read_text()) for rank in range(2)]
+    first, second = found["fsdp_loop"]
+    assert first == second
+    assert sum(found["accelerate_loop"]) / 2 == pytest.approx(first, rel=1e-5)  # 4 of the 8 rows on each
 
 
 def test_lightning_trains_two_epochs_of_planned_batches(corpus: Cache, model: str, tmp_path: Path) -> None:

@@ -34,7 +34,7 @@ def spawn(
     folder: Path, *arguments: str, prepare: Callable[[], None] | None = None, command: str = "train"
 ) -> ForkServerProcess:
     """Start `train <arguments>` or `prep` in `folder`; what it prints goes to `out.txt` and `err.txt` there."""
-    return call(folder, _command, command, arguments, prepare)
+    return call(folder, run_command, command, arguments, prepare)
 
 
 def call(folder: Path, function: Callable[..., object], *arguments: object) -> ForkServerProcess:
@@ -57,7 +57,8 @@ def print_to(out: str, err: str) -> None:
         os.dup2(os.open(name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND), number)
 
 
-def _command(command: str, arguments: tuple[str, ...], prepare: Callable[[], None] | None) -> None:
+def run_command(command: str, arguments: tuple[str, ...], prepare: Callable[[], None] | None) -> None:
+    """Be the command `train` or `prep`."""
     if prepare:
         prepare()
     sys.argv = [command, *arguments]

@@ -63,3 +63,19 @@ def test_secrets_in_what_libraries_say_are_not_repeated(monkeypatch: pytest.Monk
 @pytest.mark.parametrize("path", ["cache/imdb", "s3:/bucket", "C:\\x", "/a://b", "./s3://x"])
 def test_paths_are_no_urls(path: str) -> None:
     assert not is_url(path)
+
+
+@pytest.mark.parametrize(
+    ("text", "parent"),
+    [
+        ("s3://bucket/caches/imdb", "s3://bucket/caches"),
+        ("s3://bucket/imdb", "s3://bucket"),
+        ("s3://bucket", "s3://bucket"),
+        ("hf://datasets/user/imdb", "hf://datasets/user/imdb"),
+        ("hf://datasets/user/imdb/small", "hf://datasets/user/imdb"),
+        ("file:///srv/caches/imdb", "file:///srv/caches"),
+    ],
+)
+def test_the_parent_of_a_url_can_be_listed(text: str, parent: str) -> None:
+    assert parse_url(text).parent == parent
+    assert parse_url(parent)

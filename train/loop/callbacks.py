@@ -1,4 +1,7 @@
-"""Callbacks of the training loop: records, checkpoints, the evaluation after each epoch, requests to stop."""
+"""Callbacks of the training loop: records, checkpoints, the evaluation after each epoch, requests to stop.
+
+All ranks of a run have the same numbers and do the same at the same step; the first one alone writes.
+"""
 
 import time
 from collections.abc import Mapping, Sequence
@@ -12,11 +15,12 @@ from cache.errors import LengthwiseError
 from cache.format.files import FileInfo
 
 from .. import device as devices
+from ..distributed import StopVote
 from ..metrics.evaluation import evaluate
 from ..metrics.scores import TITLES, Scores, is_better
 from ..run_folder.console import ConsoleProgress
 from ..run_folder.folder import CHECKPOINTS, METRICS, TIMING, Json
-from ..run_folder.records import Records, finite, joined_records
+from ..run_folder.records import NoRecords, Records, finite, joined_records
 from ..run_folder.trackers import Trackers
 from ..signals import StopRequest
 from .checkpoint import checkpoints, load_weights, prune, save_checkpoint
@@ -76,9 +80,12 @@ class RunCallbacks:
         with storage_errors(run.path / CHECKPOINTS):
             self.checkpoints = run.folder(CHECKPOINTS, make=True)
             run.sync()
-        self.metrics = Records(run, METRICS, kept.get(METRICS), progress.warn)
-        self.timing = Records(run, TIMING, kept.get(TIMING), progress.warn)
-        self.speed = SpeedMeter(setup)
+        self.ranks, self.vote = setup.ranks, StopVote(setup.ranks)
+        self.metrics, self.timing = (
+            Records(run, name, kept.get(name), progress.warn) if self.ranks.first else NoRecords()
+            for name in (METRICS, TIMING)
+        )
+        self.speed = SpeedMeter(setup, self.ranks.world_size)
         self.lap_start, self.window_seconds = time.monotonic(), 0.0
 
     def on_log(self) -> None:
@@ -89,11 +96,10 @@ class RunCallbacks:
         """
         state, setup = self.state, self.setup
         sums, norm, bad_step = state.meter.read()
-        if bad_step >= 0 and setup.settings.on_nonfinite == "stop":
-            raise self._non_finite(bad_step)
+        self._refuse_non_finite(bad_step)
         self._lap(training=True)
         seconds, self.window_seconds = self.window_seconds, 0.0
-        state.meter = Meter(setup.device)
+        state.meter = Meter(setup.device, ranks=self.ranks)
         state.epoch_sums += sums
         state.skipped += sums.skipped_steps
         rate = learning_rate(setup, state.step - 1)
@@ -133,7 +139,7 @@ class RunCallbacks:
 
     def on_step_end(self) -> bool:
         """Save a checkpoint if one is due or the run is to stop; returns whether to stop."""
-        stop = bool(self.stop)
+        stop = self.vote(bool(self.stop))
         every = self.setup.settings.save_steps
         if stop or (every and self.state.step % every == 0):
             self.save()
@@ -145,7 +151,8 @@ class RunCallbacks:
         self._lap(training=True)
         split = setup.split_named(setup.settings.eval_split)
         scores = None if split is None else self._evaluate(split, setup.settings.eval_rows)
-        if self.stop and scores is None:
+        stop = self.vote.now(bool(self.stop))
+        if stop and scores is None:
             self.save()
             return True
         eval_seconds = self._lap(training=False)
@@ -162,10 +169,10 @@ class RunCallbacks:
         best = self._is_best(result)
         last = state.is_finished(len(setup.steps), setup.settings.early_stopping)
         every = setup.settings.save_steps
-        if last or best or self.stop or not every or state.step % every == 0:
+        if last or best or stop or not every or state.step % every == 0:
             self.save()
         self.progress.epoch(row)
-        return bool(self.stop) and not last
+        return stop and not last
 
     def _is_best(self, result: Json) -> bool:
         """With `keep_best`, whether the epoch just finished is the best so far, which `state` then notes."""
@@ -182,13 +189,14 @@ class RunCallbacks:
         Raises:
             NonFiniteError: the run is to stop for a loss that is not finite; no checkpoint is written.
         """
-        bad_step = self.state.meter.read()[2]
-        if bad_step >= 0 and self.setup.settings.on_nonfinite == "stop":
-            raise self._non_finite(bad_step)
+        window, _, bad_step = self.state.meter.read()
+        self._refuse_non_finite(bad_step)
         self._lap(training=True)
-        save_checkpoint(self.checkpoints, self.setup, self.state, self.owner, self.sync())
-        best_step = None if self.state.best is None else self.state.best["step"]
-        prune(self.checkpoints, self.setup.settings.keep_checkpoints, best_step)
+        with self.ranks.together():
+            if self.ranks.first:
+                save_checkpoint(self.checkpoints, self.setup, self.state, window, self.owner, self.sync())
+                best_step = None if self.state.best is None else self.state.best["step"]
+                prune(self.checkpoints, self.setup.settings.keep_checkpoints, best_step)
         self._lap(training=False)
 
     def on_end(self) -> Json | None:
@@ -205,7 +213,8 @@ class RunCallbacks:
         if state.best is not None:
             epoch = state.best["epoch"]
             if state.best["step"] != state.step:
-                load_weights(self.checkpoints, state.best["step"], setup)
+                with self.ranks.together():
+                    load_weights(self.checkpoints, state.best["step"], setup)
         split = setup.split_named(setup.settings.test_split)
         if split is None:
             return {}
@@ -244,6 +253,7 @@ class RunCallbacks:
                 limit,
                 lambda: bool(self.stop),
                 bar.update,
+                self.ranks,
             )
 
     def _counts(self, sums: Sums) -> Json:
@@ -261,6 +271,12 @@ class RunCallbacks:
             self.state.epoch_seconds += seconds
             self.window_seconds += seconds
         return seconds
+
+    def _refuse_non_finite(self, bad_step: int) -> None:
+        """Stop the run for its first bad step, if there is one and the settings ask for it."""
+        if bad_step >= 0 and self.setup.settings.on_nonfinite == "stop":
+            with self.ranks.together():
+                raise self._non_finite(bad_step)
 
     def _non_finite(self, step: int) -> NonFiniteError:
         setup = self.setup

@@ -61,7 +61,7 @@ class Checkpoint:
 
 
 def save_checkpoint(
-    root: Folder, setup: TrainingSetup, state: State, owner: Json, records: Mapping[str, FileInfo]
+    root: Folder, setup: TrainingSetup, state: State, window: Sums, owner: Json, records: Mapping[str, FileInfo]
 ) -> None:
     """Write the checkpoint of the current step.
 
@@ -69,6 +69,7 @@ def save_checkpoint(
         root: the run's `checkpoints` folder.
         setup: model and optimizer.
         state: the progress of the run.
+        window: the sums since the last log point.
         owner: what it belongs to: cache fingerprint, base model and settings.
         records: size and checksum of each record file up to here.
 
@@ -84,7 +85,6 @@ def save_checkpoint(
         write_tensors(folder, RANDOM, devices.random_state(setup.device))
         with folder.create(CONFIG) as file:
             file.write(setup.model.config.to_json_string(use_diff=True).encode())
-        window, _, _ = state.meter.read()
         content = {
             "format": FORMAT,
             "version": VERSION,
@@ -244,7 +244,7 @@ def load_checkpoint(checkpoint: Checkpoint, setup: TrainingSetup) -> State:
         Sums(**{field.name: content[key][field.name] for field in fields(Sums)}) for key in ("window", "epoch_sums")
     )
     progress = {name: content[name] for name in _PROGRESS}
-    state = State(Meter(setup.device, window), epoch_sums=epoch_sums, **progress)
+    state = State(Meter(setup.device, window, setup.ranks), epoch_sums=epoch_sums, **progress)
     steps = (*setup.steps, 0)
     if (
         state.epoch >= len(steps)

@@ -1,5 +1,7 @@
 """The OOM check before step 1: whether the micro-batch with the most tokens fits into memory."""
 
+from typing import NamedTuple
+
 import torch
 
 from .. import device as devices
@@ -8,13 +10,22 @@ from .state import State
 from .step import backward, batch_size
 
 
-def check_memory(setup: TrainingSetup, state: State) -> str:
+class HeaviestStep(NamedTuple):
+    """The step that takes the most memory.
+
+    Attributes:
+        size: of its largest micro-batch here, in words.
+        some_unused: whether it left some parameters without a gradient.
+    """
+
+    size: str
+    some_unused: bool = False
+
+
+def check_memory(setup: TrainingSetup, state: State) -> HeaviestStep:
     """Compute the remaining step with the largest micro-batch, so that a lack of memory shows before training.
 
     Weights, optimizer and random state are left unchanged. Memory for the optimizer's two moments is held meanwhile.
-
-    Returns:
-        The size of its largest micro-batch, in words.
 
     Raises:
         OutOfMemoryError: it does not fit.
@@ -25,7 +36,7 @@ def check_memory(setup: TrainingSetup, state: State) -> str:
         tokens, step = setup.epoch_batches(epoch, start).heaviest_step(setup.steps[epoch])
         heaviest = max(heaviest, (tokens, -epoch, -step))
     if heaviest[0] == 0:
-        return "none"
+        return HeaviestStep("none")
     random = devices.random_state(setup.device)
     setup.model.train()
     moments = [] if setup.optimizer.state else [torch.empty_like(p) for p in setup.trained_parameters for _ in range(2)]
@@ -36,6 +47,7 @@ def check_memory(setup: TrainingSetup, state: State) -> str:
         if batch.last:
             break
     del moments
+    some_unused = any(parameter.grad is None for parameter in setup.trained_parameters)
     setup.optimizer.zero_grad(set_to_none=True)
     devices.set_random_state(random, setup.device)
-    return max(sizes)[1]
+    return HeaviestStep(max(sizes)[1], some_unused)

@@ -13,6 +13,7 @@ from cache.format.tasks import MLM
 from cache.sharing.urls import is_url
 
 from .. import device as devices
+from ..distributed import ALONE, Ranks
 from ..metrics.evaluation import score_names
 from ..metrics.scores import main_score
 from ..models.fit import CacheRequirements
@@ -21,14 +22,14 @@ from ..models.masked_lm import PROBABILITY
 from ..settings import AUTO, NO_SPLIT, OFF, Settings
 
 
-def resolve_settings(settings: Settings, cache: Cache) -> tuple[Settings, torch.device]:
+def resolve_settings(settings: Settings, cache: Cache, ranks: Ranks = ALONE) -> tuple[Settings, torch.device]:
     """The settings with every default and `auto` replaced by what it stands for here, so that they give the same run
-    anywhere; and the device.
+    anywhere; and the device of this rank.
 
     Raises:
         InputError: the cache or this machine does not provide what they ask for.
     """
-    device = devices.pick_device(settings.device)
+    device = devices.pick_device(settings.device, ranks.local_rank if ranks.several else None)
     task = _resolve_task(settings, cache)
     eval_split = _resolve_split("--eval-split", settings.eval_split, cache, ("validation", "test"))
     after = () if eval_split in ("test", NO_SPLIT) else ("test",)
@@ -40,7 +41,7 @@ def resolve_settings(settings: Settings, cache: Cache) -> tuple[Settings, torch.
         class_weights=resolve_weights(settings.class_weights, settings.label_smoothing, cache.manifest.task, task),
         cache=settings.cache if is_url(settings.cache) else str(cache.folder.resolve()),
         model=absolute_model(settings.model or cache.manifest.tokenizer.name),
-        device=str(device),
+        device=device.type if ranks.several else str(device),
         precision=devices.pick_precision(settings.precision, device),
         pad_to_multiple_of=settings.pad_to_multiple_of or (8 if device.type == "cuda" else 1),
         eval_split=eval_split,

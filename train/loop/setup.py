@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 import transformers
+from torch.nn.parallel import DistributedDataParallel
 from transformers import PreTrainedModel
 
 from cache import Batch, Cache, Split
@@ -14,11 +15,13 @@ from cache.format.tasks import MLM
 from cache.plans.spec import PlanSpec
 
 from .. import device as devices
+from ..distributed import ALONE, Ranks
+from ..launch import launch_id
 from ..models.cpu_attention import use_cpu_kernels
 from ..models.frozen import freeze, use_gradient_checkpointing
 from ..models.inputs import PADDING_SIDE, attention_length, use_ready_masks
 from ..models.losses import Loss, model_loss, training_loss
-from ..models.masked_lm import PROBABILITY, Masking, masked_forward
+from ..models.masked_lm import PROBABILITY, Masking, masked_forward, summed_loss
 from ..models.packed import check_packed, use_packed
 from ..models.pooled import use_pooled_only
 from ..run_folder.export import exported_tokenizer
@@ -61,6 +64,8 @@ class TrainingSetup:
         optimizations: which optimizations the model computes with.
         masking: how tokens are masked; None unless the task is masked language modelling.
         loss: mean loss of a batch; not used in masked language modelling.
+        ranks: the processes that share the run.
+        parallel: `compute_loss` as a module that takes the mean of gradients over ranks; None for a process alone.
     """
 
     model: PreTrainedModel
@@ -76,6 +81,8 @@ class TrainingSetup:
     optimizations: ModelOptimizations = ModelOptimizations()
     masking: Masking | None = None
     loss: Loss = model_loss
+    ranks: Ranks = ALONE
+    parallel: DistributedDataParallel | None = None
 
     @property
     def total_steps(self) -> int:
@@ -96,12 +103,30 @@ class TrainingSetup:
         """Whether the model is trained on packed batches."""
         return self.optimizations.padded_reason is None
 
+    def compute_loss(self, inputs: dict[str, Any], counts: bool) -> torch.Tensor:
+        """() the loss of a micro-batch: the mean over its targets, or summed over masked tokens.
+
+        Args:
+            inputs: of the model; in masked language modelling also the masked positions.
+            counts: whether there is a target; if not, the loss is 0, and so are the gradients.
+        """
+        if self.masking is not None:
+            return summed_loss(self.forward, **inputs)[0]
+        if counts:
+            return self.loss(self.forward, inputs)
+        logits: torch.Tensor = self.forward(
+            **{name: value for name, value in inputs.items() if name != "labels"}
+        ).logits
+        return logits.float().sum() * 0.0
+
     def epoch_batches(self, epoch: int, start: int, packed: bool | None = None, equal_rows: bool = False) -> Batches:
         """An epoch of the plan from step `start` on, packed as the property says unless told otherwise."""
         return self.split.batches(
             epoch,
             self.spec,
             device=self.device,
+            rank=self.ranks.rank,
+            world_size=self.ranks.world_size,
             gradient_accumulation_steps=self.settings.gradient_accumulation_steps,
             equal_rows=equal_rows,
             attention_length=attention_length(self.model.config),
@@ -119,19 +144,27 @@ class TrainingSetup:
             yield batch if self.masking is None else self.masking.mask(batch, epoch)
 
 
-def prepare_training(model: PreTrainedModel, cache: Cache, settings: Settings, device: torch.device) -> TrainingSetup:
-    """Put a model on its device with its optimizations and optimizer, and store the plan in the cache if possible.
+def keep_plan(cache: Cache, settings: Settings) -> None:
+    """Store the plan of a run's epochs in the cache, where that can be written."""
+    split = training_split(cache)
+    split.try_keep_plan(settings.plan_spec(split.default_spec()), settings.epochs)
+
+
+def prepare_training(
+    model: PreTrainedModel, cache: Cache, settings: Settings, device: torch.device, ranks: Ranks = ALONE
+) -> TrainingSetup:
+    """Put a model on its device with its optimizations and optimizer.
 
     Args:
         model: of the settings' task, on the CPU.
         cache: the cache.
         settings: from `resolve_settings`.
         device: where to compute.
+        ranks: the processes that share the run.
     """
     devices.prepare(device)
     split = training_split(cache)
     spec = settings.plan_spec(split.default_spec())
-    split.try_keep_plan(spec, settings.epochs)
     model = model.to(device)  # type: ignore[arg-type]  # transformers types `to` as for half-loaded models
     if settings.freeze is not None:
         freeze(model, settings.freeze)
@@ -168,6 +201,7 @@ def prepare_training(model: PreTrainedModel, cache: Cache, settings: Settings, d
         optimizations=ModelOptimizations(all_tokens, torch_kernels, padded),
         masking=masking,
         loss=training_loss(split, str(settings.task), settings.class_weights, settings.label_smoothing, device),
+        ranks=ranks,
     )
 
 
@@ -215,7 +249,7 @@ def epoch_steps(split: Split, spec: PlanSpec, settings: Settings) -> tuple[int, 
 
 def run_info(setup: TrainingSetup, digest: str) -> RunInfo:
     """The content of settings.json; `digest` is that of the model the run starts from."""
-    manifest = setup.cache.manifest
+    manifest, launch = setup.cache.manifest, launch_id()
     return RunInfo(
         settings=setup.settings,
         cache_name=manifest.name,
@@ -229,6 +263,8 @@ def run_info(setup: TrainingSetup, digest: str) -> RunInfo:
             "transformers": transformers.__version__,
             "device": devices.device_name(setup.device),
             "threads": torch.get_num_threads(),
+            **({"ranks": setup.ranks.world_size} if setup.ranks.several else {}),
+            **({"launch": launch} if launch else {}),
         },
     )
 

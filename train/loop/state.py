@@ -10,6 +10,8 @@ import torch
 
 from cache import Batch
 
+from ..distributed import ALONE, Ranks
+
 
 @dataclass(frozen=True)
 class Sums:
@@ -40,11 +42,19 @@ class Sums:
 
 
 class Meter:
-    """Sums since the last log point, kept on the device: adding does not synchronize, `read` does."""
+    """Sums since the last log point, kept on the device: adding does not synchronize, `read` does.
 
-    def __init__(self, device: torch.device, start: Sums | None = None) -> None:
+    Args:
+        device: of the losses.
+        start: what the sums begin with, over all ranks.
+        ranks: that share the run.
+    """
+
+    def __init__(self, device: torch.device, start: Sums | None = None, ranks: Ranks = ALONE) -> None:
         start = start or Sums()
-        self.rows, self.real_tokens, self.padded_tokens = start.rows, start.real_tokens, start.padded_tokens
+        self.device, self.ranks = device, ranks
+        counts = (start.rows, start.real_tokens, start.padded_tokens) if ranks.first else (0, 0, 0)
+        self.rows, self.real_tokens, self.padded_tokens = counts  # of this rank
         self.loss = torch.full((), start.loss, device=device)
         self.weight = torch.full((), start.weight, device=device)
         self.skipped_steps = torch.full((), float(start.skipped_steps), device=device)
@@ -52,15 +62,24 @@ class Meter:
         self.bad_step = torch.full((), -1, dtype=torch.int64, device=device)
         self.step_loss = torch.zeros((), device=device)
         self.step_weight: torch.Tensor | int = 0
-        self.step_rows = 0
+        self.step_rows = self.micro_steps = 0
 
     def add(self, batch: Batch, loss: torch.Tensor, weight: torch.Tensor | None = None) -> None:
         """Count a micro-batch and its loss (), summed over its targets, or over () `weight` masked tokens."""
-        self.step_loss = loss if self.step_rows == 0 else self.step_loss + loss
+        self.step_loss = loss if self.micro_steps == 0 else self.step_loss + loss
         self.step_weight = self.step_weight + (batch.targets if weight is None else weight)
         self.step_rows += len(batch)
+        self.micro_steps += 1
         self.real_tokens += batch.real_tokens
         self.padded_tokens += batch.padded_tokens
+
+    def sum_step(self) -> None:
+        """Sum the step's loss and weight over all ranks, which then skip the same updates; on the device."""
+        if self.ranks.several:
+            weight = self.step_weight
+            if not isinstance(weight, torch.Tensor):
+                weight = torch.full((), float(weight), device=self.device)
+            self.step_loss, self.step_weight = self.ranks.sum_(torch.stack([self.step_loss.float(), weight.float()]))
 
     def close_step(self, step: int, norm: torch.Tensor) -> torch.Tensor:
         """Count a step; returns () float32, 1 where its loss or its gradients' norm is not finite."""
@@ -72,13 +91,14 @@ class Meter:
         self.bad_step = torch.where(finite | (self.bad_step >= 0), self.bad_step, step)
         self.norm = norm
         self.rows += self.step_rows
-        self.step_rows = self.step_weight = 0
+        self.step_rows = self.step_weight = self.micro_steps = 0
         return bad
 
     def read(self) -> tuple[Sums, float, int]:
-        """The sums, the last step's gradient norm, and the first bad step or -1. A CPU-GPU sync point."""
+        """The sums, the last step's gradient norm, and the first bad step or -1. A CPU-GPU sync point, of all ranks."""
         loss, weight, skipped, norm = torch.stack([self.loss, self.weight, self.skipped_steps, self.norm]).tolist()
-        sums = Sums(loss, weight, self.rows, int(skipped), self.real_tokens, self.padded_tokens)
+        rows, real_tokens, padded_tokens = self.ranks.totals(self.rows, self.real_tokens, self.padded_tokens)
+        sums = Sums(loss, weight, rows, int(skipped), real_tokens, padded_tokens)
         return sums, norm, int(self.bad_step)
 
 

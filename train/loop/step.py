@@ -7,6 +7,8 @@ the device; whether to stop for it is decided where the sums are read.
 Shapes: B rows of a micro-batch; () a number.
 """
 
+from contextlib import nullcontext
+
 import torch
 
 from cache import Batch
@@ -14,7 +16,6 @@ from cache.errors import LengthwiseError
 
 from .. import device as devices
 from ..models.inputs import model_inputs
-from ..models.masked_lm import summed_loss
 from .setup import TrainingSetup
 from .state import State
 
@@ -26,7 +27,9 @@ class OutOfMemoryError(LengthwiseError):
 def backward(setup: TrainingSetup, batch: Batch) -> torch.Tensor:
     """Add the gradients of a micro-batch; returns its loss (), summed over its targets, on the device.
 
-    A micro-batch without a target, because all its words were truncated, adds nothing; its mean loss would be 0 / 0.
+    A micro-batch without a target, a dummy batch or one whose words were all truncated, adds nothing; its mean loss
+    would be 0 / 0. Where it is a step's last one and there are other ranks, it is computed for its gradients of 0, for
+    every rank takes part in summing them.
 
     In masked language modelling loss and gradients are summed over masked tokens: their number in a step is known only
     after its last micro-batch, and only to the device; `update` divides by it.
@@ -34,23 +37,24 @@ def backward(setup: TrainingSetup, batch: Batch) -> torch.Tensor:
     Raises:
         OutOfMemoryError: it does not fit into memory.
     """
-    if setup.masking is None and not batch.targets:
+    counts = bool(len(batch) if setup.masking is not None else batch.targets)
+    step_counts = bool(batch.step_rows if setup.masking is not None else batch.step_targets)
+    summing = setup.parallel is not None and batch.last and step_counts
+    if not (counts or summing):
         return torch.zeros((), device=setup.device)
     inputs = model_inputs(batch, setup.model.config)
     if setup.masking is not None:
         inputs["positions"] = setup.masking.masked_positions(batch)
     if setup.settings.compile:
         _mark_dynamic(inputs)
+    weight, targets = (batch.loss_weight, batch.targets) if setup.masking is None else (1, 1)
+    if setup.parallel is not None:
+        weight *= setup.ranks.world_size  # for it takes the mean over ranks
     try:
-        loss: torch.Tensor
-        with devices.autocast(setup.device, setup.settings.precision):
-            if setup.masking is None:
-                loss = setup.loss(setup.forward, inputs)  # (), mean over the targets
-                weight, targets = batch.loss_weight, batch.targets
-            else:
-                loss = summed_loss(setup.forward, **inputs)[0]
-                weight, targets = 1, 1
-        (loss if weight == 1 else loss * weight).backward()
+        with nullcontext() if setup.parallel is None or summing else setup.parallel.no_sync():
+            with devices.autocast(setup.device, setup.settings.precision):
+                loss: torch.Tensor = (setup.parallel or setup.compute_loss)(inputs, counts)
+            (loss if weight == 1 else loss * weight).backward()
     except (RuntimeError, MemoryError) as error:
         if devices.is_out_of_memory(error):
             raise _out_of_memory(setup, batch) from None
@@ -91,6 +95,7 @@ def update(setup: TrainingSetup, state: State) -> None:
     """One optimizer step with the accumulated gradients."""
     settings, optimizer = setup.settings, setup.optimizer
     parameters = setup.trained_parameters
+    state.meter.sum_step()
     if setup.masking is not None:
         tokens = torch.as_tensor(state.meter.step_weight, device=setup.device).clamp(min=1)
         torch._foreach_div_([p.grad for p in parameters if p.grad is not None], tokens.float())

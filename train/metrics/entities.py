@@ -17,6 +17,8 @@ import torch
 
 from cache.format.tasks import IGNORED
 
+from ..distributed import Ranks
+
 LETTERS = "BIESO."
 ENDS = frozenset(
     {"BB", "BS", "BO", "IB", "IS", "IO", *(letter + after for letter in "ES" for after in (*LETTERS, "?"))}
@@ -151,6 +153,11 @@ class TokenMetric:
         ended = self.ends[letter_before, letter] | (self.within[letter_before] & (kind != kind_before))
         started = self.starts[letter_before, letter] | (self.within[letter] & (kind != kind_before))
         return ended & labelled, kind_before, shifted(last_true(started & labelled))
+
+    def sum_ranks(self, ranks: Ranks) -> None:
+        """Count what all ranks counted."""
+        ranks.sum_(self.counts)
+        ranks.sum_(self.tokens)
 
     def compute(self, rows: int, loss: float) -> TokenScores:
         """The scores; `loss` is summed over labelled tokens. A CPU-GPU sync point."""

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+import numpy as np
 import torch
 from transformers import PreTrainedModel
 
@@ -11,6 +12,7 @@ from cache.format.tasks import Task
 from cache.plans.spec import PlanSpec
 
 from .. import device as devices
+from ..distributed import ALONE, Ranks
 from ..models.classes import ClassMap, map_classes
 from ..models.inputs import PADDING_SIDE, model_inputs
 from ..models.library_errors import library_errors
@@ -28,10 +30,12 @@ def evaluate(
     limit: int | None = None,
     stop: Callable[[], bool] = lambda: False,
     progress: Callable[[int], object] = lambda rows: None,
+    ranks: Ranks = ALONE,
 ) -> Scores | None:
     """Score a model on the rows of a split, in uniform batches where possible; their order does not matter.
 
-    A masked language model is scored on masked tokens, always the same ones, at any batch size.
+    A masked language model is scored on masked tokens, always the same ones, at any batch size. Ranks take turns with
+    the batches, and each gets the scores that one process would: the same numbers are added in the same order.
 
     Args:
         model: on `device`.
@@ -41,8 +45,9 @@ def evaluate(
         batch_size: rows of a batch.
         limit: stop after the batch that reaches so many rows; batches come in an order that is random, but always the
             same. None: every row.
-        stop: asked before each batch; once it says so, there is no result.
-        progress: called with the rows of each batch when it is under way.
+        stop: asked before each batch; once it says so, on any rank, there is no result.
+        progress: called with the rows of each batch when it is under way, another rank's included.
+        ranks: the processes that evaluate together.
 
     Raises:
         InputError: the split has no rows, or there is no mask token.
@@ -57,23 +62,29 @@ def evaluate(
     else:
         classes = map_classes(model.config, split.task, device)
         score, metric = _labelled(model, classes), metric_of(classes.task, device)
-    loss = torch.zeros((), device=device)
-    rows = 0
+    losses: list[torch.Tensor] = []  # () each, 0 of a batch that another rank computes
+    rows, stopped = 0, False
     model.eval()
     with torch.inference_mode(), devices.autocast(device, precision):
         for batch in split.batches(0, PlanSpec("tight", batch_size), device=device, padding_side=PADDING_SIDE):
-            if stop():
-                return None
+            stopped = stop()
+            if stopped:
+                break
             if rows >= (limit or len(split)):
                 break
             rows += len(batch)
-            if masked or batch.targets:
+            mine = len(losses) % ranks.world_size == ranks.rank
+            losses.append(torch.zeros((), device=device))
+            if mine and (masked or batch.targets):
                 with library_errors(MismatchError, f"the model cannot compute rows {batch.rows.tolist()[:8]}, …"):
-                    summed, logits, labels = score(batch)
-                loss += summed
+                    losses[-1], logits, labels = score(batch)
                 metric.update(logits, labels)
             progress(len(batch))
-    return metric.compute(rows, float(loss))
+    if ranks.totals(stopped)[0]:
+        return None
+    metric.sum_ranks(ranks)
+    each = ranks.sum_(torch.stack(losses)).cpu().numpy()
+    return metric.compute(rows, float(np.add.accumulate(each)[-1]))
 
 
 def score_names(task: Task, masked: bool) -> tuple[str, ...]:

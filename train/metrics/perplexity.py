@@ -12,6 +12,8 @@ import torch
 
 from cache.format.tasks import IGNORED
 
+from ..distributed import Ranks
+
 
 @dataclass(frozen=True)
 class MaskedLMScores:
@@ -62,6 +64,10 @@ class MaskedLMMetric:
     def update(self, logits: torch.Tensor, labels: torch.Tensor) -> None:
         """Count (K, V) logits of (K,) tokens; some of these may be none, their label is -100."""
         self.counts += torch.stack([(labels != IGNORED).sum(), (logits.argmax(dim=1) == labels).sum()])
+
+    def sum_ranks(self, ranks: Ranks) -> None:
+        """Count what all ranks counted."""
+        ranks.sum_(self.counts)
 
     def compute(self, rows: int, loss: float) -> MaskedLMScores:
         tokens, correct = self.counts.tolist()

@@ -7,6 +7,7 @@ NaN where our Pearson correlation is 0, of a constant.
 Shapes: B rows of a batch, N rows of a split, C classes.
 """
 
+import itertools
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ import torch
 
 from cache.format.tasks import Task
 
+from ..distributed import Ranks
 from .entities import TokenMetric
 
 MAX_CONFUSION_CLASSES = 1024
@@ -94,6 +96,10 @@ class Metric(Protocol):
 
     def update(self, logits: torch.Tensor, labels: torch.Tensor) -> None:
         """Count a batch: (B, C) or (B, W, C) logits and the batch's labels."""
+        ...
+
+    def sum_ranks(self, ranks: Ranks) -> None:
+        """Count what all ranks counted; rank r of R was given batches r, r + R, r + 2R, … of all."""
         ...
 
     def compute(self, rows: int, loss: float) -> Scores:
@@ -215,6 +221,10 @@ class ClassificationMetric:
         if len(self.matrix):
             self.matrix.index_add_(0, labels * self.classes + found, ones)
 
+    def sum_ranks(self, ranks: Ranks) -> None:
+        ranks.sum_(self.counts)
+        ranks.sum_(self.matrix)
+
     def compute(self, rows: int, loss: float) -> ClassScores:
         correct, predicted, actual = (tuple(row) for row in self.counts.tolist())
         square = self.matrix.view(self.classes, self.classes) if len(self.matrix) else None
@@ -287,6 +297,9 @@ class MultiLabelMetric:
         found, actual = logits > 0, labels > 0  # (B, C)
         self.counts += torch.stack([(found & actual).sum(0), found.sum(0), actual.sum(0)])
 
+    def sum_ranks(self, ranks: Ranks) -> None:
+        ranks.sum_(self.counts)
+
     def compute(self, rows: int, loss: float) -> MultiLabelMetrics:
         correct, predicted, actual = (tuple(row) for row in self.counts.tolist())
         return MultiLabelMetrics(rows, loss, correct, predicted, actual)
@@ -338,6 +351,11 @@ class RegressionMetric:
 
     def update(self, logits: torch.Tensor, labels: torch.Tensor) -> None:
         self.pairs.append(torch.stack([logits[:, 0].float(), labels]))  # (2, B)
+
+    def sum_ranks(self, ranks: Ranks) -> None:
+        found = ranks.gather([pair.cpu() for pair in self.pairs])
+        turns = itertools.chain.from_iterable(itertools.zip_longest(*found))  # in the order of one process
+        self.pairs = [pair for pair in turns if pair is not None]
 
     def compute(self, rows: int, loss: float) -> RegressionMetrics:
         found, actual = torch.cat(self.pairs, dim=1).double().cpu().numpy()  # (N,) each

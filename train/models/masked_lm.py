@@ -69,8 +69,10 @@ class Masking:
 
     def mask(self, batch: Batch, epoch: int = 0) -> Batch:
         """The batch, packed or padded on the right, with some tokens masked; its labels (B, W) are their original ids,
-        and `IGNORED` elsewhere."""
+        and `IGNORED` elsewhere. In a dummy batch none is masked."""
         ids = batch.input_ids
+        if not len(batch):
+            return replace(batch, labels=torch.full_like(ids, IGNORED))
         bits = self._bits(batch, epoch)  # (B, W): 24 to choose tokens, 16 for what each becomes, 24 for a random id
         chosen = (bits >> 40 & 0xFFFFFF) < round(self.probability * (1 << 24))
         chosen &= ~self.special[ids]
