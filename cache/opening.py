@@ -101,7 +101,7 @@ class Split(SplitReader):
             epoch: which epoch of the plan, from 0.
             spec: the plan's settings; default: the plan the cache was built with.
             options: see `cache.batches.options.BatchOptions`: device, rank, world_size, gradient_accumulation_steps,
-                start, pad_to_multiple_of, always_mask, padding_side, feed.
+                equal_rows, attention_length, start, pad_to_multiple_of, always_mask, padding_side, packed, feed.
 
         Example:
             for batch in split.batches(epoch=0, spec=PlanSpec("tight", 32), device="cuda"):

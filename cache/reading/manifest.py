@@ -73,7 +73,7 @@ _REMEDY = "; to build the cache anew: "
 
 
 def _salvaged_argument(data: bytes) -> object:
-    found = re.search(rb'"argument": ("(?:[^"\\]|\\.)*")', data)
+    found = re.search(rb'"argument": ("(?:[^"\\]|\\.)*"|\[[^]]*\])', data)
     with contextlib.suppress(ValueError):
         return json.loads(found.group(1)) if found else None
     return None

@@ -41,19 +41,19 @@ def longest_row(memory_bytes: int) -> int:
     return min(memory_bytes // ROW_SHARE, MAX_ROW_BYTES)
 
 
-def column_names(path: Path, delimiter: str | None, forked: Forked) -> list[str]:
-    """The columns of a table file.
+def column_names(paths: Sequence[Path], delimiter: str | None, forked: Forked) -> list[list[str]]:
+    """The columns of each of some table files.
 
     Args:
-        path: the file.
+        paths: the files.
         delimiter: what separates the cells of a csv or text file; None = what its name says.
-        forked: reads it.
+        forked: reads them.
 
     Raises:
-        InputError: the file cannot be read as what its ending says.
+        InputError: a file cannot be read as what its ending says.
     """
-    names: list[str] = forked.call(path, _names, path, delimiter, longest_row(forked.memory_bytes))
-    return names
+    row_bytes = longest_row(forked.memory_bytes)
+    return forked.call(_together(paths), lambda: [_names(path, delimiter, row_bytes) for path in paths])  # type: ignore[no-any-return]
 
 
 def holds_words(path: Path, columns: Columns, forked: Forked) -> bool:
@@ -91,11 +91,40 @@ def table_stream(
     check = watch(paths)
 
     def batches() -> Iterator["pa.RecordBatch"]:
-        for path in paths:
-            yield from forked.stream(path, _read_table, path, columns, where, longest_row(forked.memory_bytes))
+        for group in _groups(paths):
+            yield from forked.stream(
+                _together(group), _read_tables, group, columns, where, longest_row(forked.memory_bytes)
+            )
         check()
 
     return batches
+
+
+def _groups(paths: Sequence[Path]) -> Iterator[list[Path]]:
+    """Files in their order, small ones together, for a process takes longer to start than they to read."""
+    group: list[Path] = []
+    size = 0
+    for path in paths:
+        look = _look(path)
+        size += look[1] if look else 0
+        if group and size > BATCH_BYTES:
+            yield group
+            group, size = [], look[1] if look else 0
+        group.append(path)
+    if group:
+        yield group
+
+
+def _together(paths: Sequence[Path]) -> Path:
+    """What errors call files that are read in one process."""
+    return paths[0] if len(paths) == 1 else Path(f"{paths[0]} to {paths[-1]}")
+
+
+def _read_tables(
+    paths: list[Path], columns: Columns, where: tuple[str, str] | None, row_bytes: int
+) -> Iterator["pa.RecordBatch"]:
+    for path in paths:
+        yield from _read_table(path, columns, where, row_bytes)
 
 
 def _read_table(

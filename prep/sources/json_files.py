@@ -98,7 +98,7 @@ def _lines(path: Path, row_bytes: int) -> Any:
         begin = file.read(HEAD_BYTES).removeprefix("\ufeff".encode()).lstrip()[:1]
     if begin != b"[":
         return open_unpacked(path)
-    return pa.PythonFile(_Rows(_list_lines(path, row_bytes)), mode="r")
+    return pa.PythonFile(io.BufferedReader(_Rows(_list_lines(path, row_bytes))), mode="r")
 
 
 class _Rows(io.RawIOBase):
@@ -179,5 +179,5 @@ def _objects(text: str, first: bool) -> tuple[list[str], int, tuple[str, int] | 
             return lines, position, (str(error), 0)
         if not isinstance(value, dict):
             return lines, position, (f"{text[start:end][:40]} is no object", 0)
-        lines.append(re.sub(r"[\r\n]", " ", text[start:end]) + "\n")
+        lines.append(text[start:end].replace("\r", " ").replace("\n", " ") + "\n")
         position = end

@@ -118,10 +118,10 @@ def open_tables(argument: str, name: str, splits: dict[str, list[Path]], asked: 
         format_of(path, asked.delimiter) == "csv" or path.suffix.lower() == ARCHIVE for path in paths
     ):
         raise InputError(f"--delimiter is for csv and text files, but {paths[0]} is none; leave it out")
-    unread = note = ""
     for path in paths:
         check_known(path, asked.delimiter)
-        names = column_names(path, asked.delimiter, forked)
+    unread = note = ""
+    for path, names in zip(paths, column_names(paths, asked.delimiter, forked), strict=True):
         chosen = choose_columns(names, asked, path)
         note = note or column_note(names, asked, chosen)
         asked = chosen

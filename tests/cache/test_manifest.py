@@ -109,6 +109,9 @@ def test_the_way_out_names_a_source_only_where_the_manifest_can_be_trusted_for_i
         ("\x1b[2J", "SOURCE"),
         ("x" * 5000, "SOURCE"),
         (7, "SOURCE"),
+        (["train=a.csv", "b c.csv"], "train=a.csv 'b c.csv'"),
+        (["a.csv", 7], "SOURCE"),
+        ([], "SOURCE"),
     ):
         resealed(place / "manifest.json", at("source", value={"argument": odd}))
         resealed(place / "manifest.json", at("max_length", value=0))

@@ -157,6 +157,16 @@ def test_a_sound_file_beside_them_is_built(prep: Prep) -> None:
     assert build(prep, write("a.csv", GOOD), "--memory", "1MiB").code == 0
 
 
+def test_where_small_files_are_read_together_a_crash_names_them_and_an_error_one(prep: Prep) -> None:
+    write("d/0.jsonl", [{"text": "word1", "label": "x"}])
+    write("d/1.jsonl", [{"text": "word1", "label": "x"}, {"text": 5, "label": "x"}])
+    assert "cannot read d/1.jsonl: JSON parse error: Column(/text)" in build(prep, "d").err
+    Path(nested(20_000)).rename("d/1.jsonl")
+    done = build(prep, "d")
+    assert done.code == 2
+    assert "cannot read d/0.jsonl to d/1.jsonl: the process that read it crashed (SIGSEGV)" in done.err
+
+
 def test_a_pipe_in_a_saved_split_is_refused(prep: Prep) -> None:
     saved(None)
     Path("all").mkdir()

@@ -89,6 +89,14 @@ def test_what_is_not_plain_is_said(prep: Prep, header: str, note: str) -> None:
     assert done.rows() == [([2, 6, 3], "x"), ([2, 7, 3], "y")]
 
 
+def test_a_row_in_place_of_the_header_is_wondered_at(prep: Prep) -> None:
+    """As in the files that the authors of AG's news and Yelp reviews publish."""
+    done = build(prep, write("a.csv", '"3","Wall St. Bears Claw Back","Reuters - Short-sellers see green."\n'))
+    assert done.code == 2
+    assert "is its first line a row already? Put one above it that names the columns" in done.err
+    assert "first line" not in build(prep, write("b.csv", "a,b\n1,2\n")).err
+
+
 def test_pairs_are_built_and_said_or_offered(prep: Prep) -> None:
     rows = "word1,word2,x\nword3,word4,y\n"
     done = build(prep, write("a.csv", "premise,hypothesis,label\n" + rows))

@@ -187,6 +187,15 @@ def test_files_without_splits_are_parts_of_train_in_their_order(prep: Prep) -> N
     assert "the content of the source's files" in other.err, "their order counts"
 
 
+def test_small_files_are_read_together_and_large_ones_alone(prep: Prep, monkeypatch: pytest.MonkeyPatch) -> None:
+    for part, word in enumerate("12345"):
+        write(f"{part}.csv", f"text,label\nword{word},x\n" + f"word{word},y\n" * (part == 2))
+    expected = build(prep, "*.csv").rows()
+    monkeypatch.setattr("prep.sources.files.BATCH_BYTES", 45)
+    assert build(prep, "*.csv", "--force").rows() == expected
+    assert [ids[1] - 5 for ids, _ in expected] == [1, 2, 3, 3, 4, 5]
+
+
 def test_files_have_the_splits_that_are_named(prep: Prep) -> None:
     for name in ("one", "two", "three"):
         write(f"{name}.csv", GOOD)

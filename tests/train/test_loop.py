@@ -442,8 +442,10 @@ def test_compiled_training_compiles_few_times_however_many_widths(make_job, tmp_
 
 @pytest.mark.cuda
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
-def test_on_cuda_a_step_does_not_synchronize(make_job):
-    job = make_job(PlanSpec("tight", 2))
+@pytest.mark.parametrize("kind", TOKENS)
+def test_on_cuda_a_step_does_not_synchronize(make_job, tmp_path, kind):
+    job = make_job(PlanSpec("tight", 2), write_model(tmp_path / "model", kind=kind, **TOKENS[kind]))
+    use_ready_masks(job.model)
     job = replace(job, device=torch.device("cuda"))
     job.model.to("cuda")
     batches = list(job.batches(0, 0))

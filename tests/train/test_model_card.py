@@ -142,6 +142,8 @@ def test_models_and_data_of_the_hub_are_linked(trained: tuple[str, Path]) -> Non
     assert kind in text or kind == "pairs"
     given = model_card("run-1", info, config, replace(manifest, source={"argument": ""}), records)
     assert "| data | given from Python |" in given
+    several = {"argument": ["train=/home/me/a.csv", "/home/me/b.csv"]}
+    assert "| data | a.csv, b.csv |" in model_card("run-1", info, config, replace(manifest, source=several), records)
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from transformers import (
+    AutoConfig,
     AutoModelForMaskedLM,
     AutoModelForSequenceClassification,
     AutoModelForTokenClassification,
@@ -24,7 +25,7 @@ from tests.helpers.models import check_same_run, resume_from_first_checkpoint, w
 from tests.helpers.tasks import build_task, task_settings, train_task
 from train import device as devices
 from train.models.cpu_attention import use_cpu_kernels
-from train.models.inputs import model_inputs
+from train.models.inputs import attention_length, model_inputs
 from train.models.masked_lm import Masking, masked_forward, summed_loss
 from train.models.packed import attention, check_packed, use_packed
 from train.models.packed_attention import packed_attention
@@ -273,22 +274,23 @@ def test_a_model_that_cannot_is_trained_padded_and_the_report_says_why(tmp_path)
     assert "batches    padded: models of type deberta-v2 are not supported" in heard
 
 
-def test_the_oom_check_takes_the_packed_step_with_the_most_tokens(tmp_path):
+def test_the_oom_check_takes_the_packed_step_with_the_largest_micro_batch(tmp_path):
     cache = build_task("pairs", tmp_path)
     heard: list[str] = []
     start_run(task_settings(cache, tmp_path / "run", padding_free=True, strategy="dynamic"), heard.append, print)
-    split = cache["train"]
+    options = {
+        "packed": True,
+        "gradient_accumulation_steps": 2,
+        "attention_length": attention_length(AutoConfig.from_pretrained(tmp_path / "run" / "model")),
+    }
     sizes = [
-        max(int(split.lengths[batch.rows].sum()) for batch in step)
+        batch.padded_tokens
         for epoch in range(2)
-        for step in (
-            list(split.batches(epoch, PlanSpec("dynamic", 8), gradient_accumulation_steps=2).step(number))
-            for number in range(len(split.plan(PlanSpec("dynamic", 8), epoch)))
-        )
+        for batch in cache["train"].batches(epoch, PlanSpec("dynamic", 8), **options)
     ]
     (line,) = [line for line in heard if line.startswith("steps")]
     assert "rows, " in line
-    assert any(f", {size:,} tokens, fits" in line for size in sizes)
+    assert f", {max(sizes):,} tokens, fits" in line
     assert "batches    rows end to end, without padding" in heard
 
 
