@@ -1,6 +1,7 @@
 """The command `train`: parse, call one function, print. Nothing slow is imported before a command runs."""
 
 import contextlib
+import gc
 import resource
 import sys
 from collections.abc import Callable, Iterator
@@ -98,7 +99,7 @@ def run(resume: Path | None, quiet: bool, as_json: bool, config: Path | None, **
     if resume is None and "cache" not in given:
         raise InputError("--cache is missing, expected a cache's folder; `prep list` shows the caches here")
     settings = Settings.from_json(given) if resume is None else None  # what is wrong shows before torch is loaded
-    _check_memory_limit()
+    _load_libraries()
     from . import run as runs
     from .launch import launched_ranks
 
@@ -145,18 +146,18 @@ def evaluate(
     Example:
       train eval runs/imdb-1 --cache cache/imdb --split test
     """
-    _check_memory_limit()
     from cache import open_cache
     from cache.common.progress import Progress
 
+    opened = open_cache(cache, quiet=quiet)
+    rows = opened[split]
+    _load_libraries()
     from .metrics.evaluation import evaluate as score
     from .models.classes import scored_classes
     from .models.fit import CacheRequirements
     from .models.trained import load_for_evaluation
     from .run_folder.export import trained_model_folder
 
-    opened = open_cache(cache, quiet=quiet)
-    rows = opened[split]
     with _on(device, precision) as (torch_device, resolved):
         required = CacheRequirements(opened.manifest, opened.folder, rows.info.longest)
         trained = load_for_evaluation(trained_model_folder(model), torch_device, required)
@@ -237,10 +238,10 @@ def predict(
     _check_lines(file, {"--out": out, "--text": text, "--text-pair": text_pair, "--force": force})
     if not texts and file is None and (sys.stdin is None or sys.stdin.isatty()):
         raise InputError('no text was given; pass texts, --file FILE, or pipe them in: echo "…" | train predict MODEL')
-    _check_memory_limit()
     from .tables.lines import read_file, read_stdin
 
     given = list(texts) or (read_stdin() if file is None else read_file(file))
+    _load_libraries()
     from .predict import Predictor
 
     with _on(device, precision) as (torch_device, resolved):
@@ -270,7 +271,7 @@ def _predict_file(
     check_out(out, file, force)
     table = open_table(file)
     texts = table.text_columns(*columns)
-    _check_memory_limit()
+    _load_libraries()
     from cache.common.progress import ConsoleProgress
 
     from .predict import Predictor
@@ -320,14 +321,29 @@ def compare(runs: tuple[Path, ...], as_json: bool, html: Path | None) -> None:
         click.echo(comparison(results))
 
 
-def _check_memory_limit() -> None:
-    """Refuse to load torch under a limit that it cannot load in: it would end the process by a signal."""
+def _load_libraries() -> None:
+    """Import torch and transformers, which is nearly all that the start of a command costs.
+
+    Garbage collection is off meanwhile: what is imported stays, and looking through it again and again takes a tenth
+    of the time.
+
+    Raises:
+        InputError: under a memory limit that torch cannot load in, it would end the process by a signal.
+    """
     limit = resource.getrlimit(resource.RLIMIT_AS)[0]
     if limit != resource.RLIM_INFINITY and limit < TORCH_BYTES:
         raise InputError(
             f"memory is limited to {limit >> 20:,} MiB (ulimit -v {limit >> 10}), expected at least "
             f"{TORCH_BYTES >> 20:,} MiB; lift the limit: ulimit -v unlimited"
         )
+    if f"{__package__}.models.heads" in sys.modules:
+        return
+    gc.disable()
+    try:
+        from .models import heads  # noqa: F401
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 def _print_finite(content: dict[str, Any]) -> None:

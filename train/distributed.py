@@ -18,8 +18,12 @@ from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
+from torch.distributed import PrefixStore, rendezvous  # type: ignore[attr-defined]
 
 from cache.errors import InputError, LengthwiseError
+
+ATTEMPT = "TORCHELASTIC_RESTART_COUNT"
+"""How often torchrun has started the ranks anew."""
 
 TIMEOUT = timedelta(minutes=10)
 """How long ranks wait for one another: longer than the first one takes to write a checkpoint."""
@@ -167,7 +171,10 @@ def process_group(ranks: Ranks) -> Iterator[None]:
         backends = f"cpu:gloo,{accelerator.type}:{dist.Backend.default_device_backend_map[accelerator.type]}"
     try:
         with _ending_at_once():
-            dist.init_process_group(backends, rank=ranks.rank, world_size=ranks.world_size, timeout=TIMEOUT)
+            store, rank, size = next(rendezvous("env://", ranks.rank, ranks.world_size, timeout=TIMEOUT))
+            # torchrun keeps its store over a restart, with the addresses of the ranks that ended.
+            store = PrefixStore(f"attempt-{os.environ.get(ATTEMPT, '0')}", store)
+            dist.init_process_group(backends, store=store, rank=rank, world_size=size, timeout=TIMEOUT)
     except (RuntimeError, ValueError) as error:
         where = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
         raise InputError(
@@ -183,6 +190,8 @@ def process_group(ranks: Ranks) -> Iterator[None]:
     except RuntimeError as error:
         if not _is_lost(error):
             raise
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the launcher's, to a process that is about to end
         if not ranks.first:
             raise FailedTogether(LostRankError.exit_code) from None
         raise LostRankError(

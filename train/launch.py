@@ -11,7 +11,7 @@ from collections.abc import MutableMapping
 
 from cache.errors import InputError
 
-from .distributed import ALONE, Ranks
+from .distributed import ALONE, ATTEMPT, Ranks
 
 TORCHRUN = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
 """What torchrun and `accelerate launch` set for each rank."""
@@ -27,7 +27,7 @@ FIRST_PORT, PORTS = 20_000, 10_000
 
 EXAMPLE = "torchrun --nproc-per-node 2 --no-python train run --cache CACHE"
 
-ATTEMPT, RUN_ID = "TORCHELASTIC_RESTART_COUNT", "TORCHELASTIC_RUN_ID"
+RUN_ID = "TORCHELASTIC_RUN_ID"
 
 
 def launched_ranks(environment: MutableMapping[str, str] = os.environ) -> Ranks:

@@ -166,6 +166,7 @@ def _staging(parent: Folder, name: str, cache: RemoteCache) -> Iterator[Folder]:
             parent.remove(other)
     with parent.folder(own, make=True) as staging:
         yield staging
+    parent.remove(own)  # an empty folder, if one was at the cache's place
 
 
 class _Download:

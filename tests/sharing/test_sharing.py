@@ -362,6 +362,7 @@ def test_a_folder_that_holds_something_is_not_written(small: Cache, s3: ObjectSe
     small.push(URL, progress=QUIET)
     (tmp_path / "to").mkdir()
     assert fetch(URL, tmp_path / "to") == fetch(URL, tmp_path / "to")
+    assert not [name for name in names_in(tmp_path) if name.startswith(".")]
     (tmp_path / "file").write_text("x")
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "thesis.txt").write_text("x")

@@ -3,6 +3,8 @@
 import csv
 import gzip
 import json
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -322,3 +324,42 @@ def test_columns_that_do_not_go_on_are_an_error_that_names_the_way(run: Run, mon
     code, _, err = run("classes", "--file", "in.jsonl", "--out", "out.parquet")
     assert (code, "the column 'n' holds values that no parquet column holds together" in err) == (2, True)
     assert run("classes", "--file", "in.jsonl", "--out", "out.jsonl")[0] == 0
+
+
+@pytest.mark.parametrize("arguments", [
+    ["predict", "model", "--file", "gone.csv", "--out", "out.csv"],
+    ["predict", "model", "--file", "gone.txt"],
+    ["eval", "model", "--cache", "gone"],
+])  # fmt: skip
+def test_what_is_wrong_with_files_shows_before_torch_is_loaded(tmp_path: Path, arguments: list[str]) -> None:
+    code = (
+        f"import sys; sys.argv = {['train', *arguments]}\n"
+        "from train.cli import main\n"
+        "try: main()\n"
+        "except SystemExit as stop: assert stop.code == 2, stop.code\n"
+        "assert 'torch' not in sys.modules\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "gone" in done.stderr
+
+
+def test_equal_lengths_get_no_mask_and_the_longest_texts_come_first(models: Path) -> None:
+    """And the last layer is computed for the pooled token alone."""
+    predictor = Predictor(str(models / "classes"), batch_size=8)
+    inner: Any = predictor.model
+    assert "forward" in vars(inner.bert.encoder.layer[-1])  # its own, in place of the class's
+    seen: list[tuple[int, bool]] = []
+
+    def note(module: Any, args: Any, given: dict[str, Any]) -> None:
+        seen.append((given["input_ids"].shape[1], "attention_mask" in given))
+
+    inner.register_forward_pre_hook(note, with_kwargs=True)
+    shares: list[float] = []
+    predictor.outputs(["word1"] * 12 + ["word1 word2 word3"] * 8, shares.append)
+    assert [mask for _, mask in seen] == [False] * 3
+    assert [width for width, _ in seen] == sorted((width for width, _ in seen), reverse=True)
+    assert shares == sorted(shares)
+    assert shares[-1] == 1.0
+    predictor.outputs(["word1", "word1 word2"])
+    assert seen[-1][1]
