@@ -58,7 +58,7 @@ class Recipe:
         epochs: over the training rows.
         batch_size: rows of a batch.
         max_tokens: padded tokens of a `budget` batch, which on average holds about as many rows.
-        lr: peak learning rate; in short trials of random order and `budget` neither got stuck at it.
+        lr: peak learning rate; at it no training got stuck, of any strategy.
         warmup_ratio: fraction of all steps.
         precision: fp32 or bf16.
         holdout: fraction of the rows that is held out, of each class.
