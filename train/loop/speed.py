@@ -47,10 +47,12 @@ class SpeedMeter:
         return {"model_tflops_per_second": tflops, **({} if self.peak is None else {"mfu": tflops / self.peak})}
 
     def of_run(self, records: Iterable[Json]) -> Json:
-        """Model FLOPs and speed of a whole run's training, from the records of its epochs with their times; empty where
-        one has none."""
+        """Model FLOPs and speed of a whole run's training, from the records of its epochs with their times; without
+        what a damaged record took."""
         epochs = [record for record in records if record["kind"] == "epoch"]
         if not all("model_flops" in record for record in epochs):
             return {}
         counted = {"model_flops": sum(record["model_flops"] for record in epochs)}
+        if not all("seconds" in record for record in epochs):
+            return counted
         return {**counted, **self.speed(counted, sum(record["seconds"] for record in epochs))}
