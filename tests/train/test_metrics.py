@@ -8,8 +8,9 @@ import pytest
 import torch
 
 from tests.helpers.scores import entities
+from train.metrics.classification import ClassificationMetric, MultiLabelMetric
 from train.metrics.entities import TokenMetric
-from train.metrics.scores import ClassificationMetric, MultiLabelMetric, correlation, ranks
+from train.metrics.regression import correlation, ranks
 
 CPU = torch.device("cpu")
 

@@ -15,7 +15,7 @@ from tests.helpers.corpora import WORDS
 from tests.helpers.models import write_model
 from train.cli import cli, main
 from train.declarations import declarations
-from train.metrics.scores import ClassScores
+from train.metrics.classification import ClassScores
 from train.predict import Predictor
 from train.run_folder.records import read_records
 from train.settings import Settings

@@ -1,0 +1,84 @@
+"""Scores of a regression: correlations of predictions and labels.
+
+Shapes: B rows of a batch, N rows of a split.
+"""
+
+import itertools
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from ..distributed import Ranks
+
+
+@dataclass(frozen=True)
+class RegressionMetrics:
+    """What a regression did on a split.
+
+    Attributes:
+        rows: rows that were scored.
+        loss: squared error, summed over rows.
+        pearson, spearman: correlation of predictions and labels, of their values and of their ranks; 0 where one side
+            is constant.
+    """
+
+    rows: int
+    loss: float
+    pearson: float
+    spearman: float
+
+    @property
+    def mean_loss(self) -> float:
+        """Squared error per row."""
+        return self.loss / self.rows if self.rows else 0.0
+
+    def summary(self) -> dict[str, Any]:
+        """Mean squared error, both correlations and rows."""
+        return {"loss": self.mean_loss, "pearson": self.pearson, "spearman": self.spearman, "rows": self.rows}
+
+    def to_json(self) -> dict[str, Any]:
+        """The scores as plain JSON."""
+        return self.summary()
+
+    def lines(self, names: Sequence[str]) -> Iterator[tuple[str, str]]:
+        """Both correlations."""
+        yield "Pearson", f"{self.pearson:.4f}"
+        yield "Spearman", f"{self.spearman:.4f}"
+
+
+class RegressionMetric:
+    """All predictions and labels, for ranks need all of them; they stay on the device until the end."""
+
+    def __init__(self) -> None:
+        self.pairs: list[torch.Tensor] = []
+
+    def update(self, logits: torch.Tensor, labels: torch.Tensor) -> None:
+        self.pairs.append(torch.stack([logits[:, 0].float(), labels]))  # (2, B)
+
+    def sum_ranks(self, ranks: Ranks) -> None:
+        found = ranks.gather([pair.cpu() for pair in self.pairs])
+        turns = itertools.chain.from_iterable(itertools.zip_longest(*found))  # in the order of one process
+        self.pairs = [pair for pair in turns if pair is not None]
+
+    def compute(self, rows: int, loss: float) -> RegressionMetrics:
+        found, actual = torch.cat(self.pairs, dim=1).double().cpu().numpy()  # (N,) each
+        return RegressionMetrics(rows, loss, correlation(found, actual), correlation(ranks(found), ranks(actual)))
+
+
+def correlation(one: npt.NDArray[np.float64], other: npt.NDArray[np.float64]) -> float:
+    """Pearson's correlation of two columns (N,); 0 where one is constant."""
+    x, y = one - one.mean(), other - other.mean()
+    scale = float(np.sqrt((x @ x) * (y @ y)))
+    return float(x @ y) / scale if scale else 0.0
+
+
+def ranks(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """The rank of each value (N,), from 1; equal values share the mean of theirs."""
+    _, positions, counts = np.unique(values, return_inverse=True, return_counts=True)
+    last = np.cumsum(counts)
+    shared: npt.NDArray[np.float64] = (last - (counts - 1) / 2)[positions]
+    return shared
