@@ -29,6 +29,7 @@ from train.models.loading import load_model
 from .corpus import even_batches, imdb_cache, part_of, sample_cache, small_bert
 from .runs import run_once
 from .timing import WORK, Json, serve
+from .trainer import trainer_arguments
 
 SEED = 321
 MICRO_BATCHES = 4
@@ -138,27 +139,9 @@ def trainer(task: Task, plan: EpochPlan, sampling: str = "sequential", micro_bat
     part = chosen(task, plan)
     rows = [task.split[int(row)] for row in part.rows]
     columns = {"input_ids": [row.input_ids.tolist() for row in rows], "labels": [row.label for row in rows]}
-    arguments = functools.partial(
-        TrainingArguments,
-        output_dir=str(WORK / "training" / "trainer"),
-        per_device_train_batch_size=task.batch_size // micro_batches,
-        gradient_accumulation_steps=micro_batches,
-        num_train_epochs=1,
-        learning_rate=task.lr,
-        optim="adamw_torch_fused",
-        weight_decay=0.0,
-        max_grad_norm=1.0,
-        lr_scheduler_type="linear",
-        bf16=task.precision == "bf16",
-        use_cpu=task.device.type == "cpu",
-        train_sampling_strategy=sampling,
-        logging_steps=task.logging_steps,
-        logging_nan_inf_filter=False,
-        save_strategy="no",
-        report_to="none",
-        disable_tqdm=True,
-        dataloader_pin_memory=task.device.type != "cpu",
-    )
+    folder, size = WORK / "training" / "trainer", task.batch_size
+    shared = trainer_arguments(folder, task.device, task.precision, task.lr, size, micro_batches, sampling)
+    arguments = functools.partial(TrainingArguments, num_train_epochs=1, logging_steps=task.logging_steps, **shared)
     data = datasets.Dataset.from_dict(columns)
     pad = DataCollatorWithPadding(AutoTokenizer.from_pretrained(task.split.folder / "tokenizer"))
     tokens = dict.fromkeys(("real_tokens", "padded_tokens"), 0)

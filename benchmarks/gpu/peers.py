@@ -11,6 +11,7 @@ from cache import PlanSpec, open_cache
 from train.device import peak_memory_bytes
 
 from ..timing import WORK, Json
+from ..trainer import trainer_arguments
 from .common import SEED, WINDOWS, Place, Window, rates
 
 
@@ -48,28 +49,14 @@ def measure_trainer(place: Place, model: str, sampling: str, batch_size: int, pr
                 loop.real = loop.padded = loop.rows = 0
                 self.start = time.perf_counter()
 
+    shared = trainer_arguments(WORK / "gpu-trainer", place.device, precision, 1e-4, batch_size, accumulation, sampling)
     arguments = TrainingArguments(
-        output_dir=str(WORK / "gpu-trainer"),
-        per_device_train_batch_size=batch_size // accumulation,
-        gradient_accumulation_steps=accumulation,
         max_steps=WINDOWS * steps,
-        learning_rate=1e-4,
-        optim="adamw_torch_fused",
-        weight_decay=0.0,
-        max_grad_norm=1.0,
-        lr_scheduler_type="linear",
-        bf16=precision == "bf16",
-        use_cpu=place.device.type == "cpu",
         torch_compile=options.get("compile", False),
-        train_sampling_strategy=sampling,
         dataloader_num_workers=place.workers(),
-        dataloader_pin_memory=place.device.type != "cpu",
         logging_strategy="no",
-        logging_nan_inf_filter=False,  # it would read every step's loss
-        save_strategy="no",
-        report_to="none",
-        disable_tqdm=True,
         seed=SEED,
+        **shared,
     )
     if place.device.type != "cpu":
         torch.set_float32_matmul_precision("high")  # as `train run` does
