@@ -250,14 +250,13 @@ def _encode(
     held = {"test": manifest.source["holdout"], "validation": settings.validation}
     selection = Selection(task, {name: fraction for name, fraction in held.items() if fraction}, settings.limit)
     arguments = (source, encoder, selection, spill, settings.memory_bytes, console)
-    try:
-        with counted_without(source.splits.values()):
+    with counted_without(source.splits.values()):
+        try:
             return encode_source(*arguments)
-    except ParityError as difference:
-        console.log(f"warning: {difference}; tokenizing everything with tokenizers instead")
-        encoder.use("tokenizers")
-        shutil.rmtree(spill, ignore_errors=True)
-        with counted_without(source.splits.values()):
+        except ParityError as difference:
+            console.log(f"warning: {difference}; tokenizing everything with tokenizers instead")
+            encoder.use("tokenizers")
+            shutil.rmtree(spill, ignore_errors=True)
             return encode_source(*arguments)
 
 

@@ -88,7 +88,7 @@ def predict_file(
         for chunk in table.chunks:
             _check_names(table, chunk, columns)
             found = _outputs(predictor, chunk, texts, bar, rows)
-            values = [_values(predictor, output) for output in found]
+            values = [[None] * len(columns) if output is None else _values(predictor, output) for output in found]
             added = {name: [row[number] for row in values] for number, name in enumerate(columns)}
             writer.write(chunk, added)
             counts.update(_labels(added))
@@ -162,10 +162,8 @@ def _input(predictor: Predictor, row: int, names: tuple[str, ...], values: tuple
     return values if len(values) == 2 else values[0]
 
 
-def _values(predictor: Predictor, output: Output | None) -> list[Any]:
-    """A row's values of the added columns, None where there is no prediction."""
-    if output is None:
-        return [None] * len(added_columns(predictor))
+def _values(predictor: Predictor, output: Output) -> list[Any]:
+    """A row's values of the added columns."""
     labels = predictor.labels
     if predictor.kind == TOKENS:
         return [[None if np.isnan(n) else labels[int(n)] for n in output[:, 0]], _numbers(output[:, 1])]

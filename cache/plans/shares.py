@@ -12,20 +12,26 @@ import numpy as np
 
 from ..common.arrays import Array
 
-ATTENTION_LENGTH = 4608
-"""Length of a row, tokens, at which attention takes as many operations as linear layers do: 2 x hidden width +
-intermediate width of the model; for BERT-base 2 x 768 + 3,072."""
+
+def attention_length(hidden: int, intermediate: int) -> int:
+    """Length of a row, tokens, at which attention takes as many operations as the linear layers of a model of these
+    widths do."""
+    return 2 * hidden + intermediate
+
+
+ATTENTION_LENGTH = attention_length(768, 3072)
+"""That of BERT-base."""
 
 Divide = Callable[[Array, Array, int], Array]
 """Takes the cost of each row (N,), ascending within a batch, the rows of each batch (M,) and P; gives the part of each
 row (N,). No part is empty while another has two rows, and the empty ones are the last."""
 
 
-def row_costs(widths: Array, attention_length: int = ATTENTION_LENGTH) -> Array:
+def row_costs(widths: Array, length: int = ATTENTION_LENGTH) -> Array:
     """(N,) int64, 1 or more: operations of linear layers and attention for a row of so many columns, in units of their
-    own; in integers, so that all machines share alike."""
+    own; in integers, so that all machines share alike. `length` is the model's `attention_length`."""
     columns = np.maximum(widths.astype(np.int64), 1)
-    costs: Array = columns * (attention_length + columns)
+    costs: Array = columns * (length + columns)
     return costs
 
 

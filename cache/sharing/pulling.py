@@ -123,37 +123,28 @@ def _hold(target: Path, cache: RemoteCache) -> Folder | None:
     Raises:
         InputError: it is something else.
     """
-    with storage_errors(target, "read"):
-        if not _is_there(target, cache):
+    something_else = InputError(
+        f"{target} holds something else already; name another folder: --to FOLDER, or move it away"
+    )
+    with storage_errors(target, "read"), contextlib.ExitStack() as stack:
+        try:
+            held = stack.enter_context(Folder.open(target))
+            is_there = held.is_file(MANIFEST) and held.read(MANIFEST, MAX_MANIFEST_BYTES) == cache.data
+        except FileNotFoundError:
             return None
-        held = Folder.open(target)
+        except NotADirectoryError:
+            raise something_else from None
+        if not is_there and held.names():
+            raise something_else
+        if not is_there:
+            return None
         hold_shared(held.handle)
         if not held.is_at(target):  # it was removed meanwhile
-            held.close()
             return None
         with contextlib.suppress(OSError):
             os.utime(held.handle)  # the time of its last use
+        stack.pop_all()
         return held
-
-
-def _is_there(target: Path, cache: RemoteCache) -> bool:
-    """Whether `target` is this very cache.
-
-    Raises:
-        InputError: it is something else.
-    """
-    try:
-        with Folder.open(target) as folder:
-            if folder.is_file(MANIFEST) and folder.read(MANIFEST, MAX_MANIFEST_BYTES) == cache.data:
-                return True
-            empty = not folder.names()
-    except FileNotFoundError:
-        return False
-    except NotADirectoryError:
-        empty = False
-    if empty:
-        return False
-    raise InputError(f"{target} holds something else already; name another folder: --to FOLDER, or move it away")
 
 
 @contextlib.contextmanager

@@ -219,15 +219,12 @@ def _commit(remote: HubDataset, local: _Local, old: RemoteCache | None, progress
     there = watched(
         lambda report: _there(remote, report, local.manifest, *((old.manifest,) if old else ())), remote.url
     )
-    if (
-        old is not None
-        and old.data == local.data
-        and all(there.get(name) == size for name, size in local.sizes.items())
-    ):
+    published = old is not None and old.data == local.data
+    if published and all(there.get(name) == size for name, size in local.sizes.items()):
         return {}
     total = sum(local.sizes.values()) + len(local.data)
     progress.log(f"sending {total / 1e6:,.1f} MB to the Hub, in one commit")
-    stale = [] if old is not None and old.data == local.data else sorted(there.keys() - local.sizes.keys())
+    stale = [] if published else sorted(there.keys() - local.sizes.keys())
     message = f"Cache {local.manifest.name}, fingerprint {local.manifest.fingerprint[:12]}"
 
     def commit(names: list[str], _: Report) -> None:

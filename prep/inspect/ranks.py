@@ -9,7 +9,7 @@ from typing import Any
 from cache import Cache, PlanSpec, Split
 from cache.errors import InputError
 from cache.plans.costs import rank_use
-from cache.plans.shares import ATTENTION_LENGTH
+from cache.plans.shares import ATTENTION_LENGTH, attention_length
 
 from .model_size import read_size
 from .summary import align, first_split, table_specs
@@ -30,10 +30,10 @@ def rank_facts(cache: Cache, ranks: int, model: str | None = None) -> dict[str, 
     """
     if not 1 <= ranks <= MOST_RANKS:
         raise InputError(f"--ranks is {ranks:,}, expected 1 to {MOST_RANKS:,}; pass for example --ranks 8")
-    attention_length = ATTENTION_LENGTH
+    length = ATTENTION_LENGTH
     if model is not None:
         size = read_size(model, 1)
-        attention_length = 2 * size.hidden + size.intermediate
+        length = attention_length(size.hidden, size.intermediate)
     split = first_split(cache)
     specs = table_specs(split)
     sizes = {spec: (spec.batch_size or 0) * ranks for spec in specs}
@@ -43,7 +43,7 @@ def rank_facts(cache: Cache, ranks: int, model: str | None = None) -> dict[str, 
         plan = split.plan(spec, 0)
         width = split.max_length if spec.strategy == "fixed" else None
         padded, packed = (
-            rank_use(plan, split.lengths, ranks, packed=kind, fixed_width=width, attention_length=attention_length)
+            rank_use(plan, split.lengths, ranks, packed=kind, fixed_width=width, attention_length=length)
             for kind in (False, True)
         )
         used = {"padded": vars(padded), "padding_free": vars(packed)}

@@ -2,6 +2,8 @@
 
 from collections.abc import Iterator, Sequence
 
+from cache.common.text import listed
+
 MISSING_NAMES = ("", "nan", "none", "null", "n/a")
 """Names of classes that may well stand for a missing label, in small letters."""
 
@@ -13,11 +15,8 @@ def confusable(names: Sequence[str]) -> Iterator[str]:
         alike.setdefault(" ".join(name.split()).casefold(), []).append(repr(name))
     groups = [" and ".join(group) for group in alike.values() if len(group) > 1]
     if groups:
-        yield f"classes that differ only in white space or case: {_some(groups)}; if they are one, correct the labels"
+        shown = listed(groups, 5)
+        yield f"classes that differ only in white space or case: {shown}; if they are one, correct the labels"
     absent = [repr(name) for name in names if name.strip().casefold() in MISSING_NAMES]
     if absent:
-        yield f"classes that look like missing labels: {_some(absent)}; if they are, remove their rows"
-
-
-def _some(items: list[str]) -> str:
-    return ", ".join(items[:5]) + (f" and {len(items) - 5:,} more" if len(items) > 5 else "")
+        yield f"classes that look like missing labels: {listed(absent, 5)}; if they are, remove their rows"

@@ -12,6 +12,7 @@ import numpy as np
 
 from cache.common.arrays import Array
 from cache.common.progress import ConsoleProgress
+from cache.common.text import listed
 from cache.errors import InputError, StorageError
 from cache.format.tasks import MLM, TOKENS, Task
 
@@ -305,8 +306,7 @@ def _oddities(names: tuple[str, ...], classes: dict[str, Array]) -> Iterator[str
         counts = np.bincount(train, minlength=len(names)) if single else train.sum(axis=0, dtype=np.int64)
         absent = np.flatnonzero(counts == 0).tolist()
         if absent:
-            more = f" and {len(absent) - 5:,} more" if len(absent) > 5 else ""
-            yield f"no row of 'train' has the label {', '.join(repr(names[number]) for number in absent[:5])}{more}"
+            yield f"no row of 'train' has the label {listed([repr(names[number]) for number in absent], 5)}"
 
 
 def id_type(vocab_size: int) -> type[Any]:

@@ -56,9 +56,11 @@ def column_names(paths: Sequence[Path], delimiter: str | None, forked: Forked) -
     return forked.call(_together(paths), lambda: [_names(path, delimiter, row_bytes) for path in paths])  # type: ignore[no-any-return]
 
 
-def holds_words(path: Path, columns: Columns, forked: Forked) -> bool:
-    """Whether the column of text holds lists, such as the words of a text, by its schema or first value."""
-    return bool(forked.call(path, _holds_words, path, columns, longest_row(forked.memory_bytes)))
+def holds_words(paths: Sequence[Path], columns: Columns, forked: Forked) -> bool:
+    """Whether the column of text of each file holds lists, such as the words of a text, by its schema or first
+    value."""
+    row_bytes = longest_row(forked.memory_bytes)
+    return bool(forked.call(_together(paths), lambda: all(_holds_words(path, columns, row_bytes) for path in paths)))
 
 
 def _holds_words(path: Path, columns: Columns, row_bytes: int) -> bool:

@@ -135,7 +135,7 @@ def open_tables(argument: str, name: str, splits: dict[str, list[Path]], asked: 
         splits=streams,
         label_names=asked.classes,
         pair=asked.pair is not None,
-        words=all(holds_words(path, asked, forked) for path in paths),
+        words=holds_words(paths, asked, forked),
         size_bytes=sum(file["bytes"] for file in identity["files"]),
         note=note,
         unread=unread,

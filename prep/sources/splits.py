@@ -7,9 +7,10 @@ part-0.parquet  0000.parquet  reviews.csv                          no split: par
 """
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from cache.common.text import listed
 from cache.errors import InputError
 
 from .corpus import check_split_name
@@ -58,11 +59,13 @@ def by_split(paths: Sequence[Path]) -> dict[str, list[Path]]:
 
 def check_all_named(named: Mapping[Path, str | None]) -> None:
     """Raise an `InputError` that lists both where some files or folders say which split they are and some do not."""
-    without = [path for path, split in named.items() if split is None]
+    having = [str(path) for path, split in named.items() if split]
+    without = [str(path) for path, split in named.items() if split is None]
     if without:
         raise InputError(
-            f"some names say which split they are ({_listed(path for path in named if named[path])}) and some do not "
-            f"({_listed(without)}); move those away, or name the split of each: prep build train={without[0]} test=…"
+            f"some names say which split they are ({listed(having, _LISTED)}) and some do not "
+            f"({listed(without, _LISTED)}); move those away, or name the split of each: "
+            f"prep build train={without[0]} test=…"
         )
 
 
@@ -95,8 +98,3 @@ def _stem(path: Path) -> str:
 def _is_part(path: Path) -> bool:
     """Whether a file is one of several by its name, which ends in a number."""
     return _stem(path)[-1:].isdigit()
-
-
-def _listed(paths: Iterable[Path]) -> str:
-    names = list(map(str, paths))
-    return ", ".join(names[:_LISTED]) + (f" and {len(names) - _LISTED:,} more" if len(names) > _LISTED else "")

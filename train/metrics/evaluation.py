@@ -68,9 +68,7 @@ def evaluate(
     with torch.inference_mode(), devices.autocast(device, precision):
         for batch in split.batches(0, PlanSpec("tight", batch_size), device=device, padding_side=PADDING_SIDE):
             stopped = stop()
-            if stopped:
-                break
-            if rows >= (limit or len(split)):
+            if stopped or rows >= (limit or len(split)):
                 break
             rows += len(batch)
             mine = len(losses) % ranks.world_size == ranks.rank

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 import torch
 from transformers import PretrainedConfig
 
+from cache.common.text import listed
 from cache.errors import MismatchError
 from cache.format.tasks import IGNORED, Task
 
@@ -63,8 +64,9 @@ def map_classes(config: PretrainedConfig, task: Task, device: torch.device) -> C
         return ClassMap(replace(task, label_names=names), numbers)
     if len(names) == len(wanted) and all(name.startswith("LABEL_") for name in names):
         return ClassMap(task, None)
+    lacking, known = (listed([*map(repr, some)], 8) for some in (missing, names))
     raise MismatchError(
-        f"the model has no class {_listed(missing)}, which the cache has; the model's classes are {_listed(names)}; "
+        f"the model has no class {lacking}, which the cache has; the model's classes are {known}; "
         "evaluate it on a cache of these classes, all or some of them, in any order"
     )
 
@@ -72,8 +74,3 @@ def map_classes(config: PretrainedConfig, task: Task, device: torch.device) -> C
 def scored_classes(config: PretrainedConfig, task: Task) -> tuple[str, ...]:
     """The names of the classes that a model's scores on a cache are of."""
     return task.label_names if is_masked(config) else map_classes(config, task, torch.device("cpu")).task.label_names
-
-
-def _listed(names: tuple[str, ...] | list[str]) -> str:
-    more = f" and {len(names) - 8:,} more" if len(names) > 8 else ""
-    return ", ".join(map(repr, names[:8])) + more

@@ -12,6 +12,7 @@ import torch
 from transformers import PretrainedConfig, PreTrainedModel
 
 from cache import Batch
+from cache.plans import shares
 
 READY_MASKS = frozenset({"bert", "camembert", "distilbert", "electra", "roberta", "xlm-roberta"})
 """Model types that accept a (B, 1, W, W) mask and number positions without it; a test compares each."""
@@ -61,7 +62,7 @@ def _ready_masks(module: torch.nn.Module, args: Any, given: dict[str, Any]) -> t
 
 
 def attention_length(config: PretrainedConfig) -> int:
-    """The length of a row, tokens, at which attention takes as many operations as linear layers do."""
+    """`cache.plans.shares.attention_length` of a model."""
     hidden = int(getattr(config, "hidden_size", 768))
     intermediate = getattr(config, "intermediate_size", getattr(config, "hidden_dim", 4 * hidden))  # DistilBERT's name
-    return 2 * hidden + int(intermediate)
+    return shares.attention_length(hidden, int(intermediate))
