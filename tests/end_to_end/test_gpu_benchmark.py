@@ -40,7 +40,7 @@ class WorkerHere:
 def test_every_stage_is_measured_once_and_shown(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """A second run, as a program with a worker of its own, has nothing left to do but to measure a lost record again."""
+    """A second run, as a program with a worker of its own, has nothing to do but to measure a lost record again."""
     cache = write_cache(tmp_path / "cache", {"train": 120})
     out = tmp_path / "gpu.jsonl"
     options = ["--device", "cpu", "--quick", "--cache", str(cache.folder), "--out", str(out)]

@@ -204,8 +204,8 @@ def test_the_report_says_what_becomes_of_the_last_layer(made: Made) -> None:
 
 
 def test_padding_asked_for_on_the_left_and_a_stop_change_nothing(made: Made, monkeypatch: pytest.MonkeyPatch) -> None:
-    """These models need padding on the right: a run says so where the tokenizer asks for the left. Stopped in its second
-    epoch and resumed, it has the metrics and weights of `made`'s bit by bit, and gives the same predictions."""
+    """These models need padding on the right: a run says so where the tokenizer asks for the left. Stopped and resumed,
+    it has the metrics and weights of `made`'s bit by bit, and gives the same predictions."""
     shutil.copytree(made.folder / "model", made.folder / "left" / "model")
     padded_left(made.folder / "left" / "model")
     cache = prep_build(made.folder / "left", "one", rows_of(ROWS))
