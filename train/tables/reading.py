@@ -123,7 +123,7 @@ def open_table(path: Path) -> Table:
     if kind is None:
         raise InputError(
             f"--file {path}: its ending does not say what it is; expected {', '.join(READABLE)}, or .gz behind one "
-            "that is no parquet; without --out a file is read as one text per line"
+            "that is not parquet; without --out a file is read as one text per line"
         )
     try:
         size = path.stat().st_size
@@ -207,10 +207,10 @@ def _json_rows(path: Path, lines: Iterable[str]) -> Iterator[Row]:
             row = json.loads(line)
         except (ValueError, RecursionError) as error:
             remedy = f"; convert a list: jq -c '.[]' {path.name} > rows.jsonl" if line.lstrip()[:1] == "[" else ""
-            raise InputError(f"{path}: line {number:,}: {error}; expected one JSON object a line{remedy}") from None
+            raise InputError(f"{path}: line {number:,}: {error}; expected one JSON object per line{remedy}") from None
         if not isinstance(row, dict):
             raise InputError(
-                f"{path}: line {number:,} holds {row!r:.60}, expected one JSON object a line; convert a list: "
+                f"{path}: line {number:,} holds {row!r:.60}, expected one JSON object per line; convert a list: "
                 f"jq -c '.[]' {path.name} > rows.jsonl"
             )
         yield row
