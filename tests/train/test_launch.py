@@ -156,7 +156,7 @@ def test_the_next_attempt_of_torchrun_goes_on_from_the_newest_checkpoint(place: 
     """Attempt 0 is killed on one rank; attempt 1 has the same command line, and the same launcher as parent."""
     for attempt in range(2):
         more = {"TORCHELASTIC_RUN_ID": "none", "TORCHELASTIC_RESTART_COUNT": str(attempt)}
-        processes = spawn_ranks(place, 2, "run", *FLAGS, "--epochs", "4", **more)
+        processes = spawn_ranks(place, 2, "run", *FLAGS, "--epochs", "2", **more)
         if attempt == 0:
             wait_for_lines(place / "runs" / "toy-1" / "metrics.jsonl", 4, processes[0])
             processes[1].kill()
