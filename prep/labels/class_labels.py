@@ -80,13 +80,13 @@ def code_labels(labels: "pa.Array", split: str, first_row: int) -> Coded:
         return Coded(*distinct(labels))
     except TypeError:
         raise InputError(
-            f"the label column of split {split!r} holds {labels.type}, expected one class a row, or a list of them; "
+            f"the label column of split {split!r} holds {labels.type}, expected one class per row, or a list of them; "
             "see --label"
         ) from None
 
 
 def _code_lists(labels: "pa.Array", split: str, first_row: int) -> Coded:
-    """Lists of classes, a list a row."""
+    """Lists of classes, a list per row."""
     counts = list_counts(labels)
     flat = labels.flatten()
     if flat.null_count:
@@ -147,7 +147,7 @@ def find_task(asked: str, pieces: dict[str, list[Coded]], known: tuple[str, ...]
         )
     if listed and asked != "multi-label":
         raise InputError(
-            f"--task {asked} takes one label a row, but here rows have lists of them; see --label and --task"
+            f"--task {asked} takes one label per row, but here rows have lists of them; see --label and --task"
         )
     if not listed and asked == "multi-label":
         raise InputError(
@@ -185,7 +185,7 @@ def resolve_numbers(pieces: dict[str, list[Coded]]) -> dict[str, npt.NDArray[np.
     """Labels as numbers: for each split (rows,).
 
     Raises:
-        InputError: a label is no finite number of 32 bits; names split, row and value.
+        InputError: a label is not a finite number of 32 bits; names split, row and value.
     """
     columns = {}
     for split, coded in pieces.items():
@@ -198,7 +198,7 @@ def resolve_numbers(pieces: dict[str, list[Coded]]) -> dict[str, npt.NDArray[np.
                     row = first_row + int(np.argmax(piece.codes == code))
                     raise InputError(
                         f"row {row} of split {split!r} (counted from 0) has the label {piece.values[code]!r}, which is "
-                        f"no finite number; correct it or remove the row, or pass --task classification, {LEAVE_OUT}"
+                        f"not a finite number; correct it or remove the row, or pass --task classification, {LEAVE_OUT}"
                     )
                 table[code] = number
             parts.append(table[piece.codes])
@@ -307,11 +307,11 @@ def _class_of(value: Any, known: tuple[str, ...] | None) -> int | str:
     elif isinstance(value, str):
         label = value if known and value in known else _number(value)
     elif isinstance(value, float) and math.isnan(value):
-        raise ValueError(f"which is no class but none; give the row a label or remove it, {LEAVE_OUT}")
+        raise ValueError(f"which is a missing value; give the row a label or remove it, {LEAVE_OUT}")
     elif isinstance(value, float | int):
         label = _whole(value)
     else:
-        raise ValueError(f"which is no class but a {type(value).__name__}")
+        raise ValueError(f"which is not a class but a {type(value).__name__}")
     if label == "":
         raise ValueError(f"which names no class; give the row a label or remove it, {LEAVE_OUT}")
     if known is None:
@@ -320,7 +320,7 @@ def _class_of(value: Any, known: tuple[str, ...] | None) -> int | str:
         return known.index(label)
     if isinstance(label, int) and 0 <= label < len(known):
         return label
-    raise ValueError(f"which is none of the classes {', '.join(known)} (0 to {len(known) - 1})")
+    raise ValueError(f"which is not one of the classes {', '.join(known)} (0 to {len(known) - 1})")
 
 
 def _number(text: str) -> int | str:
@@ -332,5 +332,5 @@ def _number(text: str) -> int | str:
 
 def _whole(value: float) -> int:
     if not float(value).is_integer():
-        raise ValueError("which is no class: classes are whole numbers or names; numbers are for --task regression")
+        raise ValueError("which is not a class: classes are whole numbers or names; numbers are for --task regression")
     return int(value)

@@ -97,7 +97,7 @@ def run_ranks(folder: Path, world_size: int, *arguments: str, **more: str) -> li
 
 
 TOLERANCE = 2e-5
-"""The largest difference of a weight after 20 steps of Adam at 1e-3, from sums in another order."""
+"""The largest difference of a weight after some 12 steps of Adam at 1e-3, from sums in another order."""
 
 
 def records(run: Path) -> list[dict[str, Any]]:

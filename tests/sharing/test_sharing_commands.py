@@ -76,7 +76,7 @@ def test_with_json_stdout_is_one_object(small: Cache, s3: ObjectServer, prep: Pr
         (["push", "small", "ftp://host/x"], 2, "no cache is kept at ftp:// URLs"),
         (["push", "none", URL], 2, "does not exist, so it is not a cache"),
         (["push", "small", "s3://other/x"], 2, "no such bucket"),
-        (["pull", URL], 2, "has no manifest, so it is no cache"),
+        (["pull", URL], 2, "has no manifest, so it is not a cache"),
         (["pull", f"s3://me:{SECRET}@bucket/x"], 2, "came with a user, password, query"),
         (["info", f"s3://bucket/x?{SECRET}"], 2, "came with a user, password, query"),
         (["list", "s3://other/x"], 2, "no such bucket"),
