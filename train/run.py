@@ -164,7 +164,7 @@ def _resume(path: Path, given: Mapping[str, Any], ranks: Ranks, progress: Consol
             if not point.state.is_finished(len(point.setup.steps), settings.early_stopping):
                 check_padding_free(point.setup)
                 some_unused = check_memory(point.setup, point.state).some_unused
-        check_agreement(point.setup, point.state, info.model_digest)
+        check_agreement(point.setup, point.state, info.model_digest, point.kept)
         point = replace(point, setup=sum_gradients(point.setup, some_unused))
         stop.graceful = True
         with ranks.together():

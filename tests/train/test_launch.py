@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -18,6 +19,7 @@ import torch
 from cache.errors import InputError
 from tests.helpers.caches import write_cache
 from tests.helpers.children import ended, print_to, spawn, wait_for_lines
+from tests.helpers.hostile import at, resealed
 from tests.helpers.models import write_model
 from tests.helpers.ranks import errors_of, free_port, spawn_ranks
 from train.device import pick_device
@@ -134,7 +136,7 @@ def become_task(number: int, tasks: int, port: int) -> None:
 
 @pytest.mark.slow
 def test_tasks_of_slurm_on_two_nodes_train_if_they_share_the_run_folder(place: Path) -> None:
-    """Otherwise the first says so, and leaves nothing behind."""
+    """Otherwise the first says so, and leaves nothing behind; a checkpoint that each has of its own is noticed."""
     command = ["run", *FLAGS, "--cache", str(place / "toy"), "--model", str(place / "model"), "--max-steps", "3"]
     nodes = [place / "node-1", place / "node-2"]
     for node in nodes:
@@ -149,6 +151,14 @@ def test_tasks_of_slurm_on_two_nodes_train_if_they_share_the_run_folder(place: P
     assert [ended(process) for process in processes] == [0, 0], said
     assert json.loads((place / "shared" / "settings.json").read_text())["environment"]["ranks"] == 2
     assert {path.suffix for node in nodes for path in node.iterdir()} == {".txt"}, "what they printed, nothing else"
+    for node in nodes:
+        shutil.copytree(place / "shared", node / "apart")
+        (node / "apart" / "summary.json").unlink()
+    [checkpoint] = (nodes[1] / "apart" / "checkpoints").glob("step-000003")
+    resealed(checkpoint / "state.json", at("records", 0, "sha256", value="0" * 64))
+    processes = start_tasks(nodes, "run", "--resume", "apart")
+    assert [ended(process) for process in processes] == [2, 2]
+    assert "checkpoint: ['000000000000', " in (nodes[0] / "err-0.txt").read_text()
 
 
 @pytest.mark.slow

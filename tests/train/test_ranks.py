@@ -112,6 +112,29 @@ def test_ranks_train_on_the_rows_of_one_process_to_the_same_weights(place: Path,
     check_alike(place / "1" / case, place / str(world_size) / case)
 
 
+def train_compiled() -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch, "compile", partial(torch.compile, backend="eager"))
+        begin("2/compiled", **CASES["classes"], compile=True)
+
+
+@pytest.mark.faults
+def test_ranks_that_compile_train_to_the_same_weights(place: Path) -> None:
+    """As captured by torch.compile; without the time that making kernels of it takes."""
+    finish(place, call_ranks(place, 2, train_compiled))
+    check_alike(place / "1" / "classes", place / "2" / "compiled")
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPUs")
+def test_ranks_on_gpus_train_to_the_same_weights(place: Path) -> None:
+    """Over NCCL, with the batches resident; the first rank's evaluation and checkpoints included."""
+    given = {**CASES["classes"], "device": "auto", "eval_split": "test", "save_steps": 4, "pad_to_multiple_of": 1}
+    begin("1/gpu", **{**given, "device": "cuda:0"})
+    finish(place, call_ranks(place, 2, partial(begin, "2/gpu", **given)))
+    check_alike(place / "1" / "gpu", place / "2" / "gpu")
+
+
 EVALUATED = {
     "1/classes/model": ("toy", None),
     "1/tags/model": ("caches/token-classification", None),

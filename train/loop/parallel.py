@@ -8,6 +8,7 @@ used where it is needed, does not.
 """
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 import cache
 from cache.errors import MismatchError
+from cache.format.files import FileInfo
 
 from ..declarations import flag
 from ..run_folder.folder import Json
@@ -85,8 +87,15 @@ def seed_dropout(setup: TrainingSetup, state: State) -> None:
 # --- what all ranks must have in common
 
 
-def check_agreement(setup: TrainingSetup, state: State, model_digest: str) -> None:
+def check_agreement(
+    setup: TrainingSetup, state: State, model_digest: str, records: Mapping[str, FileInfo] | None = None
+) -> None:
     """Compare what this rank is about to do with what the others are.
+
+    Args:
+        setup, state: of this rank.
+        model_digest: of the model the run starts from.
+        records: those of the checkpoint that was loaded, if one was.
 
     Raises:
         MismatchError: they differ.
@@ -94,7 +103,9 @@ def check_agreement(setup: TrainingSetup, state: State, model_digest: str) -> No
     ranks = setup.ranks
     if not ranks.several:
         return
-    found = ranks.gather(_facts(setup, state, model_digest))
+    facts = _facts(setup, state, model_digest)
+    facts["checkpoint"] = [info.sha256[:12] for info in (records or {}).values()]
+    found = ranks.gather(facts)
     lines = [
         f"{name}: {facts[name]!r:.80} on rank {rank}, {found[0][name]!r:.80} on rank 0"
         for rank, facts in enumerate(found)
