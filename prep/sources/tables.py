@@ -181,9 +181,9 @@ def frames_source(argument: str, name: str, frames: Mapping[str, Frame], asked: 
     streams = {split: frame_stream(frame, asked, where[split]) for split, frame in labelled.items()}
     digests = {}
     for split, stream in streams.items():
-        read = FilledRows(stream) if asked.drop_missing else stream
-        with counted_without([read]):
-            digests[split] = digest(split, read)
+        read = FilledRows(stream)
+        with counted_without(lambda read=read: read.left_out):  # type: ignore[misc]
+            digests[split] = digest(split, read if asked.drop_missing else stream)
     tables = [{"split": split, "rows": found.rows, "sha256": found.sha256} for split, found in digests.items()]
     return Source(
         argument=argument,
