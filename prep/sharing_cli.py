@@ -5,12 +5,12 @@ from typing import Any
 
 import click
 
-from cache.common.command_line import complete_folder, json_option, print_json, quiet_option
+from cache.common.command_line import cache_argument, complete_folder, json_option, print_json, quiet_option
 from cache.common.sizes import parse_bytes
 
 
 @click.command()
-@click.argument("cache", shell_complete=complete_folder)
+@cache_argument
 @click.argument("url")
 @click.option("--force", is_flag=True, help="Replace another cache that is there.")
 @quiet_option

@@ -8,29 +8,21 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from cache.common.files import open_regular
+from cache.common.table_files import CSV, DELIMITERS, TSV
+from cache.common.table_files import FORMATS as TABLE_FORMATS
 from cache.errors import InputError
 
 if TYPE_CHECKING:
     import zipfile
 
-FORMATS = {
-    ".csv": "csv",
-    ".tsv": "csv",
-    ".tab": "csv",
-    ".jsonl": "json",
-    ".ndjson": "json",
-    ".json": "json",
-    ".parquet": "parquet",
-    ".conll": "conll",
-}
+FORMATS = {**{ending: kind if kind != TSV else CSV for ending, kind in TABLE_FORMATS.items()}, ".conll": "conll"}
+"""Endings, and how their files are read."""
 COMPRESSIONS = {".gz": "gzip", ".zst": "zstd", ".bz2": "bz2"}
 """Endings behind those of formats, and pyarrow's names of them."""
 ARCHIVE = ".zip"
 TEXT = ".txt"
 """Ending of a file that is a table where the user says what separates its cells."""
 EXPECTED = f"{', '.join(FORMATS)}, {', '.join([*COMPRESSIONS, ARCHIVE])} allowed behind them but for .parquet"
-
-TABS = (".tsv", ".tab")
 
 
 @dataclass(frozen=True)
@@ -75,7 +67,8 @@ def table_file(path: Path, delimiter: str | None) -> TableFile:
         held = f" holds {inner}" if inner is not path else ""
         raise InputError(f"{path}{held}: of no known kind; {_expected(inner)}")
     endings = [suffix.lower() for suffix in inner.suffixes]
-    return TableFile(path, kind, delimiter or ("\t" if any(ending in TABS for ending in endings) else ","))
+    tabs = any(TABLE_FORMATS.get(ending) == TSV for ending in endings)
+    return TableFile(path, kind, delimiter or DELIMITERS[TSV if tabs else CSV])
 
 
 def check_known(path: Path, delimiter: str | None) -> None:

@@ -4,13 +4,14 @@ All ranks of a run have the same numbers and do the same at the same step; the f
 """
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Protocol
 
 from cache import Split
 from cache.common.files import storage_errors
 from cache.common.folder import Folder
 from cache.common.progress import clock
+from cache.common.text import listed
 from cache.errors import LengthwiseError
 from cache.format.files import FileInfo
 
@@ -287,7 +288,9 @@ class RunCallbacks:
         plan = setup.split.plan(setup.spec, epoch)
         begin, end = plan.batch_offsets[epoch_step : epoch_step + 2]
         rows = plan.rows[begin:end].astype("int64")
-        source_rows = _listed(setup.split.source_rows[rows].tolist())
+        numbers, source_rows = (
+            listed(list(map(str, found)), MAX_ROWS_LISTED) for found in (rows, setup.split.source_rows[rows])
+        )
         saved = checkpoints(self.checkpoints)
         good = (
             f"the last good checkpoint is {self.checkpoints.path / saved[0]}"
@@ -296,15 +299,10 @@ class RunCallbacks:
         )
         return NonFiniteError(
             f"the loss or its gradients were not finite at step {step + 1:,} (epoch {epoch + 1}); its batch holds the "
-            f"rows {_listed(rows.tolist())} of split {setup.split.name!r} (source rows {source_rows}); "
+            f"rows {numbers} of split {setup.split.name!r} (source rows {source_rows}); "
             f"{good}; start again with a lower --lr, with --precision fp32, or with --on-nonfinite skip"
         )
 
 
 def _number(value: float | None) -> str:
     return "not finite" if value is None else f"{value:.4f}"
-
-
-def _listed(rows: Sequence[int]) -> str:
-    more = f" and {len(rows) - MAX_ROWS_LISTED} more" if len(rows) > MAX_ROWS_LISTED else ""
-    return ", ".join(map(str, rows[:MAX_ROWS_LISTED])) + more

@@ -17,24 +17,15 @@ from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
 from cache.common.files import open_regular
 from cache.common.forked import Forked
+from cache.common.table_files import DELIMITERS, FORMATS, JSON, PARQUET, utf8_remedy
 from cache.errors import InputError
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-CSV, TSV, JSON, PARQUET, TEXT = "csv", "tsv", "JSON lines", "parquet", "text"
-FORMATS = {
-    ".csv": CSV,
-    ".tsv": TSV,
-    ".tab": TSV,
-    ".jsonl": JSON,
-    ".ndjson": JSON,
-    ".json": JSON,
-    ".parquet": PARQUET,
-    ".txt": TEXT,
-}
-"""What a file is by its ending."""
-DELIMITERS = {CSV: ",", TSV: "\t"}
+TEXT = "text"
+READABLE = {**FORMATS, ".txt": TEXT}
+"""What a file is by its ending; of text each line is a row."""
 
 CHUNK_ROWS = 8192
 """Rows of a chunk at most; they are predicted in the order of their lengths."""
@@ -87,7 +78,7 @@ class Table:
 
     Attributes:
         path: of the file.
-        kind: one of the values of `FORMATS`.
+        kind: one of the values of `READABLE`.
         columns: names of the columns of the first chunk.
         size_bytes: of the file.
         chunks: all chunks, to be read once.
@@ -116,9 +107,9 @@ class Table:
 
 
 def format_of(path: Path) -> str | None:
-    """What a file is by its ending, .gz behind it aside but for parquet; None where it is none of `FORMATS`."""
+    """What a file is by its ending, .gz behind it aside but for parquet; None where its ending says nothing."""
     name = path.name.lower()
-    kind = FORMATS.get(Path(name.removesuffix(".gz")).suffix)
+    kind = READABLE.get(Path(name.removesuffix(".gz")).suffix)
     return None if kind == PARQUET and name.endswith(".gz") else kind
 
 
@@ -131,7 +122,7 @@ def open_table(path: Path) -> Table:
     kind = format_of(path)
     if kind is None:
         raise InputError(
-            f"--file {path}: its ending does not say what it is; expected {', '.join(FORMATS)}, or .gz behind one "
+            f"--file {path}: its ending does not say what it is; expected {', '.join(READABLE)}, or .gz behind one "
             "that is no parquet; without --out a file is read as one text per line"
         )
     try:
@@ -195,11 +186,9 @@ class _Lines:
             try:
                 yield line.decode("utf-8-sig" if number == 1 else "utf-8")
             except UnicodeDecodeError as error:
-                encoding = "utf-16" if number == 1 and line[:2] in (b"\xff\xfe", b"\xfe\xff") else "latin1"
                 raise InputError(
                     f"{self.path}: line {number:,} is not UTF-8 (byte {line[error.start]:#04x} at position "
-                    f"{error.start:,} of it); convert the file first, for example: "
-                    f"iconv -f {encoding} -t utf-8 {self.path.name} > utf8-{self.path.name}"
+                    f"{error.start:,} of it); {utf8_remedy(line if number == 1 else b'', self.path.name)}"
                 ) from None
 
 
