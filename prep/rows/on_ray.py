@@ -114,15 +114,14 @@ class OnRay:
     """Runs tasks on a Ray cluster.
 
     Args:
+        ray: the library, connected to the cluster.
         part_bytes: of a source that a task reads.
         place: what all machines must have alike.
     """
 
     in_place = False
 
-    def __init__(self, part_bytes: int, place: Place) -> None:
-        import ray
-
+    def __init__(self, ray: Any, part_bytes: int, place: Place) -> None:
         self.ray, self.part_bytes, self.place = ray, part_bytes, place
         self.perform = ray.remote(perform).options(num_cpus=1, scheduling_strategy="SPREAD")
         self.most = AHEAD * max(1, int(ray.cluster_resources().get("CPU", 1)))
@@ -206,7 +205,7 @@ def on_ray(part_bytes: int, building: Path, console: ConsoleProgress) -> Iterato
             what = f"no Ray cluster answers at RAY_ADDRESS={address}" if address else "Ray cannot be started"
             raise InputError(f"{what}: {str(error).strip().partition(chr(10))[0]}; see ray status") from error
     try:
-        executor = OnRay(part_bytes, Place.here(building))
+        executor = OnRay(ray, part_bytes, Place.here(building))
         cores = ray.cluster_resources().get("CPU", 0)
         console.log(f"encoding on Ray: {cores:,.0f} cores {f'at {address}' if address else 'of this machine'}")
         yield executor

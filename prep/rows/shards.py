@@ -93,6 +93,9 @@ def write_splits(
             parts = _parts(name, split, counts, form, shard_bytes)
             shards = executor.run(write_part, form, parts, lambda size, _: bar.update(size))
             infos[name] = _split_info(counts, tuple(shards))
+            with folder.folder(name, make=True) as written:
+                for leftover in written.leftovers():  # of tasks that were killed
+                    written.remove(leftover)
     return infos
 
 
