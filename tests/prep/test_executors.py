@@ -276,7 +276,7 @@ def test_a_part_that_is_lost_ends_the_build_and_the_cache_there_stays(monkeypatc
     before = content(Path("caches"))
     for lost in (0, 5, 20):  # the last while shards are written
         cluster = scattered(monkeypatch, 400, lost=[lost])
-        with pytest.raises(LengthwiseError, match="a task was lost, and again each time.*: the process died;") as error:
+        with pytest.raises(LengthwiseError, match=r"a task was lost, and again each time.*: the process died;") as error:
             build("a.jsonl", "", force=True, limit=50, shard_bytes=300)
         assert "--memory" in str(error.value)
         assert cluster.started < 80
