@@ -118,8 +118,8 @@ def _sources(context: click.Context, parameter: click.Parameter, incomplete: str
 @json_option
 def build(source: tuple[str, ...], quiet: bool, as_json: bool, memory: str, **options: Any) -> None:
     """Build the cache of SOURCE: a preset, a Hub dataset id, files (csv, tsv, jsonl, json, parquet, conll; packed as
-    .gz, .zst, .bz2 or .zip) or globs of them, perhaps as SPLIT=FILE, - for JSON lines from stdin, or a folder: of such
-    files, of split/label/*.txt, or as datasets' save_to_disk writes it.
+    .gz, .zst, .bz2 or .zip; txt with a text per line for --task mlm) or globs of them, perhaps as SPLIT=FILE, - for
+    JSON lines from stdin, or a folder: of such files, of split/label/*.txt, or as datasets' save_to_disk writes it.
 
     \b
     Examples:
@@ -132,7 +132,7 @@ def build(source: tuple[str, ...], quiet: bool, as_json: bool, memory: str, **op
       prep build sentences.jsonl --text tokens --label ner_tags
       prep build comments.csv --label toxic --label insult --label threat
       prep build saved_dataset --tokenizer bert-base-cased
-      prep build notes.jsonl --task mlm
+      prep build notes.txt --task mlm
     """
     from cache.common.progress import ConsoleProgress, clock
 

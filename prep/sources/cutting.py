@@ -1,17 +1,19 @@
 """Where files can be cut, so that several processes read one file.
 
-jsonl, csv without quotes    at the ends of lines
-parquet                      between row groups
-all others                   nowhere: a quote may hold the end of a line, what is compressed is read from its beginning
+jsonl, lines of text, csv without quotes    at the ends of lines
+parquet                                     between row groups
+all others                                  nowhere: a quote may hold the end of a line, what is compressed is read
+                                            from its beginning
 """
 
+from codecs import BOM_UTF8
 from collections.abc import Sequence
 from pathlib import Path
 
 from cache.common.files import open_regular
 
 from .diagnose import reading
-from .formats import ARCHIVE, COMPRESSIONS, Span, TableFile, table_file
+from .formats import ARCHIVE, COMPRESSIONS, LINES, Span, TableFile, table_file
 from .json_files import holds_list
 
 BLOCK_BYTES = 1 << 20
@@ -72,6 +74,8 @@ def _ends_rows_with_lines(table: TableFile) -> bool:
     """Whether the end of a line is always that of a row."""
     if table.kind == "json":
         return not holds_list(table.path)
+    if table.kind == LINES:
+        return True
     with open_regular(table.path) as file:
         while block := file.read(BLOCK_BYTES):
             if b'"' in block:
@@ -93,6 +97,9 @@ def _line_ends(path: Path, size: int, part_bytes: int) -> list[int]:
                     position += found + 1
                     break
                 position += len(block)
-            if position < size:
+            file.seek(position)
+            if (
+                position < size and file.read(len(BOM_UTF8)) != BOM_UTF8
+            ):  # a reader would take it for a file's beginning
                 ends.append(position)
     return ends

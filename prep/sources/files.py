@@ -25,8 +25,9 @@ from .conll import conll_names, read_conll
 from .corpus import Columns
 from .cutting import FilePart, cut_tables
 from .diagnose import not_utf8, reading, row_too_long
-from .formats import Span, TableFile, open_unpacked, table_file
+from .formats import LINES, Span, TableFile, open_unpacked, table_file
 from .json_files import HEAD_BYTES, json_batches, json_head
+from .text_lines import read_lines
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -183,6 +184,9 @@ def _look(path: Path) -> tuple[int, int, int] | None:
 def _read(table: TableFile, columns: list[str], texts: int, row_bytes: int) -> Iterator["pa.RecordBatch"]:
     """The columns of a file, the first `texts` of which are text."""
     path = table.path
+    if table.kind == LINES:
+        yield from read_lines(table, row_bytes)
+        return
     if table.kind in ("parquet", "conll"):
         yield from _read_parquet(table, columns) if table.kind == "parquet" else read_conll(path, columns, row_bytes)
         return
@@ -221,6 +225,8 @@ def _names(path: Path, delimiter: str | None, row_bytes: int) -> list[str]:
         table = table_file(path, delimiter)
         if table.kind == "parquet":
             return list(_parquet_schema(path).names)
+        if table.kind == LINES:
+            return [TEXT]
         if table.kind == "conll":
             return conll_names(path, row_bytes)
         head = json_head(path, row_bytes) if table.kind == "json" else {}

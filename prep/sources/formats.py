@@ -23,7 +23,9 @@ COMPRESSIONS = {".gz": "gzip", ".zst": "zstd", ".bz2": "bz2"}
 """Endings behind those of formats, and pyarrow's names of them."""
 ARCHIVE = ".zip"
 TEXT = ".txt"
-"""Ending of a file that is a table where the user says what separates its cells."""
+"""Ending of a file that holds a text per line, or a table where the user says what separates its cells."""
+LINES = "lines"
+"""The kind of a file that holds a text per line, without labels."""
 EXPECTED = f"{', '.join(FORMATS)}, {', '.join([*COMPRESSIONS, ARCHIVE])} allowed behind them but for .parquet"
 
 
@@ -37,7 +39,8 @@ class Span:
 
 @dataclass(frozen=True)
 class TableFile:
-    """A table file: csv, json, parquet or conll, what separates its cells, and which rows are meant; None = all."""
+    """A table file: csv, json, parquet, conll or lines of text, what separates its cells, and which rows are meant;
+    None = all."""
 
     path: Path
     kind: str
@@ -46,7 +49,7 @@ class TableFile:
 
 
 def format_of(path: Path, delimiter: str | None = None) -> str | None:
-    """csv, json, parquet or conll by the file's ending, that of a compression behind it aside; None for others.
+    """csv, json, parquet, conll or lines by the file's ending, that of a compression behind it aside; None for others.
 
     Args:
         path: only its name is looked at.
@@ -59,8 +62,8 @@ def format_of(path: Path, delimiter: str | None = None) -> str | None:
     if not suffixes:
         return None
     known = FORMATS.get(suffixes[-1])
-    if suffixes[-1] == TEXT and delimiter is not None:
-        known = "csv"
+    if suffixes[-1] == TEXT:
+        known = LINES if delimiter is None else CSV
     return None if packed and known == "parquet" else known
 
 
@@ -76,25 +79,24 @@ def table_file(path: Path, delimiter: str | None) -> TableFile:
         raise InputError(f"{path} holds {inner}, and parquet is not read from archives; unzip it: unzip {path.name}")
     if kind is None:
         held = f" holds {inner}" if inner is not path else ""
-        raise InputError(f"{path}{held}: of no known kind; {_expected(inner)}")
+        raise InputError(f"{path}{held}: of no known kind; expected one of {EXPECTED}")
     endings = [suffix.lower() for suffix in inner.suffixes]
     tabs = any(TABLE_FORMATS.get(ending) == TSV for ending in endings)
     return TableFile(path, kind, delimiter or DELIMITERS[TSV if tabs else CSV])
 
 
-def check_known(path: Path, delimiter: str | None) -> None:
-    """Raise an `InputError` where a file is no table by its name; of an archive it is not known yet."""
-    if format_of(path, delimiter) is None and path.suffix.lower() != ARCHIVE:
-        raise InputError(f"{path}: of no known kind; {_expected(path)}")
-
-
-def _expected(path: Path) -> str:
-    if TEXT in [suffix.lower() for suffix in path.suffixes]:
-        return (
-            "where it is a table, say what separates its cells: --delimiter ';' (a tab is \\t); texts in files of "
-            "their own are read from a folder, as split/label/*.txt"
+def check_known(path: Path, delimiter: str | None, labelled: bool) -> None:
+    """Raise an `InputError` where a file is of no known kind by its name, or has no labels though they are wanted; of
+    an archive it is not known yet."""
+    kind = format_of(path, delimiter)
+    if kind is None and path.suffix.lower() != ARCHIVE:
+        raise InputError(f"{path}: of no known kind; expected one of {EXPECTED}")
+    if kind == LINES and labelled:
+        raise InputError(
+            f"{path}: nothing tells where its labels are; where it is a table, say what separates its cells: "
+            "--delimiter ';' (a tab is \\t); where it holds a text per line, pass --task mlm, to adapt a model to the "
+            "texts; texts in files of their own are read from a folder, as split/label/*.txt"
         )
-    return f"expected one of {EXPECTED}"
 
 
 # --- opening

@@ -24,7 +24,7 @@ from ..columns import Stream
 from .corpus import STDIN, Columns, Source, cache_name, check_split_name
 from .diagnose import reading
 from .files import column_names, holds_words, table_stream, text_files_stream
-from .formats import ARCHIVE, EXPECTED, FORMATS, check_known, format_of
+from .formats import ARCHIVE, EXPECTED, FORMATS, LINES, check_known, format_of
 from .saved import is_saved, open_saved
 from .splits import by_split, check_all_named, split_of_folder
 from .usual_columns import choose_columns, column_note, unread_labels
@@ -88,7 +88,7 @@ def _matching(pattern: str, delimiter: str | None) -> list[Path]:
     """The table files that are meant by a path or a glob."""
     path = user_path(pattern)
     if path.is_dir():
-        tables = tables_in(path, delimiter)
+        tables = tables_in(path, delimiter) or lines_in(path)
         if not tables:
             raise InputError(f"{path} holds no table files; expected some of the kinds {EXPECTED}")
         return tables
@@ -120,7 +120,7 @@ def open_tables(argument: str, name: str, splits: dict[str, list[Path]], asked: 
     ):
         raise InputError(f"--delimiter is for csv and text files, but {paths[0]} is none; leave it out")
     for path in paths:
-        check_known(path, asked.delimiter)
+        check_known(path, asked.delimiter, asked.labelled)
     unread = note = ""
     for path, names in zip(paths, column_names(paths, asked.delimiter, forked), strict=True):
         chosen = choose_columns(names, asked, path)
@@ -163,13 +163,23 @@ def _file_identity(split: str, path: Path) -> Json:
 
 
 def tables_in(folder: Path, delimiter: str | None = None) -> list[Path]:
-    """The table files in a folder, sorted by name."""
-    files = [file for file in folder.iterdir() if format_of(file, delimiter) and file.name[0] != "." and file.is_file()]
-    return sorted(file for file in files if file.name not in DESCRIPTIONS)
+    """The table files in a folder, sorted by name; without files of lines, which may be notes beside them."""
+    files = _visible_files(folder)
+    return [file for file in files if format_of(file, delimiter) not in (None, LINES) and file.name not in DESCRIPTIONS]
+
+
+def lines_in(folder: Path) -> list[Path]:
+    """The files of a folder that hold a text per line, sorted by name."""
+    return [file for file in _visible_files(folder) if format_of(file) == LINES]
+
+
+def _visible_files(folder: Path) -> list[Path]:
+    return sorted(file for file in folder.iterdir() if file.name[0] != "." and file.is_file())
 
 
 def open_folder(argument: str, path: Path, asked: Columns, forked: Forked) -> Source:
-    """A folder: as `save_to_disk` writes it, of table files, of folders of them, or of text files.
+    """A folder: as `save_to_disk` writes it, of table files, of folders of them, or of text files: in folders of their
+    own a text each, else a text per line.
 
     Raises:
         InputError: it is none of them, or its files cannot be read or have not the columns.
@@ -191,10 +201,12 @@ def open_folder(argument: str, path: Path, asked: Columns, forked: Forked) -> So
     }
     texts = {split: files for split, files in texts.items() if files}
     splits = {} if texts else _tables_below(path, asked.delimiter)
+    if not texts and not splits and (lines := lines_in(path)):
+        splits = by_split(lines)
     if splits:
         return open_tables(argument, path.resolve().name, splits, asked, forked)
     if not texts:
-        more = "" if asked.labelled else " or split/*.txt"
+        more = "" if asked.labelled else ", as split/*.txt or, with a text per line, as *.txt"
         raise InputError(
             f"{path} holds neither table files ({', '.join(FORMATS)}) nor text files as split/label/*.txt{more}; "
             f"for example: {path}/train/pos/1.txt"

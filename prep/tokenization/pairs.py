@@ -15,7 +15,8 @@ import numpy as np
 from cache.common.arrays import Array
 from cache.errors import InputError
 
-from .engines import Engine, ParityCheck, ParityError, Rules, TokenizersEngine, panics_as_errors, split_rows
+from .engines import Engine, ParityError, Rules, TokenizersEngine, panics_as_errors, split_rows
+from .parity import ParityCheck
 
 Rows = tuple[Array, Array, Array]
 """(T,) uint32 ids, rows end to end; (N,) int64 lengths; (N,) int64 tokens of token type 0, which come first."""

@@ -21,8 +21,9 @@ from cache.format.checksummed_json import Json
 from cache.format.manifest import MAX_LENGTH
 
 from .classes import made_anew
-from .engines import ParityCheck, ParityError, Rules, TokenizersEngine, choose_engine, panics_as_errors
+from .engines import ParityError, Rules, TokenizersEngine, choose_engine, panics_as_errors
 from .pairs import PairEncoder
+from .parity import ParityCheck
 from .words import WordEncoder
 
 TOKENIZER_JSON = "tokenizer.json"

@@ -100,18 +100,19 @@ class RunCallbacks:
         self._refuse_non_finite(bad_step)
         self._lap(training=True)
         seconds, self.window_seconds = self.window_seconds, 0.0
+        timed = sums - state.meter.start  # the seconds of a process before this one are not known
         state.meter = Meter(setup.device, ranks=self.ranks)
         state.epoch_sums += sums
         state.skipped += sums.skipped_steps
         rate = learning_rate(setup, state.step - 1)
-        speed = sums.real_tokens / max(seconds, 1e-9)
+        speed = timed.real_tokens / max(seconds, 1e-9)
         memory = devices.peak_memory_bytes(setup.device)
-        flops = self.speed.model_flops(state.epoch, state.epoch_step, sums)
+        flops, timed_flops = (self.speed.model_flops(state.epoch, state.epoch_step, part) for part in (sums, timed))
         times = {"seconds": seconds, "tokens_per_second": speed, "peak_memory_bytes": memory}
         self._record(
             "step",
             {"loss": sums.mean_loss, "learning_rate": rate, "grad_norm": norm, **self._counts(sums), **flops},
-            {**times, **self.speed.speed(flops, seconds)},
+            {**times, **self.speed.speed(timed_flops, seconds)},
         )
         self.progress.update(state.step, sums.mean_loss, speed)
 
