@@ -300,16 +300,16 @@ def test_a_defect_is_not_taken_for_a_lost_task(monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_a_fast_engine_that_is_wrong_sends_all_parts_to_tokenizers(monkeypatch: pytest.MonkeyPatch) -> None:
-    from prep.tokenization import engines
+    from prep.tokenization import parity
 
     write("a.jsonl", jsonl(ROWS))
     expected = without_times(Path(build("a.jsonl", "local", engine="tokenizers").folder))
     scattered(monkeypatch, 400)
 
     def differs(*_: Any) -> None:
-        raise engines.ParityError("nanotoken and tokenizers disagree")
+        raise parity.ParityError("nanotoken and tokenizers disagree")
 
-    monkeypatch.setattr(engines.ParityCheck, "check", differs)
+    monkeypatch.setattr(parity.ParityCheck, "check", differs)
     built = build("a.jsonl", "apart", engine="nanotoken")
     assert without_times(Path(built.folder)) == expected
     assert built.manifest.build["engine"] == "tokenizers"
