@@ -71,7 +71,7 @@ def build(settings: BuildSettings, console: ConsoleProgress, source: Source | No
     _check_address_space()
     source = source or open_source(settings.source, settings.columns, settings.memory_bytes)
     if settings.delimiter is not None and source.identity["kind"] != "files":
-        raise InputError(f"--delimiter is for csv and text files, but {source.where} is none; leave it out")
+        raise InputError(f"--delimiter is for csv and text files, but {source.where} is neither; leave it out")
     _check_executor(settings, source)
     if settings.missing == DROP:
         source = replace(source, splits={split: FilledRows(stream) for split, stream in source.splits.items()})

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     shell_complete=complete_folder,
     help="Predict the memory of training this model on a CPU: folder, Hub id, or minilm.",
 )
-@click.option("--ranks", type=int, help="Predict how well so many ranks, the processes of one training, are used.")
+@click.option("--ranks", type=int, help="Predict how busy this many ranks, the processes of one run, are kept.")
 @json_option
 def info(cache: str, model: str | None, ranks: int | None, as_json: bool) -> None:
     """Print what CACHE holds, and what each way of batching it costs.
@@ -49,6 +49,7 @@ def info(cache: str, model: str | None, ranks: int | None, as_json: bool) -> Non
 
 
 def print_cache(cache: "Cache") -> None:
+    """Print what a cache holds, and what each way of batching its first split costs."""
     from cache.common.progress import ConsoleProgress
 
     from .inspect.summary import first_split, format_splits, format_token_table, packed_row, table_specs, token_table

@@ -93,7 +93,7 @@ class BuildSettings:
         if self.name is not None and not NAME_PATTERN.fullmatch(self.name):
             wrong.append(f"--name {self.name!r} is not a plain name (letters, digits, '.', '_', '-')")
         if self.task not in ("auto", *KINDS):
-            wrong.append(f"--task {self.task!r} is none of auto, {', '.join(KINDS)}")
+            wrong.append(f"--task {self.task!r} is not one of auto, {', '.join(KINDS)}")
         if self.task == MLM and self.label:
             wrong.append("--label is given, but --task mlm takes no labels; leave one of them out")
         if self.max_length is not None and not 1 <= self.max_length <= MAX_LENGTH:
@@ -116,9 +116,9 @@ class BuildSettings:
     def _wrong_input(self) -> list[str]:
         wrong, mark = [], self.columns.delimiter
         if self.missing not in MISSING:
-            wrong.append(f"--missing {self.missing!r} is none of {', '.join(MISSING)}")
+            wrong.append(f"--missing {self.missing!r} is not one of {', '.join(MISSING)}")
         if self.executor not in EXECUTORS:
-            wrong.append(f"--executor {self.executor!r} is none of {', '.join(EXECUTORS)}")
+            wrong.append(f"--executor {self.executor!r} is not one of {', '.join(EXECUTORS)}")
         if self.source == STDIN and self.name is None:
             wrong.append("--name is missing, for text from standard input has none; pass --name NAME")
         if mark is not None and (len(mark) != 1 or not mark.isascii() or mark in '"\r\n'):

@@ -109,7 +109,9 @@ def run(resume: Path | None, quiet: bool, as_json: bool, config: Path | None, **
 @click.argument("model", shell_complete=complete_folder)
 @click.option("--cache", required=True, shell_complete=complete_folder, help="Folder or URL of the cache.")
 @click.option("--split", default="test", show_default=True, help="Split of the cache.")
-@click.option("--rows", "limit", type=click.IntRange(1), help="About how many rows, always the same.  [default: all]")
+@click.option(
+    "--rows", "limit", type=click.IntRange(1), help="Approximate number of rows, always the same.  [default: all]"
+)
 @click.option("--batch-size", type=click.IntRange(1), default=64, show_default=True, help="Rows of a batch.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, …")
 @click.option("--precision", type=click.Choice(PRECISIONS), default="auto", show_default=True)
@@ -131,7 +133,7 @@ def evaluate(
     For classes accuracy, F1, Matthews correlation and confusion counts; for regression the Pearson and Spearman
     correlations; for multi-label micro and macro F1; for token labels precision, recall and F1 of entities; for a
     masked language model its perplexity, on any cache. The cache may have some of the model's classes, in any order:
-    they are matched by name, and what is found as a class that the cache lacks is wrong.
+    they are matched by name, and a prediction of a class that the cache lacks is wrong.
 
     \b
     Example:

@@ -53,8 +53,8 @@ class Tags:
             table[code] = self.number(value)
         if len(self.numbers) > MAX_TOKEN_LABELS:
             raise InputError(
-                f"the words have more than {MAX_TOKEN_LABELS:,} different tags; if that is no column of tags, name "
-                "it with --label"
+                f"the words have more than {MAX_TOKEN_LABELS:,} different tags; if that is not the column of tags, "
+                "name it with --label"
             )
         return table[coded.codes]
 
@@ -100,7 +100,7 @@ def tagged_words(batch: "pa.RecordBatch", split: str, first_row: int, tags: Tags
         raise InputError(
             f"the text column of split {split!r} holds lists of words, the label "
             f"{'is in several columns' if labels is None else f'column holds {labels.type}'}, expected one column of "
-            "lists of tags, a tag a word; see --label"
+            "lists of tags, a tag per word; see --label"
         )
     differing = np.flatnonzero(counts != coded.counts)
     if len(differing):

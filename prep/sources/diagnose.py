@@ -101,7 +101,7 @@ def _ragged_row(table: TableFile) -> str:
 
 
 def _bad_json(table: TableFile) -> str:
-    """Where the first line of a JSON lines file is that is no object."""
+    """Where the first line of a JSON lines file is that is not an object."""
     with _open(table.path) as file:
         for number, line in enumerate(file, 1):
             if line.lstrip()[:1] == b"[":
@@ -109,5 +109,5 @@ def _bad_json(table: TableFile) -> str:
             try:
                 json.loads(line.strip() or "{}")
             except (ValueError, RecursionError) as error:
-                return f" (line {number}: {error}; expected one JSON object a line)"
+                return f" (line {number}: {error}; expected one JSON object per line)"
     return ""

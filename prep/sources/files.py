@@ -290,7 +290,7 @@ def _open_csv(table: TableFile, block_bytes: int, columns: list[str] | None) -> 
 
 
 def text_files_stream(folder: Path, files: list[tuple[Path, str]], forked: Forked, labelled: bool = True) -> Stream:
-    """One row a file of a folder: its text, and the label given with it where labels are wanted."""
+    """One row per file of a folder: its text, and the label given with it where labels are wanted."""
 
     def stream(files: list[tuple[Path, str]]) -> Stream:
         check = watch([path for path, _ in files])

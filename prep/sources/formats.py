@@ -71,7 +71,7 @@ def table_file(path: Path, delimiter: str | None) -> TableFile:
     """What a file is; of an archive, what it holds is.
 
     Raises:
-        InputError: it is no table file.
+        InputError: it is not a table file.
     """
     inner = Path(_lone_member(path).filename) if path.suffix.lower() == ARCHIVE else path
     kind = format_of(inner, delimiter)

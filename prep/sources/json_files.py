@@ -1,4 +1,4 @@
-"""Files of JSON: an object a line, objects one after the other, or one list of objects. Rows are pyarrow's to parse.
+"""Files of JSON: an object per line, objects one after the other, or one list of objects. Rows are pyarrow's to parse.
 
 A list is passed to it as lines, an object each, so that it goes by in pieces as well.
 """
@@ -130,7 +130,7 @@ def _list_lines(path: Path, row_bytes: int) -> Iterator[bytes]:
 
 
 def _solid(text: str, position: int) -> int:
-    """The position of the next character that is no white space."""
+    """The position of the next character that is not white space."""
     found = SOLID.search(text, position)
     return found.start() if found else len(text)
 
@@ -163,6 +163,6 @@ def _objects(text: str, first: bool) -> tuple[list[str], int, tuple[str, int] | 
         except (ValueError, RecursionError) as error:
             return lines, position, (str(error), 0)
         if not isinstance(value, dict):
-            return lines, position, (f"{text[start:end][:40]} is no object", 0)
+            return lines, position, (f"{text[start:end][:40]} is not an object", 0)
         lines.append(text[start:end].replace("\r", " ").replace("\n", " ") + "\n")
         position = end

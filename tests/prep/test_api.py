@@ -205,7 +205,7 @@ WRONG: dict[str, tuple[tuple[Any, ...], dict[str, Any], str]] = {
     "a number": ((["a", 3], [0, 1]), {}, r"row 1 of texts \(counted from 0\) is int 3, expected text"),
     "no text": ((["a", None], [0, 1]), {}, r"row 1 of split 'train' \(counted from 0\) has no text"),
     "no label": ((["a", "b"], [0, None]), {}, r"row 1 of split 'train' \(counted from 0\) has no label"),
-    "half a character": ((["a", "b\ud800"], [0, 1]), {}, "row 1 of texts .* is no valid text: surrogates"),
+    "half a character": ((["a", "b\ud800"], [0, 1]), {}, "row 1 of texts .* is not valid text: surrogates"),
     "mixed labels": ((["a", "b"], [0, "x"]), {}, "labels hold what makes no column"),
     "huge labels": ((["a"], [1 << 70]), {}, "labels hold what makes no column"),
     "one of a pair": (([("a", "b"), "c"], [0, 1]), {}, "row 1 of the texts .* is str 'c', expected two texts"),
@@ -218,7 +218,7 @@ WRONG: dict[str, tuple[tuple[Any, ...], dict[str, Any], str]] = {
     "nothing": (({},), {}, "data is an empty dict"),
     "no table": ((3,), {}, "split 'train' is int 3, expected texts="),
     "lazy": ((Lazy(),), {}, r"call collect\(\) first"),
-    "a split's name": (({"../x": ONE},), {}, "is no name for a split"),
+    "a split's name": (({"../x": ONE},), {}, "is not a valid name for a split"),
     "no rows": (([], []), {}, "the data given holds no rows"),
     "broken text": (
         (pa.table([pa.StringArray.from_buffers(1, pa.py_buffer(b"\0\0\0\0\1\0\0\0"), pa.py_buffer(b"\xff")), [1]],

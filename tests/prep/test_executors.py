@@ -330,7 +330,7 @@ def test_machines_must_have_the_same_version_folders_and_storage(tmp_path: Path)
 def test_data_in_memory_is_not_for_other_machines() -> None:
     with pytest.raises(InputError, match="--executor ray reads files that all machines see, but the data given is in"):
         build_cache(["word1"], ["x"], name="a", tokenizer="tokenizer", executor="ray")
-    with pytest.raises(InputError, match="--executor 'slurm' is none of local, ray"):
+    with pytest.raises(InputError, match="--executor 'slurm' is not one of local, ray"):
         build_cache("a.csv", executor="slurm")
 
 
