@@ -2,7 +2,6 @@
 
 import shutil
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from itertools import chain
 from pathlib import Path
@@ -12,13 +11,11 @@ import numpy as np
 
 from cache.common.arrays import Array
 from cache.common.progress import ConsoleProgress, Progress
-from cache.common.text import listed
 from cache.errors import InputError, StorageError
-from cache.format.tasks import MLM, TOKENS, Task
+from cache.format.tasks import MLM, Task
 
 from ..columns import Mask
-from ..labels.class_labels import Coded, find_task, resolve_classes, resolve_numbers
-from ..labels.class_names import confusable
+from ..labels.class_labels import Coded
 from ..labels.tags import Tags
 from ..sources.corpus import Source
 from ..sources.missing import counted_without
@@ -27,6 +24,7 @@ from ..tokenization.words import packed_type
 from .encoding import RUNS_SHARE, EncodedPart, Part, Shared, Survey, encode_part, id_type, survey
 from .executors import Executor, run_parts
 from .external_sort import SortedRun
+from .labelling import labels_task, tags_task
 from .selection import Selection, choose_rows
 
 KEPT_BYTES = 256 << 20
@@ -142,11 +140,11 @@ def encode_source(
         raise InputError(f"{source.where} holds no rows{' with a text and a label' * bool(left_out)}")
     with counted_without(lambda: sum(left_out.values())):
         if encoder.words:
-            task, marked = _tagged(selection.task, shared.tags, console)
+            task, marked = tags_task(selection.task, shared.tags, console)
             labels: dict[str, Array] = {}
         else:
             coded = {name: split.coded for name, split in splits.items()}
-            marked, (task, labels) = None, _labels(selection.task, coded, source, console)
+            marked, (task, labels) = None, labels_task(selection.task, coded, source, console)
     return Encoded(
         task,
         {
@@ -264,49 +262,3 @@ class _Reporting:
                 f"{self.folder.parent}: about {(cache + spilled) / 1e6:,.0f} MB are needed, half of it for a while, "
                 f"and {free / 1e6:,.0f} MB are free; make room, pass --out on another disk, or a smaller --max-length"
             )
-
-
-def _tagged(asked: str, tags: Tags, console: ConsoleProgress) -> tuple[Task, Array]:
-    """The task and the labels of the marks, for rows of words."""
-    if asked == "auto":
-        console.log(f"task {TOKENS}, found from the lists of words; --task settles it")
-    names, marked = tags.table()
-    if not names:
-        raise InputError("the lists of words are all empty, so there is no tag to learn; see --text")
-    for line in confusable(names) if tags.known is None else ():
-        console.log(f"warning: {line}")
-    if len(names) == 1:
-        console.log(f"warning: all words have the tag {names[0]!r}: there is nothing to learn")
-    return Task(TOKENS, names), marked
-
-
-def _labels(
-    asked: str, pieces: dict[str, list[Coded]], source: Source, console: ConsoleProgress
-) -> tuple[Task, dict[str, Array]]:
-    """The task, and the labels of each source split."""
-    if asked == MLM:
-        return Task(MLM, (), source.pair), {}
-    kind = find_task(asked, pieces, source.label_names)
-    if asked == "auto" and kind != "classification":
-        console.log(f"task {kind}, found from the labels; --task settles it")
-    if kind == "regression":
-        return Task(kind, (), source.pair), dict(resolve_numbers(pieces))
-    names, labels = resolve_classes(pieces, source.label_names)
-    for line in (*_oddities(names, labels), *(confusable(names) if source.label_names is None else ())):
-        console.log(f"warning: {line}")
-    return Task(kind, names, source.pair), labels
-
-
-def _oddities(names: tuple[str, ...], classes: dict[str, Array]) -> Iterator[str]:
-    """What is allowed, but rarely meant."""
-    rows, single = sum(map(len, classes.values())), all(column.ndim == 1 for column in classes.values())
-    if len(names) == 1 and single:
-        yield f"all rows have the label {names[0]!r}: there is nothing to learn"
-    elif len(names) > max(100, rows // 2):
-        yield f"{len(names):,} classes in {rows:,} rows; if that is not the label column, name it with --label"
-    if len(classes.get("train", ())):
-        train = classes["train"]
-        counts = np.bincount(train, minlength=len(names)) if single else train.sum(axis=0, dtype=np.int64)
-        absent = np.flatnonzero(counts == 0).tolist()
-        if absent:
-            yield f"no row of 'train' has the label {listed([repr(names[number]) for number in absent], 5)}"
