@@ -25,7 +25,7 @@ from cache.writing.writer import write_manifest, write_tokenizer
 
 from .rows.assembly import Encoded, encode_source
 from .rows.executors import Executor, InPlace
-from .rows.on_ray import check_installed, on_ray
+from .rows.on_ray import check_ray, on_ray
 from .rows.selection import Selection
 from .rows.shards import write_splits
 from .settings import DROP, LOCAL, BuildSettings
@@ -126,11 +126,12 @@ def _check_executor(settings: BuildSettings, source: Source) -> None:
     """Tasks of other processes read files, which all of them can see."""
     if settings.executor == LOCAL:
         return
-    check_installed()
+    check_ray()
     if source.argument in ("", STDIN):
         raise InputError(
-            f"--executor {settings.executor} reads files that all machines see, but {source.where or 'the source'} is "
-            "in this process; write it to a file, or leave --executor out"
+            f"--executor {settings.executor} reads files that all machines see, but "
+            f"{'standard input' if source.argument else source.where} is in this process; write it to a file, or leave "
+            "--executor out"
         )
 
 

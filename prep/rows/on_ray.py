@@ -28,14 +28,28 @@ Result = TypeVar("Result")
 
 AHEAD = 3
 """Tasks that are handed out for each core, so that none waits for this process."""
+ANSWER_S = 10.0
+"""Seconds within which a cluster must answer."""
 STORE_BYTES = 512 << 20
 """Memory of a cluster on this machine for what passes through it."""
 
 
-def check_installed() -> None:
-    """Raise an `InputError` where Ray is not installed."""
+def check_ray() -> None:
+    """Raise an `InputError` where Ray is not installed, or nothing answers at RAY_ADDRESS, which Ray itself would wait
+    for during minutes."""
     if find_spec("ray") is None:
         raise InputError("--executor ray needs Ray, which is not installed; next: pip install 'lengthwise[ray]'")
+    address = os.environ.get("RAY_ADDRESS", "")
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if not port.isdigit():  # "auto", or nothing
+        return
+    try:
+        socket.create_connection((host, int(port)), ANSWER_S).close()
+    except (OSError, OverflowError) as error:
+        raise InputError(
+            f"no Ray cluster answers at RAY_ADDRESS={address}: {getattr(error, 'strerror', None) or error}; start one "
+            "there with ray start, or unset RAY_ADDRESS for one on this machine"
+        ) from None
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ import gzip
 import json
 import random
 import re
+import socket
 from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
@@ -16,7 +17,7 @@ from cache.common.forked import Forked
 from prep import build as building
 from prep import build_cache
 from prep.columns import parts
-from prep.rows.on_ray import OnRay, Place
+from prep.rows.on_ray import OnRay, Place, check_ray
 from prep.sources.opening import open_source
 
 from ..helpers.builds import build_toy, content
@@ -332,6 +333,18 @@ def test_data_in_memory_is_not_for_other_machines() -> None:
         build_cache(["word1"], ["x"], name="a", tokenizer="tokenizer", executor="ray")
     with pytest.raises(InputError, match="--executor 'slurm' is not one of local, ray"):
         build_cache("a.csv", executor="slurm")
+
+
+def test_a_cluster_that_is_not_there_is_an_error_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    write("a.jsonl", jsonl(ROWS))
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+    for address in (f"127.0.0.1:{port}", f"ray://127.0.0.1:{port}", "127.0.0.1:99999"):
+        monkeypatch.setenv("RAY_ADDRESS", address)
+        with pytest.raises(InputError, match=f"no Ray cluster answers at RAY_ADDRESS={address}: .*; start one"):
+            build("a.jsonl", "", executor="ray")
+    monkeypatch.setenv("RAY_ADDRESS", "auto")
+    check_ray()
 
 
 def test_without_ray_the_error_says_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
