@@ -9,6 +9,7 @@ import contextlib
 import logging
 import os
 import socket
+import sys
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -222,7 +223,8 @@ def on_ray(part_bytes: int, building: Path, console: ConsoleProgress) -> Iterato
         executor = OnRay(ray, part_bytes, Place.here(building))
         cores = ray.cluster_resources().get("CPU", 0)
         console.log(f"encoding on Ray: {cores:,.0f} cores {f'at {address}' if address else 'of this machine'}")
-        yield executor
+        with contextlib.redirect_stdout(sys.stderr):  # where Ray tells of lost workers, it prints to standard output
+            yield executor
     finally:
         if not found:
             ray.shutdown()

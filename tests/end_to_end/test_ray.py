@@ -53,8 +53,8 @@ def python(folder: Path, *arguments: str, timeout_s: float = 300) -> str:
 def session(folder: Path, builds: int, kills: int, seed: int = 0) -> list[dict[str, Any]]:
     """Builds on a cluster, workers killed; what became of each."""
     arguments = ["a.jsonl", "tokenizer", str(builds), str(kills), str(seed)]
-    lines = python(folder, "-m", "tests.helpers.ray_session", *arguments, timeout_s=60 * builds + 120).splitlines()
-    return [json.loads(line) for line in lines]
+    printed = python(folder, "-m", "tests.helpers.ray_session", *arguments, timeout_s=60 * builds + 120)
+    return [json.loads(line) for line in printed.splitlines()]
 
 
 def shards(cache: Path) -> dict[str, bytes]:
