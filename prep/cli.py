@@ -106,6 +106,13 @@ def _sources(context: click.Context, parameter: click.Parameter, incomplete: str
 @click.option("--limit", type=int, help="Take at most this many rows of each split, drawn at random.")
 @plan_options
 @click.option("--memory", default="1GiB", show_default=True, help="About how much memory the build may take.")
+@click.option(
+    "--executor",
+    type=click.Choice(("local", "ray")),
+    default="local",
+    show_default=True,
+    help="Where to encode: here, or on the Ray cluster of RAY_ADDRESS.",
+)
 @click.option("--force", is_flag=True, help="Replace a different cache of the same name.")
 @quiet_option
 @json_option

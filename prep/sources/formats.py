@@ -3,6 +3,8 @@
 Of a zip archive the one file that it holds counts.
 """
 
+import io
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
@@ -28,12 +30,22 @@ EXPECTED = f"{', '.join(FORMATS)}, {', '.join([*COMPRESSIONS, ARCHIVE])} allowed
 
 
 @dataclass(frozen=True)
+class Span:
+    """Rows of a file that lie together: bytes from `begin` to `end`, or row groups of a parquet file."""
+
+    begin: int
+    end: int
+
+
+@dataclass(frozen=True)
 class TableFile:
-    """A table file: csv, json, parquet, conll or lines of text, and what separates its cells."""
+    """A table file: csv, json, parquet, conll or lines of text, what separates its cells, and which rows are meant;
+    None = all."""
 
     path: Path
     kind: str
     delimiter: str
+    span: Span | None = None
 
 
 def format_of(path: Path, delimiter: str | None = None) -> str | None:
@@ -90,16 +102,53 @@ def check_known(path: Path, delimiter: str | None, labelled: bool) -> None:
 # --- opening
 
 
-def open_unpacked(path: Path) -> Any:
-    """A pyarrow stream of a file's bytes, decompressed; of an archive, of those of the file it holds."""
+def open_unpacked(path: Path, span: Span | None = None) -> Any:
+    """A pyarrow stream of a file's bytes, decompressed; of an archive, of those of the file it holds. Of a file that is
+    neither, perhaps of some bytes alone."""
     import pyarrow as pa
 
+    if span is not None:
+        return file_of(_bytes(path, span))
     suffix = path.suffix.lower()
     if suffix != ARCHIVE:
         return pa.input_stream(open_regular(path), compression=COMPRESSIONS.get(suffix))
     import zipfile
 
     return pa.PythonFile(zipfile.ZipFile(open_regular(path)).open(_lone_member(path)), mode="r")
+
+
+def _bytes(path: Path, span: Span) -> Iterator[bytes]:
+    with open_regular(path) as file:
+        file.seek(span.begin)
+        left = span.end - span.begin
+        while left and (piece := file.read(min(left, 1 << 20))):
+            yield piece
+            left -= len(piece)
+
+
+def file_of(pieces: Iterator[bytes]) -> Any:
+    """A pyarrow stream of bytes that come in pieces."""
+    import pyarrow as pa
+
+    return pa.PythonFile(io.BufferedReader(_Pieces(pieces)), mode="r")
+
+
+class _Pieces(io.RawIOBase):
+    def __init__(self, pieces: Iterator[bytes]) -> None:
+        self._pieces, self._rest = pieces, b""
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        while not self._rest:
+            piece = next(self._pieces, None)
+            if piece is None:
+                return 0
+            self._rest = piece
+        part, self._rest = self._rest[: len(buffer)], self._rest[len(buffer) :]
+        buffer[: len(part)] = part
+        return len(part)
 
 
 def _lone_member(path: Path) -> "zipfile.ZipInfo":

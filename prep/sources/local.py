@@ -7,6 +7,7 @@ import shutil
 import sys
 import weakref
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from tempfile import mkdtemp
@@ -144,13 +145,18 @@ def open_tables(argument: str, name: str, splits: dict[str, list[Path]], asked: 
 
 def files_identity(splits: dict[str, list[Path]], columns: Columns) -> Json:
     """What a cache's manifest says of table files: names, hashes, columns."""
-    listed = []
-    for split, files in splits.items():
-        for path in files:
-            with reading(path):
-                facts = {"file": path_text(path.name), "bytes": path.stat().st_size, "sha256": sha256_file(path)}
-            listed.append({"split": split, **facts})
-    return {"files": listed, **columns.identity}
+    threads = ThreadPoolExecutor()
+    try:
+        files = [(split, path) for split, paths in splits.items() for path in paths]
+        return {"files": list(threads.map(_file_identity, *zip(*files, strict=True))), **columns.identity}
+    finally:
+        threads.shutdown(wait=False, cancel_futures=True)
+
+
+def _file_identity(split: str, path: Path) -> Json:
+    with reading(path):
+        facts = {"file": path_text(path.name), "bytes": path.stat().st_size, "sha256": sha256_file(path)}
+    return {"split": split, **facts}
 
 
 # --- folders

@@ -5,7 +5,6 @@ ends with a line feed, or with a carriage return and one; no other character end
 """
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..columns import TEXT
@@ -28,21 +27,21 @@ def read_lines(table: TableFile, row_bytes: int) -> Iterator["pa.RecordBatch"]:
     """
     import pyarrow as pa
 
-    for number, block in enumerate(_whole_lines(table.path, row_bytes)):
+    for number, block in enumerate(_whole_lines(table, row_bytes)):
         text = block.decode("utf-8-sig" if number == 0 else "utf-8")
         lines = (line.removesuffix("\r") for line in text.split("\n"))
         texts = [line for line in lines if line and not line.isspace()]
         yield pa.RecordBatch.from_arrays([pa.array(texts, pa.string())], [TEXT])
 
 
-def _whole_lines(path: Path, row_bytes: int) -> Iterator[bytes]:
+def _whole_lines(table: TableFile, row_bytes: int) -> Iterator[bytes]:
     """The bytes of a file, cut at ends of lines, which are left out at the cuts."""
     held: list[bytes] = []  # the beginning of a line whose end is not read yet
-    with open_unpacked(path) as file:
+    with open_unpacked(table.path, table.span) as file:
         while block := file.read(BLOCK_BYTES):
             lines, end, rest = block.rpartition(b"\n")
             if sum(map(len, held)) + len(block.partition(b"\n")[0]) > row_bytes:
-                raise row_too_long(path, row_bytes)
+                raise row_too_long(table.path, row_bytes)
             if end:
                 yield b"".join([*held, lines])
                 held.clear()

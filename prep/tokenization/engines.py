@@ -39,6 +39,9 @@ class RowError(ParityError):
         super().__init__(f"tokenizers fails on a row: {reason}")
         self.row, self.reason = row, reason
 
+    def __reduce__(self) -> Any:
+        return RowError, (self.row, self.reason)
+
 
 @contextlib.contextmanager
 def panics_as_errors() -> Iterator[None]:

@@ -200,6 +200,7 @@ class Encoder:
         """
         from tokenizers import Tokenizer
 
+        self.files = files
         text = files.files[TOKENIZER_JSON].decode()
         try:
             with panics_as_errors():
@@ -281,10 +282,29 @@ class Encoder:
         self.engine, self.check, self.checking = self.reference, None, None
         self.pairs = self.words = None  # they hold the engine too
 
+    @property
+    def rows_checked(self) -> int:
+        """On how many rows a fast engine was checked."""
+        return self.check.rows if self.check else 0
+
     def facts(self) -> Json:
-        """Engine, version and rows checked, for the manifest."""
-        checked = self.check.rows if self.check else 0
-        return {"engine": self.engine.name, "version": version(self.engine.name), "rows_checked": checked}
+        """Engine and version, for the manifest."""
+        return {"engine": self.engine.name, "version": version(self.engine.name)}
+
+    def __reduce__(self) -> Any:
+        """An encoder is pickled as its settings. A process that is given several of one kind makes one of them."""
+        return _encoder, (self.files, self.max_length, self.engine.name, self.pair, self.takes_words)
+
+
+_last: tuple[tuple[Any, ...], Encoder] | None = None
+
+
+def _encoder(*settings: Any) -> Encoder:
+    """An encoder with these settings: the last one, where it has them."""
+    global _last
+    if _last is None or _last[0] != settings:
+        _last = settings, Encoder(*settings)
+    return _last[1]
 
 
 def _pad_id(files: TokenizerFiles, backend: Any) -> int:

@@ -270,7 +270,7 @@ def test_its_settings_are_the_commands(tmp_path: Path) -> None:
     defaults = {item.name: item.default for item in fields(BuildSettings)}
     options = {option.name: option.default for option in prep.cli.build.params}
     assert parse_bytes(options.pop("memory")) == defaults["memory_bytes"]
-    assert set(BuildOptions.__annotations__) == set(defaults) - {"source", "shard_bytes"}
+    assert set(BuildOptions.__annotations__) == set(defaults) - {"source", "shard_bytes", "part_bytes"}
     assert set(options) - {"source", "quiet", "as_json"} == set(BuildOptions.__annotations__) - {"memory_bytes"}
     for name in BuildOptions.__annotations__:
         assert re.search(rf"^ {{8}}(\w+, )*{name}(, \w+)*: ", build_cache.__doc__ or "", re.MULTILINE), name
