@@ -8,6 +8,10 @@ PIP_INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check -
 WORKERS ?= 2
 PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist worksteal
 
+# Tests of prep fork for every file they read, and a fork copies a table of all pages: what has been trained before makes
+# it several times slower, so they have processes of their own; memory in large pages makes the table short.
+PREP_PYTEST = GLIBC_TUNABLES=glibc.malloc.hugetlb=1 PYTHONMALLOC=malloc $(PYTEST)
+
 .PHONY: demo test quick faults lint types wheel check bench bench-quick pictures clean
 
 demo: .venv/demo.stamp
@@ -15,7 +19,8 @@ demo: .venv/demo.stamp
 	$(BIN)/train run --cache cache/imdb --strategy tight --lr 1e-4 --max-steps 60 --eval-rows 500
 
 test: .venv/dev.stamp
-	$(PYTEST)
+	$(PREP_PYTEST) tests/prep
+	$(PYTEST) --ignore tests/prep
 
 # The unit tests alone: what starts a process or trains a model is marked slow, and left out.
 quick: .venv/dev.stamp

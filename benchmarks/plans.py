@@ -43,7 +43,7 @@ def main() -> None:
         "strategy": "strategy",
         "rows": "rows",
         "seconds": "seconds",
-        "ns_per_row": "ns a row",
+        "ns_per_row": "ns per row",
         "peak_mib": "peak, MiB",
         "growth": "growth: seconds ~ rows^x",
         "times_naive": "x faster than naive",

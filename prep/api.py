@@ -44,6 +44,7 @@ def build_cache(
         delimiter: what separates the cells of csv and text files; None = what their names say.
         missing: what becomes of rows whose text or label is missing or empty: error (default) or drop.
         memory_bytes: about how much memory the build may take, beside the data (default 1 GiB).
+        executor: where to encode files: local (default), or ray, on a cluster; each of its tasks takes that memory.
         force: replace a different cache of the same name.
 
     Returns:

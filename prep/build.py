@@ -4,6 +4,7 @@ Text flows one way: record batches -> ids -> sorted runs -> shards -> plans -> m
 temporary folder, which is renamed at the end.
 """
 
+import contextlib
 import datetime
 import resource
 import shutil
@@ -11,25 +12,25 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from cache import Cache, open_cache
 from cache.common.folder import Folder
 from cache.common.progress import ConsoleProgress
 from cache.errors import CacheError, InputError, MismatchError, NotACacheError
-from cache.format.manifest import MISSING_ROWS, Manifest, ShardInfo, SplitInfo, TokenizerInfo, fingerprint_of
+from cache.format.manifest import MISSING_ROWS, Manifest, TokenizerInfo, fingerprint_of
 from cache.format.special_tokens import read_specials
 from cache.format.tasks import MLM, TOKENS, Task
 from cache.reading.manifest import open_folder, read_manifest
 from cache.writing.publishing import building, publish, remove_leftovers, staging
-from cache.writing.writer import ShardColumns, write_manifest, write_shard, write_tokenizer
+from cache.writing.writer import write_manifest, write_tokenizer
 
-from .rows.encoding import Encoded, encode_source, id_type
-from .rows.external_sort import merge
+from .rows.assembly import Encoded, encode_source
+from .rows.executors import Executor, InPlace
+from .rows.on_ray import check_ray, on_ray
 from .rows.selection import Selection
-from .settings import DROP, BuildSettings
-from .sources.corpus import Source
-from .sources.missing import FilledRows, counted_without
+from .rows.shards import write_splits
+from .settings import DROP, LOCAL, BuildSettings
+from .sources.corpus import STDIN, Source
+from .sources.missing import FilledRows
 from .sources.opening import open_source
 from .tokenization.engines import ParityError
 from .tokenization.tokenizer import (
@@ -40,10 +41,6 @@ from .tokenization.tokenizer import (
     own_limit,
     with_space_before,
 )
-from .tokenization.words import packed_type, unpack
-
-ROW_BYTES = 16
-"""Bytes of a row in a shard without its ids, label and first length: offset, source row."""
 
 ADDRESS_SPACE = 1 << 30
 """Bytes that a process must be allowed to map: libraries take 500 MB of them, threads and their caches the rest."""
@@ -74,7 +71,8 @@ def build(settings: BuildSettings, console: ConsoleProgress, source: Source | No
     _check_address_space()
     source = source or open_source(settings.source, settings.columns, settings.memory_bytes)
     if settings.delimiter is not None and source.identity["kind"] != "files":
-        raise InputError(f"--delimiter is for csv and text files, but {source.where} is none; leave it out")
+        raise InputError(f"--delimiter is for csv and text files, but {source.where} is neither; leave it out")
+    _check_executor(settings, source)
     if settings.missing == DROP:
         source = replace(source, splits={split: FilledRows(stream) for split, stream in source.splits.items()})
     tokenizer = find_tokenizer(settings.tokenizer)
@@ -106,11 +104,35 @@ def build(settings: BuildSettings, console: ConsoleProgress, source: Source | No
         if cache:
             return BuildResult(cache, True, _write_plans(cache, settings, console))
         with staging(path) as folder:
-            encoded = _encode(source, encoder, manifest, settings, folder.path / SORTED_RUNS, console)
-            complete = _write(folder, manifest, encoded, encoder, settings.shard_bytes, tokenizer)
+            with _executor(settings, folder.path, console) as executor:
+                spill = folder.path / SORTED_RUNS
+                encoded = _encode(source, encoder, manifest, settings, spill, executor, console)
+                complete = _write(folder, manifest, encoded, encoder, settings, executor, console)
             planned = _write_plans(Cache(folder, complete), settings, console)
             publish(folder, path)
         return BuildResult(open_cache(path), False, planned)
+
+
+def _executor(
+    settings: BuildSettings, folder: Path, console: ConsoleProgress
+) -> contextlib.AbstractContextManager[Executor]:
+    """Where the tasks of the build run."""
+    if settings.executor == LOCAL:
+        return contextlib.nullcontext(InPlace())
+    return on_ray(settings.part_bytes, folder, console)
+
+
+def _check_executor(settings: BuildSettings, source: Source) -> None:
+    """Tasks of other processes read files, which all of them can see."""
+    if settings.executor == LOCAL:
+        return
+    check_ray()
+    if source.argument in ("", STDIN):
+        raise InputError(
+            f"--executor {settings.executor} reads files that all machines see, but "
+            f"{'standard input' if source.argument else source.where} is in this process; write it to a file, or leave "
+            "--executor out"
+        )
 
 
 def _check_address_space() -> None:
@@ -243,69 +265,53 @@ SORTED_RUNS = ".runs"
 
 
 def _encode(
-    source: Source, encoder: Encoder, manifest: Manifest, settings: BuildSettings, spill: Path, console: ConsoleProgress
+    source: Source,
+    encoder: Encoder,
+    manifest: Manifest,
+    settings: BuildSettings,
+    spill: Path,
+    executor: Executor,
+    console: ConsoleProgress,
 ) -> Encoded:
     """Tokenize the source into sorted runs; with `tokenizers` where a faster engine gives other ids."""
     task = source.task if settings.task == "auto" else settings.task
     held = {"test": manifest.source["holdout"], "validation": settings.validation}
     selection = Selection(task, {name: fraction for name, fraction in held.items() if fraction}, settings.limit)
-    arguments = (source, encoder, selection, spill, settings.memory_bytes, console)
-    with counted_without(source.splits.values()):
-        try:
-            return encode_source(*arguments)
-        except ParityError as difference:
-            console.log(f"warning: {difference}; tokenizing everything with tokenizers instead")
-            encoder.use("tokenizers")
-            shutil.rmtree(spill, ignore_errors=True)
-            return encode_source(*arguments)
+    arguments = (source, encoder, selection, spill, settings.memory_bytes, executor, console)
+    try:
+        return encode_source(*arguments)
+    except ParityError as difference:
+        console.log(f"warning: {difference}; tokenizing everything with tokenizers instead")
+        encoder.use("tokenizers")
+        shutil.rmtree(spill, ignore_errors=True)
+        return encode_source(*arguments)
 
 
 def _write(
-    folder: Folder, manifest: Manifest, encoded: Encoded, encoder: Encoder, shard_bytes: int, tokenizer: TokenizerFiles
+    folder: Folder,
+    manifest: Manifest,
+    encoded: Encoded,
+    encoder: Encoder,
+    settings: BuildSettings,
+    executor: Executor,
+    console: ConsoleProgress,
 ) -> Manifest:
     """Write shards, tokenizer and manifest; returns the complete manifest."""
-    facts, vocab_size = encoder.facts(), encoder.vocab_size
+    facts = {**encoder.facts(), "rows_checked": encoded.rows_checked}
     encoder.release()
-    splits = {name: _write_split(folder, name, encoded, shard_bytes, vocab_size) for name in encoded.splits}
+    splits = write_splits(folder, encoded, settings.shard_bytes, executor, console)
     shutil.rmtree(folder.path / SORTED_RUNS, ignore_errors=True)
     complete = replace(
         manifest,
         source={**manifest.source, **({MISSING_ROWS: encoded.left_out} if encoded.left_out else {})},
         splits=splits,
         task=encoded.task,
-        tokenizer=replace(manifest.tokenizer, files=write_tokenizer(folder, tokenizer.files)),
+        tokenizer=replace(manifest.tokenizer, files=write_tokenizer(folder, encoder.files.files)),
         build=facts,
         created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     )
     write_manifest(folder, complete)
     return complete
-
-
-def _write_split(folder: Folder, name: str, encoded: Encoded, shard_bytes: int, vocab_size: int) -> SplitInfo:
-    shards: list[ShardInfo] = []
-    split = encoded.splits[name]
-    labels, counts = split.labels, split.store.counts
-    row_bytes = ROW_BYTES + (0 if labels is None else labels[:1].nbytes) + (4 if encoded.task.pair else 0)
-    dtype = id_type(vocab_size) if encoded.marked is None else packed_type(vocab_size)
-    for part in merge(split.store.sorted_runs, counts, dtype, shard_bytes, row_bytes):
-        rows, ids = part.source_rows, part.ids
-        first = None if split.first_lengths is None else split.first_lengths[rows]
-        own = None if labels is None else labels[rows]
-        if encoded.marked is not None:
-            ids, marks = unpack(ids)
-            own = encoded.marked[marks]
-        numbers = rows if split.numbers is None else split.numbers[rows]
-        columns = ShardColumns(ids, part.lengths, numbers, own, first)
-        shards.append(write_shard(folder, name, len(shards), columns, encoded.task))
-    lengths = np.flatnonzero(counts)
-    return SplitInfo(
-        rows=int(counts.sum()),
-        tokens=int(counts @ np.arange(len(counts))),
-        shortest=int(lengths[0]) if len(lengths) else 0,
-        longest=int(lengths[-1]) if len(lengths) else 0,
-        length_histogram=tuple(counts.tolist()),
-        shards=tuple(shards),
-    )
 
 
 def _write_plans(cache: Cache, settings: BuildSettings, console: ConsoleProgress) -> int:

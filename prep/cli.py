@@ -8,6 +8,7 @@ from click.shell_completion import CompletionItem
 
 from cache.common.command_line import (
     CONTEXT,
+    cache_argument,
     complete_folder,
     json_option,
     print_json,
@@ -18,6 +19,7 @@ from cache.common.sizes import parse_bytes
 from cache.format.tasks import KINDS
 from cache.plans.spec import STRATEGIES, PlanSpec
 
+from .inspect_cli import info, list_caches, print_cache, report, show, verify
 from .sharing_cli import gc, pull, push
 from .tokenization import ENGINES
 
@@ -59,9 +61,6 @@ def _sources(context: click.Context, parameter: click.Parameter, incomplete: str
 
     found = [CompletionItem(name, help=preset.about) for name, preset in PRESETS.items() if name.startswith(incomplete)]
     return found or [CompletionItem(incomplete, type="file")]
-
-
-cache_argument = click.argument("cache", shell_complete=complete_folder)
 
 
 @cli.command()
@@ -107,13 +106,20 @@ cache_argument = click.argument("cache", shell_complete=complete_folder)
 @click.option("--limit", type=int, help="Take at most this many rows of each split, drawn at random.")
 @plan_options
 @click.option("--memory", default="1GiB", show_default=True, help="About how much memory the build may take.")
+@click.option(
+    "--executor",
+    type=click.Choice(("local", "ray")),
+    default="local",
+    show_default=True,
+    help="Where to encode: here, or on the Ray cluster of RAY_ADDRESS.",
+)
 @click.option("--force", is_flag=True, help="Replace a different cache of the same name.")
 @quiet_option
 @json_option
 def build(source: tuple[str, ...], quiet: bool, as_json: bool, memory: str, **options: Any) -> None:
     """Build the cache of SOURCE: a preset, a Hub dataset id, files (csv, tsv, jsonl, json, parquet, conll; packed as
-    .gz, .zst, .bz2 or .zip) or globs of them, perhaps as SPLIT=FILE, - for JSON lines from stdin, or a folder: of such
-    files, of split/label/*.txt, or as datasets' save_to_disk writes it.
+    .gz, .zst, .bz2 or .zip; txt with a text per line for --task mlm) or globs of them, perhaps as SPLIT=FILE, - for
+    JSON lines from stdin, or a folder: of such files, of split/label/*.txt, or as datasets' save_to_disk writes it.
 
     \b
     Examples:
@@ -126,7 +132,7 @@ def build(source: tuple[str, ...], quiet: bool, as_json: bool, memory: str, **op
       prep build sentences.jsonl --text tokens --label ner_tags
       prep build comments.csv --label toxic --label insult --label threat
       prep build saved_dataset --tokenizer bert-base-cased
-      prep build notes.jsonl --task mlm
+      prep build notes.txt --task mlm
     """
     from cache.common.progress import ConsoleProgress, clock
 
@@ -148,7 +154,7 @@ def _print_built(result: "BuildResult", spec: "PlanSpec", took: str) -> None:
         plans = f", {result.planned} epochs of {spec.id} planned" if result.planned else ""
         click.echo(f"{result.cache.folder} is up to date{plans}")
     else:
-        _print_cache(result.cache)
+        print_cache(result.cache)
         click.echo(f"\nbuilt {result.cache.folder} in {took}")
     click.echo(f"next: train run --cache {result.cache.folder}")
 
@@ -191,182 +197,7 @@ def _plan_flags(spec: "PlanSpec") -> str:
     return f"--strategy {spec.strategy} {size}"
 
 
-@cli.command()
-@cache_argument
-@click.option(
-    "--model",
-    shell_complete=complete_folder,
-    help="Predict the memory of training this model on a CPU: folder, Hub id, or minilm.",
-)
-@click.option("--ranks", type=int, help="Predict how well so many ranks, the processes of one training, are used.")
-@json_option
-def info(cache: str, model: str | None, ranks: int | None, as_json: bool) -> None:
-    """Print what CACHE holds, and what each way of batching it costs.
-
-    \b
-    Examples:
-      prep info cache/imdb
-      prep info cache/imdb --ranks 8
-      prep info cache/imdb --model bert-base-uncased
-    """
-    from cache import open_cache
-
-    from .inspect.memory import format_memory, memory_facts
-    from .inspect.ranks import format_ranks, rank_facts
-    from .inspect.summary import cache_facts
-
-    opened = open_cache(cache)
-    used = rank_facts(opened, ranks, model) if ranks is not None else None
-    memory = memory_facts(opened, model) if model is not None else None
-    if as_json:
-        more = {"ranks": used, "memory": memory}
-        print_json(cache_facts(opened) | {name: facts for name, facts in more.items() if facts})
-        return
-    _print_cache(opened)
-    if used:
-        click.echo(f"\n{format_ranks(used)}")
-    if memory:
-        click.echo(f"\n{format_memory(memory)}")
-
-
-def _print_cache(cache: Any) -> None:
-    from cache.common.progress import ConsoleProgress
-
-    from .inspect.summary import first_split, format_splits, format_token_table, packed_row, table_specs, token_table
-    from .sources.corpus import describe_missing, describe_source
-
-    manifest = cache.manifest
-    size = sum(shard.bytes for split in manifest.splits.values() for shard in split.shards)
-    click.echo(f"{manifest.name}  {describe_source(manifest.source)}, tokenizer {manifest.tokenizer.name}")
-    click.echo(f"{size / 1e6:,.1f} MB in {cache.folder}, fingerprint {manifest.fingerprint[:12]}")
-    click.echo(f"task {manifest.task.kind}{' of pairs' * manifest.task.pair}\n")
-    click.echo(format_splits(cache))
-    if missing := describe_missing(manifest.source):
-        click.echo(missing)
-    split = first_split(cache)
-    with ConsoleProgress().bar("planning", len(table_specs(split)), "plans") as bar:
-        rows = token_table(split, lambda: bar.update(1))
-    click.echo(f"\nAn epoch of {split.name!r}, {split.info.tokens:,} real tokens:")
-    click.echo(format_token_table([*rows, packed_row(rows)]))
-
-
-@cli.command()
-@cache_argument
-@click.option("--split", default="train", show_default=True, help="Split to look at.")
-@click.option("--rows", default=5, show_default=True, help="How many rows.")
-@click.option("--seed", type=int, help="Seed of the choice of rows.")
-@click.option("--special-tokens", is_flag=True, help="Show [CLS], [SEP] and their like.")
-def show(cache: str, split: str, rows: int, seed: int | None, special_tokens: bool) -> None:
-    """Print random rows of CACHE as text, with their labels.
-
-    \b
-    Example:
-      prep show cache/imdb --rows 3
-    """
-    import shutil
-
-    from cache import open_cache
-
-    from .inspect.samples import format_sample, random_samples
-
-    width = shutil.get_terminal_size().columns
-    for sample in random_samples(open_cache(cache)[split], rows, seed, special_tokens):
-        click.echo(format_sample(sample, width))
-
-
-@cli.command()
-@cache_argument
-@click.option("--out", help="HTML file to write.  [default: <name of the cache>-report.html]")
-@click.option("--png", help="Folder to write the pictures to as PNG files.")
-@click.option("--split", help="Split to draw.  [default: train]")
-@quiet_option
-def report(cache: str, out: str | None, png: str | None, split: str | None, quiet: bool) -> None:
-    """Draw CACHE: its lengths, its batches with their padding, what they cost, on one HTML page.
-
-    \b
-    Examples:
-      prep report cache/imdb
-      prep report cache/imdb --out imdb.html --png pictures
-    """
-    from pathlib import Path
-
-    from cache import open_cache
-    from cache.common.drawing import write_page, write_pngs
-
-    from .inspect.report import make_report, report_page
-
-    opened = open_cache(cache)
-    drawn = make_report(opened, split)
-    path = Path(out or f"{opened.manifest.name}-report.html")
-    size = write_page(path, report_page(drawn))
-    pictures = write_pngs(drawn.figures, Path(png)) if png else []
-    if not quiet:
-        click.echo(f"wrote {path} ({size / 1e3:,.0f} kB)" + (f" and {len(pictures)} pictures in {png}" if png else ""))
-
-
-@cli.command()
-@cache_argument
-@quiet_option
-@json_option
-def verify(cache: str, quiet: bool, as_json: bool) -> None:
-    """Check every byte of CACHE, its plans included, against its checksum.
-
-    What lies in its folder and does not belong to it is named; nothing reads it.
-
-    \b
-    Example:
-      prep verify cache/imdb
-    """
-    from cache import open_cache
-    from cache.common.progress import ConsoleProgress
-
-    opened = open_cache(cache)
-    files = size = 0
-    total = sum(shard.bytes for split in opened.values() for shard in split.info.shards)
-    with ConsoleProgress(quiet).bar("verifying", total, "B") as bar:
-        for checked in opened.verify():
-            files, size = files + 1, size + checked.bytes
-            bar.update(checked.bytes)
-    unlisted = opened.unlisted()
-    if as_json:
-        findings = [{"name": name, "what": what} for name, what in unlisted]
-        print_json({"folder": cache, "files": files, "bytes": size, "unlisted": findings})
-    elif not quiet:
-        click.echo(f"{cache} is sound: {files} files, {size:,} bytes, each as its checksum says")
-        for name, what in unlisted[:20]:
-            click.echo(f"  not part of it, and never read: {name} ({what})")
-        if len(unlisted) > 20:
-            click.echo(f"  and {len(unlisted) - 20:,} more")
-
-
-@cli.command("list")
-@click.argument("folder", default="cache", shell_complete=complete_folder)
-@json_option
-def list_caches(folder: str, as_json: bool) -> None:
-    """Print the presets, and the caches under FOLDER (default: cache), which may be a URL.
-
-    \b
-    Examples:
-      prep list
-      prep list s3://bucket/caches
-    """
-    from .inspect.samples import find_caches
-    from .inspect.summary import format_list, list_facts
-    from .sources.presets import PRESETS
-
-    caches = find_caches(folder)
-    if as_json:
-        print_json(list_facts(PRESETS.values(), caches))
-        return
-    click.echo("presets")
-    for preset in PRESETS.values():
-        click.echo(f"  {preset.name:16} {preset.about}; {preset.metric}; {preset.hub}")
-    click.echo(f"\ncaches under {folder}" if caches else f"\nno caches under {folder}; next: prep build imdb")
-    if caches:
-        click.echo(format_list(caches))
-
-
-for _command in (push, pull, gc):
+for _command in (info, show, report, verify, list_caches, push, pull, gc):
     cli.add_command(_command)
 
 

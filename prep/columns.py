@@ -5,6 +5,7 @@ a tenth.
 """
 
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -20,6 +21,34 @@ TEXT, PAIR, LABEL, LABELS = "text", "text_pair", "label", "labels"
 Stream = Callable[[], Iterator["pa.RecordBatch"]]
 """A function that starts reading from the front and yields record batches with the columns text, perhaps text_pair,
 and label, or labels: a struct with a field for each class where each has a column; no labels where none are wanted."""
+
+
+@dataclass(frozen=True)
+class PartedStream:
+    """A stream that can also be read in parts.
+
+    Attributes:
+        whole: reads all of it.
+        cut: called with the size of a part in bytes, the streams of the parts, in order.
+    """
+
+    whole: Stream
+    cut: Callable[[int], list[Stream]]
+
+    def __call__(self) -> Iterator["pa.RecordBatch"]:
+        """Start reading from the front."""
+        return self.whole()
+
+    def parts(self, part_bytes: int) -> list[Stream]:
+        """Streams of about so many bytes each."""
+        return self.cut(part_bytes)
+
+
+def parts(stream: Stream, part_bytes: int) -> list[Stream]:
+    """A stream in parts of about so many bytes; as a single one where it can only be read from end to end."""
+    cut: list[Stream] = stream.parts(part_bytes) if hasattr(stream, "parts") else [stream]
+    return cut
+
 
 LEAVE_OUT = "or leave such rows out with --missing drop"
 """What an error about a missing value ends with."""

@@ -16,6 +16,10 @@ from .sources.corpus import STDIN, Columns
 DROP = "drop"
 MISSING = ("error", DROP)
 """What may become of rows without a text or a label."""
+LOCAL = "local"
+EXECUTORS = (LOCAL, "ray")
+"""Where a build may run."""
+DEFAULT_PART_BYTES = 128 << 20
 
 
 class BuildOptions(TypedDict, total=False):
@@ -41,6 +45,7 @@ class BuildOptions(TypedDict, total=False):
     delimiter: str | None
     missing: str
     memory_bytes: int
+    executor: str
     force: bool
 
 
@@ -51,6 +56,7 @@ class BuildSettings:
     Attributes:
         source: preset, Hub dataset id, file or folder, or several files; empty where the data comes from memory.
         shard_bytes: size limit of a shard.
+        part_bytes: about what a task on other machines reads of a source.
 
     Raises:
         InputError: values are out of range; all of them are reported at once, by flag.
@@ -77,15 +83,17 @@ class BuildSettings:
     delimiter: str | None = None
     missing: str = "error"
     memory_bytes: int = 1 << 30
+    executor: str = LOCAL
     force: bool = False
     shard_bytes: int = DEFAULT_SHARD_BYTES
+    part_bytes: int = DEFAULT_PART_BYTES
 
     def __post_init__(self) -> None:
         wrong = self._wrong_input()
         if self.name is not None and not NAME_PATTERN.fullmatch(self.name):
             wrong.append(f"--name {self.name!r} is not a plain name (letters, digits, '.', '_', '-')")
         if self.task not in ("auto", *KINDS):
-            wrong.append(f"--task {self.task!r} is none of auto, {', '.join(KINDS)}")
+            wrong.append(f"--task {self.task!r} is not one of auto, {', '.join(KINDS)}")
         if self.task == MLM and self.label:
             wrong.append("--label is given, but --task mlm takes no labels; leave one of them out")
         if self.max_length is not None and not 1 <= self.max_length <= MAX_LENGTH:
@@ -108,7 +116,9 @@ class BuildSettings:
     def _wrong_input(self) -> list[str]:
         wrong, mark = [], self.columns.delimiter
         if self.missing not in MISSING:
-            wrong.append(f"--missing {self.missing!r} is none of {', '.join(MISSING)}")
+            wrong.append(f"--missing {self.missing!r} is not one of {', '.join(MISSING)}")
+        if self.executor not in EXECUTORS:
+            wrong.append(f"--executor {self.executor!r} is not one of {', '.join(EXECUTORS)}")
         if self.source == STDIN and self.name is None:
             wrong.append("--name is missing, for text from standard input has none; pass --name NAME")
         if mark is not None and (len(mark) != 1 or not mark.isascii() or mark in '"\r\n'):

@@ -5,21 +5,21 @@ from typing import Any
 
 import click
 
-from cache.common.command_line import complete_folder, json_option, print_json, quiet_option
+from cache.common.command_line import cache_argument, complete_folder, json_option, print_json, quiet_option
 from cache.common.sizes import parse_bytes
 
 
 @click.command()
-@click.argument("cache", shell_complete=complete_folder)
+@cache_argument
 @click.argument("url")
 @click.option("--force", is_flag=True, help="Replace another cache that is there.")
 @quiet_option
 @json_option
 def push(cache: str, url: str, force: bool, quiet: bool, as_json: bool) -> None:
-    """Send CACHE to URL, every byte checked before: a folder of a bucket (s3://, gs://, az://), of a dataset on the
-    Hub (hf://), or one that machines share (file://).
+    """Upload CACHE to URL, after every byte was checked: a folder of a bucket (s3://, gs://, az://), of a dataset on
+    the Hub (hf://), or one that machines share (file://).
 
-    What was sent before a push was stopped is not sent again.
+    A push that was stopped goes on with the files that are missing.
 
     \b
     Examples:
@@ -48,10 +48,10 @@ def push(cache: str, url: str, force: bool, quiet: bool, as_json: bool) -> None:
 @quiet_option
 @json_option
 def pull(url: str, to: str | None, quiet: bool, as_json: bool) -> None:
-    """Bring the cache at URL to this machine, every byte checked; prints where it lies.
+    """Download the cache at URL to this machine, check every byte, and print its folder.
 
-    Commands that take a cache take URL itself, too, and pull what is not there. A pull that was stopped goes on with
-    the files that came whole. The local store is $LENGTHWISE_STORE, or ~/.cache/lengthwise.
+    Commands that take a cache take URL itself, too, and pull what is missing. A pull that was stopped goes on with the
+    files that are missing. The local store is $LENGTHWISE_STORE, or ~/.cache/lengthwise.
 
     \b
     Examples:
@@ -80,7 +80,9 @@ def pull(url: str, to: str | None, quiet: bool, as_json: bool) -> None:
     help="Folder of the store.  [default: $LENGTHWISE_STORE, ~/.cache/lengthwise]",
 )
 @click.option(
-    "--max-size", metavar="SIZE", help="Most that may stay, such as 50GB, or 0.  [default: $LENGTHWISE_STORE_SIZE]"
+    "--max-size",
+    metavar="SIZE",
+    help="Maximum size of what stays, such as 50GB, or 0.  [default: $LENGTHWISE_STORE_SIZE]",
 )
 @quiet_option
 @json_option

@@ -1,12 +1,8 @@
 """The command `train`: parse, call one function, print. Nothing slow is imported before a command runs."""
 
-import contextlib
-import gc
-import resource
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import Any, NoReturn
 
 import click
 
@@ -15,17 +11,11 @@ from cache.common.output import finish_without_stdout
 from cache.errors import InputError
 
 from .declarations import declarations
+from .libraries import load_libraries
+from .predict_cli import predict
 from .settings import PRECISIONS, Settings, read_settings
 
-if TYPE_CHECKING:
-    import torch
-
-    from .predict_file import FilePredictions
-
 Command = Callable[..., Any]
-
-TORCH_BYTES = 1 << 30
-"""Address space that torch and a small model take on a CPU, rounded up."""
 
 
 def main() -> NoReturn:
@@ -99,9 +89,10 @@ def run(resume: Path | None, quiet: bool, as_json: bool, config: Path | None, **
     if resume is None and "cache" not in given:
         raise InputError("--cache is missing, expected a cache's folder; `prep list` shows the caches here")
     settings = Settings.from_json(given) if resume is None else None  # what is wrong shows before torch is loaded
-    _load_libraries()
+    load_libraries()
     from . import run as runs
     from .launch import launched_ranks
+    from .run_folder.records import finite
 
     finish_without_stdout()
     log = _warn if as_json else click.echo
@@ -111,14 +102,16 @@ def run(resume: Path | None, quiet: bool, as_json: bool, config: Path | None, **
     elif settings is not None:
         folder = runs.start_run(settings, log, _warn, quiet)
     if as_json and launched_ranks().first:
-        _print_finite(runs.run_facts(folder))
+        print_json(finite(runs.run_facts(folder)))
 
 
 @cli.command("eval")
 @click.argument("model", shell_complete=complete_folder)
 @click.option("--cache", required=True, shell_complete=complete_folder, help="Folder or URL of the cache.")
 @click.option("--split", default="test", show_default=True, help="Split of the cache.")
-@click.option("--rows", "limit", type=click.IntRange(1), help="About how many rows, always the same.  [default: all]")
+@click.option(
+    "--rows", "limit", type=click.IntRange(1), help="Approximate number of rows, always the same.  [default: all]"
+)
 @click.option("--batch-size", type=click.IntRange(1), default=64, show_default=True, help="Rows of a batch.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, …")
 @click.option("--precision", type=click.Choice(PRECISIONS), default="auto", show_default=True)
@@ -140,7 +133,7 @@ def evaluate(
     For classes accuracy, F1, Matthews correlation and confusion counts; for regression the Pearson and Spearman
     correlations; for multi-label micro and macro F1; for token labels precision, recall and F1 of entities; for a
     masked language model its perplexity, on any cache. The cache may have some of the model's classes, in any order:
-    they are matched by name, and what is found as a class that the cache lacks is wrong.
+    they are matched by name, and a prediction of a class that the cache lacks is wrong.
 
     \b
     Example:
@@ -151,22 +144,26 @@ def evaluate(
 
     opened = open_cache(cache, quiet=quiet)
     rows = opened[split]
-    _load_libraries()
+    load_libraries()
+    from .device import pick_device, pick_precision
     from .metrics.evaluation import evaluate as score
     from .models.classes import scored_classes
     from .models.fit import CacheRequirements
     from .models.trained import load_for_evaluation
     from .run_folder.export import trained_model_folder
+    from .run_folder.records import finite
 
-    with _on(device, precision) as (torch_device, resolved):
-        required = CacheRequirements(opened.manifest, opened.folder, rows.info.longest)
-        trained = load_for_evaluation(trained_model_folder(model), torch_device, required)
-        with Progress(f"evaluating {split}", limit or len(rows), "rows", quiet=quiet, delay_s=1) as progress:
-            scores = score(trained, rows, torch_device, resolved, batch_size, limit, progress=progress.update)
+    on = pick_device(device)
+    resolved = pick_precision(precision, on)
+    required = CacheRequirements(opened.manifest, opened.folder, rows.info.longest)
+    trained = load_for_evaluation(trained_model_folder(model), on, required)
+    with Progress(f"evaluating {split}", limit or len(rows), "rows", quiet=quiet, delay_s=1) as progress:
+        scores = score(trained, rows, on, resolved, batch_size, limit, progress=progress.update)
     assert scores is not None
     names = scored_classes(trained.config, rows.task)
     if as_json:
-        _print_finite({"model": model, "cache": cache, "split": split, "labels": names, **scores.to_json()})
+        facts = {"model": model, "cache": cache, "split": split, "labels": names, **scores.to_json()}
+        print_json(finite(facts))
         return
     if quiet:
         return
@@ -176,123 +173,6 @@ def evaluate(
         click.echo(f"classes    {len(rows.task.label_names):,} of the model's {len(names):,}, matched by name")
     for title, text in scores.lines(names):
         click.echo(f"{title:10} {text}" if title else f"  {text}")
-
-
-@cli.command()
-@click.argument("model", shell_complete=complete_folder)
-@click.argument("texts", nargs=-1)
-@click.option(
-    "--file",
-    type=click.Path(path_type=Path),
-    help="Read texts from a file, one per line; with --out from a csv, tsv, jsonl, parquet or txt file.",
-)
-@click.option(
-    "--out",
-    type=click.Path(path_type=Path),
-    help="Write the rows of --file and their predictions to a csv, tsv, jsonl or parquet file.",
-)
-@click.option("--text", metavar="COLUMN", help="Column of the text.  [default: text, or the only one]")
-@click.option("--text-pair", metavar="COLUMN", help="Column of the second text, for a model of pairs.")
-@click.option("--force", is_flag=True, help="Replace the file of --out.")
-@click.option("--batch-size", type=click.IntRange(1), default=32, show_default=True, help="Texts of a batch.")
-@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, …")
-@click.option("--precision", type=click.Choice(PRECISIONS), default="fp32", show_default=True)
-@quiet_option
-@click.option("--json", "as_json", is_flag=True, help="Print JSON lines; with --out one object, a summary.")
-def predict(
-    model: str,
-    texts: tuple[str, ...],
-    file: Path | None,
-    out: Path | None,
-    text: str | None,
-    text_pair: str | None,
-    force: bool,
-    batch_size: int,
-    device: str,
-    precision: str,
-    quiet: bool,
-    as_json: bool,
-) -> None:
-    """Label texts: from the arguments, from a file, or from standard input, one per line.
-
-    A model that was trained on pairs takes both texts on one line, separated by a tab; one that was trained on words
-    gives each word of a text, split at spaces, a tag.
-
-    With --out the rows of a file are written again, in order, each with its label and the probability of every class.
-
-    \b
-    Examples:
-      train predict runs/imdb-1 "A film one will not forget." "Two hours too long."
-      train predict runs/imdb-1 --file reviews.txt --json
-      train predict runs/imdb-1 --file reviews.csv --text review --out labelled.csv
-    """
-    if texts and file is not None:
-        raise InputError("texts and --file are both given, expected one of them")
-    if out is not None and file is not None:
-        done = _predict_file(model, file, out, (text, text_pair), force, batch_size, device, precision, quiet)
-        if as_json:
-            print_json(done.to_json())
-        elif not quiet:
-            click.echo("\n".join(done.lines()))
-        return
-    _check_lines(file, {"--out": out, "--text": text, "--text-pair": text_pair, "--force": force})
-    if not texts and file is None and (sys.stdin is None or sys.stdin.isatty()):
-        raise InputError('no text was given; pass texts, --file FILE, or pipe them in: echo "…" | train predict MODEL')
-    from .tables.lines import read_file, read_stdin
-
-    given = list(texts) or (read_stdin() if file is None else read_file(file))
-    _load_libraries()
-    from .predict import Predictor
-
-    with _on(device, precision) as (torch_device, resolved):
-        predictor = Predictor(model, torch_device, resolved, batch_size)
-        for result in predictor(given):
-            if as_json:
-                _print_finite(result.to_json())
-            elif not quiet:
-                click.echo(result.to_line())
-
-
-def _predict_file(
-    model: str,
-    file: Path,
-    out: Path,
-    columns: tuple[str | None, str | None],
-    force: bool,
-    batch_size: int,
-    device: str,
-    precision: str,
-    quiet: bool,
-) -> "FilePredictions":
-    """What is wrong with the files shows before torch is loaded."""
-    from .tables.reading import open_table
-    from .tables.writing import check_out
-
-    check_out(out, file, force)
-    table = open_table(file)
-    texts = table.text_columns(*columns)
-    _load_libraries()
-    from cache.common.progress import ConsoleProgress
-
-    from .predict import Predictor
-    from .predict_file import predict_file
-
-    with _on(device, precision) as (torch_device, resolved):
-        predictor = Predictor(model, torch_device, resolved, batch_size)
-        return predict_file(predictor, table, texts, out, ConsoleProgress(quiet))
-
-
-def _check_lines(file: Path | None, given: dict[str, object]) -> None:
-    """Where lines of text are read, refuse a file of rows and the options that go with one."""
-    from .tables.reading import TEXT, format_of
-
-    if flags := [flag for flag, value in given.items() if value]:
-        raise InputError(f"{flags[0]} goes with --file and --out; pass {'--out' if file else '--file'} FILE too")
-    kind = None if file is None else format_of(file)
-    if kind not in (None, TEXT):
-        raise InputError(
-            f"--file {file} is {kind}, a file of rows; pass --out with a file to write them to, such as --out out.csv"
-        )
 
 
 @cli.command()
@@ -308,6 +188,7 @@ def compare(runs: tuple[Path, ...], as_json: bool, html: Path | None) -> None:
       train compare runs/imdb-* --html runs.html
     """
     from .compare.table import comparison, read_result, to_json
+    from .run_folder.records import finite
 
     if html is not None:
         from .compare.figures import write_comparison
@@ -316,50 +197,13 @@ def compare(runs: tuple[Path, ...], as_json: bool, html: Path | None) -> None:
         click.echo(f"wrote {html} ({size / 1e3:,.0f} kB)", err=True)
     results = [read_result(folder) for folder in runs]
     if as_json:
-        _print_finite({"runs": [to_json(result) for result in results]})
+        print_json(finite({"runs": [to_json(result) for result in results]}))
     else:
         click.echo(comparison(results))
-
-
-def _load_libraries() -> None:
-    """Import torch and transformers, which is nearly all that the start of a command costs.
-
-    Garbage collection is off meanwhile: what is imported stays, and looking through it again and again takes a tenth
-    of the time.
-
-    Raises:
-        InputError: under a memory limit that torch cannot load in, it would end the process by a signal.
-    """
-    limit = resource.getrlimit(resource.RLIMIT_AS)[0]
-    if limit != resource.RLIM_INFINITY and limit < TORCH_BYTES:
-        raise InputError(
-            f"memory is limited to {limit >> 20:,} MiB (ulimit -v {limit >> 10}), expected at least "
-            f"{TORCH_BYTES >> 20:,} MiB; lift the limit: ulimit -v unlimited"
-        )
-    if f"{__package__}.models.heads" in sys.modules:
-        return
-    gc.disable()
-    try:
-        from .models import heads  # noqa: F401
-    finally:
-        gc.freeze()
-        gc.enable()
-
-
-def _print_finite(content: dict[str, Any]) -> None:
-    """One line of JSON, in which a number that is not finite is null."""
-    from .run_folder.records import finite
-
-    print_json(finite(content))
 
 
 def _warn(text: str) -> None:
     click.echo(text, err=True)
 
 
-@contextlib.contextmanager
-def _on(device: str, precision: str) -> Iterator[tuple["torch.device", str]]:
-    from .device import pick_device, pick_precision
-
-    torch_device = pick_device(device)
-    yield torch_device, pick_precision(precision, torch_device)
+cli.add_command(predict)

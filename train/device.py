@@ -31,6 +31,11 @@ def pick_device(name: str, local_rank: int | None = None) -> torch.device:
             raise InputError(
                 f"--device {name!r}: each rank takes a device of its own, expected auto, {accelerator.type} or cpu"
             )
+        if local_rank >= (count := torch.accelerator.device_count()):
+            raise InputError(
+                f"LOCAL_RANK is {local_rank}, but this machine has {count} {accelerator.type} devices, expected one "
+                f"for each rank; start {count} ranks on it, with torchrun: --nproc-per-node {count}"
+            )
         name = f"{accelerator.type}:{local_rank}"
     if name == "auto":
         return accelerator or torch.device("cpu")

@@ -9,6 +9,7 @@ Messages of the host go by gloo, which leaves an accelerator alone; tensors of t
 
 import contextlib
 import os
+import re
 import signal
 import threading
 from collections.abc import Iterator
@@ -46,7 +47,8 @@ class Ranks:
     Attributes:
         rank: its number, 0..world_size-1.
         world_size: number of ranks.
-        local_rank: its number among those of this machine.
+        local_rank: the number of its device among those that it sees; without `--gpus-per-task` of SLURM its own number
+            among the ranks of this machine.
     """
 
     rank: int = 0
@@ -221,4 +223,5 @@ def _is_lost(error: RuntimeError) -> bool:
 
 
 def _first_sentence(error: Exception) -> str:
-    return str(error).strip().partition("\n")[0].partition(". ")[0]
+    """What an error of torch says, without the line of its source and the trace."""
+    return re.sub(r"^\[\S+:\d+\] ", "", str(error).strip().partition("\n")[0]).partition(". ")[0]

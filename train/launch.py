@@ -19,6 +19,9 @@ TORCHRUN = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
 SRUN = ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS", "SLURM_LOCALID", "SLURM_STEP_NODELIST", "SLURM_JOB_ID")
 """What srun sets for each task; without a step number, as in a batch script, there are no tasks."""
 
+GPUS_PER_TASK = "SLURM_GPUS_PER_TASK"
+"""What srun sets if each task has GPUs of its own and sees no others."""
+
 MPI = "OMPI_COMM_WORLD_SIZE"
 """The number of processes of Open MPI's mpirun, each of which would train a run of its own."""
 
@@ -75,6 +78,8 @@ def _as_torchrun(environment: MutableMapping[str, str]) -> None:
         return
     found = re.match(r"([^,\[]+)(?:\[(\d+))?", nodes)  # such as node7, or node[003-006,9],other1
     number = int(job or 0) + 100 * int(environment.get("SLURM_STEP_ID", "0"))
+    if environment.get(GPUS_PER_TASK):
+        local = "0"  # of the devices that this task may use, which are numbered from 0
     environment.update(RANK=rank, WORLD_SIZE=size, LOCAL_RANK=local)
     environment.setdefault("MASTER_ADDR", "" if found is None else found[1] + (found[2] or ""))
     environment.setdefault("MASTER_PORT", str(FIRST_PORT + number % PORTS))

@@ -202,20 +202,28 @@ class Predictor:
                 else None,
             )
 
-    def _prediction(self, text: str, output: Output) -> Predicted:
+    def predicted_labels(self, output: Output) -> list[str | None]:
+        """The labels that a text's output stands for: the most probable one; of a multi-label model those above a
+        half, perhaps none; of words a tag each, None for a word the model did not see; of a regression none."""
         if self.kind == TOKENS:
-            tags = [None if np.isnan(number) else self.labels[int(number)] for number in output[:, 0]]
-            chances = [None if tag is None else chance for tag, chance in zip(tags, output[:, 1].tolist(), strict=True)]
-            return TagPrediction(text, tuple(text.split()), tuple(tags), tuple(chances))
+            return [None if np.isnan(number) else self.labels[int(number)] for number in output[:, 0]]
+        if self.kind == "regression":
+            return []
+        if self.kind == "multi-label":
+            return [label for label, probability in zip(self.labels, output, strict=True) if probability > 0.5]
+        return [self.labels[int(output.argmax())]]
+
+    def _prediction(self, text: str, output: Output) -> Predicted:
+        labels = self.predicted_labels(output)
+        if self.kind == TOKENS:
+            probabilities = [None if np.isnan(number) else number for number in output[:, 1].tolist()]
+            return TagPrediction(text, tuple(text.split()), tuple(labels), tuple(probabilities))
         if self.kind == "regression":
             return NumberPrediction(text, float(output[0]))
+        found = tuple(filter(None, labels))
         if self.kind == "multi-label":
-            probabilities = dict(zip(self.labels, output.tolist(), strict=True))
-            return SetPrediction(
-                text, tuple(name for name, chance in probabilities.items() if chance > 0.5), probabilities
-            )
-        best = int(output.argmax())
-        return Prediction(text, self.labels[best], float(output[best]))
+            return SetPrediction(text, found, dict(zip(self.labels, output.tolist(), strict=True)))
+        return Prediction(text, found[0], float(output.max()))
 
     def _batch(self, rows: list["_Encoded"]) -> Output:
         """(B, C) the outputs for each row: probabilities, or a number; of tokens (B, W, 2), the most probable class

@@ -9,8 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from cache.common.progress import ConsoleProgress, Progress, clock
 from cache.errors import InputError, MismatchError
 from cache.format.tasks import TOKENS
@@ -164,14 +162,12 @@ def _input(predictor: Predictor, row: int, names: tuple[str, ...], values: tuple
 
 def _values(predictor: Predictor, output: Output) -> list[Any]:
     """A row's values of the added columns."""
-    labels = predictor.labels
+    labels = predictor.predicted_labels(output)
     if predictor.kind == TOKENS:
-        return [[None if np.isnan(n) else labels[int(n)] for n in output[:, 0]], _numbers(output[:, 1])]
-    if predictor.kind == "regression":
-        return _numbers(output)
+        return [labels, _numbers(output[:, 1])]
     if predictor.kind == "multi-label":
-        return [[name for name, chance in zip(labels, output, strict=True) if chance > 0.5], *_numbers(output)]
-    return [labels[int(output.argmax())], *_numbers(output)]
+        return [labels, *_numbers(output)]
+    return [*labels, *_numbers(output)]  # of a regression there are no labels
 
 
 def _numbers(values: Output) -> list[float | None]:

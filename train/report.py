@@ -1,4 +1,4 @@
-"""The report of a run: what it trains, before the first step, and what came of it, after the last one."""
+"""The report of a run: what it trains, before the first step, and its results, after the last one."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -36,9 +36,8 @@ def report_start(setup: TrainingSetup, device_name: str, heaviest: str, log: Log
         log(f"attention  {'by blocks, dropout from raw bits' if reason is None else f'by torch: {reason}'}")
     log(f"device     {device_name}, {settings.precision}{', compiled' * settings.compile}")
     if setup.ranks.several:
-        log(
-            f"ranks      {setup.ranks.world_size}; each sends {gradient_bytes(setup) / 1e6:,.1f} MB of gradients a step"
-        )
+        megabytes = gradient_bytes(setup) / 1e6
+        log(f"ranks      {setup.ranks.world_size}; each sends {megabytes:,.1f} MB of gradients per step")
     log(f"steps      {setup.total_steps:,} in {len(setup.steps)} epochs; the heaviest batch, {heaviest}, fits")
 
 
@@ -80,7 +79,7 @@ def report_end(folder: Path, summary: Json, setup: TrainingSetup, trackers: Trac
     if "best_epoch" in summary:
         log(f"best       epoch {summary['best_epoch']}, by {settings.keep_best} on {settings.eval_split}; exported")
         if settings.eval_split == "test":
-            log("           its scores are too good by a little: the test rows chose it; see prep build --validation")
+            log("           its scores are optimistic, for the test rows chose the epoch; see prep build --validation")
     if "test" in summary:
         loss = summary["test"]["loss"]
         shown = main_score(summary["test"], str(setup.cache.manifest.source.get("metric", "")))

@@ -77,7 +77,7 @@ def load_resume_point(
     found: Checkpoint | None = None
     name = ""
     with ranks.together():
-        cache = open_cache(settings.cache)
+        cache = open_cache(settings.cache, quiet=not ranks.first)
         device = devices.pick_device(settings.device, ranks.local_rank if ranks.several else None)
         _refuse(run.path, _differences(info, settings, cache, device))
         if ranks.first:

@@ -52,6 +52,7 @@ from .run_folder.folder import (
     lock_run,
     new_run,
     open_run,
+    open_shared_run,
     read_run,
     read_summary,
     remove_leftovers,
@@ -163,7 +164,7 @@ def _resume(path: Path, given: Mapping[str, Any], ranks: Ranks, progress: Consol
             if not point.state.is_finished(len(point.setup.steps), settings.early_stopping):
                 check_padding_free(point.setup)
                 some_unused = check_memory(point.setup, point.state).some_unused
-        check_agreement(point.setup, point.state, info.model_digest)
+        check_agreement(point.setup, point.state, info.model_digest, point.kept)
         point = replace(point, setup=sum_gradients(point.setup, some_unused))
         stop.graceful = True
         with ranks.together():
@@ -196,30 +197,30 @@ def train(setup: TrainingSetup, state: State, callbacks: Callbacks) -> bool:
 
 
 def _make_run(stack: ExitStack, ranks: Ranks, info: RunInfo, progress: ConsoleProgress) -> tuple[Folder, Trackers]:
-    """The folder of a new run, made by the first rank and opened by the others, and its trackers."""
-    path, trackers = Path(), Trackers(progress.warn)
+    """The folder of a new run, made by the first rank and opened by the others, and its trackers; if anything fails,
+    nothing is left behind."""
+    path, settings, trackers = Path(), b"", Trackers(progress.warn)
     with ranks.together():
         if ranks.first:
             run = stack.enter_context(new_run(info.settings.out, info.cache_name))
-            trackers = _begin(run, info, progress)
             path = run.path
-    path = ranks.gather(path)[0]
-    with ranks.together():
-        if not ranks.first:
-            run = stack.enter_context(open_run(path))
-    return run, trackers
-
-
-def _begin(run: Folder, info: RunInfo, progress: ConsoleProgress) -> Trackers:
-    """Write settings.json and open the trackers of a new run; if either fails, nothing is left behind."""
     try:
-        write_settings(run, info)
-        return open_trackers(info.settings, run, info, None, progress.warn, progress.quiet)
-    except LengthwiseError:
+        with ranks.together():
+            if ranks.first:
+                settings = write_settings(run, info)
+        path, settings = ranks.gather((path, settings))[0]
+        with ranks.together():
+            if not ranks.first:
+                run = stack.enter_context(open_shared_run(path, settings))
+        with ranks.together():
+            if ranks.first:
+                trackers = open_trackers(info.settings, run, info, None, progress.warn, progress.quiet)
+    except LengthwiseError:  # on the first rank, whichever failed
         for name in run.names():
             run.remove(name)
         run.path.rmdir()
         raise
+    return run, trackers
 
 
 def _train_to_end(

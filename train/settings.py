@@ -154,7 +154,7 @@ class Settings:
     )
     early_stopping: int | None = setting(
         None,
-        "Stop when so many epochs in a row were not better than the best one; includes --keep-best.",
+        "Stop after this many epochs in a row without a new best one; implies --keep-best.",
         default_text="train all epochs",
         minimum=1,
     )

@@ -52,7 +52,7 @@ def _feed(records: Sequence[Json]) -> str:
         }
         for record in records
     ]
-    columns = {"feed": "feed", "batch": "batch", "million": "M real tokens/s", "us_per_batch": "µs a batch"}
+    columns = {"feed": "feed", "batch": "batch", "million": "M real tokens/s", "us_per_batch": "µs per batch"}
     return table(rows, columns)
 
 
@@ -156,19 +156,19 @@ def _profile(records: Sequence[Json]) -> str:
     parts = []
     for record in records:
         case, result = record["case"], record["result"]
-        facts = [f"{result['step_ms']:.2f} ms a step"] if "step_ms" in result else ["out of memory"]
+        facts = [f"{result['step_ms']:.2f} ms per step"] if "step_ms" in result else ["out of memory"]
         if "idle" in result:
             facts += [
                 f"idle {result['idle']:.1%}",
                 f"{result['step_over_products']:.2f} times its matrix products and attention",
-                f"{result['host_reads_per_step']:g} numbers read by the host a step",
+                f"{result['host_reads_per_step']:g} numbers read by the host per step",
                 " ".join(
-                    [f"{result['synchronizations_per_step']:g} synchronizations a step", *result["synchronizing"]]
+                    [f"{result['synchronizations_per_step']:g} synchronizations per step", *result["synchronizing"]]
                 ),
             ]
         parts.append(f"{case['model']}, batch {case['batch_size']}, {_who(record)}: {'; '.join(facts)}.")
         top = [{**row, "share": _percent(row["share"])} for row in result.get("top", [])]
-        columns = {"kernel": "kernel", "ms_per_step": "ms a step", "share": "share"}
+        columns = {"kernel": "kernel", "ms_per_step": "ms per step", "share": "share"}
         parts.append(table(top, columns) if top else "")
     return "\n\n".join(parts)
 

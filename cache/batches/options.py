@@ -83,7 +83,7 @@ def resolve(options: BatchOptions, padding_side: str) -> BatchOptions:
         if value < 1:
             raise InputError(f"{name} is {value}, expected 1 or more")
     if found["feed"] not in FEEDS:
-        raise InputError(f"feed {found['feed']!r} is none of {', '.join(FEEDS)}")
+        raise InputError(f"feed {found['feed']!r} is not one of {', '.join(FEEDS)}")
     found["padding_side"] = found["padding_side"] or padding_side
     if found["padding_side"] not in SIDES:
         raise InputError(f"padding_side {found['padding_side']!r} is neither right nor left")

@@ -28,6 +28,9 @@ def complete_folder(context: click.Context, parameter: click.Parameter, incomple
     return [CompletionItem(incomplete, type="dir")]
 
 
+cache_argument = click.argument("cache", shell_complete=complete_folder)
+
+
 def print_json(content: dict[str, Any]) -> None:
     """Print one line of JSON, in ASCII where stdout is not UTF-8; numbers that are not finite are an error."""
     click.echo(json.dumps(content, allow_nan=False, ensure_ascii=sys.stdout.encoding.lower() != "utf-8"))

@@ -191,12 +191,13 @@ class Folder:
                     os.fsync(handle)
 
     @contextlib.contextmanager
-    def replace(self, name: str) -> Iterator[BinaryIO]:
-        """A file open for writing that replaces `name` at the end, complete or not at all."""
+    def replace(self, name: str, *, durable: bool = True) -> Iterator[BinaryIO]:
+        """A file open for writing that replaces `name` at the end, complete or not at all; `durable` as for
+        `create`."""
         with self._parent(name) as (folder, last):
             temporary = _temporary(last)
             try:
-                with folder.create(temporary) as file:
+                with folder.create(temporary, durable=durable) as file:
                     yield file
                 folder.rename(temporary, last)
             finally:

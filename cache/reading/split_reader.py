@@ -6,6 +6,7 @@ row of the shard is first wanted; ids are checked batch by batch, on their way t
 
 import contextlib
 import functools
+import weakref
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -61,6 +62,7 @@ class SplitReader:
         self.first_rows = np.cumsum([0, *(shard.rows for shard in self.info.shards)])
         self._shards = self._map()
         self._sound: set[int] = set()
+        self._plans = weakref.WeakValueDictionary[tuple[PlanSpec, int], EpochPlan]()
 
     def __len__(self) -> int:
         return self.info.rows
@@ -238,12 +240,17 @@ class SplitReader:
     def plan(self, spec: PlanSpec, epoch: int) -> EpochPlan:
         """The plan of one epoch: read where it is stored, drawn where it is not. Both give the same batches.
 
+        As long as somebody holds a plan, whoever asks for it gets the same object.
+
         Raises:
             CorruptCacheError: a stored plan is damaged.
             InputError: the epoch is negative.
         """
-        stored = self._stored(spec, epoch) if epoch >= 0 else None
-        return stored or self.draw(spec, epoch)
+        plan = self._plans.get((spec, epoch))
+        if plan is None:
+            stored = self._stored(spec, epoch) if epoch >= 0 else None
+            plan = self._plans[spec, epoch] = stored or self.draw(spec, epoch)
+        return plan
 
     def _stored(self, spec: PlanSpec, epoch: int) -> EpochPlan | None:
         try:

@@ -80,8 +80,8 @@ def read_cache(remote: Remote, report: Report) -> RemoteCache:
     if found is None:
         remote.folders()  # says so where the bucket itself is missing
         raise NotACacheError(
-            f"{remote.url} has no manifest, so it is no cache; `prep list {remote.url.parent}` shows those beside it, "
-            f"`prep push CACHE {remote.url}` puts one there"
+            f"{remote.url} has no manifest, so it is not a cache; `prep list {remote.url.parent}` shows those beside "
+            f"it, `prep push CACHE {remote.url}` puts one there"
         )
     return found
 

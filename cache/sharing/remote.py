@@ -52,7 +52,7 @@ class Remote(ABC):
         return found
 
     def read(self, name: str, limit: int, report: Report) -> bytes:
-        """The content of a file of at most `limit` bytes; it reports 0 for each part, for this is no progress."""
+        """The content of a file of at most `limit` bytes; it reports 0 for each part, for no progress is shown."""
         chunks, size = [], 0
         with self.open(name) as file:
             while chunk := file.read(min(CHUNK_BYTES, limit - size + 1)):

@@ -48,7 +48,7 @@ class ShardColumns:
 def write_shard(
     folder: Folder, split: str, index: int, columns: ShardColumns, task: Task = CLASSIFICATION
 ) -> ShardInfo:
-    """Write one shard of a cache under construction.
+    """Write one shard of a cache under construction; one that was begun before is replaced.
 
     Args:
         folder: the folder of the cache.
@@ -70,7 +70,7 @@ def write_shard(
     file_name = shard_name(split, index)
     with storage_errors(folder.path / file_name):
         folder.folder(split, make=True).close()
-        with folder.create(file_name, durable=False) as file:
+        with folder.replace(file_name, durable=False) as file:
             write_safetensors(file, {name: Tensor.of(array) for name, array in tensors.items()})
         with folder.open_file(file_name) as written:
             info = open_file_info(file_name, written)

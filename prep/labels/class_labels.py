@@ -1,10 +1,8 @@
 """Label values, whatever their type, to class ids; what the labels mean; numbers and sets of classes.
 
-Labels pass by in pieces, one a record batch, and only their distinct values are looked at one by one.
+Labels pass by in pieces, one per record batch, and only their distinct values are looked at one by one.
 """
 
-import math
-import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +13,7 @@ from cache.errors import InputError
 from cache.format.tasks import MAX_MULTI_LABELS
 
 from ..columns import LABEL, LABELS, LEAVE_OUT, distinct, is_list, list_counts
+from .values import class_of, number_of
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -80,13 +79,13 @@ def code_labels(labels: "pa.Array", split: str, first_row: int) -> Coded:
         return Coded(*distinct(labels))
     except TypeError:
         raise InputError(
-            f"the label column of split {split!r} holds {labels.type}, expected one class a row, or a list of them; "
+            f"the label column of split {split!r} holds {labels.type}, expected one class per row, or a list of them; "
             "see --label"
         ) from None
 
 
 def _code_lists(labels: "pa.Array", split: str, first_row: int) -> Coded:
-    """Lists of classes, a list a row."""
+    """Lists of classes, a list per row."""
     counts = list_counts(labels)
     flat = labels.flatten()
     if flat.null_count:
@@ -147,7 +146,7 @@ def find_task(asked: str, pieces: dict[str, list[Coded]], known: tuple[str, ...]
         )
     if listed and asked != "multi-label":
         raise InputError(
-            f"--task {asked} takes one label a row, but here rows have lists of them; see --label and --task"
+            f"--task {asked} takes one label per row, but here rows have lists of them; see --label and --task"
         )
     if not listed and asked == "multi-label":
         raise InputError(
@@ -162,30 +161,18 @@ def _holds_fractions(pieces: dict[str, list[Coded]]) -> bool:
     fraction = False
     for piece in (piece for coded in pieces.values() for piece in coded):
         for code in np.unique(piece.codes).tolist():
-            number = _float(piece.values[code])
+            number = number_of(piece.values[code])
             if number is None:
                 return False
             fraction = fraction or not number.is_integer()
     return fraction
 
 
-def _float(value: Any) -> float | None:
-    """A finite number as such or as text; None for everything else."""
-    if isinstance(value, bool) or not isinstance(value, int | float | str):
-        return None
-    try:
-        with np.errstate(over="ignore"):
-            number = float(np.float32(value))
-    except (ValueError, OverflowError):
-        return None
-    return number if math.isfinite(number) and "_" not in str(value) else None
-
-
 def resolve_numbers(pieces: dict[str, list[Coded]]) -> dict[str, npt.NDArray[np.float32]]:
     """Labels as numbers: for each split (rows,).
 
     Raises:
-        InputError: a label is no finite number of 32 bits; names split, row and value.
+        InputError: a label is not a finite number of 32 bits; names split, row and value.
     """
     columns = {}
     for split, coded in pieces.items():
@@ -193,12 +180,12 @@ def resolve_numbers(pieces: dict[str, list[Coded]]) -> dict[str, npt.NDArray[np.
         for piece in coded:
             table = np.zeros(max(len(piece.values), 1), np.float32)
             for code in np.unique(piece.codes).tolist():
-                number = _float(piece.values[code])
+                number = number_of(piece.values[code])
                 if number is None:
                     row = first_row + int(np.argmax(piece.codes == code))
                     raise InputError(
                         f"row {row} of split {split!r} (counted from 0) has the label {piece.values[code]!r}, which is "
-                        f"no finite number; correct it or remove the row, or pass --task classification, {LEAVE_OUT}"
+                        f"not a finite number; correct it or remove the row, or pass --task classification, {LEAVE_OUT}"
                     )
                 table[code] = number
             parts.append(table[piece.codes])
@@ -283,7 +270,7 @@ def classes_of(
         for code in np.flatnonzero(np.bincount(piece.codes)).tolist():
             value = piece.values[code]
             try:
-                classes[code] = _class_of(value, known)
+                classes[code] = class_of(value, known)
             except ValueError as error:
                 row = first_row + piece.row_of(int(np.argmax(piece.codes == code)))
                 where = f"row {row} of split {split!r} (counted from 0)"
@@ -298,39 +285,3 @@ def _column(piece: Coded, classes: dict[int, int | str], ids: dict[Any, int]) ->
     for code, value in classes.items():
         table[code] = ids[value]
     return table[piece.codes]
-
-
-def _class_of(value: Any, known: tuple[str, ...] | None) -> int | str:
-    """The label as a whole number where it is one, else as text; with known classes, its id."""
-    if isinstance(value, bool):
-        label: int | str = str(value).lower() if known is None else int(value)
-    elif isinstance(value, str):
-        label = value if known and value in known else _number(value)
-    elif isinstance(value, float) and math.isnan(value):
-        raise ValueError(f"which is no class but none; give the row a label or remove it, {LEAVE_OUT}")
-    elif isinstance(value, float | int):
-        label = _whole(value)
-    else:
-        raise ValueError(f"which is no class but a {type(value).__name__}")
-    if label == "":
-        raise ValueError(f"which names no class; give the row a label or remove it, {LEAVE_OUT}")
-    if known is None:
-        return label
-    if isinstance(label, str) and label in known:
-        return known.index(label)
-    if isinstance(label, int) and 0 <= label < len(known):
-        return label
-    raise ValueError(f"which is none of the classes {', '.join(known)} (0 to {len(known) - 1})")
-
-
-def _number(text: str) -> int | str:
-    """Text that spells a number as a computer would is that number, for csv files know no types."""
-    if len(text) < 19 and text != "-0" and re.fullmatch(r"-?(0|[1-9][0-9]*)(\.[0-9]+)?", text):
-        return _whole(float(text)) if "." in text else int(text)
-    return text
-
-
-def _whole(value: float) -> int:
-    if not float(value).is_integer():
-        raise ValueError("which is no class: classes are whole numbers or names; numbers are for --task regression")
-    return int(value)

@@ -37,6 +37,10 @@ class Tags:
         self.known = known
         self.numbers: dict[int | str, int] = {}
 
+    def number(self, tag: int | str) -> int:
+        """The number of a tag, which is added where it is new."""
+        return self.numbers.setdefault(tag, len(self.numbers) + 1)
+
     def marks(self, coded: Coded, split: str, first_row: int) -> Array:
         """(V,) the number of each tag in a piece of a label column.
 
@@ -46,11 +50,11 @@ class Tags:
         (classes,) = classes_of(split, [coded], self.known, first_row)
         table = np.zeros(max(len(coded.values), 1), np.int64)
         for code, value in classes.items():
-            table[code] = self.numbers.setdefault(value, len(self.numbers) + 1)
+            table[code] = self.number(value)
         if len(self.numbers) > MAX_TOKEN_LABELS:
             raise InputError(
-                f"the words have more than {MAX_TOKEN_LABELS:,} different tags; if that is no column of tags, name "
-                "it with --label"
+                f"the words have more than {MAX_TOKEN_LABELS:,} different tags; if that is not the column of tags, "
+                "name it with --label"
             )
         return table[coded.codes]
 
@@ -68,9 +72,8 @@ class TaggedWords:
     rows: Array
     words: Words
 
-    def kept(self, mask: Mask) -> "TaggedWords":
-        """Those for which `mask` (rows of the split,) is true."""
-        part = mask[self.rows]
+    def kept(self, part: Mask) -> "TaggedWords":
+        """Those for which `part` (N,) is true."""
         return TaggedWords(self.split, self.rows[part], self.words.kept(part))
 
 
@@ -97,7 +100,7 @@ def tagged_words(batch: "pa.RecordBatch", split: str, first_row: int, tags: Tags
         raise InputError(
             f"the text column of split {split!r} holds lists of words, the label "
             f"{'is in several columns' if labels is None else f'column holds {labels.type}'}, expected one column of "
-            "lists of tags, a tag a word; see --label"
+            "lists of tags, a tag per word; see --label"
         )
     differing = np.flatnonzero(counts != coded.counts)
     if len(differing):

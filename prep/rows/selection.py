@@ -1,29 +1,20 @@
 """Which rows of a source go where: a limit, and parts of `train` held out as `test` and `validation`. Always the same
 rows."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
 from cache.common.arrays import Array
 from cache.errors import InputError
-from cache.format.tasks import MLM
 
-from ..columns import Mask, Stream
-from ..labels.class_labels import Coded, code_batch, find_task, resolve_classes
+from ..columns import Mask
+from ..labels.class_labels import Coded, find_task, resolve_classes
 from ..sources.corpus import Source
-
-if TYPE_CHECKING:
-    import pyarrow as pa
 
 FLAGS = {"test": "--holdout", "validation": "--validation"}
 """The splits that can be held out, and the flag of each."""
-
-KEPT_BYTES = 256 * 1024 * 1024
-"""A split up to this size is kept in memory between choosing its rows and encoding them."""
 
 
 @dataclass(frozen=True)
@@ -40,35 +31,35 @@ class Selection:
     holdout: dict[str, float]
     limit: int | None
 
+    def fractions(self, split: str) -> dict[str, float]:
+        """The splits that are held out of a source split, and the fraction of it that each takes."""
+        return self.holdout if split == "train" else {}
+
+    def takes_all(self, split: str) -> bool:
+        """Whether a source split becomes a split of the cache as it is."""
+        return not self.fractions(split) and self.limit is None
+
 
 def choose_rows(
-    split: str, stream: Stream, source: Source, selection: Selection
-) -> tuple[Iterator["pa.RecordBatch"], dict[str, Mask | None]]:
-    """The batches of a source split, and for each split of the cache that comes from it the rows it takes.
+    split: str, rows: int, coded: list[Coded], source: Source, selection: Selection
+) -> dict[str, Mask | None]:
+    """For each split of the cache that comes from a source split, the rows it takes: (rows,), or None for all.
 
-    Choosing rows needs their labels first, so the split is then read twice, or held in memory where it is small.
+    Args:
+        split: of the source.
+        rows: how many it has.
+        coded: their labels; none where they have no classes.
+        source: the classes, where it says them.
+        selection: which rows to take.
 
     Raises:
-        InputError: a label is missing or of a wrong kind, or the holdout leaves a split without a row.
+        InputError: a label is of a wrong kind, or the holdout leaves a split without a row.
     """
-    fractions = selection.holdout if split == "train" else {}
-    if not fractions and selection.limit is None:
-        return stream(), {split: None}
-    held: list[pa.RecordBatch] | None = []
-    coded, rows, size, classed = [], 0, 0, selection.task != MLM and not source.words
-    for batch in stream():
-        if classed:
-            coded.append(code_batch(batch, split, rows))
-        rows += batch.num_rows
-        size += batch.nbytes
-        if held is not None:
-            held.append(batch)
-            held = held if size <= KEPT_BYTES else None
     chosen = limit_rows(rows, selection.limit)
-    batches = iter(held) if held is not None else stream()
+    fractions = selection.fractions(split)
     if not fractions:
-        return batches, {split: chosen}
-    strata = _strata(split, coded, source, selection.task) if classed else np.zeros(rows, np.int64)
+        return {split: chosen}
+    strata = _strata(split, coded, source, selection.task) if coded else np.zeros(rows, np.int64)
     apart = held_out(strata, chosen, fractions)
     parts = {split: chosen & ~np.logical_or.reduce(list(apart.values())), **apart}
     without = [name for name, part in parts.items() if not part.any()]
@@ -76,10 +67,10 @@ def choose_rows(
         taken = " and ".join(map(str, fractions.values()))
         flags = " or ".join(f"{FLAGS[name]} 0" for name in fractions)
         raise InputError(
-            f"a holdout of {taken} of {int(chosen.sum()):,} rows{', taken from each class,' * classed} leaves no row "
-            f"to {' and '.join(without)}; pass {flags} or another fraction"
+            f"a holdout of {taken} of {int(chosen.sum()):,} rows{', taken from each class,' * bool(coded)} leaves no "
+            f"row to {' and '.join(without)}; pass {flags} or another fraction"
         )
-    return batches, parts
+    return parts
 
 
 def _strata(split: str, coded: list[Coded], source: Source, task: str) -> Array:

@@ -1,4 +1,5 @@
-"""Files of tagged words as CoNLL's shared tasks have them: a word a line, its tag last, a blank line after a sentence.
+"""Files of tagged words as CoNLL's shared tasks have them: a word per line, its tag last, a blank line after each
+sentence.
 
     EU NNP B-NP B-ORG
     rejects VBZ B-VP O
@@ -33,12 +34,14 @@ def conll_names(path: Path, row_bytes: int) -> list[str]:
     """
     first = next(_sentences(path, row_bytes), None)
     if first is None:
-        raise InputError(f"{path}: holds no words; expected a word a line, its tag last, a blank line after a sentence")
+        raise InputError(
+            f"{path}: holds no words; expected a word per line, its tag last, a blank line after a sentence"
+        )
     return ["tokens", *map(str, range(2, len(first[0]))), "tags"]
 
 
 def read_conll(path: Path, columns: list[str], row_bytes: int) -> Iterator["pa.RecordBatch"]:
-    """Some columns of a file: a row a sentence, each column a list of text."""
+    """Some columns of a file: a row per sentence, each column a list of text."""
     import pyarrow as pa
 
     positions = [conll_names(path, row_bytes).index(name) for name in columns]

@@ -116,8 +116,8 @@ def check_split_name(name: str, where: Path) -> None:
     """Raise an `InputError` where a split cannot be called so."""
     if not NAME_PATTERN.fullmatch(name) or name == TOKENIZER:
         raise InputError(
-            f"{where} would be the split {name!r}, which is no name for a split (letters, digits, '.', '_', '-'; not "
-            f"{TOKENIZER!r}); rename it, for example to train{''.join(where.suffixes)}"
+            f"{where} would be the split {name!r}, which is not a valid name for a split (letters, digits, '.', '_', "
+            f"'-'; not {TOKENIZER!r}); rename it, for example to train{''.join(where.suffixes)}"
         )
 
 

@@ -12,11 +12,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO, cast
 
+from cache.common.table_files import utf8_remedy
 from cache.errors import InputError
 
 from .formats import TableFile, open_unpacked, table_file
-
-UTF16_MARKS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
 
 def row_too_long(path: Path, row_bytes: int) -> InputError:
@@ -77,11 +76,7 @@ def first_invalid_byte(path: Path) -> int | None:
 def not_utf8(path: Path, position: int) -> str:
     """The message for text in another encoding."""
     with _open(path) as file:
-        encoding = "utf-16" if file.read(2) in UTF16_MARKS else "latin1"
-    return (
-        f"{path}: not UTF-8 text at byte {position:,}; convert it first, "
-        f"for example: iconv -f {encoding} -t utf-8 {path.name} > utf8-{path.name}"
-    )
+        return f"{path}: not UTF-8 text at byte {position:,}; {utf8_remedy(file.read(2), path.name)}"
 
 
 def _ragged_row(table: TableFile) -> str:
@@ -106,7 +101,7 @@ def _ragged_row(table: TableFile) -> str:
 
 
 def _bad_json(table: TableFile) -> str:
-    """Where the first line of a JSON lines file is that is no object."""
+    """Where the first line of a JSON lines file is that is not an object."""
     with _open(table.path) as file:
         for number, line in enumerate(file, 1):
             if line.lstrip()[:1] == b"[":
@@ -114,5 +109,5 @@ def _bad_json(table: TableFile) -> str:
             try:
                 json.loads(line.strip() or "{}")
             except (ValueError, RecursionError) as error:
-                return f" (line {number}: {error}; expected one JSON object a line)"
+                return f" (line {number}: {error}; expected one JSON object per line)"
     return ""

@@ -9,6 +9,8 @@ make it first, then hash the files.
 
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,12 +20,14 @@ from cache.common.files import open_regular
 from cache.common.forked import BATCH_BYTES, BATCH_ROWS, Forked
 from cache.errors import InputError
 
-from ..columns import LABEL, LABELS, PAIR, TEXT, Stream, distinct, is_list, kept, plain
+from ..columns import LABEL, LABELS, PAIR, TEXT, PartedStream, Stream, distinct, is_list, kept, plain
 from .conll import conll_names, read_conll
 from .corpus import Columns
+from .cutting import FilePart, cut_tables
 from .diagnose import not_utf8, reading, row_too_long
-from .formats import TableFile, open_unpacked, table_file
+from .formats import LINES, Span, TableFile, open_unpacked, table_file
 from .json_files import HEAD_BYTES, json_batches, json_head
+from .text_lines import read_lines
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -90,29 +94,39 @@ def table_stream(
     paths: Sequence[Path], columns: Columns, forked: Forked, where: tuple[str, str] | None = None
 ) -> Stream:
     """Some columns of table files, one file after the other; `where` = (column, value) keeps the rows that have it."""
-    check = watch(paths)
+
+    def cut(part_bytes: int) -> list[Stream]:
+        found = forked.call(_together(paths), cut_tables, list(paths), columns.delimiter, part_bytes)
+        return [_parts_stream(files, columns, forked, where) for files in found]
+
+    return PartedStream(_parts_stream([(path, None) for path in paths], columns, forked, where), cut)
+
+
+def _parts_stream(files: Sequence[FilePart], columns: Columns, forked: Forked, where: tuple[str, str] | None) -> Stream:
+    check = watch([path for path, _ in files])
 
     def batches() -> Iterator["pa.RecordBatch"]:
-        for group in _groups(paths):
+        for group in _groups(files):
+            paths = [path for path, _ in group]
             yield from forked.stream(
-                _together(group), _read_tables, group, columns, where, longest_row(forked.memory_bytes)
+                _together(paths), _read_tables, group, columns, where, longest_row(forked.memory_bytes)
             )
         check()
 
     return batches
 
 
-def _groups(paths: Sequence[Path]) -> Iterator[list[Path]]:
+def _groups(files: Sequence[FilePart]) -> Iterator[list[FilePart]]:
     """Files in their order, small ones together, for a process takes longer to start than they to read."""
-    group: list[Path] = []
+    group: list[FilePart] = []
     size = 0
-    for path in paths:
+    for path, span in files:
         look = _look(path)
         size += look[1] if look else 0
         if group and size > BATCH_BYTES:
             yield group
             group, size = [], look[1] if look else 0
-        group.append(path)
+        group.append((path, span))
     if group:
         yield group
 
@@ -123,18 +137,19 @@ def _together(paths: Sequence[Path]) -> Path:
 
 
 def _read_tables(
-    paths: list[Path], columns: Columns, where: tuple[str, str] | None, row_bytes: int
+    files: list[FilePart], columns: Columns, where: tuple[str, str] | None, row_bytes: int
 ) -> Iterator["pa.RecordBatch"]:
-    for path in paths:
-        yield from _read_table(path, columns, where, row_bytes)
+    for path, span in files:
+        yield from _read_table(path, span, columns, where, row_bytes)
 
 
 def _read_table(
-    path: Path, columns: Columns, where: tuple[str, str] | None, row_bytes: int
+    path: Path, span: Span | None, columns: Columns, where: tuple[str, str] | None, row_bytes: int
 ) -> Iterator["pa.RecordBatch"]:
     wanted = list(dict.fromkeys([*columns.names, *([where[0]] if where else [])]))
     with reading(path, columns.delimiter):
-        for batch in _read(table_file(path, columns.delimiter), wanted, len(columns.texts), row_bytes):
+        table = replace(table_file(path, columns.delimiter), span=span)
+        for batch in _read(table, wanted, len(columns.texts), row_bytes):
             if where:
                 values, codes = distinct(batch.column(where[0]))
                 batch = kept(batch, np.array([value == where[1] for value in values], bool)[codes])
@@ -169,8 +184,11 @@ def _look(path: Path) -> tuple[int, int, int] | None:
 def _read(table: TableFile, columns: list[str], texts: int, row_bytes: int) -> Iterator["pa.RecordBatch"]:
     """The columns of a file, the first `texts` of which are text."""
     path = table.path
+    if table.kind == LINES:
+        yield from read_lines(table, row_bytes)
+        return
     if table.kind in ("parquet", "conll"):
-        yield from _read_parquet(path, columns) if table.kind == "parquet" else read_conll(path, columns, row_bytes)
+        yield from _read_parquet(table, columns) if table.kind == "parquet" else read_conll(path, columns, row_bytes)
         return
     done = 0
     for block_bytes in _block_sizes(BLOCK_BYTES, row_bytes):
@@ -207,6 +225,8 @@ def _names(path: Path, delimiter: str | None, row_bytes: int) -> list[str]:
         table = table_file(path, delimiter)
         if table.kind == "parquet":
             return list(_parquet_schema(path).names)
+        if table.kind == LINES:
+            return [TEXT]
         if table.kind == "conll":
             return conll_names(path, row_bytes)
         head = json_head(path, row_bytes) if table.kind == "json" else {}
@@ -224,20 +244,21 @@ def _parquet_schema(path: Path) -> Any:
     return pyarrow.parquet.read_schema(open_regular(path))
 
 
-def _read_parquet(path: Path, columns: list[str]) -> Iterator["pa.RecordBatch"]:
+def _read_parquet(table: TableFile, columns: list[str]) -> Iterator["pa.RecordBatch"]:
     import pyarrow.parquet
 
-    with pyarrow.parquet.ParquetFile(open_regular(path)) as file:
+    with pyarrow.parquet.ParquetFile(open_regular(table.path)) as file:
         meta = file.metadata
+        groups = None if table.span is None else list(range(table.span.begin, table.span.end))
         size = sum(meta.row_group(group).total_byte_size for group in range(meta.num_row_groups))
         fitting = BATCH_BYTES * max(meta.num_rows, 1) // max(size, 1)
-        yield from file.iter_batches(batch_size=min(max(fitting, 1), BATCH_ROWS), columns=columns)
+        yield from file.iter_batches(min(max(fitting, 1), BATCH_ROWS), groups, columns)
 
 
 def _open(table: TableFile, block_bytes: int, row_bytes: int, columns: list[str] | None = None, texts: int = 0) -> Any:
     """A context manager around the batches of a csv or json file."""
     if table.kind == "json":
-        return json_batches(table.path, block_bytes, row_bytes, columns, texts)
+        return json_batches(table, block_bytes, row_bytes, columns, texts)
     return _open_csv(table, block_bytes, columns)
 
 
@@ -247,9 +268,13 @@ def _open_csv(table: TableFile, block_bytes: int, columns: list[str] | None) -> 
     import pyarrow as pa
     import pyarrow.csv
 
+    header = None
+    if table.span and table.span.begin:
+        with _open_csv(replace(table, span=None), block_bytes, None) as whole:
+            header = whole.schema.names
     return pyarrow.csv.open_csv(
-        open_unpacked(table.path),
-        read_options=pyarrow.csv.ReadOptions(block_size=block_bytes),
+        open_unpacked(table.path, table.span),
+        read_options=pyarrow.csv.ReadOptions(block_size=block_bytes, column_names=header),
         parse_options=pyarrow.csv.ParseOptions(newlines_in_values=True, delimiter=table.delimiter),
         convert_options=pyarrow.csv.ConvertOptions(
             column_types={name: pa.string() for name in columns or ()},
@@ -265,14 +290,24 @@ def _open_csv(table: TableFile, block_bytes: int, columns: list[str] | None) -> 
 
 
 def text_files_stream(folder: Path, files: list[tuple[Path, str]], forked: Forked, labelled: bool = True) -> Stream:
-    """One row a file of a folder: its text, and the label given with it where labels are wanted."""
-    check = watch([path for path, _ in files])
+    """One row per file of a folder: its text, and the label given with it where labels are wanted."""
 
-    def batches() -> Iterator["pa.RecordBatch"]:
-        yield from forked.stream(folder, _read_texts, files, labelled, longest_row(forked.memory_bytes))
-        check()
+    def stream(files: list[tuple[Path, str]]) -> Stream:
+        check = watch([path for path, _ in files])
 
-    return batches
+        def batches() -> Iterator["pa.RecordBatch"]:
+            yield from forked.stream(folder, _read_texts, files, labelled, longest_row(forked.memory_bytes))
+            check()
+
+        return batches
+
+    def cut(part_bytes: int) -> list[Stream]:
+        sizes = [look[1] if (look := _look(path)) else 0 for path, _ in files]
+        numbers = np.cumsum([0, *sizes])[:-1] // part_bytes  # of the part that each file begins in
+        bounds = [0, *(np.flatnonzero(np.diff(numbers)) + 1).tolist(), len(files)]
+        return [stream(files[begin:end]) for begin, end in pairwise(bounds)]
+
+    return PartedStream(stream(files), cut)
 
 
 def _read_texts(files: list[tuple[Path, str]], labelled: bool, row_bytes: int) -> Iterator["pa.RecordBatch"]:

@@ -3,47 +3,53 @@
 Of a zip archive the one file that it holds counts.
 """
 
+import io
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from cache.common.files import open_regular
+from cache.common.table_files import CSV, DELIMITERS, TSV
+from cache.common.table_files import FORMATS as TABLE_FORMATS
 from cache.errors import InputError
 
 if TYPE_CHECKING:
     import zipfile
 
-FORMATS = {
-    ".csv": "csv",
-    ".tsv": "csv",
-    ".tab": "csv",
-    ".jsonl": "json",
-    ".ndjson": "json",
-    ".json": "json",
-    ".parquet": "parquet",
-    ".conll": "conll",
-}
+FORMATS = {**{ending: kind if kind != TSV else CSV for ending, kind in TABLE_FORMATS.items()}, ".conll": "conll"}
+"""Endings, and how their files are read."""
 COMPRESSIONS = {".gz": "gzip", ".zst": "zstd", ".bz2": "bz2"}
 """Endings behind those of formats, and pyarrow's names of them."""
 ARCHIVE = ".zip"
 TEXT = ".txt"
-"""Ending of a file that is a table where the user says what separates its cells."""
+"""Ending of a file that holds a text per line, or a table where the user says what separates its cells."""
+LINES = "lines"
+"""The kind of a file that holds a text per line, without labels."""
 EXPECTED = f"{', '.join(FORMATS)}, {', '.join([*COMPRESSIONS, ARCHIVE])} allowed behind them but for .parquet"
 
-TABS = (".tsv", ".tab")
+
+@dataclass(frozen=True)
+class Span:
+    """Rows of a file that lie together: bytes from `begin` to `end`, or row groups of a parquet file."""
+
+    begin: int
+    end: int
 
 
 @dataclass(frozen=True)
 class TableFile:
-    """A table file: csv, json, parquet or conll, and what separates its cells."""
+    """A table file: csv, json, parquet, conll or lines of text, what separates its cells, and which rows are meant;
+    None = all."""
 
     path: Path
     kind: str
     delimiter: str
+    span: Span | None = None
 
 
 def format_of(path: Path, delimiter: str | None = None) -> str | None:
-    """csv, json, parquet or conll by the file's ending, that of a compression behind it aside; None for others.
+    """csv, json, parquet, conll or lines by the file's ending, that of a compression behind it aside; None for others.
 
     Args:
         path: only its name is looked at.
@@ -56,8 +62,8 @@ def format_of(path: Path, delimiter: str | None = None) -> str | None:
     if not suffixes:
         return None
     known = FORMATS.get(suffixes[-1])
-    if suffixes[-1] == TEXT and delimiter is not None:
-        known = "csv"
+    if suffixes[-1] == TEXT:
+        known = LINES if delimiter is None else CSV
     return None if packed and known == "parquet" else known
 
 
@@ -65,7 +71,7 @@ def table_file(path: Path, delimiter: str | None) -> TableFile:
     """What a file is; of an archive, what it holds is.
 
     Raises:
-        InputError: it is no table file.
+        InputError: it is not a table file.
     """
     inner = Path(_lone_member(path).filename) if path.suffix.lower() == ARCHIVE else path
     kind = format_of(inner, delimiter)
@@ -73,39 +79,76 @@ def table_file(path: Path, delimiter: str | None) -> TableFile:
         raise InputError(f"{path} holds {inner}, and parquet is not read from archives; unzip it: unzip {path.name}")
     if kind is None:
         held = f" holds {inner}" if inner is not path else ""
-        raise InputError(f"{path}{held}: of no known kind; {_expected(inner)}")
+        raise InputError(f"{path}{held}: of no known kind; expected one of {EXPECTED}")
     endings = [suffix.lower() for suffix in inner.suffixes]
-    return TableFile(path, kind, delimiter or ("\t" if any(ending in TABS for ending in endings) else ","))
+    tabs = any(TABLE_FORMATS.get(ending) == TSV for ending in endings)
+    return TableFile(path, kind, delimiter or DELIMITERS[TSV if tabs else CSV])
 
 
-def check_known(path: Path, delimiter: str | None) -> None:
-    """Raise an `InputError` where a file is no table by its name; of an archive it is not known yet."""
-    if format_of(path, delimiter) is None and path.suffix.lower() != ARCHIVE:
-        raise InputError(f"{path}: of no known kind; {_expected(path)}")
-
-
-def _expected(path: Path) -> str:
-    if TEXT in [suffix.lower() for suffix in path.suffixes]:
-        return (
-            "where it is a table, say what separates its cells: --delimiter ';' (a tab is \\t); texts in files of "
-            "their own are read from a folder, as split/label/*.txt"
+def check_known(path: Path, delimiter: str | None, labelled: bool) -> None:
+    """Raise an `InputError` where a file is of no known kind by its name, or has no labels though they are wanted; of
+    an archive it is not known yet."""
+    kind = format_of(path, delimiter)
+    if kind is None and path.suffix.lower() != ARCHIVE:
+        raise InputError(f"{path}: of no known kind; expected one of {EXPECTED}")
+    if kind == LINES and labelled:
+        raise InputError(
+            f"{path}: nothing tells where its labels are; where it is a table, say what separates its cells: "
+            "--delimiter ';' (a tab is \\t); where it holds a text per line, pass --task mlm, to adapt a model to the "
+            "texts; texts in files of their own are read from a folder, as split/label/*.txt"
         )
-    return f"expected one of {EXPECTED}"
 
 
 # --- opening
 
 
-def open_unpacked(path: Path) -> Any:
-    """A pyarrow stream of a file's bytes, decompressed; of an archive, of those of the file it holds."""
+def open_unpacked(path: Path, span: Span | None = None) -> Any:
+    """A pyarrow stream of a file's bytes, decompressed; of an archive, of those of the file it holds. Of a file that is
+    neither, perhaps of some bytes alone."""
     import pyarrow as pa
 
+    if span is not None:
+        return file_of(_bytes(path, span))
     suffix = path.suffix.lower()
     if suffix != ARCHIVE:
         return pa.input_stream(open_regular(path), compression=COMPRESSIONS.get(suffix))
     import zipfile
 
     return pa.PythonFile(zipfile.ZipFile(open_regular(path)).open(_lone_member(path)), mode="r")
+
+
+def _bytes(path: Path, span: Span) -> Iterator[bytes]:
+    with open_regular(path) as file:
+        file.seek(span.begin)
+        left = span.end - span.begin
+        while left and (piece := file.read(min(left, 1 << 20))):
+            yield piece
+            left -= len(piece)
+
+
+def file_of(pieces: Iterator[bytes]) -> Any:
+    """A pyarrow stream of bytes that come in pieces."""
+    import pyarrow as pa
+
+    return pa.PythonFile(io.BufferedReader(_Pieces(pieces)), mode="r")
+
+
+class _Pieces(io.RawIOBase):
+    def __init__(self, pieces: Iterator[bytes]) -> None:
+        self._pieces, self._rest = pieces, b""
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        while not self._rest:
+            piece = next(self._pieces, None)
+            if piece is None:
+                return 0
+            self._rest = piece
+        part, self._rest = self._rest[: len(buffer)], self._rest[len(buffer) :]
+        buffer[: len(part)] = part
+        return len(part)
 
 
 def _lone_member(path: Path) -> "zipfile.ZipInfo":

@@ -76,7 +76,7 @@ def _lists(data: Any, labels: Any, text_pairs: Any, task: str) -> tuple[Frame, C
         columns[LABEL] = _label_array(_listed(labels, "labels"))
     if len({len(column) for column in columns.values()}) > 1:
         counts = ", ".join(f"{len(column):,} in {name}" for name, column in columns.items())
-        raise InputError(f"the lists are of different lengths ({counts}), expected one text and one label a row")
+        raise InputError(f"the lists are of different lengths ({counts}), expected one text and one label per row")
     import pyarrow as pa
 
     table = pa.table(columns)
@@ -105,7 +105,7 @@ def _text_array(texts: list[Any], name: str) -> "pa.Array":
         return pa.array(texts, pa.large_string())
     except UnicodeEncodeError as error:
         row = next(row for row, text in enumerate(texts) if text is not None and error.object == text)
-        raise InputError(f"row {row} of {name} (counted from 0) is no valid text: {error.reason}") from None
+        raise InputError(f"row {row} of {name} (counted from 0) is not valid text: {error.reason}") from None
 
 
 def _words_array(texts: list[Any]) -> "pa.Array":

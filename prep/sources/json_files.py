@@ -1,4 +1,4 @@
-"""Files of JSON: an object a line, objects one after the other, or one list of objects. Rows are pyarrow's to parse.
+"""Files of JSON: an object per line, objects one after the other, or one list of objects. Rows are pyarrow's to parse.
 
 A list is passed to it as lines, an object each, so that it goes by in pieces as well.
 """
@@ -15,7 +15,7 @@ from cache.errors import InputError
 
 from ..columns import is_list
 from .diagnose import row_too_long
-from .formats import open_unpacked
+from .formats import Span, TableFile, file_of, open_unpacked
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -30,11 +30,13 @@ DECODER = json.JSONDecoder(parse_int=len, parse_float=len)
 """Finds where values end; which numbers there are does not matter."""
 
 
-def json_batches(path: Path, block_bytes: int, row_bytes: int, columns: list[str] | None = None, texts: int = 0) -> Any:
+def json_batches(
+    table: TableFile, block_bytes: int, row_bytes: int, columns: list[str] | None = None, texts: int = 0
+) -> Any:
     """A context manager around the batches of a file.
 
     Args:
-        path: the file.
+        table: the file.
         block_bytes: it is parsed in blocks of this size.
         row_bytes: the longest row.
         columns: those wanted, the first `texts` of which are text: other fields are passed over, whatever they hold,
@@ -46,13 +48,13 @@ def json_batches(path: Path, block_bytes: int, row_bytes: int, columns: list[str
 
     read = pyarrow.json.ReadOptions(block_size=block_bytes)
     if columns is None:
-        return pyarrow.json.open_json(_lines(path, row_bytes), read_options=read)
-    head = json_head(path, row_bytes)
+        return pyarrow.json.open_json(_lines(table.path, row_bytes, table.span), read_options=read)
+    head = json_head(table.path, row_bytes)
     types = [_type(head.get(name, []), name in columns[:texts]) for name in columns]
     parse = pyarrow.json.ParseOptions(
         explicit_schema=pa.schema(list(zip(columns, types, strict=True))), unexpected_field_behavior="ignore"
     )
-    return pyarrow.json.open_json(_lines(path, row_bytes), read_options=read, parse_options=parse)
+    return pyarrow.json.open_json(_lines(table.path, row_bytes, table.span), read_options=read, parse_options=parse)
 
 
 def json_head(path: Path, row_bytes: int) -> dict[str, list[Any]]:
@@ -90,35 +92,18 @@ def _type(values: list[Any], text: bool) -> "pa.DataType":
 # --- lists
 
 
-def _lines(path: Path, row_bytes: int) -> Any:
-    """A stream of the bytes of a file; where it holds a list, of its objects as lines."""
-    import pyarrow as pa
-
+def holds_list(path: Path) -> bool:
+    """Whether a file holds one list of objects."""
     with open_unpacked(path) as file:
-        begin = file.read(HEAD_BYTES).removeprefix("\ufeff".encode()).lstrip()[:1]
-    if begin != b"[":
-        return open_unpacked(path)
-    return pa.PythonFile(io.BufferedReader(_Rows(_list_lines(path, row_bytes))), mode="r")
+        begin: bytes = file.read(HEAD_BYTES)
+    return begin.removeprefix("\ufeff".encode()).lstrip()[:1] == b"["
 
 
-class _Rows(io.RawIOBase):
-    """Bytes that come in pieces, as a file."""
-
-    def __init__(self, pieces: Iterator[bytes]) -> None:
-        self._pieces, self._rest = pieces, b""
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any) -> int:
-        while not self._rest:
-            piece = next(self._pieces, None)
-            if piece is None:
-                return 0
-            self._rest = piece
-        part, self._rest = self._rest[: len(buffer)], self._rest[len(buffer) :]
-        buffer[: len(part)] = part
-        return len(part)
+def _lines(path: Path, row_bytes: int, span: Span | None = None) -> Any:
+    """A stream of the bytes of a file; where it holds a list, of its objects as lines."""
+    if not holds_list(path):
+        return open_unpacked(path, span)
+    return file_of(_list_lines(path, row_bytes))
 
 
 def _list_lines(path: Path, row_bytes: int) -> Iterator[bytes]:
@@ -145,7 +130,7 @@ def _list_lines(path: Path, row_bytes: int) -> Iterator[bytes]:
 
 
 def _solid(text: str, position: int) -> int:
-    """The position of the next character that is no white space."""
+    """The position of the next character that is not white space."""
     found = SOLID.search(text, position)
     return found.start() if found else len(text)
 
@@ -178,6 +163,6 @@ def _objects(text: str, first: bool) -> tuple[list[str], int, tuple[str, int] | 
         except (ValueError, RecursionError) as error:
             return lines, position, (str(error), 0)
         if not isinstance(value, dict):
-            return lines, position, (f"{text[start:end][:40]} is no object", 0)
+            return lines, position, (f"{text[start:end][:40]} is not an object", 0)
         lines.append(text[start:end].replace("\r", " ").replace("\n", " ") + "\n")
         position = end

@@ -7,6 +7,7 @@ import shutil
 import sys
 import weakref
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from tempfile import mkdtemp
@@ -23,7 +24,7 @@ from ..columns import Stream
 from .corpus import STDIN, Columns, Source, cache_name, check_split_name
 from .diagnose import reading
 from .files import column_names, holds_words, table_stream, text_files_stream
-from .formats import ARCHIVE, EXPECTED, FORMATS, check_known, format_of
+from .formats import ARCHIVE, EXPECTED, FORMATS, LINES, check_known, format_of
 from .saved import is_saved, open_saved
 from .splits import by_split, check_all_named, split_of_folder
 from .usual_columns import choose_columns, column_note, unread_labels
@@ -87,7 +88,7 @@ def _matching(pattern: str, delimiter: str | None) -> list[Path]:
     """The table files that are meant by a path or a glob."""
     path = user_path(pattern)
     if path.is_dir():
-        tables = tables_in(path, delimiter)
+        tables = tables_in(path, delimiter) or lines_in(path)
         if not tables:
             raise InputError(f"{path} holds no table files; expected some of the kinds {EXPECTED}")
         return tables
@@ -117,9 +118,9 @@ def open_tables(argument: str, name: str, splits: dict[str, list[Path]], asked: 
     if asked.delimiter and not any(
         format_of(path, asked.delimiter) == "csv" or path.suffix.lower() == ARCHIVE for path in paths
     ):
-        raise InputError(f"--delimiter is for csv and text files, but {paths[0]} is none; leave it out")
+        raise InputError(f"--delimiter is for csv and text files, but {paths[0]} is neither; leave it out")
     for path in paths:
-        check_known(path, asked.delimiter)
+        check_known(path, asked.delimiter, asked.labelled)
     unread = note = ""
     for path, names in zip(paths, column_names(paths, asked.delimiter, forked), strict=True):
         chosen = choose_columns(names, asked, path)
@@ -144,26 +145,41 @@ def open_tables(argument: str, name: str, splits: dict[str, list[Path]], asked: 
 
 def files_identity(splits: dict[str, list[Path]], columns: Columns) -> Json:
     """What a cache's manifest says of table files: names, hashes, columns."""
-    listed = []
-    for split, files in splits.items():
-        for path in files:
-            with reading(path):
-                facts = {"file": path_text(path.name), "bytes": path.stat().st_size, "sha256": sha256_file(path)}
-            listed.append({"split": split, **facts})
-    return {"files": listed, **columns.identity}
+    threads = ThreadPoolExecutor()
+    try:
+        files = [(split, path) for split, paths in splits.items() for path in paths]
+        return {"files": list(threads.map(_file_identity, *zip(*files, strict=True))), **columns.identity}
+    finally:
+        threads.shutdown(wait=False, cancel_futures=True)
+
+
+def _file_identity(split: str, path: Path) -> Json:
+    with reading(path):
+        facts = {"file": path_text(path.name), "bytes": path.stat().st_size, "sha256": sha256_file(path)}
+    return {"split": split, **facts}
 
 
 # --- folders
 
 
 def tables_in(folder: Path, delimiter: str | None = None) -> list[Path]:
-    """The table files in a folder, sorted by name."""
-    files = [file for file in folder.iterdir() if format_of(file, delimiter) and file.name[0] != "." and file.is_file()]
-    return sorted(file for file in files if file.name not in DESCRIPTIONS)
+    """The table files in a folder, sorted by name; without files of lines, which may be notes beside them."""
+    files = _visible_files(folder)
+    return [file for file in files if format_of(file, delimiter) not in (None, LINES) and file.name not in DESCRIPTIONS]
+
+
+def lines_in(folder: Path) -> list[Path]:
+    """The files of a folder that hold a text per line, sorted by name."""
+    return [file for file in _visible_files(folder) if format_of(file) == LINES]
+
+
+def _visible_files(folder: Path) -> list[Path]:
+    return sorted(file for file in folder.iterdir() if file.name[0] != "." and file.is_file())
 
 
 def open_folder(argument: str, path: Path, asked: Columns, forked: Forked) -> Source:
-    """A folder: as `save_to_disk` writes it, of table files, of folders of them, or of text files.
+    """A folder: as `save_to_disk` writes it, of table files, of folders of them, or of text files: in folders of their
+    own a text each, else a text per line.
 
     Raises:
         InputError: it is none of them, or its files cannot be read or have not the columns.
@@ -185,10 +201,12 @@ def open_folder(argument: str, path: Path, asked: Columns, forked: Forked) -> So
     }
     texts = {split: files for split, files in texts.items() if files}
     splits = {} if texts else _tables_below(path, asked.delimiter)
+    if not texts and not splits and (lines := lines_in(path)):
+        splits = by_split(lines)
     if splits:
         return open_tables(argument, path.resolve().name, splits, asked, forked)
     if not texts:
-        more = "" if asked.labelled else " or split/*.txt"
+        more = "" if asked.labelled else ", as split/*.txt or, with a text per line, as *.txt"
         raise InputError(
             f"{path} holds neither table files ({', '.join(FORMATS)}) nor text files as split/label/*.txt{more}; "
             f"for example: {path}/train/pos/1.txt"

@@ -2,7 +2,7 @@
 
 import contextlib
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -10,7 +10,7 @@ import numpy as np
 from cache.common.arrays import Array
 from cache.errors import InputError
 
-from ..columns import LABELS, PAIR, TEXT, Mask, Stream, kept
+from ..columns import LABELS, PAIR, TEXT, Mask, Stream, kept, parts
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -38,20 +38,28 @@ class FilledRows:
             self.left_out += int(len(filled) - filled.sum())
             yield kept(batch, filled)
 
+    def parts(self, part_bytes: int) -> "list[Stream]":
+        """It in parts; see `prep.columns.parts`."""
+        return [FilledRows(part) for part in parts(self.stream, part_bytes)]
+
     def numbers(self) -> Array:
         """(rows,) for each row its number in the other stream, after reading to the end."""
         return np.flatnonzero(np.concatenate([np.zeros(0, bool), *self._filled]))
 
 
+NOTE = "(rows that --missing drop leaves out are not counted)"
+
+
 @contextlib.contextmanager
-def counted_without(streams: Iterable[Stream]) -> Iterator[None]:
-    """Say in messages with the number of a row that it is not counted with those left out."""
+def counted_without(left_out: Callable[[], int]) -> Iterator[None]:
+    """Say in messages with the number of a row that it is not counted with those left out, where `left_out` gives a
+    number above 0 by then."""
     try:
         yield
     except InputError as error:
-        if "counted from 0" not in str(error) or not any(getattr(stream, "left_out", 0) for stream in streams):
+        if "counted from 0" not in str(error) or NOTE in str(error) or not left_out():
             raise
-        raise InputError(f"{error} (rows that --missing drop leaves out are not counted)") from error
+        raise InputError(f"{error} {NOTE}") from error
 
 
 def _filled_rows(batch: "pa.RecordBatch") -> Mask:

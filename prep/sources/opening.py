@@ -45,7 +45,7 @@ def open_source(arguments: str | Sequence[str], asked: Columns = ANY, memory_byt
     for argument in given:
         if not argument.strip() or not argument.isprintable():
             raise InputError(
-                f"{argument!r} is no source; give a preset ({', '.join(PRESETS)}), a file, a folder or a Hub id"
+                f"{argument!r} is not a source; give a preset ({', '.join(PRESETS)}), a file, a folder or a Hub id"
             )
     forked = Forked(memory_bytes)
     if len(given) != 1:

@@ -63,7 +63,8 @@ def arrow_frame(files: list[Path], names: list[str], classes: Mapping[str, Class
 
         return batches
 
-    return Frame(names, select, classes)
+    parts = tuple(arrow_frame([file], names, classes, forked) for file in files) if len(files) > 1 else ()
+    return Frame(names, select, classes, parts)
 
 
 def _batches(path: Path, names: list[str]) -> Iterator["pa.RecordBatch"]:

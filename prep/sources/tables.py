@@ -20,6 +20,7 @@ from ..columns import (
     LABELS,
     PAIR,
     TEXT,
+    PartedStream,
     Stream,
     check_filled,
     checked_texts,
@@ -48,11 +49,13 @@ class Frame:
         names: its columns.
         select: some columns to a stream of the batches that hold just them.
         classes: column of labels to the names of its classes, class 0 first, where the data says them.
+        parts: it in parts, in order, where it is in several files.
     """
 
     names: list[str]
     select: Callable[[list[str]], Stream]
     classes: Mapping[str, Classes] = field(default_factory=dict)
+    parts: "tuple[Frame, ...]" = ()
 
 
 def class_names(features: Mapping[str, Any]) -> dict[str, Classes]:
@@ -154,7 +157,10 @@ def frame_stream(frame: Frame, columns: Columns, where: str) -> Stream:
                 raise InputError(f"{where}: {error}") from error
             yield batch
 
-    return batches
+    def cut(_: int) -> list[Stream]:
+        return [frame_stream(part, columns, where) for part in frame.parts] or [batches]
+
+    return PartedStream(batches, cut)
 
 
 def frames_source(argument: str, name: str, frames: Mapping[str, Frame], asked: Columns) -> Source:
@@ -181,9 +187,9 @@ def frames_source(argument: str, name: str, frames: Mapping[str, Frame], asked: 
     streams = {split: frame_stream(frame, asked, where[split]) for split, frame in labelled.items()}
     digests = {}
     for split, stream in streams.items():
-        read = FilledRows(stream) if asked.drop_missing else stream
-        with counted_without([read]):
-            digests[split] = digest(split, read)
+        read = FilledRows(stream)
+        with counted_without(lambda read=read: read.left_out):  # type: ignore[misc]
+            digests[split] = digest(split, read if asked.drop_missing else stream)
     tables = [{"split": split, "rows": found.rows, "sha256": found.sha256} for split, found in digests.items()]
     return Source(
         argument=argument,

@@ -1,7 +1,6 @@
 """Engines that turn texts into ids: `tokenizers`, and nanotoken and gigatoken, which are 10 to 100 times faster.
 
-The fast ones are young, so no build trusts them: every chunk that one of them encodes is checked on some of its own
-rows against `tokenizers` (`ParityCheck`), and a single difference sends the whole build back to `tokenizers`.
+The fast ones are young, so no build trusts them: see `parity`.
 """
 
 import contextlib
@@ -40,10 +39,13 @@ class RowError(ParityError):
         super().__init__(f"tokenizers fails on a row: {reason}")
         self.row, self.reason = row, reason
 
+    def __reduce__(self) -> Any:
+        return RowError, (self.row, self.reason)
+
 
 @contextlib.contextmanager
 def panics_as_errors() -> Iterator[None]:
-    """Raise a panic of a library in Rust, which is no Exception, as a RuntimeError."""
+    """Raise a panic of a library in Rust, which is not an Exception, as a RuntimeError."""
     try:
         yield
     except BaseException as error:
@@ -145,7 +147,7 @@ class NanotokenEngine:
     def __init__(self, rules: Rules) -> None:
         import nanotoken
 
-        nanotoken.set_cache_entries(1 << 19)  # some 65 MiB a thread instead of 130, no slower on the reviews
+        nanotoken.set_cache_entries(1 << 19)  # some 65 MiB per thread instead of 130, no slower on the reviews
         self.rules = rules
         self.backend = nanotoken.Tokenizer.from_json(rules.tokenizer_json)
 
@@ -290,69 +292,3 @@ def choose_engine(name: str, rules: Rules) -> Engine:
                     f"--engine {engine} does not take this {model} tokenizer: {reason}; pass --engine tokenizers"
                 ) from error
     return TokenizersEngine(rules)
-
-
-LONG_TOKEN = 1000
-"""Characters that no token has on average."""
-
-
-class ParityCheck:
-    """Encodes some rows of every chunk again with `tokenizers`: its longest, some with non-ASCII text, a random sample.
-
-    Attributes:
-        rows: how many rows were checked so far.
-    """
-
-    FIRST = (16, 176, 320)
-    """Rows checked of the first chunk: longest, non-ASCII, at random; what one lacks, the sample makes up for."""
-    LATER = (4, 12, 16)
-    """Likewise of each later chunk."""
-
-    def __init__(self, reference: TokenizersEngine) -> None:
-        self.reference = reference
-        self.rows = 0
-        self.chunks = 0
-
-    def check(self, engine: str, texts: Sequence[str], ids: Array, lengths: Array) -> None:
-        """Check a chunk.
-
-        Raises:
-            ParityError: a row differs.
-        """
-        if len(lengths) != len(texts) or int(lengths.sum()) != len(ids):
-            raise ParityError(f"{engine} gave {len(lengths):,} rows for {len(texts):,} texts")
-        chosen = self.choose(texts)
-        begins = np.cumsum(lengths) - lengths
-        expected = split_rows(*self.reference.encode([self.kept(texts[row]) for row in chosen]))
-        for row, wanted in zip(chosen, expected, strict=True):
-            found = ids[begins[row] : begins[row] + lengths[row]]
-            if not np.array_equal(found, wanted):
-                raise ParityError.differing(engine, texts[row], found.tolist(), wanted.tolist())
-
-    def kept(self, text: str) -> str:
-        """Of a text of megabytes the side that is not truncated, for the reference would take minutes over all of it.
-
-        Where that makes a difference, it is taken for the engine's: the build is then slow, but right.
-        """
-        most = self.reference.rules.max_length * LONG_TOKEN
-        return text[:most] if self.reference.rules.truncation_side == "right" else text[-most:]
-
-    def choose(self, texts: Sequence[str]) -> list[int]:
-        """The rows of the next chunk to check; they are counted."""
-        chosen = self._choose(texts)
-        self.chunks += 1
-        self.rows += len(chosen)
-        return chosen
-
-    def _choose(self, texts: Sequence[str]) -> list[int]:
-        longest, foreign, sample = self.LATER if self.rows >= sum(self.FIRST) else self.FIRST
-        total = min(longest + foreign + sample, len(texts))
-        random = np.random.default_rng(self.chunks).permutation(len(texts)).tolist()
-        sizes = np.fromiter(map(len, texts), np.int64, len(texts))
-        chosen = dict.fromkeys(np.argsort(-sizes, kind="stable")[:longest].tolist())
-        chosen.update(dict.fromkeys([row for row in random if not texts[row].isascii()][:foreign]))
-        for row in random:
-            if len(chosen) >= total:
-                break
-            chosen[row] = None
-        return list(chosen)

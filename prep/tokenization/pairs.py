@@ -15,7 +15,8 @@ import numpy as np
 from cache.common.arrays import Array
 from cache.errors import InputError
 
-from .engines import Engine, ParityCheck, ParityError, Rules, TokenizersEngine, panics_as_errors, split_rows
+from .engines import Engine, ParityError, Rules, TokenizersEngine, panics_as_errors, split_rows
+from .parity import ParityCheck
 
 Rows = tuple[Array, Array, Array]
 """(T,) uint32 ids, rows end to end; (N,) int64 lengths; (N,) int64 tokens of token type 0, which come first."""
@@ -52,8 +53,8 @@ def pair_template(backend: Any) -> Template:
     starts = [positions.index(text) for text in (0, 1) if text in positions]
     if len(starts) < 2 or ends[0] > starts[1] or types != sorted(types) or not {0, 1}.issuperset(types):
         raise InputError(
-            "the tokenizer's template for pairs is none that a cache holds: the first text, then the second, with "
-            "token types 0, then 1; pass another --tokenizer"
+            "the tokenizer's template for pairs is not one that a cache can hold: the first text, then the second, "
+            "with token types 0, then 1; pass another --tokenizer"
         )
     ids = encoding.ids
     between = slice(ends[0] + 1, starts[1])
@@ -120,7 +121,7 @@ class PairEncoder:
         check: counts the rows that were encoded again by `tokenizers`; None where that is the engine.
 
     Raises:
-        InputError: the tokenizer's template is none that a cache holds, or `max_length` has no room for text.
+        InputError: the tokenizer's template is not one that a cache can hold, or `max_length` has no room for text.
     """
 
     def __init__(self, rules: Rules, engine: Engine, check: ParityCheck | None) -> None:

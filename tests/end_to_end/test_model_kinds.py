@@ -31,6 +31,9 @@ pytestmark = pytest.mark.slow
 LENGTH = 38
 """Tokens of the longest rows: what RoBERTa's 40 positions leave."""
 
+ROWS = 34
+"""Real sentences of a cache: with the odd texts, four steps an epoch."""
+
 ODD = [
     " a film",
     "a  film\nof two\tlines ",
@@ -112,13 +115,13 @@ def made(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     """Model, cache and an uninterrupted run of two epochs with dropout and accumulation, all by the commands."""
     folder = tmp_path_factory.mktemp(request.param)
     write_encoder(folder / "model", KINDS[request.param])
-    prep_build(folder, "one", rows_of(74))
-    return Made(KINDS[request.param], folder, train_run(folder, "run"))
+    prep_build(folder, "one", rows_of(ROWS))
+    return Made(KINDS[request.param], folder, command(train_cli, *train_arguments(folder)))
 
 
-def train_run(folder: Path, out: str) -> str:
-    places = ("--cache", folder / "one", "--model", folder / "model", "--out", folder / out)
-    return command(train_cli, "run", *places, *FLAGS)
+def train_arguments(folder: Path) -> list[object]:
+    """Of `train`, for a run in a folder that holds cache and model."""
+    return ["run", "--cache", folder / "one", "--model", folder / "model", "--out", folder / "run", *FLAGS]
 
 
 def alone(split: Split, model: Any) -> torch.Tensor:
@@ -132,23 +135,12 @@ def alone(split: Split, model: Any) -> torch.Tensor:
 
 def test_ids_are_those_of_transformers(made: Made) -> None:
     """By AutoTokenizer on the model's folder, and on what the run exported, truncated alike, odd texts too."""
-    texts = [row["text"] for row in rows_of(74)]
+    texts = [row["text"] for row in rows_of(ROWS)]
     rows = {row.source_row: row.input_ids.tolist() for split in ("train", "test") for row in made.cache[split]}
     for folder in (made.folder / "model", made.folder / "run" / "model"):
         tokenizer = AutoTokenizer.from_pretrained(folder)
         assert tokenizer.pad_token_id == made.kind.pad_id == made.cache.manifest.tokenizer.pad_id
         assert tokenizer(texts, truncation=True, max_length=LENGTH)["input_ids"] == [rows[i] for i in range(len(texts))]
-
-
-def test_a_stopped_run_goes_on_exactly(made: Made, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Weights and metrics come out bit by bit as without the stop."""
-    with monkeypatch.context() as patch:
-        stop_after(patch, 5)
-        with pytest.raises(Stopped):
-            train_run(made.folder, "again")
-    command(train_cli, "run", "--resume", made.folder / "again")
-    for file in ("metrics.jsonl", "model/model.safetensors", "model/config.json"):
-        assert (made.folder / "again" / file).read_bytes() == (made.folder / "run" / file).read_bytes(), file
 
 
 def test_scores_are_those_of_single_rows_through_the_stock_model(made: Made) -> None:
@@ -167,8 +159,8 @@ def test_predictions_are_those_of_the_pipeline(made: Made) -> None:
     texts = [" ".join(row["text"].split()) for row in rows_of(20)]
     lines = command(train_cli, "predict", made.folder / "run", *texts, "--batch-size", 5, "--json", "--device", "cpu")
     found = [json.loads(line) for line in lines.splitlines()]
+    classify = pipeline("text-classification", str(made.folder / "run" / "model"), device="cpu")
     for batch_size in (1, 4):
-        classify = pipeline("text-classification", str(made.folder / "run" / "model"), device="cpu")
         given = classify(texts, batch_size=batch_size, truncation=True, max_length=LENGTH)
         assert [row["label"] for row in found] == [row["label"] for row in given]
         assert [row["probability"] for row in found] == pytest.approx([row["score"] for row in given], abs=2e-6)
@@ -211,16 +203,21 @@ def test_the_report_says_what_becomes_of_the_last_layer(made: Made) -> None:
     assert expected in line
 
 
-def test_a_tokenizer_that_asks_for_padding_on_the_left_does_not_get_it(made: Made) -> None:
-    """These models need it on the right: the run says so, its weights are the same, and so are predictions, also of
-    the exported folder in the pipeline."""
+def test_padding_asked_for_on_the_left_and_a_stop_change_nothing(made: Made, monkeypatch: pytest.MonkeyPatch) -> None:
+    """These models need padding on the right: a run says so where the tokenizer asks for the left. Stopped and resumed,
+    it has the metrics and weights of `made`'s bit by bit, and gives the same predictions."""
     shutil.copytree(made.folder / "model", made.folder / "left" / "model")
     padded_left(made.folder / "left" / "model")
-    cache = prep_build(made.folder / "left", "one", rows_of(74))
+    cache = prep_build(made.folder / "left", "one", rows_of(ROWS))
     assert cache.manifest.tokenizer.padding_side == "left"
-    assert "padding    on the right, which the model needs" in train_run(made.folder / "left", "run")
     runs = [made.folder / "run", made.folder / "left" / "run"]
-    for file in ("metrics.jsonl", "model/model.safetensors"):
+    with monkeypatch.context() as patch:
+        stop_after(patch, 5)
+        stopped = CliRunner().invoke(train_cli, [str(word) for word in train_arguments(made.folder / "left")])
+    assert isinstance(stopped.exception, Stopped)
+    assert "padding    on the right, which the model needs" in stopped.stdout
+    command(train_cli, "run", "--resume", runs[1])
+    for file in ("metrics.jsonl", "model/model.safetensors", "model/config.json"):
         assert runs[0].joinpath(file).read_bytes() == runs[1].joinpath(file).read_bytes()
     assert AutoTokenizer.from_pretrained(runs[1] / "model").padding_side == "right"
     texts = [" ".join(row["text"].split()) for row in rows_of(8)]

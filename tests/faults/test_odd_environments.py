@@ -59,7 +59,8 @@ def test_a_limit_that_torch_cannot_load_in_is_named(place: Path, arguments: list
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["predict", "~nosuchuser/model", "a text"], "--model '~nosuchuser/model': no such folder here"),
+        (["predict", "~nosuchuser/model", "a text"], "MODEL '~nosuchuser/model': no such folder here"),
+        (["eval", "runs/gone", "--cache", "toy"], "pass the folder of a run, such as runs/imdb-1, or one that holds"),
         (["run", "--cache", "~nosuchuser/toy"], "~nosuchuser/toy does not exist"),
         (["run", "--cache", "toy", "--model", "~nosuchuser/model"], "--model '~nosuchuser/model': no such folder"),
         (["run", "--cache", "toy", "--model", "model", "--class-weights", "~nosuchuser/x"], "No such file"),

@@ -121,6 +121,7 @@ ATTACKS: dict[str, tuple[Any, str]] = {
         lambda: write("a.json", '[{"text": ' + "[" * 20_000 + "]" * 20_000 + "}]"),
         "row 0 of its list (counted from 0): maximum recursion depth",
     ),
+    "a txt.gz with one line of 100 MiB": (lambda: long_cell("a.txt.gz", "word1\n", "\n"), ROW, "--task", "mlm"),
     "a conll.gz with one word of 100 MiB": (lambda: long_cell("a.conll.gz", "a O\n", " O\n"), ROW),
     "a parquet dictionary of one long text": (lambda: parquet(repeated(4000, MIB)), MEMORY),
     "a parquet page that unpacks to 300 MiB": (
@@ -139,11 +140,11 @@ ATTACKS: dict[str, tuple[Any, str]] = {
 @pytest.mark.parametrize("attack", ATTACKS)
 def test_it_is_refused_in_bounded_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, attack: str) -> None:
     """In a process of its own: memory that this one has freed would count as free there."""
-    make, message = ATTACKS[attack]
+    make, message, *options = ATTACKS[attack]
     monkeypatch.chdir(tmp_path)
     write_tokenizer(tmp_path / "tok")
     source = make()
-    arguments = ("build", source, "--name", "a", "--tokenizer", "tok", "--memory", "1MiB")
+    arguments = ("build", source, "--name", "a", "--tokenizer", "tok", "--memory", "1MiB", *options)
     code = ended(spawn(tmp_path, *arguments, command="prep", prepare=with_little_memory))
     assert (code, Path("out.txt").read_text()) == (2, "")
     said = Path("err.txt").read_text()

@@ -205,7 +205,7 @@ WRONG: dict[str, tuple[tuple[Any, ...], dict[str, Any], str]] = {
     "a number": ((["a", 3], [0, 1]), {}, r"row 1 of texts \(counted from 0\) is int 3, expected text"),
     "no text": ((["a", None], [0, 1]), {}, r"row 1 of split 'train' \(counted from 0\) has no text"),
     "no label": ((["a", "b"], [0, None]), {}, r"row 1 of split 'train' \(counted from 0\) has no label"),
-    "half a character": ((["a", "b\ud800"], [0, 1]), {}, "row 1 of texts .* is no valid text: surrogates"),
+    "half a character": ((["a", "b\ud800"], [0, 1]), {}, "row 1 of texts .* is not valid text: surrogates"),
     "mixed labels": ((["a", "b"], [0, "x"]), {}, "labels hold what makes no column"),
     "huge labels": ((["a"], [1 << 70]), {}, "labels hold what makes no column"),
     "one of a pair": (([("a", "b"), "c"], [0, 1]), {}, "row 1 of the texts .* is str 'c', expected two texts"),
@@ -218,7 +218,7 @@ WRONG: dict[str, tuple[tuple[Any, ...], dict[str, Any], str]] = {
     "nothing": (({},), {}, "data is an empty dict"),
     "no table": ((3,), {}, "split 'train' is int 3, expected texts="),
     "lazy": ((Lazy(),), {}, r"call collect\(\) first"),
-    "a split's name": (({"../x": ONE},), {}, "is no name for a split"),
+    "a split's name": (({"../x": ONE},), {}, "is not a valid name for a split"),
     "no rows": (([], []), {}, "the data given holds no rows"),
     "broken text": (
         (pa.table([pa.StringArray.from_buffers(1, pa.py_buffer(b"\0\0\0\0\1\0\0\0"), pa.py_buffer(b"\xff")), [1]],
@@ -270,7 +270,7 @@ def test_its_settings_are_the_commands(tmp_path: Path) -> None:
     defaults = {item.name: item.default for item in fields(BuildSettings)}
     options = {option.name: option.default for option in prep.cli.build.params}
     assert parse_bytes(options.pop("memory")) == defaults["memory_bytes"]
-    assert set(BuildOptions.__annotations__) == set(defaults) - {"source", "shard_bytes"}
+    assert set(BuildOptions.__annotations__) == set(defaults) - {"source", "shard_bytes", "part_bytes"}
     assert set(options) - {"source", "quiet", "as_json"} == set(BuildOptions.__annotations__) - {"memory_bytes"}
     for name in BuildOptions.__annotations__:
         assert re.search(rf"^ {{8}}(\w+, )*{name}(, \w+)*: ", build_cache.__doc__ or "", re.MULTILINE), name

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from cache import InputError, MismatchError, open_cache
-from prep.rows import selection
+from prep.rows import assembly
 from prep.sources import files
 
 from ..helpers.builds import build_toy, check_rows, content, decoded, ids_by_transformers
@@ -102,7 +102,7 @@ def test_a_split_that_is_too_large_to_keep_is_read_twice_with_the_same_result(
 ) -> None:
     path = write_rows(tmp_path / "a.csv", ROWS)
     kept = build_toy(path, tmp_path, holdout=0.2).cache
-    monkeypatch.setattr(selection, "KEPT_BYTES", 10)
+    monkeypatch.setattr(assembly, "KEPT_BYTES", 10)
     read_twice = build_toy(path, tmp_path, holdout=0.2, name="twice").cache
     for split in ("train", "test"):
         assert decoded(kept, split) == decoded(read_twice, split)

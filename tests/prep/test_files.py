@@ -107,8 +107,8 @@ def refused(prep: Prep, *arguments: str) -> str:
 
 
 WRONG_LISTS = {
-    '[{"text": "word1", "label": "x"}, 5]': "row 1 of its list (counted from 0): 5 is no object",
-    '[["word1", "x"]]': 'row 0 of its list (counted from 0): ["word1", "x"] is no object',
+    '[{"text": "word1", "label": "x"}, 5]': "row 1 of its list (counted from 0): 5 is not an object",
+    '[["word1", "x"]]': 'row 0 of its list (counted from 0): ["word1", "x"] is not an object',
     '[{"text": "word1", "label": "x"}': "row 1 of its list (counted from 0): a comma or the end of the list is missing",
     '[{"text": "word1", "label": "x"},': "row 1 of its list (counted from 0): Expecting value",
     '[{"text": "word1" "label": "x"}]': "row 0 of its list (counted from 0): Expecting ',' delimiter",
@@ -154,10 +154,10 @@ def test_a_delimiter_is_asked_for_and_only_where_it_counts(prep: Prep) -> None:
     assert "say what separates its cells: --delimiter ';'" in refused(prep, write("a.txt", bars))
     assert "Pass --delimiter '|'" in refused(prep, write("a.csv", bars))
     assert "Pass --delimiter '\\t'" in refused(prep, write("a.csv", GOOD.replace(",", "\t")))
-    assert "--delimiter is for csv and text files, but a.jsonl is none" in refused(
+    assert "--delimiter is for csv and text files, but a.jsonl is neither" in refused(
         prep, write("a.jsonl", OBJECTS), "--delimiter", "|"
     )
-    assert "--delimiter is for csv and text files, but imdb is none" in refused(prep, "imdb", "--delimiter", "|")
+    assert "--delimiter is for csv and text files, but imdb is neither" in refused(prep, "imdb", "--delimiter", "|")
     for mark in ("||", "é", '"', "\n", ""):
         assert "is not one character such as ';'" in refused(prep, "a.csv", "--delimiter", mark)
 
@@ -237,7 +237,7 @@ def test_several_files_that_leave_it_open_are_refused(prep: Prep) -> None:
     assert "a.csv is given twice; name each file once" in refused(prep, "a.csv", "*.csv")
     assert "there is no file 'data/*.csv'" in refused(prep, "data/*.csv")
     assert "there is no file 'imdb'" in refused(prep, "a.csv", "imdb")
-    assert "would be the split 'my split', which is no name" in refused(prep, "my split=a.csv")
+    assert "would be the split 'my split', which is not a valid name for a split" in refused(prep, "my split=a.csv")
     assert "empty holds no table files" in refused(prep, "train=empty")
     assert "c.parquet has no column 'label' for --label" in refused(prep, "train=a.csv", "test=c.parquet")
 

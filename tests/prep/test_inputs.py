@@ -29,7 +29,7 @@ def refused_file(
 refused_file("nothing of that name", "other.csv", GOOD, "no source 'rewiews.csv'", "a preset", options=("rewiews.csv",))
 refused_file("a near name", "reviews.csv", GOOD, "did you mean reviews.csv?", options=("rewiews.csv",))
 refused_file("a near preset", "x", "", "did you mean imdb", options=("imbd",))
-refused_file("an empty name", "x", "", "'' is no source", options=("",))
+refused_file("an empty name", "x", "", "'' is not a source", options=("",))
 refused_file("an unknown kind", "a.xlsx", b"PK", "a.xlsx: of no known kind", ".csv", ".parquet", options=("a.xlsx",))
 LATIN1 = "text,label\nword1 café,x\n".encode("latin1")
 refused_file("latin-1 csv", "a.csv", LATIN1, "a.csv: not UTF-8 text at byte 20", "iconv -f latin1")
@@ -133,14 +133,14 @@ refused_file(
     "fractions as labels",
     "a.jsonl",
     [{"text": "word1", "label": 1}, {"text": "word1", "label": 0.5}],
-    "row 1 of split 'train' (counted from 0) has the label 0.5, which is no class",
+    "row 1 of split 'train' (counted from 0) has the label 0.5, which is not a class",
     options=("--task", "classification"),
 )
 refused_file(
     "fractions as labels in csv",
     "a.csv",
     "text,label\nword1,1\nword2,2.5\n",
-    "row 1 of split 'train' (counted from 0) has the label '2.5', which is no class",
+    "row 1 of split 'train' (counted from 0) has the label '2.5', which is not a class",
     options=("--task", "classification"),
 )
 refused_file(
@@ -148,7 +148,7 @@ refused_file(
     "a.jsonl",
     '{"text": "word1", "label": 1.0}\n{"text": "word1", "label": NaN}\n',
     "row 1 of split 'train'",
-    "nan, which is no class",
+    "nan, which is a missing value",
 )
 refused_file(
     "labels of two types",
@@ -161,7 +161,7 @@ refused_file(
     "lists as labels",
     "a.jsonl",
     [{"text": "word1", "label": [1, 2]}],
-    "--task classification takes one label a row",
+    "--task classification takes one label per row",
     "see --label and --task",
     options=("--task", "classification"),
 )
@@ -185,7 +185,7 @@ refused_file(
     '{"text": "word1", "label": 1}\n{"text": "word1" "label": 1}\n',
     "cannot read a.jsonl",
     "line 2",
-    "one JSON object a line",
+    "one JSON object per line",
 )
 refused_file(
     "a line cut short", "a.jsonl", '{"text": "word1", "label": 1}\n{"text": "wor', "cannot read a.jsonl", "line 2"
@@ -213,7 +213,7 @@ refused_file(
     "a split with a space",
     "d/train set.csv",
     GOOD,
-    "the split 'train set', which is no name for a split",
+    "the split 'train set', which is not a valid name for a split",
     "rename it",
     options=("d",),
 )
@@ -326,7 +326,7 @@ def _() -> str:
     return write_parquet("a.parquet", text=broken, label=[0, 1])
 
 
-@refused("dates as labels", [], "row 0 of split 'train' (counted from 0) has the label", "no class but a date")
+@refused("dates as labels", [], "row 0 of split 'train' (counted from 0) has the label", "not a class but a date")
 def _() -> str:
     return write_parquet("a.parquet", text=["word1"], label=pa.array([5], pa.date32()))
 

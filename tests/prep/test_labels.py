@@ -71,17 +71,17 @@ def test_the_classes_a_source_knows_are_kept(tmp_path: Path) -> None:
     assert names == ("O", "B-X", "I-X")
     assert table[marks].tolist() == [2, 0, 2]
     assert table[0] == -100
-    with pytest.raises(InputError, match=r"row 4 .* label 3, which is none of the classes"):
+    with pytest.raises(InputError, match=r"row 4 .* label 3, which is not one of the classes"):
         tags.marks(Coded([3], np.array([0]), np.array([0, 1])), "train", 3)
 
 
 BAD: list[tuple[list[dict[str, Any]], dict[str, Any], str]] = [
     ([{"text": "a", "label": "0.5"}, {"text": "b", "label": "x"}], {"task": "regression"}, r"row 1 .* label 'x'"),
-    ([{"text": "a", "label": "nan"}], {"task": "regression"}, r"row 0 .* no finite number"),
-    ([{"text": "a", "label": 1e39}], {"task": "regression"}, r"row 0 .* no finite number"),
+    ([{"text": "a", "label": "nan"}], {"task": "regression"}, r"row 0 .* not a finite number"),
+    ([{"text": "a", "label": 1e39}], {"task": "regression"}, r"row 0 .* not a finite number"),
     ([{"text": "a", "label": 0.5}], {"task": "classification"}, r"numbers are for --task regression"),
     ([{"text": "a", "label": "x"}], {"task": "multi-label"}, r"takes a column of lists"),
-    ([{"text": "a", "label": ["x"]}], {"task": "classification"}, r"takes one label a row"),
+    ([{"text": "a", "label": ["x"]}], {"task": "classification"}, r"takes one label per row"),
     ([{"text": "a", "label": [["x"]]}], {}, r"expected lists of classes"),
     ([{"text": "a", "label": []}, {"text": "b", "label": []}], {}, r"0 different labels"),
     ([{"text": "a", "label": ["x"]}, {"text": "b", "label": ["x", None]}], {}, r"row 1 .* label that is null"),
@@ -93,7 +93,7 @@ BAD: list[tuple[list[dict[str, Any]], dict[str, Any], str]] = [
     ([{"text": "a", "label": "x"}], {"text_pair": "text"}, r"cannot be both texts of a pair"),
     ([{"text": "a", "b": None, "label": "x"}], {"text_pair": "b"}, r"row 0 .* has no text"),
     ([{"text": "a", "b": "c", "label": "x"}], {"text_pair": "b", "max_length": 4}, r"no room for two texts"),
-    ([{"text": "a", "label": "x"}], {"task": "ranking"}, r"--task 'ranking' is none of auto"),
+    ([{"text": "a", "label": "x"}], {"task": "ranking"}, r"--task 'ranking' is not one of auto"),
     ([{"tokens": ["a"], "tags": ["x"]}, {"tokens": ["a", "b"], "tags": ["x"]}], {}, r"row 1 .* 2 words and 1 tags"),
     ([{"tokens": ["a", None], "tags": ["x", "y"]}], {}, r"row 0 .* a word that is null"),
     ([{"tokens": ["a"], "tags": ["x"]}, {"tokens": None, "tags": ["x"]}], {}, r"row 1 .* has no text"),
@@ -101,7 +101,7 @@ BAD: list[tuple[list[dict[str, Any]], dict[str, Any], str]] = [
     ([{"tokens": ["a"], "tags": None}], {}, r"row 0 .* no label"),
     ([{"tokens": ["a"], "tags": ["x"]}, {"tokens": ["b", "c"], "tags": ["y", ""]}], {}, r"row 1 .* names no class"),
     ([{"tokens": ["a"], "tags": "x"}], {}, r"the label column holds string, expected one column of lists of tags"),
-    ([{"tokens": ["a"], "tags": [0.5]}], {}, r"row 0 .* label 0.5, which is no class"),
+    ([{"tokens": ["a"], "tags": [0.5]}], {}, r"row 0 .* label 0.5, which is not a class"),
     ([{"tokens": [["a"]], "tags": ["x"]}], {}, r"cannot read"),
     ([{"tokens": [], "tags": []}], {}, r"the lists of words are all empty"),
     ([{"text": "a", "ner_tags": ["x"]}], {}, r"which column is the label\?"),

@@ -157,7 +157,7 @@ def test_from_python(tmp_path: Path) -> None:
     options: dict[str, Any] = {"out": tmp_path, "tokenizer": str(tmp_path / "tok"), "name": "a", "quiet": True}
     with pytest.raises(InputError, match=r"row 1 .* has no text; .* --missing drop"):
         build_cache(texts, labels, **options)
-    with pytest.raises(InputError, match="--missing 'skip' is none of error, drop"):
+    with pytest.raises(InputError, match="--missing 'skip' is not one of error, drop"):
         build_cache(texts, labels, missing="skip", **options)
     cache = build_cache(texts, labels, missing="drop", **options)
     assert sorted(row.source_row for row in cache["train"]) == [0, 3]

@@ -14,11 +14,11 @@ from cache.common.arrays import Array
 from cache.common.progress import ConsoleProgress
 from prep.tokenization import engines
 from prep.tokenization.engines import (
-    ParityCheck,
     Rules,
     TokenizersEngine,
     split_rows,
 )
+from prep.tokenization.parity import ParityCheck
 from prep.tokenization.tokenizer import Encoder, find_tokenizer
 
 from ..helpers.builds import build_toy, content, decoded, ids_by_transformers

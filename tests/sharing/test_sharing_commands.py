@@ -11,17 +11,24 @@ from pathlib import Path
 import pytest
 
 from cache import Cache, NotACacheError, open_cache
+from cache.common.folder import Folder
 from cache.common.progress import ConsoleProgress
 from cache.sharing.pulling import pull
 from train.run_folder.folder import read_run
 
 from ..helpers.children import ended, spawn
 from ..helpers.commands import Prep
+from ..helpers.models import write_model
 from ..helpers.object_server import ObjectServer
+from ..helpers.ranks import errors_of, run_ranks
 from .conftest import SECRET, URL, contents
 
 QUIET = ConsoleProgress(quiet=True)
 ENVIRONMENT = ("AWS_", "LENGTHWISE_")
+
+
+def variables() -> dict[str, str]:
+    return {name: value for name, value in os.environ.items() if name.startswith(ENVIRONMENT)}
 
 
 def set_variables(given: dict[str, str]) -> None:
@@ -30,9 +37,8 @@ def set_variables(given: dict[str, str]) -> None:
 
 def start(folder: Path, *arguments: str, command: str = "prep") -> ForkServerProcess:
     """Start a command in a process of its own, with the variables that name server and store."""
-    given = {name: value for name, value in os.environ.items() if name.startswith(ENVIRONMENT)}
     folder.mkdir(exist_ok=True)
-    return spawn(folder, *arguments, command=command, prepare=partial(set_variables, given))
+    return spawn(folder, *arguments, command=command, prepare=partial(set_variables, variables()))
 
 
 def test_commands_say_what_they_did_and_what_comes_next(
@@ -76,7 +82,7 @@ def test_with_json_stdout_is_one_object(small: Cache, s3: ObjectServer, prep: Pr
         (["push", "small", "ftp://host/x"], 2, "no cache is kept at ftp:// URLs"),
         (["push", "none", URL], 2, "does not exist, so it is not a cache"),
         (["push", "small", "s3://other/x"], 2, "no such bucket"),
-        (["pull", URL], 2, "has no manifest, so it is no cache"),
+        (["pull", URL], 2, "has no manifest, so it is not a cache"),
         (["pull", f"s3://me:{SECRET}@bucket/x"], 2, "came with a user, password, query"),
         (["info", f"s3://bucket/x?{SECRET}"], 2, "came with a user, password, query"),
         (["list", "s3://other/x"], 2, "no such bucket"),
@@ -114,17 +120,15 @@ def test_processes_share_one_download(small: Cache, s3: ObjectServer, store: Pat
 
 
 @pytest.mark.slow
-def test_training_takes_a_url_and_keeps_no_secret(small: Cache, s3: ObjectServer, store: Path, tmp_path: Path) -> None:
-    from ..helpers.models import write_model
-
+def test_ranks_train_from_a_url_with_one_download_and_keep_no_secret(
+    small: Cache, s3: ObjectServer, store: Path, tmp_path: Path
+) -> None:
     write_model(tmp_path / "model", vocab_size=small.manifest.tokenizer.vocab_size)
     small.push(URL, progress=QUIET)
     options = ["--model", str(tmp_path / "model"), "--max-steps", "2", "--batch-size", "4", "--out", "run"]
-    assert ended(start(tmp_path, "run", "--cache", URL, *options, command="train")) == 0, (
-        tmp_path / "err.txt"
-    ).read_text()
-    from cache.common.folder import Folder
-
+    codes = run_ranks(tmp_path, 2, "run", "--cache", URL, *options, **variables())
+    assert codes == [0, 0], errors_of(tmp_path, 2)
+    assert all(s3.count("HEAD", str(name)) == 1 for name in contents(small.folder) if "shard" in name)
     with Folder.open(tmp_path / "run") as run:
         assert read_run(run).settings.cache == URL
     assert not [path for path in tmp_path.rglob("*") if path.is_file() and SECRET.encode() in path.read_bytes()]

@@ -196,4 +196,4 @@ def test_choosing_on_the_test_split_is_said(folder, tmp_path):
     heard: list[str] = []
     start_run(settings(folder, tmp_path / "run", "lone", keep_best="accuracy", epochs=1), heard.append, heard.append)
     assert any("best       epoch 1, by accuracy on test; exported" in line for line in heard)
-    assert any("the test rows chose it; see prep build --validation" in line for line in heard)
+    assert any("the test rows chose the epoch; see prep build --validation" in line for line in heard)

@@ -22,9 +22,18 @@ from train.settings import Settings
 
 
 def write_run(
-    folder: Path, seed: int, strategy: str = "smart", steps: int = 60, score: str = "accuracy", **changes
+    folder: Path,
+    seed: int,
+    strategy: str = "smart",
+    steps: int = 60,
+    score: str = "accuracy",
+    resumed: int | None = None,
+    **changes,
 ) -> Path:
-    """A run folder with made-up records: loss 2 - step / 100 + seed / 100, a second a step, a score of 0.7 and more."""
+    """A run folder with made-up records: loss 2 - step / 100 + seed / 100, a second per step, a score of 0.7 and more.
+
+    If the run was `resumed` within a step's record, a quarter of its second was timed.
+    """
     settings = Settings("c", "m", str(folder), strategy=strategy, batch_size=8, seed=seed)
     info = RunInfo(replace(settings, **changes), "toy", "f" * 64, "d" * 64, 48, 60, {"device": "cpu"})
     run = Folder.make(folder)
@@ -35,7 +44,8 @@ def write_run(
         loss = None if step == 30 else 2 - step / 100 + seed / 100
         tokens = {"rows": 8, "real_tokens": 100, "padded_tokens": 120}
         metrics.append({**position, "loss": loss, "learning_rate": 1e-4, "grad_norm": 1.0, **tokens})
-        timing.append({**position, "seconds": 1.0, "tokens_per_second": 100.0, "peak_memory_bytes": None})
+        seconds = 0.25 if step == resumed else 1.0
+        timing.append({**position, "seconds": seconds, "tokens_per_second": 100.0, "peak_memory_bytes": None})
     if steps:
         metrics.append(
             {
@@ -71,6 +81,12 @@ def test_runs_that_differ_only_by_seed_are_one_group(runs) -> None:
     assert [(group.name, len(group.runs)) for group in groups] == [("smart", 3), ("fixed", 1)]
     assert groups[0].stack("real_tokens")[0, -1] == 6000
     assert groups[0].stack("seconds")[0].tolist() == list(range(1, 61))
+
+
+def test_a_resumed_run_has_the_time_of_all_its_steps(tmp_path) -> None:
+    """Also of those between the last record and the stop, whose seconds no record has."""
+    curves = read_curves(write_run(tmp_path / "resumed", 1, resumed=20))
+    assert curves.seconds.tolist() == list(range(1, 61))
 
 
 def test_settings_that_differ_name_the_groups(tmp_path) -> None:

@@ -1,22 +1,30 @@
 """What launchers tell a process, and what it makes of it."""
 
+import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import sysconfig
 import time
+from collections.abc import Sequence
+from functools import partial
+from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 
 import pytest
+import torch
 
 from cache.errors import InputError
 from tests.helpers.caches import write_cache
-from tests.helpers.children import ended, wait_for_lines
+from tests.helpers.children import ended, print_to, spawn, wait_for_lines
+from tests.helpers.hostile import at, resealed
 from tests.helpers.models import write_model
 from tests.helpers.ranks import errors_of, free_port, spawn_ranks
+from train.device import pick_device
 from train.distributed import ALONE, Ranks
-from train.launch import launched_ranks
+from train.launch import FIRST_PORT, launched_ranks
 
 TORCHRUN = {"RANK": "3", "WORLD_SIZE": "8", "LOCAL_RANK": "1", "MASTER_ADDR": "node1", "MASTER_PORT": "29500"}
 SRUN = {
@@ -56,6 +64,23 @@ def test_srun_tells_it_too_and_the_ranks_meet_on_its_first_node(nodes: str, firs
     assert environment["MASTER_PORT"] == "23456"
 
 
+def test_a_task_of_slurm_with_gpus_of_its_own_takes_the_first_it_sees() -> None:
+    environment = {**SRUN, "SLURM_STEP_NODELIST": "gpu7", "SLURM_GPUS_PER_TASK": "1"}
+    assert launched_ranks(environment) == Ranks(5, 8, 0)
+
+
+def test_the_local_rank_picks_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not the rank: on the second of two machines of 4 GPUs rank 5 takes the second one."""
+    monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda **_: torch.device("cuda"))
+    monkeypatch.setattr(torch.accelerator, "device_count", lambda: 4)
+    ranks = Ranks(5, 8, 1)
+    for name in ("auto", "cuda"):
+        assert pick_device(name, ranks.local_rank) == torch.device("cuda", 1)
+    assert pick_device("cpu", ranks.local_rank) == torch.device("cpu")
+    with pytest.raises(InputError, match=r"LOCAL_RANK is 4, but this machine has 4 cuda.*--nproc-per-node 4"):
+        pick_device("auto", 4)
+
+
 def test_a_batch_script_of_slurm_is_one_process() -> None:
     """It has the numbers of its job, but is no task of a step."""
     script = {name: value for name, value in SRUN.items() if "STEP" not in name}
@@ -86,11 +111,54 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a cache and a model."""
     folder = tmp_path_factory.mktemp("launch")
     write_cache(folder / "toy", {"train": 70})
-    write_model(folder / "model")
+    write_model(folder / "model", num_hidden_layers=1)
     return folder
 
 
 FLAGS = ["--cache", "toy", "--model", "model", "--device", "cpu", "--save-steps", "2", "--logging-steps", "1"]
+
+
+def start_tasks(folders: Sequence[Path], *arguments: str) -> list[ForkServerProcess]:
+    """`train <arguments>` as tasks of SLURM's srun, one on each node, in these working directories."""
+    port = free_port()
+    return [
+        spawn(folder, *arguments, prepare=partial(become_task, number, len(folders), port))
+        for number, folder in enumerate(folders)
+    ]
+
+
+def become_task(number: int, tasks: int, port: int) -> None:
+    print_to(f"out-{number}.txt", f"err-{number}.txt")
+    numbers = {"PROCID": number, "STEP_NUM_TASKS": tasks, "LOCALID": 0, "JOB_ID": port - FIRST_PORT, "STEP_ID": 0}
+    os.environ.update({f"SLURM_{name}": str(value) for name, value in numbers.items()})
+    os.environ["SLURM_STEP_NODELIST"] = "127.0.0.[1,2]"
+
+
+@pytest.mark.slow
+def test_tasks_of_slurm_on_two_nodes_train_if_they_share_the_run_folder(place: Path) -> None:
+    """Otherwise the first says so, and leaves nothing behind; a checkpoint that each has of its own is noticed."""
+    command = ["run", *FLAGS, "--cache", str(place / "toy"), "--model", str(place / "model"), "--max-steps", "3"]
+    nodes = [place / "node-1", place / "node-2"]
+    for node in nodes:
+        node.mkdir()
+    processes = start_tasks(nodes, *command, "--out", "apart")
+    assert [ended(process) for process in processes] == [2, 2]
+    said = (nodes[0] / "err-0.txt").read_text()
+    assert said.startswith("error: rank 1: the run folder apart that the first rank made is not there on ")
+    assert "pass --out FOLDER on a file system that the machines share" in said
+    assert (nodes[1] / "err-1.txt").read_text() == ""
+    processes = start_tasks(nodes, *command, "--out", str(place / "shared"))
+    assert [ended(process) for process in processes] == [0, 0], said
+    assert json.loads((place / "shared" / "settings.json").read_text())["environment"]["ranks"] == 2
+    assert {path.suffix for node in nodes for path in node.iterdir()} == {".txt"}, "what they printed, nothing else"
+    for node in nodes:
+        shutil.copytree(place / "shared", node / "apart")
+        (node / "apart" / "summary.json").unlink()
+    [checkpoint] = (nodes[1] / "apart" / "checkpoints").glob("step-000003")
+    resealed(checkpoint / "state.json", at("records", 0, "sha256", value="0" * 64))
+    processes = start_tasks(nodes, "run", "--resume", "apart")
+    assert [ended(process) for process in processes] == [2, 2]
+    assert "checkpoint: ['000000000000', " in (nodes[0] / "err-0.txt").read_text()
 
 
 @pytest.mark.slow
@@ -98,7 +166,7 @@ def test_the_next_attempt_of_torchrun_goes_on_from_the_newest_checkpoint(place: 
     """Attempt 0 is killed on one rank; attempt 1 has the same command line, and the same launcher as parent."""
     for attempt in range(2):
         more = {"TORCHELASTIC_RUN_ID": "none", "TORCHELASTIC_RESTART_COUNT": str(attempt)}
-        processes = spawn_ranks(place, 2, "run", *FLAGS, "--epochs", "4", **more)
+        processes = spawn_ranks(place, 2, "run", *FLAGS, "--epochs", "2", **more)
         if attempt == 0:
             wait_for_lines(place / "runs" / "toy-1" / "metrics.jsonl", 4, processes[0])
             processes[1].kill()

@@ -253,7 +253,7 @@ def test_a_step_never_waits_for_the_device(make_job, tmp_path, kind, on_nonfinit
     model = write_model(tmp_path / "model", kind=kind, **TOKENS[kind])
     job = make_job(PlanSpec("tight", 4), model, on_nonfinite=on_nonfinite, gradient_accumulation_steps=2)
     use_ready_masks(job.model)
-    batches = list(job.batches(0, 0))
+    batches = list(job.batches(0, 0))[:12]
     assert {batch.attention_mask is None for batch in batches} == {True, False}
     state = State(Meter(CPU))
     job.model.train()

@@ -230,7 +230,7 @@ def test_a_hub_model_that_cannot_be_had_says_what_to_pass(monkeypatch, tmp_path)
 
 def test_a_name_that_the_hub_cannot_have_is_refused(monkeypatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    with pytest.raises(InputError, match="neither a folder here nor to be had from the Hub"):
+    with pytest.raises(InputError, match="neither a folder here nor available from the Hub"):
         model_folder("no/such/model")
 
 

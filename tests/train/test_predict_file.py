@@ -257,7 +257,7 @@ HOSTILE: dict[str, tuple[str, bytes | str, list[str], str]] = {
     "ragged": ("in.csv", GOOD + "a,b,c\n", [], "row 1 (counted from 0, ends on line 3) has 3 cells, the header 2"),
     "open quote": ("in.csv", GOOD + '"never closed,\n', [], "cells, the header 2; put quotes around"),
     "open last quote": ("in.csv", 'text\nword1\n"never closed\n', [], "unexpected end of data; put texts in quotes"),
-    "json list": ("in.jsonl", '[{"text": "a"}]', [], "expected one JSON object a line; convert a list: jq -c '.[]'"),
+    "json list": ("in.jsonl", '[{"text": "a"}]', [], "expected one JSON object per line; convert a list: jq -c '.[]'"),
     "no json": ("in.jsonl", '{"text": "a"}\n{text}\n', [], "line 2: Expecting property name"),
     "deep json": ("in.jsonl", "[" * 100_000, [], "line 1: maximum recursion depth exceeded"),
     "number": ("in.jsonl", '{"text": 5}', [], "row 0 (counted from 0) holds 5 in the column 'text', expected text"),

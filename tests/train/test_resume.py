@@ -1,5 +1,6 @@
 """Runs that are stopped, killed, damaged, and go on."""
 
+import itertools
 import json
 import os
 import random
@@ -13,6 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from cache import open_cache
 from cache.common.folder import Folder
 from cache.errors import InputError, MismatchError
 from cache.format.checksummed_json import seal
@@ -95,6 +97,25 @@ def test_a_run_stopped_at_any_step_and_resumed_equals_the_uninterrupted_one_bit_
     assert checkpoints(run / "checkpoints")[0].name == f"step-{step:06d}"
     resume_run(run, {}, quiet_say, quiet_say, quiet=True)
     assert result(run) == result(place / "whole")
+
+
+def test_speeds_after_a_resume_are_of_the_steps_that_its_process_did(place, monkeypatch):
+    """A run logs every 3 steps and is resumed after the second: the rate of the next record is over the third alone,
+    while its counts are over all three."""
+    with monkeypatch.context() as patch:
+        stop_after(patch, 2)
+        with pytest.raises(Stopped):
+            begin(place, "speeds")
+    run = resume_run(place / "speeds", {}, quiet_say, quiet_say, quiet=True)
+    counts, times = (json.loads((run / name).read_text().splitlines()[0]) for name in ("metrics.jsonl", "timing.jsonl"))
+    split = open_cache(place / "toy")["train"]
+    plan = split.plan(split.default_spec(), 0)
+    tokens = [int(split.lengths[plan.rows[a:b]].sum()) for a, b in itertools.pairwise(plan.batch_offsets)]
+    assert counts["step"] == 3
+    assert counts["real_tokens"] == sum(tokens[:3])
+    assert times["tokens_per_second"] * times["seconds"] == pytest.approx(tokens[2])
+    share = times["model_tflops_per_second"] * 1e12 * times["seconds"] / counts["model_flops"]
+    assert share == pytest.approx(tokens[2] / sum(tokens[:3]), rel=0.2)  # the rest is attention
 
 
 def test_two_equal_runs_are_equal_bit_by_bit_and_another_seed_is_not(place):

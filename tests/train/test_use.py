@@ -2,6 +2,7 @@
 
 import json
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -202,9 +203,9 @@ def test_predict_takes_arguments_a_file_or_standard_input(place, command):
 
 def test_texts_that_cannot_be_read_are_refused_with_the_place():
     with pytest.raises(InputError, match="x is not UTF-8: byte 0xff at position 3"):
-        read_texts(b"ab\n\xff", "x")
+        read_texts(b"ab\n\xff", Path("x"))
     with pytest.raises(InputError, match="x holds no text"):
-        read_texts(b"", "x")
+        read_texts(b"", Path("x"))
 
 
 def test_compare_prints_the_tutorials_table(place, command):

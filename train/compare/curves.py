@@ -33,7 +33,7 @@ class RunCurves:
         loss: (S,) mean loss since the record before; NaN where it was not finite.
         learning_rate: (S,).
         real_tokens: (S,) trained on so far.
-        seconds: (S,) of training so far.
+        seconds: (S,) of training so far, by the speeds.
         speed: (S,) real tokens per second since the record before.
         scores: main score by step, of each evaluation; `result.score` names it.
     """
@@ -83,6 +83,8 @@ def read_curves(folder: Path) -> RunCurves:
         timing = {record["step"]: record for record in read_records(run, TIMING) if record["kind"] == "step"}
     steps = [record for record in metrics if record["kind"] == "step" and record["step"] in timing]
     times = [timing[record["step"]] for record in steps]
+    # After a resume between two records, a record's seconds are those of its last steps alone; its speed is too.
+    tokens, speed = _column(steps, "real_tokens"), _column(times, "tokens_per_second")
     evals = [record for record in metrics if record["kind"] == "eval"]
     found = [main_score(record, result.info.metric) for record in evals]
     return RunCurves(
@@ -90,9 +92,9 @@ def read_curves(folder: Path) -> RunCurves:
         steps=_column(steps, "step"),
         loss=_column(steps, "loss"),
         learning_rate=_column(steps, "learning_rate"),
-        real_tokens=np.cumsum(_column(steps, "real_tokens")),
-        seconds=np.cumsum(_column(times, "seconds")),
-        speed=_column(times, "tokens_per_second"),
+        real_tokens=np.cumsum(tokens),
+        seconds=np.cumsum(tokens / np.maximum(speed, 1e-9)),
+        speed=speed,
         scores={record["step"]: score[1] for record, score in zip(evals, found, strict=True) if score},
     )
 

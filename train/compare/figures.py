@@ -48,7 +48,9 @@ def comparison_page(groups: Sequence[Group]) -> str:
     for group in groups:
         name = f"{group.name}, {_count(len(group.runs), 'run')}"
         rows.append(cells(name, [run.result for run in group.runs]))
-    about = f"{_count(len(results), 'run')} in {_count(len(groups), 'group')}; runs of other seeds are grouped"
+    about = (
+        f"{_count(len(results), 'run')} in {_count(len(groups), 'group')}; runs that differ only by seed are grouped"
+    )
     return render_page(
         Path(__file__).with_name("comparison.html"),
         title=heading,

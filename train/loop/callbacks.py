@@ -4,13 +4,14 @@ All ranks of a run have the same numbers and do the same at the same step; the f
 """
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Protocol
 
 from cache import Split
 from cache.common.files import storage_errors
 from cache.common.folder import Folder
 from cache.common.progress import clock
+from cache.common.text import listed
 from cache.errors import LengthwiseError
 from cache.format.files import FileInfo
 
@@ -99,18 +100,19 @@ class RunCallbacks:
         self._refuse_non_finite(bad_step)
         self._lap(training=True)
         seconds, self.window_seconds = self.window_seconds, 0.0
+        timed = sums - state.meter.start  # the seconds of a process before this one are not known
         state.meter = Meter(setup.device, ranks=self.ranks)
         state.epoch_sums += sums
         state.skipped += sums.skipped_steps
         rate = learning_rate(setup, state.step - 1)
-        speed = sums.real_tokens / max(seconds, 1e-9)
+        speed = timed.real_tokens / max(seconds, 1e-9)
         memory = devices.peak_memory_bytes(setup.device)
-        flops = self.speed.model_flops(state.epoch, state.epoch_step, sums)
+        flops, timed_flops = (self.speed.model_flops(state.epoch, state.epoch_step, part) for part in (sums, timed))
         times = {"seconds": seconds, "tokens_per_second": speed, "peak_memory_bytes": memory}
         self._record(
             "step",
             {"loss": sums.mean_loss, "learning_rate": rate, "grad_norm": norm, **self._counts(sums), **flops},
-            {**times, **self.speed.speed(flops, seconds)},
+            {**times, **self.speed.speed(timed_flops, seconds)},
         )
         self.progress.update(state.step, sums.mean_loss, speed)
 
@@ -287,7 +289,9 @@ class RunCallbacks:
         plan = setup.split.plan(setup.spec, epoch)
         begin, end = plan.batch_offsets[epoch_step : epoch_step + 2]
         rows = plan.rows[begin:end].astype("int64")
-        source_rows = _listed(setup.split.source_rows[rows].tolist())
+        numbers, source_rows = (
+            listed(list(map(str, found)), MAX_ROWS_LISTED) for found in (rows, setup.split.source_rows[rows])
+        )
         saved = checkpoints(self.checkpoints)
         good = (
             f"the last good checkpoint is {self.checkpoints.path / saved[0]}"
@@ -296,15 +300,10 @@ class RunCallbacks:
         )
         return NonFiniteError(
             f"the loss or its gradients were not finite at step {step + 1:,} (epoch {epoch + 1}); its batch holds the "
-            f"rows {_listed(rows.tolist())} of split {setup.split.name!r} (source rows {source_rows}); "
+            f"rows {numbers} of split {setup.split.name!r} (source rows {source_rows}); "
             f"{good}; start again with a lower --lr, with --precision fp32, or with --on-nonfinite skip"
         )
 
 
 def _number(value: float | None) -> str:
     return "not finite" if value is None else f"{value:.4f}"
-
-
-def _listed(rows: Sequence[int]) -> str:
-    more = f" and {len(rows) - MAX_ROWS_LISTED} more" if len(rows) > MAX_ROWS_LISTED else ""
-    return ", ".join(map(str, rows[:MAX_ROWS_LISTED])) + more

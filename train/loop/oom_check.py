@@ -15,7 +15,7 @@ class HeaviestStep(NamedTuple):
 
     Attributes:
         size: of its largest micro-batch here, in words.
-        some_unused: whether it left some parameters without a gradient.
+        some_unused: whether it left some parameters without a gradient, while others got one.
     """
 
     size: str
@@ -47,7 +47,7 @@ def check_memory(setup: TrainingSetup, state: State) -> HeaviestStep:
         if batch.last:
             break
     del moments
-    some_unused = any(parameter.grad is None for parameter in setup.trained_parameters)
+    some_unused = len({parameter.grad is None for parameter in setup.trained_parameters}) == 2
     setup.optimizer.zero_grad(set_to_none=True)
     devices.set_random_state(random, setup.device)
     return HeaviestStep(max(sizes)[1], some_unused)

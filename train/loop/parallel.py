@@ -8,6 +8,7 @@ used where it is needed, does not.
 """
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,11 +20,13 @@ from torch.nn.parallel import DistributedDataParallel
 
 import cache
 from cache.errors import MismatchError
+from cache.format.files import FileInfo
 
 from ..declarations import flag
 from ..run_folder.folder import Json
 from .setup import TrainingSetup
 from .state import State
+from .step import backward
 
 OF_ONE_MACHINE = ("cache", "model", "out", "device")
 """Settings that may differ between ranks: paths and devices of one machine. Cache and model are compared by content."""
@@ -47,14 +50,29 @@ def sum_gradients(setup: TrainingSetup, some_unused: bool) -> TrainingSetup:
 
     Args:
         setup: the same on all ranks.
-        some_unused: whether a backward pass leaves some parameters without a gradient.
+        some_unused: whether a backward pass here left some parameters without a gradient.
     """
     if not setup.ranks.several:
         return setup
-    parallel = DistributedDataParallel(
-        Objective(setup), gradient_as_bucket_view=True, find_unused_parameters=some_unused
-    )
-    return replace(setup, parallel=parallel)
+    found = bool(setup.ranks.totals(some_unused)[0])
+    parallel = DistributedDataParallel(Objective(setup), gradient_as_bucket_view=True, find_unused_parameters=found)
+    setup = replace(setup, parallel=parallel)
+    _order_gradients(setup)
+    return setup
+
+
+def _order_gradients(setup: TrainingSetup) -> None:
+    """Compute gradients once, which are thrown away.
+
+    DistributedDataParallel sends gradients in the order in which the first backward pass made them, but those of that
+    pass in another one; and where three ranks or more add up, the order decides how sums are rounded. From here on it
+    is the same at every step, in a run that is resumed too.
+    """
+    for batch in setup.batches(0, 0):
+        if batch.last and (setup.masking is not None or batch.step_targets):
+            backward(setup, batch)
+            break
+    setup.optimizer.zero_grad(set_to_none=True)
 
 
 def seed_dropout(setup: TrainingSetup, state: State) -> None:
@@ -69,8 +87,15 @@ def seed_dropout(setup: TrainingSetup, state: State) -> None:
 # --- what all ranks must have in common
 
 
-def check_agreement(setup: TrainingSetup, state: State, model_digest: str) -> None:
+def check_agreement(
+    setup: TrainingSetup, state: State, model_digest: str, records: Mapping[str, FileInfo] | None = None
+) -> None:
     """Compare what this rank is about to do with what the others are.
+
+    Args:
+        setup, state: of this rank.
+        model_digest: of the model the run starts from.
+        records: those of the checkpoint that was loaded, if one was.
 
     Raises:
         MismatchError: they differ.
@@ -78,7 +103,9 @@ def check_agreement(setup: TrainingSetup, state: State, model_digest: str) -> No
     ranks = setup.ranks
     if not ranks.several:
         return
-    found = ranks.gather(_facts(setup, state, model_digest))
+    facts = _facts(setup, state, model_digest)
+    facts["checkpoint"] = [info.sha256[:12] for info in (records or {}).values()]
+    found = ranks.gather(facts)
     lines = [
         f"{name}: {facts[name]!r:.80} on rank {rank}, {found[0][name]!r:.80} on rank 0"
         for rank, facts in enumerate(found)

@@ -40,18 +40,22 @@ class Sums:
         mine, theirs = asdict(self), asdict(other)
         return Sums(**{name: mine[name] + theirs[name] for name in mine})
 
+    def __sub__(self, other: "Sums") -> "Sums":
+        return self + Sums(**{name: -value for name, value in asdict(other).items()})
+
 
 class Meter:
     """Sums since the last log point, kept on the device: adding does not synchronize, `read` does.
 
     Args:
         device: of the losses.
-        start: what the sums begin with, over all ranks.
+        start: what the sums begin with, over all ranks: those of the process before, where a run is resumed between
+            two log points.
         ranks: that share the run.
     """
 
     def __init__(self, device: torch.device, start: Sums | None = None, ranks: Ranks = ALONE) -> None:
-        start = start or Sums()
+        self.start = start = start or Sums()
         self.device, self.ranks = device, ranks
         counts = (start.rows, start.real_tokens, start.padded_tokens) if ranks.first else (0, 0, 0)
         self.rows, self.real_tokens, self.padded_tokens = counts  # of this rank

@@ -20,7 +20,7 @@ def _f1(correct: float, predicted: float, actual: float) -> float:
     return 2 * correct / (predicted + actual) if predicted + actual else 0.0
 
 
-# --- one class a row
+# --- one class per row
 
 
 @dataclass(frozen=True)

@@ -21,13 +21,26 @@ from .library_errors import library_errors
 HUB_FILES = ["config.json", "*.safetensors", "*.safetensors.index.json", "tokenizer.json"]
 
 
+def find_model(name: str, argument: str) -> Path | None:
+    """A model's folder, downloaded from the Hub where `name` is not a local folder; None where it cannot be reached.
+
+    Args:
+        name: a folder, a Hub id, or minilm.
+        argument: of the command line that gave the name, for errors.
+
+    Raises:
+        InputError: the Hub does not give such a model.
+    """
+    return local_folder(name) or hub_folder(name, HUB_FILES, argument)
+
+
 def model_folder(name: str) -> Path:
-    """The folder that holds a model, downloaded from the Hub where `name` is not a local folder.
+    """The folder of the model to start from, see `find_model`.
 
     Raises:
         InputError: there is no such model; the message says why.
     """
-    folder = local_folder(name) or hub_folder(name, HUB_FILES, "--model")
+    folder = find_model(name, "--model")
     if folder is None:
         raise InputError(
             f"--model {name!r}: no such folder here, not in the Hugging Face cache, and the Hub is not reachable; "

@@ -18,7 +18,7 @@ from cache.format.manifest import Manifest
 from ..models.folder import DETAILS
 from ..models.heads import quiet_transformers
 from ..models.inputs import PADDING_SIDE
-from ..models.loading import model_folder
+from ..models.loading import find_model
 from .folder import MODEL, SETTINGS, Json, RunInfo
 from .model_card import README, model_card
 
@@ -106,4 +106,10 @@ def trained_model_folder(name: str) -> Path:
         if not (run / MODEL / "config.json").is_file():
             raise InputError(f"{run} is not finished, so it has no model yet; go on with `train run --resume {run}`")
         return run / MODEL
-    return model_folder(name)
+    folder = find_model(name, "MODEL")
+    if folder is None:
+        raise InputError(
+            f"MODEL {name!r}: no such folder here, not in the Hugging Face cache, and the Hub is not reachable; pass "
+            "the folder of a run, such as runs/imdb-1, or one that holds config.json and model.safetensors"
+        )
+    return folder

@@ -13,6 +13,7 @@ A run to resume may be a stranger's: it is read and written through a `Folder`, 
 """
 
 import os
+import platform
 from collections.abc import Collection, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass
@@ -96,6 +97,23 @@ def _no_run(path: Path, reason: str) -> InputError:
     return InputError(f"{path} is not a run: {reason}; `train run` makes runs, under {RUNS}/")
 
 
+def open_shared_run(path: Path, settings: bytes) -> Folder:
+    """The folder of a run that another rank has just made, perhaps on another machine, with this settings.json.
+
+    Raises:
+        InputError: it is not there, or another run's is.
+    """
+    with suppress(InputError, FileNotFoundError), ExitStack() as stack:
+        run = stack.enter_context(open_run(path))
+        if run.read(SETTINGS, MAX_BYTES) == settings:
+            stack.pop_all()
+            return run
+    raise InputError(
+        f"the run folder {path} that the first rank made is not there on {platform.node()}, but all ranks use it; "
+        "pass --out FOLDER on a file system that the machines share"
+    )
+
+
 def read_run(run: Folder) -> RunInfo:
     """Read the settings of a run.
 
@@ -160,14 +178,16 @@ def read_summary(run: Folder) -> Summary | None:
     return Summary({name: content[name] for name in content if name not in ("format", "version", "records")}, records)
 
 
-def write_settings(run: Folder, info: RunInfo) -> None:
-    """Write settings.json, complete or not at all.
+def write_settings(run: Folder, info: RunInfo) -> bytes:
+    """Write settings.json, complete or not at all; returns its content.
 
     Raises:
         StorageError: the file system refused.
     """
+    content = seal(info.to_json())
     with storage_errors(run.path / SETTINGS):
-        run.write(SETTINGS, seal(info.to_json()))
+        run.write(SETTINGS, content)
+    return content
 
 
 def write_summary(run: Folder, summary: Summary) -> None:

@@ -3,6 +3,7 @@
 import sys
 from pathlib import Path
 
+from cache.common.table_files import utf8_remedy
 from cache.errors import InputError
 
 
@@ -21,17 +22,19 @@ def split_pair(text: str) -> tuple[str, str]:
     return parts[0], parts[1]
 
 
-def read_texts(data: bytes, source: str) -> list[str]:
-    """The texts in some bytes, one per line.
+def read_texts(data: bytes, path: Path | None) -> list[str]:
+    """The texts in some bytes, one per line; they are those of a file, or of standard input where `path` is None.
 
     Raises:
         InputError: not UTF-8, with the byte's position; or there is no line.
     """
+    source = path or "stdin"
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise InputError(
-            f"{source} is not UTF-8: byte {data[error.start]:#04x} at position {error.start:,}; convert it first"
+            f"{source} is not UTF-8: byte {data[error.start]:#04x} at position {error.start:,}; "
+            f"{utf8_remedy(data, path.name if path else None)}"
         ) from None
     lines = text.replace("\r\n", "\n").split("\n")
     if lines[-1] == "":
@@ -48,7 +51,7 @@ def read_stdin() -> list[str]:
         InputError: it cannot be read.
     """
     try:
-        return read_texts(sys.stdin.buffer.read(), "stdin")
+        return read_texts(sys.stdin.buffer.read(), None)
     except OSError as error:
         raise InputError(f"stdin cannot be read ({error.strerror}); pass texts or --file FILE") from None
 
@@ -60,6 +63,6 @@ def read_file(path: Path) -> list[str]:
         InputError: it cannot be read.
     """
     try:
-        return read_texts(path.read_bytes(), str(path))
+        return read_texts(path.read_bytes(), path)
     except OSError as error:
         raise InputError(f"--file {path} cannot be read ({error.strerror})") from None

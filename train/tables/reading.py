@@ -1,15 +1,12 @@
 """Read a file of rows in chunks, as long as sorting by length needs them and no longer: csv, tsv, JSON lines, parquet,
 lines of text.
 
-Files may come from strangers. csv and JSON are parsed by Python's own parsers, from rows of a bounded length; parquet,
-whose pages may unpack to anything, by pyarrow in a forked process with a memory limit.
+Files may come from strangers. Text is read as `parsing` says; parquet, whose pages may unpack to anything, by pyarrow
+in a forked process with a memory limit.
 """
 
-import csv
 import gzip
 import itertools
-import json
-import zlib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,38 +14,27 @@ from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
 from cache.common.files import open_regular
 from cache.common.forked import Forked
+from cache.common.table_files import DELIMITERS, FORMATS, JSON, PARQUET
 from cache.errors import InputError
+
+from .parsing import Lines, Row, check_header, csv_rows, json_rows
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-CSV, TSV, JSON, PARQUET, TEXT = "csv", "tsv", "JSON lines", "parquet", "text"
-FORMATS = {
-    ".csv": CSV,
-    ".tsv": TSV,
-    ".tab": TSV,
-    ".jsonl": JSON,
-    ".ndjson": JSON,
-    ".json": JSON,
-    ".parquet": PARQUET,
-    ".txt": TEXT,
-}
-"""What a file is by its ending."""
-DELIMITERS = {CSV: ",", TSV: "\t"}
+TEXT = "text"
+READABLE = {**FORMATS, ".txt": TEXT}
+"""What a file is by its ending; of text each line is a row."""
 
 CHUNK_ROWS = 8192
 """Rows of a chunk at most; they are predicted in the order of their lengths."""
 CHUNK_BYTES = 64 << 20
 """Bytes of a chunk after which it ends."""
-MAX_ROW_BYTES = 16 << 20
-"""Bytes of the longest row that is read from csv, JSON and text."""
 PARQUET_BYTES = 1 << 30
 """Memory of the process that reads parquet."""
 
 TEXT_COLUMN = "text"
 """The column of text where none is named; also that of a file of plain lines."""
-
-Row = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -87,7 +73,7 @@ class Table:
 
     Attributes:
         path: of the file.
-        kind: one of the values of `FORMATS`.
+        kind: one of the values of `READABLE`.
         columns: names of the columns of the first chunk.
         size_bytes: of the file.
         chunks: all chunks, to be read once.
@@ -116,9 +102,9 @@ class Table:
 
 
 def format_of(path: Path) -> str | None:
-    """What a file is by its ending, .gz behind it aside but for parquet; None where it is none of `FORMATS`."""
+    """What a file is by its ending, .gz behind it aside but for parquet; None where its ending says nothing."""
     name = path.name.lower()
-    kind = FORMATS.get(Path(name.removesuffix(".gz")).suffix)
+    kind = READABLE.get(Path(name.removesuffix(".gz")).suffix)
     return None if kind == PARQUET and name.endswith(".gz") else kind
 
 
@@ -131,8 +117,8 @@ def open_table(path: Path) -> Table:
     kind = format_of(path)
     if kind is None:
         raise InputError(
-            f"--file {path}: its ending does not say what it is; expected {', '.join(FORMATS)}, or .gz behind one "
-            "that is no parquet; without --out a file is read as one text per line"
+            f"--file {path}: its ending does not say what it is; expected {', '.join(READABLE)}, or .gz behind one "
+            "that is not parquet; without --out a file is read as one text per line"
         )
     try:
         size = path.stat().st_size
@@ -149,13 +135,13 @@ def open_table(path: Path) -> Table:
 
 def _text_chunks(path: Path, kind: str) -> Iterator[Chunk]:
     parse: Callable[[Path, Iterable[str]], Iterator[Row]] = {
-        JSON: _json_rows,
+        JSON: json_rows,
         TEXT: lambda _, lines: ({TEXT_COLUMN: line.rstrip("\r\n")} for line in lines),
-    }.get(kind) or (lambda path, lines: _csv_rows(path, lines, DELIMITERS[kind]))
+    }.get(kind) or (lambda path, lines: csv_rows(path, lines, DELIMITERS[kind]))
     with open_regular(path) as stored:
         packed = path.suffix.lower() == ".gz"
         plain = cast(BinaryIO, gzip.GzipFile(fileobj=stored)) if packed else stored
-        lines = _Lines(path, plain)
+        lines = Lines(path, plain)
         rows, done = parse(path, lines), 0
         while True:
             held: list[Row] = []
@@ -169,107 +155,6 @@ def _text_chunks(path: Path, kind: str) -> Iterator[Chunk]:
             columns = held[0] if kind != JSON else dict.fromkeys(itertools.chain.from_iterable(held))
             yield Chunk(done, tuple(columns), held, stored.tell())
             done += len(held)
-
-
-class _Lines:
-    """The lines of a file of UTF-8 text, none of them longer than a row may be.
-
-    Attributes:
-        size: bytes that were read so far, unpacked.
-    """
-
-    def __init__(self, path: Path, file: BinaryIO) -> None:
-        self.path, self.file, self.size = path, file, 0
-
-    def __iter__(self) -> Iterator[str]:
-        for number in itertools.count(1):
-            try:
-                line = self.file.readline(MAX_ROW_BYTES + 1)
-            except (OSError, EOFError, zlib.error) as error:
-                raise InputError(f"{self.path}: line {number:,} cannot be read ({error}); restore the file") from None
-            if not line:
-                return
-            self.size += len(line)
-            if len(line) > MAX_ROW_BYTES:
-                raise _too_long(self.path, number)
-            try:
-                yield line.decode("utf-8-sig" if number == 1 else "utf-8")
-            except UnicodeDecodeError as error:
-                encoding = "utf-16" if number == 1 and line[:2] in (b"\xff\xfe", b"\xfe\xff") else "latin1"
-                raise InputError(
-                    f"{self.path}: line {number:,} is not UTF-8 (byte {line[error.start]:#04x} at position "
-                    f"{error.start:,} of it); convert the file first, for example: "
-                    f"iconv -f {encoding} -t utf-8 {self.path.name} > utf8-{self.path.name}"
-                ) from None
-
-
-def _too_long(path: Path, line: int) -> InputError:
-    return InputError(
-        f"{path}: the row at line {line:,} is longer than {MAX_ROW_BYTES:,} bytes; close the quote or end the line "
-        "that is missing"
-    )
-
-
-def _json_rows(path: Path, lines: Iterable[str]) -> Iterator[Row]:
-    for number, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            remedy = f"; convert a list: jq -c '.[]' {path.name} > rows.jsonl" if line.lstrip()[:1] == "[" else ""
-            raise InputError(f"{path}: line {number:,}: {error}; expected one JSON object a line{remedy}") from None
-        if not isinstance(row, dict):
-            raise InputError(
-                f"{path}: line {number:,} holds {row!r:.60}, expected one JSON object a line; convert a list: "
-                f"jq -c '.[]' {path.name} > rows.jsonl"
-            )
-        yield row
-
-
-def _csv_rows(path: Path, lines: Iterable[str], delimiter: str) -> Iterator[Row]:
-    held: list[str] = []  # the lines of the row that is being parsed
-
-    def feed() -> Iterator[str]:
-        size = 0
-        for number, line in enumerate(lines, 1):
-            size = size + len(line) if held else len(line)
-            if size > MAX_ROW_BYTES:
-                raise _too_long(path, number)
-            held.append(line)
-            yield line
-
-    csv.field_size_limit(MAX_ROW_BYTES)
-    reader = csv.reader(feed(), delimiter=delimiter)
-    names: list[str] = []
-    last: list[str] = []
-    try:
-        for number, cells in enumerate(filter(None, reader), -1):
-            last = held.copy()
-            held.clear()
-            if not names:
-                names = _header(path, cells)
-                continue
-            if len(cells) != len(names):
-                raise InputError(
-                    f"{path}: row {number:,} (counted from 0, ends on line {reader.line_num:,}) has {len(cells)} "
-                    f"cells, the header {len(names)}; put quotes around text that holds {delimiter!r} or line breaks"
-                )
-            yield dict(zip(names, cells, strict=True))
-        list(csv.reader(last, delimiter=delimiter, strict=True))  # to find a quote that is never closed
-    except csv.Error as error:
-        if not held and "end of data" not in str(error):
-            return  # stray quotes in the last row, as forgiven in the others
-        raise InputError(
-            f"{path}: line {reader.line_num:,}: {error}; put texts in quotes, and double those in it"
-        ) from None
-
-
-def _header(path: Path, names: list[str]) -> list[str]:
-    for name in names:
-        if names.count(name) > 1:
-            raise InputError(f"{path} has {names.count(name)} columns {name!r}; rename all but one")
-    return names
 
 
 def _parquet_chunks(path: Path, size: int) -> Iterator[Chunk]:
@@ -311,7 +196,7 @@ def _parquet_batches(path: Path) -> Iterator["pa.RecordBatch"]:
     try:
         with pyarrow.parquet.ParquetFile(open_regular(path)) as file:
             names = file.schema_arrow.names
-            _header(path, names)
+            check_header(path, names)
             meta = file.metadata
             size = sum(meta.row_group(group).total_byte_size for group in range(meta.num_row_groups))
             fitting = CHUNK_BYTES // 4 * max(meta.num_rows, 1) // max(size, 1)

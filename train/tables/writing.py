@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Protocol
 
 from cache.common.files import storage_errors
 from cache.common.folder import Folder
+from cache.common.table_files import DELIMITERS, FORMATS, JSON, PARQUET
 from cache.errors import InputError
 
-from .reading import DELIMITERS, FORMATS, JSON, PARQUET, TEXT, Chunk
+from .reading import Chunk
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -54,9 +55,8 @@ def check_out(out: Path, source: Path, force: bool) -> None:
     Raises:
         InputError: it is one of these.
     """
-    written = [ending for ending, kind in FORMATS.items() if kind != TEXT]
-    if out.suffix.lower() not in written:
-        raise InputError(f"--out {out}: its ending does not say what to write; expected {', '.join(written)}")
+    if out.suffix.lower() not in FORMATS:
+        raise InputError(f"--out {out}: its ending does not say what to write; expected {', '.join(FORMATS)}")
     if out.is_dir():
         raise InputError(f"--out {out} is a folder, expected a file in it")
     if not out.parent.is_dir():

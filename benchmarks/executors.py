@@ -1,0 +1,139 @@
+"""The same build in this process and on a Ray cluster of this machine with 1, 2 and 4 workers; `datasets` beside them.
+
+    python -m benchmarks.executors --quick
+
+Text is salted copies of the reviews as parquet, so that all can read it in parts. A cluster is started before the
+clock: what counts is the build. The shards of all must be equal to the byte.
+"""
+
+import argparse
+import hashlib
+import os
+import shutil
+import sys
+import time
+
+from . import timing
+from .timing import WORK, Json, Worker, interleave, median_of, python, ratio, say
+
+OUT = WORK / "executors"
+LOCAL = "prep build"
+PEER = "datasets.map(num_proc=2), sort, save_to_disk"
+PART_BYTES = 16 << 20
+"""An eighth of the usual, so that a few hundred megabytes make parts enough."""
+
+
+def main() -> None:
+    parser = timing.arguments(__doc__, memory="1GiB")
+    parser.add_argument("--serve", help=argparse.SUPPRESS)
+    settings = parser.parse_args()
+    if settings.serve:
+        serve(settings.serve)
+        return
+    copies = 2 if settings.quick else 10
+    rounds = settings.rounds or (1 if settings.quick else 3)
+    timing.measure(python("executors", "--serve", f"make-{copies}"))
+    path = WORK / f"imdb-x{copies}.parquet"
+    names = {
+        LOCAL: "local",
+        **{f"{LOCAL} --executor ray, {n} workers": f"ray-{n}" for n in (1, 2, 4)},
+        PEER: "datasets",
+    }
+    workers = {name: Worker(name, python("executors", "--serve", short)) for name, short in names.items()}
+    samples = interleave(list(workers), rounds, lambda name: workers[name].ask(path=str(path)), say)
+    digests = {found["digest"] for name, rows in samples.items() if name != PEER for found in rows}
+    if len(digests) != 1:
+        sys.exit(f"the shards differ: {digests}")
+    rows: list[Json] = [
+        {
+            "executor": name,
+            "wall_s": median_of(found, "wall_s"),
+            "mb_per_s": path.stat().st_size / 1e6 / median_of(found, "wall_s"),
+            "times_local": ratio(samples, name, LOCAL, "wall_s"),
+        }
+        for name, found in samples.items()
+    ]
+    columns = {"executor": "25,000 reviews, copies", "wall_s": "wall, s", "mb_per_s": "MB/s", "times_local": "x local"}
+    one = f"{LOCAL} --executor ray, 1 workers"
+    ratios = {"1 worker / local (target: 1.2 or less)": ratio(samples, one, LOCAL, "wall_s")}
+    title = f"Executors: {copies} copies of the reviews in parquet, medians of {rounds}; shards equal"
+    timing.report("executors", title, rows, columns, ratios, settings)
+
+
+def serve(what: str) -> None:
+    """Be one of the peers, or make the text."""
+    if what.startswith("make-"):
+        make(int(what.removeprefix("make-")))
+        return
+    workers = int(what.removeprefix("ray-")) if what.startswith("ray-") else 0
+    if workers:
+        os.environ |= {"RAY_USAGE_STATS_ENABLED": "0", "RAY_worker_niceness": "0"}
+        import ray
+
+        ray.init(num_cpus=workers, include_dashboard=False, log_to_driver=False)
+    timing.serve(by_datasets if what == "datasets" else (lambda path: by_prep(path, bool(workers))))
+
+
+def make(copies: int) -> None:
+    """The reviews so many times, a different word put before each of each copy."""
+    import pyarrow.csv
+    import pyarrow.parquet
+
+    from .corpus import salted_csv
+
+    path = WORK / f"imdb-x{copies}.parquet"
+    if not path.exists():
+        options = pyarrow.csv.ParseOptions(newlines_in_values=True)
+        table = pyarrow.csv.read_csv(salted_csv(copies), parse_options=options)
+        pyarrow.parquet.write_table(table, path, row_group_size=5000)
+
+
+def by_prep(path: str, ray: bool) -> Json:
+    """Build, planning nothing."""
+    from cache.common.progress import ConsoleProgress
+    from prep.build import build
+    from prep.settings import BuildSettings
+
+    folder = OUT / ("ray" if ray else "local")
+    shutil.rmtree(folder, ignore_errors=True)
+    settings = BuildSettings(
+        path, name="a", out=folder, tokenizer="minilm", max_length=400, epochs=0, executor="ray" if ray else "local",
+        part_bytes=PART_BYTES,
+    )  # fmt: skip
+    start = time.perf_counter()
+    build(settings, ConsoleProgress(quiet=True))
+    wall_s = time.perf_counter() - start
+    digest = hashlib.sha256()
+    for shard in sorted(folder.glob("a/*/shard-*.safetensors")):
+        digest.update(shard.read_bytes())
+    shutil.rmtree(folder)
+    return {"wall_s": wall_s, "digest": digest.hexdigest()}
+
+
+def by_datasets(path: str) -> Json:
+    """The usual way: load, map in two processes, sort by length, save."""
+    import datasets
+    from transformers import AutoTokenizer
+
+    from cache.common.hub import packaged_model
+
+    datasets.disable_progress_bars()
+    folder = OUT / "datasets"
+    shutil.rmtree(folder, ignore_errors=True)
+    start = time.perf_counter()
+    tokenizer = AutoTokenizer.from_pretrained(packaged_model())
+    rows = datasets.load_dataset("parquet", data_files=path, split="train", cache_dir=str(folder / "loaded"))
+    rows = rows.map(lambda batch: _encoded(tokenizer, batch["text"]), batched=True, num_proc=2, remove_columns=["text"])
+    rows.sort("length").flatten_indices().save_to_disk(folder / "saved")
+    wall_s = time.perf_counter() - start
+    shutil.rmtree(folder)
+    return {"wall_s": wall_s, "digest": ""}
+
+
+def _encoded(tokenizer: object, texts: list[str]) -> Json:
+    ids = tokenizer(texts, truncation=True, max_length=400)["input_ids"]  # type: ignore[operator]
+    return {"input_ids": ids, "length": list(map(len, ids))}
+
+
+if __name__ == "__main__":
+    main()

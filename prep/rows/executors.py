@@ -1,0 +1,98 @@
+"""Where the tasks of a build run: in this process, one after the other, or elsewhere.
+
+A task is a function of what all tasks share and of its own part of the work. It keeps nothing between calls, so that
+it may run anywhere, in any order, and once more where it was cut off: the cache is the same to the byte.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
+from typing import Any, Protocol, TypeVar
+
+from cache.errors import InputError
+
+from ..columns import Stream
+from ..sources.missing import counted_without
+from .encoding import Part, Report
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+class Executor(Protocol):
+    """Runs tasks.
+
+    Attributes:
+        in_place: whether tasks run in this process, one after the other, and so may share what they know.
+    """
+
+    in_place: bool
+
+    def parts(self, stream: Stream) -> list[Stream]:
+        """A source split in parts, in order, each of which is a task."""
+        ...
+
+    def run(
+        self, task: Callable[[Any, Item, Report], Result], shared: Any, items: Iterable[Item], report: Report
+    ) -> Iterator[Result]:
+        """The results of a task for some items, in their order.
+
+        Args:
+            task: called with what is shared, an item, and `report`.
+            shared: by all of them.
+            items: one for each task.
+            report: hears of bytes and tokens that are done, sooner or later.
+
+        Raises:
+            LengthwiseError: as the task raises it, of the first item for which it does.
+        """
+        ...
+
+
+class InPlace:
+    """Runs tasks in this process, a source split as a single one."""
+
+    in_place = True
+
+    def parts(self, stream: Stream) -> list[Stream]:
+        return [stream]
+
+    def run(
+        self, task: Callable[[Any, Item, Report], Result], shared: Any, items: Iterable[Item], report: Report
+    ) -> Iterator[Result]:
+        return (task(shared, item, report) for item in items)
+
+
+class Counted(Protocol):
+    """What is known of a part once it was read."""
+
+    rows: int
+    left_out: int
+
+
+Found = TypeVar("Found", bound=Counted)
+
+
+def run_parts(
+    executor: Executor, task: Callable[[Any, Part, Report], Found], shared: Any, parts: Sequence[Part], report: Report
+) -> Iterator[Found]:
+    """Run a task for the parts of source splits, in order.
+
+    Raises:
+        InputError: as the task raises it; it names rows by their numbers in the source split. Where those were not
+            known yet, that part is read once more.
+    """
+    results = executor.run(task, shared, parts, report)
+    split, first_row, left_out = "", 0, 0
+    with counted_without(lambda: left_out):
+        for part in parts:
+            if part.split != split:
+                split, first_row = part.split, 0
+            try:
+                found = next(results)
+            except InputError:
+                if part.first_row != first_row:
+                    list(executor.run(task, shared, [replace(part, first_row=first_row)], report))
+                raise
+            left_out += found.left_out
+            first_row += found.rows
+            yield found

@@ -1,0 +1,62 @@
+"""What the labels of a source mean, once all of it was read: the task, and the label of each row."""
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from cache.common.arrays import Array
+from cache.common.progress import ConsoleProgress
+from cache.common.text import listed
+from cache.errors import InputError
+from cache.format.tasks import MLM, TOKENS, Task
+
+from ..labels.class_labels import Coded, find_task, resolve_classes, resolve_numbers
+from ..labels.class_names import confusable
+from ..labels.tags import Tags
+from ..sources.corpus import Source
+
+
+def tags_task(asked: str, tags: Tags, console: ConsoleProgress) -> tuple[Task, Array]:
+    """The task and the labels of the marks, for rows of words."""
+    if asked == "auto":
+        console.log(f"task {TOKENS}, found from the lists of words; --task settles it")
+    names, marked = tags.table()
+    if not names:
+        raise InputError("the lists of words are all empty, so there is no tag to learn; see --text")
+    for line in confusable(names) if tags.known is None else ():
+        console.log(f"warning: {line}")
+    if len(names) == 1:
+        console.log(f"warning: all words have the tag {names[0]!r}: there is nothing to learn")
+    return Task(TOKENS, names), marked
+
+
+def labels_task(
+    asked: str, pieces: dict[str, list[Coded]], source: Source, console: ConsoleProgress
+) -> tuple[Task, dict[str, Array]]:
+    """The task, and the labels of each source split."""
+    if asked == MLM:
+        return Task(MLM, (), source.pair), {}
+    kind = find_task(asked, pieces, source.label_names)
+    if asked == "auto" and kind != "classification":
+        console.log(f"task {kind}, found from the labels; --task settles it")
+    if kind == "regression":
+        return Task(kind, (), source.pair), dict(resolve_numbers(pieces))
+    names, labels = resolve_classes(pieces, source.label_names)
+    for line in (*_oddities(names, labels), *(confusable(names) if source.label_names is None else ())):
+        console.log(f"warning: {line}")
+    return Task(kind, names, source.pair), labels
+
+
+def _oddities(names: tuple[str, ...], classes: dict[str, Array]) -> Iterator[str]:
+    """What is allowed, but rarely meant."""
+    rows, single = sum(map(len, classes.values())), all(column.ndim == 1 for column in classes.values())
+    if len(names) == 1 and single:
+        yield f"all rows have the label {names[0]!r}: there is nothing to learn"
+    elif len(names) > max(100, rows // 2):
+        yield f"{len(names):,} classes in {rows:,} rows; if that is not the label column, name it with --label"
+    if len(classes.get("train", ())):
+        train = classes["train"]
+        counts = np.bincount(train, minlength=len(names)) if single else train.sum(axis=0, dtype=np.int64)
+        absent = np.flatnonzero(counts == 0).tolist()
+        if absent:
+            yield f"no row of 'train' has the label {listed([repr(names[number]) for number in absent], 5)}"

@@ -1,0 +1,105 @@
+"""Where files can be cut, so that several processes read one file.
+
+jsonl, lines of text, csv without quotes    at the ends of lines
+parquet                                     between row groups
+all others                                  nowhere: a quote may hold the end of a line, what is compressed is read
+                                            from its beginning
+"""
+
+from codecs import BOM_UTF8
+from collections.abc import Sequence
+from pathlib import Path
+
+from cache.common.files import open_regular
+
+from .diagnose import reading
+from .formats import ARCHIVE, COMPRESSIONS, LINES, Span, TableFile, table_file
+from .json_files import holds_list
+
+BLOCK_BYTES = 1 << 20
+
+FilePart = tuple[Path, Span | None]
+"""A file, and which rows of it are meant; None = all."""
+
+
+def cut_tables(paths: Sequence[Path], delimiter: str | None, part_bytes: int) -> list[list[FilePart]]:
+    """Table files in parts of about `part_bytes`: of a large file, or several small ones. Runs in a forked process.
+
+    Raises:
+        InputError: a file cannot be read as what its ending says.
+    """
+    groups: list[list[FilePart]] = []
+    room = 0
+    for path in paths:
+        with reading(path, delimiter):
+            size = path.stat().st_size
+            if size > part_bytes:
+                groups += [[(path, span)] for span in _spans(table_file(path, delimiter), size, part_bytes)]
+                room = 0
+                continue
+        if size > room:
+            groups.append([])
+            room = part_bytes
+        groups[-1].append((path, None))
+        room -= size
+    return groups
+
+
+def _spans(table: TableFile, size: int, part_bytes: int) -> list[Span | None]:
+    """The parts of a file, in order."""
+    if table.kind == "parquet":
+        return [*_row_groups(table.path, part_bytes)]
+    packed = table.path.suffix.lower() in (*COMPRESSIONS, ARCHIVE)
+    if packed or table.kind == "conll" or not _ends_rows_with_lines(table):
+        return [None]
+    ends = _line_ends(table.path, size, part_bytes)
+    return [Span(begin, end) for begin, end in zip([0, *ends], [*ends, size], strict=True)]
+
+
+def _row_groups(path: Path, part_bytes: int) -> list[Span]:
+    import pyarrow.parquet
+
+    with pyarrow.parquet.ParquetFile(open_regular(path)) as file:
+        sizes = [file.metadata.row_group(group).total_byte_size for group in range(file.metadata.num_row_groups)]
+    spans, begin, held = [], 0, 0
+    for group, size in enumerate(sizes):
+        if held and held + size > part_bytes:
+            spans.append(Span(begin, group))
+            begin, held = group, 0
+        held += size
+    return [*spans, Span(begin, len(sizes))]
+
+
+def _ends_rows_with_lines(table: TableFile) -> bool:
+    """Whether the end of a line is always that of a row."""
+    if table.kind == "json":
+        return not holds_list(table.path)
+    if table.kind == LINES:
+        return True
+    with open_regular(table.path) as file:
+        while block := file.read(BLOCK_BYTES):
+            if b'"' in block:
+                return False
+    return True
+
+
+def _line_ends(path: Path, size: int, part_bytes: int) -> list[int]:
+    """Positions behind the first line that ends after each multiple of `part_bytes`, but for the last of the file."""
+    ends: list[int] = []
+    with open_regular(path) as file:
+        for start in range(part_bytes, size, part_bytes):
+            if ends and start <= ends[-1]:
+                continue
+            file.seek(start)
+            position = start
+            while block := file.read(BLOCK_BYTES):
+                if (found := block.find(b"\n")) >= 0:
+                    position += found + 1
+                    break
+                position += len(block)
+            file.seek(position)
+            if (
+                position < size and file.read(len(BOM_UTF8)) != BOM_UTF8
+            ):  # a reader would take it for a file's beginning
+                ends.append(position)
+    return ends

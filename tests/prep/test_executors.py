@@ -1,0 +1,354 @@
+"""A build whose tasks run apart, in any order, makes the cache of a local build to the byte, and says the same."""
+
+import gzip
+import json
+import random
+import re
+import socket
+from collections.abc import Callable
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cache import Cache, InputError, LengthwiseError, open_cache
+from cache.common.forked import Forked
+from prep import build as building
+from prep import build_cache
+from prep.columns import parts
+from prep.rows.on_ray import OnRay, Place, check_ray
+from prep.sources.opening import open_source
+
+from ..helpers.builds import build_toy, content
+from ..helpers.commands import write_parquet
+from ..helpers.scattered import Scattered
+from ..helpers.tokenizers import write_tokenizer
+
+# Files that are parsed in this process are closed when their readers are forgotten.
+pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
+RANDOM = random.Random(0)
+WORDS = [f"word{number}" for number in range(1, 30)]
+
+
+def sentence(longest: int = 12) -> str:
+    return " ".join(RANDOM.choices(WORDS, k=RANDOM.randint(1, longest)))
+
+
+TEXTS = [sentence() for _ in range(60)]
+LABELS = [RANDOM.choice(["x", "y", "z"]) for _ in TEXTS]
+ROWS = [{"text": text, "label": label} for text, label in zip(TEXTS, LABELS, strict=True)]
+TAGGED = [
+    {"text": text.split(), "label": RANDOM.choices(["O", "B-A", "I-A", "B-C"], k=len(text.split()))} for text in TEXTS
+]
+
+
+def jsonl(rows: list[dict[str, Any]]) -> bytes:
+    return b"".join(json.dumps(row).encode() + b"\n" for row in rows)
+
+
+def write(path: str, data: bytes) -> None:
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    Path(path).write_bytes(data)
+
+
+def csv(rows: list[dict[str, Any]], end: str = "\n") -> bytes:
+    return end.join(["label,text", *(f"{row['label']},{row['text']}" for row in rows), ""]).encode()
+
+
+def parquet(path: str, rows: list[dict[str, Any]], group: int = 7) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet
+
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    pyarrow.parquet.write_table(pa.Table.from_pylist(rows), path, row_group_size=group)
+
+
+def of_jsonl() -> str:
+    write("a.jsonl", jsonl(ROWS))
+    return "a.jsonl"
+
+
+def of_jsonl_without_a_last_line_end() -> str:
+    write("a.jsonl", jsonl(ROWS).rstrip(b"\n"))
+    return "a.jsonl"
+
+
+def of_a_list() -> str:
+    write("a.json", json.dumps(ROWS).encode())
+    return "a.json"
+
+
+def of_csv() -> str:
+    write("a.csv", csv(ROWS, "\r\n"))
+    return "a.csv"
+
+
+def of_csv_with_quotes() -> str:
+    write("a.csv", csv([*ROWS, {"text": '"word1\nword2, word3"', "label": "x"}]))
+    return "a.csv"
+
+
+def of_parquet() -> str:
+    parquet("a.parquet", ROWS)
+    return "a.parquet"
+
+
+def of_packed_files() -> str:
+    for number in range(3):
+        write(f"data/part-{number}.jsonl.gz", gzip.compress(jsonl(ROWS[number * 20 : number * 20 + 20])))
+    return "data"
+
+
+def of_splits_in_several_formats() -> str:
+    write("data/train-0.jsonl", jsonl(ROWS[:25]))
+    write("data/train-1.jsonl", jsonl(ROWS[25:45]))
+    parquet("data/test.parquet", ROWS[45:])
+    return "data"
+
+
+def of_text_files() -> str:
+    for number, row in enumerate(ROWS):
+        write(f"texts/{'test' if number % 3 else 'train'}/{row['label']}/{number:03}.txt", row["text"].encode())
+    return "texts"
+
+
+def of_lines_of_text() -> str:
+    write("notes.txt", "\n\n".join([*TEXTS[:30], "\ufeffword1", *TEXTS[30:]]).encode())
+    return "notes.txt"
+
+
+def of_pairs() -> str:
+    write("a.jsonl", jsonl([{**row, "sentence2": sentence()} for row in ROWS]))
+    return "a.jsonl"
+
+
+def of_numbers() -> str:
+    write("a.jsonl", jsonl([{"text": text, "label": number / 8} for number, text in enumerate(TEXTS)]))
+    return "a.jsonl"
+
+
+def of_sets() -> str:
+    write("a.jsonl", jsonl([{"text": text, "label": sorted({*text.split()[:2]})} for text in TEXTS]))
+    return "a.jsonl"
+
+
+def of_tagged_words() -> str:
+    write("a.jsonl", jsonl(TAGGED))
+    return "a.jsonl"
+
+
+def of_rows_with_gaps() -> str:
+    write("a.jsonl", jsonl([{**row, "text": None} if number % 5 == 2 else row for number, row in enumerate(ROWS)]))
+    return "a.jsonl"
+
+
+def of_a_saved_dataset() -> str:
+    import datasets
+
+    datasets.Dataset.from_list(ROWS).save_to_disk("saved", num_shards=3)
+    return "saved"
+
+
+SOURCES: list[tuple[Callable[[], str], dict[str, Any]]] = [
+    (of_jsonl, {}),
+    (of_jsonl, {"holdout": 0.25, "validation": 0.1}),
+    (of_jsonl, {"limit": 31}),
+    (of_jsonl, {"task": "mlm", "holdout": 0.2}),
+    (of_jsonl, {"memory_bytes": 1 << 14}),
+    (of_jsonl_without_a_last_line_end, {}),
+    (of_a_list, {}),
+    (of_csv, {"holdout": 0.1}),
+    (of_csv_with_quotes, {}),
+    (of_parquet, {"limit": 25, "holdout": 0.2}),
+    (of_packed_files, {}),
+    (of_splits_in_several_formats, {}),
+    (of_splits_in_several_formats, {"limit": 20}),
+    (of_text_files, {}),
+    (of_lines_of_text, {"task": "mlm", "holdout": 0.2}),
+    (of_pairs, {"holdout": 0.3}),
+    (of_numbers, {}),
+    (of_sets, {}),
+    (of_tagged_words, {}),
+    (of_tagged_words, {"holdout": 0.25}),
+    (of_rows_with_gaps, {"missing": "drop", "holdout": 0.2}),
+    (of_rows_with_gaps, {"missing": "drop"}),
+    (of_a_saved_dataset, {}),
+]
+
+
+@pytest.fixture(autouse=True)
+def in_a_folder_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a tokenizer; files are parsed in this process, for a fork for each of hundreds of parts takes long."""
+    monkeypatch.chdir(tmp_path)
+    write_tokenizer(Path("tokenizer"))
+    monkeypatch.setattr(Forked, "_run", lambda _, path, items: items())
+
+
+def build(source: str, out: str, **settings: Any) -> Cache:
+    return build_toy(source, Path(out), tokenizer="tokenizer", **settings).cache
+
+
+def scattered(monkeypatch: pytest.MonkeyPatch, part_bytes: int, **ray: Any) -> Scattered:
+    """From now on tasks run apart; returns the stand-in for Ray."""
+    cluster = Scattered(**ray)
+    monkeypatch.setattr(
+        building,
+        "_executor",
+        lambda settings, folder, console: nullcontext(OnRay(cluster, part_bytes, Place.here(folder))),
+    )
+    return cluster
+
+
+def without_times(cache: Path) -> dict[str, Any]:
+    """The files of a cache; of the manifest all but when it was built and on how many rows the engine was checked."""
+    files: dict[str, Any] = dict(content(cache))
+    manifest = json.loads(files["manifest.json"])
+    changing = ("created", "build", "checksum")
+    return {**files, "manifest.json": {name: value for name, value in manifest.items() if name not in changing}}
+
+
+@pytest.mark.parametrize(("source", "settings"), SOURCES, ids=lambda value: getattr(value, "__name__", str(value)))
+def test_caches_are_byte_identical_in_any_partition(
+    source: Callable[[], str], settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = source()
+    settings = {"name": "a", "shard_bytes": 1000, "batch_size": 8, **settings}
+    build(name, "local", **settings)
+    expected = without_times(Path("local/caches/a"))
+    for seed, part_bytes in enumerate([300, 1500]):
+        cluster = scattered(monkeypatch, part_bytes, seed=seed, cores=seed + 1)
+        built = build(name, f"apart-{part_bytes}", **settings)
+        assert cluster.started > len(expected["manifest.json"]["splits"]), "its tasks ran there"
+        assert without_times(Path(built.folder)) == expected
+        assert list(built.verify())
+
+
+@pytest.mark.parametrize(
+    ("source", "at_least"),
+    [
+        (of_jsonl, 10),
+        (of_a_list, 1),
+        (of_csv, 10),
+        (of_csv_with_quotes, 1),
+        (of_parquet, 9),
+        (of_packed_files, 3),
+        (of_text_files, 5),
+        (of_a_saved_dataset, 3),
+    ],
+    ids=lambda value: getattr(value, "__name__", str(value)),
+)
+def test_parts_of_a_source_are_its_rows_in_order(source: Callable[[], str], at_least: int) -> None:
+    stream = open_source(source(), memory_bytes=1 << 28).splits["train"]
+    rows = [row for batch in stream() for row in batch.to_pylist()]
+    cut = parts(stream, 100)
+    assert len(cut) >= at_least if at_least > 1 else len(cut) == 1
+    found = [[row for batch in part() for row in batch.to_pylist()] for part in cut]
+    assert [row for part in found for row in part] == rows
+    assert all(found)
+
+
+# --- what goes wrong
+
+BROKEN: list[tuple[bytes, dict[str, Any]]] = [
+    (jsonl([*ROWS[:37], {"text": None, "label": "x"}, *ROWS[37:]]), {}),
+    (jsonl([*ROWS[:37], {"text": "word1", "label": None}, *ROWS[37:]]), {}),
+    (jsonl([*ROWS[:37], {"text": "word1", "label": None}, *ROWS[37:]]), {"holdout": 0.2}),
+    (jsonl([*ROWS[:37], {"text": "word1", "label": ""}, *ROWS[37:]]), {}),
+    (jsonl([*ROWS[:3], {"text": " ", "label": "x"}, *ROWS[3:37], {"text": "word1", "label": 5}]), {"missing": "drop"}),
+    (jsonl([*TAGGED[:30], {"text": ["word1"], "label": ["O", "O"]}, *TAGGED[30:]]), {}),
+    (jsonl(ROWS[:40]) + b"{broken\n" + jsonl(ROWS[40:]), {}),
+    (jsonl(ROWS[:40]) + b'{"text": "\xff", "label": "x"}\n', {}),
+]
+
+
+@pytest.mark.parametrize(("data", "settings"), BROKEN, ids=range(len(BROKEN)))
+def test_errors_name_the_row_as_a_local_build_does(
+    data: bytes, settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write("a.jsonl", data)
+    with pytest.raises(InputError) as locally:
+        build("a.jsonl", "local", **settings)
+    for seed in range(2):
+        scattered(monkeypatch, 400, seed=seed)
+        with pytest.raises(InputError) as apart:
+            build("a.jsonl", "apart", **settings)
+        found, expected = (re.sub(r" in row \d+", "", str(error.value)) for error in (apart, locally))
+        assert found == expected, "but for pyarrow's row, which it counts in the piece that it parses"
+
+
+def test_a_part_that_is_lost_ends_the_build_and_the_cache_there_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    write("a.jsonl", jsonl(ROWS))
+    build("a.jsonl", "")
+    before = content(Path("caches"))
+    for lost in (0, 5, 20):  # the last while shards are written
+        cluster = scattered(monkeypatch, 400, lost=[lost])
+        with pytest.raises(LengthwiseError, match=r"a task was lost, .*: the process died;") as error:
+            build("a.jsonl", "", force=True, limit=50, shard_bytes=300)
+        assert "--memory" in str(error.value)
+        assert cluster.started < 80
+        assert content(Path("caches")) == before
+    assert list(open_cache("caches/a").verify())
+
+
+def test_a_defect_is_not_taken_for_a_lost_task(monkeypatch: pytest.MonkeyPatch) -> None:
+    write("a.jsonl", jsonl(ROWS))
+    cluster = scattered(monkeypatch, 400)
+    monkeypatch.setattr("prep.rows.encoding.check_tokens", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        build("a.jsonl", "")
+    assert cluster.cancelled, "nothing goes on that is of no use"
+
+
+def test_a_fast_engine_that_is_wrong_sends_all_parts_to_tokenizers(monkeypatch: pytest.MonkeyPatch) -> None:
+    from prep.tokenization import parity
+
+    write("a.jsonl", jsonl(ROWS))
+    expected = without_times(Path(build("a.jsonl", "local", engine="tokenizers").folder))
+    scattered(monkeypatch, 400)
+
+    def differs(*_: Any) -> None:
+        raise parity.ParityError("nanotoken and tokenizers disagree")
+
+    monkeypatch.setattr(parity.ParityCheck, "check", differs)
+    built = build("a.jsonl", "apart", engine="nanotoken")
+    assert without_times(Path(built.folder)) == expected
+    assert built.manifest.build["engine"] == "tokenizers"
+
+
+def test_machines_must_have_the_same_version_folders_and_storage(tmp_path: Path) -> None:
+    place = Place.here(tmp_path)
+    place.take()
+    for other, expected in (
+        ({"version": "9.9"}, "expected 9.9; install the same on all machines"),
+        ({"building": tmp_path / "elsewhere"}, "needs --out on storage that all machines share"),
+        ({"working": tmp_path / "elsewhere"}, "start prep build in a folder that all machines share"),
+    ):
+        with pytest.raises(InputError, match=expected):
+            Place(**{**vars(place), **other}).take()
+
+
+def test_data_in_memory_is_not_for_other_machines() -> None:
+    with pytest.raises(InputError, match="--executor ray reads files that all machines see, but the data given is in"):
+        build_cache(["word1"], ["x"], name="a", tokenizer="tokenizer", executor="ray")
+    with pytest.raises(InputError, match="--executor 'slurm' is not one of local, ray"):
+        build_cache("a.csv", executor="slurm")
+
+
+def test_a_cluster_that_is_not_there_is_an_error_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    write("a.jsonl", jsonl(ROWS))
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+    for address in (f"127.0.0.1:{port}", f"ray://127.0.0.1:{port}", "127.0.0.1:99999"):
+        monkeypatch.setenv("RAY_ADDRESS", address)
+        with pytest.raises(InputError, match=f"no Ray cluster answers at RAY_ADDRESS={address}: .*; start one"):
+            build("a.jsonl", "", executor="ray")
+    monkeypatch.setenv("RAY_ADDRESS", "auto")
+    check_ray()
+
+
+def test_without_ray_the_error_says_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    write_parquet("a.parquet", text=["word1", "word2"], label=["x", "y"])
+    monkeypatch.setattr("prep.rows.on_ray.find_spec", lambda _: None)
+    with pytest.raises(InputError, match=r"needs Ray, which is not installed; next: pip install 'lengthwise\[ray\]'"):
+        build("a.parquet", "", executor="ray")

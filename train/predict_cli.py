@@ -1,0 +1,138 @@
+"""The command `train predict`: texts from the arguments, standard input or a file, and their labels."""
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from cache.common.command_line import complete_folder, print_json, quiet_option
+from cache.errors import InputError
+
+from .libraries import load_libraries
+from .settings import PRECISIONS
+
+if TYPE_CHECKING:
+    from .predict import Predictor
+    from .predict_file import FilePredictions
+
+
+@click.command()
+@click.argument("model", shell_complete=complete_folder)
+@click.argument("texts", nargs=-1)
+@click.option(
+    "--file",
+    type=click.Path(path_type=Path),
+    help="Read texts from a file, one per line; with --out from a csv, tsv, jsonl, parquet or txt file.",
+)
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    help="Write the rows of --file and their predictions to a csv, tsv, jsonl or parquet file.",
+)
+@click.option("--text", metavar="COLUMN", help="Column of the text.  [default: text, or the only one]")
+@click.option("--text-pair", metavar="COLUMN", help="Column of the second text, for a model of pairs.")
+@click.option("--force", is_flag=True, help="Replace the file of --out.")
+@click.option("--batch-size", type=click.IntRange(1), default=32, show_default=True, help="Texts of a batch.")
+@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, …")
+@click.option("--precision", type=click.Choice(PRECISIONS), default="fp32", show_default=True)
+@quiet_option
+@click.option("--json", "as_json", is_flag=True, help="Print JSON lines; with --out one object, a summary.")
+def predict(
+    model: str,
+    texts: tuple[str, ...],
+    file: Path | None,
+    out: Path | None,
+    text: str | None,
+    text_pair: str | None,
+    force: bool,
+    batch_size: int,
+    device: str,
+    precision: str,
+    quiet: bool,
+    as_json: bool,
+) -> None:
+    """Label texts: from the arguments, from a file, or from standard input, one per line.
+
+    A model that was trained on pairs takes both texts on one line, separated by a tab; one that was trained on words
+    gives each word of a text, split at spaces, a tag.
+
+    With --out the rows of a file are written again, in order, each with its label and the probability of every class.
+
+    \b
+    Examples:
+      train predict runs/imdb-1 "A film one will not forget." "Two hours too long."
+      train predict runs/imdb-1 --file reviews.txt --json
+      train predict runs/imdb-1 --file reviews.csv --text review --out labelled.csv
+    """
+    if texts and file is not None:
+        raise InputError("texts and --file are both given, expected one of them")
+    if out is not None and file is not None:
+        done = _predict_file(model, file, out, (text, text_pair), force, batch_size, device, precision, quiet)
+        if as_json:
+            print_json(done.to_json())
+        elif not quiet:
+            click.echo("\n".join(done.lines()))
+        return
+    _check_lines(file, {"--out": out, "--text": text, "--text-pair": text_pair, "--force": force})
+    if not texts and file is None and (sys.stdin is None or sys.stdin.isatty()):
+        raise InputError('no text was given; pass texts, --file FILE, or pipe them in: echo "…" | train predict MODEL')
+    from .tables.lines import read_file, read_stdin
+
+    given = list(texts) or (read_stdin() if file is None else read_file(file))
+    predictor = _predictor(model, device, precision, batch_size)
+    from .run_folder.records import finite
+
+    for result in predictor(given):
+        if as_json:
+            print_json(finite(result.to_json()))
+        elif not quiet:
+            click.echo(result.to_line())
+
+
+def _predict_file(
+    model: str,
+    file: Path,
+    out: Path,
+    columns: tuple[str | None, str | None],
+    force: bool,
+    batch_size: int,
+    device: str,
+    precision: str,
+    quiet: bool,
+) -> "FilePredictions":
+    """What is wrong with the files shows before torch is loaded."""
+    from .tables.reading import open_table
+    from .tables.writing import check_out
+
+    check_out(out, file, force)
+    table = open_table(file)
+    texts = table.text_columns(*columns)
+    predictor = _predictor(model, device, precision, batch_size)
+    from cache.common.progress import ConsoleProgress
+
+    from .predict_file import predict_file
+
+    return predict_file(predictor, table, texts, out, ConsoleProgress(quiet))
+
+
+def _predictor(model: str, device: str, precision: str, batch_size: int) -> "Predictor":
+    load_libraries()
+    from .device import pick_device, pick_precision
+    from .predict import Predictor
+
+    on = pick_device(device)
+    return Predictor(model, on, pick_precision(precision, on), batch_size)
+
+
+def _check_lines(file: Path | None, given: dict[str, object]) -> None:
+    """Where lines of text are read, refuse a file of rows and the options that go with one."""
+    from .tables.reading import TEXT, format_of
+
+    if flags := [flag for flag, value in given.items() if value]:
+        raise InputError(f"{flags[0]} goes with --file and --out; pass {'--out' if file else '--file'} FILE too")
+    kind = None if file is None else format_of(file)
+    if kind not in (None, TEXT):
+        raise InputError(
+            f"--file {file} is {kind}, a file of rows; pass --out with a file to write them to, such as --out out.csv"
+        )
