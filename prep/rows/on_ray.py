@@ -209,6 +209,7 @@ def on_ray(part_bytes: int, building: Path, console: ConsoleProgress) -> Iterato
         InputError: there is no such cluster, or it cannot be started.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is sent anywhere
+    os.environ.setdefault("RAY_DEDUP_LOGS", "0")  # nothing is printed later than it comes
     import ray
 
     address, found = os.environ.get("RAY_ADDRESS"), ray.is_initialized()
@@ -219,12 +220,11 @@ def on_ray(part_bytes: int, building: Path, console: ConsoleProgress) -> Iterato
         except (ray.exceptions.RayError, OSError, RuntimeError, ValueError) as error:
             what = f"no Ray cluster answers at RAY_ADDRESS={address}" if address else "Ray cannot be started"
             raise InputError(f"{what}: {str(error).strip().partition(chr(10))[0]}; see ray status") from error
-    try:
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(contextlib.redirect_stdout(sys.stderr))  # Ray tells of lost workers on standard output
+        if not found:
+            stack.callback(ray.shutdown)
         executor = OnRay(ray, part_bytes, Place.here(building))
         cores = ray.cluster_resources().get("CPU", 0)
         console.log(f"encoding on Ray: {cores:,.0f} cores {f'at {address}' if address else 'of this machine'}")
-        with contextlib.redirect_stdout(sys.stderr):  # where Ray tells of lost workers, it prints to standard output
-            yield executor
-    finally:
-        if not found:
-            ray.shutdown()
+        yield executor
