@@ -2,7 +2,9 @@
 
 PYTHON ?= python3
 BIN := .venv/bin
-PIP_INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+PIP_INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --no-compile
+# On all cores, where pip would use one; templates that some packages hold do not compile.
+COMPILE = $(BIN)/python -m compileall -q -j 0 .venv/lib > /dev/null 2>&1 || true
 
 # Tests run in as many processes as there are cores to give them, each computing on one thread.
 WORKERS ?= 2
@@ -44,7 +46,7 @@ wheel: .venv/dev.stamp
 check: test lint types wheel
 
 # Every stage beside its peers; a full run wants a quiet machine and some hours, and is kept in benchmarks/results.
-STAGES = prepare plans utilization feed training predict versus_fixed meetings quality
+STAGES = prepare executors plans utilization feed training predict versus_fixed meetings quality
 
 bench: .venv/bench.stamp
 	for stage in $(STAGES); do $(BIN)/python -m benchmarks.$$stage || exit 1; done
@@ -62,16 +64,19 @@ pictures: .venv/dev.stamp
 .venv/demo.stamp: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(PIP_INSTALL) --editable '.[demo]'
+	$(COMPILE)
 	touch $@
 
 .venv/dev.stamp: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(PIP_INSTALL) --editable '.[dev]'
+	$(COMPILE)
 	touch $@
 
 .venv/bench.stamp: pyproject.toml constraints.txt benchmarks/peers.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(PIP_INSTALL) --editable '.[bench]'
+	$(COMPILE)
 	rm -rf .peers
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --target .peers -r benchmarks/peers.txt
 	touch $@
