@@ -25,15 +25,18 @@ PART_BYTES = 30_000
 
 
 def workers() -> list[int]:
-    """The worker processes of Ray that descend from this one, by their process numbers."""
+    """The worker processes of Ray that descend from this one, by their process numbers; not those that they fork to read
+    files, whose end a build takes for the file's fault."""
     found = []
     for folder in Path("/proc").glob("[0-9]*"):
         try:
             title = (folder / "cmdline").read_bytes()
+            parent = (folder / "stat").read_text().rpartition(")")[2].split()[1]
+            forked = Path(f"/proc/{parent}/cmdline").read_bytes().startswith(b"ray::")
             session = os.getsid(int(folder.name))
         except OSError:
             continue
-        if title.startswith((b"ray::perform", b"ray::IDLE")) and session == os.getsid(0):
+        if title.startswith((b"ray::perform", b"ray::IDLE")) and session == os.getsid(0) and not forked:
             found.append(int(folder.name))
     return found
 
