@@ -25,8 +25,8 @@ PART_BYTES = 30_000
 
 
 def workers() -> list[int]:
-    """The worker processes of Ray that descend from this one, by their process numbers; not those that they fork to read
-    files, whose end a build takes for the file's fault."""
+    """The worker processes of Ray that descend from this one, by their process numbers; not those that they fork to
+    read files, whose end a build takes for the file's fault."""
     found = []
     for folder in Path("/proc").glob("[0-9]*"):
         try:
