@@ -29,19 +29,15 @@ class PartedStream:
 
     Attributes:
         whole: reads all of it.
-        cut: called with the size of a part in bytes, the streams of the parts, in order.
+        parts: called with the size of a part in bytes, about; gives the streams of the parts, in order.
     """
 
     whole: Stream
-    cut: Callable[[int], list[Stream]]
+    parts: Callable[[int], list[Stream]]
 
     def __call__(self) -> Iterator["pa.RecordBatch"]:
         """Start reading from the front."""
         return self.whole()
-
-    def parts(self, part_bytes: int) -> list[Stream]:
-        """Streams of about so many bytes each."""
-        return self.cut(part_bytes)
 
 
 def parts(stream: Stream, part_bytes: int) -> list[Stream]:

@@ -20,7 +20,7 @@ from cache.errors import InputError
 from ..columns import PAIR, TEXT, Mask, Stream, checked_texts, kept
 from ..labels.class_labels import Coded, code_batch
 from ..labels.tags import TaggedWords, Tags, tagged_words
-from ..sources.missing import FilledRows, counted_without
+from ..sources.missing import FilledRows, counted_without, rows_left_out
 from ..tokenization.engines import RowError
 from ..tokenization.tokenizer import Encoder
 from ..tokenization.words import WordEncoder, pack
@@ -125,7 +125,7 @@ def survey(shared: Shared, part: Part, report: Report) -> Survey:
         InputError: the part cannot be read, or a label is missing or of a wrong kind.
     """
     found, size = Survey(batches=[]), 0
-    with counted_without(lambda: _left_out(part.stream)):
+    with counted_without(lambda: rows_left_out(part.stream)):
         for chunk in part.chunks():
             found.rows += chunk.batch.num_rows
             size += chunk.batch.nbytes
@@ -138,7 +138,7 @@ def survey(shared: Shared, part: Part, report: Report) -> Survey:
                 found.batches = found.batches if size <= shared.keep_bytes else None
             report(chunk.batch.nbytes, 0)
     found.tags = list(shared.tags.numbers)
-    found.left_out = _left_out(part.stream)
+    found.left_out = rows_left_out(part.stream)
     return found
 
 
@@ -201,7 +201,7 @@ def encode_part(shared: Shared, part: Part, report: Report) -> EncodedPart:
     checked = encoder.rows_checked
     splits = {name: EncodedRows(SortedRunStore(shared.spill / f"{name}-{token_hex(8)}", limit)) for name in part.masks}
     coded, rows = [], 0
-    with counted_without(lambda: _left_out(part.stream)):
+    with counted_without(lambda: rows_left_out(part.stream)):
         for chunk in part.chunks():
             if encoder.words:
                 words = tagged_words(chunk.batch, chunk.split, chunk.first_row, shared.tags)
@@ -217,11 +217,7 @@ def encode_part(shared: Shared, part: Part, report: Report) -> EncodedPart:
     for split in splits.values() if not shared.in_place else ():
         split.store.settle()
     numbers = part.stream.numbers() if isinstance(part.stream, FilledRows) else None
-    return EncodedPart(rows, splits, coded, _left_out(part.stream), numbers, encoder.rows_checked - checked)
-
-
-def _left_out(stream: Stream) -> int:
-    return stream.left_out if isinstance(stream, FilledRows) else 0
+    return EncodedPart(rows, splits, coded, rows_left_out(part.stream), numbers, encoder.rows_checked - checked)
 
 
 def _encode_texts(chunk: Chunk, encoder: Encoder, part: Part, name: str, split: EncodedRows) -> int:

@@ -60,7 +60,7 @@ class SpillFile:
     """A file that ids are appended to, for `Spilled` to read; the caller who named it removes it."""
 
     def __init__(self, path: Path) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        path.parent.mkdir(exist_ok=True)  # alone: the folder of a build that has ended is not made anew
         self.path = path
         self.handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
         self.size = 0

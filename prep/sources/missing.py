@@ -47,6 +47,11 @@ class FilledRows:
         return np.flatnonzero(np.concatenate([np.zeros(0, bool), *self._filled]))
 
 
+def rows_left_out(stream: Stream) -> int:
+    """How many rows a stream left out, as far as it was read last."""
+    return stream.left_out if isinstance(stream, FilledRows) else 0
+
+
 NOTE = "(rows that --missing drop leaves out are not counted)"
 
 

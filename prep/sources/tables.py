@@ -8,6 +8,7 @@ import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -32,7 +33,7 @@ from ..columns import (
 from ..labels.class_labels import Coded, code_batch
 from .corpus import Columns, Source, cache_name
 from .files import named
-from .missing import FilledRows, counted_without
+from .missing import FilledRows, counted_without, rows_left_out
 from .usual_columns import choose_columns, column_note, unread_labels
 
 if TYPE_CHECKING:
@@ -187,9 +188,9 @@ def frames_source(argument: str, name: str, frames: Mapping[str, Frame], asked: 
     streams = {split: frame_stream(frame, asked, where[split]) for split, frame in labelled.items()}
     digests = {}
     for split, stream in streams.items():
-        read = FilledRows(stream)
-        with counted_without(lambda read=read: read.left_out):  # type: ignore[misc]
-            digests[split] = digest(split, read if asked.drop_missing else stream)
+        read = FilledRows(stream) if asked.drop_missing else stream
+        with counted_without(partial(rows_left_out, read)):
+            digests[split] = digest(split, read)
     tables = [{"split": split, "rows": found.rows, "sha256": found.sha256} for split, found in digests.items()]
     return Source(
         argument=argument,
