@@ -46,7 +46,7 @@ wheel: .venv/dev.stamp
 check: test lint types wheel
 
 # Every stage beside its peers; a full run wants a quiet machine and some hours, and is kept in benchmarks/results.
-STAGES = prepare executors plans utilization feed training predict versus_fixed meetings quality
+STAGES = prepare executors plans utilization feed training ranks predict versus_fixed meetings quality
 
 bench: .venv/bench.stamp
 	for stage in $(STAGES); do $(BIN)/python -m benchmarks.$$stage || exit 1; done
