@@ -16,12 +16,11 @@ from cache.common.command_line import (
     run_command,
 )
 from cache.common.sizes import parse_bytes
-from cache.format.tasks import KINDS
 from cache.plans.spec import STRATEGIES, PlanSpec
 
+from .choices import ENGINES, EXECUTORS, MISSING, TASKS
 from .inspect_cli import info, list_caches, print_cache, report, show, verify
 from .sharing_cli import gc, pull, push
-from .tokenization import ENGINES
 
 if TYPE_CHECKING:
     from .build import BuildResult
@@ -70,7 +69,7 @@ def _sources(context: click.Context, parameter: click.Parameter, incomplete: str
 @click.option("--delimiter", help="What separates the cells of csv and text files.  [default: as their names say]")
 @click.option(
     "--missing",
-    type=click.Choice(("error", "drop")),
+    type=click.Choice(MISSING),
     default="error",
     show_default=True,
     help="What becomes of rows whose text or label is missing or empty.",
@@ -82,7 +81,7 @@ def _sources(context: click.Context, parameter: click.Parameter, incomplete: str
 )
 @click.option(
     "--task",
-    type=click.Choice(("auto", *KINDS)),
+    type=click.Choice(TASKS),
     default="auto",
     show_default=True,
     help="What the labels are; mlm takes none.",
@@ -108,7 +107,7 @@ def _sources(context: click.Context, parameter: click.Parameter, incomplete: str
 @click.option("--memory", default="1GiB", show_default=True, help="About how much memory the build may take.")
 @click.option(
     "--executor",
-    type=click.Choice(("local", "ray")),
+    type=click.Choice(EXECUTORS),
     default="local",
     show_default=True,
     help="Where to encode: here, or on the Ray cluster of RAY_ADDRESS.",

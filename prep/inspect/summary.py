@@ -39,11 +39,15 @@ def first_split(cache: Cache) -> Split:
     return cache["train" if "train" in cache else next(iter(cache))]
 
 
+COMPARED = ("fixed", "dynamic", "smart", "tight")
+"""Strategies of the token table's first lines."""
+
+
 def table_specs(split: Split) -> list[PlanSpec]:
     """Fixed, dynamic, smart and tight at the default batch size, and every other plan that is stored."""
     default = split.default_spec()
     batch_size = default.batch_size or 16
-    specs = [PlanSpec(strategy, batch_size, None, default.seed) for strategy in ("fixed", "dynamic", "smart", "tight")]
+    specs = [PlanSpec(strategy, batch_size, None, default.seed) for strategy in COMPARED]
     return specs + [spec for spec in split.stored_plans() if spec not in specs]
 
 
