@@ -16,6 +16,7 @@ from cache.common.command_line import (
     run_command,
 )
 from cache.common.sizes import parse_bytes
+from cache.errors import InputError
 from cache.plans.spec import STRATEGIES, PlanSpec
 
 from .choices import ENGINES, EXECUTORS, MISSING, TASKS
@@ -178,9 +179,11 @@ def plan(cache: str, split: str, epochs: int, quiet: bool, as_json: bool, **opti
     from cache import open_cache
     from cache.common.progress import ConsoleProgress
 
-    from .inspect.summary import TokenRow, format_token_table, plan_facts, token_table
+    from .inspect.summary import format_token_table, plan_facts, plan_rows
 
     spec = PlanSpec.of(**options)
+    if epochs < 1:
+        raise InputError(f"--epochs {epochs} is not 1 or more")
     rows = open_cache(cache)[split]
     with ConsoleProgress(quiet).bar("planning", epochs, "epochs") as bar:
         there, added = rows.keep_plan(spec, epochs, lambda _: bar.update(1))
@@ -188,8 +191,7 @@ def plan(cache: str, split: str, epochs: int, quiet: bool, as_json: bool, **opti
         print_json({"folder": cache, "split": split, "planned_epochs": added, **plan_facts(rows, spec)})
     if quiet or as_json:
         return
-    table: list[TokenRow] = [row for row in token_table(rows) if row.spec == spec or row.spec.strategy == "fixed"]
-    click.echo(format_token_table(table))
+    click.echo(format_token_table(plan_rows(rows, spec)))
     click.echo(f"\n{cache}: {added} epochs of {spec.id} planned for {split!r}, {there} were there")
     click.echo(f"next: train run --cache {cache} {_plan_flags(spec)}")
 
