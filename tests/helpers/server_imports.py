@@ -5,6 +5,12 @@ import importlib
 
 from transformers.conversion_mapping import get_checkpoint_conversion_mapping
 
-for _name in ("transformers.models.bert.modeling_bert", "nanotoken", "matplotlib.backends.backend_svg", "jinja2"):
+for _name in (
+    "train.run",
+    "transformers.models.bert.modeling_bert",
+    "nanotoken",
+    "matplotlib.backends.backend_svg",
+    "jinja2",
+):
     importlib.import_module(_name)
 get_checkpoint_conversion_mapping("bert")
