@@ -91,12 +91,13 @@ def make(copies: int) -> None:
     from .corpus import salted_csv
 
     path = WORK / f"imdb-x{copies}.parquet"
-    if not path.exists():
+    folder = path.with_suffix("")
+    if not (path.exists() and folder.exists()):
         options = pyarrow.csv.ParseOptions(newlines_in_values=True)
         table = pyarrow.csv.read_csv(salted_csv(copies), parse_options=options)
         pyarrow.parquet.write_table(table, path, row_group_size=5000)
-        folder, half = path.with_suffix(""), len(table) // 2
         folder.mkdir(exist_ok=True)
+        half = len(table) // 2
         for number in range(2):
             part = table.slice(number * half, half)
             pyarrow.parquet.write_table(part, folder / f"{number}.parquet", row_group_size=5000)
