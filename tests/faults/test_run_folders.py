@@ -267,7 +267,7 @@ def mutate_sealed(trained: Path, run: Path, times: int) -> int:
 
 
 def test_changed_files_with_checksums_that_fit_give_typed_errors(trained: Path, run: Path) -> None:
-    assert mutate_sealed(trained, run, 10) > 1
+    assert mutate_sealed(trained, run, 12) > 2
 
 
 @pytest.mark.faults
