@@ -22,7 +22,7 @@ from cache.common.folder import Folder
 from train.loop.setup import TrainingSetup
 from train.loop.state import State
 
-SLOW_IMPORTS = ["tests.helpers.children", "tests.helpers.server_imports"]
+SLOW_IMPORTS = ["tests.helpers.server_imports"]
 
 MAINS: dict[str, Callable[[], object]] = {"train": train.cli.main, "prep": prep.cli.main}
 

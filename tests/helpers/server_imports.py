@@ -1,10 +1,21 @@
 """What commands do first, done once in the server that their processes are forked from: slow imports, and transformers'
-table of renamed weights, which takes as long to make as two steps of training."""
+table of renamed weights, which takes as long to make as two steps of training.
 
+No garbage collection looks at any of it, in no child either: that would take as long as a short command.
+"""
+
+import gc
 import importlib
 
-from transformers.conversion_mapping import get_checkpoint_conversion_mapping
-
-for _name in ("transformers.models.bert.modeling_bert", "nanotoken", "matplotlib.backends.backend_svg", "jinja2"):
+gc.disable()
+for _name in (
+    "tests.helpers.children",
+    "transformers.models.bert.modeling_bert",
+    "nanotoken",
+    "matplotlib.backends.backend_svg",
+    "jinja2",
+):
     importlib.import_module(_name)
-get_checkpoint_conversion_mapping("bert")
+importlib.import_module("transformers.conversion_mapping").get_checkpoint_conversion_mapping("bert")
+gc.freeze()
+gc.enable()
