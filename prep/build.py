@@ -23,12 +23,13 @@ from cache.reading.manifest import open_folder, read_manifest
 from cache.writing.publishing import building, publish, remove_leftovers, staging
 from cache.writing.writer import write_manifest, write_tokenizer
 
+from .choices import DROP, LOCAL
 from .rows.assembly import Encoded, encode_source
 from .rows.executors import Executor, InPlace
 from .rows.on_ray import check_ray, on_ray
 from .rows.selection import Selection
 from .rows.shards import write_splits
-from .settings import DROP, LOCAL, BuildSettings
+from .settings import BuildSettings
 from .sources.corpus import STDIN, Source
 from .sources.missing import FilledRows
 from .sources.opening import open_source

@@ -3,6 +3,7 @@
 Shapes: B rows, W columns, C classes.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from itertools import islice
@@ -32,78 +33,68 @@ TEXTS_TO_ENCODE = 512
 
 
 @dataclass(frozen=True)
-class Prediction:
-    """A text's most probable label."""
+class Predicted(ABC):
+    """What a model says of a text."""
 
     text: str
+
+    def to_json(self) -> dict[str, Any]:
+        """All of it, as plain JSON."""
+        return asdict(self)
+
+    @abstractmethod
+    def to_line(self) -> str:
+        """The prediction, a tab, the text."""
+
+
+@dataclass(frozen=True)
+class Prediction(Predicted):
+    """A text's most probable label."""
+
     label: str
     probability: float
 
-    def to_json(self) -> dict[str, Any]:
-        """Text, label and probability."""
-        return asdict(self)
-
     def to_line(self) -> str:
-        """Label, probability and text, separated by tabs."""
         return f"{self.label}\t{self.probability:.4f}\t{self.text}"
 
 
 @dataclass(frozen=True)
-class NumberPrediction:
+class NumberPrediction(Predicted):
     """The number that a regression predicts for a text."""
 
-    text: str
     value: float
 
-    def to_json(self) -> dict[str, Any]:
-        """Text and value."""
-        return asdict(self)
-
     def to_line(self) -> str:
-        """Value and text, separated by a tab."""
         return f"{self.value:.6g}\t{self.text}"
 
 
 @dataclass(frozen=True)
-class SetPrediction:
+class SetPrediction(Predicted):
     """The labels whose probability is above a half, and the probability of each label."""
 
-    text: str
     labels: tuple[str, ...]
     probabilities: dict[str, float]
 
-    def to_json(self) -> dict[str, Any]:
-        """Text, labels and the probability of every label."""
-        return asdict(self)
-
     def to_line(self) -> str:
-        """The labels, each with its probability, and the text, separated by a tab."""
         found = ", ".join(f"{label} {self.probabilities[label]:.4f}" for label in self.labels)
         return f"{found or 'none'}\t{self.text}"
 
 
 @dataclass(frozen=True)
-class TagPrediction:
+class TagPrediction(Predicted):
     """The most probable tag of each word of a text, and its probability.
 
     Both are None for a word the model did not see: it was truncated, or has no token.
     """
 
-    text: str
     words: tuple[str, ...]
     tags: tuple[str | None, ...]
     probabilities: tuple[float | None, ...]
-
-    def to_json(self) -> dict[str, Any]:
-        """Text, words, and the tag and probability of each."""
-        return asdict(self)
 
     def to_line(self) -> str:
         """The tags, separated by spaces, - for none, then a tab and the text."""
         return f"{' '.join(tag or '-' for tag in self.tags)}\t{self.text}"
 
-
-Predicted = Prediction | NumberPrediction | SetPrediction | TagPrediction
 
 Input = str | tuple[str, str] | list[str]
 """A text, a pair of texts, or the words of a text."""
@@ -187,7 +178,7 @@ class Predictor:
                 found = self.tokenizer.encode_batch(words, is_pretokenized=True)  # the fast one gives no words
             else:
                 found = self.tokenizer.encode_batch_fast(list(inputs))
-        for text, encoding in zip(inputs, found, strict=True):
+        for number, (text, encoding) in enumerate(zip(inputs, found, strict=True)):
             ids = encoding.ids
             if len(ids) > self.max_length or max(ids, default=0) >= self.vocabulary:
                 raise InputError(
@@ -197,9 +188,7 @@ class Predictor:
             yield _Encoded(
                 np.array(ids, np.int64),
                 encoding.type_ids.count(0) if self.typed and isinstance(text, tuple) else None,
-                _first_tokens(encoding.word_ids, len(text.split() if isinstance(text, str) else text))
-                if words
-                else None,
+                _first_tokens(encoding.word_ids, len(words[number])) if words else None,
             )
 
     def predicted_labels(self, output: Output) -> list[str | None]:

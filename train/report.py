@@ -5,6 +5,7 @@ from pathlib import Path
 
 from cache.common.progress import clock
 
+from .loop.resolution import corpus_metric
 from .loop.setup import TrainingSetup
 from .metrics.scores import TITLES, main_score
 from .models.inputs import PADDING_SIDE
@@ -82,7 +83,7 @@ def report_end(folder: Path, summary: Json, setup: TrainingSetup, trackers: Trac
             log("           its scores are optimistic, for the test rows chose the epoch; see prep build --validation")
     if "test" in summary:
         loss = summary["test"]["loss"]
-        shown = main_score(summary["test"], str(setup.cache.manifest.source.get("metric", "")))
+        shown = main_score(summary["test"], corpus_metric(setup.cache, str(settings.task)))
         score = "" if shown is None else f", {TITLES.get(shown[0], shown[0])} {shown[1]:.4f}"
         log(f"{summary['test']['split']:10} loss {loss:.4f}{score}, on {summary['test']['rows']:,} rows")
     memory = summary["peak_memory_bytes"]

@@ -22,6 +22,7 @@ from .loop.checkpoint import Checkpoint, clean, load_checkpoint, newest_checkpoi
 from .loop.resolution import absolute_model, cache_requirements
 from .loop.setup import TrainingSetup, checkpoint_owner, keep_plan, prepare_training
 from .loop.state import Meter, State
+from .models.folder import CONFIG
 from .models.loading import load_model, model_digest, model_folder
 from .run_folder.folder import CHECKPOINTS, RUNS, RunInfo, open_run, read_run, read_summary
 from .settings import FREE_ON_RESUME, Settings, contradictions
@@ -123,7 +124,7 @@ def _differences(info: RunInfo, settings: Settings, cache: Cache, device: torch.
     if device.type != info.settings.device.partition(":")[0]:
         found.append(f"--device is {info.settings.device} in the run, {device} here")
     source = local_folder(str(settings.model))
-    if source is not None and (source / "config.json").is_file() and model_digest(source) != info.model_digest:
+    if source is not None and (source / CONFIG).is_file() and model_digest(source) != info.model_digest:
         found.append(f"--model {settings.model}: its files are no longer those the run started from")
     return found
 

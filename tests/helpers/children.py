@@ -11,16 +11,17 @@ import time
 from collections.abc import Callable
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
-import torch
 
 import prep.cli
 import train.cli
-import train.run
 from cache.common.folder import Folder
-from train.loop.setup import TrainingSetup
-from train.loop.state import State
+
+if TYPE_CHECKING:
+    from train.loop.setup import TrainingSetup
+    from train.loop.state import State
 
 SLOW_IMPORTS = ["tests.helpers.server_imports"]
 
@@ -45,6 +46,8 @@ def call(folder: Path, function: Callable[..., object], *arguments: object) -> F
 
 
 def _child(folder: Path, function: Callable[..., object], arguments: tuple[object, ...]) -> None:
+    import torch
+
     os.chdir(folder)
     print_to("out.txt", "err.txt")
     torch.set_num_threads(1)
@@ -93,9 +96,11 @@ def kill_in_second_checkpoint() -> None:
 
 def stop_after(patch: pytest.MonkeyPatch, step: int) -> None:
     """Ask the next run in this process to stop, as SIGTERM does, when its `step`-th optimizer step is done."""
+    import train.run
+
     update = train.run.update
 
-    def stopping(setup: TrainingSetup, state: State) -> None:
+    def stopping(setup: "TrainingSetup", state: "State") -> None:
         update(setup, state)
         if state.step == step:
             signal.raise_signal(signal.SIGTERM)

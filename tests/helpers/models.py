@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
 from tokenizers import Tokenizer
 
 from .tokenizers import (
@@ -30,6 +29,7 @@ def write_model(folder: Path, *, seed: int = 0, classes: int | None = None, kind
 
     With `classes` it is saved as a classifier of so many classes.
     """
+    import torch
     from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification
 
     from train.models.heads import quiet_transformers
@@ -153,6 +153,12 @@ def write_encoder(folder: Path, kind: Kind, **config: Any) -> Path:
     ends = {"bos_token_id": special["cls"], "eos_token_id": special["sep"]}
     sizes = {"vocab_size": tokenizer.get_vocab_size(), "max_position_embeddings": 40, "initializer_range": SPREAD}
     write_model(folder, kind=kind.model, **{**sizes, **numbers, **ends, **kind.config, **config})
+    return write_tokenizer_of(folder, kind)
+
+
+def write_tokenizer_of(folder: Path, kind: Kind) -> Path:
+    """The tokenizer alone."""
+    folder.mkdir(exist_ok=True)
     (folder / "tokenizer.json").write_text(tokenizer_json(kind.tokenizer))
     said = {f"{name}_token": token for name, token in kind.tokens.items()}
     content = {"tokenizer_class": kind.tokenizer_class, "model_max_length": 512, **said}

@@ -64,6 +64,7 @@ def serving(handler: type[BaseHTTPRequestHandler]) -> Iterator[ObjectServer]:
 
 class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True  # a body would wait 40 ms for the acknowledgement of its headers
     server: ObjectServer
 
     def log_message(self, *arguments: Any) -> None:

@@ -10,6 +10,7 @@ import importlib
 gc.disable()
 for _name in (
     "tests.helpers.children",
+    "train.run",
     "transformers.models.bert.modeling_bert",
     "nanotoken",
     "matplotlib.backends.backend_svg",

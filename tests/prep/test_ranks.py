@@ -4,12 +4,10 @@ import json
 from pathlib import Path
 
 import pytest
-from transformers import AutoConfig
 
 from cache import InputError, PlanSpec, open_cache
 from cache.plans.costs import rank_use
 from prep.inspect.ranks import format_ranks, rank_facts
-from train.models.inputs import attention_length
 
 from ..helpers.caches import write_cache
 from ..helpers.commands import Prep
@@ -54,21 +52,3 @@ def test_impossible_numbers_of_ranks_are_refused(folder: Path, prep: Prep, ranks
     with pytest.raises(InputError, match=f"--ranks is {ranks:,}, expected 1 to 4,096; pass for example --ranks 8"):
         rank_facts(open_cache(folder), ranks)
     assert prep("info", str(folder), "--ranks", str(ranks)).code == 2
-
-
-@pytest.mark.parametrize("kind", ["bert", "distilbert"])
-def test_the_model_says_what_attention_costs(folder: Path, tmp_path: Path, kind: str) -> None:
-    """As `train run` counts it: a narrow model spends more of its work on attention."""
-    sizes = {"dim": 32, "hidden_dim": 64} if kind == "distilbert" else {"hidden_size": 32, "intermediate_size": 64}
-    config = AutoConfig.for_model(kind, **sizes)
-    config.save_pretrained(tmp_path / "model")
-    cache, split = open_cache(folder), open_cache(folder)["train"]
-    facts = rank_facts(cache, 4, str(tmp_path / "model"))
-    assert attention_length(config) == 2 * 32 + 64
-    spec = PlanSpec("dynamic", 4 * (split.default_spec().batch_size or 0))
-    (plan,) = (
-        plan for plan in facts["plans"] if (plan["strategy"], plan["batch_size"]) == ("dynamic", spec.batch_size)
-    )
-    use = rank_use(split.plan(spec, 0), split.lengths, 4, attention_length=2 * 32 + 64)
-    assert plan["padded"] == vars(use)
-    assert plan not in rank_facts(cache, 4)["plans"]

@@ -7,10 +7,13 @@ import numpy as np
 import pytest
 import torch
 
+from cache.format.tasks import KINDS, MLM, Task
 from tests.helpers.scores import entities
 from train.metrics.classification import ClassificationMetric, MultiLabelMetric
 from train.metrics.entities import TokenMetric
+from train.metrics.evaluation import score_names
 from train.metrics.regression import correlation, ranks
+from train.metrics.scores import MAIN
 
 CPU = torch.device("cpu")
 
@@ -25,6 +28,14 @@ def test_correlations_by_hand() -> None:
         differences = sum((a - b) ** 2 for a, b in enumerate(permuted, 1))
         expected = 1 - 6 * differences / (4 * 15)
         assert correlation(ranks(np.arange(4.0)), ranks(np.array(permuted))) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_task_has_scores_before_it_has_rows(kind: str) -> None:
+    """The settings name a score before anything is evaluated; each task knows its own, the loss first."""
+    classes = () if kind in ("regression", MLM) else ("B-A", "O")
+    names = score_names(Task(kind, classes), kind == MLM)
+    assert names[0] == "loss" and set(MAIN) & set(names)
 
 
 def test_f1_by_hand() -> None:

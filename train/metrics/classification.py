@@ -16,7 +16,8 @@ MAX_CONFUSION_CLASSES = 1024
 """Up to so many classes the whole confusion matrix is counted, C x C."""
 
 
-def _f1(correct: float, predicted: float, actual: float) -> float:
+def f1_score(correct: int, predicted: int, actual: int) -> float:
+    """F1 from counts; 0 where there is nothing to divide by."""
     return 2 * correct / (predicted + actual) if predicted + actual else 0.0
 
 
@@ -62,7 +63,7 @@ class ClassScores:
         return sum(self._f1_of(c) for c in present) / len(present) if present else 0.0
 
     def _f1_of(self, label: int) -> float:
-        return _f1(self.correct[label], self.predicted[label], self.actual[label])
+        return f1_score(self.correct[label], self.predicted[label], self.actual[label])
 
     @property
     def matthews(self) -> float:
@@ -134,7 +135,7 @@ class ClassificationMetric:
 
 
 @dataclass(frozen=True)
-class MultiLabelMetrics:
+class MultiLabelScores:
     """What a multi-label classifier did on a split; a class is found where its probability is above a half.
 
     Attributes:
@@ -159,12 +160,12 @@ class MultiLabelMetrics:
     @property
     def f1_micro(self) -> float:
         """F1 over all decisions."""
-        return _f1(sum(self.correct), sum(self.predicted), sum(self.actual))
+        return f1_score(sum(self.correct), sum(self.predicted), sum(self.actual))
 
     @property
     def f1_macro(self) -> float:
         """The mean of F1 over all classes; 0 for one that neither occurs nor was found."""
-        found = [_f1(*counts) for counts in zip(self.correct, self.predicted, self.actual, strict=True)]
+        found = [f1_score(*counts) for counts in zip(self.correct, self.predicted, self.actual, strict=True)]
         return sum(found) / len(found) if found else 0.0
 
     def summary(self) -> dict[str, Any]:
@@ -198,6 +199,6 @@ class MultiLabelMetric:
     def sum_ranks(self, ranks: Ranks) -> None:
         ranks.sum_(self.counts)
 
-    def compute(self, rows: int, loss: float) -> MultiLabelMetrics:
+    def compute(self, rows: int, loss: float) -> MultiLabelScores:
         correct, predicted, actual = (tuple(row) for row in self.counts.tolist())
-        return MultiLabelMetrics(rows, loss, correct, predicted, actual)
+        return MultiLabelScores(rows, loss, correct, predicted, actual)

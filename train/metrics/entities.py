@@ -18,6 +18,7 @@ import torch
 from cache.format.tasks import IGNORED
 
 from ..distributed import Ranks
+from .classification import f1_score
 
 LETTERS = "BIESO."
 ENDS = frozenset(
@@ -90,7 +91,7 @@ class TokenScores:
         yield "accuracy", f"{self.accuracy:.4f} ({self.right:,} of {self.tokens:,} labelled tokens)"
         for number, (correct, predicted, actual) in self._present()[:20]:
             counts = f"{actual:,} entities, {correct:,} of them found, {predicted:,} found in all"
-            yield "", f"{self.types[number]}: F1 {scores_of(correct, predicted, actual)[2]:.4f}, {counts}"
+            yield "", f"{self.types[number]}: F1 {f1_score(correct, predicted, actual):.4f}, {counts}"
 
     def _present(self) -> list[tuple[int, tuple[int, int, int]]]:
         """Number and counts of the types that occur or were found."""
@@ -100,8 +101,7 @@ class TokenScores:
 
 def scores_of(correct: int, predicted: int, actual: int) -> tuple[float, float, float]:
     """Precision, recall and F1; 0 where there is nothing to divide by."""
-    total = predicted + actual
-    return correct / max(predicted, 1), correct / max(actual, 1), 2 * correct / total if total else 0.0
+    return correct / max(predicted, 1), correct / max(actual, 1), f1_score(correct, predicted, actual)
 
 
 class TokenMetric:

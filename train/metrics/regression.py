@@ -16,7 +16,7 @@ from ..distributed import Ranks
 
 
 @dataclass(frozen=True)
-class RegressionMetrics:
+class RegressionScores:
     """What a regression did on a split.
 
     Attributes:
@@ -64,13 +64,16 @@ class RegressionMetric:
         turns = itertools.chain.from_iterable(itertools.zip_longest(*found))  # in the order of one process
         self.pairs = [pair for pair in turns if pair is not None]
 
-    def compute(self, rows: int, loss: float) -> RegressionMetrics:
-        found, actual = torch.cat(self.pairs, dim=1).double().cpu().numpy()  # (N,) each
-        return RegressionMetrics(rows, loss, correlation(found, actual), correlation(ranks(found), ranks(actual)))
+    def compute(self, rows: int, loss: float) -> RegressionScores:
+        pairs = torch.cat([torch.zeros(2, 0), *(pair.cpu() for pair in self.pairs)], dim=1)
+        found, actual = pairs.double().numpy()  # (N,) each
+        return RegressionScores(rows, loss, correlation(found, actual), correlation(ranks(found), ranks(actual)))
 
 
 def correlation(one: npt.NDArray[np.float64], other: npt.NDArray[np.float64]) -> float:
-    """Pearson's correlation of two columns (N,); 0 where one is constant."""
+    """Pearson's correlation of two columns (N,); 0 where one is constant, or there are no rows."""
+    if not len(one):
+        return 0.0
     x, y = one - one.mean(), other - other.mean()
     scale = float(np.sqrt((x @ x) * (y @ y)))
     return float(x @ y) / scale if scale else 0.0

@@ -11,8 +11,7 @@ from cache.errors import InputError
 def layers_of(model: PreTrainedModel) -> nn.ModuleList | None:
     """The layers of a model's encoder, lowest first; None where they are not found."""
     base: Any = model.base_model
-    holders = (getattr(base, "encoder", None), getattr(base, "transformer", None), base)
-    for holder in holders:
+    for holder in (getattr(base, "encoder", None), getattr(base, "transformer", None), base):
         for name in ("layer", "layers"):
             layers = getattr(holder, name, None)
             if isinstance(layers, nn.ModuleList) and len(layers):

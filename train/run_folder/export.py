@@ -15,15 +15,14 @@ from cache.errors import CorruptCacheError, InputError
 from cache.format.files import FileInfo, open_file_info
 from cache.format.manifest import Manifest
 
-from ..models.folder import DETAILS
+from ..models.folder import CONFIG, DETAILS, TOKENIZER, TOKENIZER_CONFIG, WEIGHTS
 from ..models.heads import quiet_transformers
 from ..models.inputs import PADDING_SIDE
 from ..models.loading import find_model
 from .folder import MODEL, SETTINGS, Json, RunInfo
 from .model_card import README, model_card
 
-TOKENIZER_CONFIG = "tokenizer_config.json"
-TOKENIZER_FILES = {"tokenizer.json", TOKENIZER_CONFIG, "special_tokens_map.json"}
+TOKENIZER_FILES = {TOKENIZER, TOKENIZER_CONFIG, "special_tokens_map.json"}
 """What a tokenizer may consist of; a file of another name could be taken for weights or for code."""
 
 
@@ -103,13 +102,8 @@ def trained_model_folder(name: str) -> Path:
     """
     run = Path(name)
     if (run / SETTINGS).is_file():
-        if not (run / MODEL / "config.json").is_file():
+        if not (run / MODEL / CONFIG).is_file():
             raise InputError(f"{run} is not finished, so it has no model yet; go on with `train run --resume {run}`")
         return run / MODEL
-    folder = find_model(name, "MODEL")
-    if folder is None:
-        raise InputError(
-            f"MODEL {name!r}: no such folder here, not in the Hugging Face cache, and the Hub is not reachable; pass "
-            "the folder of a run, such as runs/imdb-1, or one that holds config.json and model.safetensors"
-        )
-    return folder
+    remedy = f"the folder of a run, such as runs/imdb-1, or one that holds {CONFIG} and {WEIGHTS}"
+    return find_model(name, "MODEL", remedy)

@@ -155,8 +155,9 @@ class Trackers:
 
     def catch_up(self, records: Iterable[Json]) -> None:
         """Log earlier records to the trackers that have none of this run."""
+        fresh = self.fresh
         for record in records:
-            self.log(record, self.fresh)
+            self.log(record, fresh)
 
     def drop(self, name: str, error: Exception) -> None:
         """Remove a tracker that failed, with a warning."""
