@@ -22,8 +22,8 @@ from cache import CorruptCacheError, LengthwiseError, open_cache
 from cache.common.folder import Folder
 from cache.format.files import FileInfo, file_info
 from train.run import resume_run, start_run
+from train.run_folder.creating import new_run
 from train.run_folder.export import exported_tokenizer
-from train.run_folder.folder import new_run
 from train.settings import Settings
 
 from ..helpers.caches import write_cache
@@ -263,7 +263,7 @@ def mutate_sealed(trained: Path, run: Path, times: int) -> int:
 
 
 def test_changed_files_with_checksums_that_fit_give_typed_errors(trained: Path, run: Path) -> None:
-    assert mutate_sealed(trained, run, 10) > 1
+    assert mutate_sealed(trained, run, 10) > 0
 
 
 @pytest.mark.faults
