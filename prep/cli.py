@@ -120,6 +120,7 @@ def build(source: tuple[str, ...], quiet: bool, as_json: bool, memory: str, **op
     """Build the cache of SOURCE: a preset, a Hub dataset id, files (csv, tsv, jsonl, json, parquet, conll; packed as
     .gz, .zst, .bz2 or .zip; txt with a text per line for --task mlm) or globs of them, perhaps as SPLIT=FILE, - for
     JSON lines from stdin, or a folder: of such files, of split/label/*.txt, or as datasets' save_to_disk writes it.
+    Files, folders and globs may be URLs (s3, gs, az, abfs, hf, file).
 
     \b
     Examples:
@@ -127,6 +128,7 @@ def build(source: tuple[str, ...], quiet: bool, as_json: bool, memory: str, **op
       prep build reviews.csv --text review --label stars --holdout 0.1
       prep build train=a.csv test=b.csv --name reviews
       prep build 'data/*.parquet'
+      prep build s3://bucket/reviews --out cache
       prep build stanfordnlp/sst2 --tokenizer roberta-base --max-length 128
       prep build pairs.jsonl --text premise --text-pair hypothesis
       prep build sentences.jsonl --text tokens --label ner_tags

@@ -22,8 +22,8 @@ from cache import CorruptCacheError, LengthwiseError, open_cache
 from cache.common.folder import Folder
 from cache.format.files import FileInfo, file_info
 from train.run import resume_run, start_run
+from train.run_folder.creating import new_run
 from train.run_folder.export import exported_tokenizer
-from train.run_folder.folder import new_run
 from train.settings import Settings
 
 from ..helpers.caches import write_cache
