@@ -85,7 +85,7 @@ def result(run: Path) -> dict[str, bytes]:
     return {path.name if path.parent == last else str(path.relative_to(run)): path.read_bytes() for path in files}
 
 
-@pytest.mark.parametrize("step", [1, 4, 8, 9, 10, 17])
+@pytest.mark.parametrize("step", [1, 8, 9, 17, *(pytest.param(step, marks=pytest.mark.faults) for step in (4, 10))])
 def test_a_run_stopped_at_any_step_and_resumed_equals_the_uninterrupted_one_bit_by_bit(place, monkeypatch, step):
     """Weights, optimizer, random state, metrics; CPU, fp32, dropout on, accumulation 2, evaluation in between."""
     with monkeypatch.context() as patch:
@@ -170,13 +170,19 @@ def test_killed_while_a_checkpoint_is_written_the_previous_one_is_used(place):
     assert result(run) == result(place / "whole")
 
 
-@pytest.mark.parametrize("name", ["model.safetensors", "optimizer.safetensors", "state.json"])
-def test_a_damaged_checkpoint_is_reported_and_the_one_before_it_used(place, monkeypatch, name):
-    with monkeypatch.context() as patch:
+@pytest.fixture(scope="module")
+def stopped(place):
+    """A run stopped at step 10."""
+    with pytest.MonkeyPatch.context() as patch:
         stop_after(patch, 10)
         with pytest.raises(Stopped):
-            begin(place, f"damaged-{name}")
-    run = place / f"damaged-{name}"
+            begin(place, "stopped")
+    return place / "stopped"
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "optimizer.safetensors", "state.json"])
+def test_a_damaged_checkpoint_is_reported_and_the_one_before_it_used(place, stopped, name):
+    run = shutil.copytree(stopped, place / f"damaged-{name}")
     damaged = run / "checkpoints" / "step-000010" / name
     content = bytearray(damaged.read_bytes())
     content[len(content) // 2] ^= 1
@@ -187,6 +193,7 @@ def test_a_damaged_checkpoint_is_reported_and_the_one_before_it_used(place, monk
     assert result(run) == result(place / "whole")
 
 
+@pytest.mark.faults
 def test_sigterm_saves_a_checkpoint_and_exits_143_and_says_how_to_go_on(place):
     """The console entry point in a process of its own, not a fork."""
     command = [sys.executable, "-c", "from train.cli import main; main()", *arguments("term", epochs=40)]
@@ -202,7 +209,7 @@ def test_sigterm_saves_a_checkpoint_and_exits_143_and_says_how_to_go_on(place):
     assert checkpoints(run / "checkpoints")
 
 
-@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGHUP])
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGHUP, signal.SIGTERM])
 def test_the_first_ctrl_c_and_a_closed_terminal_save_and_say_how_to_go_on(place, signum):
     out = f"interrupted-{signum}"
     process = spawn(place, *arguments(out, epochs=40))
