@@ -6,8 +6,8 @@ PIP_INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check -
 # On all cores, where pip would use one; templates that some packages hold do not compile.
 COMPILE = $(BIN)/python -m compileall -q -j 0 .venv/lib > /dev/null 2>&1 || true
 
-# Tests run in as many processes as there are cores to give them, each computing on one thread.
-WORKERS ?= 2
+# Tests run in three processes, each computing on one thread: on two cores one computes while another waits for a child.
+WORKERS ?= 3
 PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist worksteal
 
 # Tests of prep fork for every file they read, and a fork copies a table of all pages: what has been trained before makes

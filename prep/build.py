@@ -8,34 +8,33 @@ import contextlib
 import datetime
 import resource
 import shutil
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from cache import Cache, open_cache
 from cache.common.folder import Folder
 from cache.common.progress import ConsoleProgress
-from cache.errors import CacheError, InputError, MismatchError, NotACacheError
-from cache.format.manifest import MISSING_ROWS, Manifest, TokenizerInfo, fingerprint_of
+from cache.errors import InputError
+from cache.format.manifest import MISSING_ROWS, Manifest
 from cache.format.special_tokens import read_specials
-from cache.format.tasks import MLM, TOKENS, Task
-from cache.reading.manifest import open_folder, read_manifest
+from cache.format.tasks import MLM, TOKENS
 from cache.writing.publishing import building, publish, remove_leftovers, staging
 from cache.writing.writer import write_manifest, write_tokenizer
 
+from .choices import DROP, LOCAL
+from .existing import existing_cache, wanted_manifest
 from .rows.assembly import Encoded, encode_source
 from .rows.executors import Executor, InPlace
 from .rows.on_ray import check_ray, on_ray
 from .rows.selection import Selection
 from .rows.shards import write_splits
-from .settings import DROP, LOCAL, BuildSettings
+from .settings import BuildSettings
 from .sources.corpus import STDIN, Source
 from .sources.missing import FilledRows
 from .sources.opening import open_source
 from .tokenization.engines import ParityError
 from .tokenization.tokenizer import (
     Encoder,
-    TokenizerFiles,
     default_max_length,
     find_tokenizer,
     own_limit,
@@ -92,15 +91,15 @@ def build(settings: BuildSettings, console: ConsoleProgress, source: Source | No
             f"most {limit} tokens (model_max_length); such a model cannot train on this cache"
         )
     encoder = Encoder(tokenizer, max_length, settings.engine, source.pair, source.words)
-    manifest = _empty_manifest(settings, source, tokenizer, encoder)
+    manifest = wanted_manifest(settings, source, tokenizer, encoder)
     path = Path(settings.out) / manifest.name
-    cache = _existing(path, manifest, settings.force)
+    cache = existing_cache(path, manifest, settings.force)
     if cache:
         remove_leftovers(path)
         return BuildResult(cache, True, _write_plans(cache, settings, console))
     with building(path, console.log):
         # Another process may have built it while this one waited.
-        cache = _existing(path, manifest, settings.force)
+        cache = existing_cache(path, manifest, settings.force)
         if cache:
             return BuildResult(cache, True, _write_plans(cache, settings, console))
         with staging(path) as folder:
@@ -156,105 +155,6 @@ def _check_words(settings: BuildSettings, source: Source) -> None:
             + f", or build with their tags and adapt a model to them with train run --task {MLM}"
             * (settings.task == MLM)
         )
-
-
-def _empty_manifest(settings: BuildSettings, source: Source, tokenizer: TokenizerFiles, encoder: Encoder) -> Manifest:
-    """The manifest without what follows from the rows."""
-    holdout = source.holdout if settings.holdout is None else settings.holdout
-    if holdout and (set(source.splits) != {"train"}):
-        raise InputError(
-            f"--holdout takes part of a lone split 'train' as 'test', but {source.where} has "
-            f"the splits {', '.join(source.splits)}; pass --holdout 0"
-        )
-    if settings.validation and ("train" not in source.splits or "validation" in source.splits):
-        raise InputError(
-            f"--validation takes part of the split 'train' as 'validation', but {source.where} has "
-            f"the splits {', '.join(source.splits)}; leave it out"
-        )
-    if holdout + settings.validation >= 1:
-        raise InputError(f"--holdout {holdout} and --validation {settings.validation} leave no rows to train on")
-    asked: dict[str, Any] = {} if settings.task == "auto" else {"task": settings.task}
-    asked |= {"validation": settings.validation} if settings.validation else {}
-    identity = {**source.identity, "holdout": holdout, "limit": settings.limit, **asked}
-    content = {
-        "source": identity,
-        "label_names": source.label_names,
-        "tokenizer": tokenizer.sha256,
-        "special_tokens": True,
-        "pad_id": encoder.pad_id,
-        "padding_side": encoder.padding_side,
-        "truncation_side": encoder.truncation_side,
-        "max_length": encoder.max_length,
-    }
-    return Manifest(
-        name=settings.name or source.name,
-        fingerprint=fingerprint_of(content),
-        source={
-            "argument": list(source.arguments) or source.argument,
-            **identity,
-            **({"metric": source.metric} if source.metric else {}),
-        },
-        tokenizer=TokenizerInfo(
-            tokenizer.name,
-            tokenizer.revision,
-            tokenizer.sha256,
-            encoder.vocab_size,
-            encoder.pad_id,
-            encoder.padding_side,
-            (),
-        ),
-        max_length=encoder.max_length,
-        task=Task("classification", source.label_names or (), source.pair),  # as far as it is known yet
-        plan=asdict(settings.plan),
-        splits={},
-    )
-
-
-def _existing(path: Path, wanted: Manifest, force: bool) -> Cache | None:
-    """The cache at `path` if it is the one wanted; None where there is none, or where it is to be replaced."""
-    try:
-        with open_folder(path) as folder:
-            found = read_manifest(folder)
-    except NotACacheError:
-        if path.exists() and any(path.iterdir()):
-            raise InputError(
-                f"{path} exists and is not a cache; move it away, or pass --name or --out for another folder"
-            ) from None
-        return None
-    except CacheError:
-        if force:
-            return None
-        raise
-    if force:
-        return None
-    if found.fingerprint == wanted.fingerprint:
-        return open_cache(path)
-    raise MismatchError(
-        f"{path} holds a different cache: {'; '.join(_differences(found, wanted))}. "
-        "Pass --name OTHER to keep both, or --force to replace it"
-    )
-
-
-def _differences(found: Manifest, wanted: Manifest) -> list[str]:
-    lines = [
-        f"{name} {before!r} there, {after!r} asked for"
-        for name, before, after in (
-            ("tokenizer", found.tokenizer.name, wanted.tokenizer.name),
-            ("tokenizer.json", found.tokenizer.sha256[:12], wanted.tokenizer.sha256[:12]),
-            ("max length", found.max_length, wanted.max_length),
-        )
-        if before != after
-    ]
-    keys = [key for key in {**found.source, **wanted.source} if key not in ("argument", MISSING_ROWS)]
-    for key in keys:
-        before, after = found.source.get(key), wanted.source.get(key)
-        if before != after and key == "files":
-            lines.append("the content of the source's files")
-        elif before != after and key == "tables":
-            lines.append("the texts or labels")
-        elif before != after:
-            lines.append(f"{key} {before!r} there, {after!r} asked for")
-    return lines or ["settings of the tokenizer"]
 
 
 # --- writing

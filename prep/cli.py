@@ -16,12 +16,12 @@ from cache.common.command_line import (
     run_command,
 )
 from cache.common.sizes import parse_bytes
-from cache.format.tasks import KINDS
+from cache.errors import InputError
 from cache.plans.spec import STRATEGIES, PlanSpec
 
+from .choices import ENGINES, EXECUTORS, MISSING, TASKS
 from .inspect_cli import info, list_caches, print_cache, report, show, verify
 from .sharing_cli import gc, pull, push
-from .tokenization import ENGINES
 
 if TYPE_CHECKING:
     from .build import BuildResult
@@ -70,7 +70,7 @@ def _sources(context: click.Context, parameter: click.Parameter, incomplete: str
 @click.option("--delimiter", help="What separates the cells of csv and text files.  [default: as their names say]")
 @click.option(
     "--missing",
-    type=click.Choice(("error", "drop")),
+    type=click.Choice(MISSING),
     default="error",
     show_default=True,
     help="What becomes of rows whose text or label is missing or empty.",
@@ -82,7 +82,7 @@ def _sources(context: click.Context, parameter: click.Parameter, incomplete: str
 )
 @click.option(
     "--task",
-    type=click.Choice(("auto", *KINDS)),
+    type=click.Choice(TASKS),
     default="auto",
     show_default=True,
     help="What the labels are; mlm takes none.",
@@ -108,7 +108,7 @@ def _sources(context: click.Context, parameter: click.Parameter, incomplete: str
 @click.option("--memory", default="1GiB", show_default=True, help="About how much memory the build may take.")
 @click.option(
     "--executor",
-    type=click.Choice(("local", "ray")),
+    type=click.Choice(EXECUTORS),
     default="local",
     show_default=True,
     help="Where to encode: here, or on the Ray cluster of RAY_ADDRESS.",
@@ -120,6 +120,7 @@ def build(source: tuple[str, ...], quiet: bool, as_json: bool, memory: str, **op
     """Build the cache of SOURCE: a preset, a Hub dataset id, files (csv, tsv, jsonl, json, parquet, conll; packed as
     .gz, .zst, .bz2 or .zip; txt with a text per line for --task mlm) or globs of them, perhaps as SPLIT=FILE, - for
     JSON lines from stdin, or a folder: of such files, of split/label/*.txt, or as datasets' save_to_disk writes it.
+    Files, folders and globs may be URLs (s3, gs, az, abfs, hf, file).
 
     \b
     Examples:
@@ -127,6 +128,7 @@ def build(source: tuple[str, ...], quiet: bool, as_json: bool, memory: str, **op
       prep build reviews.csv --text review --label stars --holdout 0.1
       prep build train=a.csv test=b.csv --name reviews
       prep build 'data/*.parquet'
+      prep build s3://bucket/reviews --out cache
       prep build stanfordnlp/sst2 --tokenizer roberta-base --max-length 128
       prep build pairs.jsonl --text premise --text-pair hypothesis
       prep build sentences.jsonl --text tokens --label ner_tags
@@ -179,9 +181,11 @@ def plan(cache: str, split: str, epochs: int, quiet: bool, as_json: bool, **opti
     from cache import open_cache
     from cache.common.progress import ConsoleProgress
 
-    from .inspect.summary import TokenRow, format_token_table, plan_facts, token_table
+    from .inspect.summary import format_token_table, plan_facts, plan_rows
 
     spec = PlanSpec.of(**options)
+    if epochs < 1:
+        raise InputError(f"--epochs {epochs} is not 1 or more")
     rows = open_cache(cache)[split]
     with ConsoleProgress(quiet).bar("planning", epochs, "epochs") as bar:
         there, added = rows.keep_plan(spec, epochs, lambda _: bar.update(1))
@@ -189,8 +193,7 @@ def plan(cache: str, split: str, epochs: int, quiet: bool, as_json: bool, **opti
         print_json({"folder": cache, "split": split, "planned_epochs": added, **plan_facts(rows, spec)})
     if quiet or as_json:
         return
-    table: list[TokenRow] = [row for row in token_table(rows) if row.spec == spec or row.spec.strategy == "fixed"]
-    click.echo(format_token_table(table))
+    click.echo(format_token_table(plan_rows(rows, spec)))
     click.echo(f"\n{cache}: {added} epochs of {spec.id} planned for {split!r}, {there} were there")
     click.echo(f"next: train run --cache {cache} {_plan_flags(spec)}")
 

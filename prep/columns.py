@@ -122,12 +122,17 @@ def bool_array(mask: Mask) -> "pa.Array":
     return pa.Array.from_buffers(pa.bool_(), len(mask), [None, pa.py_buffer(np.packbits(mask, bitorder="little"))])
 
 
+def first_null(column: "pa.Array") -> int:
+    """The row of the first null in a column that has one."""
+    return int(column.is_null().to_numpy(zero_copy_only=False).argmax())
+
+
 def check_filled(texts: "pa.Array", split: str, first_row: int) -> None:
     """Raise an `InputError` that names the first row without a text."""
     if texts.null_count:
-        row = first_row + texts.is_null().to_numpy(zero_copy_only=False).argmax()
         raise InputError(
-            f"row {row} of split {split!r} (counted from 0) has no text; fill it in or remove the row, {LEAVE_OUT}"
+            f"row {first_row + first_null(texts)} of split {split!r} (counted from 0) has no text; fill it in or "
+            f"remove the row, {LEAVE_OUT}"
         )
 
 

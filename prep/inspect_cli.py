@@ -73,8 +73,8 @@ def print_cache(cache: "Cache") -> None:
 @click.command()
 @cache_argument
 @click.option("--split", default="train", show_default=True, help="Split to look at.")
-@click.option("--rows", default=5, show_default=True, help="How many rows.")
-@click.option("--seed", type=int, help="Seed of the choice of rows.")
+@click.option("--rows", type=click.IntRange(1), default=5, show_default=True, help="How many rows.")
+@click.option("--seed", type=click.IntRange(0), help="Seed of the choice of rows.")
 @click.option("--special-tokens", is_flag=True, help="Show [CLS], [SEP] and their like.")
 def show(cache: str, split: str, rows: int, seed: int | None, special_tokens: bool) -> None:
     """Print random rows of CACHE as text, with their labels.

@@ -8,17 +8,12 @@ from typing import TypedDict
 from cache.errors import InputError
 from cache.format.checksummed_json import NAME_PATTERN
 from cache.format.manifest import DEFAULT_SHARD_BYTES, MAX_LENGTH
-from cache.format.tasks import KINDS, MLM
+from cache.format.tasks import MLM
 from cache.plans.spec import PlanSpec
 
+from .choices import DROP, ENGINES, EXECUTORS, LOCAL, MISSING, TASKS
 from .sources.corpus import STDIN, Columns
 
-DROP = "drop"
-MISSING = ("error", DROP)
-"""What may become of rows without a text or a label."""
-LOCAL = "local"
-EXECUTORS = (LOCAL, "ray")
-"""Where a build may run."""
 DEFAULT_PART_BYTES = 128 << 20
 
 
@@ -92,8 +87,6 @@ class BuildSettings:
         wrong = self._wrong_input()
         if self.name is not None and not NAME_PATTERN.fullmatch(self.name):
             wrong.append(f"--name {self.name!r} is not a plain name (letters, digits, '.', '_', '-')")
-        if self.task not in ("auto", *KINDS):
-            wrong.append(f"--task {self.task!r} is not one of auto, {', '.join(KINDS)}")
         if self.task == MLM and self.label:
             wrong.append("--label is given, but --task mlm takes no labels; leave one of them out")
         if self.max_length is not None and not 1 <= self.max_length <= MAX_LENGTH:
@@ -114,11 +107,18 @@ class BuildSettings:
             raise InputError("; ".join(wrong))
 
     def _wrong_input(self) -> list[str]:
-        wrong, mark = [], self.columns.delimiter
-        if self.missing not in MISSING:
-            wrong.append(f"--missing {self.missing!r} is not one of {', '.join(MISSING)}")
-        if self.executor not in EXECUTORS:
-            wrong.append(f"--executor {self.executor!r} is not one of {', '.join(EXECUTORS)}")
+        chosen = {
+            "--task": (self.task, TASKS),
+            "--engine": (self.engine, ENGINES),
+            "--missing": (self.missing, MISSING),
+            "--executor": (self.executor, EXECUTORS),
+        }
+        wrong = [
+            f"{flag} {value!r} is not one of {', '.join(allowed)}"
+            for flag, (value, allowed) in chosen.items()
+            if value not in allowed
+        ]
+        mark = self.columns.delimiter
         if self.source == STDIN and self.name is None:
             wrong.append("--name is missing, for text from standard input has none; pass --name NAME")
         if mark is not None and (len(mark) != 1 or not mark.isascii() or mark in '"\r\n'):

@@ -40,6 +40,7 @@ from .models.masked_lm import masked_tokens
 from .report import report_end, report_start, small_batch_warning
 from .resume import ResumePoint, interrupted_run, load_resume_point, resumed_settings
 from .run_folder.console import ConsoleProgress
+from .run_folder.creating import check_out, lock_run, new_run, remove_leftovers
 from .run_folder.export import export_model
 from .run_folder.folder import (
     METRICS,
@@ -48,14 +49,10 @@ from .run_folder.folder import (
     Json,
     RunInfo,
     Summary,
-    check_out,
-    lock_run,
-    new_run,
     open_run,
     open_shared_run,
     read_run,
     read_summary,
-    remove_leftovers,
     write_settings,
     write_summary,
 )

@@ -106,9 +106,8 @@ class DevicePadder:
 
     def pad(self, chunk: MicroBatches, rows: DeviceRows) -> Iterator[PaddedTensors]:
         """Padded tensors."""
-        plain = zip(chunk.offsets.tolist(), chunk.offsets[1:].tolist(), chunk.widths.tolist(),
-                    chunk.uniform.tolist(), strict=False)  # fmt: skip
-        for first, stop, width, uniform in plain:
+        plain = zip(pairwise(chunk.offsets.tolist()), chunk.widths.tolist(), chunk.uniform.tolist(), strict=True)
+        for (first, stop), width, uniform in plain:
             columns = self.columns[:width]
             lengths = rows.lengths[first:stop, None]  # (B, 1)
             shift = width - lengths if self.left else 0

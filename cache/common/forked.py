@@ -18,7 +18,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from ..errors import InputError, StorageError
+from ..errors import InputError, LengthwiseError, StorageError
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -44,18 +44,18 @@ class Forked:
     def __init__(self, memory_bytes: int, remedy: str = "pass a larger --memory") -> None:
         self.memory_bytes, self.remedy = max(memory_bytes, MIN_MEMORY), remedy
 
-    def call(self, path: Path, function: Callable[..., Any], *arguments: Any) -> Any:
+    def call(self, path: object, function: Callable[..., Any], *arguments: Any) -> Any:
         """The function's result, which is pickled. `path` is the file it reads, for errors."""
         [result] = self._run(path, lambda: iter([function(*arguments)]))
         return result
 
     def stream(
-        self, path: Path, function: Callable[..., Iterator["pa.RecordBatch"]], *arguments: Any
+        self, path: object, function: Callable[..., Iterator["pa.RecordBatch"]], *arguments: Any
     ) -> Iterator["pa.RecordBatch"]:
         """The record batches that the function yields, checked and cut to a moderate size."""
         return self._run(path, lambda: function(*arguments))
 
-    def _run(self, path: Path, items: Callable[[], Iterator[Any]]) -> Iterator[Any]:
+    def _run(self, path: object, items: Callable[[], Iterator[Any]]) -> Iterator[Any]:
         """
         Raises:
             InputError: as the function raises it; or reading took too much memory, or crashed.
@@ -94,13 +94,13 @@ class Forked:
                 os.kill(child, signal.SIGKILL)
                 _wait(child)
 
-    def _short(self, path: Path) -> str:
+    def _short(self, path: object) -> str:
         return (
             f"cannot read {path}: it takes more than {self.memory_bytes >> 20:,} MiB of memory, as a file made to fill "
             f"memory does; if you trust it, {self.remedy}"
         )
 
-    def _ended(self, path: Path, status: int) -> str:
+    def _ended(self, path: object, status: int) -> str:
         code = os.waitstatus_to_exitcode(status)
         how = signal.Signals(-code).name if code < 0 else f"exit code {code}"
         return (
@@ -154,7 +154,7 @@ def _serve(sender: Connection, items: Callable[[], Iterator[Any]], memory_bytes:
         sender.send(("end", None))
     except MemoryError:
         sender.send(("memory", None))
-    except InputError as error:
+    except LengthwiseError as error:
         sender.send(("error", error))
     except BrokenPipeError:  # the parent has gone
         pass

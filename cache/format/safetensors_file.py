@@ -13,15 +13,13 @@ from pathlib import Path
 from typing import Any, BinaryIO, TypeGuard
 
 import numpy as np
-import numpy.typing as npt
 
+from ..common.arrays import Array
 from ..common.files import storage_errors
 from ..common.folder import Folder
 from ..errors import CorruptCacheError
 from .checksummed_json import unique_keys
 from .files import open_listed
-
-Array = npt.NDArray[Any]
 
 Expected = Mapping[str, tuple[str, tuple[int, ...]]]
 """What a file must hold: name to (safetensors dtype, shape)."""

@@ -158,15 +158,7 @@ def padded_rows(
         base, end = split.first_rows[index : index + 2]
         chosen = slice(*np.searchsorted(rows, (base, end))) if first < last else slice(None)
         tensors, local = split.shard(index), rows[chosen] - base
-        ids = gather_rows(
-            tensors[name],
-            tensors["offsets"][local],
-            lengths[chosen],
-            width,
-            fill,
-            left,
-        )
-        parts.append(ids)
+        parts.append(gather_rows(tensors[name], tensors["offsets"][local], lengths[chosen], width, fill, left))
     padded: Array = parts[0] if len(parts) == 1 else np.concatenate(parts)
     if name == "input_ids":
         split.check_ids(padded)

@@ -53,11 +53,8 @@ class SplitReader:
         self._files, self._tokenizer = files, tokenizer
         self.name, self.info = name, manifest.splits[name]
         self.folder, self.task = files.path, manifest.task
-        self.tokenizer, self.max_length, self.fingerprint = (
-            manifest.tokenizer,
-            manifest.max_length,
-            manifest.fingerprint,
-        )
+        self.tokenizer, self.max_length = manifest.tokenizer, manifest.max_length
+        self.fingerprint = manifest.fingerprint
         self._built_from, self._built_plan = manifest.source.get("argument"), manifest.plan
         self.first_rows = np.cumsum([0, *(shard.rows for shard in self.info.shards)])
         self._shards = self._map()

@@ -6,6 +6,7 @@ import os
 from typing import Any
 
 from ..common.folder import Folder
+from ..common.panics import panics_as_errors
 from ..errors import CorruptCacheError
 from ..format.files import open_listed
 from ..format.manifest import TOKENIZER, TokenizerInfo
@@ -57,8 +58,7 @@ class StoredTokenizer:
 
         data = self.read()["tokenizer.json"]
         try:
-            return Tokenizer.from_buffer(data)
-        except BaseException as error:
-            if isinstance(error, Exception) or type(error).__name__ == "PanicException":  # of Rust: no Exception
-                raise CorruptCacheError(f"{self.folder / 'tokenizer.json'}: not a tokenizer ({error!s:.300})") from None
-            raise
+            with panics_as_errors():
+                return Tokenizer.from_buffer(data)
+        except Exception as error:  # noqa: BLE001  # the library raises bare ones
+            raise CorruptCacheError(f"{self.folder / 'tokenizer.json'}: not a tokenizer ({error!s:.300})") from None

@@ -9,8 +9,10 @@ from typing import Any, BinaryIO
 
 from ..errors import InputError, StorageError
 from .failures import DeniedError, remote_errors, translated
+from .ranges import RemoteFile
 from .remote import CHUNK_BYTES, ObjectStore, Readable
 from .transfer import Report
+from .urls import StoreUrl
 
 _RETRY_LIMIT = timedelta(seconds=10)
 """How long Google's client tries again; `transfer` does so, too."""
@@ -30,22 +32,44 @@ class Bucket(ObjectStore):
 
     @contextlib.contextmanager
     def open(self, name: str) -> Iterator[Readable]:
-        try:
-            with remote_errors(self.url / name):
-                file = self._files.open_input_stream(self._path(name))
-        except FileNotFoundError:
-            raise
-        except StorageError as error:
-            self._explain(error)
-            raise
+        with self._explained(self.url / name):
+            file = self._files.open_input_stream(self._path(name))
         with file:
             yield _Reader(file, f"{self.url / name}")
 
-    def _explain(self, error: StorageError) -> None:
-        """Raise a better error than that of a HEAD request, whose answer has no reason: that of a listing."""
-        if "HTTP status 400" in str(error) or isinstance(error, DeniedError):
-            with contextlib.suppress(DeniedError):
-                self.folders()
+    def ranges(self, name: str) -> RemoteFile:
+        """A file, to be read in any order; FileNotFoundError where there is none."""
+        url = self.url / name
+        with self._explained(url):
+            file = self._files.open_input_file(self._path(name))
+            facts = {key.lower(): value for key, value in (file.metadata() or {}).items()}
+            version, size = facts.get("etag", b"").decode().strip('"'), file.size()
+            if not version:
+                written = self._files.get_file_info(self._path(name)).mtime_ns
+                version = f"written {written}" if written else ""
+        if not version:
+            raise StorageError(
+                f"{url}: the store gives neither its ETag nor when it was written, by which a change would be seen; "
+                "copy it to this machine and build from the copy"
+            )
+
+        def fetch(position: int, size: int) -> bytes:
+            with self._explained(url):
+                return bytes(file.read_at(size, position))
+
+        return RemoteFile(f"{url}", size, version, fetch)
+
+    @contextlib.contextmanager
+    def _explained(self, url: StoreUrl) -> Iterator[None]:
+        """See `remote_errors`. The answers to some requests for a file have no reason: then it is that of a listing."""
+        try:
+            with remote_errors(url):
+                yield
+        except StorageError as error:
+            if "HTTP status 400" in str(error) or isinstance(error, DeniedError):
+                with contextlib.suppress(DeniedError):
+                    self.folders()
+            raise
 
     def _check_bucket(self) -> None:
         """Raise where the bucket itself is missing; some stores say of it what they say of a file."""

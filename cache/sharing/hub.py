@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import re
 from collections.abc import Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 
 from ..errors import InputError, LengthwiseError, StorageError
 from .failures import UnreachableError, redacted, remote_errors, translated
+from .ranges import RemoteFile
 from .remote import Readable, Remote
 from .urls import StoreUrl
 
@@ -39,24 +41,59 @@ class HubDataset(Remote):
     @cached_property
     def commit(self) -> str:
         """The commit that everything is read from, looked up once."""
+        if re.fullmatch("[0-9a-f]{40}", self.revision):
+            return self.revision
         with self._errors():
             return str(self._api.dataset_info(self.repository, revision=self.revision, timeout=TIMEOUT_S).sha)
 
     def _name(self, name: str) -> str:
         return f"{self.path}/{name}" if self.path else name
 
-    @contextlib.contextmanager
-    def open(self, name: str) -> Iterator[Readable]:
+    def _address(self, name: str) -> str:
         from huggingface_hub import hf_hub_url
+
+        return hf_hub_url(
+            self.repository, self._name(name), repo_type="dataset", revision=self.commit, endpoint=self._api.endpoint
+        )
+
+    def ranges(self, name: str) -> RemoteFile:
+        """A file, to be read in any order; FileNotFoundError where there is none."""
+        from huggingface_hub import get_hf_file_metadata
         from huggingface_hub.utils import (  # type: ignore[attr-defined]  # documented, but not in its __all__
             build_hf_headers,
             get_session,
             hf_raise_for_status,
         )
 
-        address = hf_hub_url(
-            self.repository, self._name(name), repo_type="dataset", revision=self.commit, endpoint=self._api.endpoint
+        address = self._address(name)
+        headers = build_hf_headers() | {"Accept-Encoding": "identity"}
+        with self._errors():
+            facts = get_hf_file_metadata(address, timeout=TIMEOUT_S, endpoint=self._api.endpoint)
+
+        if facts.size is None:
+            raise StorageError(f"{self.url / name}: the Hub does not say how large it is; repeat the command later")
+
+        def fetch(position: int, size: int) -> bytes:
+            part = {"Range": f"bytes={position}-{position + size - 1}"}
+            with self._errors():
+                stream = get_session().stream(
+                    "GET", address, headers=headers | part, timeout=TIMEOUT_S, follow_redirects=True
+                )
+                with stream as response:
+                    hf_raise_for_status(response)
+                    return bytes(response.read()) if response.status_code == 206 else b""
+
+        return RemoteFile(f"{self.url / name}", facts.size, facts.etag or self.commit, fetch)
+
+    @contextlib.contextmanager
+    def open(self, name: str) -> Iterator[Readable]:
+        from huggingface_hub.utils import (  # type: ignore[attr-defined]  # documented, but not in its __all__
+            build_hf_headers,
+            get_session,
+            hf_raise_for_status,
         )
+
+        address = self._address(name)
         headers = build_hf_headers() | {"Accept-Encoding": "identity"}
         with contextlib.ExitStack() as stack:
             with self._errors():

@@ -30,7 +30,7 @@ class MountedFolder(ObjectStore):
         with storage_errors(self._path / folder, "read"):
             try:
                 with Folder.open(self._path) as root, root.folder(folder) as start:
-                    return dict(_sizes(start, ""))
+                    return dict(file_sizes(start))
             except (FileNotFoundError, NotADirectoryError):
                 return {}
 
@@ -70,13 +70,14 @@ def _refusals(path: Path, action: str) -> Iterator[None]:
         raise FileNotFoundError(path)
 
 
-def _sizes(folder: Folder, prefix: str) -> Iterator[tuple[str, int]]:
+def file_sizes(folder: Folder, prefix: str = "") -> Iterator[tuple[str, int]]:
+    """Paths and sizes of the regular files in a folder and in all its folders; what goes meanwhile is passed over."""
     for name in folder.names():
         found = folder.stat(name)
         if found is None:
             continue
-        if folder.is_file(name):
+        if stat.S_ISREG(found.st_mode):
             yield prefix + name, found.st_size
         elif stat.S_ISDIR(found.st_mode):
-            with folder.folder(name) as inner:
-                yield from _sizes(inner, f"{prefix}{name}/")
+            with contextlib.suppress(FileNotFoundError), folder.folder(name) as inner:
+                yield from file_sizes(inner, f"{prefix}{name}/")

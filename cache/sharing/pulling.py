@@ -23,12 +23,12 @@ from ..errors import CorruptCacheError, InputError, StorageError
 from ..format.files import FileInfo, open_file_info
 from ..format.manifest import MANIFEST, MAX_MANIFEST_BYTES
 from ..format.plan_file import PLAN_FILE
-from ..writing.publishing import publish
+from ..writing.publishing import lock_file, publish
 from .failures import UnreachableError
 from .listing import RemoteCache, RemotePlan, read_cache, read_plans
 from .remote import CHUNK_BYTES, Remote
 from .remotes import open_remote
-from .store import lock_file, make_room, store_folder, store_name
+from .store import make_room, store_folder, store_name
 from .transfer import Report, transfer, watched
 from .urls import parse_url
 

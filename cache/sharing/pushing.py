@@ -203,10 +203,8 @@ class _Push:
 
     def _publish(self, report: Report) -> None:
         other = f"{self.remote.url}: another push to this URL came between; push again when it has ended"
-        if self._read(PUSHING, report) != self.local.data or self._read(MANIFEST, report) not in (
-            None,
-            self.local.data,
-        ):
+        mine = self._read(PUSHING, report) == self.local.data
+        if not mine or self._read(MANIFEST, report) not in (None, self.local.data):
             raise StorageError(other)
         self._write(MANIFEST, report)
         if self._read(MANIFEST, report) != self.local.data:

@@ -15,8 +15,6 @@ import hashlib
 import os
 import re
 import secrets
-import stat
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,7 +24,9 @@ from ..common.hub import user_path
 from ..common.locks import locked
 from ..common.sizes import parse_bytes
 from ..errors import StorageError
+from ..writing.publishing import lock_file
 from .listing import RemoteCache
+from .mounted import file_sizes
 
 _CACHE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*-[0-9a-f]{12}-[0-9a-f]{32}")
 _UNFINISHED = re.compile(rf"\.({_CACHE.pattern})\.(pulling|removing)-[0-9a-f]{{8}}")
@@ -48,11 +48,6 @@ def store_name(cache: RemoteCache) -> str:
     """The name of a cache's folder in the store."""
     digest = hashlib.sha256(cache.data).hexdigest()
     return f"{cache.manifest.name}-{cache.manifest.fingerprint[:12]}-{digest[:32]}"
-
-
-def lock_file(folder: Path) -> Path:
-    """The lock of whoever writes or removes a cache's folder; `prep build` takes it, too."""
-    return folder.parent / f".{folder.name}.lock"
 
 
 @dataclass(frozen=True)
@@ -138,18 +133,8 @@ def make_room(store: Path, needed: int) -> None:
 def _measured(store: Folder, name: str) -> StoredCache:
     found = store.stat(name)
     with contextlib.suppress(FileNotFoundError), store.folder(name) as folder:
-        return StoredCache(name, sum(_sizes(folder)), found.st_mtime if found else 0.0)
+        return StoredCache(name, sum(size for _, size in file_sizes(folder)), found.st_mtime if found else 0.0)
     return StoredCache(name, 0, 0.0)
-
-
-def _sizes(folder: Folder) -> Iterator[int]:
-    for name in folder.names():
-        found = folder.stat(name)
-        if found is not None and stat.S_ISDIR(found.st_mode):
-            with contextlib.suppress(FileNotFoundError), folder.folder(name) as inner:
-                yield from _sizes(inner)
-        elif found is not None:
-            yield found.st_size
 
 
 def _remove(store: Folder, name: str) -> bool:

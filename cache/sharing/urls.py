@@ -1,4 +1,4 @@
-"""URLs of caches. They hold no secrets: one with a password or a query is refused, so that any may be printed."""
+"""URLs of caches and sources. They hold no secrets: one with a password or a query is refused; any may be printed."""
 
 import re
 from dataclasses import dataclass
@@ -48,7 +48,7 @@ class StoreUrl:
 
 
 def parse_url(text: str) -> StoreUrl:
-    """Parse the URL of a cache.
+    """Parse the URL of a cache or a source.
 
     Raises:
         InputError: it is not one, or holds what may be a secret.
@@ -62,7 +62,7 @@ def parse_url(text: str) -> StoreUrl:
     if not scheme:
         raise InputError(f"{shown!r} is not a URL; expected {EXAMPLES}")
     if scheme not in _SCHEMES:
-        raise InputError(f"{shown!r}: no cache is kept at {scheme}:// URLs; expected {EXAMPLES}")
+        raise InputError(f"{shown!r}: nothing is read from {scheme}:// URLs, or kept there; expected {EXAMPLES}")
     user, at, _ = parts.netloc.rpartition("@")
     if parts.query or parts.fragment or ":" in user or (at and not scheme.startswith("abfs")):
         raise InputError(

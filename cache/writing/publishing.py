@@ -42,7 +42,7 @@ def building(target: Path, waiting: Callable[[str], object] | None = None) -> It
     with contextlib.ExitStack() as stack:
         with storage_errors(target.parent):
             parent = stack.enter_context(Folder.make(target.parent))
-            if stack.enter_context(locked(_lock_file(target), announce)):
+            if stack.enter_context(locked(lock_file(target), announce)):
                 _restore(parent, target.name)
                 for name in _debris(parent, target.name):
                     _discard(parent, name)
@@ -53,7 +53,7 @@ def remove_leftovers(target: Path) -> None:
     """Remove what killed builds of `target` left beside it, unless another process is building it."""
     with contextlib.suppress(OSError, LengthwiseError), Folder.open(target.parent) as parent:
         if _debris(parent, target.name):
-            with locked(_lock_file(target)) as held:
+            with locked(lock_file(target)) as held:
                 for name in _debris(parent, target.name) if held else ():
                     _discard(parent, name)
 
@@ -104,7 +104,7 @@ def recover(target: Path, patience_s: float = 1.0) -> bool:
     end = time.monotonic() + patience_s
     with contextlib.suppress(OSError), Folder.open(target.parent) as parent:
         while not target.exists() and _debris(parent, target.name, "replaced"):
-            with locked(_lock_file(target)) as held:
+            with locked(lock_file(target)) as held:
                 if held:
                     _restore(parent, target.name)
                     break
@@ -114,7 +114,8 @@ def recover(target: Path, patience_s: float = 1.0) -> bool:
     return target.exists()
 
 
-def _lock_file(target: Path) -> Path:
+def lock_file(target: Path) -> Path:
+    """The lock of whoever builds, downloads or removes the cache at `target`."""
     return target.parent / f".{target.name}.lock"
 
 

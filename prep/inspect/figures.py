@@ -11,15 +11,13 @@ from cache.format.manifest import SplitInfo
 from cache.plans.costs import PlanCost
 
 from .figures_data import LengthCurve, PlanView, Truncation, rows_at_limit
+from .summary import COMPARED
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 MOST_CLASSES = 12
 """Most classes drawn: the largest."""
-
-DRAWN = ("fixed", "dynamic", "smart", "tight")
-"""Strategies whose batches are drawn side by side."""
 
 TOKEN_KEYS = (Key("real tokens", "blue"), Key("padding", "amber"))
 
@@ -39,7 +37,7 @@ def overhead(cost: PlanCost) -> str:
 
 def batches(views: Sequence[PlanView], max_length: int) -> Figure:
     """The first batches of each strategy, row by row, on one scale."""
-    drawn = [view for view in views if view.strategy in DRAWN][: len(DRAWN)]
+    drawn = views[: len(COMPARED)]
     most = max(sum(batch.rows + 1 for batch in view.first) for view in drawn)
     panels = tuple(
         Panel(

@@ -13,7 +13,7 @@ from cache.common.arrays import Array
 from cache.format.manifest import SplitInfo
 from cache.plans.strategies import EpochPlan
 
-from .summary import TokenRow, token_table
+from .summary import TokenRow, table_specs, token_row
 
 BINS = 200
 """Most bins of a curve of lengths."""
@@ -81,7 +81,11 @@ class Truncation:
 
 def plan_views(split: Split) -> list[PlanView]:
     """Every plan of the token table, in its order: fixed, dynamic, smart, tight, and what else is stored."""
-    return [PlanView(row, _first_batches(split.plan(row.spec, 0), split.lengths)) for row in token_table(split)]
+    stored, views = split.stored_plans(), []
+    for spec in table_specs(split):
+        plan = split.plan(spec, 0)  # held meanwhile, so that it is drawn once
+        views.append(PlanView(token_row(split, spec, stored), _first_batches(plan, split.lengths)))
+    return views
 
 
 def _first_batches(plan: EpochPlan, lengths: Array) -> tuple[DrawnBatch, ...]:

@@ -14,7 +14,7 @@ from ..sources.corpus import describe_source
 from . import figures
 from .figures_data import PlanView, Truncation, length_curve, plan_views, rows_at_limit, smaller_limits, truncations
 from .figures_tokens import marked_rows
-from .summary import class_counts
+from .summary import class_counts, first_split
 
 Table = tuple[Sequence[str], Sequence[Sequence[str]]]
 """Head and rows."""
@@ -50,12 +50,11 @@ def make_report(cache: Cache, split_name: str | None = None) -> Report:
         InputError: the cache has no such split, or it is empty, or a library that draws is missing.
     """
     require_drawing("prep report")
-    name = split_name or ("train" if "train" in cache else next(iter(cache), "train"))
-    split, manifest = cache[name], cache.manifest
+    split, manifest = first_split(cache) if split_name is None else cache[split_name], cache.manifest
     if not len(split):
         others = [other for other in cache if len(cache[other])]
         more = f"; pass --split {others[0]}" if others else ""
-        raise InputError(f"the split {name!r} of {cache.folder} has no rows, expected some to draw{more}")
+        raise InputError(f"the split {split.name!r} of {cache.folder} has no rows, expected some to draw{more}")
     views, limit = plan_views(split), manifest.max_length
     cuts = truncations(split.info, limit, smaller_limits(limit, split.info.longest))
     drawn = [

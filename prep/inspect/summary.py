@@ -39,11 +39,15 @@ def first_split(cache: Cache) -> Split:
     return cache["train" if "train" in cache else next(iter(cache))]
 
 
+COMPARED = ("fixed", "dynamic", "smart", "tight")
+"""Strategies of the token table's first lines."""
+
+
 def table_specs(split: Split) -> list[PlanSpec]:
     """Fixed, dynamic, smart and tight at the default batch size, and every other plan that is stored."""
     default = split.default_spec()
     batch_size = default.batch_size or 16
-    specs = [PlanSpec(strategy, batch_size, None, default.seed) for strategy in ("fixed", "dynamic", "smart", "tight")]
+    specs = [PlanSpec(strategy, batch_size, None, default.seed) for strategy in COMPARED]
     return specs + [spec for spec in split.stored_plans() if spec not in specs]
 
 
@@ -52,9 +56,15 @@ def token_table(split: Split, done: Callable[[], object] = lambda: None) -> list
     stored = split.stored_plans()
     rows = []
     for spec in table_specs(split):
-        rows.append(_token_row(split, spec, stored))
+        rows.append(token_row(split, spec, stored))
         done()
     return rows
+
+
+def plan_rows(split: Split, spec: PlanSpec) -> list[TokenRow]:
+    """The cost of fixed padding and of a plan."""
+    stored, fixed = split.stored_plans(), PlanSpec("fixed", split.default_spec().batch_size or 16)
+    return [token_row(split, each, stored) for each in dict.fromkeys((fixed, spec))]
 
 
 def packed_row(rows: Sequence[TokenRow]) -> TokenRow:
@@ -63,7 +73,8 @@ def packed_row(rows: Sequence[TokenRow]) -> TokenRow:
     return TokenRow(row.spec, 0, packed_cost(row.cost), packed=True)
 
 
-def _token_row(split: Split, spec: PlanSpec, stored: Mapping[PlanSpec, StoredPlan]) -> TokenRow:
+def token_row(split: Split, spec: PlanSpec, stored: Mapping[PlanSpec, StoredPlan]) -> TokenRow:
+    """The cost of a plan; `stored` are the split's."""
     cost = plan_cost(split.plan(spec, 0), split.lengths)
     return TokenRow(spec, len(stored[spec].epochs) if spec in stored else 0, cost)
 
@@ -204,8 +215,8 @@ def build_facts(result: "BuildResult", seconds: float) -> dict[str, Any]:
 
 def plan_facts(split: Split, spec: PlanSpec) -> dict[str, Any]:
     """Everything `prep plan --json` says of a plan."""
-    stored, fixed = split.stored_plans(), PlanSpec("fixed", split.default_spec().batch_size or 16)
-    return _plan_facts(_token_row(split, spec, stored), _token_row(split, fixed, stored).cost)
+    rows = plan_rows(split, spec)
+    return _plan_facts(rows[-1], rows[0].cost)
 
 
 def _plan_facts(row: TokenRow, fixed: PlanCost) -> dict[str, Any]:

@@ -12,7 +12,7 @@ import numpy.typing as npt
 from cache.errors import InputError
 from cache.format.tasks import MAX_MULTI_LABELS
 
-from ..columns import LABEL, LABELS, LEAVE_OUT, distinct, is_list, list_counts
+from ..columns import LABEL, LABELS, LEAVE_OUT, distinct, first_null, is_list, list_counts
 from .values import class_of, number_of
 
 if TYPE_CHECKING:
@@ -69,9 +69,9 @@ def code_labels(labels: "pa.Array", split: str, first_row: int) -> Coded:
         InputError: a label is missing, or the column holds no single values.
     """
     if labels.null_count:
-        row = first_row + labels.is_null().to_numpy(zero_copy_only=False).argmax()
         raise InputError(
-            f"row {row} of split {split!r} (counted from 0) has no label; give it one or remove the row, {LEAVE_OUT}"
+            f"row {first_row + first_null(labels)} of split {split!r} (counted from 0) has no label; give it one or "
+            f"remove the row, {LEAVE_OUT}"
         )
     if is_list(labels.type):
         return _code_lists(labels, split, first_row)
@@ -89,8 +89,7 @@ def _code_lists(labels: "pa.Array", split: str, first_row: int) -> Coded:
     counts = list_counts(labels)
     flat = labels.flatten()
     if flat.null_count:
-        position = int(flat.is_null().to_numpy(zero_copy_only=False).argmax())
-        row = first_row + row_of(counts, position)
+        row = first_row + row_of(counts, first_null(flat))
         raise InputError(f"row {row} of split {split!r} (counted from 0) has a label that is null; remove it")
     coded = code_labels(flat, split, first_row)
     if coded.counts is not None:
@@ -127,7 +126,7 @@ def find_task(asked: str, pieces: dict[str, list[Coded]], known: tuple[str, ...]
     """What the labels mean, where that is plain from them: lists are multi-label, fractions are numbers.
 
     Args:
-        asked: one of `cache.format.manifest.KINDS`, or "auto".
+        asked: one of `prep.choices.TASKS`.
         pieces: split name to the pieces of its label column.
         known: the class names where the source says them.
 
@@ -216,11 +215,13 @@ def resolve_classes(
     classes = {split: classes_of(split, coded, known) for split, coded in pieces.items()}
     found = {value for parts in classes.values() for part in parts for value in part.values()}
     names, ids = number_classes(found, known)
+    listed = any(piece.counts is not None for coded in pieces.values() for piece in coded)
+    if listed:
+        _check_count(names)
     columns: dict[str, npt.NDArray[Any]] = {}
     for split, coded in pieces.items():
-        parts = [_column(piece, part, ids) for piece, part in zip(coded, classes[split], strict=True)]
-        if any(piece.counts is not None for part in pieces.values() for piece in part):
-            _check_count(names)
+        parts = [class_ids(piece, part, ids) for piece, part in zip(coded, classes[split], strict=True)]
+        if listed:
             sets = [_sets(piece, part, len(names)) for piece, part in zip(coded, parts, strict=True)]
             columns[split] = np.concatenate([np.zeros((0, len(names)), np.uint8), *sets])
         else:
@@ -280,7 +281,8 @@ def classes_of(
     return result
 
 
-def _column(piece: Coded, classes: dict[int, int | str], ids: dict[Any, int]) -> npt.NDArray[np.int64]:
+def class_ids(piece: Coded, classes: dict[int, int | str], ids: dict[Any, int]) -> npt.NDArray[np.int64]:
+    """(labels,) the id of each label of a piece, whose `classes` are what `classes_of` found."""
     table = np.zeros(max(len(piece.values), 1), np.int64)
     for code, value in classes.items():
         table[code] = ids[value]

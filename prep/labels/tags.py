@@ -15,9 +15,9 @@ from cache.common.arrays import Array
 from cache.errors import InputError
 from cache.format.tasks import IGNORED, MAX_TOKEN_LABELS
 
-from ..columns import LABEL, TEXT, Mask, check_filled, is_list, is_text, list_counts
+from ..columns import LABEL, TEXT, Mask, check_filled, first_null, is_list, is_text, list_counts
 from ..tokenization.words import Words
-from .class_labels import Coded, classes_of, code_labels, number_classes, row_of
+from .class_labels import Coded, class_ids, classes_of, code_labels, number_classes, row_of
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -48,15 +48,14 @@ class Tags:
             InputError: a tag is not a class, or there are too many.
         """
         (classes,) = classes_of(split, [coded], self.known, first_row)
-        table = np.zeros(max(len(coded.values), 1), np.int64)
-        for code, value in classes.items():
-            table[code] = self.number(value)
+        for tag in classes.values():
+            self.number(tag)
         if len(self.numbers) > MAX_TOKEN_LABELS:
             raise InputError(
                 f"the words have more than {MAX_TOKEN_LABELS:,} different tags; if that is not the column of tags, "
                 "name it with --label"
             )
-        return table[coded.codes]
+        return class_ids(coded, classes, self.numbers)
 
     def table(self) -> tuple[tuple[str, ...], Array]:
         """The class names, and for each number from 0 on the label to store."""
@@ -92,7 +91,7 @@ def tagged_words(batch: "pa.RecordBatch", split: str, first_row: int, tags: Tags
         )
     counts, flat = list_counts(texts), texts.flatten()
     if flat.null_count:
-        row = first_row + row_of(counts, flat.is_null().to_numpy(zero_copy_only=False).argmax())
+        row = first_row + row_of(counts, first_null(flat))
         raise InputError(f"row {row} of split {split!r} (counted from 0) has a word that is null; remove it")
     labels = batch.column(LABEL) if LABEL in batch.schema.names else None
     coded = None if labels is None else code_labels(labels, split, first_row)

@@ -1,6 +1,6 @@
 """Where files can be cut, so that several processes read one file.
 
-jsonl, lines of text, csv without quotes    at the ends of lines
+jsonl, lines of text, csv without quotes    at the ends of lines; csv not at URLs, for all of it is read to see
 parquet                                     between row groups
 all others                                  nowhere: a quote may hold the end of a line, what is compressed is read
                                             from its beginning
@@ -10,11 +10,10 @@ from codecs import BOM_UTF8
 from collections.abc import Sequence
 from pathlib import Path
 
-from cache.common.files import open_regular
-
 from .diagnose import reading
 from .formats import ARCHIVE, COMPRESSIONS, LINES, Span, TableFile, table_file
 from .json_files import holds_list
+from .remote_path import RemotePath, each, open_bytes
 
 BLOCK_BYTES = 1 << 20
 
@@ -30,13 +29,11 @@ def cut_tables(paths: Sequence[Path], delimiter: str | None, part_bytes: int) ->
     """
     groups: list[list[FilePart]] = []
     room = 0
-    for path in paths:
-        with reading(path, delimiter):
-            size = path.stat().st_size
-            if size > part_bytes:
-                groups += [[(path, span)] for span in _spans(table_file(path, delimiter), size, part_bytes)]
-                room = 0
-                continue
+    for path, (size, spans) in zip(paths, each(_spans, paths, delimiter, part_bytes), strict=True):
+        if spans:
+            groups += [[(path, span)] for span in spans]
+            room = 0
+            continue
         if size > room:
             groups.append([])
             room = part_bytes
@@ -45,21 +42,26 @@ def cut_tables(paths: Sequence[Path], delimiter: str | None, part_bytes: int) ->
     return groups
 
 
-def _spans(table: TableFile, size: int, part_bytes: int) -> list[Span | None]:
-    """The parts of a file, in order."""
-    if table.kind == "parquet":
-        return [*_row_groups(table.path, part_bytes)]
-    packed = table.path.suffix.lower() in (*COMPRESSIONS, ARCHIVE)
-    if packed or table.kind == "conll" or not _ends_rows_with_lines(table):
-        return [None]
-    ends = _line_ends(table.path, size, part_bytes)
-    return [Span(begin, end) for begin, end in zip([0, *ends], [*ends, size], strict=True)]
+def _spans(path: Path, delimiter: str | None, part_bytes: int) -> tuple[int, list[Span | None]]:
+    """The bytes of a file and, where it is larger than a part, its parts in order."""
+    with reading(path, delimiter):
+        size = path.stat().st_size
+        if size <= part_bytes:
+            return size, []
+        table = table_file(path, delimiter)
+        if table.kind == "parquet":
+            return size, [*_row_groups(path, part_bytes)]
+        packed = path.suffix.lower() in (*COMPRESSIONS, ARCHIVE)
+        if packed or table.kind == "conll" or not _ends_rows_with_lines(table):
+            return size, [None]
+        ends = _line_ends(path, size, part_bytes)
+        return size, [Span(begin, end) for begin, end in zip([0, *ends], [*ends, size], strict=True)]
 
 
 def _row_groups(path: Path, part_bytes: int) -> list[Span]:
     import pyarrow.parquet
 
-    with pyarrow.parquet.ParquetFile(open_regular(path)) as file:
+    with pyarrow.parquet.ParquetFile(open_bytes(path)) as file:
         sizes = [file.metadata.row_group(group).total_byte_size for group in range(file.metadata.num_row_groups)]
     spans, begin, held = [], 0, 0
     for group, size in enumerate(sizes):
@@ -76,7 +78,9 @@ def _ends_rows_with_lines(table: TableFile) -> bool:
         return not holds_list(table.path)
     if table.kind == LINES:
         return True
-    with open_regular(table.path) as file:
+    if isinstance(table.path, RemotePath):  # all of it would come twice
+        return False
+    with open_bytes(table.path) as file:
         while block := file.read(BLOCK_BYTES):
             if b'"' in block:
                 return False
@@ -86,7 +90,7 @@ def _ends_rows_with_lines(table: TableFile) -> bool:
 def _line_ends(path: Path, size: int, part_bytes: int) -> list[int]:
     """Positions behind the first line that ends after each multiple of `part_bytes`, but for the last of the file."""
     ends: list[int] = []
-    with open_regular(path) as file:
+    with open_bytes(path) as file:
         for start in range(part_bytes, size, part_bytes):
             if ends and start <= ends[-1]:
                 continue

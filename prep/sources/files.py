@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from cache.common.files import open_regular
 from cache.common.forked import BATCH_BYTES, BATCH_ROWS, Forked
 from cache.errors import InputError
 
@@ -27,6 +26,7 @@ from .cutting import FilePart, cut_tables
 from .diagnose import not_utf8, reading, row_too_long
 from .formats import LINES, Span, TableFile, open_unpacked, table_file
 from .json_files import HEAD_BYTES, json_batches, json_head
+from .remote_path import check_unchanged, each, open_bytes
 from .text_lines import read_lines
 
 if TYPE_CHECKING:
@@ -57,14 +57,14 @@ def column_names(paths: Sequence[Path], delimiter: str | None, forked: Forked) -
         InputError: a file cannot be read as what its ending says.
     """
     row_bytes = longest_row(forked.memory_bytes)
-    return forked.call(_together(paths), lambda: [_names(path, delimiter, row_bytes) for path in paths])  # type: ignore[no-any-return]
+    return forked.call(_together(paths), each, _names, paths, delimiter, row_bytes)  # type: ignore[no-any-return]
 
 
 def holds_words(paths: Sequence[Path], columns: Columns, forked: Forked) -> bool:
     """Whether the column of text of each file holds lists, such as the words of a text, by its schema or first
     value."""
     row_bytes = longest_row(forked.memory_bytes)
-    return bool(forked.call(_together(paths), lambda: all(_holds_words(path, columns, row_bytes) for path in paths)))
+    return bool(forked.call(_together(paths), lambda: all(each(_holds_words, paths, columns, row_bytes))))
 
 
 def _holds_words(path: Path, columns: Columns, row_bytes: int) -> bool:
@@ -131,9 +131,9 @@ def _groups(files: Sequence[FilePart]) -> Iterator[list[FilePart]]:
         yield group
 
 
-def _together(paths: Sequence[Path]) -> Path:
+def _together(paths: Sequence[Path]) -> str:
     """What errors call files that are read in one process."""
-    return paths[0] if len(paths) == 1 else Path(f"{paths[0]} to {paths[-1]}")
+    return str(paths[0]) if len(paths) == 1 else f"{paths[0]} to {paths[-1]}"
 
 
 def _read_tables(
@@ -141,6 +141,7 @@ def _read_tables(
 ) -> Iterator["pa.RecordBatch"]:
     for path, span in files:
         yield from _read_table(path, span, columns, where, row_bytes)
+        check_unchanged(path)
 
 
 def _read_table(
@@ -241,13 +242,13 @@ def _names(path: Path, delimiter: str | None, row_bytes: int) -> list[str]:
 def _parquet_schema(path: Path) -> Any:
     import pyarrow.parquet
 
-    return pyarrow.parquet.read_schema(open_regular(path))
+    return pyarrow.parquet.read_schema(open_bytes(path))
 
 
 def _read_parquet(table: TableFile, columns: list[str]) -> Iterator["pa.RecordBatch"]:
     import pyarrow.parquet
 
-    with pyarrow.parquet.ParquetFile(open_regular(table.path)) as file:
+    with pyarrow.parquet.ParquetFile(open_bytes(table.path)) as file:
         meta = file.metadata
         groups = None if table.span is None else list(range(table.span.begin, table.span.end))
         size = sum(meta.row_group(group).total_byte_size for group in range(meta.num_row_groups))
@@ -326,7 +327,7 @@ def _read_texts(files: list[tuple[Path, str]], labelled: bool, row_bytes: int) -
 
 
 def _text_of(path: Path, row_bytes: int) -> str:
-    with reading(path), open_regular(path) as file:
+    with reading(path), open_bytes(path) as file:
         data = file.read(row_bytes + 1)
     if len(data) > row_bytes:
         raise InputError(f"cannot read {path}: larger than {row_bytes:,} bytes; split it, or pass a larger --memory")

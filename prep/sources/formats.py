@@ -9,10 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
-from cache.common.files import open_regular
 from cache.common.table_files import CSV, DELIMITERS, TSV
 from cache.common.table_files import FORMATS as TABLE_FORMATS
 from cache.errors import InputError
+
+from .remote_path import open_bytes
 
 if TYPE_CHECKING:
     import zipfile
@@ -111,14 +112,14 @@ def open_unpacked(path: Path, span: Span | None = None) -> Any:
         return file_of(_bytes(path, span))
     suffix = path.suffix.lower()
     if suffix != ARCHIVE:
-        return pa.input_stream(open_regular(path), compression=COMPRESSIONS.get(suffix))
+        return pa.input_stream(open_bytes(path), compression=COMPRESSIONS.get(suffix))
     import zipfile
 
-    return pa.PythonFile(zipfile.ZipFile(open_regular(path)).open(_lone_member(path)), mode="r")
+    return pa.PythonFile(zipfile.ZipFile(open_bytes(path)).open(_lone_member(path)), mode="r")
 
 
 def _bytes(path: Path, span: Span) -> Iterator[bytes]:
-    with open_regular(path) as file:
+    with open_bytes(path) as file:
         file.seek(span.begin)
         left = span.end - span.begin
         while left and (piece := file.read(min(left, 1 << 20))):
@@ -155,7 +156,7 @@ def _lone_member(path: Path) -> "zipfile.ZipInfo":
     """The file in an archive that holds one; what macOS adds to archives aside."""
     import zipfile
 
-    with open_regular(path) as file, zipfile.ZipFile(file) as archive:
+    with open_bytes(path) as file, zipfile.ZipFile(file) as archive:
         members = [info for info in archive.infolist() if not info.is_dir() and not _hidden(info.filename)]
     if len(members) != 1:
         names = ", ".join(info.filename for info in members[:5]) + ", …" * (len(members) > 5)

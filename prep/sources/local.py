@@ -25,6 +25,8 @@ from .corpus import STDIN, Columns, Source, cache_name, check_split_name
 from .diagnose import reading
 from .files import column_names, holds_words, table_stream, text_files_stream
 from .formats import ARCHIVE, EXPECTED, FORMATS, LINES, check_known, format_of
+from .remote import is_remote_glob, matching, source_path, without_scheme
+from .remote_path import RemotePath
 from .saved import is_saved, open_saved
 from .splits import by_split, check_all_named, split_of_folder
 from .usual_columns import choose_columns, column_note, unread_labels
@@ -60,18 +62,20 @@ def open_files(arguments: Sequence[str], asked: Columns, forked: Forked) -> Sour
         InputError: there is no such file, or one twice; the splits are not plain; or as `open_file`.
     """
     given = [_split_and_files(argument) for argument in arguments]
-    found = [_matching(pattern, asked.delimiter) for _, pattern in given]
+    found = [_matching(without_scheme(pattern), asked.delimiter, forked) for _, pattern in given]
     paths = [path for files in found for path in files]
     twice = {path for path in paths if paths.count(path) > 1} if len(set(paths)) < len(paths) else set()
     if twice:
         raise InputError(f"{min(twice)} is given twice; name each file once")
-    check_all_named({Path(pattern): split or None for split, pattern in given} if any(s for s, _ in given) else {})
+    check_all_named({pattern: split or None for split, pattern in given} if any(s for s, _ in given) else {})
     splits: dict[str, list[Path]] = {}
     for (split, _), files, argument in zip(given, found, arguments, strict=True):
         if split:
             check_split_name(split, Path(argument))
             splits.setdefault(split, []).extend(files)
-    folder = os.path.commonpath([path.parent.resolve() for path in paths])
+    folders = {path.parent.resolve() for path in paths}
+    remote = {isinstance(path, RemotePath) for path in paths}
+    folder = os.path.commonpath(folders) if len(remote) == 1 else "corpus"
     source = open_tables(" ".join(arguments), Path(folder).name, splits or by_split(paths), asked, forked)
     return replace(source, arguments=tuple(arguments) if len(arguments) > 1 else ())
 
@@ -84,9 +88,11 @@ def _split_and_files(argument: str) -> tuple[str, str]:
     return "", argument
 
 
-def _matching(pattern: str, delimiter: str | None) -> list[Path]:
-    """The table files that are meant by a path or a glob."""
-    path = user_path(pattern)
+def _matching(pattern: str, delimiter: str | None, forked: Forked) -> list[Path]:
+    """The table files that are meant by a path, a URL or a glob."""
+    if is_remote_glob(pattern):
+        return matching(pattern, forked)
+    path = source_path(pattern, forked)
     if path.is_dir():
         tables = tables_in(path, delimiter) or lines_in(path)
         if not tables:
@@ -155,8 +161,14 @@ def files_identity(splits: dict[str, list[Path]], columns: Columns) -> Json:
 
 def _file_identity(split: str, path: Path) -> Json:
     with reading(path):
-        facts = {"file": path_text(path.name), "bytes": path.stat().st_size, "sha256": sha256_file(path)}
-    return {"split": split, **facts}
+        return {"split": split, "file": path_text(path.name), "bytes": path.stat().st_size, **_content(path)}
+
+
+def _content(path: Path) -> Json:
+    """What tells this content of a file from others: its hash, or what the store at a URL calls its version."""
+    if isinstance(path, RemotePath):
+        return {"version": path.listed.version if path.listed else ""}
+    return {"sha256": sha256_file(path)}
 
 
 # --- folders
@@ -220,9 +232,7 @@ def open_folder(argument: str, path: Path, asked: Columns, forked: Forked) -> So
     for split, members in texts.items():
         for file, _ in members:
             with reading(file):
-                files.append(
-                    {"split": split, "file": path_text(str(file.relative_to(path))), "sha256": sha256_file(file)}
-                )
+                files.append({"split": split, "file": path_text(str(file.relative_to(path))), **_content(file)})
     return Source(
         argument=argument,
         name=cache_name(path.resolve().name),

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from cache.common.forked import Forked
-from cache.common.hub import hub_reachable, package_folder, user_path
+from cache.common.hub import hub_reachable, package_folder
 from cache.errors import InputError
 from cache.format.checksummed_json import NAME_PATTERN
 
@@ -20,6 +20,7 @@ from .formats import ARCHIVE, TEXT, format_of
 from .hub import open_hub
 from .local import files_identity, names_files, open_file, open_files, open_folder, open_stdin
 from .presets import PRESETS, Preset
+from .remote import is_remote_glob, source_path, without_scheme
 from .usual_columns import choose_columns
 
 ANY = Columns()
@@ -34,7 +35,8 @@ def open_source(arguments: str | Sequence[str], asked: Columns = ANY, memory_byt
 
     Args:
         arguments: a preset, a Hub dataset id (`owner/name`, `:config` may follow), a file, a folder, or `-` for
-            standard input; or files, globs and folders of files, each alone or as `split=file`.
+            standard input; or files, globs and folders of files, each alone or as `split=file`. Files, globs and
+            folders may be URLs.
         asked: columns of texts and labels; the usual ones for those that are not named.
         memory_bytes: what reading files may take.
 
@@ -50,12 +52,14 @@ def open_source(arguments: str | Sequence[str], asked: Columns = ANY, memory_byt
     forked = Forked(memory_bytes)
     if len(given) != 1:
         return open_files(given, asked, forked)
-    (argument,) = given
+    argument = without_scheme(given[0])
     if argument in PRESETS:
         return _preset(PRESETS[argument], asked, forked)
-    path = user_path(argument)
     if argument == STDIN:
         return open_stdin(asked, forked)
+    if is_remote_glob(argument):
+        return open_files(given, asked, forked)
+    path = source_path(argument, forked)
     if path.is_dir():
         return open_folder(argument, path, asked, forked)
     if path.is_file():

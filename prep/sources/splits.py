@@ -57,7 +57,7 @@ def by_split(paths: Sequence[Path]) -> dict[str, list[Path]]:
     return splits
 
 
-def check_all_named(named: Mapping[Path, str | None]) -> None:
+def check_all_named(named: Mapping[Path, str | None] | Mapping[str, str | None]) -> None:
     """Raise an `InputError` that lists both where some files or folders say which split they are and some do not."""
     having = [str(path) for path, split in named.items() if split]
     without = [str(path) for path, split in named.items() if split is None]

@@ -15,6 +15,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from cache.common.arrays import Array
+from cache.common.panics import panics_as_errors
 from cache.errors import InputError
 
 
@@ -44,14 +45,15 @@ class RowError(ParityError):
 
 
 @contextlib.contextmanager
-def panics_as_errors() -> Iterator[None]:
-    """Raise a panic of a library in Rust, which is not an Exception, as a RuntimeError."""
+def failures_as_differences(engine: str) -> Iterator[None]:
+    """Raise whatever a fast engine raises, but for a lack of memory, as a `ParityError`."""
     try:
-        yield
-    except BaseException as error:
-        if type(error).__name__ != "PanicException":
-            raise
-        raise RuntimeError(str(error)) from error
+        with panics_as_errors():
+            yield
+    except MemoryError:
+        raise
+    except Exception as error:
+        raise ParityError(f"{engine} failed: {error}") from error
 
 
 class Engine(Protocol):
@@ -99,7 +101,11 @@ class TokenizersEngine:
         self.rules = rules
         self.backend = backend or Tokenizer.from_str(rules.tokenizer_json)
         self.backend.no_padding()
-        self.backend.enable_truncation(rules.max_length, direction=rules.truncation_side)
+        self.truncate()
+
+    def truncate(self) -> None:
+        """Truncate as the rules say."""
+        self.backend.enable_truncation(self.rules.max_length, direction=self.rules.truncation_side)
 
     def encode(self, texts: Sequence[str]) -> tuple[Array, Array]:
         encodings = self.encodings(self.backend.encode_batch_fast, texts)
@@ -111,7 +117,7 @@ class TokenizersEngine:
             encodings = self.encodings(self.backend.encode_batch_fast, texts, add_special_tokens=False)
             return join_rows([np.array(encoding.ids, np.uint32) for encoding in encodings])
         finally:
-            self.backend.enable_truncation(self.rules.max_length, direction=self.rules.truncation_side)
+            self.truncate()
 
     def encodings(self, encode: Callable[..., Any], rows: Sequence[Any], **options: Any) -> Iterator[Any]:
         """What a function of the library that encodes batches gives for each row.

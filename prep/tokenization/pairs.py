@@ -15,7 +15,7 @@ import numpy as np
 from cache.common.arrays import Array
 from cache.errors import InputError
 
-from .engines import Engine, ParityError, Rules, TokenizersEngine, panics_as_errors, split_rows
+from .engines import Engine, ParityError, Rules, TokenizersEngine, failures_as_differences, join_rows, split_rows
 from .parity import ParityCheck
 
 Rows = tuple[Array, Array, Array]
@@ -135,7 +135,7 @@ class PairEncoder:
                 f"--max-length {rules.max_length} leaves no room for two texts: the tokenizer adds "
                 f"{self.template.specials} special tokens; pass at least {self.template.specials + 2}"
             )
-        self.reference.backend.enable_truncation(rules.max_length, direction=rules.truncation_side)
+        self.reference.truncate()
 
     def encode(self, firsts: Sequence[str], seconds: Sequence[str]) -> Rows:
         """Encode pairs.
@@ -145,16 +145,11 @@ class PairEncoder:
         """
         if self.check is None:
             return self.by_tokenizers(firsts, seconds)
-        try:
-            with panics_as_errors():
-                parts = [self.engine.encode_bare(texts) for texts in (firsts, seconds)]
+        with failures_as_differences(self.engine.name):
+            parts = [self.engine.encode_bare(texts) for texts in (firsts, seconds)]
             if any(len(part[1]) != len(firsts) or int(part[1].sum()) != len(part[0]) for part in parts):
                 raise ValueError("gave other rows than texts")
             rows = assemble(parts[0], parts[1], self.template, self.most, self.rules.truncation_side == "left")
-        except MemoryError:
-            raise
-        except Exception as error:
-            raise ParityError(f"{self.engine.name} failed: {error}") from error
         self._compare(firsts, seconds, rows)
         return rows
 
@@ -166,8 +161,7 @@ class PairEncoder:
         for encoding in self.reference.encodings(self.reference.backend.encode_batch_fast, pairs):
             rows.append(np.array(encoding.ids, np.uint32))
             zeros.append(encoding.type_ids.count(0))
-        lengths = np.fromiter(map(len, rows), np.int64, len(rows))
-        return np.concatenate([np.zeros(0, np.uint32), *rows]), lengths, np.array(zeros, np.int64)
+        return *join_rows(rows), np.array(zeros, np.int64)
 
     def _compare(self, firsts: Sequence[str], seconds: Sequence[str], found: Rows) -> None:
         """Encode some of the pairs again; the longest and some with non-ASCII text are among them."""

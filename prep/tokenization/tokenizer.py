@@ -16,12 +16,13 @@ from typing import Any
 
 from cache.common.arrays import Array
 from cache.common.hub import DEFAULT_MODEL, PACKAGED, hub_folder, local_folder, packaged_model, path_text
+from cache.common.panics import panics_as_errors
 from cache.errors import InputError
 from cache.format.checksummed_json import Json
 from cache.format.manifest import MAX_LENGTH
 
 from .classes import made_anew
-from .engines import ParityError, Rules, TokenizersEngine, choose_engine, panics_as_errors
+from .engines import Rules, TokenizersEngine, choose_engine, failures_as_differences
 from .pairs import PairEncoder
 from .parity import ParityCheck
 from .words import WordEncoder
@@ -234,7 +235,7 @@ class Encoder:
             raise InputError(f"the tokenizer {files.name!r} fails on a text of one letter: {error}") from error
 
     def use(self, engine: str) -> None:
-        """Choose the engine, by a name of `prep.tokenization.ENGINES`."""
+        """Choose the engine, one of `prep.choices.ENGINES`."""
         self.engine = self.reference if engine == "tokenizers" else choose_engine(engine, self.rules)
         self.check = None if self.engine.name == "tokenizers" else ParityCheck(self.reference)
         self.pairs = PairEncoder(self.rules, self.engine, self.check) if self.pair else None
@@ -255,13 +256,8 @@ class Encoder:
         """
         if self.check is None:
             return self.engine.encode(texts)
-        try:
-            with panics_as_errors():
-                ids, lengths = self.engine.encode(texts)
-        except MemoryError:
-            raise
-        except Exception as error:
-            raise ParityError(f"{self.engine.name} failed: {error}") from error
+        with failures_as_differences(self.engine.name):
+            ids, lengths = self.engine.encode(texts)
         self.settle()
         thread = ThreadPoolExecutor(1)
         self.checking = thread.submit(self.check.check, self.engine.name, texts, ids, lengths)
@@ -323,8 +319,7 @@ def _pad_id(files: TokenizerFiles, backend: Any) -> int:
 
 
 def _side(config: Json, key: str) -> str:
-    side = config.get(key, "right")
-    return "left" if side == "left" else "right"
+    return "left" if config.get(key) == "left" else "right"
 
 
 def own_limit(files: TokenizerFiles) -> int | None:

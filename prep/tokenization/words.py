@@ -25,7 +25,8 @@ from .engines import (
     ParityError,
     Rules,
     TokenizersEngine,
-    panics_as_errors,
+    failures_as_differences,
+    join_rows,
     special_ids,
     split_rows,
 )
@@ -115,7 +116,7 @@ class WordEncoder:
             self.before, self.after = special_ids(self.reference.backend)
         except ValueError as error:
             raise InputError(f"the tokenizer does not take words: {error}; pass another --tokenizer") from None
-        self.reference.backend.enable_truncation(rules.max_length, direction=rules.truncation_side)
+        self.reference.truncate()
 
     def encode(self, words: Words) -> Marked:
         """Encode rows of words.
@@ -125,15 +126,10 @@ class WordEncoder:
         """
         if self.check is None:
             return self.by_tokenizers(words.lists(), words.marks)
-        try:
-            with panics_as_errors():
-                encoded = self.engine.encode_bare(words.distinct)
+        with failures_as_differences(self.engine.name):
+            encoded = self.engine.encode_bare(words.distinct)
             if len(encoded[1]) != len(words.distinct) or int(encoded[1].sum()) != len(encoded[0]):
                 raise ValueError("gave other rows than words")
-        except MemoryError:
-            raise
-        except Exception as error:
-            raise ParityError(f"{self.engine.name} failed: {error}") from error
         found = self.assemble(encoded, words)
         self._compare(words, found)
         return found
@@ -177,9 +173,7 @@ class WordEncoder:
         for begin, encoding in zip(begins.tolist(), encodings, strict=False):
             found.append(np.array(encoding.ids, np.uint32))
             found_marks.append(_first_tokens(encoding.word_ids, marks[begin:]))
-        lengths = np.fromiter(map(len, found), np.int64, len(found))
-        empty = np.zeros(0, np.uint32), np.zeros(0, np.int64)
-        return np.concatenate([empty[0], *found]), lengths, np.concatenate([empty[1], *found_marks])
+        return *join_rows(found), np.concatenate([np.zeros(0, np.int64), *found_marks])
 
     def _compare(self, words: Words, found: Marked) -> None:
         """Encode some of the rows again; the longest and some with non-ASCII words are among them."""

@@ -29,7 +29,7 @@ def cases(draw: st.DrawFn) -> tuple[Array, PlanSpec]:
 
 
 @given(cases())
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=80, deadline=None)
 def test_costs_equal_sums_over_every_batch(case: tuple[Array, PlanSpec]) -> None:
     lengths, spec = case
     plan = plan_epoch(lengths, spec, 0, MAX_LENGTH)
@@ -52,7 +52,7 @@ def batches_of(plan: EpochPlan) -> list[Array]:
 
 
 @given(cases(), st.integers(1, 9), st.sampled_from(["padded", "packed"]), st.booleans())
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=100, deadline=None)
 def test_the_use_of_ranks_equals_sums_over_every_batch_and_rank(
     case: tuple[Array, PlanSpec], ranks: int, kind: str, equal_rows: bool
 ) -> None:
@@ -108,7 +108,7 @@ def test_one_rank_never_waits_and_no_rows_cost_nothing() -> None:
 
 
 @given(st.lists(st.integers(1, MAX_LENGTH)), st.integers(1, 70))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=80, deadline=None)
 def test_widths_round_up_to_a_multiple_but_not_past_the_max_length(widths: list[int], multiple: int) -> None:
     for width, rounded in zip(widths, round_up(np.array(widths, int), multiple, MAX_LENGTH), strict=True):
         assert rounded >= width

@@ -148,42 +148,45 @@ def in_little_memory(code: str, *arguments: object) -> str:
 
 OPEN = """
 from cache import CorruptCacheError, open_cache
-try: open_cache(sys.argv[1])
-except CorruptCacheError as error: print(error)
+for place in sys.argv[1:]:
+    try: open_cache(place)
+    except CorruptCacheError as error: print(error)
 """
+
+ODD_JSON: list[tuple[Callable[[], bytes], str]] = [
+    (lambda: b"[" * 30_000_000, "does not parse"),
+    (lambda: b'{"a":' * 5000 + b"1" + b"}" * 5000, "does not parse"),
+    (lambda: b"[" + b"[]," * 10_000_000 + b"[]]", "more lists and objects"),
+    (lambda: b"[" + b"{}," * 10_000_000 + b"{}]", "more lists and objects"),
+    (lambda: b"[" + b"77777777," * 3_000_000 + b"0]", "not a lengthwise-cache file"),
+    (
+        lambda: b'{"format": "lengthwise-cache", "version": 1, "x": [' + b"7777777777777777777," * 400_000 + b"0]}",
+        "checksum",
+    ),
+    (lambda: b'{"format": "lengthwise-cache", "version": 1, "x": "' + b"x" * 30_000_000 + b'"}', "checksum"),
+    (lambda: b"{" + b'"a":1,' * 2_000_000 + b'"a":1}', "a key stands twice"),
+    (lambda: b" " * (33 << 20), "larger than 33,554,432 bytes"),
+    (lambda: b"9" * 1_000_000, "does not parse"),
+    (lambda: b"\xff\xfe", "does not parse"),
+    (lambda: b"", "does not parse"),
+    (lambda: b"null", "not a lengthwise-cache file"),
+    (lambda: b'{"format": "lengthwise-cache", "version": 1, "x": 1e999}', "checksum"),
+    (lambda: b'{"format": "lengthwise-cache", "version": 1, "x": NaN}', "NaN is not a JSON number"),
+    (lambda: b'{"format": "lengthwise-cache", "version": 1, "x": "\\ud800"}', "does not parse"),
+    (lambda: b'{"format": "lengthwise-cache", "version": 1, "x": "\\uD83D\\uDE00"}', "checksum"),
+]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("make", "says"),
-    [
-        (lambda: b"[" * 30_000_000, "does not parse"),
-        (lambda: b'{"a":' * 5000 + b"1" + b"}" * 5000, "does not parse"),
-        (lambda: b"[" + b"[]," * 10_000_000 + b"[]]", "more lists and objects"),
-        (lambda: b"[" + b"{}," * 10_000_000 + b"{}]", "more lists and objects"),
-        (lambda: b"[" + b"77777777," * 3_000_000 + b"0]", "not a lengthwise-cache file"),
-        (
-            lambda: b'{"format": "lengthwise-cache", "version": 1, "x": [' + b"7777777777777777777," * 400_000 + b"0]}",
-            "checksum",
-        ),
-        (lambda: b'{"format": "lengthwise-cache", "version": 1, "x": "' + b"x" * 30_000_000 + b'"}', "checksum"),
-        (lambda: b"{" + b'"a":1,' * 2_000_000 + b'"a":1}', "a key stands twice"),
-        (lambda: b" " * (33 << 20), "larger than 33,554,432 bytes"),
-        (lambda: b"9" * 1_000_000, "does not parse"),
-        (lambda: b"\xff\xfe", "does not parse"),
-        (lambda: b"", "does not parse"),
-        (lambda: b"null", "not a lengthwise-cache file"),
-        (lambda: b'{"format": "lengthwise-cache", "version": 1, "x": 1e999}', "checksum"),
-        (lambda: b'{"format": "lengthwise-cache", "version": 1, "x": NaN}', "NaN is not a JSON number"),
-        (lambda: b'{"format": "lengthwise-cache", "version": 1, "x": "\\ud800"}', "does not parse"),
-        (lambda: b'{"format": "lengthwise-cache", "version": 1, "x": "\\uD83D\\uDE00"}', "checksum"),
-    ],
-)
-def test_huge_deep_and_odd_json_is_refused_in_bounded_memory(
-    tmp_path: Path, make: Callable[[], bytes], says: str
-) -> None:
-    (tmp_path / "manifest.json").write_bytes(make())
-    assert says in in_little_memory(OPEN, tmp_path)
+def test_huge_deep_and_odd_json_is_refused_in_bounded_memory(tmp_path: Path) -> None:
+    places = [tmp_path / str(number) for number in range(len(ODD_JSON))]
+    for place, (make, _) in zip(places, ODD_JSON, strict=True):
+        place.mkdir()
+        (place / "manifest.json").write_bytes(make())
+    said = in_little_memory(OPEN, *places).splitlines()
+    for line, place, (_, says) in zip(said, places, ODD_JSON, strict=True):
+        assert str(place) in line
+        assert says in line
 
 
 @pytest.mark.slow

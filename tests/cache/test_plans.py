@@ -41,7 +41,7 @@ def some_lengths(rows: int = 500, seed: int = 7) -> Array:
 
 @pytest.mark.slow
 @given(lengths_of_rows, specs(), st.integers(0, 5))
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=100, deadline=None)
 def test_every_row_is_in_exactly_one_batch(lengths: Array, spec: PlanSpec, epoch: int) -> None:
     plan = plan_epoch(lengths, spec, epoch, MAX_LENGTH)
     assert np.array_equal(np.sort(plan.rows), np.arange(len(lengths)))
@@ -53,7 +53,7 @@ def test_every_row_is_in_exactly_one_batch(lengths: Array, spec: PlanSpec, epoch
 
 @pytest.mark.slow
 @given(lengths_of_rows, specs(), st.integers(0, 5))
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=100, deadline=None)
 def test_rows_ascend_in_a_batch_and_its_width_is_its_longest_row(lengths: Array, spec: PlanSpec, epoch: int) -> None:
     plan = plan_epoch(lengths, spec, epoch, MAX_LENGTH)
     for batch, width in zip(batches(plan), plan.widths, strict=True):
@@ -66,7 +66,7 @@ def test_rows_ascend_in_a_batch_and_its_width_is_its_longest_row(lengths: Array,
 
 @pytest.mark.slow
 @given(lengths_of_rows, specs(), st.integers(0, 5))
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=100, deadline=None)
 def test_no_batch_passes_its_limit(lengths: Array, spec: PlanSpec, epoch: int) -> None:
     plan = plan_epoch(lengths, spec, epoch, MAX_LENGTH)
     sizes = [len(batch) for batch in batches(plan)]
@@ -80,7 +80,7 @@ def test_no_batch_passes_its_limit(lengths: Array, spec: PlanSpec, epoch: int) -
 
 @pytest.mark.slow
 @given(lengths_of_rows, st.integers(1, 20), st.integers(0, 2**63 - 1))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=60, deadline=None)
 def test_tight_makes_all_the_full_uniform_batches_that_there_can_be(lengths: Array, size: int, seed: int) -> None:
     plan = plan_epoch(lengths, PlanSpec("tight", size, None, seed), 0, MAX_LENGTH)
     uniform = [b for b in batches(plan) if len(b) == size and lengths[b[0]] == lengths[b[-1]]]
@@ -94,7 +94,7 @@ def test_tight_makes_all_the_full_uniform_batches_that_there_can_be(lengths: Arr
 
 @pytest.mark.slow
 @given(lengths_of_rows, st.integers(MAX_LENGTH, 300), st.integers(0, 2**63 - 1))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=60, deadline=None)
 def test_budget_makes_all_the_full_uniform_batches_that_there_can_be(lengths: Array, tokens: int, seed: int) -> None:
     plan = plan_epoch(lengths, PlanSpec("budget", None, tokens, seed), 0, MAX_LENGTH)
     full = [b for b in batches(plan) if lengths[b[0]] == lengths[b[-1]] and len(b) == tokens // int(lengths[b[0]])]

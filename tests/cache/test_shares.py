@@ -60,7 +60,7 @@ def cheapest_parts(costs: list[int], parts: int) -> int:
 
 
 @given(st.lists(batch_costs, min_size=1, max_size=6), st.integers(1, 12), st.sampled_from(DIVIDES))
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=80, deadline=None)
 def test_parts_are_numbered_by_cost_and_none_is_empty_beside_one_of_two_rows(
     batches: list[list[int]], parts: int, divide: Divide
 ) -> None:
@@ -72,7 +72,7 @@ def test_parts_are_numbered_by_cost_and_none_is_empty_beside_one_of_two_rows(
 
 
 @given(st.lists(batch_costs, min_size=1, max_size=6), st.integers(1, 12))
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=80, deadline=None)
 def test_the_costliest_padded_slice_is_as_cheap_as_can_be(batches: list[list[int]], parts: int) -> None:
     for batch, found in zip(batches, divided(padded_parts, batches, parts), strict=True):
         assert max(map(COSTS[padded_parts], found)) == cheapest_slices(batch, parts)
@@ -88,7 +88,7 @@ def test_no_partition_has_a_cheaper_costliest_part_than_contiguous_slices(batch:
 
 
 @given(st.lists(batch_costs, min_size=1, max_size=6), st.integers(1, 12))
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=80, deadline=None)
 def test_packed_rows_first_go_where_least_has_gone_so_far(batches: list[list[int]], parts: int) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(shares, "MOST_EXCHANGES", 0)
@@ -111,7 +111,7 @@ def exchange_helps(heavy: list[int], light: list[int]) -> bool:
 
 
 @given(st.lists(batch_costs, min_size=1, max_size=6), st.integers(1, 12))
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=80, deadline=None)
 def test_packed_rows_are_then_exchanged_as_long_as_it_helps(batches: list[list[int]], parts: int) -> None:
     for batch, found in zip(batches, divided(packed_parts, batches, parts), strict=True):
         assert sum(found[0]) <= max(map(sum, longest_first(batch, parts)))
@@ -128,7 +128,7 @@ def test_random_rows_packed_for_eight_ranks_leave_them_waiting_for_a_thousandth(
 
 
 @given(st.lists(batch_costs, min_size=1, max_size=6), st.integers(1, 12))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=60, deadline=None)
 def test_equal_parts_are_every_nth_row_from_the_longest_down(batches: list[list[int]], parts: int) -> None:
     for batch, found in zip(batches, divided(equal_parts, batches, parts), strict=True):
         assert found == [batch[::-1][number::parts][::-1] for number in range(parts)]

@@ -144,7 +144,7 @@ def test_a_data_loader_gives_the_planned_batches(corpus: Cache, workers: int) ->
     for epoch in range(2):
         dataset.set_epoch(epoch)
         loader = DataLoader(
-            dataset, batch_size=None, num_workers=workers, multiprocessing_context="spawn" if workers else None
+            dataset, batch_size=None, num_workers=workers, multiprocessing_context=CONTEXT if workers else None
         )
         expected = [batch.model_inputs() for batch in corpus["train"].batches(epoch, TIGHT)]
         found = list(loader)

@@ -142,7 +142,7 @@ LENGTHS = [("pairs", 20), ("pairs", 21), ("pairs", 64), ("words", 7), ("words", 
 def test_rows_and_batches_equal_transformers(tmp_path: Path, name: str, max_length: int, engine: str) -> None:
     """Ids, token types, masks and labels, under truncation; in one shard or many, held in memory or spilled."""
     kind = KINDS[name]
-    rows = kind.toys(600)
+    rows = kind.toys(240)
     source = write_jsonl(tmp_path / "a.jsonl", rows)
     options = {"max_length": max_length, "engine": engine, **kind.options}
     cache = build_toy(source, tmp_path, **options).cache
@@ -161,11 +161,11 @@ def test_rows_and_batches_equal_transformers(tmp_path: Path, name: str, max_leng
 def test_reviews_equal_transformers(tmp_path: Path, name: str) -> None:
     """Real texts, by the fast engine, under truncation."""
     kind, model = KINDS[name], packaged_model()
-    rows = [kind.of_review(text) for text in reviews()[:400]]
+    rows = [kind.of_review(text) for text in reviews()[:200]]
     source = write_jsonl(tmp_path / "a.jsonl", rows)
     cache = build_toy(source, tmp_path, max_length=128, tokenizer=str(model), **kind.options).cache
     assert cache.manifest.build["engine"] == "nanotoken"
-    assert cache.manifest.build["rows_checked"] >= 400
+    assert cache.manifest.build["rows_checked"] >= 200
     check_equal(kind, cache, rows, AutoTokenizer.from_pretrained(model), 128)
 
 
@@ -191,7 +191,7 @@ def test_tokenizers_of_other_kinds_equal_transformers(tmp_path: Path, kind: str,
     (folder / "tokenizer.json").write_text(text)
     config = {"tokenizer_class": "PreTrainedTokenizerFast", "pad_token": "<pad>", "truncation_side": side}
     (folder / "tokenizer_config.json").write_text(json.dumps(config))
-    rows = toy_sentences(300)
+    rows = toy_sentences(150)
     cache = build_toy(write_jsonl(tmp_path / "a.jsonl", rows), tmp_path, tokenizer=str(folder), max_length=20).cache
     assert cache.manifest.build["engine"] == ("gigatoken" if kind == "roberta" else "tokenizers")
     check_equal(KINDS["words"], cache, rows, AutoTokenizer.from_pretrained(cache.tokenizer_folder), 20)

@@ -31,8 +31,8 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a tokenizer and two csv files."""
     folder = tmp_path_factory.mktemp("corpus")
     write_tokenizer(folder / "tokenizer")
-    write_rows(folder / "new.csv", toy_rows(4000))
-    write_rows(folder / "old.csv", toy_rows(500))
+    write_rows(folder / "new.csv", toy_rows(2000))
+    write_rows(folder / "old.csv", toy_rows(250))
     return folder
 
 

@@ -2,6 +2,7 @@
 
 import os
 import random
+import shutil
 import signal
 import time
 from collections import Counter
@@ -18,6 +19,9 @@ pytestmark = pytest.mark.slow
 
 OLD, NEW = 1, 2
 
+Reference = dict[int, Path]
+"""The caches of uninterrupted builds, by seed."""
+
 
 @pytest.fixture(scope="module")
 def builder() -> Iterator[Builder]:
@@ -27,13 +31,11 @@ def builder() -> Iterator[Builder]:
 
 
 @pytest.fixture(scope="module")
-def reference(tmp_path_factory: pytest.TempPathFactory, builder: Builder) -> dict[int, dict[str, bytes]]:
-    """The files of an uninterrupted build, by seed."""
+def reference(tmp_path_factory: pytest.TempPathFactory, builder: Builder) -> Reference:
     found = {}
     for seed in (OLD, NEW):
-        place = tmp_path_factory.mktemp("reference") / "toy"
-        assert builder.run(place, seed)["exit"] == 0
-        found[seed] = files_of(place)
+        found[seed] = tmp_path_factory.mktemp("reference") / "toy"
+        assert builder.run(found[seed], seed)["exit"] == 0
     return found
 
 
@@ -45,19 +47,19 @@ def names_in(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
 
 
-def found_at(place: Path, reference: dict[int, dict[str, bytes]]) -> int | None:
+def found_at(place: Path, reference: Reference) -> int | None:
     """Which complete cache can be opened at `place`: its seed, None for none. Anything else fails the test."""
     try:
         open_cache(place, verify=True)
     except NotACacheError:
         assert not place.exists()
         return None
-    [seed] = [seed for seed, files in reference.items() if files == files_of(place)]
+    [seed] = [seed for seed, whole in reference.items() if files_of(whole) == files_of(place)]
     return seed
 
 
 def killed_then_built_again(
-    builder: Builder, place: Path, reference: dict[int, dict[str, bytes]], before: int | None, ended: dict
+    builder: Builder, place: Path, reference: Reference, before: int | None, ended: dict
 ) -> int | None:
     assert ended["exit"] in (0, -signal.SIGKILL)
     found = found_at(place, reference)
@@ -71,31 +73,22 @@ def killed_then_built_again(
 # --- kills at every operation
 
 
-def operations_of_a_build(builder: Builder, folder: Path, before: int | None, exchange: bool) -> int:
-    """How many file-system operations a build makes, found by bisection."""
-    low, high = 0, 4096
-    while low < high:
-        middle = (low + high) // 2
-        place = folder / f"count-{middle}" / "toy"
-        if before is not None:
-            builder.run(place, before)
-        if builder.run(place, NEW, die_at=middle, exchange=exchange)["exit"] == 0:
-            high = middle
-        else:
-            low = middle + 1
-    return low
+def place_with(folder: Path, reference: Reference, before: int | None) -> Path:
+    """Where a cache is to be built: over a copy of a reference, or of nothing."""
+    if before is not None:
+        shutil.copytree(reference[before], folder / "toy")
+    return folder / "toy"
 
 
 def kill_at_operations(
-    builder: Builder, folder: Path, reference: dict, before: int | None, exchange: bool, every: int
+    builder: Builder, folder: Path, reference: Reference, before: int | None, exchange: bool, every: int
 ) -> tuple[int, set[int | None]]:
-    count = operations_of_a_build(builder, folder, before, exchange)
+    place = place_with(folder / "whole", reference, before)
+    count = builder.run(place, NEW, exchange=exchange)["operations"]
     seen = set()
     # Publishing is the last dozen operations: none of them is left out.
     for operation in sorted({*range(0, count, every), *range(count - 24, count + 1)}):
-        place = folder / f"kill-{operation}" / "toy"
-        if before is not None:
-            assert builder.run(place, before)["exit"] == 0
+        place = place_with(folder / f"kill-{operation}", reference, before)
         ended = builder.run(place, NEW, die_at=operation, exchange=exchange)
         seen.add(killed_then_built_again(builder, place, reference, before, ended))
     return count, seen
@@ -104,7 +97,7 @@ def kill_at_operations(
 @pytest.mark.parametrize("exchange", [True, False], ids=["exchange", "two renames"])
 @pytest.mark.parametrize("before", [None, OLD], ids=["new", "over an old one"])
 def test_a_build_killed_at_any_operation_leaves_the_old_cache_the_new_one_or_none(
-    builder: Builder, tmp_path: Path, reference: dict, before: int | None, exchange: bool
+    builder: Builder, tmp_path: Path, reference: Reference, before: int | None, exchange: bool
 ) -> None:
     count, seen = kill_at_operations(builder, tmp_path, reference, before, exchange, every=16)
     assert count > 40
@@ -115,7 +108,7 @@ def test_a_build_killed_at_any_operation_leaves_the_old_cache_the_new_one_or_non
 @pytest.mark.parametrize("exchange", [True, False], ids=["exchange", "two renames"])
 @pytest.mark.parametrize("before", [None, OLD], ids=["new", "over an old one"])
 def test_a_build_killed_at_each_operation(
-    builder: Builder, tmp_path: Path, reference: dict, before: int | None, exchange: bool
+    builder: Builder, tmp_path: Path, reference: Reference, before: int | None, exchange: bool
 ) -> None:
     count, seen = kill_at_operations(builder, tmp_path, reference, before, exchange, every=1)
     print(f"killed before each of {count:,} operations")
@@ -125,16 +118,14 @@ def test_a_build_killed_at_each_operation(
 # --- kills at random moments
 
 
-def kill_at_random_moments(builder: Builder, folder: Path, reference: dict, times: int) -> list[int | None]:
+def kill_at_random_moments(builder: Builder, folder: Path, reference: Reference, times: int) -> list[int | None]:
     moments, seen = random.Random(times), []
     begin = time.monotonic()
     builder.run(folder / "timed" / "toy", NEW)
     duration = time.monotonic() - begin
     for number in range(times):
-        place, before = folder / str(number) / "toy", (None, OLD)[number % 2]
-        exchange = bool(number // 2 % 2)
-        if before is not None:
-            builder.run(place, before)
+        before, exchange = (None, OLD)[number % 2], bool(number // 2 % 2)
+        place = place_with(folder / str(number), reference, before)
         process = builder.start(place, NEW, exchange=exchange)
         time.sleep(moments.random() * duration * 1.2)
         os.kill(process, signal.SIGKILL)
@@ -143,13 +134,13 @@ def kill_at_random_moments(builder: Builder, folder: Path, reference: dict, time
 
 
 def test_builds_killed_at_random_moments_leave_nothing_half_made(
-    builder: Builder, tmp_path: Path, reference: dict
+    builder: Builder, tmp_path: Path, reference: Reference
 ) -> None:
     assert len(kill_at_random_moments(builder, tmp_path, reference, 5)) == 5
 
 
 @pytest.mark.faults
-def test_two_hundred_builds_killed_at_random_moments(builder: Builder, tmp_path: Path, reference: dict) -> None:
+def test_two_hundred_builds_killed_at_random_moments(builder: Builder, tmp_path: Path, reference: Reference) -> None:
     seen = kill_at_random_moments(builder, tmp_path, reference, 200)
     print(f"200 kills: {dict(Counter(seen))}")
     assert {None, OLD, NEW} == set(seen), "kills fell before and after publishing"
@@ -159,7 +150,7 @@ def test_two_hundred_builds_killed_at_random_moments(builder: Builder, tmp_path:
 
 
 def test_of_eight_processes_that_build_one_cache_one_does_and_the_others_find_it(
-    builder: Builder, tmp_path: Path, reference: dict
+    builder: Builder, tmp_path: Path, reference: Reference
 ) -> None:
     place = tmp_path / "caches" / "toy"
     ended = [builder.end(process) for process in [builder.start(place, NEW) for _ in range(8)]]

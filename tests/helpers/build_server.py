@@ -3,8 +3,8 @@
 It imports everything once and forks a child per build. On its standard input it takes lines of JSON. An order to
 build has place, seed, exchange (whether the system can exchange two folders) and die_at (the file-system operation
 before which the child kills itself); the answer is the child's process number. That number as a line of its own
-waits for the child; the answer is its exit status and what it said. Until then a dead child keeps its number, so
-that a signal never reaches another process.
+waits for the child; the answer is its exit status, what it said and how many operations it made. Until then a dead
+child keeps its number, so that a signal never reaches another process.
 """
 
 import importlib
@@ -41,21 +41,21 @@ def build(place: Path, seed: int = 0, **_: Any) -> None:
 
 SPLITS = {"train": 12, "test": 3}
 said: list[str] = []
+operations = 0
 
 
 def say(message: str) -> None:
     said.append(message)
 
 
-def die_at(operation: int) -> None:
-    """Kill this process before its n-th file-system operation."""
-    done = 0
+def die_at(operation: int | None) -> None:
+    """Count the file-system operations of this process, and kill it before its n-th."""
 
     def count(event: str, arguments: object) -> None:
-        nonlocal done
+        global operations
         if event.startswith(OPERATIONS):
-            done += 1
-            if done == operation + 1:
+            operations += 1
+            if operations - 1 == operation:
                 os.kill(os.getpid(), signal.SIGKILL)
 
     sys.addaudithook(count)
@@ -66,8 +66,7 @@ def child(order: dict[str, Any]) -> None:
         from cache.common.folder import Folder
 
         Folder.exchange = lambda *_: False  # type: ignore[method-assign]
-    if order.get("die_at") is not None:
-        die_at(order["die_at"])
+    die_at(order.get("die_at"))
     build(Path(order["place"]), order["seed"])
 
 
@@ -80,9 +79,9 @@ def serve() -> None:
         order = json.loads(line)
         if isinstance(order, int):
             with os.fdopen(pipes.pop(order)) as pipe:
-                heard = pipe.read()
+                heard = json.loads(pipe.read() or "{}")
             status = os.waitstatus_to_exitcode(os.waitpid(order, 0)[1])
-            print(json.dumps({"exit": status, "said": json.loads(heard or "[]")}), flush=True)
+            print(json.dumps({"exit": status, **heard}), flush=True)
             continue
         reading, writing = os.pipe()
         process = os.fork()
@@ -101,7 +100,7 @@ def run_child(order: dict[str, Any], answer: int) -> NoReturn:
     finally:
         if status:
             traceback.print_exc()
-        os.write(answer, json.dumps(said).encode())
+        os.write(answer, json.dumps({"said": said, "operations": operations}).encode())
         os._exit(status)
 
 
@@ -123,7 +122,8 @@ class Builder:
         return int(self._ask({"place": str(place), "seed": seed, **order}))
 
     def end(self, process: int) -> dict[str, Any]:
-        """Wait for a build; returns its `exit` status (negative: the signal) and what it `said`."""
+        """Wait for a build; returns its `exit` status (negative: the signal) and, if it was not killed, what it `said`
+        and how many `operations` it made."""
         answer: dict[str, Any] = json.loads(self._ask(process))
         return answer
 

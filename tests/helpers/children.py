@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from train.loop.setup import TrainingSetup
     from train.loop.state import State
 
-SLOW_IMPORTS = ["tests.helpers.children", "tests.helpers.server_imports"]
+SLOW_IMPORTS = ["tests.helpers.server_imports"]
 
 MAINS: dict[str, Callable[[], object]] = {"train": train.cli.main, "prep": prep.cli.main}
 

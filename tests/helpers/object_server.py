@@ -64,6 +64,7 @@ def serving(handler: type[BaseHTTPRequestHandler]) -> Iterator[ObjectServer]:
 
 class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True  # a body would wait 40 ms for the acknowledgement of its headers
     server: ObjectServer
 
     def log_message(self, *arguments: Any) -> None:
@@ -149,8 +150,10 @@ class S3Handler(Handler):
     def do_HEAD(self) -> None:
         key, _ = self.parsed()
         if key in self.server.objects:
+            data = self.server.objects[key]
             self.send_response(200)
-            self.send_header("Content-Length", str(len(self.server.objects[key])))
+            self.send_header("Content-Length", str(len(data)))
+            self.send_header("ETag", f'"{hashlib.md5(data).hexdigest()}"')
             self.end_headers()
         elif key:
             self.answer(200 if key == "bucket" else 404)
@@ -240,11 +243,21 @@ class HubHandler(Handler):
             self.json({"id": "user/imdb", "sha": self.commit(), "siblings": []})
         elif found := re.fullmatch(r"/datasets/user/imdb/resolve/\w+/(.+)", path):
             if found[1] in self.server.objects:
-                self.answer(200, self.content(found[1]), "application/octet-stream")
+                self.resolve(found[1])
             else:
                 self.answer(404, b"", X_Error_Code="EntryNotFound")
         else:
             self.answer(401, b"", X_Error_Code="RepoNotFound")
+
+    def do_HEAD(self) -> None:
+        self.do_GET()
+
+    def resolve(self, name: str) -> None:
+        data, part = self.content(name), re.findall(r"\d+", self.headers.get("Range", ""))
+        headers = {"ETag": f'"{hashlib.sha1(data).hexdigest()}"', "X_Repo_Commit": self.commit()}
+        if part:
+            data = data[int(part[0]) : int(part[1]) + 1]
+        self.answer(206 if part else 200, data, "application/octet-stream", **headers)
 
     def tree(self, folder: str) -> None:
         prefix = f"{folder}/" if folder else ""

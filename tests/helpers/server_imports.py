@@ -1,11 +1,15 @@
 """What commands do first, done once in the server that their processes are forked from: slow imports, and transformers'
-table of renamed weights, which takes as long to make as two steps of training."""
+table of renamed weights, which takes as long to make as two steps of training.
 
+No garbage collection looks at any of it, in no child either: that would take as long as a short command.
+"""
+
+import gc
 import importlib
 
-from transformers.conversion_mapping import get_checkpoint_conversion_mapping
-
+gc.disable()
 for _name in (
+    "tests.helpers.children",
     "train.run",
     "transformers.models.bert.modeling_bert",
     "nanotoken",
@@ -13,4 +17,6 @@ for _name in (
     "jinja2",
 ):
     importlib.import_module(_name)
-get_checkpoint_conversion_mapping("bert")
+importlib.import_module("transformers.conversion_mapping").get_checkpoint_conversion_mapping("bert")
+gc.freeze()
+gc.enable()

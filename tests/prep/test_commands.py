@@ -35,6 +35,8 @@ def test_commands_tell_what_a_cache_holds(prep: Prep) -> None:
     shown = prep("show", "cache/a", "--seed", "0", "--special-tokens").out
     assert "[CLS] word1 [SEP]" in shown
     assert prep("show", "cache/a", "--split", "dev").code == 2
+    assert prep("show", "cache/a", "--rows", "-1").code == prep("show", "cache/a", "--seed", "-1").code == 2
+    assert "--epochs 0 is not 1 or more" in prep("plan", "cache/a", "--epochs", "0").err
     verified = prep("verify", "cache/a")
     assert "cache/a is sound: 4 files" in verified.out
     planned = prep("plan", "cache/a", "--strategy", "tight", "--batch-size", "2", "--epochs", "2")

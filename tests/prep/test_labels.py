@@ -94,6 +94,7 @@ BAD: list[tuple[list[dict[str, Any]], dict[str, Any], str]] = [
     ([{"text": "a", "b": None, "label": "x"}], {"text_pair": "b"}, r"row 0 .* has no text"),
     ([{"text": "a", "b": "c", "label": "x"}], {"text_pair": "b", "max_length": 4}, r"no room for two texts"),
     ([{"text": "a", "label": "x"}], {"task": "ranking"}, r"--task 'ranking' is not one of auto"),
+    ([{"text": "a", "label": "x"}], {"engine": "fastest"}, r"--engine 'fastest' is not one of auto, nanotoken"),
     ([{"tokens": ["a"], "tags": ["x"]}, {"tokens": ["a", "b"], "tags": ["x"]}], {}, r"row 1 .* 2 words and 1 tags"),
     ([{"tokens": ["a", None], "tags": ["x", "y"]}], {}, r"row 0 .* a word that is null"),
     ([{"tokens": ["a"], "tags": ["x"]}, {"tokens": None, "tags": ["x"]}], {}, r"row 1 .* has no text"),

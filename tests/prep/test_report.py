@@ -117,8 +117,9 @@ def test_truncation_counts_rows_and_tokens(cache) -> None:
     ("sizes", "classes", "max_length"),
     [([5], ("only",), 8), ([3, 3], ("a", "b"), 3), ([2, 7, 9], tuple(f"class {n}" for n in range(40)), 4096)],
 )
-def test_odd_caches_are_drawn(tmp_path, sizes, classes, max_length) -> None:
+def test_odd_caches_are_drawn(tmp_path, monkeypatch, sizes, classes, max_length) -> None:
     """One row, rows of one length, more classes than are drawn, a limit far above every row; on a page and as PNG."""
+    monkeypatch.setattr("cache.common.drawing.PNG_DPI", 24)
     made = write_cache(
         tmp_path / "odd", {"train": len(sizes)}, lengths=np.array(sizes), classes=classes, max_length=max_length
     )
@@ -164,16 +165,19 @@ def test_pieces_of_words_are_found_in_every_kind_of_vocabulary(names, kinds, sho
 
 
 @pytest.mark.slow
-def test_the_command_writes_page_and_pictures(cache, tmp_path, monkeypatch) -> None:
-    """`prep report` writes NAME-report.html; --png writes each picture in light and dark."""
+def test_the_command_writes_page_and_pictures_of_the_reviews(imdb_cache, tmp_path, monkeypatch) -> None:
+    """NAME-report.html is far below 1.5 MB and has the numbers of `prep info`; --png writes each picture
+    in light and dark."""
     monkeypatch.chdir(tmp_path)
-    done = CliRunner().invoke(cli, ["report", str(cache.folder), "--png", "pictures"])
+    done = CliRunner().invoke(cli, ["report", str(imdb_cache.folder), "--png", "pictures"])
     assert done.exception is None, done.output
-    assert "wrote toy-report.html" in done.output
-    check_page(Path("toy-report.html").read_text("utf-8"))
+    assert "wrote imdb-report.html" in done.output
+    text = Path("imdb-report.html").read_text("utf-8")
+    assert len(text.encode()) < 300_000
+    assert figures.overhead(plan_views(imdb_cache["train"])[2].row.cost) in check_page(text).text
     names = sorted(path.name for path in Path("pictures").iterdir())
     assert names == sorted(f"{f}{e}.png" for f in FIGURES for e in ("", "-dark"))
-    assert sorted(path.name for path in Path().iterdir()) == ["pictures", "toy-report.html"]
+    assert sorted(path.name for path in Path().iterdir()) == ["imdb-report.html", "pictures"]
     for path in Path("pictures").iterdir():
         height, width, _ = matplotlib.image.imread(path).shape
         assert (width, height) > (900, 300), path
@@ -245,12 +249,3 @@ def test_text_in_a_drawing_stays_text(tmp_path) -> None:
 def test_the_report_fits_in_a_browser(page, tmp_path, width, dark) -> None:
     """In light and dark, on a phone and on a desk."""
     check_in_browser(page, tmp_path, width, dark)
-
-
-@pytest.mark.slow
-def test_the_reviews_report_is_small_and_says_what_prep_info_says(imdb_cache) -> None:
-    """The page of the real reviews stays far below 1.5 MB."""
-    drawn = make_report(imdb_cache)
-    text = report_page(drawn)
-    assert len(text.encode()) < 300_000
-    assert figures.overhead(drawn.views[2].row.cost) in check_page(text).text

@@ -62,10 +62,12 @@ def wait_for(process: subprocess.Popen[str], folder: Path, pattern: str) -> None
     raise AssertionError(f"no {pattern} after two minutes")
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-@pytest.mark.parametrize("stage", [".a.building-*", ".a.building-*/.runs/train-*"])
+@pytest.mark.parametrize(
+    ("stage", "number", "code"),
+    [(".a.building-*", signal.SIGTERM, 143), (".a.building-*/.runs/train-*", signal.SIGINT, 130)],
+)
 def test_a_stopped_build_says_so_and_leaves_nothing(
-    corpus: Path, tmp_path: Path, number: signal.Signals, code: int, stage: str
+    corpus: Path, tmp_path: Path, stage: str, number: signal.Signals, code: int
 ) -> None:
     process = slow_build(corpus, tmp_path, "--memory", "1kib")
     wait_for(process, tmp_path / "cache", stage)

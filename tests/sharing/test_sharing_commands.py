@@ -79,7 +79,7 @@ def test_with_json_stdout_is_one_object(small: Cache, s3: ObjectServer, prep: Pr
     ("arguments", "code", "message"),
     [
         (["push", "small", "bucket/x"], 2, "is not a URL; expected s3://"),
-        (["push", "small", "ftp://host/x"], 2, "no cache is kept at ftp:// URLs"),
+        (["push", "small", "ftp://host/x"], 2, "nothing is read from ftp:// URLs"),
         (["push", "none", URL], 2, "does not exist, so it is not a cache"),
         (["push", "small", "s3://other/x"], 2, "no such bucket"),
         (["pull", URL], 2, "has no manifest, so it is not a cache"),

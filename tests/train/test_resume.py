@@ -372,7 +372,7 @@ def test_a_folder_that_is_no_run_is_refused(tmp_path):
 
 
 def test_a_run_that_another_process_trains_is_refused(halfway):
-    from train.run_folder.folder import lock_run
+    from train.run_folder.creating import lock_run
 
     with lock_run(Folder.open(halfway)), pytest.raises(InputError, match="trained by another process"):
         resume_run(halfway, {}, quiet_say, quiet_say)

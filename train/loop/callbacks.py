@@ -11,8 +11,6 @@ from cache import Split
 from cache.common.files import storage_errors
 from cache.common.folder import Folder
 from cache.common.progress import clock
-from cache.common.text import listed
-from cache.errors import LengthwiseError
 from cache.format.files import FileInfo
 
 from .. import device as devices
@@ -24,18 +22,12 @@ from ..run_folder.folder import CHECKPOINTS, METRICS, TIMING, Json
 from ..run_folder.records import NoRecords, Records, finite, joined_records
 from ..run_folder.trackers import Trackers
 from ..signals import StopRequest
-from .checkpoint import checkpoints, load_weights, prune, save_checkpoint
+from .checkpoint import load_weights, prune, save_checkpoint
+from .non_finite import non_finite
 from .setup import TrainingSetup
 from .speed import SpeedMeter
 from .state import Meter, State, Sums
 from .step import learning_rate
-
-MAX_ROWS_LISTED = 16
-"""Number of rows that an error lists."""
-
-
-class NonFiniteError(LengthwiseError):
-    """A loss or gradient was infinite or not a number."""
 
 
 class Callbacks(Protocol):
@@ -278,31 +270,7 @@ class RunCallbacks:
         """Stop the run for its first bad step, if there is one and the settings ask for it."""
         if bad_step >= 0 and self.setup.settings.on_nonfinite == "stop":
             with self.ranks.together():
-                raise self._non_finite(bad_step)
-
-    def _non_finite(self, step: int) -> NonFiniteError:
-        setup = self.setup
-        epoch, epoch_step = 0, step
-        while epoch_step >= setup.steps[epoch]:
-            epoch_step -= setup.steps[epoch]
-            epoch += 1
-        plan = setup.split.plan(setup.spec, epoch)
-        begin, end = plan.batch_offsets[epoch_step : epoch_step + 2]
-        rows = plan.rows[begin:end].astype("int64")
-        numbers, source_rows = (
-            listed(list(map(str, found)), MAX_ROWS_LISTED) for found in (rows, setup.split.source_rows[rows])
-        )
-        saved = checkpoints(self.checkpoints)
-        good = (
-            f"the last good checkpoint is {self.checkpoints.path / saved[0]}"
-            if saved
-            else "no checkpoint was written before it"
-        )
-        return NonFiniteError(
-            f"the loss or its gradients were not finite at step {step + 1:,} (epoch {epoch + 1}); its batch holds the "
-            f"rows {numbers} of split {setup.split.name!r} (source rows {source_rows}); "
-            f"{good}; start again with a lower --lr, with --precision fp32, or with --on-nonfinite skip"
-        )
+                raise non_finite(self.setup, bad_step, self.checkpoints)
 
 
 def _number(value: float | None) -> str:

@@ -3,6 +3,7 @@
 import contextlib
 from collections.abc import Iterator
 
+from cache.common.panics import panics_as_errors
 from cache.errors import LengthwiseError
 
 from .. import device as devices
@@ -18,13 +19,11 @@ def library_errors(kind: type[LengthwiseError], what: str, remedy: str = "") -> 
         remedy: the end of its message.
     """
     try:
-        yield
+        with panics_as_errors():
+            yield
     except LengthwiseError:
         raise
-    except BaseException as error:
-        panic = type(error).__name__ == "PanicException"  # of a library written in Rust; no Exception
-        if not (isinstance(error, Exception) or panic):
-            raise
+    except Exception as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         if devices.is_out_of_memory(error):
             raise MemoryError(f"({reason:.300}); a smaller --batch-size takes less") from error

@@ -1,4 +1,4 @@
-"""The folder of a run: its files, creating it, opening it, and the two files that are sealed with a checksum.
+"""The folder of a run: its files, opening it, and the two files that are sealed with a checksum; `creating` makes it.
 
     runs/imdb-1/
       settings.json       the resolved settings; written before the first step
@@ -12,13 +12,12 @@
 A run to resume may be a stranger's: it is read and written through a `Folder`, which follows no link.
 """
 
-import os
 import platform
-from collections.abc import Collection, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Collection
+from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NamedTuple
 
 from cache.common.files import storage_errors
 from cache.common.folder import Folder
@@ -212,98 +211,6 @@ def listed_files(fields: Fields, key: str, names: Collection[str]) -> dict[str, 
     if sorted(info.file for info in found) != sorted(names):
         raise fields.wrong(key, expected)
     return {info.file: info for info in found}
-
-
-@contextmanager
-def new_run(out: str | None, cache_name: str) -> Iterator[Folder]:
-    """The empty folder of a new run, locked: `out`, or the first free runs/<cache name>-<n>.
-
-    What a process left that was killed before it wrote settings.json counts as free, and is removed.
-
-    Raises:
-        InputError: `out` exists and is not empty, or another process is training there.
-        StorageError: it cannot be created.
-    """
-    with ExitStack() as stack:
-        if out is None:
-            run = _first_free(cache_name, stack)
-        else:
-            with storage_errors(Path(out)):
-                run = stack.enter_context(Folder.make(out))
-            stack.enter_context(lock_run(run))
-            check_out(out)
-        with storage_errors(run.path):
-            remove_leftovers(run)
-        yield run
-
-
-def _first_free(cache_name: str, stack: ExitStack) -> Folder:
-    with storage_errors(Path(RUNS)), Folder.make(RUNS) as runs:
-        for number in range(1, 1_000_000):
-            name = f"{cache_name}-{number}"
-            made = False
-            with suppress(FileExistsError):
-                os.mkdir(name, dir_fd=runs.handle)
-                runs.sync()
-                made = True
-            with ExitStack() as attempt:
-                try:
-                    run = attempt.enter_context(runs.folder(name))
-                    held = attempt.enter_context(lock_run(run))
-                except (CacheError, InputError, NotADirectoryError):
-                    continue  # a link or a file, or another process is training there
-                if (held or made) and _is_free(run):  # without locks, one that was there may be another process's
-                    stack.push(attempt.pop_all())
-                    return run
-    raise StorageError(f"{RUNS}/ is full; pass --out FOLDER")
-
-
-def _is_free(run: Folder) -> bool:
-    return run.names() == run.leftovers()
-
-
-def remove_leftovers(run: Folder) -> None:
-    """Remove the temporary files of killed processes; to be called by the process that holds the lock."""
-    for name in run.leftovers():
-        run.remove(name)
-
-
-def check_out(out: str) -> None:
-    """Refuse a run folder that exists and is not empty.
-
-    Raises:
-        InputError: it is.
-        StorageError: it cannot be read.
-    """
-    hint = ""
-    try:
-        with Folder.open(out) as run:
-            if _is_free(run):
-                return
-            if run.stat(SETTINGS) is not None:
-                hint = f"go on with `train run --resume {out}`, or "
-    except FileNotFoundError:
-        return
-    except NotADirectoryError:
-        pass
-    except OSError as error:
-        raise StorageError(f"cannot read {out}: {error.strerror}") from error
-    raise InputError(f"--out {out} already exists and is not empty; {hint}pass another --out")
-
-
-@contextmanager
-def lock_run(run: Folder) -> Iterator[bool]:
-    """Keep other processes from training the same run. Yields False where the file system has no locks.
-
-    Raises:
-        InputError: another process is training it.
-    """
-
-    def refuse() -> NoReturn:
-        raise InputError(f"{run.path} is being trained by another process; wait for it, or stop it first")
-
-    with run.locked(refuse) as held:
-        yield held
 
 
 def set_aside(run: Folder, name: str) -> str:

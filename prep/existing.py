@@ -1,0 +1,123 @@
+"""Which cache a build is to make, and whether it is there already: both by its fingerprint."""
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from cache import Cache, open_cache
+from cache.errors import CacheError, InputError, MismatchError, NotACacheError
+from cache.format.manifest import MISSING_ROWS, Manifest, TokenizerInfo, fingerprint_of
+from cache.format.tasks import Task
+from cache.reading.manifest import open_folder, read_manifest
+
+from .settings import BuildSettings
+from .sources.corpus import Source
+from .tokenization.tokenizer import Encoder, TokenizerFiles
+
+
+def wanted_manifest(settings: BuildSettings, source: Source, tokenizer: TokenizerFiles, encoder: Encoder) -> Manifest:
+    """The manifest of a cache to build, without what follows from the rows.
+
+    Raises:
+        InputError: the source has not the splits that rows are to be held out of.
+    """
+    holdout = source.holdout if settings.holdout is None else settings.holdout
+    if holdout and (set(source.splits) != {"train"}):
+        raise InputError(
+            f"--holdout takes part of a lone split 'train' as 'test', but {source.where} has "
+            f"the splits {', '.join(source.splits)}; pass --holdout 0"
+        )
+    if settings.validation and ("train" not in source.splits or "validation" in source.splits):
+        raise InputError(
+            f"--validation takes part of the split 'train' as 'validation', but {source.where} has "
+            f"the splits {', '.join(source.splits)}; leave it out"
+        )
+    if holdout + settings.validation >= 1:
+        raise InputError(f"--holdout {holdout} and --validation {settings.validation} leave no rows to train on")
+    asked: dict[str, Any] = {} if settings.task == "auto" else {"task": settings.task}
+    asked |= {"validation": settings.validation} if settings.validation else {}
+    identity = {**source.identity, "holdout": holdout, "limit": settings.limit, **asked}
+    content = {
+        "source": identity,
+        "label_names": source.label_names,
+        "tokenizer": tokenizer.sha256,
+        "special_tokens": True,
+        "pad_id": encoder.pad_id,
+        "padding_side": encoder.padding_side,
+        "truncation_side": encoder.truncation_side,
+        "max_length": encoder.max_length,
+    }
+    return Manifest(
+        name=settings.name or source.name,
+        fingerprint=fingerprint_of(content),
+        source={
+            "argument": list(source.arguments) or source.argument,
+            **identity,
+            **({"metric": source.metric} if source.metric else {}),
+        },
+        tokenizer=TokenizerInfo(
+            tokenizer.name,
+            tokenizer.revision,
+            tokenizer.sha256,
+            encoder.vocab_size,
+            encoder.pad_id,
+            encoder.padding_side,
+            (),
+        ),
+        max_length=encoder.max_length,
+        task=Task("classification", source.label_names or (), source.pair),  # as far as it is known yet
+        plan=asdict(settings.plan),
+        splits={},
+    )
+
+
+def existing_cache(path: Path, wanted: Manifest, force: bool) -> Cache | None:
+    """The cache at `path` if it is the one wanted; None where there is none, or where it is to be replaced.
+
+    Raises:
+        InputError: something else is there.
+        MismatchError: it is another cache, and `force` is not set.
+    """
+    try:
+        with open_folder(path) as folder:
+            found = read_manifest(folder)
+    except NotACacheError:
+        if path.exists() and any(path.iterdir()):
+            raise InputError(
+                f"{path} exists and is not a cache; move it away, or pass --name or --out for another folder"
+            ) from None
+        return None
+    except CacheError:
+        if force:
+            return None
+        raise
+    if force:
+        return None
+    if found.fingerprint == wanted.fingerprint:
+        return open_cache(path)
+    raise MismatchError(
+        f"{path} holds a different cache: {'; '.join(_differences(found, wanted))}. "
+        "Pass --name OTHER to keep both, or --force to replace it"
+    )
+
+
+def _differences(found: Manifest, wanted: Manifest) -> list[str]:
+    lines = [
+        f"{name} {before!r} there, {after!r} asked for"
+        for name, before, after in (
+            ("tokenizer", found.tokenizer.name, wanted.tokenizer.name),
+            ("tokenizer.json", found.tokenizer.sha256[:12], wanted.tokenizer.sha256[:12]),
+            ("max length", found.max_length, wanted.max_length),
+        )
+        if before != after
+    ]
+    keys = [key for key in {**found.source, **wanted.source} if key not in ("argument", MISSING_ROWS)]
+    for key in keys:
+        before, after = found.source.get(key), wanted.source.get(key)
+        if before != after and key == "files":
+            lines.append("the content of the source's files")
+        elif before != after and key == "tables":
+            lines.append("the texts or labels")
+        elif before != after:
+            lines.append(f"{key} {before!r} there, {after!r} asked for")
+    return lines or ["settings of the tokenizer"]

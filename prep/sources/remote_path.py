@@ -1,0 +1,177 @@
+"""Files and folders at URLs, which readers take for local ones.
+
+A file is read over the network piece by piece, and nothing of it is kept. What its store calls its version (an ETag)
+says in the manifest which content it had, and is compared before and after it is read.
+
+The libraries that move the bytes do not survive a fork: they are used in forked processes alone
+(`cache.common.forked`).
+"""
+
+import os
+import re
+from collections.abc import Callable, Generator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from functools import cache
+from pathlib import Path, PosixPath, PurePosixPath
+from typing import Any, BinaryIO, Self, TypeVar, cast
+
+from cache.common.files import open_regular
+from cache.errors import InputError
+from cache.sharing.bucket import Bucket
+from cache.sharing.hub import HubDataset
+from cache.sharing.ranges import RemoteFile
+from cache.sharing.remotes import open_remote
+from cache.sharing.transfer import WORKERS, watched
+from cache.sharing.urls import StoreUrl, parse_url
+
+Found = TypeVar("Found")
+
+
+@dataclass(frozen=True)
+class Listed:
+    """A file as it was listed: its bytes and version."""
+
+    size: int
+    version: str
+
+
+class RemotePath(PosixPath):
+    """A file or a folder at a URL: the methods of `Path` that sources use.
+
+    Attributes:
+        url: of it.
+        listed: of a file.
+        files: of a folder, those below it, by names in it.
+    """
+
+    url: StoreUrl
+    listed: Listed | None
+    files: dict[str, Listed]
+
+    @classmethod
+    def of(cls, url: StoreUrl, listed: Listed | None = None, files: dict[str, Listed] | None = None) -> Self:
+        """The file or folder at a URL."""
+        self = cls(f"/{url.scheme}/{url.host}/{re.sub('@[^/]*', '', url.path) if url.scheme == 'hf' else url.path}")
+        self.url, self.listed, self.files = url, listed, files or {}
+        return self
+
+    def __reduce__(self) -> Any:
+        return _path, (self.url, self.listed, self.files)
+
+    def __str__(self) -> str:
+        return str(self.url)
+
+    def __truediv__(self, name: Any) -> Self:
+        below = f"{name}/"
+        files = {file.removeprefix(below): found for file, found in self.files.items() if file.startswith(below)}
+        return self.of(self.url / str(name), self.files.get(str(name)), files)
+
+    @property
+    def parent(self) -> Self:
+        return self.of(parse_url(self.url.parent))
+
+    def resolve(self, strict: bool = False) -> Self:
+        return self
+
+    def relative_to(self, *other: Any) -> Any:
+        return PurePosixPath(str(self)).relative_to(str(other[0]))
+
+    def is_file(self, **_: Any) -> bool:
+        return self.listed is not None
+
+    def is_dir(self, **_: Any) -> bool:
+        return bool(self.files)
+
+    def exists(self, **_: Any) -> bool:
+        return self.is_file() or self.is_dir()
+
+    def stat(self, **_: Any) -> os.stat_result:
+        size = self.listed.size if self.listed else 0
+        return os.stat_result((0, 0, 0, 0, 0, 0, size, 0, 0, 0))
+
+    def iterdir(self) -> Generator[Self, None, None]:
+        groups: dict[str, dict[str, Listed]] = {}
+        for file, found in self.files.items():
+            name, _, rest = file.partition("/")
+            groups.setdefault(name, {})[rest] = found
+        for name in sorted(groups):
+            listed = groups[name].pop("", None)
+            yield self.of(self.url / name, listed, groups[name])
+
+    def glob(self, pattern: str, **_: Any) -> Generator[Self, None, None]:
+        for file in sorted(self.files):
+            if is_meant(file, pattern):
+                yield self / file
+
+    def remote(self) -> RemoteFile:
+        """The file, if it is what was listed.
+
+        Raises:
+            InputError: it is not.
+            StorageError: the store or the network refuses.
+        """
+        try:
+            found = watched(lambda _: connected(self.url).ranges(below(self.url)), self.url)
+        except FileNotFoundError:
+            found = None
+        if found is None or Listed(found.size, found.version) != self.listed:
+            raise InputError(f"{self} changed while it was being read; build again once nothing writes to it")
+        return found
+
+
+def _path(url: StoreUrl, listed: Listed | None, files: dict[str, Listed]) -> RemotePath:
+    return RemotePath.of(url, listed, files)
+
+
+def open_bytes(path: Path) -> BinaryIO:
+    """Open a file, of this machine or another, for reading; see `open_regular` and `RemotePath.remote`."""
+    return path.remote().open() if isinstance(path, RemotePath) else open_regular(path)
+
+
+def each(function: Callable[..., Found], paths: Sequence[Path], *arguments: Any) -> list[Found]:
+    """What a function gives for each of some files, in order: several at once where they are waited for."""
+
+    def call(path: Path) -> Found:
+        return function(path, *arguments)
+
+    if not any(isinstance(path, RemotePath) for path in paths):
+        return list(map(call, paths))
+    with ThreadPoolExecutor(WORKERS) as threads:
+        return list(threads.map(call, paths))
+
+
+def check_unchanged(path: Path) -> None:
+    """Raise an `InputError` where a file at a URL is no longer what was listed."""
+    if isinstance(path, RemotePath):
+        path.remote()
+
+
+@cache
+def _connect(root: StoreUrl, process: int) -> Bucket | HubDataset:  # no connection outlives a fork
+    return cast(Bucket | HubDataset, open_remote(root))
+
+
+def connected(url: StoreUrl) -> Bucket | HubDataset:
+    """The bucket or dataset that a URL lies in, one connection for each process."""
+    path = "/".join(url.path.split("/")[:3]) if url.scheme == "hf" else ""
+    return _connect(StoreUrl(url.scheme, url.host, path), os.getpid())
+
+
+def below(url: StoreUrl) -> str:
+    """What a URL names in its bucket or dataset."""
+    return "/".join(url.path.split("/")[3:]) if url.scheme == "hf" else url.path
+
+
+def is_meant(file: str, pattern: str) -> bool:
+    """Whether a path is what a glob means, as `glob` has it: * within a name, ** for any folders."""
+    return _matches(file.split("/"), pattern.split("/"))
+
+
+def _matches(parts: list[str], patterns: list[str]) -> bool:
+    if not patterns:
+        return not parts
+    if patterns[0] == "**":
+        return any(_matches(parts[number:], patterns[1:]) for number in range(len(parts) + 1))
+    return bool(parts) and fnmatchcase(parts[0], patterns[0]) and _matches(parts[1:], patterns[1:])
