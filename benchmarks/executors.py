@@ -1,9 +1,11 @@
-"""The same build in this process and on a Ray cluster of this machine with 1, 2 and 4 workers; `datasets` beside them.
+"""The same build in this process and on a Ray cluster of this machine with 1, 2 and 4 workers; beside them `datasets`
+and the tokenizer of datatrove.
 
     python -m benchmarks.executors --quick
 
 Text is salted copies of the reviews as parquet, so that all can read it in parts. A cluster is started before the
-clock: what counts is the build. The shards of all must be equal to the byte.
+clock: what counts is the build. The shards of all builds must be equal to the byte. datatrove reads files whole, so it
+gets the same rows in two; it writes the same ids, does not sort them and keeps no labels.
 """
 
 import argparse
@@ -18,7 +20,10 @@ from .timing import WORK, Json, Worker, interleave, median_of, python, ratio, sa
 
 OUT = WORK / "executors"
 LOCAL = "prep build"
-PEER = "datasets.map(num_proc=2), sort, save_to_disk"
+PEERS = {
+    "datasets.map(num_proc=2), sort, save_to_disk": "datasets",
+    "datatrove: ParquetReader, DocumentTokenizer, 2 processes": "datatrove",
+}
 PART_BYTES = 16 << 20
 """An eighth of the usual, so that a few hundred megabytes make parts enough."""
 
@@ -37,11 +42,14 @@ def main() -> None:
     names = {
         LOCAL: "local",
         **{f"{LOCAL} --executor ray, {n} workers": f"ray-{n}" for n in (1, 2, 4)},
-        PEER: "datasets",
+        **PEERS,
     }
+    if not (timing.ROOT / ".peers" / "datatrove").is_dir():
+        say("left out: datatrove; run: pip install --no-deps --target .peers -r benchmarks/peers.txt")
+        names = {name: short for name, short in names.items() if short != "datatrove"}
     workers = {name: Worker(name, python("executors", "--serve", short)) for name, short in names.items()}
     samples = interleave(list(workers), rounds, lambda name: workers[name].ask(path=str(path)), say)
-    digests = {found["digest"] for name, rows in samples.items() if name != PEER for found in rows}
+    digests = {found["digest"] for name, rows in samples.items() if name not in PEERS for found in rows}
     if len(digests) != 1:
         sys.exit(f"the shards differ: {digests}")
     rows: list[Json] = [
@@ -71,7 +79,8 @@ def serve(what: str) -> None:
         import ray
 
         ray.init(num_cpus=workers, include_dashboard=False, log_to_driver=False)
-    timing.serve(by_datasets if what == "datasets" else (lambda path: by_prep(path, bool(workers))))
+    peers = {"datasets": by_datasets, "datatrove": by_datatrove}
+    timing.serve(peers.get(what) or (lambda path: by_prep(path, bool(workers))))
 
 
 def make(copies: int) -> None:
@@ -82,10 +91,16 @@ def make(copies: int) -> None:
     from .corpus import salted_csv
 
     path = WORK / f"imdb-x{copies}.parquet"
-    if not path.exists():
+    folder = path.with_suffix("")
+    if not (path.exists() and folder.exists()):
         options = pyarrow.csv.ParseOptions(newlines_in_values=True)
         table = pyarrow.csv.read_csv(salted_csv(copies), parse_options=options)
         pyarrow.parquet.write_table(table, path, row_group_size=5000)
+        folder.mkdir(exist_ok=True)
+        half = len(table) // 2
+        for number in range(2):
+            part = table.slice(number * half, half)
+            pyarrow.parquet.write_table(part, folder / f"{number}.parquet", row_group_size=5000)
 
 
 def by_prep(path: str, ray: bool) -> Json:
@@ -125,6 +140,33 @@ def by_datasets(path: str) -> Json:
     rows = datasets.load_dataset("parquet", data_files=path, split="train", cache_dir=str(folder / "loaded"))
     rows = rows.map(lambda batch: _encoded(tokenizer, batch["text"]), batched=True, num_proc=2, remove_columns=["text"])
     rows.sort("length").flatten_indices().save_to_disk(folder / "saved")
+    wall_s = time.perf_counter() - start
+    shutil.rmtree(folder)
+    return {"wall_s": wall_s, "digest": ""}
+
+
+def by_datatrove(path: str) -> Json:
+    """Tokenize to flat files of ids, two processes with a file each."""
+    sys.path.append(str(timing.ROOT / ".peers"))
+    from datatrove.executor import LocalPipelineExecutor
+    from datatrove.pipeline.readers import ParquetReader
+    from datatrove.pipeline.tokens import DocumentTokenizer
+    from tokenizers import Tokenizer
+
+    from cache.common.hub import packaged_model
+
+    folder = OUT / "datatrove"
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    rules = Tokenizer.from_file(f"{packaged_model()}/tokenizer.json")
+    rules.no_padding()
+    rules.enable_truncation(400)
+    rules.save(tokenizer := str(folder / "tokenizer.json"))
+    start = time.perf_counter()
+    reader = ParquetReader(path.removesuffix(".parquet"), read_metadata=False)
+    writer = DocumentTokenizer(str(folder / "ids"), tokenizer, shuffle_documents=False, save_final_metadata=False)
+    logs = str(folder / "logs")
+    LocalPipelineExecutor([reader, writer], tasks=2, workers=2, logging_dir=logs, start_method="fork").run()
     wall_s = time.perf_counter() - start
     shutil.rmtree(folder)
     return {"wall_s": wall_s, "digest": ""}

@@ -130,7 +130,8 @@ def _check_lines(file: Path | None, given: dict[str, object]) -> None:
     from .tables.reading import TEXT, format_of
 
     if flags := [flag for flag, value in given.items() if value]:
-        raise InputError(f"{flags[0]} goes with --file and --out; pass {'--out' if file else '--file'} FILE too")
+        others = "--file" if flags[0] == "--out" else "--file and --out"
+        raise InputError(f"{flags[0]} goes with {others}; pass {'--out' if file else '--file'} FILE too")
     kind = None if file is None else format_of(file)
     if kind not in (None, TEXT):
         raise InputError(

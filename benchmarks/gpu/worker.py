@@ -36,9 +36,10 @@ def measure(place: Place, what: str, case: Json) -> Json:
             raise
         return {"out_of_memory": True}
     finally:
-        torch._dynamo.reset()
-        gc.collect()
+        if case.get("compile"):
+            torch._dynamo.reset()
         if place.device.type != "cpu":
+            gc.collect()
             torch.accelerator.empty_cache()
 
 

@@ -74,20 +74,19 @@ def _draw_batches(view: PlanView, max_length: int, most: int, axes: "Axes", colo
     axes.set(xlim=(0, max_length), ylim=(most, 0), yticks=[], xlabel="tokens")
 
 
-def costs(views: Sequence[PlanView], default: str) -> Figure:
-    """Tokens computed per epoch under each plan."""
+def costs(views: Sequence[PlanView], chosen: PlanView) -> Figure:
+    """Tokens computed per epoch under each plan; `chosen` is the one that the title compares with fixed padding."""
     fixed = views[0].row.cost
-    chosen = next((view for view in views if view.row.spec.id == default), views[2])
     title = (
         f"Fixed padding computes {fixed.padded_tokens:,} tokens per epoch, {chosen.strategy} batches "
         f"{chosen.row.cost.padded_tokens:,}: {chosen.row.saving(fixed):.1%} less"
     )
     caption = f"Tokens computed for {fixed.real_tokens:,} real ones, under each plan."
-    panel = Panel("Tokens computed per epoch", partial(_draw_tokens, views, default), height=70 + 36.0 * len(views))
+    panel = Panel("Tokens computed per epoch", partial(_draw_tokens, views, chosen), height=70 + 36.0 * len(views))
     return Figure("costs", title, caption, (panel,), keys=TOKEN_KEYS)
 
 
-def _draw_tokens(views: Sequence[PlanView], default: str, axes: "Axes", colors: Palette) -> None:
+def _draw_tokens(views: Sequence[PlanView], chosen: PlanView, axes: "Axes", colors: Palette) -> None:
     plans, computed = range(len(views)), [view.row.cost.padded_tokens for view in views]
     fixed = views[0].row.cost
     bars = axes.barh(plans, computed, 0.5, color=colors["amber"])
@@ -95,7 +94,7 @@ def _draw_tokens(views: Sequence[PlanView], default: str, axes: "Axes", colors: 
     labels = [f"{fixed.padded_tokens:,}"]
     labels += [f"{view.row.cost.padded_tokens:,}, {view.row.saving(fixed):.1%} less" for view in views[1:]]
     for view, label in zip(views, axes.bar_label(bars, labels, padding=6, color=colors["ink"]), strict=True):
-        label.set_fontweight("bold" if view.row.spec.id == default else "normal")
+        label.set_fontweight("bold" if view is chosen else "normal")
     _name_bars(axes, [view.name for view in views], colors)
 
 

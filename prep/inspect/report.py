@@ -28,6 +28,7 @@ class Report:
         cache: the cache.
         split: the split that is drawn.
         views: its plans, as `plan_views` gives them.
+        chosen: the one that the cache was built with, or smart where that is not among them.
         cuts: the effect of some smaller max lengths.
         figures: the pictures, in the page's order.
     """
@@ -35,6 +36,7 @@ class Report:
     cache: Cache
     split: Split
     views: list[PlanView]
+    chosen: PlanView
     cuts: list[Truncation]
     figures: list[Figure]
 
@@ -55,25 +57,24 @@ def make_report(cache: Cache, split_name: str | None = None) -> Report:
         others = [other for other in cache if len(cache[other])]
         more = f"; pass --split {others[0]}" if others else ""
         raise InputError(f"the split {split.name!r} of {cache.folder} has no rows, expected some to draw{more}")
-    views, limit = plan_views(split), manifest.max_length
+    views, limit, default = plan_views(split), manifest.max_length, split.default_spec()
+    chosen = next((view for view in views if view.row.spec == default), views[2])
     cuts = truncations(split.info, limit, smaller_limits(limit, split.info.longest))
     drawn = [
         figures.batches(views, limit),
-        figures.costs(views, split.default_spec().id),
+        figures.costs(views, chosen),
         figures.lengths(length_curve(split.lengths[np.argsort(split.source_rows)]), length_curve(split.lengths), limit),
         figures.histogram(split.info, limit, cuts),
     ]
     if "classification" in manifest.task.kind:
         what = "labelled tokens" if manifest.task.per_token else "rows"
         drawn.append(figures.classes(class_counts(split), manifest.task.label_names, what))
-    return Report(cache, split, views, cuts, drawn)
+    return Report(cache, split, views, chosen, cuts, drawn)
 
 
 def report_page(report: Report) -> str:
     """The report as one self-contained HTML page."""
-    manifest, split = report.cache.manifest, report.split
-    default = split.default_spec()
-    chosen = next((view for view in report.views if view.row.spec == default), report.views[2])
+    manifest, split, chosen = report.cache.manifest, report.split, report.chosen
     return render_page(
         Path(__file__).with_name("report.html"),
         title=f"{manifest.name}: lengths, batches, padding",
@@ -89,7 +90,7 @@ def report_page(report: Report) -> str:
             "shortest to longest row": f"{split.info.shortest:,} to {split.info.longest:,}",
             "max length": f"{manifest.max_length:,} tokens",
             "tokenizer": manifest.tokenizer.name,
-            "plan": default.id,
+            "plan": split.default_spec().id,
             "fingerprint": manifest.fingerprint[:12],
             "built": manifest.created[:10],
         },

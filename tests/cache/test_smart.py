@@ -36,7 +36,7 @@ def words(seed: int) -> Callable[[int], Any]:
 
 
 @pytest.mark.slow
-@given(st.integers(1, 400), st.integers(1, 450), st.integers(1, 33), st.data())
+@given(st.integers(1, 150), st.integers(1, 170), st.integers(1, 33), st.data())
 @settings(max_examples=100, deadline=None)
 def test_the_same_draws_give_the_naive_algorithms_batches(rows: int, size: int, leaf: int, data: st.DataObject) -> None:
     """For any sequence of draws, first and last places included, and any number of leaves."""

@@ -4,10 +4,12 @@ A terminal obeys what it is sent: an escape sequence in a label can move the cur
 what comes after it.
 """
 
+import functools
 import json
 import os
 import re
 import sys
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -108,9 +110,15 @@ def set_streams(encoding: str, full: str) -> None:
         setattr(sys, name, open(number, "w", encoding=encoding, closefd=False))  # noqa: SIM115
 
 
+@pytest.fixture(scope="module")
+def in_utf8(place: Path) -> Callable[[str], str]:
+    """What a command writes, run once."""
+    return functools.cache(lambda case: run(place, *COMMANDS[case]))
+
+
 @pytest.mark.parametrize("case", COMMANDS)
-def test_no_control_character_of_a_label_a_text_or_a_path_is_written(place: Path, case: str) -> None:
-    written = run(place, *COMMANDS[case])
+def test_no_control_character_of_a_label_a_text_or_a_path_is_written(in_utf8: Callable[[str], str], case: str) -> None:
+    written = in_utf8(case)
     if "JSON" in case:
         assert "owned" in json.dumps(json.loads(written))
     elif case != "resume":
@@ -141,16 +149,16 @@ def test_a_run_trains_to_its_end_whatever_becomes_of_its_output(place: Path) -> 
         assert (place / f"without-{full}" / "summary.json").exists()
 
 
-def test_hostile_text_is_text_in_pages_and_in_markdown(place: Path) -> None:
+def test_hostile_text_is_text_in_pages_and_in_markdown(place: Path, in_utf8: Callable[[str], str]) -> None:
     """The pages hold no such element; the model card and the table have no HTML, and as many cells as columns."""
     for page, case in (("report.html", "report"), ("runs.html", "compare, drawn")):
         if not (place / FOLDER / page).exists():
-            run(place, *COMMANDS[case])
+            in_utf8(case)
         text = (place / FOLDER / page).read_text()
         assert "<blink>" not in text
         assert "&lt;blink&gt;" in text
     card = (place / RUN / "model" / "README.md").read_text().split("\n---\n")[1]
-    table = run(place, *COMMANDS["compare"])
+    table = in_utf8("compare")
     assert not CONTROL.findall(card)
     for text in (card, table):
         tokens = MarkdownIt("commonmark").enable("table").parse(text)

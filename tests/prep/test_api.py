@@ -22,7 +22,7 @@ from tests.helpers.builds import build_toy, check_rows, content
 from tests.helpers.corpora import toy_rows, write_rows
 from tests.helpers.tokenizers import write_tokenizer
 
-from ..test_imports import ROOT
+from ..helpers.build_server import ROOT
 
 ROWS = [*toy_rows(60), ("wörd1 word2\nword3", "neg"), ("", "pos")]
 TEXTS, LABELS = [text for text, _ in ROWS], [label for _, label in ROWS]

@@ -12,9 +12,9 @@ from ..helpers.commands import GOOD, Prep, build, csv_of, write
 
 @pytest.mark.slow
 @pytest.mark.parametrize("ending", ["csv", "csv.gz", "jsonl"])
-def test_a_row_of_fifty_megabytes_is_read(prep: Prep, ending: str) -> None:
+def test_a_row_of_twenty_megabytes_is_read(prep: Prep, ending: str) -> None:
     """It is longer than any block that files are read in, and lies between others."""
-    text = "word1 word2 " * (50_000_000 // 12)
+    text = "word1 word2 " * (20_000_000 // 12)
     rows = [("word5", "x"), (text, "y"), ("word6", "x")]
     if "csv" in ending:
         data = csv_of(rows).encode()

@@ -70,10 +70,17 @@ def write_run(
     return folder
 
 
-@pytest.fixture
-def runs(tmp_path):
-    made = [write_run(tmp_path / f"smart-{seed}", seed) for seed in (1, 2, 3)]
-    return [*made, write_run(tmp_path / "fixed-1", 1, "fixed")]
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs")
+    made = [write_run(folder / f"smart-{seed}", seed) for seed in (1, 2, 3)]
+    return [*made, write_run(folder / "fixed-1", 1, "fixed")]
+
+
+@pytest.fixture(scope="module")
+def page(runs):
+    """The page of `runs`."""
+    return comparison_page(group_runs([read_curves(folder) for folder in runs]))
 
 
 def test_runs_that_differ_only_by_seed_are_one_group(runs) -> None:
@@ -97,12 +104,12 @@ def test_settings_that_differ_name_the_groups(tmp_path) -> None:
     ]
 
 
-def test_the_comparison_shows_means_and_standard_deviations(runs) -> None:
+def test_the_comparison_shows_means_and_standard_deviations(page) -> None:
     """Accuracies 0.71, 0.72, 0.73 are 0.7200 ± 0.0100; a loss that was not finite leaves a gap, not a broken page."""
-    page = check_page(comparison_page(group_runs([read_curves(folder) for folder in runs])))
-    assert "smart, 3 runs smart m 8 48 0.7200 ± 0.0100 cpu" in page.text
-    assert "fixed, 1 run fixed m 8 48 0.7100 cpu" in page.text
-    assert "reaches accuracy 0.720 ± 0.010 in 0:01:00" in page.text
+    text = check_page(page).text
+    assert "smart, 3 runs smart m 8 48 0.7200 ± 0.0100 cpu" in text
+    assert "fixed, 1 run fixed m 8 48 0.7100 cpu" in text
+    assert "reaches accuracy 0.720 ± 0.010 in 0:01:00" in text
     for heading in (
         "Loss against steps",
         "Loss against real tokens",
@@ -111,7 +118,7 @@ def test_the_comparison_shows_means_and_standard_deviations(runs) -> None:
         "Throughput",
         "Learning",
     ):
-        assert heading in page.text
+        assert heading in text
 
 
 def test_runs_without_accuracy_show_their_task_s_score(tmp_path) -> None:
@@ -131,19 +138,21 @@ def test_runs_without_accuracy_show_their_task_s_score(tmp_path) -> None:
     assert "micro F1 0.7100" in page.text
 
 
-def test_the_page_s_table_has_the_columns_of_the_terminal_s(runs, tmp_path) -> None:
+def test_the_page_s_table_has_the_columns_of_the_terminal_s(runs, page, tmp_path) -> None:
     """Named once; `score` for accuracy in both where a run has another."""
-    for folders, score in ((runs, "accuracy"), ([write_run(tmp_path / "s", 1, score="spearman")], "score")):
-        curves = [read_curves(folder) for folder in folders]
-        heads = re.findall(r"<th[^>]*>([^<]+)</th>", comparison_page(group_runs(curves)))
+    other = [read_curves(write_run(tmp_path / "s", 1, score="spearman"))]
+    page_of_one = comparison_page(group_runs(other))
+    check_page(page_of_one)
+    drawn = ([read_curves(folder) for folder in runs], page, "accuracy"), (other, page_of_one, "score")
+    for curves, shown, score in drawn:
+        heads = re.findall(r"<th[^>]*>([^<]+)</th>", shown)
         table = comparison([run.result for run in curves]).splitlines()[0]
         assert heads == ["runs", *(name.strip() for name in table.strip("|").split("|")[1:])]
         assert heads[5] == score
 
 
-@pytest.mark.parametrize("count", [1, 12])
-def test_one_run_and_many_groups_are_drawn(tmp_path, count) -> None:
-    folders = [write_run(tmp_path / str(n), 1, lr=1e-5 * (n + 1), steps=1 + n) for n in range(count)]
+def test_many_groups_are_drawn_and_a_run_of_one_step(tmp_path) -> None:
+    folders = [write_run(tmp_path / str(n), 1, lr=1e-5 * (n + 1), steps=1 + n) for n in range(12)]
     check_page(comparison_page(group_runs([read_curves(folder) for folder in folders])))
 
 
@@ -162,12 +171,12 @@ def test_smoothing_leaves_out_what_is_not_finite() -> None:
     assert smooth(values[:1], 9).tolist() == [1]
 
 
-def test_compare_writes_the_page(runs, tmp_path) -> None:
+def test_compare_writes_the_page(runs, page, tmp_path) -> None:
     """`--html` writes the page and leaves the table on standard output as it is."""
     plain = CliRunner().invoke(cli, ["compare", *map(str, runs)])
     done = CliRunner().invoke(cli, ["compare", *map(str, runs), "--html", str(tmp_path / "runs.html")])
     assert (done.exception, done.stdout) == (None, plain.stdout)
-    check_page((tmp_path / "runs.html").read_text("utf-8"))
+    assert (tmp_path / "runs.html").read_text("utf-8") == page
 
 
 @pytest.mark.parametrize("name", ["matplotlib", "jinja2"])
@@ -188,6 +197,6 @@ def test_names_of_groups_are_shown_not_obeyed(tmp_path) -> None:
 
 @pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium")
 @pytest.mark.parametrize(("width", "dark"), [(400, False), (1200, False), (1200, True)])
-def test_the_comparison_fits_in_a_browser(runs, tmp_path, width, dark) -> None:
+def test_the_comparison_fits_in_a_browser(page, tmp_path, width, dark) -> None:
     """In light and dark, on a phone and on a desk."""
-    check_in_browser(comparison_page(group_runs([read_curves(folder) for folder in runs])), tmp_path, width, dark)
+    check_in_browser(page, tmp_path, width, dark)

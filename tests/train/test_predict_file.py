@@ -291,7 +291,7 @@ def test_options_that_go_together_are_asked_for(models: Path, run: Run) -> None:
     Path("in.csv").write_text(GOOD)
     for arguments, message in (
         (["--file", "in.csv"], "--file in.csv is csv, a file of rows; pass --out"),
-        (["a text", "--out", "o.csv"], "--out goes with --file and --out; pass --file FILE too"),
+        (["a text", "--out", "o.csv"], "--out goes with --file; pass --file FILE too"),
         (["--file", "in.txt", "--text", "a"], "--text goes with --file and --out; pass --out FILE too"),
     ):
         code, _, err = run("classes", *arguments)

@@ -5,6 +5,7 @@ Files may come from strangers. Text is read as `parsing` says; parquet, whose pa
 in a forked process with a memory limit.
 """
 
+import contextlib
 import gzip
 import itertools
 from collections.abc import Callable, Iterable, Iterator
@@ -21,6 +22,7 @@ from .parsing import Lines, Row, check_header, csv_rows, json_rows
 
 if TYPE_CHECKING:
     import pyarrow as pa
+    import pyarrow.parquet
 
 TEXT = "text"
 READABLE = {**FORMATS, ".txt": TEXT}
@@ -179,29 +181,29 @@ def _parquet_chunks(path: Path, size: int) -> Iterator[Chunk]:
         yield chunk()
 
 
-def _parquet_length(path: Path) -> int:
-    import pyarrow as pa
-    import pyarrow.parquet
-
-    try:
-        return int(pyarrow.parquet.read_metadata(open_regular(path)).num_rows)
-    except (OSError, pa.ArrowException) as error:
-        raise InputError(f"--file {path} cannot be read as parquet: {error}") from None
-
-
-def _parquet_batches(path: Path) -> Iterator["pa.RecordBatch"]:
+@contextlib.contextmanager
+def _opened_parquet(path: Path) -> Iterator["pyarrow.parquet.ParquetFile"]:
     import pyarrow as pa
     import pyarrow.parquet
 
     try:
         with pyarrow.parquet.ParquetFile(open_regular(path)) as file:
-            names = file.schema_arrow.names
-            check_header(path, names)
-            meta = file.metadata
-            size = sum(meta.row_group(group).total_byte_size for group in range(meta.num_row_groups))
-            fitting = CHUNK_BYTES // 4 * max(meta.num_rows, 1) // max(size, 1)
-            for batch in file.iter_batches(batch_size=min(max(fitting, 1), CHUNK_ROWS)):
-                batch.validate(full=True)  # the reader does not look whether text is UTF-8
-                yield batch
+            yield file
     except (OSError, pa.ArrowException) as error:
         raise InputError(f"--file {path} cannot be read as parquet: {error}") from None
+
+
+def _parquet_length(path: Path) -> int:
+    with _opened_parquet(path) as file:
+        return int(file.metadata.num_rows)
+
+
+def _parquet_batches(path: Path) -> Iterator["pa.RecordBatch"]:
+    with _opened_parquet(path) as file:
+        check_header(path, file.schema_arrow.names)
+        meta = file.metadata
+        size = sum(meta.row_group(group).total_byte_size for group in range(meta.num_row_groups))
+        fitting = CHUNK_BYTES // 4 * max(meta.num_rows, 1) // max(size, 1)
+        for batch in file.iter_batches(batch_size=min(max(fitting, 1), CHUNK_ROWS)):
+            batch.validate(full=True)  # the reader does not look whether text is UTF-8
+            yield batch
