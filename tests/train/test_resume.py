@@ -170,13 +170,19 @@ def test_killed_while_a_checkpoint_is_written_the_previous_one_is_used(place):
     assert result(run) == result(place / "whole")
 
 
-@pytest.mark.parametrize("name", ["model.safetensors", "optimizer.safetensors", "state.json"])
-def test_a_damaged_checkpoint_is_reported_and_the_one_before_it_used(place, monkeypatch, name):
-    with monkeypatch.context() as patch:
+@pytest.fixture(scope="module")
+def stopped(place):
+    """A run stopped at step 10."""
+    with pytest.MonkeyPatch.context() as patch:
         stop_after(patch, 10)
         with pytest.raises(Stopped):
-            begin(place, f"damaged-{name}")
-    run = place / f"damaged-{name}"
+            begin(place, "stopped")
+    return place / "stopped"
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "optimizer.safetensors", "state.json"])
+def test_a_damaged_checkpoint_is_reported_and_the_one_before_it_used(place, stopped, name):
+    run = shutil.copytree(stopped, place / f"damaged-{name}")
     damaged = run / "checkpoints" / "step-000010" / name
     content = bytearray(damaged.read_bytes())
     content[len(content) // 2] ^= 1
