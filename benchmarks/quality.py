@@ -147,8 +147,8 @@ def _train(cache: Path, model: Path, recipe: Recipe, strategy: str, padding_free
 
 
 def read_runs(path: Path, data: str, recipe: Recipe) -> list[Json]:
-    """The lines of finished trainings by this recipe; of two by one name, the first. Those with a `variant` were trained
-    by code that is no more, as it says."""
+    """The lines of finished trainings by this recipe; of two by one name, the first. A line with a `variant` is from
+    code that trained otherwise, as it says, and stays out."""
     if not path.exists():
         return []
     runs: dict[tuple[object, ...], Json] = {}
