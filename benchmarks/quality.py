@@ -147,13 +147,14 @@ def _train(cache: Path, model: Path, recipe: Recipe, strategy: str, padding_free
 
 
 def read_runs(path: Path, data: str, recipe: Recipe) -> list[Json]:
-    """The lines of finished trainings by this recipe; of two by one name, the first."""
+    """The lines of finished trainings by this recipe; of two by one name, the first. A line with a `variant` is from
+    code that trained otherwise, as it says, and stays out."""
     if not path.exists():
         return []
     runs: dict[tuple[object, ...], Json] = {}
     for line in path.read_text().splitlines():
         run = json.loads(line)
-        if run["data"] == data and run["settings"] == asdict(recipe):
+        if run["data"] == data and run["settings"] == asdict(recipe) and "variant" not in run:
             runs.setdefault(_key(run), run)
     return list(runs.values())
 

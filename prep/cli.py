@@ -170,8 +170,8 @@ def _print_built(result: "BuildResult", spec: "PlanSpec", took: str) -> None:
 def plan(cache: str, split: str, epochs: int, quiet: bool, as_json: bool, **options: Any) -> None:
     """Plan batches for CACHE, and keep them in it.
 
-    What models learned by smart and tight batches could not be told from random order (dynamic, fixed); with budget
-    they were half a point of accuracy worse (docs/benchmarks.md).
+    What models learned by smart, tight and budget batches could not be told from random order (dynamic, fixed;
+    docs/benchmarks.md).
 
     \b
     Examples:

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from cache.format import tasks
 from cache.plans.spec import PlanSpec
 from tests.helpers.caches import write_cache
 from tests.helpers.models import write_model
@@ -83,14 +84,18 @@ def run(job: TrainingSetup) -> Recorder:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("fused", [True, False])
-def test_20_steps_equal_a_plain_loop_loss_by_loss(toy, model_folder, make_job, fused):
-    """fp32, dropout on, the same seed: bit by bit with the same fused AdamW, within 1e-5 with the plain one."""
+@pytest.mark.parametrize(("fused", "budget"), [(True, None), (False, None), (True, 256)])
+def test_20_steps_equal_a_plain_loop_loss_by_loss(toy, model_folder, make_job, fused, budget):
+    """fp32, dropout on, the same seed: bit by bit with the same fused AdamW, within 1e-5 with the plain one.
+
+    With a budget each row counts the same.
+    """
     from transformers import AutoModelForSequenceClassification, get_linear_schedule_with_warmup
 
     from train.models.heads import quiet_transformers
 
-    ours = run(make_job(lr=1e-3, warmup_steps=4, max_steps=20, logging_steps=1)).losses
+    spec = PlanSpec("budget", None, budget) if budget else PlanSpec("smart", 8)
+    ours = run(make_job(spec, lr=1e-3, warmup_steps=4, max_steps=20, logging_steps=1)).losses
 
     torch.manual_seed(321)
     with quiet_transformers():
@@ -100,7 +105,8 @@ def test_20_steps_equal_a_plain_loop_loss_by_loss(toy, model_folder, make_job, f
     scheduler = get_linear_schedule_with_warmup(optimizer, 4, 20)
     torch.manual_seed(321)
     plain = []
-    plan = toy["train"].draw(PlanSpec("smart", 8), 0)
+    plan = toy["train"].draw(spec, 0)
+    mean_rows = (budget or 0) / toy["train"].lengths.mean()
     for step in range(20):
         rows = [toy["train"][int(r)] for r in plan.rows[plan.batch_offsets[step] : plan.batch_offsets[step + 1]]]
         width = max(len(row.input_ids) for row in rows)
@@ -108,7 +114,7 @@ def test_20_steps_equal_a_plain_loop_loss_by_loss(toy, model_folder, make_job, f
         mask = torch.tensor([[1] * len(row.input_ids) + [0] * (width - len(row.input_ids)) for row in rows])
         labels = torch.tensor([row.label for row in rows])
         loss = model(input_ids=ids, attention_mask=None if mask.all() else mask, labels=labels).loss
-        loss.backward()
+        (loss * (len(rows) / mean_rows) if budget else loss).backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         scheduler.step()
@@ -119,6 +125,15 @@ def test_20_steps_equal_a_plain_loop_loss_by_loss(toy, model_folder, make_job, f
         np.testing.assert_allclose(ours, plain, rtol=2e-7)  # the sum over rows, divided again: one rounding
     else:
         np.testing.assert_allclose(ours, plain, atol=1e-5)
+
+
+def test_rows_are_weighed_where_steps_have_different_numbers_of_them_and_each_has_one_loss(toy, make_job):
+    budget = make_job(PlanSpec("budget", None, 256))
+    tokens_a_row = toy["train"].info.tokens / len(toy["train"])
+    assert budget.mean_rows == pytest.approx(256 / tokens_a_row)
+    for task in (tasks.TOKENS, tasks.MLM):
+        assert replace(budget, settings=replace(budget.settings, task=task)).mean_rows is None
+    assert make_job(PlanSpec("tight", 8)).mean_rows is None
 
 
 @pytest.mark.slow

@@ -49,7 +49,13 @@ CASES: dict[str, dict[str, Any]] = {
     "masked tokens": {"cache": "toy", "task": "mlm", "batch_size": 3, "padding_free": True, "plan_seed": 1},
     "tags": {"cache": "caches/token-classification", "batch_size": 3, "strategy": "tight"},
     "numbers": {"cache": "caches/regression", "model": "deep", "freeze": 1, "gradient_checkpointing": True},
-    "labels": {"cache": "caches/multi-label", "padding_free": True, "strategy": "dynamic"},
+    "labels": {
+        "cache": "caches/multi-label",
+        "padding_free": True,
+        "strategy": "budget",
+        "batch_size": None,
+        "max_tokens": 60,
+    },
 }
 """Three rows do not go round: of 2 ranks and 2 micro-batches one has none; of one row a rank never has any. Some rows
 of `tags` have no word, and some steps no tag."""

@@ -11,7 +11,7 @@ from transformers import PreTrainedModel
 
 from cache import Batch, Cache, Split
 from cache.batches.batch import Batches
-from cache.format.tasks import MLM
+from cache.format.tasks import MLM, TOKENS
 from cache.plans.spec import PlanSpec
 
 from .. import device as devices
@@ -93,6 +93,14 @@ class TrainingSetup:
     def trained_parameters(self) -> list[torch.nn.Parameter]:
         """The parameters that the optimizer updates."""
         return [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
+
+    @property
+    def mean_rows(self) -> float | None:
+        """Rows that fill the budget of a `budget` batch on average; None where steps count the same as they are, of
+        equally many rows or, where tokens have losses of their own, equally many tokens."""
+        if self.spec.max_tokens is None or self.settings.task in (TOKENS, MLM):
+            return None
+        return self.spec.max_tokens * self.split.info.rows / max(self.split.info.tokens, 1)
 
     def split_named(self, name: str | None) -> Split | None:
         """A split that a setting names; None where it names none."""

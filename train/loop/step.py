@@ -31,6 +31,9 @@ def backward(setup: TrainingSetup, batch: Batch) -> torch.Tensor:
     would be 0 / 0. Where it is a step's last one and there are other ranks, it is computed for its gradients of 0, for
     every rank takes part in summing them.
 
+    A `budget` step has as many tokens as the others but not as many rows: its gradient is the sum over its rows divided
+    by their mean number in a step, so that every row counts the same.
+
     In masked language modelling loss and gradients are summed over masked tokens: their number in a step is known only
     after its last micro-batch, and only to the device; `update` divides by it.
 
@@ -48,6 +51,8 @@ def backward(setup: TrainingSetup, batch: Batch) -> torch.Tensor:
     if setup.settings.compile:
         _mark_dynamic(inputs)
     weight, targets = (batch.loss_weight, batch.targets) if setup.masking is None else (1, 1)
+    if setup.mean_rows is not None:
+        weight *= batch.step_rows / setup.mean_rows
     if setup.parallel is not None:
         weight *= setup.ranks.world_size  # for it takes the mean over ranks
     try:
