@@ -94,8 +94,11 @@ def kill_at_operations(
     return count, seen
 
 
-@pytest.mark.parametrize("exchange", [True, False], ids=["exchange", "two renames"])
-@pytest.mark.parametrize("before", [None, OLD], ids=["new", "over an old one"])
+@pytest.mark.parametrize(
+    ("before", "exchange"),
+    [(None, True), (OLD, True), (OLD, False)],
+    ids=["new", "over an old one-exchange", "over an old one-two renames"],
+)
 def test_a_build_killed_at_any_operation_leaves_the_old_cache_the_new_one_or_none(
     builder: Builder, tmp_path: Path, reference: Reference, before: int | None, exchange: bool
 ) -> None:

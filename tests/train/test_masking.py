@@ -329,7 +329,7 @@ def test_a_mask_token_is_found_where_a_file_names_it_or_by_its_usual_name() -> N
             read_specials({"tokenizer.json": broken}, "u")
 
 
-@pytest.mark.slow
+@pytest.mark.faults
 @pytest.mark.filterwarnings("ignore")
 def test_compiled_the_losses_are_the_same_and_compilations_few(toy: Cache, tmp_path: Path) -> None:
     """However many widths, rows and masked tokens: with a mask, without one, and where something is of size 1."""
