@@ -103,7 +103,7 @@ class RemotePath(PosixPath):
     def glob(self, pattern: str, **_: Any) -> Generator[Self, None, None]:
         for file in sorted(self.files):
             if is_meant(file, pattern):
-                yield self / file
+                yield self.of(self.url / file, self.files[file])
 
     def remote(self) -> RemoteFile:
         """The file, if it is what was listed.
