@@ -56,50 +56,43 @@ class HubDataset(Remote):
             self.repository, self._name(name), repo_type="dataset", revision=self.commit, endpoint=self._api.endpoint
         )
 
-    def ranges(self, name: str) -> RemoteFile:
-        """A file, to be read in any order; FileNotFoundError where there is none."""
-        from huggingface_hub import get_hf_file_metadata
+    @contextlib.contextmanager
+    def _answer(self, address: str, headers: dict[str, str]) -> Iterator[Any]:
+        """The answer to a request for a file, its body not yet read."""
         from huggingface_hub.utils import (  # type: ignore[attr-defined]  # documented, but not in its __all__
             build_hf_headers,
             get_session,
             hf_raise_for_status,
         )
 
+        sent = build_hf_headers() | {"Accept-Encoding": "identity"} | headers
+        with get_session().stream("GET", address, headers=sent, timeout=TIMEOUT_S, follow_redirects=True) as response:
+            hf_raise_for_status(response)
+            yield response
+
+    def ranges(self, name: str) -> RemoteFile:
+        """A file, to be read in any order; FileNotFoundError where there is none."""
+        from huggingface_hub import get_hf_file_metadata
+
         address = self._address(name)
-        headers = build_hf_headers() | {"Accept-Encoding": "identity"}
         with self._errors():
             facts = get_hf_file_metadata(address, timeout=TIMEOUT_S, endpoint=self._api.endpoint)
-
         if facts.size is None:
             raise StorageError(f"{self.url / name}: the Hub does not say how large it is; repeat the command later")
 
         def fetch(position: int, size: int) -> bytes:
             part = {"Range": f"bytes={position}-{position + size - 1}"}
-            with self._errors():
-                stream = get_session().stream(
-                    "GET", address, headers=headers | part, timeout=TIMEOUT_S, follow_redirects=True
-                )
-                with stream as response:
-                    hf_raise_for_status(response)
-                    return bytes(response.read()) if response.status_code == 206 else b""
+            with self._errors(), self._answer(address, part) as response:
+                return bytes(response.read()) if response.status_code == 206 else b""
 
         return RemoteFile(f"{self.url / name}", facts.size, facts.etag or self.commit, fetch)
 
     @contextlib.contextmanager
     def open(self, name: str) -> Iterator[Readable]:
-        from huggingface_hub.utils import (  # type: ignore[attr-defined]  # documented, but not in its __all__
-            build_hf_headers,
-            get_session,
-            hf_raise_for_status,
-        )
-
         address = self._address(name)
-        headers = build_hf_headers() | {"Accept-Encoding": "identity"}
         with contextlib.ExitStack() as stack:
             with self._errors():
-                stream = get_session().stream("GET", address, headers=headers, timeout=TIMEOUT_S, follow_redirects=True)
-                response = stack.enter_context(stream)
-                hf_raise_for_status(response)
+                response = stack.enter_context(self._answer(address, {}))
             yield _Response(response, self)
 
     def sizes(self, folder: str) -> dict[str, int]:
