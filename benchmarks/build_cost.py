@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from . import timing
+from .corpus import salted_parquet
 from .timing import WORK, Json, python
 
 OUT = WORK / "build-cost"
@@ -35,33 +36,17 @@ def main() -> None:
     parser.add_argument("--make", action="store_true", help=argparse.SUPPRESS)
     settings = parser.parse_args()
     copies = settings.copies or (4 if settings.quick else 100)
-    path = WORK / f"cost-x{copies}.parquet"
     if settings.make:
-        make(path, copies)
+        salted_parquet(copies)
         return
     timing.measure(python("build_cost", "--make", "--copies", copies))  # apart, for its memory is not the build's
+    path = salted_parquet(copies)
     try:
         found = build(path, settings.memory)
     finally:
         shutil.rmtree(OUT, ignore_errors=True)
         path.unlink()
     report(found, settings)
-
-
-def make(path: Path, copies: int) -> None:
-    """The reviews so many times, a different word put before each of each copy."""
-    import pyarrow.compute as pc
-    import pyarrow.csv
-    import pyarrow.parquet
-
-    from .corpus import reviews_csv
-
-    options = pyarrow.csv.ParseOptions(newlines_in_values=True)
-    reviews = pyarrow.csv.read_csv(reviews_csv(), parse_options=options)
-    with pyarrow.parquet.ParquetWriter(path, reviews.schema) as writer:
-        for number in range(copies):
-            texts = pc.binary_join_element_wise(f"salt{number}", reviews["text"], " ")
-            writer.write_table(reviews.set_column(0, "text", texts), row_group_size=5000)
 
 
 class Measured:

@@ -45,7 +45,8 @@ def count_accumulated(split: Split, spec: PlanSpec, steps: int) -> None:
 def compare_logits(split: Split) -> None:
     """Print the largest difference between a row's logits in batches of other widths, and the largest logit."""
     from cache.common.hub import packaged_model
-    from train.models.configuration import read_config
+    from train.models.configuration import folder_config
+    from train.models.folder import ModelFolder
     from train.models.heads import quiet_transformers
 
     folder = packaged_model()
@@ -54,7 +55,8 @@ def compare_logits(split: Split) -> None:
     torch.manual_seed(0)
     from transformers import AutoModelForSequenceClassification
 
-    config = read_config(folder)
+    with ModelFolder(folder) as opened:
+        config = folder_config(opened)
     with quiet_transformers():
         model = AutoModelForSequenceClassification.from_pretrained(folder, config=config).eval()
     rows = np.sort(np.random.default_rng(0).choice(len(split), ROWS, replace=False))
