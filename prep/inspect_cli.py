@@ -1,5 +1,6 @@
 """The commands of `prep` that look at caches: info, show, report, verify, list."""
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import click
@@ -7,7 +8,7 @@ import click
 from cache.common.command_line import cache_argument, complete_folder, json_option, print_json, quiet_option
 
 if TYPE_CHECKING:
-    from cache import Cache
+    from cache import Cache, PlanSpec
 
 
 @click.command()
@@ -31,25 +32,27 @@ def info(cache: str, model: str | None, ranks: int | None, as_json: bool) -> Non
     from cache import open_cache
 
     from .inspect.memory import format_memory, memory_facts
-    from .inspect.ranks import format_ranks, rank_facts
+    from .inspect.ranks import RankTable, format_ranks
     from .inspect.summary import cache_facts
 
     opened = open_cache(cache)
-    used = rank_facts(opened, ranks, model) if ranks is not None else None
+    used = RankTable(opened, ranks, model) if ranks is not None else None
+    seen = used.add if used else lambda spec: None
     memory = memory_facts(opened, model) if model is not None else None
     if as_json:
-        more = {"ranks": used, "memory": memory}
-        print_json(cache_facts(opened) | {name: facts for name, facts in more.items() if facts})
+        facts = cache_facts(opened, seen)
+        more = {"ranks": used and used.facts(), "memory": memory}
+        print_json(facts | {name: found for name, found in more.items() if found})
         return
-    print_cache(opened)
+    print_cache(opened, seen)
     if used:
-        click.echo(f"\n{format_ranks(used)}")
+        click.echo(f"\n{format_ranks(used.facts())}")
     if memory:
         click.echo(f"\n{format_memory(memory)}")
 
 
-def print_cache(cache: "Cache") -> None:
-    """Print what a cache holds, and what each way of batching its first split costs."""
+def print_cache(cache: "Cache", seen: Callable[["PlanSpec"], object] = lambda spec: None) -> None:
+    """Print what a cache holds, and what each way of batching its first split costs; `seen` as for `token_table`."""
     from cache.common.progress import ConsoleProgress
 
     from .inspect.summary import first_split, format_splits, format_token_table, packed_row, table_specs, token_table
@@ -65,7 +68,12 @@ def print_cache(cache: "Cache") -> None:
         click.echo(missing)
     split = first_split(cache)
     with ConsoleProgress().bar("planning", len(table_specs(split)), "plans") as bar:
-        rows = token_table(split, lambda: bar.update(1))
+
+        def done(spec: "PlanSpec") -> None:
+            seen(spec)
+            bar.update(1)
+
+        rows = token_table(split, done)
     click.echo(f"\nAn epoch of {split.name!r}, {split.info.tokens:,} real tokens:")
     click.echo(format_token_table([*rows, packed_row(rows)]))
 

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from cache import InputError, PlanSpec, open_cache
+from cache import InputError, PlanSpec, Split, open_cache
 from cache.plans.costs import rank_use
-from prep.inspect.ranks import format_ranks, rank_facts
+from prep.inspect.ranks import RankTable, format_ranks
 
 from ..helpers.caches import write_cache
 from ..helpers.commands import Prep
@@ -25,7 +25,7 @@ def test_the_facts_are_those_of_the_plans(folder: Path, prep: Prep) -> None:
     """Each plan of the token table, and batches of as many rows for every rank."""
     cache, split = open_cache(folder), open_cache(folder)["train"]
     batch_size = split.default_spec().batch_size
-    facts = rank_facts(cache, 4)
+    facts = RankTable(cache, 4).facts()
     assert json.loads(prep("info", str(folder), "--ranks", "4", "--json").out)["ranks"] == facts
     found = {(plan["strategy"], plan["batch_size"] or plan["max_tokens"]): plan for plan in facts["plans"]}
     sizes = [(name, size) for size in (batch_size, 4 * batch_size) for name in ("fixed", "dynamic", "smart", "tight")]
@@ -44,11 +44,21 @@ def test_batches_smaller_than_the_ranks_are_warned_about_with_the_size_that_fits
     said = prep("info", str(folder), "--ranks", "40").out
     assert f"with --batch-size {batch_size} some of 40 ranks have no row; train with --batch-size 40 or more" in said
     assert f"with --max-tokens 300 some of 40 ranks have no row; train with --max-tokens {40 * longest} or more" in said
-    assert "warning" not in format_ranks(rank_facts(cache, 2))
+    assert "warning" not in format_ranks(RankTable(cache, 2).facts())
+
+
+def test_info_draws_each_plan_once(folder: Path, prep: Prep, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: list[PlanSpec] = []
+    draw = Split.draw
+    monkeypatch.setattr(Split, "draw", lambda split, spec, epoch: (drawn.append(spec), draw(split, spec, epoch))[1])
+    for options in ([], ["--json"]):
+        drawn.clear()
+        prep("info", str(folder), "--ranks", "4", *options)
+        assert len(drawn) == len(set(drawn)) == 8  # four strategies, two batch sizes; the budget is stored
 
 
 @pytest.mark.parametrize("ranks", [0, -1, 4097])
 def test_impossible_numbers_of_ranks_are_refused(folder: Path, prep: Prep, ranks: int) -> None:
     with pytest.raises(InputError, match=f"--ranks is {ranks:,}, expected 1 to 4,096; pass for example --ranks 8"):
-        rank_facts(open_cache(folder), ranks)
+        RankTable(open_cache(folder), ranks).facts()
     assert prep("info", str(folder), "--ranks", str(ranks)).code == 2
