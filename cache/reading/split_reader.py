@@ -6,9 +6,10 @@ row of the shard is first wanted; ids are checked batch by batch, on their way t
 
 import contextlib
 import functools
+import operator
 import weakref
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, SupportsIndex
 
 import numpy as np
 
@@ -64,7 +65,8 @@ class SplitReader:
     def __len__(self) -> int:
         return self.info.rows
 
-    def __getitem__(self, row: int) -> Row:
+    def __getitem__(self, row: SupportsIndex) -> Row:
+        row = operator.index(row)
         if not -len(self) <= row < len(self):
             raise IndexError(f"row {row} of a split of {len(self)} rows")
         row %= len(self)

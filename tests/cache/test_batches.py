@@ -206,6 +206,10 @@ def test_rows_are_read_like_a_list(tmp_path: Path) -> None:
     assert [row.source_row for row in rows] == split.source_rows.tolist()
     assert sorted(split.source_rows.tolist()) == list(range(11))
     assert all(split[i - 11].source_row == split[i].source_row for i in range(11))
+    assert split[np.int64(3)].source_row == split[3].source_row
+    for no_row in (slice(2), "3", 1.0):
+        with pytest.raises(TypeError, match="cannot be interpreted as an integer"):
+            split[no_row]
     for outside in (11, -12):
         with pytest.raises(IndexError):
             split[outside]
