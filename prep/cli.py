@@ -195,12 +195,14 @@ def plan(cache: str, split: str, epochs: int, quiet: bool, as_json: bool, **opti
         return
     click.echo(format_token_table(plan_rows(rows, spec)))
     click.echo(f"\n{cache}: {added} epochs of {spec.id} planned for {split!r}, {there} were there")
-    click.echo(f"next: train run --cache {cache} {_plan_flags(spec)}")
+    click.echo(f"next: train run --cache {cache} {_plan_flags(spec, rows.default_spec().seed)}")
 
 
-def _plan_flags(spec: "PlanSpec") -> str:
+def _plan_flags(spec: "PlanSpec", default_seed: int) -> str:
+    """The flags with which `train run` takes this plan."""
     size = f"--max-tokens {spec.max_tokens}" if spec.max_tokens else f"--batch-size {spec.batch_size}"
-    return f"--strategy {spec.strategy} {size}"
+    seed = f" --plan-seed {spec.seed}" if spec.seed != default_seed else ""
+    return f"--strategy {spec.strategy} {size}{seed}"
 
 
 for _command in (info, show, report, verify, list_caches, push, pull, gc):

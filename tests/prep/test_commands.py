@@ -41,6 +41,9 @@ def test_commands_tell_what_a_cache_holds(prep: Prep) -> None:
     assert "cache/a is sound: 4 files" in verified.out
     planned = prep("plan", "cache/a", "--strategy", "tight", "--batch-size", "2", "--epochs", "2")
     assert "2 epochs of tight-b2-s0 planned" in planned.out
+    assert planned.out.endswith("next: train run --cache cache/a --strategy tight --batch-size 2\n")
+    reseeded = prep("plan", "cache/a", "--seed", "5", "--epochs", "1").out
+    assert reseeded.endswith("next: train run --cache cache/a --strategy smart --batch-size 16 --plan-seed 5\n")
     listed = prep("list").out
     assert "imdb" in listed
     assert "cache/a" in listed
