@@ -24,12 +24,6 @@ class FileInfo:
     sha256: str
 
 
-def file_info(path: Path) -> FileInfo:
-    """Name, size and checksum of a file."""
-    with path.open("rb") as file:
-        return open_file_info(path.name, file)
-
-
 def open_file_info(name: str, file: BufferedReader) -> FileInfo:
     """Name, size and checksum of a file that is open for reading, at its beginning."""
     return FileInfo(name, os.fstat(file.fileno()).st_size, hashlib.file_digest(file, "sha256").hexdigest())

@@ -6,13 +6,13 @@ import numpy as np
 
 from cache import Cache, open_cache
 from cache.common.arrays import Array
-from cache.format.files import file_info
 from cache.format.manifest import Manifest, SplitInfo, TokenizerInfo, fingerprint_of
 from cache.format.tasks import Task
 from cache.writing.publishing import publish, staging
 from cache.writing.writer import ShardColumns, write_manifest, write_shard
 
 from .corpora import WORDS
+from .files import file_info
 from .tokenizers import SPECIALS, write_tokenizer
 
 

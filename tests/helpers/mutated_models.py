@@ -19,7 +19,6 @@ import torch
 
 import train
 from cache import Cache, LengthwiseError
-from cache.format.files import file_info
 from train.metrics.evaluation import evaluate
 from train.models.fit import CacheRequirements
 from train.models.loading import load_model, model_digest
@@ -27,6 +26,7 @@ from train.models.trained import load_for_evaluation
 from train.predict import Predictor
 
 from .caches import write_cache
+from .files import file_info
 from .fuzzing import mutated_bytes, mutated_json
 from .models import DEBERTA_V3, MODERN, write_model
 from .tokenizers import write_tokenizer

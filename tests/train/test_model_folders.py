@@ -13,11 +13,11 @@ import transformers
 
 from cache import Cache
 from cache.errors import CorruptCacheError, InputError, LengthwiseError, MismatchError
-from cache.format.files import file_info
 from tests.helpers.caches import write_cache
+from tests.helpers.files import file_info
 from tests.helpers.models import write_model
 from tests.helpers.tokenizers import write_tokenizer
-from train.models.configuration import COMMON, UNDECLARED, read_config
+from train.models.configuration import COMMON, UNDECLARED, folder_config
 from train.models.fit import CacheRequirements
 from train.models.folder import ModelFolder
 from train.models.loading import load_model, model_digest
@@ -197,7 +197,8 @@ def test_links_and_pipes_in_a_model_are_refused(model: Path, tmp_path: Path, toy
 
 
 def test_only_keys_of_the_architecture_are_taken(model: Path) -> None:
-    before = read_config(model).to_dict()
+    with ModelFolder(model) as folder:
+        before = folder_config(folder).to_dict()
     (model / "lengthwise.json").unlink()
     edit(
         model / "config.json",
@@ -210,7 +211,8 @@ def test_only_keys_of_the_architecture_are_taken(model: Path) -> None:
         transformers_weights="weights.bin",
         to_dict=5,
     )
-    assert read_config(model).to_dict() == before
+    with ModelFolder(model) as folder:
+        assert folder_config(folder).to_dict() == before
     assert load_classifier(model, CPU).dtype == torch.float32
 
 
