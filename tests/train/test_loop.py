@@ -47,7 +47,7 @@ def make_job(toy, model_folder):
     def make(spec: PlanSpec | None = None, model_folder: Path = model_folder, **flags) -> TrainingSetup:
         spec = spec or toy["train"].default_spec()
         settings = Settings(cache=str(toy.folder), **{"precision": "fp32", "device": "cpu", "epochs": 1, **flags})
-        model = load_model(model_folder, CacheRequirements(toy.manifest, toy.folder, 48), settings.seed)
+        model = load_model(model_folder, CacheRequirements(toy, 48), settings.seed)
         steps = epoch_steps(toy["train"], spec, settings)
         optimizer = make_optimizer(model, settings)
         return TrainingSetup(model, model, optimizer, toy, toy["train"], spec, settings, CPU, steps, {})
@@ -287,7 +287,7 @@ def test_a_step_never_waits_for_the_device(make_job, tmp_path, kind, on_nonfinit
 def test_ready_masks_give_modernbert_the_logits_of_the_usual_one(tmp_path, toy, pooling):
     """Bit by bit, where rows are wider than its window and where they are not."""
     folder = write_model(tmp_path / "model", kind="modernbert", classifier_pooling=pooling, **TOKENS["modernbert"])
-    usual, ready = (load_model(folder, CacheRequirements(toy.manifest, toy.folder, 48), 0).eval() for _ in range(2))
+    usual, ready = (load_model(folder, CacheRequirements(toy, 48), 0).eval() for _ in range(2))
     use_ready_masks(ready)
     widths = set()
     for batch in toy["train"].batches(0):
@@ -305,9 +305,7 @@ def test_ready_masks_give_modernbert_the_logits_of_the_usual_one(tmp_path, toy, 
 def test_a_mask_that_is_ready_gives_the_logits_of_the_usual_one(tmp_path, toy, kind):
     """Bit by bit, for each model type that is given one."""
     names = {"dim": 32, "hidden_dim": 64, "n_layers": 2, "n_heads": 2} if kind == "distilbert" else {}
-    model = load_model(
-        write_model(tmp_path / kind, kind=kind, **names), CacheRequirements(toy.manifest, toy.folder, 48), 0
-    ).eval()
+    model = load_model(write_model(tmp_path / kind, kind=kind, **names), CacheRequirements(toy, 48), 0).eval()
     seen = 0
     for batch in toy["train"].batches(0):
         with torch.no_grad():

@@ -22,7 +22,7 @@ def toy(tmp_path_factory):
 
 @pytest.fixture
 def needs(toy):
-    return CacheRequirements(toy.manifest, toy.folder, 48)
+    return CacheRequirements(toy, 48)
 
 
 REFUSED = {

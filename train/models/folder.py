@@ -38,6 +38,21 @@ MAX_WEIGHT_FILES = 1024
 MAX_LENGTH = 1 << 20
 """Most tokens per row that lengthwise.json may name."""
 
+
+def parse_tokenizer(data: bytes, path: Path) -> Any:
+    """The `tokenizers.Tokenizer` of a tokenizer.json, without padding.
+
+    Raises:
+        InputError: it cannot be used.
+    """
+    from tokenizers import Tokenizer
+
+    with library_errors(InputError, f"{path}: not a tokenizer", "; restore the file"):
+        tokenizer = Tokenizer.from_buffer(data)
+        tokenizer.no_padding()
+    return tokenizer
+
+
 Weights = dict[str, Any]
 """Name of a tensor to a slice of its file, from which the tensor is read when indexed."""
 
