@@ -24,7 +24,7 @@ from cache.writing.writer import write_manifest, write_tokenizer
 from .choices import DROP, LOCAL
 from .existing import existing_cache, wanted_manifest
 from .rows.assembly import Encoded, encode_source
-from .rows.executors import Executor, InPlace
+from .rows.executors import Executor
 from .rows.on_ray import check_ray, on_ray
 from .rows.selection import Selection
 from .rows.shards import write_splits
@@ -32,14 +32,9 @@ from .settings import BuildSettings
 from .sources.corpus import STDIN, Source
 from .sources.missing import FilledRows
 from .sources.opening import open_source
+from .tokenization.encoder import Encoder
 from .tokenization.engines import ParityError
-from .tokenization.tokenizer import (
-    Encoder,
-    default_max_length,
-    find_tokenizer,
-    own_limit,
-    with_space_before,
-)
+from .tokenization.tokenizer_files import default_max_length, find_tokenizer, own_limit, with_space_before
 
 ADDRESS_SPACE = 1 << 30
 """Bytes that a process must be allowed to map: libraries take 500 MB of them, threads and their caches the rest."""
@@ -117,7 +112,7 @@ def _executor(
 ) -> contextlib.AbstractContextManager[Executor]:
     """Where the tasks of the build run."""
     if settings.executor == LOCAL:
-        return contextlib.nullcontext(InPlace())
+        return contextlib.nullcontext(Executor())
     return on_ray(settings.part_bytes, folder, console)
 
 

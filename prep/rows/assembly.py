@@ -19,12 +19,13 @@ from ..labels.class_labels import Coded
 from ..labels.tags import Tags
 from ..sources.corpus import Source
 from ..sources.missing import counted_without
-from ..tokenization.tokenizer import Encoder
+from ..tokenization.encoder import Encoder
 from ..tokenization.words import packed_type
-from .encoding import RUNS_SHARE, EncodedPart, Part, Shared, Survey, encode_part, id_type, survey
+from .encoding import RUNS_SHARE, EncodedPart, encode_part, id_type
 from .executors import Executor, run_parts
 from .external_sort import SortedRun
 from .labelling import labels_task, tags_task
+from .parts import Part, Shared, Survey, survey
 from .selection import Selection, choose_rows
 
 KEPT_BYTES = 256 << 20

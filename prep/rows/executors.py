@@ -6,30 +6,31 @@ it may run anywhere, in any order, and once more where it was cut off: the cache
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 from cache.errors import InputError
 
 from ..columns import Stream
 from ..sources.missing import counted_without
-from .encoding import Part, Report
+from .encoding import EncodedPart
+from .parts import Part, Report, Survey
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
-class Executor(Protocol):
-    """Runs tasks.
+class Executor:
+    """Runs tasks in this process, one after the other, a source split as a single one; a subclass, elsewhere.
 
     Attributes:
         in_place: whether tasks run in this process, one after the other, and so may share what they know.
     """
 
-    in_place: bool
+    in_place = True
 
     def parts(self, stream: Stream) -> list[Stream]:
         """A source split in parts, in order, each of which is a task."""
-        ...
+        return [stream]
 
     def run(
         self, task: Callable[[Any, Item, Report], Result], shared: Any, items: Iterable[Item], report: Report
@@ -45,31 +46,10 @@ class Executor(Protocol):
         Raises:
             LengthwiseError: as the task raises it, of the first item for which it does.
         """
-        ...
-
-
-class InPlace:
-    """Runs tasks in this process, a source split as a single one."""
-
-    in_place = True
-
-    def parts(self, stream: Stream) -> list[Stream]:
-        return [stream]
-
-    def run(
-        self, task: Callable[[Any, Item, Report], Result], shared: Any, items: Iterable[Item], report: Report
-    ) -> Iterator[Result]:
         return (task(shared, item, report) for item in items)
 
 
-class Counted(Protocol):
-    """What is known of a part once it was read."""
-
-    rows: int
-    left_out: int
-
-
-Found = TypeVar("Found", bound=Counted)
+Found = TypeVar("Found", Survey, EncodedPart)
 
 
 def run_parts(
