@@ -15,8 +15,9 @@ from cache.format.files import FileInfo
 
 from .. import device as devices
 from ..distributed import StopVote
+from ..metrics.base import Scores
 from ..metrics.evaluation import evaluate
-from ..metrics.scores import TITLES, Scores, is_better
+from ..metrics.scores import TITLES, is_better
 from ..run_folder.console import ConsoleProgress
 from ..run_folder.folder import CHECKPOINTS, METRICS, TIMING, Json
 from ..run_folder.records import NoRecords, Records, finite, joined_records

@@ -17,8 +17,9 @@ from ..models.classes import ClassMap, map_classes
 from ..models.inputs import PADDING_SIDE, model_inputs
 from ..models.library_errors import library_errors
 from ..models.masked_lm import Masking, is_masked_model, masked_forward, summed_loss
+from .base import Metric, Scores
 from .perplexity import MaskedLMMetric
-from .scores import Metric, Scores, metric_of
+from .scores import metric_of
 
 
 def evaluate(
