@@ -30,7 +30,7 @@ from .rows.selection import Selection
 from .rows.shards import write_splits
 from .settings import BuildSettings
 from .sources.corpus import STDIN, Source
-from .sources.missing import FilledRows
+from .sources.missing import FilledRows, noting_left_out
 from .sources.opening import open_source
 from .tokenization.encoder import Encoder
 from .tokenization.engines import ParityError
@@ -173,13 +173,14 @@ def _encode(
     held = {"test": manifest.source["holdout"], "validation": settings.validation}
     selection = Selection(task, {name: fraction for name, fraction in held.items() if fraction}, settings.limit)
     arguments = (source, encoder, selection, spill, settings.memory_bytes, executor, console)
-    try:
-        return encode_source(*arguments)
-    except ParityError as difference:
-        console.log(f"warning: {difference}; tokenizing everything with tokenizers instead")
-        encoder.use("tokenizers")
-        shutil.rmtree(spill, ignore_errors=True)
-        return encode_source(*arguments)
+    with noting_left_out(settings.missing == DROP):
+        try:
+            return encode_source(*arguments)
+        except ParityError as difference:
+            console.log(f"warning: {difference}; tokenizing everything with tokenizers instead")
+            encoder.use("tokenizers")
+            shutil.rmtree(spill, ignore_errors=True)
+            return encode_source(*arguments)
 
 
 def _write(

@@ -14,7 +14,7 @@ from cache.errors import InputError
 from ..columns import PAIR, TEXT, checked_texts, kept
 from ..labels.class_labels import Coded
 from ..labels.tags import TaggedWords, tagged_words
-from ..sources.missing import FilledRows, counted_without, rows_left_out
+from ..sources.missing import FilledRows
 from ..tokenization.encoder import Encoder
 from ..tokenization.engines import RowError
 from ..tokenization.words import WordEncoder, pack
@@ -84,23 +84,22 @@ def encode_part(shared: Shared, part: Part, report: Report) -> EncodedPart:
     checked = encoder.rows_checked
     splits = {name: EncodedRows(SortedRunStore(shared.spill / f"{name}-{token_hex(8)}", limit)) for name in part.masks}
     coded, rows = [], 0
-    with counted_without(lambda: rows_left_out(part.stream)):
-        for chunk in part.chunks():
-            if encoder.words:
-                words = tagged_words(chunk.batch, chunk.split, chunk.first_row, shared.tags)
-                tokens = [
-                    _encode_words(words, encoder, encoder.words, part, name, split) for name, split in splits.items()
-                ]
-            else:
-                coded += [chunk.coded()] if shared.labelled else []
-                tokens = [_encode_texts(chunk, encoder, part, name, split) for name, split in splits.items()]
-            rows += chunk.batch.num_rows
-            report(chunk.batch.nbytes, sum(tokens))
-        encoder.settle()
+    for chunk in part.chunks():
+        if encoder.words:
+            words = tagged_words(chunk.batch, chunk.split, chunk.first_row, shared.tags)
+            tokens = [_encode_words(words, encoder, encoder.words, part, name, split) for name, split in splits.items()]
+        else:
+            coded += [chunk.coded()] if shared.labelled else []
+            tokens = [_encode_texts(chunk, encoder, part, name, split) for name, split in splits.items()]
+        rows += chunk.batch.num_rows
+        report(chunk.batch.nbytes, sum(tokens))
+    encoder.settle()
     for split in splits.values() if not shared.in_place else ():
         split.store.settle()
-    numbers = part.stream.numbers() if isinstance(part.stream, FilledRows) else None
-    return EncodedPart(rows, splits, coded, rows_left_out(part.stream), numbers, encoder.rows_checked - checked)
+    left_out, numbers = 0, None
+    if isinstance(part.stream, FilledRows):
+        left_out, numbers = part.stream.left_out, part.stream.numbers()
+    return EncodedPart(rows, splits, coded, left_out, numbers, encoder.rows_checked - checked)
 
 
 def _encode_texts(chunk: Chunk, encoder: Encoder, part: Part, name: str, split: EncodedRows) -> int:

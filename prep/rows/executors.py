@@ -11,7 +11,6 @@ from typing import Any, TypeVar
 from cache.errors import InputError
 
 from ..columns import Stream
-from ..sources.missing import counted_without
 from .encoding import EncodedPart
 from .parts import Part, Report, Survey
 
@@ -62,17 +61,15 @@ def run_parts(
             known yet, that part is read once more.
     """
     results = executor.run(task, shared, parts, report)
-    split, first_row, left_out = "", 0, 0
-    with counted_without(lambda: left_out):
-        for part in parts:
-            if part.split != split:
-                split, first_row = part.split, 0
-            try:
-                found = next(results)
-            except InputError:
-                if part.first_row != first_row:
-                    list(executor.run(task, shared, [replace(part, first_row=first_row)], report))
-                raise
-            left_out += found.left_out
-            first_row += found.rows
-            yield found
+    split, first_row = "", 0
+    for part in parts:
+        if part.split != split:
+            split, first_row = part.split, 0
+        try:
+            found = next(results)
+        except InputError:
+            if part.first_row != first_row:
+                list(executor.run(task, shared, [replace(part, first_row=first_row)], report))
+            raise
+        first_row += found.rows
+        yield found

@@ -15,7 +15,6 @@ import numpy as np
 from ..columns import Mask, Stream
 from ..labels.class_labels import Coded, code_batch
 from ..labels.tags import Tags, tagged_words
-from ..sources.missing import counted_without, rows_left_out
 from ..tokenization.encoder import Encoder
 
 if TYPE_CHECKING:
@@ -97,14 +96,12 @@ class Survey:
         coded: their labels; none where they are not wanted, or are those of words.
         tags: the tags of words, in the order in which they come.
         batches: its record batches, where they are small.
-        left_out: rows without a text or label that are not among its rows.
     """
 
     rows: int = 0
     coded: list[Coded] = field(default_factory=list)
     tags: list[int | str] = field(default_factory=list)
     batches: "list[pa.RecordBatch] | None" = None
-    left_out: int = 0
 
 
 def survey(shared: Shared, part: Part, report: Report) -> Survey:
@@ -114,18 +111,16 @@ def survey(shared: Shared, part: Part, report: Report) -> Survey:
         InputError: the part cannot be read, or a label is missing or of a wrong kind.
     """
     found, size = Survey(batches=[]), 0
-    with counted_without(lambda: rows_left_out(part.stream)):
-        for chunk in part.chunks():
-            found.rows += chunk.batch.num_rows
-            size += chunk.batch.nbytes
-            if shared.encoder.words and not shared.in_place:
-                tagged_words(chunk.batch, chunk.split, chunk.first_row, shared.tags)
-            elif shared.labelled and not shared.encoder.words:
-                found.coded.append(chunk.coded())
-            if found.batches is not None:
-                found.batches.append(chunk.batch)
-                found.batches = found.batches if size <= shared.keep_bytes else None
-            report(chunk.batch.nbytes, 0)
+    for chunk in part.chunks():
+        found.rows += chunk.batch.num_rows
+        size += chunk.batch.nbytes
+        if shared.encoder.words and not shared.in_place:
+            tagged_words(chunk.batch, chunk.split, chunk.first_row, shared.tags)
+        elif shared.labelled and not shared.encoder.words:
+            found.coded.append(chunk.coded())
+        if found.batches is not None:
+            found.batches.append(chunk.batch)
+            found.batches = found.batches if size <= shared.keep_bytes else None
+        report(chunk.batch.nbytes, 0)
     found.tags = list(shared.tags.numbers)
-    found.left_out = rows_left_out(part.stream)
     return found

@@ -8,7 +8,6 @@ import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -33,7 +32,7 @@ from ..columns import (
 )
 from ..labels.class_labels import Coded, code_batch
 from .corpus import Columns, Source, cache_name
-from .missing import FilledRows, counted_without, rows_left_out
+from .missing import FilledRows, noting_left_out
 from .readers import named
 from .usual_columns import choose_columns, column_note, unread_labels
 
@@ -193,7 +192,7 @@ def frames_source(
     digests = {}
     for split, stream in streams.items() if identity is None else ():
         read = FilledRows(stream) if asked.drop_missing else stream
-        with counted_without(partial(rows_left_out, read)):
+        with noting_left_out(asked.drop_missing):
             digests[split] = digest(split, read)
     tables = [{"split": split, "rows": found.rows, "sha256": found.sha256} for split, found in digests.items()]
     own = {"kind": "tables", "tables": tables} if identity is None else {**identity, "splits": list(labelled)}
