@@ -29,7 +29,7 @@ def build_cache(
 
     Keyword arguments, as the options of `prep build`:
         name: of the cache; None = the source's. Needed where the data comes from memory.
-        out: folder of the caches (default "cache").
+        out: folder of the caches (default "cache"), or its URL: the cache is pushed there, and is in the local store.
         text, text_pair, label: columns of a table; None = those with usual names. Several labels: a class each.
         task: what labels are: auto (default), classification, regression, multi-label or token-classification, for
             which a text is a list of words and its label a list of tags; or mlm, which takes none.
@@ -53,7 +53,7 @@ def build_cache(
     Raises:
         InputError: the data, a text, a label or a setting is wrong.
         MismatchError: another cache has the name, and `force` is not set.
-        StorageError: the folder cannot be written.
+        StorageError: the folder cannot be written, or the store at a URL refuses.
 
     Example:
         cache = build_cache(frame, text="review", label="stars", name="reviews", holdout=0.1)

@@ -18,9 +18,12 @@ from cache.errors import InputError
 from cache.format.manifest import MISSING_ROWS, Manifest
 from cache.format.special_tokens import read_specials
 from cache.format.tasks import MLM, TOKENS
+from cache.sharing.store import store_folder
+from cache.sharing.urls import StoreUrl
 from cache.writing.publishing import building, publish, remove_leftovers, staging
 from cache.writing.writer import write_manifest, write_tokenizer
 
+from .at_url import existing_at_url, find_place, push_built, stored
 from .choices import DROP, LOCAL
 from .existing import existing_cache, wanted_manifest
 from .rows.assembly import Encoded, encode_source
@@ -36,17 +39,32 @@ from .tokenization.encoder import Encoder
 from .tokenization.engines import ParityError
 from .tokenization.tokenizer_files import default_max_length, find_tokenizer, own_limit, with_space_before
 
+SORTED_RUNS = ".runs"
+"""Folder of the sorted runs of a build; splits have no such name."""
 ADDRESS_SPACE = 1 << 30
 """Bytes that a process must be allowed to map: libraries take 500 MB of them, threads and their caches the rest."""
 
 
 @dataclass(frozen=True)
 class BuildResult:
-    """The cache, whether it existed already, and how many epochs were planned now."""
+    """A cache that was asked for.
+
+    Attributes:
+        cache: open, on this machine.
+        up_to_date: whether it existed already.
+        planned: how many epochs were planned now.
+        url: where it was pushed to; None = nowhere.
+    """
 
     cache: Cache
     up_to_date: bool
     planned: int
+    url: StoreUrl | None = None
+
+    @property
+    def place(self) -> str:
+        """The URL, or the folder."""
+        return str(self.url or self.cache.folder)
 
 
 def build(settings: BuildSettings, console: ConsoleProgress, source: Source | None = None) -> BuildResult:
@@ -60,9 +78,10 @@ def build(settings: BuildSettings, console: ConsoleProgress, source: Source | No
     Raises:
         InputError: the source, its columns, texts or labels, or a setting is wrong.
         MismatchError: another cache has the name, and `force` is not set.
-        StorageError: the folder cannot be written.
+        StorageError: the folder cannot be written, or the store at a URL refuses.
     """
     _check_address_space()
+    url = find_place(settings.out)
     source = source or open_source(settings.source, settings.columns, settings.memory_bytes)
     if settings.delimiter is not None and source.identity["kind"] != "files":
         raise InputError(f"--delimiter is for csv and text files, but {source.where} is neither; leave it out")
@@ -87,24 +106,115 @@ def build(settings: BuildSettings, console: ConsoleProgress, source: Source | No
         )
     encoder = Encoder(tokenizer, max_length, settings.engine, source.pair, source.words)
     manifest = wanted_manifest(settings, source, tokenizer, encoder)
-    path = Path(settings.out) / manifest.name
-    cache = existing_cache(path, manifest, settings.force)
-    if cache:
-        remove_leftovers(path)
-        return BuildResult(cache, True, _write_plans(cache, settings, console))
-    with building(path, console.log):
-        # Another process may have built it while this one waited.
-        cache = existing_cache(path, manifest, settings.force)
+    work = _Build(settings, source, encoder, manifest, console)
+    return work.in_folder(Path(settings.out) / manifest.name) if url is None else work.at_url(url / manifest.name)
+
+
+class _Build:
+    """What is to be built, wherever it goes.
+
+    Args:
+        settings: all settings.
+        source: what to read.
+        encoder: text to ids.
+        manifest: of the cache, without what follows from the rows.
+        console: where progress goes.
+    """
+
+    def __init__(
+        self,
+        settings: BuildSettings,
+        source: Source,
+        encoder: Encoder,
+        manifest: Manifest,
+        console: ConsoleProgress,
+    ) -> None:
+        self.settings, self.source, self.encoder = settings, source, encoder
+        self.manifest, self.console = manifest, console
+
+    def in_folder(self, path: Path) -> BuildResult:
+        """Build the cache at `path`, or open it."""
+        cache = existing_cache(path, self.manifest, self.settings.force)
         if cache:
-            return BuildResult(cache, True, _write_plans(cache, settings, console))
+            remove_leftovers(path)
+            return BuildResult(cache, True, _write_plans(cache, self.settings, self.console))
+        with building(path, self.console.log):
+            return self._locked(path)
+
+    def at_url(self, url: StoreUrl) -> BuildResult:
+        """Build the cache on this machine and push it, or pull it; afterwards it lies in the local store, too.
+
+        Raises:
+            MismatchError: there is another cache at the URL, and `force` is not set.
+        """
+        if existing_at_url(url, self.manifest, self.settings.force):
+            return self._pulled(url)
+        path = store_folder() / f"{self.manifest.name}-{self.manifest.fingerprint[:12]}"
+        with building(path, self.console.log):
+            # Another process may have pushed it while this one waited.
+            if existing_at_url(url, self.manifest, self.settings.force):
+                return self._pulled(url)
+            built = self._locked(path)
+            push_built(built.cache, url, self.settings.force, self.console)
+            return replace(built, cache=stored(built.cache), up_to_date=False, url=url)
+
+    def _locked(self, path: Path) -> BuildResult:
+        """Build the cache at `path`, inside `building`."""
+        # Another process may have built it while this one waited.
+        cache = existing_cache(path, self.manifest, self.settings.force)
+        if cache:
+            return BuildResult(cache, True, _write_plans(cache, self.settings, self.console))
         with staging(path) as folder:
-            with _executor(settings, folder.path, console) as executor:
-                spill = folder.path / SORTED_RUNS
-                encoded = _encode(source, encoder, manifest, settings, spill, executor, console)
-                complete = _write(folder, manifest, encoded, encoder, settings, executor, console)
-            planned = _write_plans(Cache(folder, complete), settings, console)
+            with _executor(self.settings, folder.path, self.console) as executor:
+                encoded = self._encode(folder.path / SORTED_RUNS, executor)
+                complete = self._write(folder, encoded, executor)
+            planned = _write_plans(Cache(folder, complete), self.settings, self.console)
             publish(folder, path)
         return BuildResult(open_cache(path), False, planned)
+
+    def _pulled(self, url: StoreUrl) -> BuildResult:
+        cache = open_cache(str(url), quiet=self.console.quiet)
+        planned = _write_plans(cache, self.settings, self.console)
+        if planned:
+            cache.push(str(url), progress=self.console)
+        return BuildResult(cache, True, planned, url)
+
+    def _encode(self, spill: Path, executor: Executor) -> Encoded:
+        """Tokenize the source into sorted runs; with `tokenizers` where a faster engine gives other ids."""
+        task = self.source.task if self.settings.task == "auto" else self.settings.task
+        held = {"test": self.manifest.source["holdout"], "validation": self.settings.validation}
+        wanted = {name: fraction for name, fraction in held.items() if fraction}
+        selection = Selection(task, wanted, self.settings.limit)
+        memory = self.settings.memory_bytes
+        arguments = (self.source, self.encoder, selection, spill, memory, executor, self.console)
+        with noting_left_out(self.settings.missing == DROP):
+            try:
+                return encode_source(*arguments)
+            except ParityError as difference:
+                self.console.log(f"warning: {difference}; tokenizing everything with tokenizers instead")
+                self.encoder.use("tokenizers")
+                shutil.rmtree(spill, ignore_errors=True)
+                return encode_source(*arguments)
+
+    def _write(self, folder: Folder, encoded: Encoded, executor: Executor) -> Manifest:
+        """Write shards, tokenizer and manifest; returns the complete manifest."""
+        facts = {**self.encoder.facts(), "rows_checked": encoded.rows_checked}
+        self.encoder.release()
+        splits = write_splits(folder, encoded, self.settings.shard_bytes, executor, self.console)
+        shutil.rmtree(folder.path / SORTED_RUNS, ignore_errors=True)
+        missing = {MISSING_ROWS: encoded.left_out} if encoded.left_out else {}
+        files = write_tokenizer(folder, self.encoder.files.files)
+        complete = replace(
+            self.manifest,
+            source={**self.manifest.source, **missing},
+            splits=splits,
+            task=encoded.task,
+            tokenizer=replace(self.manifest.tokenizer, files=files),
+            build=facts,
+            created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        )
+        write_manifest(folder, complete)
+        return complete
 
 
 def _executor(
@@ -150,64 +260,6 @@ def _check_words(settings: BuildSettings, source: Source) -> None:
             + f", or build with their tags and adapt a model to them with train run --task {MLM}"
             * (settings.task == MLM)
         )
-
-
-# --- writing
-
-
-SORTED_RUNS = ".runs"
-"""Folder of the sorted runs of a build; splits have no such name."""
-
-
-def _encode(
-    source: Source,
-    encoder: Encoder,
-    manifest: Manifest,
-    settings: BuildSettings,
-    spill: Path,
-    executor: Executor,
-    console: ConsoleProgress,
-) -> Encoded:
-    """Tokenize the source into sorted runs; with `tokenizers` where a faster engine gives other ids."""
-    task = source.task if settings.task == "auto" else settings.task
-    held = {"test": manifest.source["holdout"], "validation": settings.validation}
-    selection = Selection(task, {name: fraction for name, fraction in held.items() if fraction}, settings.limit)
-    arguments = (source, encoder, selection, spill, settings.memory_bytes, executor, console)
-    with noting_left_out(settings.missing == DROP):
-        try:
-            return encode_source(*arguments)
-        except ParityError as difference:
-            console.log(f"warning: {difference}; tokenizing everything with tokenizers instead")
-            encoder.use("tokenizers")
-            shutil.rmtree(spill, ignore_errors=True)
-            return encode_source(*arguments)
-
-
-def _write(
-    folder: Folder,
-    manifest: Manifest,
-    encoded: Encoded,
-    encoder: Encoder,
-    settings: BuildSettings,
-    executor: Executor,
-    console: ConsoleProgress,
-) -> Manifest:
-    """Write shards, tokenizer and manifest; returns the complete manifest."""
-    facts = {**encoder.facts(), "rows_checked": encoded.rows_checked}
-    encoder.release()
-    splits = write_splits(folder, encoded, settings.shard_bytes, executor, console)
-    shutil.rmtree(folder.path / SORTED_RUNS, ignore_errors=True)
-    complete = replace(
-        manifest,
-        source={**manifest.source, **({MISSING_ROWS: encoded.left_out} if encoded.left_out else {})},
-        splits=splits,
-        task=encoded.task,
-        tokenizer=replace(manifest.tokenizer, files=write_tokenizer(folder, encoder.files.files)),
-        build=facts,
-        created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-    )
-    write_manifest(folder, complete)
-    return complete
 
 
 def _write_plans(cache: Cache, settings: BuildSettings, console: ConsoleProgress) -> int:

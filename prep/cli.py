@@ -66,7 +66,13 @@ def _sources(context: click.Context, parameter: click.Parameter, incomplete: str
 @cli.command()
 @click.argument("source", nargs=-1, required=True, metavar="SOURCE...", shell_complete=_sources)
 @click.option("--name", help="Name of the cache.  [default: the source's]")
-@click.option("--out", default="cache", show_default=True, shell_complete=complete_folder, help="Folder of the caches.")
+@click.option(
+    "--out",
+    default="cache",
+    show_default=True,
+    shell_complete=complete_folder,
+    help="Folder of the caches; a URL such as s3://bucket/caches is pushed to.",
+)
 @click.option("--delimiter", help="What separates the cells of csv and text files.  [default: as their names say]")
 @click.option(
     "--missing",
@@ -128,7 +134,7 @@ def build(source: tuple[str, ...], quiet: bool, as_json: bool, memory: str, **op
       prep build reviews.csv --text review --label stars --holdout 0.1
       prep build train=a.csv test=b.csv --name reviews
       prep build 'data/*.parquet'
-      prep build s3://bucket/reviews --out cache
+      prep build s3://bucket/reviews --out s3://bucket/caches
       prep build stanfordnlp/sst2 --tokenizer roberta-base --max-length 128
       prep build pairs.jsonl --text premise --text-pair hypothesis
       prep build sentences.jsonl --text tokens --label ner_tags
@@ -154,11 +160,11 @@ def build(source: tuple[str, ...], quiet: bool, as_json: bool, memory: str, **op
 def _print_built(result: "BuildResult", spec: "PlanSpec", took: str) -> None:
     if result.up_to_date:
         plans = f", {result.planned} epochs of {spec.id} planned" if result.planned else ""
-        click.echo(f"{result.cache.folder} is up to date{plans}")
+        click.echo(f"{result.place} is up to date{plans}")
     else:
         print_cache(result.cache)
-        click.echo(f"\nbuilt {result.cache.folder} in {took}")
-    click.echo(f"next: train run --cache {result.cache.folder}")
+        click.echo(f"\nbuilt {result.place} in {took}")
+    click.echo(f"next: train run --cache {result.place}")
 
 
 @cli.command()

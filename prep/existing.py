@@ -9,6 +9,7 @@ from cache.errors import CacheError, InputError, MismatchError, NotACacheError
 from cache.format.manifest import MISSING_ROWS, Manifest, TokenizerInfo, fingerprint_of
 from cache.format.tasks import Task
 from cache.reading.manifest import open_folder, read_manifest
+from cache.sharing.urls import StoreUrl
 
 from .settings import BuildSettings
 from .sources.corpus import Source
@@ -96,8 +97,13 @@ def existing_cache(path: Path, wanted: Manifest, force: bool) -> Cache | None:
         return None
     if found.fingerprint == wanted.fingerprint:
         return open_cache(path)
-    raise MismatchError(
-        f"{path} holds a different cache: {'; '.join(_differences(found, wanted))}. "
+    raise different(path, found, wanted)
+
+
+def different(place: Path | StoreUrl, found: Manifest, wanted: Manifest) -> MismatchError:
+    """What to raise where another cache than the one wanted is at a folder or a URL."""
+    return MismatchError(
+        f"{place} holds a different cache: {'; '.join(_differences(found, wanted))}. "
         "Pass --name OTHER to keep both, or --force to replace it"
     )
 

@@ -13,7 +13,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 ORDER = {
     "cache": "errors common plans format writing reading batches sharing opening __init__",
-    "prep": "choices columns tokenization labels sources settings rows existing build export api inspect "
+    "prep": "choices columns tokenization labels sources settings rows existing at_url build export api inspect "
     "sharing_cli inspect_cli cli __init__",
     "train": "declarations settings signals device distributed launch models libraries metrics run_folder loop "
     "report resume run tables predict predict_file compare predict_cli cli __init__",

@@ -210,7 +210,7 @@ def cache_facts(cache: Cache) -> dict[str, Any]:
 def build_facts(result: "BuildResult", seconds: float) -> dict[str, Any]:
     """Everything `prep build --json` says."""
     made = {"up_to_date": result.up_to_date, "planned_epochs": result.planned, "seconds": round(seconds, 3)}
-    return {**cache_facts(result.cache), **made}
+    return {**cache_facts(result.cache), **({"url": str(result.url)} if result.url else {}), **made}
 
 
 def plan_facts(split: Split, spec: PlanSpec) -> dict[str, Any]:

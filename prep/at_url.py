@@ -1,0 +1,99 @@
+"""A build whose cache goes to a URL: what is there, and the way there through the local store."""
+
+import contextlib
+import os
+
+from cache import Cache, open_cache
+from cache.common.files import storage_errors
+from cache.common.folder import Folder
+from cache.common.progress import ConsoleProgress
+from cache.errors import CacheError, InputError, LengthwiseError
+from cache.format.manifest import MANIFEST, MAX_MANIFEST_BYTES, Manifest
+from cache.sharing.failures import DeniedError
+from cache.sharing.listing import RemoteCache, find_cache
+from cache.sharing.remote import Remote
+from cache.sharing.remotes import open_remote
+from cache.sharing.store import collect_garbage, store_limit, store_name
+from cache.sharing.transfer import Report, watched
+from cache.sharing.urls import StoreUrl, is_url, parse_url
+
+from .existing import different
+
+
+def find_place(out: str | os.PathLike[str]) -> StoreUrl | None:
+    """The URL that `--out` is, None for a folder. Asked before anything is read, so that a wrong one costs no time.
+
+    Raises:
+        InputError: it is no URL of a folder of caches, names no bucket, or is that of a cache.
+        StorageError: the store or the network refuses.
+    """
+    if not (isinstance(out, str) and is_url(out)):
+        return None
+    remote = open_remote(parse_url(out))
+    if watched(lambda report: _look(remote, report), remote.url):
+        raise InputError(
+            f"{remote.url} is a cache; --out is the folder around it: --out {remote.url.parent} "
+            f"--name {remote.url.path.rpartition('/')[2]}"
+        )
+    return remote.url
+
+
+def _look(remote: Remote, report: Report) -> bool:
+    """Whether there is a cache, a damaged one too."""
+    try:
+        if find_cache(remote, report):
+            return True
+    except CacheError:
+        return True
+    with contextlib.suppress(DeniedError, FileNotFoundError):  # who may write need not be allowed to list
+        remote.folders()  # says so where the bucket itself is missing
+    return False
+
+
+def existing_at_url(url: StoreUrl, wanted: Manifest, force: bool) -> bool:
+    """Whether the cache wanted is there; False too where another one is to be replaced.
+
+    Raises:
+        MismatchError: another cache is there, and `force` is not set.
+        CacheError: what is there is damaged, and `force` is not set.
+        StorageError: the store or the network refuses.
+    """
+    if force:
+        return False
+    remote = open_remote(url)
+    found = watched(lambda report: find_cache(remote, report), url)
+    if found is not None and found.manifest.fingerprint != wanted.fingerprint:
+        raise different(url, found.manifest, wanted)
+    return found is not None
+
+
+def push_built(cache: Cache, url: StoreUrl, force: bool, console: ConsoleProgress) -> None:
+    """Push a cache that was just built; where that fails it stays, and what is said names it."""
+    remedy = (
+        f"the cache was built and lies in {cache.folder}; to go on: prep push {cache.folder} {url}{' --force' * force}"
+    )
+    try:
+        cache.push(str(url), force=force, progress=console)
+    except LengthwiseError as error:
+        raise type(error)(f"{error}; {remedy}") from None
+    except KeyboardInterrupt:
+        console.log(remedy)
+        raise
+
+
+def stored(cache: Cache) -> Cache:
+    """Give a cache that was built in the local store, and pushed, the name of one that was pulled, and open it there:
+    a command that is given its URL finds it. Others go where the store has a limit."""
+    store = cache.folder.parent
+    with storage_errors(store), Folder.open(store) as folder:
+        with folder.folder(cache.folder.name) as own:
+            data = own.read(MANIFEST, MAX_MANIFEST_BYTES)
+        name = store_name(RemoteCache(data, cache.manifest))
+        if folder.stat(name) is None:
+            folder.rename(cache.folder.name, name)
+        else:
+            folder.remove(cache.folder.name)
+    found = open_cache(store / name)
+    if store_limit() is not None:
+        collect_garbage(store, store_limit())
+    return found

@@ -1,0 +1,134 @@
+"""`prep build --out URL`: the cache lies at the URL and in the local store; what fails on the way."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from cache import open_cache
+from cache.sharing.pulling import pull
+from prep import build, build_cache
+
+from ..helpers.commands import Prep
+from ..helpers.object_server import ObjectServer
+from .conftest import SECRET, URL, contents, names_at
+
+OUT = "s3://bucket/caches"
+TEXTS = "".join(f"{'a fine film ' * (1 + row % 7)},{'neg' if row % 2 else 'pos'}\n" for row in range(60))
+
+
+@pytest.fixture
+def source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    monkeypatch.chdir(tmp_path)
+    Path("small.csv").write_text("text,label\n" + TEXTS)
+    return "small.csv"
+
+
+def arguments(source: str, *more: str) -> tuple[str, ...]:
+    return ("build", source, "--tokenizer", "minilm", "--epochs", "1", *more)
+
+
+def digests(folder: Path) -> dict[str, str]:
+    """Of all files but the manifest, which knows when it was built."""
+    return {name: digest for name, digest in contents(folder).items() if name != "manifest.json"}
+
+
+def test_the_cache_of_a_local_build_is_at_the_url_and_in_the_store(
+    source: str, s3: ObjectServer, store: Path, prep: Prep
+) -> None:
+    done = prep(*arguments(source, "--out", OUT))
+    assert (done.code, f"built {URL} in " in done.out) == (0, True), done.err
+    assert done.out.endswith(f"next: train run --cache {URL}\n")
+    assert prep(*arguments(source)).code == 0
+    with pull(URL) as pulled:
+        assert pulled.fetched_bytes == 0
+        assert pulled.folder.parent == store
+        assert digests(pulled.folder) == digests(Path("cache/small"))
+        assert names_at(s3) == set(contents(pulled.folder))
+    assert [path.name for path in store.iterdir() if not path.name.startswith(".")] == [pulled.folder.name]
+
+
+def test_what_is_there_is_built_once_and_replaced_only_by_force(
+    source: str, s3: ObjectServer, store: Path, prep: Prep
+) -> None:
+    first = json.loads(prep(*arguments(source, "--out", OUT, "--json")).out)
+    assert (first["url"], first["up_to_date"]) == (URL, False)
+    again = prep(*arguments(source, "--out", OUT))
+    assert again.out == f"{URL} is up to date\nnext: train run --cache {URL}\n"
+    before = set(names_at(s3))
+    assert prep(*arguments(source, "--out", OUT, "--epochs", "2")).code == 0  # the epoch is planned, and pushed
+    assert {name.rpartition("/")[2] for name in names_at(s3) - before} == {"epoch-0001.safetensors"}
+    other = prep(*arguments(source, "--out", OUT, "--max-length", "9"))
+    assert other.code == 2
+    assert f"{URL} holds a different cache: max length 512 there, 9 asked for" in other.err
+    assert prep(*arguments(source, "--out", OUT, "--max-length", "9", "--force")).code == 0
+    assert open_cache(URL).manifest.max_length == 9
+
+
+def test_a_push_that_fails_leaves_the_cache_which_the_next_build_pushes(
+    source: str, s3: ObjectServer, store: Path, prep: Prep, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    s3.fault = lambda method, key, count: "403 AccessDenied" if method in ("PUT", "POST") else None
+    done = prep(*arguments(source, "--out", OUT))
+    assert (done.code, "access is denied" in done.err, SECRET in done.err) == (1, True, False)
+    (left,) = (path for path in store.iterdir() if not path.name.startswith("."))
+    assert f"the cache was built and lies in {left}; to go on: prep push {left} {URL}" in done.err
+    s3.fault = lambda method, key, count: None
+    monkeypatch.setattr(build, "encode_source", None)  # it is not encoded again
+    assert prep(*arguments(source, "--out", OUT)).code == 0
+    assert open_cache(URL).manifest.name == "small"
+    assert not left.exists()
+
+
+def test_ctrl_c_while_it_is_pushed_says_where_the_cache_lies(
+    source: str, s3: ObjectServer, store: Path, prep: Prep, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("cache.Cache.push", stop)
+    done = prep(*arguments(source, "--out", OUT))
+    assert (done.code, f"; to go on: prep push {store}/small-" in done.err) == (130, True), done.err
+
+
+@pytest.mark.parametrize(
+    ("out", "message"),
+    [
+        ("s3://other/caches", "there is no such bucket"),
+        ("ftp://host/caches", "nothing is read from ftp:// URLs"),
+        (f"s3://me:{SECRET}@bucket/caches", "came with a user, password, query"),
+        (URL, f"{URL} is a cache; --out is the folder around it: --out {OUT} --name small"),
+    ],
+)
+def test_a_wrong_url_is_told_before_anything_is_read(out: str, message: str, s3: ObjectServer, prep: Prep) -> None:
+    s3.objects["bucket/caches/small/manifest.json"] = b"{}"
+    done = prep("build", "no-such-file.csv", "--out", out)
+    assert (done.code, message in done.err) == (2, True), done.err
+    assert SECRET not in done.err
+
+
+def test_from_python_and_to_a_folder_that_machines_share(store: Path, tmp_path: Path) -> None:
+    cache = build_cache(
+        ["a fine film"] * 20, [0, 1] * 10, name="films", tokenizer="minilm", quiet=True, out=f"file://{tmp_path}/shared"
+    )
+    assert cache.folder.parent == store
+    assert contents(tmp_path / "shared" / "films") == contents(cache.folder)
+
+
+def test_to_a_dataset_of_the_hub(source: str, hub: ObjectServer, store: Path, prep: Prep) -> None:
+    out = "hf://datasets/user/imdb"
+    assert prep(*arguments(source, "--out", out)).code == 0
+    assert open_cache(f"{out}/small").manifest.name == "small"
+    assert f"{out}/small is up to date" in prep(*arguments(source, "--out", out)).out
+
+
+def test_a_store_with_a_limit_keeps_it(
+    source: str, s3: ObjectServer, store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LENGTHWISE_STORE_SIZE", "1kB")
+    options = {"tokenizer": "minilm", "quiet": True, "out": OUT}
+    first = build_cache(source, **options)
+    folder = first.folder
+    del first
+    second = build_cache(source, max_length=9, name="other", **options)
+    assert (folder.exists(), second.folder.exists()) == (False, True)
