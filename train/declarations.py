@@ -1,13 +1,12 @@
 """The declaration of a setting: a dataclass field with its type, default, help text and bounds, all in one place."""
 
-import math
 from collections.abc import Iterator
 from dataclasses import MISSING, dataclass, field, fields
 from types import NoneType
 from typing import Any, get_args
 
 LARGEST = 1 << 62
-"""Numbers of settings are smaller than this."""
+"""Numbers of settings lie between this and its negative."""
 
 
 @dataclass(frozen=True)
@@ -100,6 +99,12 @@ class Declaration:
             return f"a number from {rule.minimum} to {rule.maximum}"
         return f"a number of {rule.minimum} or more"
 
+    def refusal(self, value: object) -> str:
+        """What to say of a value that is not allowed."""
+        huge = isinstance(value, int | float) and not _in_range(value)
+        shown = f"{value!r:.20}{'…' * (len(repr(value)) > 20)}" if huge else repr(value)
+        return f"{self.flag} is {shown}, expected {self.expected}{', finite and below 2^62' * huge}"
+
     def accepts(self, value: object) -> bool:
         """Whether `value` is allowed."""
         rule = self.rule
@@ -114,13 +119,16 @@ class Declaration:
     def _within(self, number: Any) -> bool:
         rule = self.rule
         return (
-            math.isfinite(number)
-            and number < LARGEST
+            _in_range(number)
             and (rule.minimum is None or number >= rule.minimum)
             and (rule.above is None or number > rule.above)
             and (rule.maximum is None or number <= rule.maximum)
             and (rule.below is None or number < rule.below)
         )
+
+
+def _in_range(number: int | float) -> bool:
+    return -LARGEST < number < LARGEST  # not a number is neither
 
 
 def declarations(settings: type) -> Iterator[Declaration]:

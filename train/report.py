@@ -39,7 +39,8 @@ def report_start(setup: TrainingSetup, device_name: str, heaviest: str, log: Log
     if setup.ranks.several:
         megabytes = gradient_bytes(setup) / 1e6
         log(f"ranks      {setup.ranks.world_size}; each sends {megabytes:,.1f} MB of gradients per step")
-    log(f"steps      {setup.total_steps:,} in {len(setup.steps)} epochs; the heaviest batch, {heaviest}, fits")
+    epochs = f"{len(setup.steps):,} epoch{'s' * (len(setup.steps) != 1)}"
+    log(f"steps      {setup.total_steps:,} in {epochs}; the heaviest batch, {heaviest}, fits")
 
 
 def gradient_bytes(setup: TrainingSetup) -> int:
@@ -50,11 +51,16 @@ def gradient_bytes(setup: TrainingSetup) -> int:
 
 
 def small_batch_warning(setup: TrainingSetup) -> str | None:
-    """What to say of a batch size with which some ranks compute a row for nothing in every step."""
+    """What to say of a batch size that leaves some ranks or micro-batches without a row in every step."""
     accumulation = setup.settings.gradient_accumulation_steps
     turns, size = setup.ranks.world_size * accumulation, setup.spec.batch_size
-    if not setup.ranks.several or size is None or size >= turns:
+    if size is None or size >= turns:
         return None
+    if not setup.ranks.several:
+        return (
+            f"warning: the {size} rows of --batch-size are divided among {accumulation} micro-batches, so some of them "
+            f"are empty; for {size} rows in each of them pass --batch-size {turns * size}"
+        )
     return (
         f"warning: --batch-size {size} is less than {setup.ranks.world_size} ranks x {accumulation} micro-batches, so "
         f"some of them have no row of their own and wait for the others; pass --batch-size {turns} or more"

@@ -19,6 +19,7 @@ from cache.plans.spec import STRATEGIES, PlanSpec
 from .declarations import declarations, described, flag, setting
 
 PRECISIONS = ("auto", "fp32", "bf16")
+SCHEDULES = ("linear", "cosine", "constant")
 ON_NONFINITE = ("stop", "skip")
 NO_SPLIT = "none"
 """The `eval_split` that disables evaluation."""
@@ -68,6 +69,12 @@ class Settings:
     beta1: float = setting(0.9, "AdamW's decay of the mean of gradients, per step.", minimum=0, below=1)
     beta2: float = setting(0.999, "AdamW's decay of the mean of squared gradients, per step.", minimum=0, below=1)
     weight_decay: float = setting(0.0, "AdamW's decoupled weight decay; biases and norms are exempt.", minimum=0)
+    lr_scheduler_type: str = setting(
+        "linear",
+        "Course of the learning rate after the warm-up: down to 0 at the last step in a line or half a cosine, or "
+        "constant.",
+        choices=SCHEDULES,
+    )
     warmup_steps: int = setting(0, "Steps over which the learning rate rises linearly to its peak.", minimum=0)
     warmup_ratio: float = setting(
         0.0, "Warm-up as a fraction of all steps, 0 to 1; instead of --warmup-steps.", minimum=0, maximum=1
@@ -197,7 +204,7 @@ class Settings:
 
     def __post_init__(self) -> None:
         wrong = [
-            f"{item.flag} is {getattr(self, item.name)!r}, expected {item.expected}"
+            item.refusal(getattr(self, item.name))
             for item in declarations(type(self))
             if not item.accepts(getattr(self, item.name))
         ]

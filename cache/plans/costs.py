@@ -107,6 +107,7 @@ MOST_PARTS = 1 << 21
 
 def round_up(widths: Array, multiple: int, max_length: int) -> Array:
     """Widths (M,) rounded up to a multiple, which suits tensor cores, but not past `max_length`."""
+    multiple = min(multiple, max_length)  # a larger one gives `max_length` too
     rounded = -(-widths // multiple) * multiple
     found: Array = np.maximum(widths, np.minimum(rounded, max_length))
     return found

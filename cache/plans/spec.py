@@ -33,7 +33,10 @@ class PlanSpec:
         if self.strategy == "budget" and (self.batch_size is not None or not _positive(self.max_tokens)):
             wrong.append("--strategy budget takes --max-tokens, 1 or more, and no --batch-size")
         if self.strategy != "budget" and (self.max_tokens is not None or not _positive(self.batch_size)):
-            wrong.append(f"--strategy {self.strategy} takes --batch-size, 1 or more, and no --max-tokens")
+            wrong.append(
+                f"--strategy {self.strategy} takes --batch-size, 1 or more, and no --max-tokens, which goes with "
+                "--strategy budget"
+            )
         if type(self.seed) is not int or not 0 <= self.seed < 1 << 63:
             wrong.append(f"the plan's seed {self.seed!r} is not an integer of 0 or more")
         if wrong:

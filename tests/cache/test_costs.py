@@ -104,10 +104,10 @@ def test_one_rank_never_waits_and_no_rows_cost_nothing() -> None:
     assert rank_use(empty, none, 8) == RankUse(1.0, 1.0)
 
 
-@given(st.lists(st.integers(1, MAX_LENGTH)), st.integers(1, 70))
+@given(st.lists(st.integers(1, MAX_LENGTH)), st.integers(1, 70) | st.just(1 << 40))
 @settings(max_examples=80, deadline=None)
 def test_widths_round_up_to_a_multiple_but_not_past_the_max_length(widths: list[int], multiple: int) -> None:
-    for width, rounded in zip(widths, round_up(np.array(widths, int), multiple, MAX_LENGTH), strict=True):
+    for width, rounded in zip(widths, round_up(np.array(widths, np.int32), multiple, MAX_LENGTH), strict=True):
         assert rounded >= width
         assert rounded == MAX_LENGTH or rounded % multiple == 0
         assert rounded - width < multiple

@@ -180,7 +180,7 @@ def test_another_process_draws_the_same_plans() -> None:
         ({"batch_size": None}, ["--batch-size, 1 or more"]),
         ({"batch_size": True}, ["--batch-size, 1 or more"]),
         ({"batch_size": 1 << 31}, ["--batch-size, 1 or more"]),
-        ({"max_tokens": 100}, ["no --max-tokens"]),
+        ({"max_tokens": 100}, ["no --max-tokens, which goes with --strategy budget"]),
         ({"strategy": "budget"}, ["--max-tokens, 1 or more, and no --batch-size"]),
         ({"seed": -1}, ["seed -1"]),
         ({"seed": 1 << 63}, ["seed"]),

@@ -51,7 +51,10 @@ def test_a_model_that_does_not_fit_is_refused_before_its_weights_are_read(tmp_pa
     with pytest.raises(MismatchError) as error:
         load_model(folder, needs, 0)
     assert reason in str(error.value)
-    assert "--model" in str(error.value)
+    remedy = "a --cache of the model's task and classes" if case == "labels" else "prep build … --tokenizer"
+    assert f"pass another model, or {'' if case == 'labels' else 'build the cache'}" in str(error.value)
+    assert remedy in str(error.value)
+    assert ("prep build" in str(error.value)) == (case != "labels")
 
 
 def test_all_reasons_are_given_at_once(tmp_path, needs):
@@ -201,7 +204,10 @@ def test_a_model_that_needs_padding_on_the_left_is_refused(tmp_path, needs):
 
 
 def test_a_folder_without_a_configuration_is_no_model(tmp_path, needs):
-    with pytest.raises(InputError, match=r"holds no config\.json, so it is not a model"):
+    with pytest.raises(InputError, match=r"holds no config\.json, so it is not a model; pass a folder written by"):
+        load_model(tmp_path, needs, 0)
+    inside = write_model(tmp_path / "model")  # as in the folder of a run
+    with pytest.raises(InputError, match=f"so it is not a model; pass {inside}$"):
         load_model(tmp_path, needs, 0)
 
 

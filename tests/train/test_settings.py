@@ -34,6 +34,13 @@ def test_all_wrong_settings_are_reported_at_once_by_flag():
     assert "--precision is 'fp8', expected one of auto, fp32, bf16" in lines
 
 
+@pytest.mark.parametrize("value", [float("inf"), 10**400, -(10**400)])
+def test_a_number_past_all_bounds_is_refused_for_that(value):
+    name = "lr" if isinstance(value, float) else "epochs"
+    with pytest.raises(InputError, match=r"is -?(inf|10+…), expected .*, finite and below 2\^62$"):
+        Settings(cache="c", **{name: value})
+
+
 def test_the_two_ways_to_give_a_warm_up_exclude_each_other():
     with pytest.raises(InputError, match="--warmup-steps and --warmup-ratio are both given"):
         Settings(cache="c", warmup_steps=1, warmup_ratio=0.1)

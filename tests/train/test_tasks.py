@@ -219,14 +219,17 @@ def test_runs_of_other_tasks_show_their_score(trained: tuple[str, Cache, Path]) 
 
 @pytest.mark.slow
 def test_a_model_of_another_task_is_refused(trained: tuple[str, Cache, Path], tmp_path: Path) -> None:
-    """Both tasks are named."""
+    """Both tasks are named, and a remedy for an evaluation: no other tokenizer helps."""
     kind, cache, _ = trained
     classes = {"regression": 2, "token-classification": 4}.get(kind, 1)
     theirs = "regression" if classes == 1 else "classification"
     ours = "classification" if kind == "pairs" else kind
-    with pytest.raises(MismatchError, match=f"task: its head was trained for {theirs}, the cache is for {ours}"):
+    with pytest.raises(
+        MismatchError, match=f"task: its head was trained for {theirs}, the cache is for {ours}"
+    ) as error:
         other = write_model(tmp_path / "model", classes=classes)
         load_for_evaluation(other, CPU, CacheRequirements(cache, 30))
+    assert str(error.value).endswith("\npass another model, or a --cache of the model's task and classes")
 
 
 @pytest.mark.slow

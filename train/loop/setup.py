@@ -155,7 +155,16 @@ class TrainingSetup:
 def keep_plan(cache: Cache, settings: Settings) -> None:
     """Store the plan of a run's epochs in the cache, where that can be written."""
     split = training_split(cache)
-    split.try_keep_plan(settings.plan_spec(split.default_spec()), settings.epochs)
+    spec = settings.plan_spec(split.default_spec())
+    split.try_keep_plan(spec, epochs_reached(split, spec, settings))
+
+
+def epochs_reached(split: Split, spec: PlanSpec, settings: Settings) -> int:
+    """Epochs that a run begins at most, known without drawing their plans."""
+    if settings.max_steps is None:
+        return settings.epochs
+    fewest = -(-len(split) // spec.batch_size) if spec.batch_size else -(-split.info.tokens // (spec.max_tokens or 1))
+    return min(settings.epochs, -(-settings.max_steps // max(1, fewest)))
 
 
 def prepare_training(

@@ -7,6 +7,7 @@ the device; whether to stop for it is decided where the sums are read.
 Shapes: B rows of a micro-batch; () a number.
 """
 
+import math
 from contextlib import nullcontext
 
 import torch
@@ -122,11 +123,17 @@ def update(setup: TrainingSetup, state: State) -> None:
 
 def learning_rate(setup: TrainingSetup, step: int) -> float:
     """The learning rate of a step of the run, counted from 0."""
-    return setup.settings.lr * schedule(step, setup.settings.warmup(setup.total_steps), setup.total_steps)
+    settings, total = setup.settings, setup.total_steps
+    return settings.lr * schedule(step, settings.warmup(total), total, settings.lr_scheduler_type)
 
 
-def schedule(step: int, warmup: int, total: int) -> float:
-    """The learning rate as a fraction of its peak: up linearly over the warm-up steps, then down linearly to 0."""
+def schedule(step: int, warmup: int, total: int, kind: str = "linear") -> float:
+    """The learning rate as a fraction of its peak: up linearly over the warm-up steps, then as `kind`, one of
+    `train.settings.SCHEDULES`, says."""
     if step < warmup:
         return step / max(1, warmup)
+    if kind == "constant":
+        return 1.0
+    if kind == "cosine":
+        return max(0.0, 0.5 * (1.0 + math.cos(math.pi * (step - warmup) / max(1, total - warmup))))
     return max(0.0, (total - step) / max(1, total - warmup))

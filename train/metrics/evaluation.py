@@ -13,7 +13,7 @@ from cache.plans.spec import PlanSpec
 
 from .. import device as devices
 from ..distributed import ALONE, Ranks
-from ..models.classes import ClassMap, map_classes
+from ..models.classes import map_classes
 from ..models.inputs import PADDING_SIDE, model_inputs
 from ..models.library_errors import library_errors
 from ..models.masked_lm import Masking, is_masked_model, masked_forward, summed_loss
@@ -57,12 +57,7 @@ def evaluate(
     if not len(split):
         raise InputError(f"split {split.name!r} of {split.folder} has no rows, so there is nothing to evaluate")
     masked = is_masked_model(model)
-    metric: Metric
-    if masked:
-        score, metric = _masked(model, split, device), MaskedLMMetric(device)
-    else:
-        classes = map_classes(model.config, split.task, device)
-        score, metric = _labelled(model, classes), metric_of(classes.task, device)
+    score, metric = _masked(model, split, device) if masked else _labelled(model, split, device)
     losses: list[torch.Tensor] = []  # () each, 0 of a batch that another rank computes
     rows, stopped = 0, False
     model.eval()
@@ -102,21 +97,23 @@ Score = Callable[[Batch], tuple[torch.Tensor, torch.Tensor, torch.Tensor]]
 """From a batch to its loss () summed over targets or masked tokens, what the model says of each, and what is right."""
 
 
-def _labelled(model: PreTrainedModel, classes: ClassMap) -> Score:
+def _labelled(model: PreTrainedModel, split: Split, device: torch.device) -> tuple[Score, Metric]:
+    classes = map_classes(model.config, split.task, device)
+
     def score(batch: Batch) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         inputs = model_inputs(batch, model.config)
         inputs["labels"] = classes(inputs["labels"])
         output = model(**inputs)
         return output.loss.float() * batch.targets, output.logits, inputs["labels"]
 
-    return score
+    return score, metric_of(classes.task, device)
 
 
-def _masked(model: PreTrainedModel, split: Split, device: torch.device) -> Score:
+def _masked(model: PreTrainedModel, split: Split, device: torch.device) -> tuple[Score, Metric]:
     masking, (forward, _) = Masking.of(split, device), masked_forward(model)
 
     def score(batch: Batch) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         masked = masking.mask(batch)
         return summed_loss(forward, positions=masking.masked_positions(masked), **model_inputs(masked, model.config))
 
-    return score
+    return score, MaskedLMMetric(device)

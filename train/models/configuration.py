@@ -47,9 +47,9 @@ def read_config(folder: ModelFolder) -> PretrainedConfig:
     """
     raw = folder.read_json(CONFIG)
     if raw is None:
-        raise InputError(
-            f"{folder.path} holds no {CONFIG}, so it is not a model; pass a folder written by save_pretrained"
-        )
+        other = folder.path / "model"
+        remedy = str(other) if (other / CONFIG).is_file() else "a folder written by save_pretrained"
+        raise InputError(f"{folder.path} holds no {CONFIG}, so it is not a model; pass {remedy}")
     path, model_type = folder.path / CONFIG, raw.get("model_type")
     if not isinstance(model_type, str) or model_type not in CONFIG_MAPPING:
         raise InputError(

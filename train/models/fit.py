@@ -78,7 +78,7 @@ def usable_positions(model: PreTrainedModel) -> int | None:
 
 
 def check_fit(
-    folder: ModelFolder, config: PretrainedConfig, required: CacheRequirements, count_classes: bool = True
+    folder: ModelFolder, config: PretrainedConfig, required: CacheRequirements, evaluated: bool = False
 ) -> None:
     """Refuse a model that cannot compute the cache's rows, or whose tokenizer gives their ids another meaning.
 
@@ -86,22 +86,29 @@ def check_fit(
         folder: of the model.
         config: of the model.
         required: what the cache requires of it.
-        count_classes: whether a trained head must have as many classes as the cache.
+        evaluated: whether it is evaluated, not trained: the cache may then have some of its classes.
 
     Raises:
-        MismatchError: all reasons, one per line.
+        MismatchError: all reasons, one per line, and what to do about them.
     """
-    problems = [*_config_problems(config, required, count_classes), *_token_problems(folder, required)]
-    if problems:
+    of_rows = [*_row_problems(config, required), *_token_problems(folder, required)]
+    of_head = list(_head_problems(config, required, evaluated))
+    if of_rows or of_head:
+        remedies = ["another model"]
+        if of_head:
+            remedies.append("a --cache of the model's task and classes")
+        if of_rows:
+            remedies.append(f"build the cache with this model's tokenizer: prep build … --tokenizer {folder.path}")
         raise MismatchError(
             f"the model {folder.path} does not fit the cache {required.cache.folder}:\n  "
-            + "\n  ".join(problems)
-            + "\npass another --model, or build the cache with this model's tokenizer: "
-            + f"prep build … --tokenizer {folder.path}"
+            + "\n  ".join([*of_rows, *of_head])
+            + "\npass "
+            + ", or ".join(remedies)
         )
 
 
-def _config_problems(config: PretrainedConfig, required: CacheRequirements, count_classes: bool) -> Iterator[str]:
+def _row_problems(config: PretrainedConfig, required: CacheRequirements) -> Iterator[str]:
+    """The model must be able to compute the cache's ids, in rows of their lengths."""
     model, tokenizer = empty_model(config, required.kind), required.cache.manifest.tokenizer
     entries = vocabulary_size(model)
     if entries < tokenizer.vocab_size:
@@ -116,11 +123,16 @@ def _config_problems(config: PretrainedConfig, required: CacheRequirements, coun
     pad_id = None if position_embeddings is None else position_embeddings.padding_idx
     if pad_id not in (None, tokenizer.pad_id):
         yield f"padding: it numbers positions from its pad id {pad_id}, the cache's is {tokenizer.pad_id}"
-    if required.kind == MLM:
-        return  # a classifier's head is dropped
-    if has_trained_head(config) and kind_of(config) != required.kind:
+
+
+def _head_problems(config: PretrainedConfig, required: CacheRequirements, evaluated: bool) -> Iterator[str]:
+    """A trained head must be for the cache's task, and one that is trained on for its classes."""
+    if required.kind == MLM or not has_trained_head(config):
+        return  # a classifier's head is dropped, or a new one made
+    by_name = evaluated and bool(required.label_names)
+    if kind_of(config) != required.kind:
         yield f"task: its head was trained for {kind_of(config)}, the cache is for {required.kind}"
-    elif count_classes and has_trained_head(config) and config.num_labels != required.outputs:
+    elif not by_name and config.num_labels != required.outputs:
         yield (
             f"labels: its classifier was trained for {config.num_labels} classes, the cache has "
             f"{len(required.label_names)} ({', '.join(required.label_names[:8])})"

@@ -99,7 +99,7 @@ def load_weights(folder: ModelFolder, config: PretrainedConfig, kind: str) -> tu
         MismatchError: weights are missing outside the head, have other shapes, or are too few for the configuration.
     """
     empty = empty_model(config, kind)
-    path, remedy = folder.path, "; pass another --model"
+    path, remedy = folder.path, "; pass another model"
     with folder.weights() as weights, library_errors(MismatchError, f"{path}: the weights cannot be loaded", remedy):
         held = sum(math.prod(tensor.get_shape()) for tensor in weights.values())
         needed = sum(parameter.numel() for parameter in empty.base_model.parameters())

@@ -74,7 +74,7 @@ def _load_classifier(folder: ModelFolder, device: torch.device, required: CacheR
         )
     if required is not None:
         _check_labels(folder, required)
-        check_fit(folder, config, required, count_classes=not required.label_names)
+        check_fit(folder, config, required, evaluated=True)
         map_classes(config, required.cache.manifest.task, device)
         config.pad_token_id = required.cache.manifest.tokenizer.pad_id
     kind = kind_of(config)
@@ -96,7 +96,7 @@ def load_for_evaluation(path: Path, device: torch.device, required: CacheRequire
         config = read_config(folder)
         if not is_masked(config):
             return _load_classifier(folder, device, required)
-        check_fit(folder, config, replace(required, task=MLM))
+        check_fit(folder, config, replace(required, task=MLM), evaluated=True)
         config.pad_token_id = required.cache.manifest.tokenizer.pad_id
         return _ready(_with_trained_head(folder, config, MLM), device)
 
