@@ -7,8 +7,9 @@ PIP_INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check -
 COMPILE = $(BIN)/python -m compileall -q -j 0 .venv/lib > /dev/null 2>&1 || true
 
 # Tests run in three processes, each computing on one thread: on two cores one computes while another waits for a child.
+# What pytest rewrites is kept, also where the environment says otherwise: all of them would compile it anew each time.
 WORKERS ?= 3
-PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist worksteal
+PYTEST = PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist worksteal
 
 # Tests of prep fork for every file they read, and a fork copies a table of all pages: what has been trained before makes
 # it several times slower, so they have processes of their own; memory in large pages makes the table short.

@@ -116,8 +116,25 @@ def pytest_configure() -> None:
 
 
 def pytest_collection_finish() -> None:
-    """Watch the steps of every optimizer, if a test can have one."""
+    """Watch the steps of every optimizer, if a test can have one, and count each model's operations once."""
     if "torch" in sys.modules:
         from torch.optim.optimizer import register_optimizer_step_pre_hook
 
         register_optimizer_step_pre_hook(lambda *_: only_when_slow("trains a model"))
+    if speed := sys.modules.get("train.loop.speed"):
+        speed.count_flops = remembered(speed.count_flops)
+
+
+def remembered(count_flops: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """The same count, which takes longer than ten steps of a tiny model, without doing it again for an equal model."""
+    counts: dict[Any, Any] = {}
+
+    def count(model: Any) -> Any:
+        forwards = tuple(getattr(module.forward, "__qualname__", None) for module in model.modules())
+        trained = tuple(parameter.requires_grad for parameter in model.parameters())
+        equal = str(model), model.config.to_json_string(), forwards, trained
+        if equal not in counts:
+            counts[equal] = count_flops(model)
+        return counts[equal]
+
+    return count

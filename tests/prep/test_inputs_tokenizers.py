@@ -5,9 +5,11 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from cache import open_cache
+from cache.reading.gather import padded_rows
 
 from ..helpers.commands import GOOD, Prep, build, write
 from ..helpers.tokenizers import SPECIALS, write_tokenizer
@@ -62,8 +64,9 @@ def test_padding_and_truncation_on_the_left_are_kept(prep: Prep) -> None:
     assert done.rows()[2] == ([2, 10, 11, 3], "x")
     cache = open_cache("cache/a")
     assert cache.manifest.tokenizer.padding_side == "left"
-    [batch] = cache["train"].batches(0)
-    assert batch.input_ids.tolist() == [[0, 2, 6, 3], [0, 2, 7, 3], [2, 10, 11, 3]]
+    train = cache["train"]
+    padded = padded_rows(train, np.arange(3), train.lengths, 4, cache.manifest.tokenizer.padding_side == "left")
+    assert padded.tolist() == [[0, 2, 6, 3], [0, 2, 7, 3], [2, 10, 11, 3]]
 
 
 def test_padding_and_truncation_inside_tokenizer_json_do_not_count(prep: Prep) -> None:

@@ -13,6 +13,7 @@ from transformers import (
     PretrainedConfig,
     PreTrainedModel,
 )
+from transformers.initialization import no_init_weights
 from transformers.utils import logging as transformers_logging
 
 from cache.errors import InputError
@@ -54,7 +55,7 @@ CLASSES: dict[str, tuple[Any, str]] = {
 
 
 def empty_model(config: PretrainedConfig, kind: str) -> PreTrainedModel:
-    """A task's model on torch's `meta` device, which allocates no memory for its weights.
+    """A task's model on torch's `meta` device, which allocates no memory for its weights; they are not initialized.
 
     Raises:
         InputError: transformers has no model of this type for the task, or cannot build one of this configuration.
@@ -71,7 +72,7 @@ def empty_model(config: PretrainedConfig, kind: str) -> PreTrainedModel:
     hook = register_module_parameter_registration_hook(count)
     what = f"a model of type {config.model_type!r} cannot be built from its configuration"
     try:
-        with torch.device("meta"), quiet_transformers(), library_errors(InputError, what):
+        with torch.device("meta"), no_init_weights(), quiet_transformers(), library_errors(InputError, what):
             return as_model(auto_class.from_config(config, trust_remote_code=False))
     except InputError as error:
         if "Unrecognized configuration class" not in str(error):
