@@ -182,6 +182,14 @@ def test_a_run_that_a_full_disk_stops_says_how_to_go_on(place, monkeypatch):
     assert (place / "full" / "summary.json").is_file()
 
 
+def test_a_run_whose_scores_are_not_finite_is_finished_and_its_checkpoint_read(place):
+    """A learning rate that ruins the model, and every update after it skipped."""
+    run = begin(place, "ruined", max_steps=3, lr=1e18, max_grad_norm=0.0, on_nonfinite="skip")
+    (run / "summary.json").unlink()
+    resume_run(run, {}, quiet_say, quiet_say)
+    assert json.loads((run / "summary.json").read_text())["scores"]["loss"] is None
+
+
 @pytest.fixture(scope="module")
 def stopped(place):
     """A run stopped at step 10."""
