@@ -19,6 +19,7 @@ from train.loop.oom_check import check_memory
 from train.loop.setup import TrainingSetup, epoch_steps, epochs_reached, keep_plan, make_optimizer
 from train.loop.state import Meter, State, Sums
 from train.loop.step import OutOfMemoryError, backward, learning_rate, schedule, update
+from train.metrics.evaluation import evaluate
 from train.models.fit import CacheRequirements
 from train.models.inputs import READY_MASKS, model_inputs, use_ready_masks
 from train.models.loading import load_model
@@ -170,6 +171,13 @@ def test_plans_are_stored_for_the_epochs_that_max_steps_reaches(tmp_path, spec):
     assert len(reached) <= len(stored) <= len(reached) + 1
     assert epochs_reached(cache["train"], spec, replace(settings, epochs=7, max_steps=None)) == 7
     assert epochs_reached(cache["train"], spec, replace(settings, epochs=2)) == 2
+
+
+def test_an_evaluation_of_a_few_rows_takes_not_many_more(make_job, toy):
+    """Though a batch of an evaluation holds more."""
+    scores = evaluate(make_job().model, toy["test"], CPU, "fp32", batch_size=64, limit=4)
+    assert scores is not None
+    assert 4 <= scores.rows < 8
 
 
 def test_a_batch_of_fewer_rows_than_micro_batches_is_warned_of(make_job):

@@ -211,6 +211,15 @@ def test_a_folder_without_a_configuration_is_no_model(tmp_path, needs):
         load_model(tmp_path, needs, 0)
 
 
+def test_weights_that_were_cut_short_are_to_be_copied_again(tmp_path, needs):
+    path = write_model(tmp_path) / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(
+        MismatchError, match=r"model\.safetensors: the weights cannot be loaded .* download the file again"
+    ):
+        load_model(tmp_path, needs, 0)
+
+
 def test_the_digest_follows_configuration_and_weights(tmp_path):
     folder = write_model(tmp_path / "model")
     before = model_digest(folder)

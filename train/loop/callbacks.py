@@ -159,7 +159,7 @@ class RunCallbacks:
         if scores is not None:
             self._record("eval", {"split": setup.settings.eval_split, **result})
         row = self._row(result, eval_seconds, speed.get("mfu"))
-        state.scores = scores.to_json() if scores is not None else None
+        state.scores = finite(scores.to_json()) if scores is not None else None
         state.epoch, state.epoch_step, state.epoch_sums, state.epoch_seconds = state.epoch + 1, 0, Sums(), 0.0
         best = self._is_best(result)
         last = state.is_finished(len(setup.steps), setup.settings.early_stopping)

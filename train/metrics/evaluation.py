@@ -56,7 +56,7 @@ def evaluate(
     """
     if not len(split):
         raise InputError(f"split {split.name!r} of {split.folder} has no rows, so there is nothing to evaluate")
-    masked = is_masked_model(model)
+    masked, batch_size = is_masked_model(model), min(batch_size, limit or batch_size)
     score, metric = _masked(model, split, device) if masked else _labelled(model, split, device)
     losses: list[torch.Tensor] = []  # () each, 0 of a batch that another rank computes
     rows, stopped = 0, False

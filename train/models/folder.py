@@ -144,7 +144,8 @@ class ModelFolder:
                     file = stack.enter_context(self._open(name))
                     if name in self.files:
                         self._check(name, open_file_info(name, file))
-                with library_errors(MismatchError, f"{self.path / name}: the weights cannot be loaded"):
+                remedy = "; copy or download the file again"
+                with library_errors(MismatchError, f"{self.path / name}: the weights cannot be loaded", remedy):
                     # By the open file, not by its path; "pread": a file cut short meanwhile is an error, not a SIGBUS.
                     opened: Any = safe_open(f"/dev/fd/{file.fileno()}", framework="pt", backend="pread")
                     found = {key: opened.get_slice(key) for key in opened.keys()}  # noqa: SIM118
