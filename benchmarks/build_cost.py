@@ -35,9 +35,11 @@ def main() -> None:
     parser.add_argument("--make", action="store_true", help=argparse.SUPPRESS)
     settings = parser.parse_args()
     copies = settings.copies or (4 if settings.quick else 100)
-    path = WORK / f"cost-x{copies}.parquet"
+    path = WORK / f"imdb-x{copies}.parquet"
     if settings.make:
-        make(path, copies)
+        from .corpus import salted_parquet
+
+        salted_parquet(copies)
         return
     timing.measure(python("build_cost", "--make", "--copies", copies))  # apart, for its memory is not the build's
     try:
@@ -46,22 +48,6 @@ def main() -> None:
         shutil.rmtree(OUT, ignore_errors=True)
         path.unlink()
     report(found, settings)
-
-
-def make(path: Path, copies: int) -> None:
-    """The reviews so many times, a different word put before each of each copy."""
-    import pyarrow.compute as pc
-    import pyarrow.csv
-    import pyarrow.parquet
-
-    from .corpus import reviews_csv
-
-    options = pyarrow.csv.ParseOptions(newlines_in_values=True)
-    reviews = pyarrow.csv.read_csv(reviews_csv(), parse_options=options)
-    with pyarrow.parquet.ParquetWriter(path, reviews.schema) as writer:
-        for number in range(copies):
-            texts = pc.binary_join_element_wise(f"salt{number}", reviews["text"], " ")
-            writer.write_table(reviews.set_column(0, "text", texts), row_group_size=5000)
 
 
 class Measured:
@@ -131,14 +117,14 @@ def build(path: Path, memory: str) -> Json:
     from prep import build as building
     from prep.rows import encoding, external_sort
     from prep.settings import DEFAULT_PART_BYTES, BuildSettings
-    from prep.tokenization.tokenizer import Encoder
+    from prep.tokenization.encoder import Encoder
 
     executor = Measured(DEFAULT_PART_BYTES)
     executor.timed(Encoder, "encode", ENCODE)
     executor.timed(encoding, "sort_rows", SORT)
     executor.timed(external_sort.SpillFile, "append", SPILL, lambda found: len(found) * found.dtype.itemsize)
     executor.timed(external_sort.ShardRows, "read", MERGE, lambda found: found.nbytes)
-    building.InPlace = lambda: executor  # type: ignore[assignment, misc]  # the tasks of a build are the same anywhere
+    building.Executor = lambda: executor  # type: ignore[assignment, misc]  # the tasks of a build are the same anywhere
     start = time.process_time()
     digest_s = -start
     sha256_file(path)

@@ -5,7 +5,7 @@ they are used, so that a measuring process stays small.
 """
 
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -35,15 +35,32 @@ def reviews_csv() -> Path:
 
 def salted_csv(copies: int) -> Path:
     """The reviews so many times over, a different word put before each review of each copy."""
-    import pyarrow.compute as pc
-
     path = WORK / f"imdb-x{copies}.csv"
     if not path.exists():
-        reviews = _packaged_reviews()
-        words = (f"salt{number}" for number in range(copies))
-        salted = (pc.binary_join_element_wise(word, reviews["text"], " ") for word in words)
-        _write_csv(path, (reviews.set_column(0, "text", texts) for texts in salted))
+        _write_csv(path, _salted(copies))
     return path
+
+
+def salted_parquet(copies: int) -> Path:
+    """The same as parquet."""
+    import pyarrow.parquet
+
+    path = WORK / f"imdb-x{copies}.parquet"
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with pyarrow.parquet.ParquetWriter(path, _packaged_reviews().schema) as writer:
+            for table in _salted(copies):
+                writer.write_table(table, row_group_size=5000)
+    return path
+
+
+def _salted(copies: int) -> Iterator[Any]:
+    import pyarrow.compute as pc
+
+    reviews = _packaged_reviews()
+    for number in range(copies):
+        texts = pc.binary_join_element_wise(f"salt{number}", reviews["text"], " ")
+        yield reviews.set_column(0, "text", texts)
 
 
 def sentences_csv() -> Path:

@@ -84,19 +84,16 @@ def serve(what: str) -> None:
 
 
 def make(copies: int) -> None:
-    """The reviews so many times, a different word put before each of each copy."""
-    import pyarrow.csv
+    """The reviews so many times, a different word put before each of each copy; whole, and in two files."""
     import pyarrow.parquet
 
-    from .corpus import salted_csv
+    from .corpus import salted_parquet
 
-    path = WORK / f"imdb-x{copies}.parquet"
+    path = salted_parquet(copies)
     folder = path.with_suffix("")
-    if not (path.exists() and folder.exists()):
-        options = pyarrow.csv.ParseOptions(newlines_in_values=True)
-        table = pyarrow.csv.read_csv(salted_csv(copies), parse_options=options)
-        pyarrow.parquet.write_table(table, path, row_group_size=5000)
-        folder.mkdir(exist_ok=True)
+    if not folder.exists():
+        folder.mkdir()
+        table = pyarrow.parquet.read_table(path)
         half = len(table) // 2
         for number in range(2):
             part = table.slice(number * half, half)

@@ -24,10 +24,10 @@ class FileInfo:
     sha256: str
 
 
-def file_info(path: Path) -> FileInfo:
-    """Name, size and checksum of a file."""
-    with path.open("rb") as file:
-        return open_file_info(path.name, file)
+def file_info(folder: Folder, name: str) -> FileInfo:
+    """Name, size and checksum of a file in a folder."""
+    with folder.open_file(name) as file:
+        return open_file_info(name, file)
 
 
 def open_file_info(name: str, file: BufferedReader) -> FileInfo:

@@ -192,4 +192,4 @@ def test_writing_the_same_again_gives_the_same_bytes(tmp_path: Path) -> None:
 
 def test_file_info_names_size_and_checksum(tmp_path: Path) -> None:
     (tmp_path / "x").write_bytes(b"abc")
-    assert file_info(tmp_path / "x") == FileInfo("x", 3, hashlib.sha256(b"abc").hexdigest())
+    assert file_info(Folder.open(tmp_path), "x") == FileInfo("x", 3, hashlib.sha256(b"abc").hexdigest())

@@ -11,11 +11,11 @@ import torch
 
 from cache import Batch, Cache, CorruptCacheError, InputError, PlanSpec, open_cache
 from cache.common.folder import Folder
-from cache.format.files import file_info
 from cache.format.manifest import Manifest, SplitInfo, TokenizerInfo, fingerprint_of
 from cache.format.tasks import IGNORED, Task
 from cache.writing.publishing import publish, staging
 from cache.writing.writer import ShardColumns, write_manifest, write_shard
+from tests.helpers.caches import file_info
 from tests.helpers.tokenizers import write_tokenizer
 
 TASKS = (

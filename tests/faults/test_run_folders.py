@@ -20,13 +20,13 @@ import torch
 import train.run
 from cache import CorruptCacheError, LengthwiseError, open_cache
 from cache.common.folder import Folder
-from cache.format.files import FileInfo, file_info
+from cache.format.files import FileInfo
 from train.run import resume_run, start_run
 from train.run_folder.creating import new_run
 from train.run_folder.export import exported_tokenizer
 from train.settings import Settings
 
-from ..helpers.caches import write_cache
+from ..helpers.caches import file_info, write_cache
 from ..helpers.children import ended, spawn
 from ..helpers.hostile import flip, resealed
 from ..helpers.models import write_model

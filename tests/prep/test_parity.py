@@ -13,13 +13,14 @@ from tokenizers import Tokenizer, normalizers, pre_tokenizers
 from cache.common.arrays import Array
 from cache.common.progress import ConsoleProgress
 from prep.tokenization import engines
+from prep.tokenization.encoder import Encoder
 from prep.tokenization.engines import (
     Rules,
     TokenizersEngine,
     split_rows,
 )
 from prep.tokenization.parity import ParityCheck
-from prep.tokenization.tokenizer import Encoder, find_tokenizer
+from prep.tokenization.tokenizer_files import find_tokenizer
 
 from ..helpers.builds import build_toy, content, decoded, ids_by_transformers
 from ..helpers.corpora import toy_rows, write_rows
@@ -88,7 +89,7 @@ def test_a_wrong_row_is_found_and_the_whole_build_falls_back_with_a_warning(
     else:
         rows[-1] = ("word77", "neg")
     if where == "a later chunk":
-        monkeypatch.setattr("prep.sources.files.BLOCK_BYTES", 6000)
+        monkeypatch.setattr("prep.sources.readers.BLOCK_BYTES", 6000)
     path = write_rows(tmp_path / "a.csv", rows)
     honest = build_toy(path, tmp_path, engine="tokenizers", name="honest").cache
     made: list[Liar] = []

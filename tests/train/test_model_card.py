@@ -16,6 +16,7 @@ from cache import open_cache
 from cache.common.folder import Folder
 from cache.format.manifest import Manifest
 from train.models.configuration import read_config
+from train.models.folder import ModelFolder
 from train.models.heads import quiet_transformers
 from train.run import start_run
 from train.run_folder import model_card as card
@@ -54,7 +55,9 @@ def begin(place: Path, cache: Path, out: Path, **more: Any) -> Path:
 
 def parts_of(run: Path) -> tuple[RunInfo, Any, Manifest, list[Json]]:
     info = read_run(Folder.open(run))
-    return info, read_config(run / "model"), open_cache(info.settings.cache).manifest, records_of(run)
+    with ModelFolder(run / "model") as folder:
+        config = read_config(folder)
+    return info, config, open_cache(info.settings.cache).manifest, records_of(run)
 
 
 def records_of(run: Path) -> list[Json]:
