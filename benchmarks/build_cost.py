@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import Any
 
 from . import timing
-from .corpus import salted_parquet
 from .timing import WORK, Json, python
 
 OUT = WORK / "build-cost"
@@ -36,11 +35,13 @@ def main() -> None:
     parser.add_argument("--make", action="store_true", help=argparse.SUPPRESS)
     settings = parser.parse_args()
     copies = settings.copies or (4 if settings.quick else 100)
+    path = WORK / f"imdb-x{copies}.parquet"
     if settings.make:
+        from .corpus import salted_parquet
+
         salted_parquet(copies)
         return
     timing.measure(python("build_cost", "--make", "--copies", copies))  # apart, for its memory is not the build's
-    path = salted_parquet(copies)
     try:
         found = build(path, settings.memory)
     finally:
@@ -116,14 +117,14 @@ def build(path: Path, memory: str) -> Json:
     from prep import build as building
     from prep.rows import encoding, external_sort
     from prep.settings import DEFAULT_PART_BYTES, BuildSettings
-    from prep.tokenization.tokenizer import Encoder
+    from prep.tokenization.encoder import Encoder
 
     executor = Measured(DEFAULT_PART_BYTES)
     executor.timed(Encoder, "encode", ENCODE)
     executor.timed(encoding, "sort_rows", SORT)
     executor.timed(external_sort.SpillFile, "append", SPILL, lambda found: len(found) * found.dtype.itemsize)
     executor.timed(external_sort.ShardRows, "read", MERGE, lambda found: found.nbytes)
-    building.InPlace = lambda: executor  # type: ignore[assignment, misc]  # the tasks of a build are the same anywhere
+    building.Executor = lambda: executor  # type: ignore[assignment, misc]  # the tasks of a build are the same anywhere
     start = time.process_time()
     digest_s = -start
     sha256_file(path)

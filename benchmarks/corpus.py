@@ -42,22 +42,19 @@ def salted_csv(copies: int) -> Path:
 
 
 def salted_parquet(copies: int) -> Path:
-    """The same as parquet, in row groups of 5,000."""
+    """The same as parquet."""
     import pyarrow.parquet
 
     path = WORK / f"imdb-x{copies}.parquet"
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_suffix(".part")
-        with pyarrow.parquet.ParquetWriter(temporary, _packaged_reviews().schema) as writer:
+        with pyarrow.parquet.ParquetWriter(path, _packaged_reviews().schema) as writer:
             for table in _salted(copies):
                 writer.write_table(table, row_group_size=5000)
-        temporary.rename(path)
     return path
 
 
 def _salted(copies: int) -> Iterator[Any]:
-    """A table for each copy."""
     import pyarrow.compute as pc
 
     reviews = _packaged_reviews()

@@ -84,7 +84,7 @@ def serve(what: str) -> None:
 
 
 def make(copies: int) -> None:
-    """Salted copies of the reviews in one file of parquet, and in a folder of two."""
+    """The reviews so many times, a different word put before each of each copy; whole, and in two files."""
     import pyarrow.parquet
 
     from .corpus import salted_parquet
@@ -92,8 +92,8 @@ def make(copies: int) -> None:
     path = salted_parquet(copies)
     folder = path.with_suffix("")
     if not folder.exists():
-        table = pyarrow.parquet.read_table(path)
         folder.mkdir()
+        table = pyarrow.parquet.read_table(path)
         half = len(table) // 2
         for number in range(2):
             part = table.slice(number * half, half)

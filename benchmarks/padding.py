@@ -45,8 +45,6 @@ def count_accumulated(split: Split, spec: PlanSpec, steps: int) -> None:
 def compare_logits(split: Split) -> None:
     """Print the largest difference between a row's logits in batches of other widths, and the largest logit."""
     from cache.common.hub import packaged_model
-    from train.models.configuration import folder_config
-    from train.models.folder import ModelFolder
     from train.models.heads import quiet_transformers
 
     folder = packaged_model()
@@ -55,12 +53,10 @@ def compare_logits(split: Split) -> None:
     torch.manual_seed(0)
     from transformers import AutoModelForSequenceClassification
 
-    with ModelFolder(folder) as opened:
-        config = folder_config(opened)
     with quiet_transformers():
-        model = AutoModelForSequenceClassification.from_pretrained(folder, config=config).eval()
+        model = AutoModelForSequenceClassification.from_pretrained(folder).eval()
     rows = np.sort(np.random.default_rng(0).choice(len(split), ROWS, replace=False))
-    rows = rows[split.lengths[rows] + max(PADDINGS) <= config.max_position_embeddings]
+    rows = rows[split.lengths[rows] + max(PADDINGS) <= model.config.max_position_embeddings]
     alone, largest = {}, 0.0
     for row in rows.tolist():
         alone[row] = _logits(model, split, np.array([row]), 0)[0]

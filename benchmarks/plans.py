@@ -54,7 +54,7 @@ def main() -> None:
 
 def _draw(name: str) -> Json:
     usage, out = measure(python("plans", "--draw", *name.split()))
-    return {"peak_bytes": usage.peak_bytes, **json.loads(out)}
+    return {"peak_bytes": usage["peak_bytes"], **json.loads(out)}
 
 
 def _row(name: str, found: list[Json]) -> Json:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from . import timing
-from .timing import WORK, Json, interleave, measure, median_of, python, ratio, say, usage_of
+from .timing import WORK, Json, interleave, measure, median_of, python, ratio, say
 
 TRAIN = Path(sys.executable).parent / "train"
 OURS, INPUT_ORDER, LENGTH_ORDER = "train predict", "pipeline, input order", "pipeline, length order"
@@ -52,7 +52,7 @@ def _predict(name: str) -> Json:
     out.unlink(missing_ok=True)
     ours = [TRAIN, "predict", _model(), "--file", _source(), "--out", out, "--device", "cpu", "--quiet"]
     theirs = python("predict", "--pipeline", "length" if name == LENGTH_ORDER else "input", _model(), _source(), out)
-    return usage_of(measure(ours if name == OURS else theirs)[0])
+    return measure(ours if name == OURS else theirs)[0]
 
 
 def _row(name: str, found: list[Json], rows: int) -> Json:

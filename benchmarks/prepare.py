@@ -11,10 +11,9 @@ import itertools
 import shutil
 import sys
 from pathlib import Path
-from statistics import median
 
 from . import timing
-from .timing import WORK, Json, Usage, interleave, median_of, python, ratio, say
+from .timing import WORK, Json, interleave, median_of, python, ratio, say
 
 PREP = Path(sys.executable).parent / "prep"
 TRAIN = Path(sys.executable).parent / "train"
@@ -46,7 +45,7 @@ def compare(settings: argparse.Namespace) -> None:
     digests = {name: _digest(name) for name in [OURS, *PEERS]}
     if len(set(digests.values())) != 1:
         raise SystemExit(f"the rows differ: {digests}")
-    samples = interleave([OURS, *PEERS], rounds, lambda name: timing.usage_of(_run(name)), say)
+    samples = interleave([OURS, *PEERS], rounds, _run, say)
     floor = median_of(samples["bare"], "wall_s")
     rows = [
         {
@@ -76,7 +75,7 @@ def compare(settings: argparse.Namespace) -> None:
     timing.report("prepare", title, rows, columns, ratios, settings)
 
 
-def _run(name: str) -> Usage:
+def _run(name: str) -> Json:
     """One whole process, into a fresh folder."""
     folder = _fresh(OUT / name.replace(" ", "-"))
     if name == OURS:
@@ -134,14 +133,14 @@ def sizes(settings: argparse.Namespace) -> None:
     timing.report("prepare-sizes", title, rows, columns, ratios, settings)
 
 
-def _build(csv: Path, memory: str) -> Usage:
+def _build(csv: Path, memory: str) -> Json:
     folder = _fresh(OUT / "sizes")
     flags = ["--tokenizer", "minilm", "--max-length", "400", "--memory", memory, "--name", "salted"]
     return timing.measure([PREP, "build", csv, *flags, "--out", folder])[0]
 
 
-def _size_row(csv: Path, copies: int, usages: list[Usage]) -> Json:
-    wall_s = median(usage.wall_s for usage in usages)
+def _size_row(csv: Path, copies: int, usages: list[Json]) -> Json:
+    wall_s = median_of(usages, "wall_s")
     size = csv.stat().st_size
     cache = sum(path.stat().st_size for path in (OUT / "sizes" / "salted").rglob("*") if path.is_file())
     return {
@@ -149,7 +148,7 @@ def _size_row(csv: Path, copies: int, usages: list[Usage]) -> Json:
         "rows": 25_000 * copies,
         "wall_s": wall_s,
         "mb_per_s": size / 1e6 / wall_s,
-        "peak_mib": max(usage.peak_bytes for usage in usages) / 2**20,
+        "peak_mib": max(usage["peak_bytes"] for usage in usages) / 2**20,
         "cache_mb": cache / 1e6,
     }
 
@@ -165,7 +164,7 @@ def starts(settings: argparse.Namespace) -> None:
         "prep --help": [PREP, "--help"],
         "train --help": [TRAIN, "--help"],
     }
-    samples = interleave(list(commands), rounds + 1, lambda name: timing.usage_of(timing.measure(commands[name])[0]))
+    samples = interleave(list(commands), rounds + 1, lambda name: timing.measure(commands[name])[0])
     samples = {name: found[1:] for name, found in samples.items()}  # the first round may compile bytecode
     click = next(iter(commands))
     rows = [

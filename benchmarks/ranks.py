@@ -81,7 +81,7 @@ def run(name: str, flags: list[object]) -> Json:
     train = [sys.executable, "-c", "from train.cli import main; main()", "run", "--quiet", *flags, "--out", out]
     command = [str(word) for word in ([*launcher, *train] if ranks else train)]
     usage, _ = measure(command, {**os.environ, "OMP_NUM_THREADS": str(threads)})
-    return {**read_run(out), "cpu_seconds": usage.cpu_s}
+    return {**read_run(out), "cpu_seconds": usage["cpu_s"]}
 
 
 if __name__ == "__main__":

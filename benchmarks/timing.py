@@ -15,7 +15,6 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
@@ -35,27 +34,14 @@ Json = dict[str, Any]
 # --- whole processes
 
 
-@dataclass(frozen=True)
-class Usage:
-    """What a process and the children it waited for took.
-
-    Attributes:
-        wall_s: from start to exit.
-        cpu_s: user and system time.
-        peak_bytes: largest resident memory of any one of them.
-    """
-
-    wall_s: float
-    cpu_s: float
-    peak_bytes: int
-
-
 class FailedError(RuntimeError):
     """A measured process failed; its last output is the message."""
 
 
-def measure(command: Sequence[str | Path], env: Mapping[str, str] | None = None) -> tuple[Usage, str]:
-    """Run a command to its end; returns what it took and what it printed.
+def measure(command: Sequence[str | Path], env: Mapping[str, str] | None = None) -> tuple[Json, str]:
+    """Run a command to its end; returns what it and the children it waited for took, and what it printed.
+
+    What they took: wall_s from start to exit, cpu_s of user and system, peak_bytes of the largest of them.
 
     Raises:
         FailedError: it exited with another code than 0.
@@ -71,7 +57,8 @@ def measure(command: Sequence[str | Path], env: Mapping[str, str] | None = None)
         if process.returncode:
             raise FailedError(f"{' '.join(map(str, command))}\n{errors.read()[-4000:]}")
         unit = 1 if sys.platform == "darwin" else 1024
-        return Usage(wall_s, used.ru_utime + used.ru_stime, used.ru_maxrss * unit), out.read()
+        cpu_s, peak_bytes = used.ru_utime + used.ru_stime, used.ru_maxrss * unit
+        return {"wall_s": wall_s, "cpu_s": cpu_s, "peak_bytes": peak_bytes}, out.read()
 
 
 def environment(more: Mapping[str, str] | None = None) -> dict[str, str]:
@@ -268,8 +255,3 @@ def arguments(description: str | None, **flags: Any) -> argparse.ArgumentParser:
     for name, default in flags.items():
         parser.add_argument("--" + name.replace("_", "-"), type=type(default), default=default)
     return parser
-
-
-def usage_of(usage: Usage) -> Json:
-    """A process' usage as plain JSON."""
-    return asdict(usage)

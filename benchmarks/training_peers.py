@@ -70,8 +70,8 @@ class Task:
 
     def classifier(self) -> Any:
         """The model as every run starts with it, on the CPU."""
-        manifest = open_cache(self.split.folder).manifest
-        return load_model(self.model, CacheRequirements(manifest, self.split.folder, manifest.max_length), SEED)
+        cache = open_cache(self.split.folder)
+        return load_model(self.model, CacheRequirements(cache, self.split.max_length), SEED)
 
     @property
     def logging_steps(self) -> int:

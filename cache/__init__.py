@@ -6,44 +6,34 @@
     for batch in imdb["train"].batches(epoch=0):
         loss = model(**batch.model_inputs()).loss
 
-Names are looked up when they are first used: importing `cache.errors` alone, as the commands do, loads no numpy.
+Names that need numpy or torch are looked up when they are first used: `import cache`, as the commands do, is light.
 """
 
 from importlib import import_module
 from typing import TYPE_CHECKING
 
+from .errors import (
+    CacheError,
+    CorruptCacheError,
+    FormatVersionError,
+    InputError,
+    LengthwiseError,
+    MismatchError,
+    NotACacheError,
+    StorageError,
+)
+from .plans.spec import STRATEGIES, PlanSpec
+
 if TYPE_CHECKING:
     from .batches.batch import Batch, Batches
     from .batches.streams import BatchStream, StepDataset
-    from .errors import (
-        CacheError,
-        CorruptCacheError,
-        FormatVersionError,
-        InputError,
-        LengthwiseError,
-        MismatchError,
-        NotACacheError,
-        StorageError,
-    )
     from .opening import Cache, Row, Split, open_cache
-    from .plans.spec import STRATEGIES, PlanSpec
     from .plans.strategies import EpochPlan, plan_epoch
 
 _MODULES = {
     "batches.batch": ("Batch", "Batches"),
     "batches.streams": ("BatchStream", "StepDataset"),
-    "errors": (
-        "CacheError",
-        "CorruptCacheError",
-        "FormatVersionError",
-        "InputError",
-        "LengthwiseError",
-        "MismatchError",
-        "NotACacheError",
-        "StorageError",
-    ),
     "opening": ("Cache", "Row", "Split", "open_cache"),
-    "plans.spec": ("STRATEGIES", "PlanSpec"),
     "plans.strategies": ("EpochPlan", "plan_epoch"),
 }
 

@@ -27,22 +27,17 @@ from .at_url import existing_at_url, find_place, push_built, stored
 from .choices import DROP, LOCAL
 from .existing import existing_cache, wanted_manifest
 from .rows.assembly import Encoded, encode_source
-from .rows.executors import Executor, InPlace
+from .rows.executors import Executor
 from .rows.on_ray import check_ray, on_ray
 from .rows.selection import Selection
 from .rows.shards import write_splits
 from .settings import BuildSettings
 from .sources.corpus import STDIN, Source
-from .sources.missing import FilledRows
+from .sources.missing import FilledRows, noting_left_out
 from .sources.opening import open_source
+from .tokenization.encoder import Encoder
 from .tokenization.engines import ParityError
-from .tokenization.tokenizer import (
-    Encoder,
-    default_max_length,
-    find_tokenizer,
-    own_limit,
-    with_space_before,
-)
+from .tokenization.tokenizer_files import default_max_length, find_tokenizer, own_limit, with_space_before
 
 SORTED_RUNS = ".runs"
 """Folder of the sorted runs of a build; splits have no such name."""
@@ -192,13 +187,14 @@ class _Build:
         selection = Selection(task, wanted, self.settings.limit)
         memory = self.settings.memory_bytes
         arguments = (self.source, self.encoder, selection, spill, memory, executor, self.console)
-        try:
-            return encode_source(*arguments)
-        except ParityError as difference:
-            self.console.log(f"warning: {difference}; tokenizing everything with tokenizers instead")
-            self.encoder.use("tokenizers")
-            shutil.rmtree(spill, ignore_errors=True)
-            return encode_source(*arguments)
+        with noting_left_out(self.settings.missing == DROP):
+            try:
+                return encode_source(*arguments)
+            except ParityError as difference:
+                self.console.log(f"warning: {difference}; tokenizing everything with tokenizers instead")
+                self.encoder.use("tokenizers")
+                shutil.rmtree(spill, ignore_errors=True)
+                return encode_source(*arguments)
 
     def _write(self, folder: Folder, encoded: Encoded, executor: Executor) -> Manifest:
         """Write shards, tokenizer and manifest; returns the complete manifest."""
@@ -226,7 +222,7 @@ def _executor(
 ) -> contextlib.AbstractContextManager[Executor]:
     """Where the tasks of the build run."""
     if settings.executor == LOCAL:
-        return contextlib.nullcontext(InPlace())
+        return contextlib.nullcontext(Executor())
     return on_ray(settings.part_bytes, folder, console)
 
 

@@ -106,20 +106,16 @@ def plain(batch: "pa.RecordBatch") -> "pa.RecordBatch":
 
 def kept(rows: "pa.Array | pa.RecordBatch", mask: Mask) -> Any:
     """The rows for which `mask` (rows,) is true; without a copy where they lie together."""
+    import pyarrow as pa
+
     chosen = np.flatnonzero(mask)
     if not len(chosen):
         return rows.slice(0, 0)
     first, last = int(chosen[0]), int(chosen[-1])
     if last - first == len(chosen) - 1:
         return rows.slice(first, len(chosen))
-    return rows.filter(bool_array(mask))
-
-
-def bool_array(mask: Mask) -> "pa.Array":
-    """A mask (rows,) as Arrow takes it to filter by."""
-    import pyarrow as pa
-
-    return pa.Array.from_buffers(pa.bool_(), len(mask), [None, pa.py_buffer(np.packbits(mask, bitorder="little"))])
+    bits = pa.py_buffer(np.packbits(mask, bitorder="little"))
+    return rows.filter(pa.Array.from_buffers(pa.bool_(), len(mask), [None, bits]))
 
 
 def first_null(column: "pa.Array") -> int:

@@ -13,7 +13,8 @@ from cache.sharing.urls import StoreUrl
 
 from .settings import BuildSettings
 from .sources.corpus import Source
-from .tokenization.tokenizer import Encoder, TokenizerFiles
+from .tokenization.encoder import Encoder
+from .tokenization.tokenizer_files import TokenizerFiles
 
 
 def wanted_manifest(settings: BuildSettings, source: Source, tokenizer: TokenizerFiles, encoder: Encoder) -> Manifest:

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from cache import Cache
+from cache.common.forked import Forked
 from cache.common.progress import ConsoleProgress
 from prep.build import build
 from prep.settings import BuildSettings
@@ -34,6 +35,12 @@ def imdb_cache(tmp_path_factory: pytest.TempPathFactory, offline: None) -> Cache
     """The cache of all 25,000 packaged IMDb reviews, none held out, as `prep build imdb --holdout 0` makes it."""
     settings = BuildSettings("imdb", out=tmp_path_factory.mktemp("imdb") / "cache", holdout=0.0)
     return build(settings, ConsoleProgress(quiet=True)).cache
+
+
+@pytest.fixture
+def parsed_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Parse files in this process: a fork for each takes longer than a small file does. See `helpers.parsing`."""
+    monkeypatch.setattr(Forked, "_run", lambda _, path, items: items())
 
 
 @pytest.fixture

@@ -155,7 +155,7 @@ def evaluate(
 
     on = pick_device(device)
     resolved = pick_precision(precision, on)
-    required = CacheRequirements(opened.manifest, opened.folder, rows.info.longest)
+    required = CacheRequirements(opened, rows.info.longest)
     trained = load_for_evaluation(trained_model_folder(model), on, required)
     with Progress(f"evaluating {split}", limit or len(rows), "rows", quiet=quiet, delay_s=1) as progress:
         scores = score(trained, rows, on, resolved, batch_size, limit, progress=progress.update)

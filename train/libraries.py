@@ -1,4 +1,4 @@
-"""Loading torch and transformers, which is nearly all that the start of a command costs."""
+"""Loading torch and transformers."""
 
 import gc
 import resource

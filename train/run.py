@@ -16,7 +16,7 @@ import torch
 from cache import open_cache
 from cache.common.files import storage_errors
 from cache.common.folder import Folder
-from cache.errors import LengthwiseError
+from cache.errors import LengthwiseError, StorageError
 
 from . import device as devices
 from .distributed import Ranks, process_group
@@ -234,6 +234,8 @@ def _train_to_end(
                 trackers.catch_up(joined_records(read_records(run, METRICS), read_records(run, TIMING)))
             progress.begin(setup.total_steps, state.step)
             summary = _finish(run, start, callbacks) if train(setup, state, callbacks) else None
+        except StorageError as error:
+            raise StorageError(f"{error}; once that is mended, go on with: train run --resume {run.path}") from error
         finally:
             callbacks.close()
         if summary is None:

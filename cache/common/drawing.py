@@ -136,7 +136,7 @@ def render_page(template: Path, **values: Any) -> str:
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
-        finalize=lambda value: printable(value) if type(value) is str else value,
+        finalize=lambda value: xml_text(value) if type(value) is str else value,
     )
     environment.globals.update(light=LIGHT, dark=DARK, panel_svg=panel_svg)
     return environment.get_template(template.name).render(values) + "\n"
@@ -154,14 +154,14 @@ def write_page(path: Path, page: str) -> int:
     return len(data)
 
 
-def printable(text: str) -> str:
+def xml_text(text: str) -> str:
     """Text without the characters that XML cannot hold; each becomes the replacement character."""
     return re.sub("[\x00-\x08\x0b-\x1f\ud800-\udfff\ufffe\uffff]", "�", text)
 
 
 def clip(words: str, length: int) -> str:
     """At most `length` characters on one line, the last an ellipsis where some were left out."""
-    words = printable(words).replace("\n", " ")
+    words = xml_text(words).replace("\n", " ")
     return words if len(words) <= length else words[: length - 1] + "…"
 
 
@@ -179,7 +179,7 @@ def panel_svg(panel: Panel) -> str:
     content = re.sub("<[^>]+>", lambda tag: _inline_tag(tag[0]), content)
     content = re.sub(r">\s+<", "><", content).strip()
     head = f'<svg viewBox="0 0 {panel.width:g} {panel.height:g}" role="img" aria-label='
-    return Markup(f'{head}"{escape(printable(panel.about or panel.heading))}">{content}')
+    return Markup(f'{head}"{escape(xml_text(panel.about or panel.heading))}">{content}')
 
 
 def _inline_tag(tag: str) -> str:
@@ -214,8 +214,8 @@ def figure_png(figure: Figure, palette: Palette) -> bytes:
     columns = min(figure.columns, len(figure.panels))
     rows = -(-len(figure.panels) // columns)
     width = max(columns * figure.panels[0].width, 620) / 72  # inches
-    title = textwrap.fill(printable(figure.title), int(width * 7.4))
-    caption = textwrap.fill(printable(figure.caption), int(width * 10.5))
+    title = textwrap.fill(xml_text(figure.title), int(width * 7.4))
+    caption = textwrap.fill(xml_text(figure.caption), int(width * 10.5))
     height = rows * max(panel.height for panel in figure.panels) + 22 * title.count("\n") + 18 * caption.count("\n")
     written = io.BytesIO()
     with _style(palette, figure.name):
@@ -224,7 +224,7 @@ def figure_png(figure: Figure, palette: Palette) -> bytes:
         sheet.suptitle(title, x=0.01, ha="left", size=15, weight="bold", color=palette["ink"])
         sheet.supxlabel(caption + "\n" * bool(figure.keys), x=0.01, ha="left", size=12)
         if figure.keys:
-            handles = [Patch(color=palette[key.color], label=printable(key.words)) for key in figure.keys]
+            handles = [Patch(color=palette[key.color], label=xml_text(key.words)) for key in figure.keys]
             sheet.legend(handles=handles, loc="outside lower left", bbox_to_anchor=(0.01, 0, 1, 1), ncols=len(handles))
         for panel, axes in zip(figure.panels, sheet.subplots(rows, columns, squeeze=False).flat, strict=False):
             _draw(panel, axes, palette)
@@ -233,7 +233,7 @@ def figure_png(figure: Figure, palette: Palette) -> bytes:
 
 
 def _draw(panel: Panel, axes: "Axes", palette: Palette) -> None:
-    axes.set_title(printable(panel.heading))
+    axes.set_title(xml_text(panel.heading))
     axes.xaxis.set_major_formatter(tick_text)
     axes.yaxis.set_major_formatter(tick_text)
     panel.draw(axes, palette)
@@ -254,7 +254,7 @@ def _style(palette: Palette, salt: str) -> Iterator[None]:
     muted = palette["muted"]
     settings = {
         "svg.fonttype": "none",
-        "svg.hashsalt": printable(salt),
+        "svg.hashsalt": xml_text(salt),
         "text.parse_math": False,
         "font.size": 11,
         "text.color": muted,

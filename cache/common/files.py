@@ -1,11 +1,9 @@
-"""The file system's refusals as one typed error, and the one call of the system that Python lacks."""
+"""The file system's refusals as one typed error; opening regular files alone."""
 
 import contextlib
-import ctypes
 import errno
 import os
 import stat
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
@@ -34,26 +32,3 @@ def open_regular(path: Path) -> BinaryIO:
         os.close(handle)
         raise InputError(f"cannot read {path}: it is a folder, pipe or device, expected a file")
     return os.fdopen(handle, "rb")
-
-
-def exchange_names(folder: int, one: str, two: str) -> bool:
-    """Exchange two names in a folder in one atomic step; False where the system or the file system cannot.
-
-    Args:
-        folder: a descriptor of it.
-        one: a name in it.
-        two: the other.
-
-    Raises:
-        OSError: the file system refuses.
-    """
-    renameat2 = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None) if sys.platform == "linux" else None
-    rename_exchange = 2
-    if renameat2 is None:
-        return False
-    if renameat2(folder, os.fsencode(one), folder, os.fsencode(two), rename_exchange) == 0:
-        return True
-    code = ctypes.get_errno()
-    if code in (errno.ENOSYS, errno.EINVAL, errno.ENOTSUP):
-        return False
-    raise OSError(code, os.strerror(code), two)

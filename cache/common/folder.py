@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import BinaryIO, NoReturn, Self
 
 from ..errors import CorruptCacheError, StorageError
-from .files import exchange_names
 from .locks import locked_handle
 
 _READ = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK  # a pipe or device would block for ever
@@ -180,7 +179,7 @@ class Folder:
 
         Args:
             name: of the file.
-            durable: flush it to disk at the end; not needed before `sync_tree`.
+            durable: flush it to disk at the end; not needed before `publish`, which does.
         """
         with self._parent(name) as (folder, last):
             handle = os.open(last, _CREATE, 0o666, dir_fd=folder.handle)
@@ -238,14 +237,6 @@ class Folder:
         """The temporary files and folders of writers; while no other process writes here, those of killed ones."""
         return [name for name in self.names() if _TEMPORARY.fullmatch(name)]
 
-    def exchange(self, one: str, two: str) -> bool:
-        """Exchange two names in it in one atomic step; False where the system or the file system cannot."""
-        _parts(one), _parts(two)
-        if not exchange_names(self.handle, one, two):
-            return False
-        self.sync()
-        return True
-
     def remove(self, name: str) -> None:
         """Remove a file, a link (its target stays), or a folder with all it holds; nothing there is no error."""
         found = self.stat(name)
@@ -260,15 +251,6 @@ class Folder:
     def sync(self) -> None:
         """fsync the folder, which makes the names in it last."""
         os.fsync(self.handle)
-
-    def sync_tree(self) -> None:
-        """fsync it and all it holds."""
-        for _, _, files, parent in os.fwalk(dir_fd=self.handle):
-            with Folder(os.dup(parent), self.path) as folder:
-                for name in filter(folder.is_file, files):
-                    with folder.open_file(name) as file:
-                        os.fsync(file.fileno())
-                folder.sync()
 
     @contextlib.contextmanager
     def locked(self, waiting: Callable[[], object] | None = None) -> Iterator[bool]:

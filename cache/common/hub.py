@@ -57,8 +57,8 @@ def local_folder(name: str) -> Path | None:
     return path if path.is_dir() else None
 
 
-def hub_reachable(timeout_s: float = HUB_TIMEOUT_S) -> bool:
-    """Whether a connection to the Hugging Face Hub opens within some seconds.
+def hub_reachable() -> bool:
+    """Whether a connection to the Hugging Face Hub opens within three seconds.
 
     The Hub's own client retries for longer than half a minute before it gives up; this asks first. False where
     HF_HUB_OFFLINE is set.
@@ -73,14 +73,14 @@ def hub_reachable(timeout_s: float = HUB_TIMEOUT_S) -> bool:
     def connect() -> None:
         port = address.port or (443 if address.scheme == "https" else 80)
         try:
-            socket.create_connection((address.hostname or "", port), timeout=timeout_s).close()
+            socket.create_connection((address.hostname or "", port), timeout=HUB_TIMEOUT_S).close()
         except (OSError, ValueError):
             return
         answered.set()
 
     thread = threading.Thread(target=connect, daemon=True)  # looking up a name has no time-out of its own
     thread.start()
-    thread.join(timeout_s)
+    thread.join(HUB_TIMEOUT_S)
     return answered.is_set()
 
 

@@ -7,7 +7,6 @@ import os
 import sys
 import time
 from dataclasses import dataclass
-from types import TracebackType
 from typing import Any, Self
 
 BAR_EVERY_S = 0.1
@@ -102,9 +101,7 @@ class Progress:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         if self.bar is not None:
             self.bar.close()
 

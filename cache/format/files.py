@@ -24,6 +24,12 @@ class FileInfo:
     sha256: str
 
 
+def file_info(folder: Folder, name: str) -> FileInfo:
+    """Name, size and checksum of a file in a folder."""
+    with folder.open_file(name) as file:
+        return open_file_info(name, file)
+
+
 def open_file_info(name: str, file: BufferedReader) -> FileInfo:
     """Name, size and checksum of a file that is open for reading, at its beginning."""
     return FileInfo(name, os.fstat(file.fileno()).st_size, hashlib.file_digest(file, "sha256").hexdigest())

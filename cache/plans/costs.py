@@ -67,7 +67,6 @@ def rank_use(
     *,
     packed: bool = False,
     fixed_width: int | None = None,
-    equal_rows: bool = False,
     attention_length: int = ATTENTION_LENGTH,
 ) -> RankUse:
     """How well `ranks` are used that share batches as `Split.batches` does; of a long epoch some steps spread evenly.
@@ -78,7 +77,7 @@ def rank_use(
         ranks: R.
         packed: rows are not padded.
         fixed_width: what all rows are padded to; None: each rank pads to its own longest row.
-        equal_rows, attention_length: see `BatchOptions`.
+        attention_length: see `BatchOptions`.
     """
     chosen = np.arange(0, len(plan), max(1, len(plan.rows) // MOST_ROWS, len(plan) * ranks // MOST_PARTS))
     if not len(chosen):
@@ -90,7 +89,7 @@ def rank_use(
     costs = needed
     if fixed_width is not None and not packed:
         costs = row_costs(np.full(len(needed), fixed_width), attention_length)
-    part = np.repeat(np.arange(len(sizes)), sizes) * ranks + divide_by(packed, equal_rows)(costs, sizes, ranks)
+    part = np.repeat(np.arange(len(sizes)), sizes) * ranks + divide_by(packed)(costs, sizes, ranks)
     if packed:
         of_parts = np.bincount(part, costs, len(sizes) * ranks)
     else:

@@ -103,13 +103,7 @@ Words = Callable[[int], npt.NDArray[np.uint64]]
 
 
 def _words(spec: PlanSpec, epoch: int) -> Words:
-    stream = np.random.PCG64(np.random.SeedSequence([spec.seed, epoch, STRATEGIES.index(spec.strategy)]))
-
-    def words(count: int) -> npt.NDArray[np.uint64]:
-        raw: npt.NDArray[np.uint64] = stream.random_raw(count)
-        return raw
-
-    return words
+    return np.random.PCG64(np.random.SeedSequence([spec.seed, epoch, STRATEGIES.index(spec.strategy)])).random_raw
 
 
 def _below(words: npt.NDArray[np.uint64], high: Array) -> Array:

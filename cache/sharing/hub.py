@@ -151,8 +151,7 @@ class HubDataset(Remote):
         from huggingface_hub import errors
 
         try:
-            with _transport_errors(self.url):
-                yield
+            yield
         except errors.OfflineModeIsEnabled:
             raise UnreachableError(f"{self.url}: HF_HUB_OFFLINE is set; unset it to reach the Hub") from None
         except errors.EntryNotFoundError:
@@ -166,6 +165,13 @@ class HubDataset(Remote):
             raise InputError(f"{self.url}: the dataset has no revision {self.revision!r}") from None
         except errors.HfHubHTTPError as error:
             raise self._refused(error) from None
+        except LengthwiseError:
+            raise
+        except Exception as error:  # the client's HTTP library differs between versions
+            if any(kind.__name__ in ("TransportError", "RequestException") for kind in type(error).__mro__):
+                raise translated(f"transport: {redacted(str(error))}", self.url) from None
+            with remote_errors(self.url):
+                raise
 
     def _refused(self, error: Any) -> LengthwiseError:
         status = getattr(error.response, "status_code", 0)
@@ -174,26 +180,6 @@ class HubDataset(Remote):
         if status == 404:
             return InputError(f"{self.url}: there is no such dataset or folder on {self._api.endpoint}; check the name")
         return translated(f"HTTP status {status}: {redacted(str(error))}", self.url)
-
-
-@contextlib.contextmanager
-def _transport_errors(url: StoreUrl) -> Iterator[None]:
-    """Within it, connections that fail are an `UnreachableError`; what the Hub answered stays as it is raised."""
-    from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, OfflineModeIsEnabled
-
-    try:
-        yield
-    except (HfHubHTTPError, EntryNotFoundError, OfflineModeIsEnabled, LengthwiseError):
-        raise
-    except Exception as error:  # the client's HTTP library differs between versions
-        if _is_transport(error):
-            raise translated(f"transport: {redacted(str(error))}", url) from None
-        with remote_errors(url):
-            raise
-
-
-def _is_transport(error: Exception) -> bool:
-    return any(kind.__name__ in ("TransportError", "RequestException") for kind in type(error).__mro__)
 
 
 class _Response:

@@ -8,6 +8,7 @@ from typing import BinaryIO
 
 from ..common.files import storage_errors
 from ..common.folder import Folder
+from ..errors import StorageError
 from .remote import CHUNK_BYTES, ObjectStore, Readable
 from .transfer import Report
 
@@ -22,8 +23,13 @@ class MountedFolder(ObjectStore):
     @contextlib.contextmanager
     def open(self, name: str) -> Iterator[Readable]:
         with contextlib.ExitStack() as stack:
-            with _refusals(self._path / name, "read"):
-                file = stack.enter_context(stack.enter_context(Folder.open(self._path)).open_file(name))
+            try:
+                with storage_errors(self._path / name, "read"):
+                    file = stack.enter_context(stack.enter_context(Folder.open(self._path)).open_file(name))
+            except StorageError as error:
+                if isinstance(error.__cause__, FileNotFoundError | NotADirectoryError):
+                    raise FileNotFoundError(self._path / name) from None
+                raise
             yield file
 
     def sizes(self, folder: str) -> dict[str, int]:
@@ -54,20 +60,6 @@ class MountedFolder(ObjectStore):
     def remove(self, name: str) -> None:
         with storage_errors(self._path / name), contextlib.suppress(FileNotFoundError), Folder.open(self._path) as root:
             root.remove(name)
-
-
-@contextlib.contextmanager
-def _refusals(path: Path, action: str) -> Iterator[None]:
-    """`storage_errors` but for what says that nothing is there."""
-    with storage_errors(path, action):
-        try:
-            yield
-        except (FileNotFoundError, NotADirectoryError):
-            missing = True
-        else:
-            missing = False
-    if missing:
-        raise FileNotFoundError(path)
 
 
 def file_sizes(folder: Folder, prefix: str = "") -> Iterator[tuple[str, int]]:

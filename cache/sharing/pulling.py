@@ -12,7 +12,6 @@ import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 from typing import Self
 
 from ..common.files import storage_errors
@@ -20,7 +19,7 @@ from ..common.folder import Folder
 from ..common.locks import hold_shared, locked
 from ..common.progress import ConsoleProgress
 from ..errors import CorruptCacheError, InputError, StorageError
-from ..format.files import FileInfo, open_file_info
+from ..format.files import FileInfo, file_info
 from ..format.manifest import MANIFEST, MAX_MANIFEST_BYTES
 from ..format.plan_file import PLAN_FILE
 from ..writing.publishing import lock_file, publish
@@ -56,9 +55,7 @@ class Pulled:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.held.close()
 
 
@@ -236,7 +233,5 @@ def _wrong(name: str, info: FileInfo, size: int) -> CorruptCacheError:
 
 
 def _is_whole(folder: Folder, info: FileInfo) -> bool:
-    if not folder.is_file(info.file):
-        return False
-    with folder.open_file(info.file) as file:
-        return open_file_info(info.file, file) == FileInfo(info.file, info.bytes, info.sha256)
+    whole = FileInfo(info.file, info.bytes, info.sha256)
+    return folder.is_file(info.file) and file_info(folder, info.file) == whole

@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 from ..common.files import storage_errors
 from ..common.folder import Folder
-from ..format.files import open_file_info
+from ..format.files import file_info
 from ..format.plan_file import PLAN_FILE, PLAN_ID, PLANS, EpochInfo, StoredPlan, epoch_name, plan_json, read_plan
 from ..format.safetensors_writer import Tensor, write_safetensors
 from ..plans.spec import PlanSpec
@@ -96,6 +96,5 @@ def _write_epoch(folder: Folder, name: str, plan: EpochPlan) -> EpochInfo:
     arrays = {"rows": plan.rows, "batch_offsets": plan.batch_offsets, "widths": plan.widths}
     with folder.replace(name) as file:
         write_safetensors(file, {key: Tensor.of(array) for key, array in arrays.items()})
-    with folder.open_file(name) as file:
-        info = open_file_info(name, file)
+    info = file_info(folder, name)
     return EpochInfo(name, info.bytes, info.sha256, len(plan), plan.padded_tokens)

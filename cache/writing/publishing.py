@@ -10,8 +10,12 @@ The next build removes what a killed one left: while it holds the lock, nobody e
 """
 
 import contextlib
+import ctypes
+import errno
+import os
 import re
 import secrets
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -85,14 +89,39 @@ def publish(folder: Folder, target: Path) -> None:
     """
     staged, name = folder.path.name, target.name
     with storage_errors(target), Folder.open(target.parent) as parent:
-        folder.sync_tree()
+        sync_tree(folder)
         if parent.stat(name) is None:
             parent.rename(staged, name)
             return
         if not (target / MANIFEST).exists() and not (target.is_dir() and not any(target.iterdir())):
             raise InputError(f"{target} exists and is not a cache; move it away, or choose another name")
-        if not parent.exchange(staged, name):
+        if not exchange(parent, staged, name):
             _replace(parent, staged, name)
+
+
+def sync_tree(folder: Folder) -> None:
+    """fsync a folder and all it holds."""
+    for _, _, files, parent in os.fwalk(dir_fd=folder.handle):
+        with Folder(os.dup(parent), folder.path) as inner:
+            for name in filter(inner.is_file, files):
+                with inner.open_file(name) as file:
+                    os.fsync(file.fileno())
+            inner.sync()
+
+
+def exchange(folder: Folder, one: str, two: str) -> bool:
+    """Exchange two names in a folder in one atomic step; False where the system or the file system cannot."""
+    renameat2 = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None) if sys.platform == "linux" else None
+    rename_exchange = 2
+    if renameat2 is None:
+        return False
+    if renameat2(folder.handle, os.fsencode(one), folder.handle, os.fsencode(two), rename_exchange):
+        code = ctypes.get_errno()
+        if code in (errno.ENOSYS, errno.EINVAL, errno.ENOTSUP):
+            return False
+        raise OSError(code, os.strerror(code), two)
+    folder.sync()
+    return True
 
 
 def recover(target: Path, patience_s: float = 1.0) -> bool:

@@ -10,7 +10,7 @@ from ..common.arrays import Array
 from ..common.files import storage_errors
 from ..common.folder import Folder
 from ..errors import InputError
-from ..format.files import FileInfo, open_file_info
+from ..format.files import FileInfo, file_info
 from ..format.manifest import (
     MANIFEST,
     MAX_MANIFEST_BYTES,
@@ -72,8 +72,7 @@ def write_shard(
         folder.folder(split, make=True).close()
         with folder.replace(file_name, durable=False) as file:
             write_safetensors(file, {name: Tensor.of(array) for name, array in tensors.items()})
-        with folder.open_file(file_name) as written:
-            info = open_file_info(file_name, written)
+        info = file_info(folder, file_name)
     return ShardInfo(file_name, info.bytes, info.sha256, rows=len(lengths), tokens=len(input_ids))
 
 

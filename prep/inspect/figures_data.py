@@ -21,6 +21,9 @@ BINS = 200
 FIRST_BATCHES = 24
 """Batches that are drawn row by row."""
 
+MOST_LIMITS = 6
+"""Smaller max lengths that are compared."""
+
 MOST_STEPS = 16
 """Rows drawn of one batch; a larger batch is drawn by groups of rows."""
 
@@ -121,7 +124,7 @@ def truncations(info: SplitInfo, max_length: int, limits: Sequence[int]) -> list
     return [Truncation(limit, int(longer[limit]), int(kept[limit - 1])) for limit in limits]
 
 
-def smaller_limits(max_length: int, longest: int, count: int = 6) -> list[int]:
+def smaller_limits(max_length: int, longest: int) -> list[int]:
     """Max lengths to compare with: the largest of 2, 3, 4, 6, 8, 12, 16, … that would cut something."""
     candidates = [base << shift for shift in range(20) for base in (2, 3)]
-    return sorted(limit for limit in candidates if limit < min(max_length, longest))[-count:]
+    return sorted(limit for limit in candidates if limit < min(max_length, longest))[-MOST_LIMITS:]

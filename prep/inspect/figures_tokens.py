@@ -32,10 +32,10 @@ class MarkedRow:
     tail: tuple[Token, ...]
 
 
-def marked_rows(split: Split, count: int = SAMPLES) -> list[MarkedRow]:
+def marked_rows(split: Split) -> list[MarkedRow]:
     """Some random rows, the same each time, as marked tokens."""
     rows = []
-    tokenizer, chosen = random_rows(split, count, SEED)
+    tokenizer, chosen = random_rows(split, SAMPLES, SEED)
     special = {number for number, token in tokenizer.get_added_tokens_decoder().items() if token.special}
     for row_number, row in chosen:
         ids = row.input_ids.tolist()

@@ -18,13 +18,13 @@ from ..columns import Mask
 from ..labels.class_labels import Coded
 from ..labels.tags import Tags
 from ..sources.corpus import Source
-from ..sources.missing import counted_without
-from ..tokenization.tokenizer import Encoder
+from ..tokenization.encoder import Encoder
 from ..tokenization.words import packed_type
-from .encoding import RUNS_SHARE, EncodedPart, Part, Shared, Survey, encode_part, id_type, survey
+from .encoding import RUNS_SHARE, EncodedPart, encode_part, id_type
 from .executors import Executor, run_parts
 from .external_sort import SortedRun
 from .labelling import labels_task, tags_task
+from .parts import Part, Shared, Survey, survey
 from .selection import Selection, choose_rows
 
 KEPT_BYTES = 256 << 20
@@ -138,13 +138,12 @@ def encode_source(
     left_out = {name: split.left_out for name, split in splits.items() if split.left_out}
     if not any(rows.lengths for split in splits.values() for part in split.encoded for rows in part.splits.values()):
         raise InputError(f"{source.where} holds no rows{' with a text and a label' * bool(left_out)}")
-    with counted_without(lambda: sum(left_out.values())):
-        if encoder.words:
-            task, marked = tags_task(selection.task, shared.tags, console)
-            labels: dict[str, Array] = {}
-        else:
-            coded = {name: split.coded for name, split in splits.items()}
-            marked, (task, labels) = None, labels_task(selection.task, coded, source, console)
+    if encoder.words:
+        task, marked = tags_task(selection.task, shared.tags, console)
+        labels: dict[str, Array] = {}
+    else:
+        coded = {name: split.coded for name, split in splits.items()}
+        marked, (task, labels) = None, labels_task(selection.task, coded, source, console)
     return Encoded(
         task,
         {
@@ -180,9 +179,8 @@ def _choose(
     with console.bar("reading", source.size_bytes, "B") as bar:
         found = run_parts(executor, survey, shared, parts, lambda size, _: bar.update(size))
         surveys = dict(zip(map(id, parts), found, strict=True))
-    with counted_without(lambda: sum(found.left_out for found in surveys.values())):
-        for name in looked:
-            _settle(splits[name], [surveys[id(part)] for part in splits[name].parts], source, selection, shared)
+    for name in looked:
+        _settle(splits[name], [surveys[id(part)] for part in splits[name].parts], source, selection, shared)
 
 
 def _settle(split: SourceSplit, surveys: list[Survey], source: Source, selection: Selection, shared: Shared) -> None:

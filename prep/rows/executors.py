@@ -6,30 +6,30 @@ it may run anywhere, in any order, and once more where it was cut off: the cache
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 from cache.errors import InputError
 
 from ..columns import Stream
-from ..sources.missing import counted_without
-from .encoding import Part, Report
+from .encoding import EncodedPart
+from .parts import Part, Report, Survey
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
-class Executor(Protocol):
-    """Runs tasks.
+class Executor:
+    """Runs tasks in this process, one after the other, a source split as a single one; a subclass, elsewhere.
 
     Attributes:
         in_place: whether tasks run in this process, one after the other, and so may share what they know.
     """
 
-    in_place: bool
+    in_place = True
 
     def parts(self, stream: Stream) -> list[Stream]:
         """A source split in parts, in order, each of which is a task."""
-        ...
+        return [stream]
 
     def run(
         self, task: Callable[[Any, Item, Report], Result], shared: Any, items: Iterable[Item], report: Report
@@ -45,31 +45,10 @@ class Executor(Protocol):
         Raises:
             LengthwiseError: as the task raises it, of the first item for which it does.
         """
-        ...
-
-
-class InPlace:
-    """Runs tasks in this process, a source split as a single one."""
-
-    in_place = True
-
-    def parts(self, stream: Stream) -> list[Stream]:
-        return [stream]
-
-    def run(
-        self, task: Callable[[Any, Item, Report], Result], shared: Any, items: Iterable[Item], report: Report
-    ) -> Iterator[Result]:
         return (task(shared, item, report) for item in items)
 
 
-class Counted(Protocol):
-    """What is known of a part once it was read."""
-
-    rows: int
-    left_out: int
-
-
-Found = TypeVar("Found", bound=Counted)
+Found = TypeVar("Found", Survey, EncodedPart)
 
 
 def run_parts(
@@ -82,17 +61,15 @@ def run_parts(
             known yet, that part is read once more.
     """
     results = executor.run(task, shared, parts, report)
-    split, first_row, left_out = "", 0, 0
-    with counted_without(lambda: left_out):
-        for part in parts:
-            if part.split != split:
-                split, first_row = part.split, 0
-            try:
-                found = next(results)
-            except InputError:
-                if part.first_row != first_row:
-                    list(executor.run(task, shared, [replace(part, first_row=first_row)], report))
-                raise
-            left_out += found.left_out
-            first_row += found.rows
-            yield found
+    split, first_row = "", 0
+    for part in parts:
+        if part.split != split:
+            split, first_row = part.split, 0
+        try:
+            found = next(results)
+        except InputError:
+            if part.first_row != first_row:
+                list(executor.run(task, shared, [replace(part, first_row=first_row)], report))
+            raise
+        first_row += found.rows
+        yield found

@@ -1,6 +1,6 @@
 """What the labels of a source mean, once all of it was read: the task, and the label of each row."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
@@ -11,9 +11,11 @@ from cache.errors import InputError
 from cache.format.tasks import MLM, TOKENS, Task
 
 from ..labels.class_labels import Coded, find_task, resolve_classes, resolve_numbers
-from ..labels.class_names import confusable
 from ..labels.tags import Tags
 from ..sources.corpus import Source
+
+MISSING_NAMES = ("", "nan", "none", "null", "n/a")
+"""Names of classes that may well stand for a missing label, in small letters."""
 
 
 def tags_task(asked: str, tags: Tags, console: ConsoleProgress) -> tuple[Task, Array]:
@@ -60,3 +62,17 @@ def _oddities(names: tuple[str, ...], classes: dict[str, Array]) -> Iterator[str
         absent = np.flatnonzero(counts == 0).tolist()
         if absent:
             yield f"no row of 'train' has the label {listed([repr(names[number]) for number in absent], 5)}"
+
+
+def confusable(names: Sequence[str]) -> Iterator[str]:
+    """What is odd about the names of classes: some differ only in white space or case, or look like none."""
+    alike: dict[str, list[str]] = {}
+    for name in names:
+        alike.setdefault(" ".join(name.split()).casefold(), []).append(repr(name))
+    groups = [" and ".join(group) for group in alike.values() if len(group) > 1]
+    if groups:
+        shown = listed(groups, 5)
+        yield f"classes that differ only in white space or case: {shown}; if they are one, correct the labels"
+    absent = [repr(name) for name in names if name.strip().casefold() in MISSING_NAMES]
+    if absent:
+        yield f"classes that look like missing labels: {listed(absent, 5)}; if they are, remove their rows"

@@ -15,17 +15,15 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from cache.common.progress import ConsoleProgress
 from cache.errors import InputError, LengthwiseError
 
 from ..columns import Stream, parts
 from ..tokenization.engines import ParityError
-from .encoding import Report
-
-Item = TypeVar("Item")
-Result = TypeVar("Result")
+from .executors import Executor, Item, Result
+from .parts import Report
 
 AHEAD = 3
 """Tasks that are handed out for each core, so that none waits for this process."""
@@ -125,7 +123,7 @@ def perform(call: tuple[Place, Callable[..., Any], Any], item: Any) -> Done:
     return Done(result, None, *reported)
 
 
-class OnRay:
+class OnRay(Executor):
     """Runs tasks on a Ray cluster.
 
     Args:

@@ -15,9 +15,9 @@ from cache.writing.writer import ShardColumns, write_shard
 
 from ..tokenization.words import unpack
 from .assembly import Encoded, EncodedSplit
-from .encoding import Report
 from .executors import Executor
 from .external_sort import ShardRows, cut_shards, length_order, total_counts
+from .parts import Report
 
 ROW_BYTES = 16
 """Bytes of a row in a shard without its ids, label and first length: offset, source row."""

@@ -11,13 +11,13 @@ Cells are separated by a tab or by spaces. The columns are called tokens, 2, 3, 
 import io
 from collections.abc import Iterator
 from itertools import islice
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cache.errors import InputError
 
 from .diagnose import row_too_long
 from .formats import open_unpacked
+from .remote_path import SourcePath
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -26,7 +26,7 @@ BATCH_SENTENCES = 1 << 14
 DOCUMENT = "-DOCSTART-"
 
 
-def conll_names(path: Path, row_bytes: int) -> list[str]:
+def conll_names(path: SourcePath, row_bytes: int) -> list[str]:
     """The columns of a file, by its first word; a line may be `row_bytes` long.
 
     Raises:
@@ -40,7 +40,7 @@ def conll_names(path: Path, row_bytes: int) -> list[str]:
     return ["tokens", *map(str, range(2, len(first[0]))), "tags"]
 
 
-def read_conll(path: Path, columns: list[str], row_bytes: int) -> Iterator["pa.RecordBatch"]:
+def read_conll(path: SourcePath, columns: list[str], row_bytes: int) -> Iterator["pa.RecordBatch"]:
     """Some columns of a file: a row per sentence, each column a list of text."""
     import pyarrow as pa
 
@@ -52,7 +52,7 @@ def read_conll(path: Path, columns: list[str], row_bytes: int) -> Iterator["pa.R
         yield pa.RecordBatch.from_arrays(lists, columns)
 
 
-def _sentences(path: Path, row_bytes: int) -> Iterator[list[list[str]]]:
+def _sentences(path: SourcePath, row_bytes: int) -> Iterator[list[list[str]]]:
     """Sentences as lists of words, words as lists of cells, the same number throughout."""
     words: list[list[str]] = []
     count = 0
@@ -79,5 +79,5 @@ def _sentences(path: Path, row_bytes: int) -> Iterator[list[list[str]]]:
         yield words
 
 
-def _open(path: Path) -> io.TextIOWrapper:
+def _open(path: SourcePath) -> io.TextIOWrapper:
     return io.TextIOWrapper(open_unpacked(path), encoding="utf-8-sig", newline="\n")

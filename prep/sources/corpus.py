@@ -1,13 +1,13 @@
 """A corpus, ready to be read, whatever it comes from."""
 
 from dataclasses import dataclass
-from pathlib import Path
 
 from cache.errors import InputError
 from cache.format.checksummed_json import NAME_PATTERN, Json
 from cache.format.manifest import MISSING_ROWS, TOKENIZER
 
 from ..columns import Stream
+from .remote_path import SourcePath
 
 STDIN = "-"
 """What is typed for standard input."""
@@ -112,7 +112,7 @@ def cache_name(name: str) -> str:
     return plain[:100] or "corpus"
 
 
-def check_split_name(name: str, where: Path) -> None:
+def check_split_name(name: str, where: SourcePath) -> None:
     """Raise an `InputError` where a split cannot be called so."""
     if not NAME_PATTERN.fullmatch(name) or name == TOKENIZER:
         raise InputError(

@@ -8,20 +8,19 @@ all others                                  nowhere: a quote may hold the end of
 
 from codecs import BOM_UTF8
 from collections.abc import Sequence
-from pathlib import Path
 
 from .diagnose import reading
 from .formats import ARCHIVE, COMPRESSIONS, LINES, Span, TableFile, table_file
 from .json_files import holds_list
-from .remote_path import RemotePath, each, open_bytes
+from .remote_path import RemotePath, SourcePath, each, open_bytes
 
 BLOCK_BYTES = 1 << 20
 
-FilePart = tuple[Path, Span | None]
+FilePart = tuple[SourcePath, Span | None]
 """A file, and which rows of it are meant; None = all."""
 
 
-def cut_tables(paths: Sequence[Path], delimiter: str | None, part_bytes: int) -> list[list[FilePart]]:
+def cut_tables(paths: Sequence[SourcePath], delimiter: str | None, part_bytes: int) -> list[list[FilePart]]:
     """Table files in parts of about `part_bytes`: of a large file, or several small ones. Runs in a forked process.
 
     Raises:
@@ -42,7 +41,7 @@ def cut_tables(paths: Sequence[Path], delimiter: str | None, part_bytes: int) ->
     return groups
 
 
-def _spans(path: Path, delimiter: str | None, part_bytes: int) -> tuple[int, list[Span | None]]:
+def _spans(path: SourcePath, delimiter: str | None, part_bytes: int) -> tuple[int, list[Span | None]]:
     """The bytes of a file and, where it is larger than a part, its parts in order."""
     with reading(path, delimiter):
         size = path.stat().st_size
@@ -58,7 +57,7 @@ def _spans(path: Path, delimiter: str | None, part_bytes: int) -> tuple[int, lis
         return size, [Span(begin, end) for begin, end in zip([0, *ends], [*ends, size], strict=True)]
 
 
-def _row_groups(path: Path, part_bytes: int) -> list[Span]:
+def _row_groups(path: SourcePath, part_bytes: int) -> list[Span]:
     import pyarrow.parquet
 
     with pyarrow.parquet.ParquetFile(open_bytes(path)) as file:
@@ -87,7 +86,7 @@ def _ends_rows_with_lines(table: TableFile) -> bool:
     return True
 
 
-def _line_ends(path: Path, size: int, part_bytes: int) -> list[int]:
+def _line_ends(path: SourcePath, size: int, part_bytes: int) -> list[int]:
     """Positions behind the first line that ends after each multiple of `part_bytes`, but for the last of the file."""
     ends: list[int] = []
     with open_bytes(path) as file:

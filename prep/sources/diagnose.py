@@ -9,16 +9,16 @@ import csv
 import io
 import json
 from collections.abc import Iterator
-from pathlib import Path
 from typing import BinaryIO, cast
 
 from cache.common.table_files import utf8_remedy
 from cache.errors import InputError
 
 from .formats import TableFile, open_unpacked, table_file
+from .remote_path import SourcePath
 
 
-def row_too_long(path: Path, row_bytes: int) -> InputError:
+def row_too_long(path: SourcePath, row_bytes: int) -> InputError:
     """The error for a row of more than `row_bytes`."""
     return InputError(
         f"cannot read {path}: a row is longer than {row_bytes:,} bytes, the most for this --memory; close the quote or "
@@ -27,7 +27,7 @@ def row_too_long(path: Path, row_bytes: int) -> InputError:
 
 
 @contextlib.contextmanager
-def reading(path: Path, delimiter: str | None = None) -> Iterator[None]:
+def reading(path: SourcePath, delimiter: str | None = None) -> Iterator[None]:
     """Turn the complaints of pyarrow, of archives and of the system about `path` into an `InputError` that names it and
     says why. `delimiter` is as for `table_file`."""
     try:
@@ -41,7 +41,7 @@ def reading(path: Path, delimiter: str | None = None) -> Iterator[None]:
         raise
 
 
-def _reason(path: Path, delimiter: str | None, error: Exception) -> str:
+def _reason(path: SourcePath, delimiter: str | None, error: Exception) -> str:
     text = str(error).strip()
     if isinstance(error, OSError) and error.strerror:
         return f"cannot read {path}: {error.strerror}"
@@ -54,11 +54,11 @@ def _reason(path: Path, delimiter: str | None, error: Exception) -> str:
     return f"cannot read {path}: {text}"
 
 
-def _open(path: Path) -> BinaryIO:
+def _open(path: SourcePath) -> BinaryIO:
     return cast(BinaryIO, io.BufferedReader(open_unpacked(path)))
 
 
-def first_invalid_byte(path: Path) -> int | None:
+def first_invalid_byte(path: SourcePath) -> int | None:
     """The position of the first byte of a (perhaps compressed) file that is not UTF-8, None where there is none."""
     decoder = codecs.getincrementaldecoder("utf-8")()
     position = 0
@@ -73,7 +73,7 @@ def first_invalid_byte(path: Path) -> int | None:
     return None if not decoder.getstate()[0] else position - len(decoder.getstate()[0])
 
 
-def not_utf8(path: Path, position: int) -> str:
+def not_utf8(path: SourcePath, position: int) -> str:
     """The message for text in another encoding."""
     with _open(path) as file:
         return f"{path}: not UTF-8 text at byte {position:,}; {utf8_remedy(file.read(2), path.name)}"

@@ -13,7 +13,7 @@ from cache.common.table_files import CSV, DELIMITERS, TSV
 from cache.common.table_files import FORMATS as TABLE_FORMATS
 from cache.errors import InputError
 
-from .remote_path import open_bytes
+from .remote_path import SourcePath, open_bytes
 
 if TYPE_CHECKING:
     import zipfile
@@ -43,13 +43,13 @@ class TableFile:
     """A table file: csv, json, parquet, conll or lines of text, what separates its cells, and which rows are meant;
     None = all."""
 
-    path: Path
+    path: SourcePath
     kind: str
     delimiter: str
     span: Span | None = None
 
 
-def format_of(path: Path, delimiter: str | None = None) -> str | None:
+def format_of(path: SourcePath, delimiter: str | None = None) -> str | None:
     """csv, json, parquet, conll or lines by the file's ending, that of a compression behind it aside; None for others.
 
     Args:
@@ -68,7 +68,7 @@ def format_of(path: Path, delimiter: str | None = None) -> str | None:
     return None if packed and known == "parquet" else known
 
 
-def table_file(path: Path, delimiter: str | None) -> TableFile:
+def table_file(path: SourcePath, delimiter: str | None) -> TableFile:
     """What a file is; of an archive, what it holds is.
 
     Raises:
@@ -86,7 +86,7 @@ def table_file(path: Path, delimiter: str | None) -> TableFile:
     return TableFile(path, kind, delimiter or DELIMITERS[TSV if tabs else CSV])
 
 
-def check_known(path: Path, delimiter: str | None, labelled: bool) -> None:
+def check_known(path: SourcePath, delimiter: str | None, labelled: bool) -> None:
     """Raise an `InputError` where a file is of no known kind by its name, or has no labels though they are wanted; of
     an archive it is not known yet."""
     kind = format_of(path, delimiter)
@@ -103,7 +103,7 @@ def check_known(path: Path, delimiter: str | None, labelled: bool) -> None:
 # --- opening
 
 
-def open_unpacked(path: Path, span: Span | None = None) -> Any:
+def open_unpacked(path: SourcePath, span: Span | None = None) -> Any:
     """A pyarrow stream of a file's bytes, decompressed; of an archive, of those of the file it holds. Of a file that is
     neither, perhaps of some bytes alone."""
     import pyarrow as pa
@@ -118,7 +118,7 @@ def open_unpacked(path: Path, span: Span | None = None) -> Any:
     return pa.PythonFile(zipfile.ZipFile(open_bytes(path)).open(_lone_member(path)), mode="r")
 
 
-def _bytes(path: Path, span: Span) -> Iterator[bytes]:
+def _bytes(path: SourcePath, span: Span) -> Iterator[bytes]:
     with open_bytes(path) as file:
         file.seek(span.begin)
         left = span.end - span.begin
@@ -152,7 +152,7 @@ class _Pieces(io.RawIOBase):
         return len(part)
 
 
-def _lone_member(path: Path) -> "zipfile.ZipInfo":
+def _lone_member(path: SourcePath) -> "zipfile.ZipInfo":
     """The file in an archive that holds one; what macOS adds to archives aside."""
     import zipfile
 

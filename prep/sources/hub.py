@@ -8,11 +8,10 @@ from cache.common.forked import Forked
 from cache.common.hub import hub_reachable
 from cache.errors import InputError
 
-from .corpus import Columns, Source, cache_name
+from .corpus import Columns, Source
 from .presets import PRESETS
 from .saved import arrow_frame
-from .tables import class_names, frame_stream, holds_words, known_classes, split_hidden
-from .usual_columns import choose_columns, column_note, unread_labels
+from .tables import class_names, frames_source
 
 
 def open_hub(argument: str, asked: Columns, forked: Forked, wanted: tuple[str, ...] = ()) -> Source:
@@ -38,27 +37,9 @@ def open_hub(argument: str, asked: Columns, forked: Forked, wanted: tuple[str, .
     }
     if not frames:
         raise InputError(f"{dataset_id} has none of the splits {', '.join(wanted)}; it has {', '.join(found.files)}")
-    names = next(iter(frames.values())).names
-    columns = choose_columns(names, asked, dataset_id)
-    frames, hidden = split_hidden(frames, columns)
-    return Source(
-        argument=argument,
-        name=cache_name(dataset_id.rpartition("/")[2] + (f"-{config}" if config else "")),
-        identity={
-            "kind": "hub",
-            "dataset": dataset_id,
-            "config": found.config,
-            "revision": found.revision,
-            "splits": list(frames),
-            **columns.identity,
-        },
-        splits={split: frame_stream(frame, columns, f"{dataset_id}, {split}") for split, frame in frames.items()},
-        label_names=known_classes(frames, columns),
-        pair=columns.pair is not None,
-        words=holds_words(frames, columns),
-        note="; ".join(filter(None, (hidden, column_note(names, asked, columns)))),
-        unread=unread_labels(names, columns),
-    )
+    name = dataset_id.rpartition("/")[2] + (f"-{config}" if config else "")
+    identity = {"kind": "hub", "dataset": dataset_id, "config": found.config, "revision": found.revision}
+    return frames_source(argument, name, frames, asked, identity)
 
 
 @dataclass(frozen=True)

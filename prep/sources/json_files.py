@@ -8,7 +8,6 @@ import io
 import json
 import re
 from collections.abc import Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cache.errors import InputError
@@ -16,6 +15,7 @@ from cache.errors import InputError
 from ..columns import is_list
 from .diagnose import row_too_long
 from .formats import Span, TableFile, file_of, open_unpacked
+from .remote_path import SourcePath
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -57,7 +57,7 @@ def json_batches(
     return pyarrow.json.open_json(_lines(table.path, row_bytes, table.span), read_options=read, parse_options=parse)
 
 
-def json_head(path: Path, row_bytes: int) -> dict[str, list[Any]]:
+def json_head(path: SourcePath, row_bytes: int) -> dict[str, list[Any]]:
     """The fields of the first objects of a file and their values, as far as they parse."""
     with _lines(path, row_bytes) as file:
         text = file.read(HEAD_BYTES).decode("utf-8-sig", "replace").strip()
@@ -92,21 +92,21 @@ def _type(values: list[Any], text: bool) -> "pa.DataType":
 # --- lists
 
 
-def holds_list(path: Path) -> bool:
+def holds_list(path: SourcePath) -> bool:
     """Whether a file holds one list of objects."""
     with open_unpacked(path) as file:
         begin: bytes = file.read(HEAD_BYTES)
     return begin.removeprefix("\ufeff".encode()).lstrip()[:1] == b"["
 
 
-def _lines(path: Path, row_bytes: int, span: Span | None = None) -> Any:
+def _lines(path: SourcePath, row_bytes: int, span: Span | None = None) -> Any:
     """A stream of the bytes of a file; where it holds a list, of its objects as lines."""
     if not holds_list(path):
         return open_unpacked(path, span)
     return file_of(_list_lines(path, row_bytes))
 
 
-def _list_lines(path: Path, row_bytes: int) -> Iterator[bytes]:
+def _list_lines(path: SourcePath, row_bytes: int) -> Iterator[bytes]:
     """The objects of a list as lines, many at a time."""
     with io.TextIOWrapper(open_unpacked(path), encoding="utf-8-sig") as file:
         text, row, before = file.read(PART_CHARACTERS).lstrip(BLANKS)[1:], 0, None

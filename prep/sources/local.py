@@ -1,38 +1,27 @@
-"""Local sources: a file, files and globs, perhaps with the names of their splits, a folder, standard input."""
+"""Files as sources: a file, files and globs, perhaps with the names of their splits, a folder."""
 
-import contextlib
 import glob
 import os
-import shutil
-import sys
-import weakref
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
-from tempfile import mkdtemp
-from typing import TYPE_CHECKING
 
-from cache.common.files import storage_errors
 from cache.common.forked import Forked
 from cache.common.hub import path_text, user_path
 from cache.errors import InputError
 from cache.format.checksummed_json import Json
 from cache.format.files import sha256_file
 
-from ..columns import Stream
-from .corpus import STDIN, Columns, Source, cache_name, check_split_name
+from .corpus import Columns, Source, cache_name, check_split_name
 from .diagnose import reading
 from .files import column_names, holds_words, table_stream, text_files_stream
 from .formats import ARCHIVE, EXPECTED, FORMATS, LINES, check_known, format_of
 from .remote import is_remote_glob, matching, source_path, without_scheme
-from .remote_path import RemotePath
+from .remote_path import RemotePath, SourcePath
 from .saved import is_saved, open_saved
 from .splits import by_split, check_all_named, split_of_folder
 from .usual_columns import choose_columns, column_note, unread_labels
-
-if TYPE_CHECKING:
-    import pyarrow as pa
 
 DESCRIPTIONS = {"dataset_info.json", "dataset_infos.json"}
 """Files beside a dataset's tables that hold none."""
@@ -40,7 +29,7 @@ DESCRIPTIONS = {"dataset_info.json", "dataset_infos.json"}
 # --- files
 
 
-def open_file(argument: str, path: Path, asked: Columns, forked: Forked) -> Source:
+def open_file(argument: str, path: SourcePath, asked: Columns, forked: Forked) -> Source:
     """A table file, which is the split `train`.
 
     Raises:
@@ -68,14 +57,14 @@ def open_files(arguments: Sequence[str], asked: Columns, forked: Forked) -> Sour
     if twice:
         raise InputError(f"{min(twice)} is given twice; name each file once")
     check_all_named({pattern: split or None for split, pattern in given} if any(s for s, _ in given) else {})
-    splits: dict[str, list[Path]] = {}
+    splits: dict[str, list[SourcePath]] = {}
     for (split, _), files, argument in zip(given, found, arguments, strict=True):
         if split:
             check_split_name(split, Path(argument))
             splits.setdefault(split, []).extend(files)
     folders = {path.parent.resolve() for path in paths}
     remote = {isinstance(path, RemotePath) for path in paths}
-    folder = os.path.commonpath(folders) if len(remote) == 1 else "corpus"
+    folder = os.path.commonpath(map(str, folders)) if len(remote) == 1 else "corpus"
     source = open_tables(" ".join(arguments), Path(folder).name, splits or by_split(paths), asked, forked)
     return replace(source, arguments=tuple(arguments) if len(arguments) > 1 else ())
 
@@ -88,10 +77,10 @@ def _split_and_files(argument: str) -> tuple[str, str]:
     return "", argument
 
 
-def _matching(pattern: str, delimiter: str | None, forked: Forked) -> list[Path]:
+def _matching(pattern: str, delimiter: str | None, forked: Forked) -> list[SourcePath]:
     """The table files that are meant by a path, a URL or a glob."""
     if is_remote_glob(pattern):
-        return matching(pattern, forked)
+        return [*matching(pattern, forked)]
     path = source_path(pattern, forked)
     if path.is_dir():
         tables = tables_in(path, delimiter) or lines_in(path)
@@ -101,13 +90,15 @@ def _matching(pattern: str, delimiter: str | None, forked: Forked) -> list[Path]
     if path.exists():
         return [path]
     found = glob.glob(str(path), recursive=True) if glob.has_magic(pattern) else []  # noqa: PTH207  # no hidden files
-    files = [file for file in map(Path, sorted(found)) if file.is_file()]
+    files: list[SourcePath] = [file for file in map(Path, sorted(found)) if file.is_file()]
     if not files:
         raise InputError(f"there is no file {pattern!r}; of several sources each is a file, a folder of them or a glob")
     return files
 
 
-def open_tables(argument: str, name: str, splits: dict[str, list[Path]], asked: Columns, forked: Forked) -> Source:
+def open_tables(
+    argument: str, name: str, splits: dict[str, list[SourcePath]], asked: Columns, forked: Forked
+) -> Source:
     """Table files, split by split.
 
     Args:
@@ -149,7 +140,7 @@ def open_tables(argument: str, name: str, splits: dict[str, list[Path]], asked: 
     )
 
 
-def files_identity(splits: dict[str, list[Path]], columns: Columns) -> Json:
+def files_identity(splits: dict[str, list[SourcePath]], columns: Columns) -> Json:
     """What a cache's manifest says of table files: names, hashes, columns."""
     threads = ThreadPoolExecutor()
     try:
@@ -159,12 +150,12 @@ def files_identity(splits: dict[str, list[Path]], columns: Columns) -> Json:
         threads.shutdown(wait=False, cancel_futures=True)
 
 
-def _file_identity(split: str, path: Path) -> Json:
+def _file_identity(split: str, path: SourcePath) -> Json:
     with reading(path):
         return {"split": split, "file": path_text(path.name), "bytes": path.stat().st_size, **_content(path)}
 
 
-def _content(path: Path) -> Json:
+def _content(path: SourcePath) -> Json:
     """What tells this content of a file from others: its hash, or what the store at a URL calls its version."""
     if isinstance(path, RemotePath):
         return {"version": path.listed.version if path.listed else ""}
@@ -174,22 +165,22 @@ def _content(path: Path) -> Json:
 # --- folders
 
 
-def tables_in(folder: Path, delimiter: str | None = None) -> list[Path]:
+def tables_in(folder: SourcePath, delimiter: str | None = None) -> list[SourcePath]:
     """The table files in a folder, sorted by name; without files of lines, which may be notes beside them."""
     files = _visible_files(folder)
     return [file for file in files if format_of(file, delimiter) not in (None, LINES) and file.name not in DESCRIPTIONS]
 
 
-def lines_in(folder: Path) -> list[Path]:
+def lines_in(folder: SourcePath) -> list[SourcePath]:
     """The files of a folder that hold a text per line, sorted by name."""
     return [file for file in _visible_files(folder) if format_of(file) == LINES]
 
 
-def _visible_files(folder: Path) -> list[Path]:
+def _visible_files(folder: SourcePath) -> list[SourcePath]:
     return sorted(file for file in folder.iterdir() if file.name[0] != "." and file.is_file())
 
 
-def open_folder(argument: str, path: Path, asked: Columns, forked: Forked) -> Source:
+def open_folder(argument: str, path: SourcePath, asked: Columns, forked: Forked) -> Source:
     """A folder: as `save_to_disk` writes it, of table files, of folders of them, or of text files: in folders of their
     own a text each, else a text per line.
 
@@ -197,21 +188,15 @@ def open_folder(argument: str, path: Path, asked: Columns, forked: Forked) -> So
         InputError: it is none of them, or its files cannot be read or have not the columns.
     """
     if is_saved(path):
+        if isinstance(path, RemotePath):
+            raise InputError(
+                f"{path} was written by save_to_disk, expected files; copy it to this machine and build from it"
+            )
         return open_saved(argument, path, asked, forked)
     tables = tables_in(path, asked.delimiter)
     if tables:
         return open_tables(argument, path.resolve().name, by_split(tables), asked, forked)
-    patterns = ("*/*.txt",) if asked.labelled else ("*/*.txt", "*.txt")
-    texts = {
-        split.name: [
-            (file, path_text(file.parent.name))
-            for file in sorted(file for pattern in patterns for file in split.glob(pattern))
-            if file.is_file()
-        ]
-        for split in sorted(path.iterdir())
-        if split.is_dir()
-    }
-    texts = {split: files for split, files in texts.items() if files}
+    texts = _texts_below(path, asked.labelled)
     splits = {} if texts else _tables_below(path, asked.delimiter)
     if not texts and not splits and (lines := lines_in(path)):
         splits = by_split(lines)
@@ -229,10 +214,10 @@ def open_folder(argument: str, path: Path, asked: Columns, forked: Forked) -> So
         check_split_name(split, path / split)
     streams = {split: text_files_stream(path, members, forked, asked.labelled) for split, members in texts.items()}
     files = []
-    for split, members in texts.items():
-        for file, _ in members:
-            with reading(file):
-                files.append({"split": split, "file": path_text(str(file.relative_to(path))), **_content(file)})
+    for split, file in ((split, file) for split, members in texts.items() for file, _ in members):
+        with reading(file):
+            name = path_text(os.path.relpath(str(file), str(path)))
+            files.append({"split": split, "file": name, **_content(file)})
     return Source(
         argument=argument,
         name=cache_name(path.resolve().name),
@@ -242,7 +227,19 @@ def open_folder(argument: str, path: Path, asked: Columns, forked: Forked) -> So
     )
 
 
-def _tables_below(folder: Path, delimiter: str | None, depth: int = 2) -> dict[str, list[Path]]:
+def _texts_below(folder: SourcePath, labelled: bool) -> dict[str, list[tuple[SourcePath, str]]]:
+    """The files of text in a folder by split, each with the name of the folder that it lies in."""
+    patterns = ("*/*.txt",) if labelled else ("*/*.txt", "*.txt")
+    found: dict[str, list[tuple[SourcePath, str]]] = {}
+    splits: list[SourcePath] = sorted(folder.iterdir())
+    for split in splits:
+        files: list[SourcePath] = sorted(file for pattern in patterns for file in split.glob(pattern))
+        if texts := [(file, path_text(file.parent.name)) for file in files if file.is_file()]:
+            found[split.name] = texts
+    return found
+
+
+def _tables_below(folder: SourcePath, delimiter: str | None, depth: int = 2) -> dict[str, list[SourcePath]]:
     """The table files in the folders of a folder by split: those of `split/…`, or of the one folder that has some, as
     repositories of the Hub have them in `data`.
 
@@ -265,48 +262,3 @@ def _tables_below(folder: Path, delimiter: str | None, depth: int = 2) -> dict[s
         listed = ", ".join(map(str, found))
         raise InputError(f"{folder} holds table files in several folders ({listed}); build from one of them")
     return next(iter(found.values()), {})
-
-
-# --- standard input
-
-
-def open_stdin(asked: Columns, forked: Forked) -> Source:
-    """JSON lines from standard input, or csv where the user says what separates the cells. They are kept in a temporary
-    file until the source is forgotten, for they may be read more than once.
-
-    Raises:
-        InputError: it is a terminal; or as `open_file`.
-        StorageError: the temporary file cannot be written.
-    """
-    if sys.stdin is None or sys.stdin.closed or sys.stdin.isatty():
-        raise InputError("standard input is a terminal, expected JSON lines: prep build - --name NAME < FILE")
-    folder = Path(mkdtemp(prefix="prep-stdin-"))
-    path = folder / ("stdin.jsonl" if asked.delimiter is None else "stdin.csv")
-    try:
-        with storage_errors(path), path.open("wb") as file:
-            shutil.copyfileobj(sys.stdin.buffer, file, 1 << 20)
-        with _named_stdin(path):
-            source = open_file(STDIN, path, asked, forked)
-    except BaseException:
-        shutil.rmtree(folder, ignore_errors=True)
-        raise
-    stream = _from_stdin(source.splits["train"], path)
-    weakref.finalize(stream, shutil.rmtree, folder, ignore_errors=True)
-    return replace(source, splits={"train": stream})
-
-
-def _from_stdin(stream: Stream, path: Path) -> Stream:
-    def batches() -> Iterator["pa.RecordBatch"]:
-        with _named_stdin(path):
-            yield from stream()
-
-    return batches
-
-
-@contextlib.contextmanager
-def _named_stdin(path: Path) -> Iterator[None]:
-    """Leave the folder of the temporary file out of messages."""
-    try:
-        yield
-    except InputError as error:
-        raise InputError(str(error).replace(str(path), path.name)) from error

@@ -2,7 +2,7 @@
 
 import contextlib
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -47,22 +47,16 @@ class FilledRows:
         return np.flatnonzero(np.concatenate([np.zeros(0, bool), *self._filled]))
 
 
-def rows_left_out(stream: Stream) -> int:
-    """How many rows a stream left out, as far as it was read last."""
-    return stream.left_out if isinstance(stream, FilledRows) else 0
-
-
 NOTE = "(rows that --missing drop leaves out are not counted)"
 
 
 @contextlib.contextmanager
-def counted_without(left_out: Callable[[], int]) -> Iterator[None]:
-    """Say in messages with the number of a row that it is not counted with those left out, where `left_out` gives a
-    number above 0 by then."""
+def noting_left_out(drop_missing: bool) -> Iterator[None]:
+    """Where rows are left out, end an error that names a row of a split by saying that those are not counted."""
     try:
         yield
     except InputError as error:
-        if "counted from 0" not in str(error) or NOTE in str(error) or not left_out():
+        if not drop_missing or "' (counted from 0)" not in str(error) or NOTE in str(error):
             raise
         raise InputError(f"{error} {NOTE}") from error
 

@@ -18,9 +18,10 @@ from .corpus import STDIN, Columns, Source
 from .files import column_names, table_stream
 from .formats import ARCHIVE, TEXT, format_of
 from .hub import open_hub
-from .local import files_identity, names_files, open_file, open_files, open_folder, open_stdin
+from .local import files_identity, names_files, open_file, open_files, open_folder
 from .presets import PRESETS, Preset
 from .remote import is_remote_glob, source_path, without_scheme
+from .stdin import open_stdin
 from .usual_columns import choose_columns
 
 ANY = Columns()

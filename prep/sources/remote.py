@@ -11,7 +11,7 @@ from cache.sharing.transfer import Report, transfer, watched
 from cache.sharing.urls import StoreUrl, is_url, parse_url
 
 from .formats import ARCHIVE, TEXT, format_of
-from .remote_path import Listed, RemotePath, below, connected, is_meant
+from .remote_path import Listed, RemotePath, SourcePath, below, connected, is_meant
 
 
 def is_remote_glob(argument: str) -> bool:
@@ -28,7 +28,7 @@ def without_scheme(argument: str) -> str:
     return "/" + parse_url(argument).path if argument.lower().startswith("file://") else argument
 
 
-def source_path(argument: str, forked: Forked) -> Path:
+def source_path(argument: str, forked: Forked) -> SourcePath:
     """The file or folder that an argument names, which may be a URL; only a local one may not be there.
 
     Raises:
@@ -40,7 +40,7 @@ def source_path(argument: str, forked: Forked) -> Path:
     return _found(parse_url(argument), "", forked)
 
 
-def matching(pattern: str, forked: Forked) -> list[Path]:
+def matching(pattern: str, forked: Forked) -> list[RemotePath]:
     """The files that a glob in a URL means, by name.
 
     Raises:
@@ -86,7 +86,7 @@ def _find(url: StoreUrl, pattern: str) -> RemotePath:
         except FileNotFoundError:
             pass
         else:
-            return RemotePath.of(url, Listed(file.size, file.version))
+            return RemotePath(url, Listed(file.size, file.version))
     names = [
         file
         for file in store.sizes(name)
@@ -105,7 +105,7 @@ def _find(url: StoreUrl, pattern: str) -> RemotePath:
         report(0)
 
     transfer(names, look, url)
-    return RemotePath.of(url, files={file: files[file] for file in names})
+    return RemotePath(url, files={file: files[file] for file in names})
 
 
 def _is_known(name: str) -> bool:

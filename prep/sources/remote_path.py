@@ -1,4 +1,4 @@
-"""Files and folders at URLs, which readers take for local ones.
+"""Files and folders at URLs, which readers take as they take local ones.
 
 A file is read over the network piece by piece, and nothing of it is kept. What its store calls its version (an ETag)
 says in the manifest which content it had, and is compared before and after it is read.
@@ -9,13 +9,13 @@ The libraries that move the bytes do not survive a fork: they are used in forked
 
 import os
 import re
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from functools import cache
-from pathlib import Path, PosixPath, PurePosixPath
-from typing import Any, BinaryIO, Self, TypeVar, cast
+from pathlib import Path, PurePosixPath
+from typing import Any, BinaryIO, TypeVar, cast
 
 from cache.common.files import open_regular
 from cache.errors import InputError
@@ -37,8 +37,9 @@ class Listed:
     version: str
 
 
-class RemotePath(PosixPath):
-    """A file or a folder at a URL: the methods of `Path` that sources use.
+@dataclass(frozen=True)
+class RemotePath:
+    """A file or a folder at a URL, with the methods of `Path` that sources use.
 
     Attributes:
         url: of it.
@@ -47,63 +48,75 @@ class RemotePath(PosixPath):
     """
 
     url: StoreUrl
-    listed: Listed | None
-    files: dict[str, Listed]
-
-    @classmethod
-    def of(cls, url: StoreUrl, listed: Listed | None = None, files: dict[str, Listed] | None = None) -> Self:
-        """The file or folder at a URL."""
-        self = cls(f"/{url.scheme}/{url.host}/{re.sub('@[^/]*', '', url.path) if url.scheme == 'hf' else url.path}")
-        self.url, self.listed, self.files = url, listed, files or {}
-        return self
-
-    def __reduce__(self) -> Any:
-        return _path, (self.url, self.listed, self.files)
+    listed: Listed | None = None
+    files: dict[str, Listed] = field(default_factory=dict, compare=False)
 
     def __str__(self) -> str:
         return str(self.url)
 
-    def __truediv__(self, name: Any) -> Self:
+    def __lt__(self, other: "RemotePath") -> bool:
+        return str(self).split("/") < str(other).split("/")
+
+    def __truediv__(self, name: str) -> "RemotePath":
         below = f"{name}/"
         files = {file.removeprefix(below): found for file, found in self.files.items() if file.startswith(below)}
-        return self.of(self.url / str(name), self.files.get(str(name)), files)
+        return RemotePath(self.url / name, self.files.get(name), files)
 
     @property
-    def parent(self) -> Self:
-        return self.of(parse_url(self.url.parent))
+    def _plain(self) -> PurePosixPath:
+        """Without the revision of a dataset."""
+        path = re.sub("@[^/]*", "", self.url.path) if self.url.scheme == "hf" else self.url.path
+        return PurePosixPath(self.url.host, path)
 
-    def resolve(self, strict: bool = False) -> Self:
+    @property
+    def name(self) -> str:
+        return self._plain.name
+
+    @property
+    def stem(self) -> str:
+        return self._plain.stem
+
+    @property
+    def suffix(self) -> str:
+        return self._plain.suffix
+
+    @property
+    def suffixes(self) -> list[str]:
+        return self._plain.suffixes
+
+    @property
+    def parent(self) -> "RemotePath":
+        return RemotePath(parse_url(self.url.parent))
+
+    def resolve(self) -> "RemotePath":
         return self
 
-    def relative_to(self, *other: Any) -> Any:
-        return PurePosixPath(str(self)).relative_to(str(other[0]))
-
-    def is_file(self, **_: Any) -> bool:
+    def is_file(self) -> bool:
         return self.listed is not None
 
-    def is_dir(self, **_: Any) -> bool:
+    def is_dir(self) -> bool:
         return bool(self.files)
 
-    def exists(self, **_: Any) -> bool:
+    def exists(self) -> bool:
         return self.is_file() or self.is_dir()
 
-    def stat(self, **_: Any) -> os.stat_result:
+    def stat(self) -> os.stat_result:
         size = self.listed.size if self.listed else 0
         return os.stat_result((0, 0, 0, 0, 0, 0, size, 0, 0, 0))
 
-    def iterdir(self) -> Generator[Self, None, None]:
+    def iterdir(self) -> "Iterator[RemotePath]":
         groups: dict[str, dict[str, Listed]] = {}
         for file, found in self.files.items():
             name, _, rest = file.partition("/")
             groups.setdefault(name, {})[rest] = found
         for name in sorted(groups):
             listed = groups[name].pop("", None)
-            yield self.of(self.url / name, listed, groups[name])
+            yield RemotePath(self.url / name, listed, groups[name])
 
-    def glob(self, pattern: str, **_: Any) -> Generator[Self, None, None]:
+    def glob(self, pattern: str) -> "Iterator[RemotePath]":
         for file in sorted(self.files):
             if is_meant(file, pattern):
-                yield self.of(self.url / file, self.files[file])
+                yield RemotePath(self.url / file, self.files[file])
 
     def remote(self) -> RemoteFile:
         """The file, if it is what was listed.
@@ -121,19 +134,19 @@ class RemotePath(PosixPath):
         return found
 
 
-def _path(url: StoreUrl, listed: Listed | None, files: dict[str, Listed]) -> RemotePath:
-    return RemotePath.of(url, listed, files)
+SourcePath = Path | RemotePath
+"""A file or folder of this machine, or at a URL."""
 
 
-def open_bytes(path: Path) -> BinaryIO:
+def open_bytes(path: SourcePath) -> BinaryIO:
     """Open a file, of this machine or another, for reading; see `open_regular` and `RemotePath.remote`."""
     return path.remote().open() if isinstance(path, RemotePath) else open_regular(path)
 
 
-def each(function: Callable[..., Found], paths: Sequence[Path], *arguments: Any) -> list[Found]:
+def each(function: Callable[..., Found], paths: Sequence[SourcePath], *arguments: Any) -> list[Found]:
     """What a function gives for each of some files, in order: several at once where they are waited for."""
 
-    def call(path: Path) -> Found:
+    def call(path: SourcePath) -> Found:
         return function(path, *arguments)
 
     if not any(isinstance(path, RemotePath) for path in paths):
@@ -142,7 +155,7 @@ def each(function: Callable[..., Found], paths: Sequence[Path], *arguments: Any)
         return list(threads.map(call, paths))
 
 
-def check_unchanged(path: Path) -> None:
+def check_unchanged(path: SourcePath) -> None:
     """Raise an `InputError` where a file at a URL is no longer what was listed."""
     if isinstance(path, RemotePath):
         path.remote()

@@ -13,6 +13,7 @@ from ..columns import Stream, plain
 from .corpus import Columns, Source, check_split_name
 from .diagnose import reading
 from .files import watch
+from .remote_path import SourcePath
 from .tables import Classes, Frame, class_names, frames_source
 
 if TYPE_CHECKING:
@@ -22,7 +23,7 @@ DICT, INFO, STATE = "dataset_dict.json", "dataset_info.json", "state.json"
 MAX_JSON_BYTES = 64 << 20
 
 
-def is_saved(folder: Path) -> bool:
+def is_saved(folder: SourcePath) -> bool:
     """Whether the folder holds a `Dataset` or a `DatasetDict`."""
     return (folder / DICT).is_file() or ((folder / STATE).is_file() and (folder / INFO).is_file())
 

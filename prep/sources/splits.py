@@ -8,12 +8,12 @@ part-0.parquet  0000.parquet  reviews.csv                          no split: par
 
 import re
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 from cache.common.text import listed
 from cache.errors import InputError
 
 from .corpus import check_split_name
+from .remote_path import SourcePath
 
 SPLITS = {
     "train": "train",
@@ -32,7 +32,7 @@ _LISTED = 5
 """Most files that an error lists."""
 
 
-def by_split(paths: Sequence[Path]) -> dict[str, list[Path]]:
+def by_split(paths: Sequence[SourcePath]) -> dict[str, list[SourcePath]]:
     """Table files by the split that their names say, in this order; all are `train` where no name says one.
 
     Raises:
@@ -43,7 +43,7 @@ def by_split(paths: Sequence[Path]) -> dict[str, list[Path]]:
         return {"train": list(paths)}
     named |= {path: _split_of_shard(path) for path, split in named.items() if split is None}
     check_all_named(named)
-    splits: dict[str, list[Path]] = {}
+    splits: dict[str, list[SourcePath]] = {}
     for path, split in named.items():
         files = splits.setdefault(str(split), [])
         files.append(path)
@@ -57,7 +57,7 @@ def by_split(paths: Sequence[Path]) -> dict[str, list[Path]]:
     return splits
 
 
-def check_all_named(named: Mapping[Path, str | None] | Mapping[str, str | None]) -> None:
+def check_all_named(named: Mapping[SourcePath, str | None] | Mapping[str, str | None]) -> None:
     """Raise an `InputError` that lists both where some files or folders say which split they are and some do not."""
     having = [str(path) for path, split in named.items() if split]
     without = [str(path) for path, split in named.items() if split is None]
@@ -69,12 +69,12 @@ def check_all_named(named: Mapping[Path, str | None] | Mapping[str, str | None])
         )
 
 
-def split_of_folder(folder: Path) -> str | None:
+def split_of_folder(folder: SourcePath) -> str | None:
     """The split that the files of a folder are by its name; None where it says none."""
     return SPLITS.get(folder.name.lower())
 
 
-def _split_of(path: Path) -> str | None:
+def _split_of(path: SourcePath) -> str | None:
     """The split by a usual name at the beginning or end of the file's name."""
     stem = _stem(path)
     if found := re.fullmatch(rf"({_USUAL})([-_ ]?[0-9]+(-of-[0-9]+)?)?", stem, re.IGNORECASE):
@@ -85,16 +85,16 @@ def _split_of(path: Path) -> str | None:
     return SPLITS[found[1].lower()] if found else None
 
 
-def _split_of_shard(path: Path) -> str | None:
+def _split_of_shard(path: SourcePath) -> str | None:
     """What stands before `-00000-of-00003`."""
     found = re.fullmatch(r"(.+)-[0-9]+-of-[0-9]+", _stem(path))
     return found[1] if found else None
 
 
-def _stem(path: Path) -> str:
+def _stem(path: SourcePath) -> str:
     return path.name.split(".")[0]
 
 
-def _is_part(path: Path) -> bool:
+def _is_part(path: SourcePath) -> bool:
     """Whether a file is one of several by its name, which ends in a number."""
     return _stem(path)[-1:].isdigit()

@@ -8,13 +8,13 @@ import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from cache.common.forked import BATCH_ROWS
 from cache.errors import InputError
+from cache.format.checksummed_json import Json
 
 from ..columns import (
     LABEL,
@@ -32,8 +32,8 @@ from ..columns import (
 )
 from ..labels.class_labels import Coded, code_batch
 from .corpus import Columns, Source, cache_name
-from .files import named
-from .missing import FilledRows, counted_without, rows_left_out
+from .missing import FilledRows, noting_left_out
+from .readers import named
 from .usual_columns import choose_columns, column_note, unread_labels
 
 if TYPE_CHECKING:
@@ -164,7 +164,9 @@ def frame_stream(frame: Frame, columns: Columns, where: str) -> Stream:
     return PartedStream(batches, cut)
 
 
-def frames_source(argument: str, name: str, frames: Mapping[str, Frame], asked: Columns) -> Source:
+def frames_source(
+    argument: str, name: str, frames: Mapping[str, Frame], asked: Columns, identity: Json | None = None
+) -> Source:
     """A corpus of tables.
 
     Args:
@@ -172,6 +174,7 @@ def frames_source(argument: str, name: str, frames: Mapping[str, Frame], asked: 
         name: the default name of its cache.
         frames: split name to split.
         asked: columns; the usual ones for those that are not named.
+        identity: what tells them from others, such as a revision; None: a hash of their texts and labels.
 
     Raises:
         InputError: a column is missing, a text or label is missing or of a wrong kind.
@@ -187,15 +190,16 @@ def frames_source(argument: str, name: str, frames: Mapping[str, Frame], asked: 
     classes = known_classes(labelled, asked)
     streams = {split: frame_stream(frame, asked, where[split]) for split, frame in labelled.items()}
     digests = {}
-    for split, stream in streams.items():
+    for split, stream in streams.items() if identity is None else ():
         read = FilledRows(stream) if asked.drop_missing else stream
-        with counted_without(partial(rows_left_out, read)):
+        with noting_left_out(asked.drop_missing):
             digests[split] = digest(split, read)
     tables = [{"split": split, "rows": found.rows, "sha256": found.sha256} for split, found in digests.items()]
+    own = {"kind": "tables", "tables": tables} if identity is None else {**identity, "splits": list(labelled)}
     return Source(
         argument=argument,
         name=cache_name(name),
-        identity={"kind": "tables", "tables": tables, **asked.identity},
+        identity={**own, **asked.identity},
         splits=streams,
         label_names=classes,
         pair=asked.pair is not None,

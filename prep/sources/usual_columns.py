@@ -4,11 +4,11 @@ import re
 import shlex
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 
 from cache.errors import InputError
 
 from .corpus import Columns
+from .remote_path import SourcePath
 
 WORD_NAMES = ("tokens", "words")
 TEXT_NAMES = ("text", "review", "sentence", "content", "document", "comment", "body", *WORD_NAMES)
@@ -36,7 +36,7 @@ MAX_NAME = 60
 """Characters of a column's name, beyond which it looks like a text."""
 
 
-def choose_columns(names: Sequence[str], asked: Columns, where: Path | str) -> Columns:
+def choose_columns(names: Sequence[str], asked: Columns, where: SourcePath | str) -> Columns:
     """The columns of text and label: those asked for, else those with a usual name.
 
     Args:
@@ -104,7 +104,7 @@ def _plain(name: str) -> str:
     return re.sub(r"[^a-z0-9]+", "_", name.lower()).strip("_")
 
 
-def _usual(what: str, names: Sequence[str], usual: Sequence[str], more: Sequence[str], where: Path | str) -> str:
+def _usual(what: str, names: Sequence[str], usual: Sequence[str], more: Sequence[str], where: SourcePath | str) -> str:
     for name in usual:
         if name in names:
             return name

@@ -10,7 +10,7 @@ import re
 import unicodedata
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
@@ -56,20 +56,6 @@ def failures_as_differences(engine: str) -> Iterator[None]:
         raise ParityError(f"{engine} failed: {error}") from error
 
 
-class Engine(Protocol):
-    """Encodes texts: special tokens added, truncated, not padded."""
-
-    name: str
-
-    def encode(self, texts: Sequence[str]) -> tuple[Array, Array]:
-        """Texts to (tokens,) uint32 ids, rows end to end, and (rows,) int64 lengths."""
-        ...
-
-    def encode_bare(self, texts: Sequence[str]) -> tuple[Array, Array]:
-        """The same without special tokens, not truncated."""
-        ...
-
-
 @dataclass(frozen=True)
 class Rules:
     """What an engine needs to know beside tokenizer.json.
@@ -88,7 +74,7 @@ class Rules:
 
 
 class TokenizersEngine:
-    """Hugging Face `tokenizers`, the reference."""
+    """Hugging Face `tokenizers`, the reference. As every engine it adds special tokens, truncates, and does not pad."""
 
     name = "tokenizers"
     ROWS = 1024
@@ -108,10 +94,12 @@ class TokenizersEngine:
         self.backend.enable_truncation(self.rules.max_length, direction=self.rules.truncation_side)
 
     def encode(self, texts: Sequence[str]) -> tuple[Array, Array]:
+        """Texts to (tokens,) uint32 ids, rows end to end, and (rows,) int64 lengths."""
         encodings = self.encodings(self.backend.encode_batch_fast, texts)
         return join_rows([np.array(encoding.ids, np.uint32) for encoding in encodings])
 
     def encode_bare(self, texts: Sequence[str]) -> tuple[Array, Array]:
+        """The same without special tokens, not truncated."""
         self.backend.no_truncation()
         try:
             encodings = self.encodings(self.backend.encode_batch_fast, texts, add_special_tokens=False)
@@ -265,6 +253,8 @@ def special_ids(backend: Any) -> tuple[list[int], list[int]]:
             return full[:start], full[start + len(bare) :]
     raise ValueError("its special tokens are not simply put around the text")
 
+
+Engine = TokenizersEngine | NanotokenEngine | GigatokenEngine
 
 FAST: dict[str, tuple[str, Callable[[Rules], Engine]]] = {
     "nanotoken": ("WordPiece", NanotokenEngine),

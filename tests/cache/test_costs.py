@@ -51,10 +51,10 @@ def batches_of(plan: EpochPlan) -> list[Array]:
     return [plan.rows[begin:end].astype(np.int64) for begin, end in pairwise(plan.batch_offsets)]
 
 
-@given(cases(), st.integers(1, 9), st.sampled_from(["padded", "packed"]), st.booleans())
+@given(cases(), st.integers(1, 9), st.sampled_from(["padded", "packed"]))
 @settings(max_examples=100, deadline=None)
 def test_the_use_of_ranks_equals_sums_over_every_batch_and_rank(
-    case: tuple[Array, PlanSpec], ranks: int, kind: str, equal_rows: bool
+    case: tuple[Array, PlanSpec], ranks: int, kind: str
 ) -> None:
     """Each rank's cost, from the rows that `micro_batches` gives it; a row of L columns costs 100 L + L²."""
     lengths, spec = case
@@ -62,9 +62,7 @@ def test_the_use_of_ranks_equals_sums_over_every_batch_and_rank(
     fixed, packed = spec.strategy == "fixed", kind == "packed"
     computed, needed, waited = 0, 0, 0
     shares = [
-        micro_batches(
-            plan, lengths, 0, len(plan), Sharing(rank, ranks, 1, MAX_LENGTH, fixed, 1, packed, equal_rows, 100)
-        )
+        micro_batches(plan, lengths, 0, len(plan), Sharing(rank, ranks, 1, MAX_LENGTH, fixed, 1, packed, False, 100))
         for rank in range(ranks)
     ]
     for parts in zip(*shares, strict=True):
@@ -82,7 +80,6 @@ def test_the_use_of_ranks_equals_sums_over_every_batch_and_rank(
         ranks,
         packed=packed,
         fixed_width=MAX_LENGTH if fixed else None,
-        equal_rows=equal_rows,
         attention_length=100,
     )
     assert (use.busy, use.useful) == (pytest.approx(computed / waited), pytest.approx(needed / waited))

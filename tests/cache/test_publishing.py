@@ -127,7 +127,7 @@ def test_a_cache_can_be_opened_at_every_moment_while_it_is_replaced(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, exchange: bool
 ) -> None:
     if not exchange:
-        monkeypatch.setattr(Folder, "exchange", lambda *_: False)
+        monkeypatch.setattr(publishing, "exchange", lambda *_: False)
     place, stop, failed = tmp_path / "toy", threading.Event(), []
     write_cache(place, {"train": 5}, seed=1)
 
@@ -155,7 +155,7 @@ def test_whoever_has_the_old_cache_open_reads_on_from_it(
 ) -> None:
     """Rows, labels, batches and plans, those included that were not touched before the replacement."""
     if not exchange:
-        monkeypatch.setattr(Folder, "exchange", lambda *_: False)
+        monkeypatch.setattr(publishing, "exchange", lambda *_: False)
     place, twin = tmp_path / "toy", tmp_path / "twin"
     for path in (place, twin):
         write_cache(path, {"train": 30, "test": 5}, seed=1, shards=3)
@@ -190,7 +190,7 @@ def test_an_empty_folder_is_replaced_and_of_a_link_only_the_link(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, exchange: bool
 ) -> None:
     if not exchange:
-        monkeypatch.setattr(Folder, "exchange", lambda *_: False)
+        monkeypatch.setattr(publishing, "exchange", lambda *_: False)
     (tmp_path / "empty").mkdir()
     write_cache(tmp_path / "empty", {"train": 3})
     write_cache(tmp_path / "real", {"train": 4})
@@ -214,10 +214,10 @@ def test_a_system_without_folder_exchange_is_noticed_and_another_refusal_raised(
         (tmp_path / name).mkdir()
         (tmp_path / name / name).touch()
     folder = Folder.open(tmp_path)
-    if folder.exchange("a", "b"):
+    if publishing.exchange(folder, "a", "b"):
         assert names_in(tmp_path / "a") == ["b"]
         with pytest.raises(FileNotFoundError):
-            folder.exchange("a", "none")
+            publishing.exchange(folder, "a", "none")
 
 
 # --- killed between the two renames

@@ -15,7 +15,7 @@ from cache.format.manifest import Manifest, SplitInfo, TokenizerInfo, fingerprin
 from cache.format.tasks import IGNORED, Task
 from cache.writing.publishing import publish, staging
 from cache.writing.writer import ShardColumns, write_manifest, write_shard
-from tests.helpers.files import file_info
+from tests.helpers.caches import file_info
 from tests.helpers.tokenizers import write_tokenizer
 
 TASKS = (

@@ -19,6 +19,7 @@ from prep.cli import cli as prep_cli
 from tests.helpers.children import stop_after
 from tests.helpers.corpora import sentences
 from tests.helpers.models import KINDS, Kind, write_encoder
+from tests.helpers.parsing import IN_THIS_PROCESS
 from train.cli import cli as train_cli
 from train.metrics.evaluation import evaluate
 from train.models.fit import CacheRequirements
@@ -26,7 +27,7 @@ from train.models.inputs import model_inputs
 from train.models.loading import load_model
 from train.signals import Stopped
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, *IN_THIS_PROCESS]
 
 LENGTH = 38
 """Tokens of the longest rows: what RoBERTa's 40 positions leave."""
@@ -172,7 +173,7 @@ def test_predictions_are_those_of_the_pipeline(made: Made) -> None:
 def test_neither_padding_nor_a_mask_left_out_changes_logits(made: Made) -> None:
     """Every batch of a plan, with and without padding, as the loop feeds it, against its rows alone."""
     split, seen = made.cache["train"], set()
-    needs = CacheRequirements(made.cache.manifest, made.cache.folder, LENGTH)
+    needs = CacheRequirements(made.cache, LENGTH)
     model = load_model(made.folder / "model", needs, 0).eval().double()
     expected = alone(split, model)
     for batch in split.batches(0, PlanSpec("tight", 4)):
@@ -187,14 +188,14 @@ def test_neither_padding_nor_a_mask_left_out_changes_logits(made: Made) -> None:
 
 def test_the_longest_row_a_model_takes_works_and_one_more_token_is_refused(made: Made) -> None:
     """RoBERTa numbers positions from its pad id + 1, so it takes two tokens less than its table has entries."""
-    manifest, longest = made.cache.manifest, made.kind.longest
+    longest = made.kind.longest
     ids = torch.full((2, longest or 200), 7)
-    model = load_model(made.folder / "model", CacheRequirements(manifest, made.cache.folder, longest or 200), 0).eval()
+    model = load_model(made.folder / "model", CacheRequirements(made.cache, longest or 200), 0).eval()
     with torch.inference_mode():
         assert model(input_ids=ids).logits.isfinite().all()
     if longest:
         with pytest.raises(MismatchError, match=f"it takes rows of at most {longest} tokens.*--max-length {longest}"):
-            load_model(made.folder / "model", CacheRequirements(manifest, made.cache.folder, longest + 1), 0)
+            load_model(made.folder / "model", CacheRequirements(made.cache, longest + 1), 0)
         with torch.inference_mode(), pytest.raises((IndexError, RuntimeError)):
             model(input_ids=torch.cat([ids, ids[:, :1]], dim=1))
 
@@ -248,9 +249,7 @@ def test_pairs_are_read_as_transformers_reads_them(made: Made) -> None:
     rows = rows_of(20)
     cache = prep_build(made.folder, "two", rows, "--text", "text", "--text-pair", "other")
     tokenizer = AutoTokenizer.from_pretrained(made.folder / "model")
-    model = (
-        load_model(made.folder / "model", CacheRequirements(cache.manifest, cache.folder, LENGTH), 0).eval().double()
-    )
+    model = load_model(made.folder / "model", CacheRequirements(cache, LENGTH), 0).eval().double()
     for split in (cache["train"], cache["test"]):
         for batch in split.batches(0, PlanSpec("tight", 4)):
             inputs = model_inputs(batch, model.config)
@@ -271,7 +270,7 @@ def test_pairs_are_read_as_transformers_reads_them(made: Made) -> None:
 
 def test_bf16_autocast_follows_fp32(made: Made) -> None:
     """On the CPU, in padded batches: scores differ by rounding only."""
-    needs = CacheRequirements(made.cache.manifest, made.cache.folder, LENGTH)
+    needs = CacheRequirements(made.cache, LENGTH)
     model = load_model(made.folder / "model", needs, 0)
     losses = []
     for precision in ("fp32", "bf16"):

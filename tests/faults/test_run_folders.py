@@ -26,9 +26,8 @@ from train.run_folder.creating import new_run
 from train.run_folder.export import exported_tokenizer
 from train.settings import Settings
 
-from ..helpers.caches import write_cache
+from ..helpers.caches import file_info, write_cache
 from ..helpers.children import ended, spawn
-from ..helpers.files import file_info
 from ..helpers.hostile import flip, resealed
 from ..helpers.models import write_model
 

@@ -10,8 +10,9 @@ import pytest
 
 from cache import LengthwiseError
 from cache.common.forked import Forked
+from prep.tokenization.encoder import Encoder
 from prep.tokenization.engines import ParityError
-from prep.tokenization.tokenizer import Encoder, find_tokenizer
+from prep.tokenization.tokenizer_files import find_tokenizer
 
 from ..helpers.commands import GOOD, Prep, build, write
 from ..helpers.fuzzing import mutated_bytes, mutated_json

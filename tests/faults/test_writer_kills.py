@@ -87,7 +87,7 @@ def kill_at_operations(
     count = builder.run(place, NEW, exchange=exchange)["operations"]
     seen = set()
     # Publishing is the last dozen operations: none of them is left out.
-    for operation in sorted({*range(0, count, every), *range(count - 24, count + 1)}):
+    for operation in sorted({*range(0, count, every), *range(count - 16, count + 1)}):
         place = place_with(folder / f"kill-{operation}", reference, before)
         ended = builder.run(place, NEW, die_at=operation, exchange=exchange)
         seen.add(killed_then_built_again(builder, place, reference, before, ended))

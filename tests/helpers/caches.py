@@ -6,14 +6,21 @@ import numpy as np
 
 from cache import Cache, open_cache
 from cache.common.arrays import Array
+from cache.common.folder import Folder
+from cache.format import files as listed
 from cache.format.manifest import Manifest, SplitInfo, TokenizerInfo, fingerprint_of
 from cache.format.tasks import Task
 from cache.writing.publishing import publish, staging
 from cache.writing.writer import ShardColumns, write_manifest, write_shard
 
 from .corpora import WORDS
-from .files import file_info
 from .tokenizers import SPECIALS, write_tokenizer
+
+
+def file_info(path: Path) -> listed.FileInfo:
+    """Name, size and checksum of a file."""
+    with Folder.open(path.parent) as folder:
+        return listed.file_info(folder, path.name)
 
 
 def write_cache(

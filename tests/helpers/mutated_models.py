@@ -25,8 +25,7 @@ from train.models.loading import load_model, model_digest
 from train.models.trained import load_for_evaluation
 from train.predict import Predictor
 
-from .caches import write_cache
-from .files import file_info
+from .caches import file_info, write_cache
 from .fuzzing import mutated_bytes, mutated_json
 from .models import DEBERTA_V3, MODERN, write_model
 from .tokenizers import write_tokenizer
@@ -210,7 +209,7 @@ def _replace(rest: random.Random, path: Path) -> None:
 
 def use(rest: random.Random, folder: Path, cache: Cache) -> None:
     """What `train predict`, `train eval` and `train run --model` do with a model."""
-    device, required = torch.device("cpu"), CacheRequirements(cache.manifest, cache.folder, 48)
+    device, required = torch.device("cpu"), CacheRequirements(cache, 48)
     action = rest.randrange(3)
     if action == 0:
         predictor = Predictor(str(folder), device, "fp32", 4)

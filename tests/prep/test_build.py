@@ -11,7 +11,7 @@ import pytest
 
 from cache import InputError, MismatchError, open_cache
 from prep.rows import assembly
-from prep.sources import files
+from prep.sources import readers
 
 from ..helpers.builds import build_toy, check_rows, content, decoded, ids_by_transformers
 from ..helpers.commands import Prep
@@ -235,7 +235,7 @@ def test_runs_that_are_kept_in_files_make_the_same_shards(tmp_path: Path, monkey
     rows = toy_rows(500)
     path = write_rows(tmp_path / "a.csv", rows)
     whole = build_toy(path, tmp_path, epochs=0).cache
-    monkeypatch.setattr(files, "BLOCK_BYTES", 3000)
+    monkeypatch.setattr(readers, "BLOCK_BYTES", 3000)
     spilled = build_toy(path, tmp_path, epochs=0, memory_bytes=100, name="spilled").cache
     shards = {name: data for name, data in content(whole.folder).items() if name != "manifest.json"}
     assert {name: data for name, data in content(spilled.folder).items() if name != "manifest.json"} == shards

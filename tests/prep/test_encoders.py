@@ -9,7 +9,7 @@ import pytest
 from prep.tokenization.engines import ParityError, Rules, TokenizersEngine, choose_engine
 from prep.tokenization.pairs import PairEncoder, longest_first
 from prep.tokenization.parity import ParityCheck
-from prep.tokenization.tokenizer import TokenizerFiles, with_space_before
+from prep.tokenization.tokenizer_files import TokenizerFiles, with_space_before
 from prep.tokenization.words import WordEncoder, Words, pack, unpack
 from tests.helpers.tokenizers import ENGINE_KINDS, engine_json, write_tokenizer
 

@@ -12,6 +12,7 @@ from tokenizers import Tokenizer, models, processors
 
 from cache import InputError
 from prep.tokenization import engines
+from prep.tokenization.encoder import Encoder
 from prep.tokenization.engines import (
     ParityError,
     Rules,
@@ -20,7 +21,7 @@ from prep.tokenization.engines import (
     has_young_letters,
     split_rows,
 )
-from prep.tokenization.tokenizer import Encoder, TokenizerFiles
+from prep.tokenization.tokenizer_files import TokenizerFiles
 
 from ..helpers.tokenizers import CORPUS, ENGINE_KINDS, engine_json
 

@@ -27,8 +27,8 @@ def test_a_row_of_twenty_megabytes_is_read(prep: Prep, ending: str) -> None:
 
 
 def test_rows_before_a_long_one_are_not_read_twice(prep: Prep, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("prep.sources.files.BLOCK_BYTES", 256)
-    monkeypatch.setattr("prep.sources.files.HEAD_BYTES", 16)
+    monkeypatch.setattr("prep.sources.readers.BLOCK_BYTES", 256)
+    monkeypatch.setattr("prep.sources.readers.HEAD_BYTES", 16)
     sizes = [1, 2, 1, 50, 2, 1, 300, 1, 2, 40, 1]
     rows = [(" ".join([f"word{number}"] * size), "x" if size > 1 else "y") for number, size in enumerate(sizes)]
     write("a.csv", csv_of(rows))
@@ -42,7 +42,7 @@ def test_rows_before_a_long_one_are_not_read_twice(prep: Prep, monkeypatch: pyte
 def test_a_file_that_changes_while_it_is_read_is_refused(
     prep: Prep, monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
-    from prep.rows import encoding as encode
+    from prep.rows import parts as encode
 
     name = write("a.csv", GOOD) if kind == "csv" else write("d/train/x/1.txt", "word1")
 

@@ -125,7 +125,7 @@ def test_a_model_s_folder_without_vocabulary_is_no_tokenizer(prep: Prep) -> None
 def test_a_sentencepiece_model_says_what_to_install(prep: Prep, monkeypatch: pytest.MonkeyPatch) -> None:
     """As DeBERTa-v3's on the Hub, which has no other form."""
     write("model/spm.model", b"")
-    monkeypatch.setattr("prep.tokenization.tokenizer.find_spec", lambda name: None)
+    monkeypatch.setattr("prep.tokenization.tokenizer_files.find_spec", lambda name: None)
     done = build(prep, write("a.csv", GOOD), "--tokenizer", "model")
     assert done.code == 2
     assert "holds its tokenizer as spm.model, which needs sentencepiece: pip install sentencepiece" in done.err

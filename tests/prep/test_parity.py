@@ -13,19 +13,23 @@ from tokenizers import Tokenizer, normalizers, pre_tokenizers
 from cache.common.arrays import Array
 from cache.common.progress import ConsoleProgress
 from prep.tokenization import engines
+from prep.tokenization.encoder import Encoder
 from prep.tokenization.engines import (
     Rules,
     TokenizersEngine,
     split_rows,
 )
 from prep.tokenization.parity import ParityCheck
-from prep.tokenization.tokenizer import Encoder, find_tokenizer
+from prep.tokenization.tokenizer_files import find_tokenizer
 
 from ..helpers.builds import build_toy, content, decoded, ids_by_transformers
 from ..helpers.corpora import toy_rows, write_rows
 from ..helpers.models import KINDS, write_tokenizer_of
+from ..helpers.parsing import IN_THIS_PROCESS
 from ..helpers.tokenizers import engine_json, tokenizer_json, write_tokenizer
 from ..helpers.tokenizers import texts as sentence_texts
+
+pytestmark = IN_THIS_PROCESS
 
 # --- proof of parity
 
@@ -85,7 +89,7 @@ def test_a_wrong_row_is_found_and_the_whole_build_falls_back_with_a_warning(
     else:
         rows[-1] = ("word77", "neg")
     if where == "a later chunk":
-        monkeypatch.setattr("prep.sources.files.BLOCK_BYTES", 6000)
+        monkeypatch.setattr("prep.sources.readers.BLOCK_BYTES", 6000)
     path = write_rows(tmp_path / "a.csv", rows)
     honest = build_toy(path, tmp_path, engine="tokenizers", name="honest").cache
     made: list[Liar] = []

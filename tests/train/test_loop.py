@@ -19,6 +19,7 @@ from train.loop.oom_check import check_memory
 from train.loop.setup import TrainingSetup, epoch_steps, epochs_reached, keep_plan, make_optimizer
 from train.loop.state import Meter, State, Sums
 from train.loop.step import OutOfMemoryError, backward, learning_rate, schedule, update
+from train.metrics.evaluation import evaluate
 from train.models.fit import CacheRequirements
 from train.models.inputs import READY_MASKS, model_inputs, use_ready_masks
 from train.models.loading import load_model
@@ -49,7 +50,7 @@ def make_job(toy, model_folder):
     def make(spec: PlanSpec | None = None, model_folder: Path = model_folder, **flags) -> TrainingSetup:
         spec = spec or toy["train"].default_spec()
         settings = Settings(cache=str(toy.folder), **{"precision": "fp32", "device": "cpu", "epochs": 1, **flags})
-        model = load_model(model_folder, CacheRequirements(toy.manifest, toy.folder, 48), settings.seed)
+        model = load_model(model_folder, CacheRequirements(toy, 48), settings.seed)
         steps = epoch_steps(toy["train"], spec, settings)
         optimizer = make_optimizer(model, settings)
         return TrainingSetup(model, model, optimizer, toy, toy["train"], spec, settings, CPU, steps, {})
@@ -170,6 +171,13 @@ def test_plans_are_stored_for_the_epochs_that_max_steps_reaches(tmp_path, spec):
     assert len(reached) <= len(stored) <= len(reached) + 1
     assert epochs_reached(cache["train"], spec, replace(settings, epochs=7, max_steps=None)) == 7
     assert epochs_reached(cache["train"], spec, replace(settings, epochs=2)) == 2
+
+
+def test_an_evaluation_of_a_few_rows_takes_not_many_more(make_job, toy):
+    """Though a batch of an evaluation holds more."""
+    scores = evaluate(make_job().model, toy["test"], CPU, "fp32", batch_size=64, limit=4)
+    assert scores is not None
+    assert 4 <= scores.rows < 8
 
 
 def test_a_batch_of_fewer_rows_than_micro_batches_is_warned_of(make_job):
@@ -318,7 +326,7 @@ def test_a_step_never_waits_for_the_device(make_job, tmp_path, kind, on_nonfinit
 def test_ready_masks_give_modernbert_the_logits_of_the_usual_one(tmp_path, toy, pooling):
     """Bit by bit, where rows are wider than its window and where they are not."""
     folder = write_model(tmp_path / "model", kind="modernbert", classifier_pooling=pooling, **TOKENS["modernbert"])
-    usual, ready = (load_model(folder, CacheRequirements(toy.manifest, toy.folder, 48), 0).eval() for _ in range(2))
+    usual, ready = (load_model(folder, CacheRequirements(toy, 48), 0).eval() for _ in range(2))
     use_ready_masks(ready)
     widths = set()
     for batch in toy["train"].batches(0):
@@ -336,9 +344,7 @@ def test_ready_masks_give_modernbert_the_logits_of_the_usual_one(tmp_path, toy, 
 def test_a_mask_that_is_ready_gives_the_logits_of_the_usual_one(tmp_path, toy, kind):
     """Bit by bit, for each model type that is given one."""
     names = {"dim": 32, "hidden_dim": 64, "n_layers": 2, "n_heads": 2} if kind == "distilbert" else {}
-    model = load_model(
-        write_model(tmp_path / kind, kind=kind, **names), CacheRequirements(toy.manifest, toy.folder, 48), 0
-    ).eval()
+    model = load_model(write_model(tmp_path / kind, kind=kind, **names), CacheRequirements(toy, 48), 0).eval()
     seen = 0
     for batch in toy["train"].batches(0):
         with torch.no_grad():

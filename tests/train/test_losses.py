@@ -18,7 +18,7 @@ from tests.helpers.models import check_same_run, resume_from_first_checkpoint, w
 from train.loop.resolution import cache_requirements, resolve_settings
 from train.loop.setup import TrainingSetup, prepare_training
 from train.loop.step import backward
-from train.models.configuration import folder_config
+from train.models.configuration import read_config
 from train.models.folder import ModelFolder
 from train.models.frozen import layers_of
 from train.models.inputs import model_inputs
@@ -190,7 +190,7 @@ def test_the_layers_of_each_kind_of_model_are_found(tmp_path, kind):
     names = {"dim": 32, "hidden_dim": 64, "n_layers": 3, "n_heads": 2} if kind == "distilbert" else {}
     folder = write_model(tmp_path / "model", kind=kind, classes=2, num_hidden_layers=3, **names)
     with ModelFolder(folder) as opened:
-        model = load_weights(opened, folder_config(opened), "classification")[0]
+        model = load_weights(opened, read_config(opened), "classification")[0]
     layers = layers_of(model)
     assert layers is not None
     assert len(layers) == 3

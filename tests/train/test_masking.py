@@ -200,7 +200,7 @@ def make(cache: Cache, folder: Path, place: torch.device = CPU, **flags: Any) ->
         write_model(model_folder, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
     common = {"precision": "fp32", "device": "cpu", "epochs": 1, "task": "mlm", "strategy": "smart", "batch_size": 12}
     settings = Settings(cache=str(cache.folder), **{**common, **flags})
-    model = load_model(model_folder, CacheRequirements(cache.manifest, cache.folder, 48, "mlm"), settings.seed)
+    model = load_model(model_folder, CacheRequirements(cache, 48, "mlm"), settings.seed)
     return prepare_training(model, cache, settings, place)
 
 

@@ -15,7 +15,7 @@ from markdown_it.token import Token
 from cache import open_cache
 from cache.common.folder import Folder
 from cache.format.manifest import Manifest
-from train.models.configuration import folder_config
+from train.models.configuration import read_config
 from train.models.folder import ModelFolder
 from train.models.heads import quiet_transformers
 from train.run import start_run
@@ -56,7 +56,7 @@ def begin(place: Path, cache: Path, out: Path, **more: Any) -> Path:
 def parts_of(run: Path) -> tuple[RunInfo, Any, Manifest, list[Json]]:
     info = read_run(Folder.open(run))
     with ModelFolder(run / "model") as folder:
-        config = folder_config(folder)
+        config = read_config(folder)
     return info, config, open_cache(info.settings.cache).manifest, records_of(run)
 
 

@@ -13,15 +13,14 @@ import transformers
 
 from cache import Cache
 from cache.errors import CorruptCacheError, InputError, LengthwiseError, MismatchError
-from tests.helpers.caches import write_cache
-from tests.helpers.files import file_info
+from tests.helpers.caches import file_info, write_cache
 from tests.helpers.models import write_model
 from tests.helpers.tokenizers import write_tokenizer
-from train.models.configuration import COMMON, UNDECLARED, folder_config
+from train.models.configuration import COMMON, UNDECLARED, read_config
 from train.models.fit import CacheRequirements
 from train.models.folder import ModelFolder
 from train.models.loading import load_model, model_digest
-from train.models.trained import load_classifier, load_for_evaluation, load_text_classifier
+from train.models.trained import load_for_evaluation, load_text_classifier
 
 CPU = torch.device("cpu")
 
@@ -46,7 +45,7 @@ def edit(path: Path, **changes: Any) -> None:
 
 def uses(folder: Path, toy: Cache) -> list[Any]:
     """The ways to use a model: `train run --model`, `train eval`, `train predict`."""
-    needs = CacheRequirements(toy.manifest, toy.folder, 48)
+    needs = CacheRequirements(toy, 48)
     return [
         lambda: load_model(folder, needs, 0),
         lambda: load_for_evaluation(folder, CPU, needs),
@@ -132,14 +131,14 @@ def test_a_classifier_without_a_head_is_refused(model: Path, toy: Cache) -> None
     kept = {name: tensor for name, tensor in weights.items() if not name.startswith("classifier")}
     safetensors.torch.save_file(kept, model / "model.safetensors", {"format": "pt"})
     with pytest.raises(InputError, match="have no head for classification, though its configuration says so"):
-        load_classifier(model, CPU)
+        load_text_classifier(model, CPU)
 
 
 def test_tensors_of_another_shape_are_named(model: Path) -> None:
     (model / "lengthwise.json").unlink()
     edit(model / "config.json", intermediate_size=96)
     with pytest.raises(MismatchError, match=r"is \[32, 64\] in the files, \[32, 96\] by config.json|\[64\].*\[96\]"):
-        load_classifier(model, CPU)
+        load_text_classifier(model, CPU)
 
 
 @pytest.mark.parametrize(
@@ -158,7 +157,7 @@ def test_a_configuration_cannot_ask_for_more_than_the_files_hold(model: Path, si
     (model / "lengthwise.json").unlink()
     edit(model / "config.json", **sizes)
     with pytest.raises(LengthwiseError, match=r"describes [\d,]+ weights, the files hold|expected at most|none above"):
-        load_classifier(model, CPU)
+        load_text_classifier(model, CPU)
 
 
 # --- links
@@ -198,7 +197,7 @@ def test_links_and_pipes_in_a_model_are_refused(model: Path, tmp_path: Path, toy
 
 def test_only_keys_of_the_architecture_are_taken(model: Path) -> None:
     with ModelFolder(model) as folder:
-        before = folder_config(folder).to_dict()
+        before = read_config(folder).to_dict()
     (model / "lengthwise.json").unlink()
     edit(
         model / "config.json",
@@ -212,8 +211,8 @@ def test_only_keys_of_the_architecture_are_taken(model: Path) -> None:
         to_dict=5,
     )
     with ModelFolder(model) as folder:
-        assert folder_config(folder).to_dict() == before
-    assert load_classifier(model, CPU).dtype == torch.float32
+        assert read_config(folder).to_dict() == before
+    assert load_text_classifier(model, CPU).model.dtype == torch.float32
 
 
 UNUSED = frozenset({"gradient_checkpointing", "initializer_range", "n_embed", "rope_local_base_freq"}) | {
@@ -263,7 +262,7 @@ def test_a_configuration_that_cannot_be_used_is_an_error_of_ours(model: Path, ch
     (model / "lengthwise.json").unlink()
     edit(model / "config.json", **changes)
     with pytest.raises(InputError, match=said):
-        load_classifier(model, CPU)
+        load_text_classifier(model, CPU)
 
 
 # --- tokenizers

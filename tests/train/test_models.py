@@ -22,7 +22,7 @@ def toy(tmp_path_factory):
 
 @pytest.fixture
 def needs(toy):
-    return CacheRequirements(toy.manifest, toy.folder, 48)
+    return CacheRequirements(toy, 48)
 
 
 REFUSED = {
@@ -208,6 +208,15 @@ def test_a_folder_without_a_configuration_is_no_model(tmp_path, needs):
         load_model(tmp_path, needs, 0)
     inside = write_model(tmp_path / "model")  # as in the folder of a run
     with pytest.raises(InputError, match=f"so it is not a model; pass {inside}$"):
+        load_model(tmp_path, needs, 0)
+
+
+def test_weights_that_were_cut_short_are_to_be_copied_again(tmp_path, needs):
+    path = write_model(tmp_path) / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(
+        MismatchError, match=r"model\.safetensors: the weights cannot be loaded .* download the file again"
+    ):
         load_model(tmp_path, needs, 0)
 
 

@@ -157,7 +157,7 @@ def score(out: str) -> None:
     with process_group(ranks):
         for model, (cache, task) in EVALUATED.items():
             opened = open_cache(cache)
-            loaded = load_model(Path(model), CacheRequirements(opened.manifest, opened.folder, 48, task), 0)
+            loaded = load_model(Path(model), CacheRequirements(opened, 48, task), 0)
             for limit in (None, 9):
                 scores = evaluate(loaded, opened["test"], CPU, "fp32", 2, limit, ranks=ranks)
                 assert scores is not None

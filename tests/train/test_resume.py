@@ -16,7 +16,7 @@ import torch
 
 from cache import open_cache
 from cache.common.folder import Folder
-from cache.errors import InputError, MismatchError
+from cache.errors import InputError, MismatchError, StorageError
 from cache.format.checksummed_json import seal
 from tests.helpers.caches import write_cache
 from tests.helpers.children import ended, kill_in_second_checkpoint, spawn, stop_after, wait_for_lines
@@ -168,6 +168,26 @@ def test_killed_while_a_checkpoint_is_written_the_previous_one_is_used(place):
     resume_run(run, {}, said.append, said.append)
     assert "at step 4 of 18" in said[0]
     assert result(run) == result(place / "whole")
+
+
+def test_a_run_that_a_full_disk_stops_says_how_to_go_on(place, monkeypatch):
+    def full(*_):
+        raise StorageError("no space left")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("train.loop.callbacks.save_checkpoint", full)
+        with pytest.raises(StorageError, match="no space left; once that is mended, go on with: train run --resume"):
+            begin(place, "full", max_steps=1, eval_split="none")
+    resume_run(place / "full", {}, quiet_say, quiet_say)
+    assert (place / "full" / "summary.json").is_file()
+
+
+def test_a_run_whose_scores_are_not_finite_is_finished_and_its_checkpoint_read(place):
+    """A learning rate that ruins the model, and every update after it skipped."""
+    run = begin(place, "ruined", max_steps=3, lr=1e18, max_grad_norm=0.0, on_nonfinite="skip")
+    (run / "summary.json").unlink()
+    resume_run(run, {}, quiet_say, quiet_say)
+    assert json.loads((run / "summary.json").read_text())["scores"]["loss"] is None
 
 
 @pytest.fixture(scope="module")

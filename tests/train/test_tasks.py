@@ -4,6 +4,7 @@ import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -22,7 +23,7 @@ from train.metrics.evaluation import evaluate
 from train.metrics.scores import main_score
 from train.models.fit import CacheRequirements
 from train.models.inputs import model_inputs
-from train.models.trained import load_classifier
+from train.models.trained import load_for_evaluation
 from train.predict import Predictor
 from train.run_folder.export import trained_model_folder
 
@@ -65,8 +66,8 @@ def test_scores_and_losses_are_those_of_one_row_at_a_time(trained: tuple[str, Ca
         labels.append(np.array(row.label))
         losses.append(float(output.loss))
         targets.append(own)
-    required = CacheRequirements(cache.manifest, cache.folder, cache["test"].info.longest)
-    loaded = load_classifier(trained_model_folder(str(run)), CPU, required)
+    required = CacheRequirements(cache, cache["test"].info.longest)
+    loaded = load_for_evaluation(trained_model_folder(str(run)), CPU, required)
     scores = evaluate(loaded, cache["test"], CPU, "fp32", batch_size=7)
     assert scores is not None
     assert scores.mean_loss == pytest.approx(np.average(losses, weights=targets), rel=1e-4)
@@ -227,7 +228,7 @@ def test_a_model_of_another_task_is_refused(trained: tuple[str, Cache, Path], tm
         MismatchError, match=f"task: its head was trained for {theirs}, the cache is for {ours}"
     ) as error:
         other = write_model(tmp_path / "model", classes=classes)
-        load_classifier(other, CPU, CacheRequirements(cache.manifest, cache.folder, 30))
+        load_for_evaluation(other, CPU, CacheRequirements(cache, 30))
     assert str(error.value).endswith("\npass another model, or a --cache of the model's task and classes")
 
 
@@ -268,19 +269,16 @@ def test_a_model_of_pairs_is_refused_on_single_texts_and_the_other_way_round(tmp
     }
     for pair, other, remedy in ((True, False, "with --text-pair"), (False, True, "without --text-pair")):
         out = train_task(caches[pair], tmp_path / f"run-{pair}", max_steps=1)
-        needs = {which: CacheRequirements(cache.manifest, cache.folder, 30) for which, cache in caches.items()}
-        load_classifier(out / "model", CPU, needs[pair])
+        needs = {which: CacheRequirements(cache, 30) for which, cache in caches.items()}
+        load_for_evaluation(out / "model", CPU, needs[pair])
         words = r"trained on pairs of texts.* holds single" if pair else r"trained on single texts.* holds pairs"
         with pytest.raises(MismatchError, match=f"{words}.*{remedy}"):
-            load_classifier(out / "model", CPU, needs[other])
+            load_for_evaluation(out / "model", CPU, needs[other])
         (out / "model" / "lengthwise.json").unlink()
-        load_classifier(out / "model", CPU, needs[other])  # a model of other make does not say
+        load_for_evaluation(out / "model", CPU, needs[other])  # a model of other make does not say
 
 
-def test_a_task_knows_its_outputs(tmp_path: Path) -> None:
+def test_a_task_knows_its_outputs() -> None:
     """One number for a regression, one for each class otherwise."""
-
-    class Manifest:
-        task = Task("regression", ())
-
-    assert CacheRequirements(Manifest, tmp_path, 1).outputs == 1  # type: ignore[arg-type]
+    cache = Mock(manifest=Mock(task=Task("regression", ())))
+    assert CacheRequirements(cache, 1).outputs == 1

@@ -22,7 +22,7 @@ from train.compare.table import comparison, read_result
 from train.metrics.evaluation import evaluate
 from train.models.fit import CacheRequirements
 from train.models.masked_lm import Masking
-from train.models.trained import load_classifier, load_for_evaluation
+from train.models.trained import load_for_evaluation
 from train.run import start_run
 
 pytestmark = pytest.mark.slow
@@ -106,7 +106,7 @@ def test_a_tagger_is_refused_on_texts_with_a_class(trained: tuple[Cache, Path], 
     rows = [{"text": "word1", "label": "x"}, {"text": "word2", "label": "y"}]
     other = build_toy(write_jsonl(tmp_path / "rows.jsonl", rows), tmp_path).cache
     with pytest.raises(MismatchError, match="its head was trained for token-classification, the cache is for class"):
-        load_classifier(run / "model", CPU, CacheRequirements(other.manifest, other.folder, 24))
+        load_for_evaluation(run / "model", CPU, CacheRequirements(other, 24))
 
 
 def test_words_with_tags_serve_masked_language_modelling_too(trained: tuple[Cache, Path], tmp_path: Path) -> None:
@@ -120,7 +120,7 @@ def test_words_with_tags_serve_masked_language_modelling_too(trained: tuple[Cach
         for batch in cache["train"].batches(0, PlanSpec("tight", 8))
     )
     assert (record["kind"], record["rows"], record["masked_tokens"]) == ("epoch", len(cache["train"]), masked)
-    model = load_for_evaluation(run / "model", CPU, CacheRequirements(cache.manifest, cache.folder, 24))
+    model = load_for_evaluation(run / "model", CPU, CacheRequirements(cache, 24))
     scores = evaluate(model, cache["train"], CPU, "fp32")
     assert scores is not None
     assert scores.to_json()["masked_tokens"] > 0

@@ -15,8 +15,9 @@ from cache.format.files import FileInfo
 
 from .. import device as devices
 from ..distributed import StopVote
+from ..metrics.base import Scores
 from ..metrics.evaluation import evaluate
-from ..metrics.scores import TITLES, Scores, is_better
+from ..metrics.scores import TITLES, is_better
 from ..run_folder.console import ConsoleProgress
 from ..run_folder.folder import CHECKPOINTS, METRICS, TIMING, Json
 from ..run_folder.records import NoRecords, Records, finite, joined_records
@@ -158,7 +159,7 @@ class RunCallbacks:
         if scores is not None:
             self._record("eval", {"split": setup.settings.eval_split, **result})
         row = self._row(result, eval_seconds, speed.get("mfu"))
-        state.scores = scores.to_json() if scores is not None else None
+        state.scores = finite(scores.to_json()) if scores is not None else None
         state.epoch, state.epoch_step, state.epoch_sums, state.epoch_seconds = state.epoch + 1, 0, Sums(), 0.0
         best = self._is_best(result)
         last = state.is_finished(len(setup.steps), setup.settings.early_stopping)

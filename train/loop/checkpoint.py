@@ -24,7 +24,7 @@ from cache.common.files import storage_errors
 from cache.common.folder import Folder
 from cache.errors import CorruptCacheError, FormatVersionError, MismatchError
 from cache.format.checksummed_json import MAX_COUNT, Fields, seal, unseal
-from cache.format.files import FileInfo, open_file_info
+from cache.format.files import FileInfo, file_info
 
 from .. import device as devices
 from ..models.library_errors import library_errors
@@ -93,18 +93,13 @@ def save_checkpoint(
             "window": asdict(window),
             "epoch_sums": asdict(state.epoch_sums),
             "records": [asdict(info) for info in records.values()],
-            "files": [asdict(_file_info(folder, name)) for name in FILES],
+            "files": [asdict(file_info(folder, name)) for name in FILES],
         }
         with folder.create(STATE) as file:
             file.write(seal(content))
 
 
 _PROGRESS = ("epoch", "epoch_step", "step", "skipped", "epoch_seconds", "seconds", "scores", "best")
-
-
-def _file_info(folder: Folder, name: str) -> FileInfo:
-    with folder.open_file(name) as file:
-        return open_file_info(name, file)
 
 
 def _weights(model: PreTrainedModel) -> Tensors:
@@ -207,7 +202,7 @@ def read_checkpoint(root: Folder, name: str) -> Checkpoint:
             content = unseal(folder.read(STATE, MAX_STATE_BYTES), path, FORMAT, VERSION)
             state = Fields(content, path)
             for file, info in listed_files(state, "files", FILES).items():
-                if _file_info(folder, file) != info:
+                if file_info(folder, file) != info:
                     raise CorruptCacheError(f"{folder.path / file}: differs from its checksum")
         except (FileNotFoundError, NotADirectoryError) as error:
             raise CorruptCacheError(f"{root.path / name}: the file {error.filename!r} is missing") from None

@@ -133,7 +133,7 @@ def cache_requirements(cache: Cache, settings: Settings) -> CacheRequirements:
     width = max(width, min(-(-width // multiple) * multiple, cache.manifest.max_length))
     if settings.strategy == "fixed":
         width = cache.manifest.max_length
-    return CacheRequirements(cache.manifest, cache.folder, width, settings.task)
+    return CacheRequirements(cache, width, settings.task)
 
 
 def training_split(cache: Cache) -> Split:

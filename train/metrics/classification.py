@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from ..distributed import Ranks
+from .base import Metric, Scores
 
 MAX_CONFUSION_CLASSES = 1024
 """Up to so many classes the whole confusion matrix is counted, C x C."""
@@ -25,20 +26,16 @@ def f1_score(correct: int, predicted: int, actual: int) -> float:
 
 
 @dataclass(frozen=True)
-class ClassScores:
+class ClassScores(Scores):
     """What a classifier did on a split.
 
     Attributes:
-        rows: rows that were scored.
-        loss: cross-entropy, summed over rows.
         correct: rows whose class was found, per class.
         predicted: rows that were given each class.
         actual: rows that have each class.
         confusion: confusion[actual][predicted] counts rows; None beyond `MAX_CONFUSION_CLASSES`.
     """
 
-    rows: int
-    loss: float
     correct: tuple[int, ...]
     predicted: tuple[int, ...]
     actual: tuple[int, ...]
@@ -48,11 +45,6 @@ class ClassScores:
     def accuracy(self) -> float:
         """Share of rows whose class was found."""
         return sum(self.correct) / self.rows if self.rows else 0.0
-
-    @property
-    def mean_loss(self) -> float:
-        """Cross-entropy per row."""
-        return self.loss / self.rows if self.rows else 0.0
 
     @property
     def f1(self) -> float:
@@ -80,16 +72,8 @@ class ClassScores:
         return {"loss": self.mean_loss, **scores, "rows": self.rows}
 
     def to_json(self) -> dict[str, Any]:
-        """The scores as plain JSON."""
         counts = {"correct": self.correct, "predicted": self.predicted, "actual": self.actual}
-        return {
-            "rows": self.rows,
-            "loss": self.mean_loss,
-            "accuracy": self.accuracy,
-            "f1": self.f1,
-            "matthews": self.matthews,
-            **({"confusion": self.confusion} if self.confusion is not None else counts),
-        }
+        return {**self.summary(), **({"confusion": self.confusion} if self.confusion is not None else counts)}
 
     def lines(self, names: Sequence[str]) -> Iterator[tuple[str, str]]:
         """Accuracy, F1, Matthews correlation, and as what the rows of each class were found."""
@@ -102,7 +86,7 @@ class ClassScores:
             yield "", f"{names[number]}: {self.actual[number]:,} rows, found as {found or 'nothing'}"
 
 
-class ClassificationMetric:
+class ClassificationMetric(Metric):
     """Counts of classes: actual, predicted, both."""
 
     def __init__(self, classes: int, device: torch.device) -> None:
@@ -135,27 +119,18 @@ class ClassificationMetric:
 
 
 @dataclass(frozen=True)
-class MultiLabelScores:
+class MultiLabelScores(Scores):
     """What a multi-label classifier did on a split; a class is found where its probability is above a half.
 
     Attributes:
-        rows: rows that were scored.
-        loss: binary cross-entropy, the mean over classes, summed over rows.
         correct: rows that have a class that was found, per class.
         predicted: rows that were given each class.
         actual: rows that have each class.
     """
 
-    rows: int
-    loss: float
     correct: tuple[int, ...]
     predicted: tuple[int, ...]
     actual: tuple[int, ...]
-
-    @property
-    def mean_loss(self) -> float:
-        """Binary cross-entropy per row and class."""
-        return self.loss / self.rows if self.rows else 0.0
 
     @property
     def f1_micro(self) -> float:
@@ -173,7 +148,6 @@ class MultiLabelScores:
         return {"loss": self.mean_loss, "f1_micro": self.f1_micro, "f1_macro": self.f1_macro, "rows": self.rows}
 
     def to_json(self) -> dict[str, Any]:
-        """The scores as plain JSON."""
         counts = {"correct": self.correct, "predicted": self.predicted, "actual": self.actual}
         return {**self.summary(), **counts}
 
@@ -186,7 +160,7 @@ class MultiLabelScores:
             yield "", f"{names[number]}: {self.actual[number]:,} rows, {counts}"
 
 
-class MultiLabelMetric:
+class MultiLabelMetric(Metric):
     """Counts of decisions, per class."""
 
     def __init__(self, classes: int, device: torch.device) -> None:

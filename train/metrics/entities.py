@@ -18,6 +18,7 @@ import torch
 from cache.format.tasks import IGNORED
 
 from ..distributed import Ranks
+from .base import Metric, Scores
 from .classification import f1_score
 
 LETTERS = "BIESO."
@@ -37,12 +38,10 @@ def read_tag(tag: str) -> tuple[str, str]:
 
 
 @dataclass(frozen=True)
-class TokenScores:
+class TokenScores(Scores):
     """What a token classifier did on a split.
 
     Attributes:
-        rows: rows that were scored.
-        loss: cross-entropy, summed over labelled tokens.
         tokens: labelled tokens, the first of each word.
         right: those of them whose class was found.
         types: of entities.
@@ -51,8 +50,6 @@ class TokenScores:
         actual: entities that have each type.
     """
 
-    rows: int
-    loss: float
     tokens: int
     right: int
     types: tuple[str, ...]
@@ -61,9 +58,9 @@ class TokenScores:
     actual: tuple[int, ...]
 
     @property
-    def mean_loss(self) -> float:
-        """Cross-entropy per labelled token."""
-        return self.loss / self.tokens if self.tokens else 0.0
+    def targets(self) -> int:
+        """Labelled tokens."""
+        return self.tokens
 
     @property
     def accuracy(self) -> float:
@@ -104,7 +101,7 @@ def scores_of(correct: int, predicted: int, actual: int) -> tuple[float, float, 
     return correct / max(predicted, 1), correct / max(actual, 1), f1_score(correct, predicted, actual)
 
 
-class TokenMetric:
+class TokenMetric(Metric):
     """Counts of labelled tokens and of entities.
 
     Args:
@@ -127,7 +124,6 @@ class TokenMetric:
         self.tokens = torch.zeros(2, dtype=torch.int64, device=device)  # right, all
 
     def update(self, logits: torch.Tensor, labels: torch.Tensor) -> None:
-        """Count a batch: (B, W, C) logits, (B, W) labels."""
         found, labelled = logits.argmax(dim=-1), labels != IGNORED  # (B, W)
         self.tokens += torch.stack([(labelled & (found == labels)).sum(), labelled.sum()])
         outside = len(self.letter) - 1
@@ -155,12 +151,10 @@ class TokenMetric:
         return ended & labelled, kind_before, shifted(last_true(started & labelled))
 
     def sum_ranks(self, ranks: Ranks) -> None:
-        """Count what all ranks counted."""
         ranks.sum_(self.counts)
         ranks.sum_(self.tokens)
 
     def compute(self, rows: int, loss: float) -> TokenScores:
-        """The scores; `loss` is summed over labelled tokens. A CPU-GPU sync point."""
         correct, predicted, actual = (tuple(row) for row in self.counts.tolist())
         right, tokens = self.tokens.tolist()
         return TokenScores(rows, loss, tokens, right, self.types, correct, predicted, actual)

@@ -17,8 +17,9 @@ from ..models.classes import map_classes
 from ..models.inputs import PADDING_SIDE, model_inputs
 from ..models.library_errors import library_errors
 from ..models.masked_lm import Masking, is_masked_model, masked_forward, summed_loss
+from .base import Metric, Scores
 from .perplexity import MaskedLMMetric
-from .scores import Metric, Scores, metric_of
+from .scores import metric_of
 
 
 def evaluate(
@@ -55,7 +56,7 @@ def evaluate(
     """
     if not len(split):
         raise InputError(f"split {split.name!r} of {split.folder} has no rows, so there is nothing to evaluate")
-    masked = is_masked_model(model)
+    masked, batch_size = is_masked_model(model), min(batch_size, limit or batch_size)
     score, metric = _masked(model, split, device) if masked else _labelled(model, split, device)
     losses: list[torch.Tensor] = []  # () each, 0 of a batch that another rank computes
     rows, stopped = 0, False

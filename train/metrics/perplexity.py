@@ -13,28 +13,25 @@ import torch
 from cache.format.tasks import IGNORED
 
 from ..distributed import Ranks
+from .base import Metric, Scores
 
 
 @dataclass(frozen=True)
-class MaskedLMScores:
+class MaskedLMScores(Scores):
     """What a masked language model made of the tokens that were masked.
 
     Attributes:
-        rows: rows that were scored.
-        tokens: masked tokens in them.
-        loss: cross-entropy, summed over masked tokens.
+        tokens: masked tokens in the rows.
         correct: masked tokens that were found.
     """
 
-    rows: int
     tokens: int
-    loss: float
     correct: int
 
     @property
-    def mean_loss(self) -> float:
-        """Cross-entropy per masked token."""
-        return self.loss / self.tokens if self.tokens else 0.0
+    def targets(self) -> int:
+        """Masked tokens."""
+        return self.tokens
 
     @property
     def perplexity(self) -> float:
@@ -46,7 +43,6 @@ class MaskedLMScores:
         return {"loss": self.mean_loss, "perplexity": self.perplexity, "rows": self.rows}
 
     def to_json(self) -> dict[str, Any]:
-        """The scores as plain JSON."""
         return {**self.summary(), "masked_tokens": self.tokens, "correct": self.correct}
 
     def lines(self, names: Sequence[str]) -> Iterator[tuple[str, str]]:
@@ -55,7 +51,7 @@ class MaskedLMScores:
         yield "masked", f"{self.tokens:,} tokens, {self.correct / max(self.tokens, 1):.1%} of them found"
 
 
-class MaskedLMMetric:
+class MaskedLMMetric(Metric):
     """Counts of masked tokens, and of those found."""
 
     def __init__(self, device: torch.device) -> None:
@@ -66,9 +62,8 @@ class MaskedLMMetric:
         self.counts += torch.stack([(labels != IGNORED).sum(), (logits.argmax(dim=1) == labels).sum()])
 
     def sum_ranks(self, ranks: Ranks) -> None:
-        """Count what all ranks counted."""
         ranks.sum_(self.counts)
 
     def compute(self, rows: int, loss: float) -> MaskedLMScores:
         tokens, correct = self.counts.tolist()
-        return MaskedLMScores(rows, tokens, loss, correct)
+        return MaskedLMScores(rows, loss, tokens, correct)

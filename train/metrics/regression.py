@@ -13,36 +13,24 @@ import numpy.typing as npt
 import torch
 
 from ..distributed import Ranks
+from .base import Metric, Scores
 
 
 @dataclass(frozen=True)
-class RegressionScores:
+class RegressionScores(Scores):
     """What a regression did on a split.
 
     Attributes:
-        rows: rows that were scored.
-        loss: squared error, summed over rows.
         pearson, spearman: correlation of predictions and labels, of their values and of their ranks; 0 where one side
             is constant.
     """
 
-    rows: int
-    loss: float
     pearson: float
     spearman: float
-
-    @property
-    def mean_loss(self) -> float:
-        """Squared error per row."""
-        return self.loss / self.rows if self.rows else 0.0
 
     def summary(self) -> dict[str, Any]:
         """Mean squared error, both correlations and rows."""
         return {"loss": self.mean_loss, "pearson": self.pearson, "spearman": self.spearman, "rows": self.rows}
-
-    def to_json(self) -> dict[str, Any]:
-        """The scores as plain JSON."""
-        return self.summary()
 
     def lines(self, names: Sequence[str]) -> Iterator[tuple[str, str]]:
         """Both correlations."""
@@ -50,7 +38,7 @@ class RegressionScores:
         yield "Spearman", f"{self.spearman:.4f}"
 
 
-class RegressionMetric:
+class RegressionMetric(Metric):
     """All predictions and labels, for ranks need all of them; they stay on the device until the end."""
 
     def __init__(self) -> None:

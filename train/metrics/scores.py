@@ -3,18 +3,15 @@
 A metric adds up on the device, batch by batch; its scores are read once. The formulas are not torchmetrics': that would
 replace some 20 lines of them but none of the counts shown with them, adds about 2 s to the import of `train.run`, and
 gives NaN where our Pearson correlation is 0, of a constant.
-
-Shapes: B rows of a batch, W columns, C classes.
 """
 
-from collections.abc import Iterator, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 
 from cache.format.tasks import Task
 
-from ..distributed import Ranks
+from .base import Metric
 from .classification import ClassificationMetric, MultiLabelMetric
 from .entities import TokenMetric
 from .regression import RegressionMetric
@@ -57,48 +54,6 @@ def main_score(scores: dict[str, Any], metric: str = "") -> tuple[str, float] | 
     """
     wanted = [name for name in scores if TITLES.get(name, name) == metric]
     return next(((name, scores[name]) for name in (*wanted, *MAIN) if scores.get(name) is not None), None)
-
-
-class Scores(Protocol):
-    """What all scores have in common, and ways to show them."""
-
-    @property
-    def rows(self) -> int:
-        """Rows that were scored."""
-        ...
-
-    @property
-    def mean_loss(self) -> float:
-        """Loss per row, or per labelled token."""
-        ...
-
-    def summary(self) -> dict[str, Any]:
-        """A few numbers that say it all: loss, the task's scores, rows."""
-        ...
-
-    def to_json(self) -> dict[str, Any]:
-        """All of it as plain JSON."""
-        ...
-
-    def lines(self, names: Sequence[str]) -> Iterator[tuple[str, str]]:
-        """Title and text of each line of a report; `names` are the classes'."""
-        ...
-
-
-class Metric(Protocol):
-    """Adds up what a model says of batch after batch."""
-
-    def update(self, logits: torch.Tensor, labels: torch.Tensor) -> None:
-        """Count a batch: (B, C) or (B, W, C) logits and the batch's labels."""
-        ...
-
-    def sum_ranks(self, ranks: Ranks) -> None:
-        """Count what all ranks counted; rank r of R was given batches r, r + R, r + 2R, … of all."""
-        ...
-
-    def compute(self, rows: int, loss: float) -> Scores:
-        """The scores; `loss` is summed over rows, or labelled tokens. A CPU-GPU sync point."""
-        ...
 
 
 def metric_of(task: Task, device: torch.device) -> Metric:

@@ -38,8 +38,8 @@ MAX_NUMBER = 1 << 20
 MAX_LAYERS = 1024
 
 
-def folder_config(folder: ModelFolder) -> PretrainedConfig:
-    """The configuration in an open model's folder.
+def read_config(folder: ModelFolder) -> PretrainedConfig:
+    """The configuration in a model's folder.
 
     Raises:
         InputError: there is none, its type is unknown to transformers, whose own code alone is run, a value is out of

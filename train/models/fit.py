@@ -7,18 +7,16 @@ which allocates no memory, and its embedding tables show what they can hold.
 import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from transformers import PretrainedConfig, PreTrainedModel
 
+from cache import Cache
 from cache.errors import MismatchError
-from cache.format.manifest import Manifest
 from cache.format.tasks import MLM
 
-from .folder import MAX_TOKENIZER_BYTES, TOKENIZER, ModelFolder
+from .folder import MAX_TOKENIZER_BYTES, TOKENIZER, ModelFolder, parse_tokenizer
 from .heads import empty_model, has_trained_head, kind_of
-from .tokenizer import cache_tokenizer, parse_tokenizer
 
 POSITION_TABLES = ("position_embeddings", "embed_positions", "wpe")
 """Names of the embedding table that limits a row's length."""
@@ -29,26 +27,24 @@ class CacheRequirements:
     """What a cache requires of a model.
 
     Attributes:
-        manifest: of the cache.
-        folder: of the cache.
+        cache: the cache.
         width: columns of the widest batch.
         task: the kind of task, where it is not the one the cache was built for.
     """
 
-    manifest: Manifest
-    folder: Path
+    cache: Cache
     width: int
     task: str | None = None
 
     @property
     def label_names(self) -> tuple[str, ...]:
         """Names of the classes, class 0 first; empty where there are no classes."""
-        return () if self.kind == MLM else self.manifest.task.label_names
+        return () if self.kind == MLM else self.cache.manifest.task.label_names
 
     @property
     def kind(self) -> str:
         """The kind of task, one of `cache.format.tasks.KINDS`."""
-        return self.task or self.manifest.task.kind
+        return self.task or self.cache.manifest.task.kind
 
     @property
     def outputs(self) -> int:
@@ -104,7 +100,7 @@ def check_fit(
         if of_rows:
             remedies.append(f"build the cache with this model's tokenizer: prep build … --tokenizer {folder.path}")
         raise MismatchError(
-            f"the model {folder.path} does not fit the cache {required.folder}:\n  "
+            f"the model {folder.path} does not fit the cache {required.cache.folder}:\n  "
             + "\n  ".join([*of_rows, *of_head])
             + "\npass "
             + ", or ".join(remedies)
@@ -113,7 +109,7 @@ def check_fit(
 
 def _row_problems(config: PretrainedConfig, required: CacheRequirements) -> Iterator[str]:
     """The model must be able to compute the cache's ids, in rows of their lengths."""
-    model, tokenizer = empty_model(config, required.kind), required.manifest.tokenizer
+    model, tokenizer = empty_model(config, required.kind), required.cache.manifest.tokenizer
     entries = vocabulary_size(model)
     if entries < tokenizer.vocab_size:
         yield f"vocabulary: it has {entries:,} embeddings, the cache's ids go up to {tokenizer.vocab_size - 1:,}"
@@ -146,11 +142,9 @@ def _head_problems(config: PretrainedConfig, required: CacheRequirements, evalua
 def _token_problems(folder: ModelFolder, required: CacheRequirements) -> Iterator[str]:
     """The same ids must be the same tokens, where the model's folder holds a tokenizer."""
     data = folder.read(TOKENIZER, MAX_TOKENIZER_BYTES)
-    if data is None or hashlib.sha256(data).hexdigest() == required.manifest.tokenizer.sha256:
+    if data is None or hashlib.sha256(data).hexdigest() == required.cache.manifest.tokenizer.sha256:
         return
-    cached = cache_tokenizer(required.folder, required.manifest.tokenizer.sha256)
-    if cached is None:
-        return
+    cached = parse_tokenizer(required.cache.tokenizer_files()[TOKENIZER], required.cache.tokenizer_folder / TOKENIZER)
     vocabulary = parse_tokenizer(data, folder.path / TOKENIZER).get_vocab()
     for token, number in cached.get_vocab().items():
         if vocabulary.get(token) != number:

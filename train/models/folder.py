@@ -38,6 +38,21 @@ MAX_WEIGHT_FILES = 1024
 MAX_LENGTH = 1 << 20
 """Most tokens per row that lengthwise.json may name."""
 
+
+def parse_tokenizer(data: bytes, path: Path) -> Any:
+    """The `tokenizers.Tokenizer` of a tokenizer.json, without padding.
+
+    Raises:
+        InputError: it cannot be used.
+    """
+    from tokenizers import Tokenizer
+
+    with library_errors(InputError, f"{path}: not a tokenizer", "; restore the file"):
+        tokenizer = Tokenizer.from_buffer(data)
+        tokenizer.no_padding()
+    return tokenizer
+
+
 Weights = dict[str, Any]
 """Name of a tensor to a slice of its file, from which the tensor is read when indexed."""
 
@@ -129,7 +144,8 @@ class ModelFolder:
                     file = stack.enter_context(self._open(name))
                     if name in self.files:
                         self._check(name, open_file_info(name, file))
-                with library_errors(MismatchError, f"{self.path / name}: the weights cannot be loaded"):
+                remedy = "; copy or download the file again"
+                with library_errors(MismatchError, f"{self.path / name}: the weights cannot be loaded", remedy):
                     # By the open file, not by its path; "pread": a file cut short meanwhile is an error, not a SIGBUS.
                     opened: Any = safe_open(f"/dev/fd/{file.fileno()}", framework="pt", backend="pread")
                     found = {key: opened.get_slice(key) for key in opened.keys()}  # noqa: SIM118

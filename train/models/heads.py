@@ -54,18 +54,13 @@ CLASSES: dict[str, tuple[Any, str]] = {
 """Kind of a task to the class of its models and what these are called; other kinds use a sequence classifier."""
 
 
-def model_class(kind: str) -> tuple[Any, str]:
-    """The class of transformers that makes a task's models, and what these are called."""
-    return CLASSES.get(kind, (AutoModelForSequenceClassification, "sequence classifier"))
-
-
 def empty_model(config: PretrainedConfig, kind: str) -> PreTrainedModel:
     """A task's model on torch's `meta` device, which allocates no memory for its weights; they are not initialized.
 
     Raises:
         InputError: transformers has no model of this type for the task, or cannot build one of this configuration.
     """
-    auto_class, name = model_class(kind)
+    auto_class, name = CLASSES.get(kind, (AutoModelForSequenceClassification, "sequence classifier"))
     tensors = 0
 
     def count(*_: object) -> None:

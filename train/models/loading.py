@@ -12,7 +12,7 @@ from cache.common.hub import PACKAGED, hub_folder, local_folder
 from cache.errors import InputError, MismatchError
 from cache.format.tasks import MLM
 
-from .configuration import folder_config
+from .configuration import read_config
 from .fit import CacheRequirements, check_fit, usable_positions
 from .folder import CONFIG, TOKENIZER, WEIGHTS, ModelFolder
 from .heads import PROBLEMS, as_model, empty_model, quiet_transformers
@@ -67,7 +67,7 @@ def load_model(
         MismatchError: it does not fit the cache.
     """
     with ModelFolder(folder) as opened:
-        config = folder_config(opened)
+        config = read_config(opened)
         check_fit(opened, config, required)
         write_labels(config, required)
         torch.manual_seed(seed)
@@ -79,7 +79,7 @@ def load_model(
 
 def write_labels(config: PretrainedConfig, required: CacheRequirements) -> None:
     """Write the cache's labels and pad id into a configuration."""
-    config.pad_token_id = required.manifest.tokenizer.pad_id
+    config.pad_token_id = required.cache.manifest.tokenizer.pad_id
     if required.kind == MLM:
         return
     names = required.label_names or ("LABEL_0",)  # transformers' name for a head of one number

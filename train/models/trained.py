@@ -12,15 +12,14 @@ from cache.format.tasks import MLM
 
 from .. import device as devices
 from .classes import map_classes
-from .configuration import folder_config
+from .configuration import read_config
 from .cpu_attention import use_cpu_kernels
 from .fit import CacheRequirements, check_fit, usable_positions
-from .folder import MAX_LENGTH, MAX_TOKENIZER_BYTES, TOKENIZER, TOKENIZER_CONFIG, ModelFolder
+from .folder import MAX_LENGTH, MAX_TOKENIZER_BYTES, TOKENIZER, TOKENIZER_CONFIG, ModelFolder, parse_tokenizer
 from .heads import PROBLEMS, has_trained_head, is_masked, kind_of
 from .library_errors import library_errors
 from .loading import load_weights
 from .pooled import use_pooled_only
-from .tokenizer import parse_tokenizer
 
 DEFAULT_MAX_LENGTH = 512
 """Tokens a text is truncated to where neither the model nor its folder gives a limit."""
@@ -62,25 +61,8 @@ def load_text_classifier(path: Path, device: torch.device) -> TextClassifier:
     return TextClassifier(model, tokenizer, max_length, folder.pair)
 
 
-def load_classifier(path: Path, device: torch.device, required: CacheRequirements | None = None) -> PreTrainedModel:
-    """A trained classifier, ready to predict on `device`.
-
-    Args:
-        path: of the model's folder.
-        device: where to put it.
-        required: requirements of the cache to evaluate it on, if any.
-
-    Raises:
-        InputError: it is not a trained classifier.
-        MismatchError: it does not fit the cache, or lacks one of its classes.
-        LengthwiseError: its files cannot be used.
-    """
-    with ModelFolder(path) as folder:
-        return _load_classifier(folder, device, required)
-
-
 def _load_classifier(folder: ModelFolder, device: torch.device, required: CacheRequirements | None) -> PreTrainedModel:
-    config, path = folder_config(folder), folder.path
+    config, path = read_config(folder), folder.path
     if is_masked(config):
         raise InputError(
             f"{path} is a masked language model, which gives no labels; train a classifier from it: "
@@ -93,8 +75,8 @@ def _load_classifier(folder: ModelFolder, device: torch.device, required: CacheR
     if required is not None:
         _check_labels(folder, required)
         check_fit(folder, config, required, evaluated=True)
-        map_classes(config, required.manifest.task, device)
-        config.pad_token_id = required.manifest.tokenizer.pad_id
+        map_classes(config, required.cache.manifest.task, device)
+        config.pad_token_id = required.cache.manifest.tokenizer.pad_id
     kind = kind_of(config)
     config.problem_type = PROBLEMS[kind]
     model = _with_trained_head(folder, config, kind)
@@ -106,14 +88,16 @@ def load_for_evaluation(path: Path, device: torch.device, required: CacheRequire
     """A model to evaluate on a cache: a masked language model, which fits any cache, or a trained classifier.
 
     Raises:
-        LengthwiseError: as for `load_classifier`.
+        InputError: it is neither.
+        MismatchError: it does not fit the cache, or lacks one of its classes.
+        LengthwiseError: its files cannot be used.
     """
     with ModelFolder(path) as folder:
-        config = folder_config(folder)
+        config = read_config(folder)
         if not is_masked(config):
             return _load_classifier(folder, device, required)
         check_fit(folder, config, replace(required, task=MLM), evaluated=True)
-        config.pad_token_id = required.manifest.tokenizer.pad_id
+        config.pad_token_id = required.cache.manifest.tokenizer.pad_id
         return _ready(_with_trained_head(folder, config, MLM), device)
 
 
@@ -138,18 +122,18 @@ def _ready(model: PreTrainedModel, device: torch.device) -> PreTrainedModel:
 
 def _check_labels(folder: ModelFolder, required: CacheRequirements) -> None:
     """Refuse a cache without labels, and a cache of single texts for a model of pairs or the other way round."""
-    task = required.manifest.task
+    task = required.cache.manifest.task
     if not task.labelled:
         raise MismatchError(
-            f"{folder.path} is a classifier, but the cache {required.folder} holds no labels (built with --task mlm); "
-            "build one that does, under another name: prep build SOURCE --label COLUMN --name OTHER"
+            f"{folder.path} is a classifier, but the cache {required.cache.folder} holds no labels (built "
+            "with --task mlm); build one that does, under another name: prep build SOURCE --label COLUMN --name OTHER"
         )
     if folder.pair not in (None, task.pair):
         words = {True: "pairs of texts", False: "single texts"}
         remedy = "with" if folder.pair else "without"
         raise MismatchError(
-            f"the model {folder.path} was trained on {words[not task.pair]}, the cache {required.folder} holds "
-            f"{words[task.pair]}; pass another one, or build it {remedy} --text-pair"
+            f"the model {folder.path} was trained on {words[not task.pair]}, the cache {required.cache.folder} "
+            f"holds {words[task.pair]}; pass another one, or build it {remedy} --text-pair"
         )
 
 

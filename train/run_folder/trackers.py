@@ -13,7 +13,7 @@ import secrets
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from types import TracebackType
-from typing import Protocol, Self
+from typing import Self
 
 from cache.common.folder import Folder
 from cache.common.hub import user_path
@@ -34,22 +34,6 @@ CURVES = {"step": "train", "epoch": "epoch", "eval": "eval", "test": "test"}
 """Kind of a record to the group of its curves."""
 
 
-class Tracker(Protocol):
-    """A destination of records.
-
-    Attributes:
-        fresh: whether it has no records of this run yet.
-    """
-
-    fresh: bool
-
-    def log(self, kind: str, step: int, values: dict[str, float]) -> None:
-        """Log the numbers of a record."""
-
-    def close(self, failed: bool) -> None:
-        """Write what is buffered, and close."""
-
-
 class TensorBoard:
     """Curves in a TensorBoard events file.
 
@@ -57,6 +41,9 @@ class TensorBoard:
         folder: where to write; it must not hold the curves of another run.
         info: content of settings.json.
         step: optimizer steps done by a resumed run, whose later points are hidden; None for a new run.
+
+    Attributes:
+        fresh: whether it has no records of this run yet.
 
     Raises:
         InputError: the run is new, and the folder holds curves.
@@ -77,11 +64,13 @@ class TensorBoard:
             self.writer.file_writer.add_summary(summary)  # type: ignore[attr-defined]  # set by the line above
 
     def log(self, kind: str, step: int, values: dict[str, float]) -> None:
+        """Log the numbers of a record."""
         for name, value in values.items():
             self.writer.add_scalar(name, value, step)
         self.writer.flush()  # raises errors of the writer's thread
 
     def close(self, failed: bool) -> None:
+        """Write what is buffered, and close."""
         self.writer.close()
 
 
@@ -93,6 +82,9 @@ class WeightsAndBiases:
         project: name of the project.
         info: content of settings.json.
         quiet: silence wandb's own messages.
+
+    Attributes:
+        fresh: whether it has no records of this run yet.
     """
 
     def __init__(self, run: Folder, project: str, info: RunInfo, quiet: bool) -> None:
@@ -122,6 +114,9 @@ class WeightsAndBiases:
 
     def close(self, failed: bool) -> None:
         self.run.finish(exit_code=int(failed))
+
+
+Tracker = TensorBoard | WeightsAndBiases
 
 
 class Trackers:

@@ -1,0 +1,214 @@
+"""Reading of source files, in the forked process: tables of every format, files of text. Parsing is pyarrow's."""
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from cache.common.forked import BATCH_BYTES, BATCH_ROWS
+from cache.errors import InputError
+
+from ..columns import LABEL, LABELS, PAIR, TEXT, distinct, is_list, kept, plain
+from .conll import conll_names, read_conll
+from .corpus import Columns
+from .cutting import FilePart
+from .diagnose import not_utf8, reading, row_too_long
+from .formats import LINES, Span, TableFile, open_unpacked, table_file
+from .json_files import HEAD_BYTES, json_batches, json_head
+from .remote_path import SourcePath, check_unchanged, open_bytes
+from .text_lines import read_lines
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+BLOCK_BYTES = 16 << 20
+"""Files are parsed in blocks of this many bytes; where a row is longer, in blocks of the longest row allowed."""
+
+
+def names_of(path: SourcePath, delimiter: str | None, row_bytes: int) -> list[str]:
+    """The columns of a table file."""
+    with reading(path, delimiter):
+        table = table_file(path, delimiter)
+        if table.kind == "parquet":
+            return list(_parquet_schema(path).names)
+        if table.kind == LINES:
+            return [TEXT]
+        if table.kind == "conll":
+            return conll_names(path, row_bytes)
+        head = json_head(path, row_bytes) if table.kind == "json" else {}
+        if head:
+            return list(head)
+        for block_bytes in _block_sizes(HEAD_BYTES, row_bytes):
+            with _growing(path, block_bytes, row_bytes), _open(table, block_bytes, row_bytes) as reader:
+                return list(reader.schema.names)
+    raise AssertionError("the largest block either fits or raises")
+
+
+def holds_lists(path: SourcePath, columns: Columns, row_bytes: int) -> bool:
+    """Whether the column of text of a table file holds lists, by its schema or first value."""
+    with reading(path, columns.delimiter):
+        kind = table_file(path, columns.delimiter).kind
+        if kind == "json":
+            values = [value for value in json_head(path, row_bytes).get(str(columns.text), []) if value is not None]
+            return bool(values) and isinstance(values[0], list)
+        if kind == "parquet":
+            return is_list(_parquet_schema(path).field(columns.text).type)
+    return kind == "conll"
+
+
+def named(batch: "pa.RecordBatch", columns: Columns) -> "pa.RecordBatch":
+    """A batch with the columns that a stream has."""
+    import pyarrow as pa
+
+    texts, labels = ([batch.column(name) for name in names] for names in (columns.texts, columns.labels))
+    names = [TEXT, PAIR][: len(texts)]
+    if len(labels) < 2:
+        return pa.RecordBatch.from_arrays([*texts, *labels], [*names, *([LABEL] if labels else [])])
+    classes = pa.StructArray.from_arrays(labels, list(columns.labels))
+    return pa.RecordBatch.from_arrays([*texts, classes], [*names, LABELS])
+
+
+# --- tables
+
+
+def read_tables(
+    files: list[FilePart], columns: Columns, where: tuple[str, str] | None, row_bytes: int
+) -> Iterator["pa.RecordBatch"]:
+    """Some columns of table files; `where` = (column, value) keeps the rows that have it."""
+    for path, span in files:
+        yield from _read_table(path, span, columns, where, row_bytes)
+        check_unchanged(path)
+
+
+def _read_table(
+    path: SourcePath, span: Span | None, columns: Columns, where: tuple[str, str] | None, row_bytes: int
+) -> Iterator["pa.RecordBatch"]:
+    wanted = list(dict.fromkeys([*columns.names, *([where[0]] if where else [])]))
+    with reading(path, columns.delimiter):
+        table = replace(table_file(path, columns.delimiter), span=span)
+        for batch in _read(table, wanted, len(columns.texts), row_bytes):
+            if where:
+                values, codes = distinct(batch.column(where[0]))
+                batch = kept(batch, np.array([value == where[1] for value in values], bool)[codes])
+            chosen = named(plain(batch), columns)
+            chosen.validate(full=True)  # not all readers look whether text is UTF-8
+            yield chosen
+
+
+def _read(table: TableFile, columns: list[str], texts: int, row_bytes: int) -> Iterator["pa.RecordBatch"]:
+    """The columns of a file, the first `texts` of which are text."""
+    path = table.path
+    if table.kind == LINES:
+        yield from read_lines(table, row_bytes)
+        return
+    if table.kind in ("parquet", "conll"):
+        yield from _read_parquet(table, columns) if table.kind == "parquet" else read_conll(path, columns, row_bytes)
+        return
+    done = 0
+    for block_bytes in _block_sizes(BLOCK_BYTES, row_bytes):
+        skip = done
+        with _growing(path, block_bytes, row_bytes), _open(table, block_bytes, row_bytes, columns, texts) as blocks:
+            for batch in blocks:
+                fresh = batch.slice(min(skip, batch.num_rows))
+                skip -= batch.num_rows - fresh.num_rows
+                done += fresh.num_rows
+                yield fresh
+            return
+
+
+def _block_sizes(first: int, row_bytes: int) -> list[int]:
+    return sorted({min(first, row_bytes), min(BLOCK_BYTES, row_bytes), row_bytes})
+
+
+@contextlib.contextmanager
+def _growing(path: SourcePath, block_bytes: int, row_bytes: int) -> Iterator[None]:
+    """Let a row that is longer than a block pass as long as there is a larger size to try."""
+    import pyarrow as pa
+
+    try:
+        yield
+    except pa.ArrowInvalid as error:
+        if "straddling" not in str(error):
+            raise
+        if block_bytes == row_bytes:
+            raise row_too_long(path, row_bytes) from error
+
+
+def _parquet_schema(path: SourcePath) -> Any:
+    import pyarrow.parquet
+
+    return pyarrow.parquet.read_schema(open_bytes(path))
+
+
+def _read_parquet(table: TableFile, columns: list[str]) -> Iterator["pa.RecordBatch"]:
+    import pyarrow.parquet
+
+    with pyarrow.parquet.ParquetFile(open_bytes(table.path)) as file:
+        meta = file.metadata
+        groups = None if table.span is None else list(range(table.span.begin, table.span.end))
+        size = sum(meta.row_group(group).total_byte_size for group in range(meta.num_row_groups))
+        fitting = BATCH_BYTES * max(meta.num_rows, 1) // max(size, 1)
+        yield from file.iter_batches(min(max(fitting, 1), BATCH_ROWS), groups, columns)
+
+
+def _open(table: TableFile, block_bytes: int, row_bytes: int, columns: list[str] | None = None, texts: int = 0) -> Any:
+    """A context manager around the batches of a csv or json file."""
+    if table.kind == "json":
+        return json_batches(table, block_bytes, row_bytes, columns, texts)
+    return _open_csv(table, block_bytes, columns)
+
+
+def _open_csv(table: TableFile, block_bytes: int, columns: list[str] | None) -> Any:
+    """Every column is read as text: types guessed from the first block would fail on a later one. Labels find their
+    type in prep.labels.class_labels. An empty cell is missing; a quoted empty cell is an empty text."""
+    import pyarrow as pa
+    import pyarrow.csv
+
+    header = None
+    if table.span and table.span.begin:
+        with _open_csv(replace(table, span=None), block_bytes, None) as whole:
+            header = whole.schema.names
+    return pyarrow.csv.open_csv(
+        open_unpacked(table.path, table.span),
+        read_options=pyarrow.csv.ReadOptions(block_size=block_bytes, column_names=header),
+        parse_options=pyarrow.csv.ParseOptions(newlines_in_values=True, delimiter=table.delimiter),
+        convert_options=pyarrow.csv.ConvertOptions(
+            column_types={name: pa.string() for name in columns or ()},
+            include_columns=columns,
+            null_values=[""],
+            strings_can_be_null=True,
+            quoted_strings_can_be_null=False,
+        ),
+    )
+
+
+# --- files of text
+
+
+def read_texts(files: list[tuple[SourcePath, str]], labelled: bool, row_bytes: int) -> Iterator["pa.RecordBatch"]:
+    """A row per file: its text, and the label given with it where labels are wanted."""
+    import pyarrow as pa
+
+    texts: list[str] = []
+    labels: list[str] = []
+    size = 0
+    for number, (path, label) in enumerate(files, 1):
+        texts.append(_text_of(path, row_bytes))
+        labels.append(label)
+        size += len(texts[-1])
+        if size > BATCH_BYTES or len(texts) == BATCH_ROWS or number == len(files):
+            yield pa.RecordBatch.from_pydict({TEXT: texts, **({LABEL: labels} if labelled else {})})
+            texts, labels, size = [], [], 0
+
+
+def _text_of(path: SourcePath, row_bytes: int) -> str:
+    with reading(path), open_bytes(path) as file:
+        data = file.read(row_bytes + 1)
+    if len(data) > row_bytes:
+        raise InputError(f"cannot read {path}: larger than {row_bytes:,} bytes; split it, or pass a larger --memory")
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise InputError(not_utf8(path, error.start)) from None
