@@ -119,7 +119,8 @@ def _start(settings: Settings, ranks: Ranks, progress: ConsoleProgress) -> Path:
                 keep_plan(cache, settings)
         with ranks.together():
             source = model_folder(str(settings.model))
-            model = load_model(source, cache_requirements(cache, settings), settings.seed, progress.log)
+            required = cache_requirements(cache, settings)
+            model = load_model(source, required, settings.seed, progress.log, settings.new_head)
             setup = prepare_training(model, cache, settings, device, ranks)
             state = State(Meter(device, ranks=ranks))
             check_padding_free(setup)

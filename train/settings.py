@@ -60,6 +60,9 @@ class Settings:
         default_text="as the cache was built",
         choices=KINDS,
     )
+    new_head: bool = setting(
+        False, "Give a trained classifier a new head, for other classes or another task; else its own is trained on."
+    )
     epochs: int = setting(3, "Passes over the training split.", minimum=1)
     max_steps: int | None = setting(
         None, "Maximum number of optimizer steps, over all epochs.", default_text="all steps of the epochs", minimum=1

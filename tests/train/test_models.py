@@ -6,6 +6,7 @@ import shutil
 import pytest
 import safetensors.torch
 import torch
+from safetensors.torch import load_file
 
 from cache.errors import InputError, MismatchError
 from tests.helpers.caches import write_cache
@@ -51,10 +52,25 @@ def test_a_model_that_does_not_fit_is_refused_before_its_weights_are_read(tmp_pa
     with pytest.raises(MismatchError) as error:
         load_model(folder, needs, 0)
     assert reason in str(error.value)
-    remedy = "a --cache of the model's task and classes" if case == "labels" else "prep build … --tokenizer"
-    assert f"pass another model, or {'' if case == 'labels' else 'build the cache'}" in str(error.value)
-    assert remedy in str(error.value)
-    assert ("prep build" in str(error.value)) == (case != "labels")
+    of_head = "or --new-head, or a --cache of the model's task and classes"
+    of_rows = f"or build the cache with this model's tokenizer: prep build … --tokenizer {folder}"
+    assert str(error.value).endswith(f"\npass another model, {of_head if case == 'labels' else of_rows}")
+
+
+@pytest.mark.parametrize("kind", ["bert", "distilbert", "roberta", "electra", "modernbert"])
+@pytest.mark.parametrize("classes", [2, 3])
+def test_a_classifier_gets_a_new_head_where_one_is_asked_for(tmp_path, needs, kind, classes):
+    """For other classes, or for as many; the encoder stays."""
+    ids = dict.fromkeys(["bos_token_id", "cls_token_id", "eos_token_id", "sep_token_id"], 0)
+    folder = write_model(tmp_path / "model", kind=kind, classes=classes, **ids)
+    lines = []
+    model = load_model(folder, needs, 7, lines.append, new_head=True)
+    assert lines == ["head       new, from seed 7: --new-head"]
+    assert model.config.id2label == {0: "neg", 1: "pos"}
+    weights = load_file(folder / "model.safetensors")
+    for name, tensor in model.state_dict().items():
+        if tensor.is_floating_point() and tensor.std() > 0:  # of no bias or norm
+            assert torch.equal(tensor, weights.get(name, tensor + 1)) == name.startswith(model.base_model_prefix), name
 
 
 def test_all_reasons_are_given_at_once(tmp_path, needs):

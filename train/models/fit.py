@@ -95,6 +95,8 @@ def check_fit(
     of_head = list(_head_problems(config, required, evaluated))
     if of_rows or of_head:
         remedies = ["another model"]
+        if of_head and not evaluated:
+            remedies.append("--new-head")
         if of_head:
             remedies.append("a --cache of the model's task and classes")
         if of_rows:

@@ -52,15 +52,20 @@ def model_folder(name: str) -> Path:
 
 
 def load_model(
-    folder: Path, required: CacheRequirements, seed: int, log: Callable[[str], None] = lambda text: None
+    folder: Path,
+    required: CacheRequirements,
+    seed: int,
+    log: Callable[[str], None] = lambda text: None,
+    new_head: bool = False,
 ) -> PreTrainedModel:
-    """The task's model, in fp32 on the CPU, with a new head where it was not saved with one.
+    """The task's model, in fp32 on the CPU, with a new head where it was not saved with one or `new_head` asks for it.
 
     Args:
         folder: from `model_folder`.
         required: what the cache requires of it; its label names become the model's.
         seed: of the new head.
         log: receives a line that says whether the head is new.
+        new_head: leave out a head that it was saved with.
 
     Raises:
         InputError: its configuration or weights cannot be read.
@@ -68,11 +73,14 @@ def load_model(
     """
     with ModelFolder(folder) as opened:
         config = read_config(opened)
+        if new_head:
+            config.architectures = None
         check_fit(opened, config, required)
         write_labels(config, required)
         torch.manual_seed(seed)
-        model, new = load_weights(opened, config, required.kind)
-    source = f"new, from seed {seed}: the model has none for {required.kind}" if new else "the model's own"
+        model, new = load_weights(opened, config, required.kind, new_head)
+    reason = "--new-head" if new_head else f"the model has none for {required.kind}"
+    source = f"new, from seed {seed}: {reason}" if new else "the model's own"
     log(f"head       {source}")
     return model
 
@@ -88,8 +96,10 @@ def write_labels(config: PretrainedConfig, required: CacheRequirements) -> None:
     config.problem_type = PROBLEMS[required.kind]
 
 
-def load_weights(folder: ModelFolder, config: PretrainedConfig, kind: str) -> tuple[PreTrainedModel, bool]:
-    """A task's model of `config` with the weights in `folder`; only its head may be new.
+def load_weights(
+    folder: ModelFolder, config: PretrainedConfig, kind: str, new_head: bool = False
+) -> tuple[PreTrainedModel, bool]:
+    """A task's model of `config` with the weights in `folder`; only its head may be new, and with `new_head` is.
 
     Returns:
         The model, which has computed a short row, and whether its head is new.
@@ -99,12 +109,15 @@ def load_weights(folder: ModelFolder, config: PretrainedConfig, kind: str) -> tu
         MismatchError: weights are missing outside the head, have other shapes, or are too few for the configuration.
     """
     empty = empty_model(config, kind)
+    encoder = empty.base_model_prefix + "."
     path, remedy = folder.path, "; pass another model"
     with folder.weights() as weights, library_errors(MismatchError, f"{path}: the weights cannot be loaded", remedy):
         held = sum(math.prod(tensor.get_shape()) for tensor in weights.values())
         needed = sum(parameter.numel() for parameter in empty.base_model.parameters())
         if needed > 2 * held:
             raise MismatchError(f"{path}: {CONFIG} describes {needed:,} weights, the files hold {held:,}{remedy}")
+        if new_head and any(name.startswith(encoder) for name in weights):
+            weights = {name: tensor for name, tensor in weights.items() if name.startswith(encoder)}
         with quiet_transformers():
             loaded: Any = type(empty).from_pretrained(
                 None,
@@ -119,7 +132,6 @@ def load_weights(folder: ModelFolder, config: PretrainedConfig, kind: str) -> tu
         raise MismatchError(
             f"{path}: the tensor {name!r} is {list(found)} in the files, {list(expected)} by {CONFIG}{remedy}"
         )
-    encoder = model.base_model_prefix + "."
     new = any(not name.startswith(encoder) for name in report["missing_keys"])
     missing = sorted(name for name in report["missing_keys"] if name.startswith(encoder) and "pooler" not in name)
     if missing:
