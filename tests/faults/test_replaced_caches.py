@@ -11,6 +11,7 @@ import pytest
 
 from cache import CacheError, PlanSpec, StorageError, open_cache
 from cache.common.folder import Folder
+from cache.writing import publishing
 from cache.writing.publishing import building
 
 from ..helpers.caches import write_cache
@@ -103,7 +104,7 @@ def test_a_plan_under_way_when_its_cache_is_replaced_is_refused_and_the_new_cach
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, exchange: bool
 ) -> None:
     if not exchange:
-        monkeypatch.setattr(Folder, "exchange", lambda *_: False)
+        monkeypatch.setattr(publishing, "exchange", lambda *_: False)
     place = tmp_path / "toy"
     split = write_cache(place, {"train": 20}, seed=1)["train"]
 
