@@ -2,20 +2,26 @@
 
 import contextlib
 import os
+from pathlib import Path
 
-from cache import Cache, open_cache
+from cache import Cache, PlanSpec, open_cache
 from cache.common.files import storage_errors
 from cache.common.folder import Folder
+from cache.common.locks import locked
 from cache.common.progress import ConsoleProgress
-from cache.errors import CacheError, InputError, LengthwiseError
+from cache.errors import CacheError, InputError, LengthwiseError, NotACacheError
 from cache.format.manifest import MANIFEST, MAX_MANIFEST_BYTES, Manifest
+from cache.format.plan_file import MAX_PLAN_BYTES, PLAN_FILE, PLANS, parse_plan
+from cache.reading.manifest import open_folder
 from cache.sharing.failures import DeniedError
 from cache.sharing.listing import RemoteCache, find_cache
-from cache.sharing.remote import Remote
+from cache.sharing.pushing import push_goes_on
+from cache.sharing.remote import ObjectStore, Remote
 from cache.sharing.remotes import open_remote
 from cache.sharing.store import collect_garbage, store_limit, store_name
 from cache.sharing.transfer import Report, watched
 from cache.sharing.urls import StoreUrl, is_url, parse_url
+from cache.writing.publishing import lock_file
 
 from .existing import different
 
@@ -31,11 +37,15 @@ def find_place(out: str | os.PathLike[str]) -> StoreUrl | None:
         return None
     remote = open_remote(parse_url(out))
     if watched(lambda report: _look(remote, report), remote.url):
-        raise InputError(
-            f"{remote.url} is a cache; --out is the folder around it: --out {remote.url.parent} "
-            f"--name {remote.url.path.rpartition('/')[2]}"
-        )
+        raise InputError(f"{remote.url} is a cache; --out is the folder around it: {_around(remote.url)}")
     return remote.url
+
+
+def _around(url: StoreUrl) -> str:
+    """What to pass instead of the URL of a cache."""
+    if url.parent == str(url):
+        return f"a bucket or dataset that is no cache itself, or a folder in it, such as --out {url / 'caches'}"
+    return f"--out {url.parent} --name {url.path.rpartition('/')[2]}"
 
 
 def _look(remote: Remote, report: Report) -> bool:
@@ -67,13 +77,49 @@ def existing_at_url(url: StoreUrl, wanted: Manifest, force: bool) -> bool:
     return found is not None
 
 
+def check_other_push(url: StoreUrl, built: Path, force: bool) -> None:
+    """Refuse to build a cache for hours that could not be pushed afterwards.
+
+    Args:
+        url: where it goes.
+        built: where a cache lies whose push was stopped; that one goes on.
+        force: take the place of another push.
+
+    Raises:
+        InputError: another push is under way there, or was stopped, and `force` is not set.
+    """
+    remote = open_remote(url)
+    if not isinstance(remote, ObjectStore):
+        return
+    data = b""
+    with contextlib.suppress(NotACacheError), storage_errors(built, "read"), open_folder(built) as folder:
+        data = folder.read(MANIFEST, MAX_MANIFEST_BYTES)
+    watched(lambda report: push_goes_on(remote, data, report, force), url)
+
+
+def lacks_epochs(url: StoreUrl, cache: Cache, plan: PlanSpec, epochs: int) -> bool:
+    """Whether fewer epochs of a plan than that are at the URL of a cache; False where the store lets nobody look."""
+    if "train" not in cache:
+        return False
+    remote, name = open_remote(url), f"train/{PLANS}/{plan.id}/{PLAN_FILE}"
+    try:
+        data = watched(lambda report: remote.read(name, MAX_PLAN_BYTES, report), url)
+        there = parse_plan(data, Path(name), cache.manifest.fingerprint, "train", len(cache["train"]))
+    except DeniedError:
+        return False
+    except (FileNotFoundError, CacheError):
+        return True
+    return len(there.epochs) < epochs
+
+
 def push_built(cache: Cache, url: StoreUrl, force: bool, console: ConsoleProgress) -> None:
     """Push a cache that was just built; where that fails it stays, and what is said names it."""
-    remedy = (
-        f"the cache was built and lies in {cache.folder}; to go on: prep push {cache.folder} {url}{' --force' * force}"
-    )
+    lies = f"the cache was built and lies in {cache.folder}"
+    remedy = f"{lies}; to go on: prep push {cache.folder} {url}{' --force' * force}"
     try:
         cache.push(str(url), force=force, progress=console)
+    except InputError as error:  # the same push would fail again: it says itself what to change
+        raise InputError(f"{error}; {lies}, for prep push") from None
     except LengthwiseError as error:
         raise type(error)(f"{error}; {remedy}") from None
     except KeyboardInterrupt:
@@ -89,11 +135,12 @@ def stored(cache: Cache) -> Cache:
         with folder.folder(cache.folder.name) as own:
             data = own.read(MANIFEST, MAX_MANIFEST_BYTES)
         name = store_name(RemoteCache(data, cache.manifest))
-        if folder.stat(name) is None:
-            folder.rename(cache.folder.name, name)
-        else:
-            folder.remove(cache.folder.name)
-    found = open_cache(store / name)
+        with locked(lock_file(store / name), lambda _: None):  # nobody pulls or removes it meanwhile
+            if folder.stat(name) is None:
+                folder.rename(cache.folder.name, name)
+            else:
+                folder.remove(cache.folder.name)
+            found = open_cache(store / name)
     if store_limit() is not None:
         collect_garbage(store, store_limit())
     return found

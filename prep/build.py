@@ -23,7 +23,7 @@ from cache.sharing.urls import StoreUrl
 from cache.writing.publishing import building, publish, remove_leftovers, staging
 from cache.writing.writer import write_manifest, write_tokenizer
 
-from .at_url import existing_at_url, find_place, push_built, stored
+from .at_url import check_other_push, existing_at_url, find_place, lacks_epochs, push_built, stored
 from .choices import DROP, LOCAL
 from .existing import existing_cache, wanted_manifest
 from .rows.assembly import Encoded, encode_source
@@ -146,14 +146,18 @@ class _Build:
 
         Raises:
             MismatchError: there is another cache at the URL, and `force` is not set.
+            InputError: another push to the URL is under way, or was stopped, and `force` is not set.
         """
-        if existing_at_url(url, self.manifest, self.settings.force):
-            return self._pulled(url)
         path = store_folder() / f"{self.manifest.name}-{self.manifest.fingerprint[:12]}"
+        if existing_at_url(url, self.manifest, self.settings.force) and not path.exists():
+            return self._pulled(url)
         with building(path, self.console.log):
             # Another process may have pushed it while this one waited.
             if existing_at_url(url, self.manifest, self.settings.force):
+                if path.exists():  # its push failed here, and somebody pushed it by hand
+                    stored(open_cache(path))
                 return self._pulled(url)
+            check_other_push(url, path, self.settings.force)
             built = self._locked(path)
             push_built(built.cache, url, self.settings.force, self.console)
             return replace(built, cache=stored(built.cache), up_to_date=False, url=url)
@@ -175,7 +179,7 @@ class _Build:
     def _pulled(self, url: StoreUrl) -> BuildResult:
         cache = open_cache(str(url), quiet=self.console.quiet)
         planned = _write_plans(cache, self.settings, self.console)
-        if planned:
+        if lacks_epochs(url, cache, self.settings.plan, self.settings.epochs):
             cache.push(str(url), progress=self.console)
         return BuildResult(cache, True, planned, url)
 

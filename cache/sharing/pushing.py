@@ -126,6 +126,28 @@ def _there(remote: Remote, report: Report, *manifests: Manifest) -> dict[str, in
     return {name: size for name, size in found.items() if _FILE.fullmatch(name)}
 
 
+def _read(remote: Remote, name: str, report: Report) -> bytes | None:
+    try:
+        return remote.read(name, MAX_MANIFEST_BYTES, report)
+    except FileNotFoundError:
+        return None
+
+
+def push_goes_on(remote: Remote, data: bytes, report: Report, force: bool) -> bool:
+    """Whether the push of the cache whose manifest is `data` was stopped before.
+
+    Raises:
+        InputError: another push is under way, or was stopped, and `force` is not set.
+    """
+    under_way = _read(remote, PUSHING, report)
+    if under_way not in (None, data) and not force:
+        raise InputError(
+            f"{remote.url}: another cache is being pushed there, or its push was stopped; wait for it, "
+            "push to another URL, or take its place with --force"
+        )
+    return under_way == data
+
+
 class _Push:
     """One push to a store of objects.
 
@@ -145,7 +167,7 @@ class _Push:
     def run(self) -> dict[str, int]:
         """Send what is not there; returns the sizes of what was sent, by name."""
         published = self.old is not None and self.old.data == self.local.data
-        goes_on = watched(self._goes_on, self.remote.url) if not published else True
+        goes_on = published or watched(self._goes_on, self.remote.url)
         manifests = (self.local.manifest, *((self.old.manifest,) if self.old else ()))
         there = watched(lambda report: _there(self.remote, report, *manifests), self.remote.url)
         if not published:
@@ -165,28 +187,11 @@ class _Push:
             sent[MANIFEST] = len(self.local.data)
         return sent
 
-    def _read(self, name: str, report: Report) -> bytes | None:
-        try:
-            return self.remote.read(name, MAX_MANIFEST_BYTES, report)
-        except FileNotFoundError:
-            return None
-
     def _write(self, name: str, report: Report) -> None:
         self.remote.write(name, io.BytesIO(self.local.data), lambda _: report(0))
 
     def _goes_on(self, report: Report) -> bool:
-        """Whether this very push was stopped before.
-
-        Raises:
-            InputError: another push is under way, or was stopped.
-        """
-        under_way = self._read(PUSHING, report)
-        if under_way not in (None, self.local.data) and not self.force:
-            raise InputError(
-                f"{self.remote.url}: another cache is being pushed there, or its push was stopped; wait for it, "
-                "push to another URL, or take its place with --force"
-            )
-        return under_way == self.local.data
+        return push_goes_on(self.remote, self.local.data, report, self.force)
 
     def _begin(self, report: Report) -> None:
         """Withdraw the old cache; its files go or are replaced afterwards."""
@@ -203,11 +208,11 @@ class _Push:
 
     def _publish(self, report: Report) -> None:
         other = f"{self.remote.url}: another push to this URL came between; push again when it has ended"
-        mine = self._read(PUSHING, report) == self.local.data
-        if not mine or self._read(MANIFEST, report) not in (None, self.local.data):
+        mine = _read(self.remote, PUSHING, report) == self.local.data
+        if not mine or _read(self.remote, MANIFEST, report) not in (None, self.local.data):
             raise StorageError(other)
         self._write(MANIFEST, report)
-        if self._read(MANIFEST, report) != self.local.data:
+        if _read(self.remote, MANIFEST, report) != self.local.data:
             raise StorageError(other)
         self.remote.remove(PUSHING)
 

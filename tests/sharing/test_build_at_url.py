@@ -5,10 +5,15 @@ from pathlib import Path
 
 import pytest
 
-from cache import open_cache
+from cache import Cache, PlanSpec, open_cache
+from cache.common.progress import ConsoleProgress
+from cache.errors import InputError
 from cache.sharing.pulling import pull
+from cache.sharing.urls import parse_url
 from prep import build, build_cache
+from prep.at_url import _around, push_built
 
+from ..helpers.caches import write_cache
 from ..helpers.commands import Prep
 from ..helpers.object_server import ObjectServer
 from .conftest import SECRET, URL, contents, names_at
@@ -89,6 +94,62 @@ def test_ctrl_c_while_it_is_pushed_says_where_the_cache_lies(
     monkeypatch.setattr("cache.Cache.push", stop)
     done = prep(*arguments(source, "--out", OUT))
     assert (done.code, f"; to go on: prep push {store}/small-" in done.err) == (130, True), done.err
+
+
+def test_another_push_under_way_is_told_before_anything_is_encoded(
+    source: str, s3: ObjectServer, store: Path, prep: Prep, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    s3.objects["bucket/caches/small/manifest.pushing.json"] = b"another"
+    with monkeypatch.context() as patched:
+        patched.setattr(build, "encode_source", None)
+        done = prep(*arguments(source, "--out", OUT))
+    assert (done.code, "another cache is being pushed there" in done.err) == (2, True), done.err
+    assert prep(*arguments(source, "--out", OUT, "--force")).code == 0
+
+
+def test_epochs_that_only_the_store_has_are_pushed_and_a_longer_plan_there_stays(
+    source: str, s3: ObjectServer, store: Path, prep: Prep, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    assert prep(*arguments(source, "--out", OUT)).code == 0
+    cache = open_cache(URL)
+    cache["train"].keep_plan(PlanSpec(**cache.manifest.plan), 2)
+    two = arguments(source, "--out", OUT, "--epochs", "2")
+    assert prep(*two).code == 0
+    assert any(name.endswith("/epoch-0001.safetensors") for name in names_at(s3))
+    monkeypatch.setenv("LENGTHWISE_STORE", str(tmp_path / "elsewhere"))
+    open_cache(URL)
+    cache["train"].keep_plan(PlanSpec(**cache.manifest.plan), 3)
+    cache.push(URL)
+    there = dict(s3.objects)
+    assert prep(*arguments(source, "--out", OUT, "--epochs", "3")).code == 0
+    assert s3.objects == there
+
+
+def test_a_cache_whose_push_was_finished_by_hand_becomes_the_one_of_the_store(
+    source: str, s3: ObjectServer, store: Path, prep: Prep
+) -> None:
+    s3.fault = lambda method, key, count: "403 AccessDenied" if method in ("PUT", "POST") else None
+    assert prep(*arguments(source, "--out", OUT)).code == 1
+    s3.fault = lambda method, key, count: None
+    (left,) = (path for path in store.iterdir() if not path.name.startswith("."))
+    assert prep("push", str(left), URL).code == 0
+    assert "is up to date" in prep(*arguments(source, "--out", OUT)).out
+    assert not left.exists()
+    assert s3.count("GET", ".safetensors") == 0  # nothing was pulled
+
+
+def test_another_cache_pushed_during_the_build_is_told_without_a_remedy_that_fails(
+    small: Cache, s3: ObjectServer, tmp_path: Path
+) -> None:
+    other = write_cache(tmp_path / "other", {"train": 5}).folder
+    s3.objects["bucket/caches/small/manifest.json"] = (other / "manifest.json").read_bytes()
+    with pytest.raises(InputError, match=f"{small.folder}, for prep push$"):
+        push_built(small, parse_url(URL), False, ConsoleProgress(quiet=True))
+
+
+@pytest.mark.parametrize("root", ["s3://bucket", "hf://datasets/user/imdb"])
+def test_a_cache_that_is_a_whole_bucket_or_dataset_is_told_with_a_remedy_that_works(root: str) -> None:
+    assert _around(parse_url(root)).endswith(f"such as --out {root}/caches")
 
 
 @pytest.mark.parametrize(
