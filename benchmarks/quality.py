@@ -78,7 +78,7 @@ class Recipe:
 
 RECIPES = {
     "rotten-tomatoes": Recipe(layers=1, epochs=2, batch_size=32, max_tokens=896, lr=3e-4),
-    "imdb-2000": Recipe(layers=2, epochs=3, batch_size=16, max_tokens=4096, lr=2e-4),
+    "imdb-2000": Recipe(layers=1, epochs=3, batch_size=16, max_tokens=4096, lr=3e-4),
 }
 
 
