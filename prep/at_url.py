@@ -99,7 +99,7 @@ def check_other_push(url: StoreUrl, built: Path, force: bool) -> None:
 
 def lacks_epochs(url: StoreUrl, cache: Cache, plan: PlanSpec, epochs: int) -> bool:
     """Whether fewer epochs of a plan than that are at the URL of a cache; False where the store lets nobody look."""
-    if "train" not in cache:
+    if not epochs or "train" not in cache:
         return False
     remote, name = open_remote(url), f"train/{PLANS}/{plan.id}/{PLAN_FILE}"
     try:
@@ -141,6 +141,7 @@ def stored(cache: Cache) -> Cache:
             else:
                 folder.remove(cache.folder.name)
             found = open_cache(store / name)
-    if store_limit() is not None:
-        collect_garbage(store, store_limit())
+    limit = store_limit()
+    if limit is not None:
+        collect_garbage(store, limit)
     return found

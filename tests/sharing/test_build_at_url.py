@@ -193,3 +193,12 @@ def test_a_store_with_a_limit_keeps_it(
     del first
     second = build_cache(source, max_length=9, name="other", **options)
     assert (folder.exists(), second.folder.exists()) == (False, True)
+
+
+def test_where_no_epochs_are_asked_for_nothing_is_pushed_again(
+    source: str, s3: ObjectServer, store: Path, prep: Prep, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flags = arguments(source, "--out", OUT, "--epochs", "0")
+    assert prep(*flags).code == 0
+    monkeypatch.setattr("cache.Cache.push", None)
+    assert prep(*flags).out == f"{URL} is up to date\nnext: train run --cache {URL}\n"
