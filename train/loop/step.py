@@ -80,7 +80,7 @@ def batch_size(batch: Batch) -> str:
     rows, width = batch.input_ids.shape
     if batch.cu_seq_lens is not None:
         return f"{len(batch.cu_seq_lens) - 1} rows, {width:,} tokens"
-    return f"{rows} rows x {width} tokens"
+    return f"{rows} row{'s' * (rows != 1)} x {width} tokens"
 
 
 def _out_of_memory(setup: TrainingSetup, batch: Batch) -> OutOfMemoryError:
