@@ -196,8 +196,7 @@ class Predictor:
 
     def _check_finite(self, output: Output, inputs: Sequence[Input]) -> None:
         """Refuse (B, …) outputs for `inputs` that hold what is not a number."""
-        finite = np.isfinite(output.reshape(len(output), -1)).all(axis=1)  # (B,)
-        bad = [text for text, fine in zip(inputs, finite, strict=True) if not fine]
+        bad = [text for text, numbers in zip(inputs, output, strict=True) if not np.isfinite(numbers).all()]
         if bad:
             more = f" and {len(bad) - 1} more of its batch" * (len(bad) > 1)
             raise InputError(
