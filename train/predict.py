@@ -154,7 +154,8 @@ class Predictor:
             most probable class and its probability, not a number for a word the model did not see.
 
         Raises:
-            InputError: the tokenizer cannot encode a text, or gives ids or lengths that the model does not take.
+            InputError: the tokenizer cannot encode a text, or gives ids or lengths that the model does not take; or the
+                model says what is not finite.
         """
         starts = range(0, len(inputs), TEXTS_TO_ENCODE)
         encoded = [row for start in starts for row in self._encode(inputs[start : start + TEXTS_TO_ENCODE])]
@@ -164,7 +165,9 @@ class Predictor:
         done, total = 0, max(1, int(lengths.sum()))
         for start in range(0, len(order), self.batch_size):
             rows = order[start : start + self.batch_size].tolist()
-            for row, output in zip(rows, self._batch([encoded[row] for row in rows]), strict=True):
+            found = self._batch([encoded[row] for row in rows])
+            self._check_finite(found, [inputs[row] for row in rows])
+            for row, output in zip(rows, found, strict=True):
                 outputs[row] = output if self.kind != TOKENS else _of_words(output, encoded[row].words)
             done += int(lengths[rows].sum())
             progress(done / total)
@@ -189,6 +192,16 @@ class Predictor:
                 np.array(ids, np.int64),
                 encoding.type_ids.count(0) if self.typed and isinstance(text, tuple) else None,
                 _first_tokens(encoding.word_ids, len(words[number])) if words else None,
+            )
+
+    def _check_finite(self, output: Output, inputs: Sequence[Input]) -> None:
+        """Refuse (B, …) outputs for `inputs` that hold what is not a number."""
+        bad = [text for text, numbers in zip(inputs, output, strict=True) if not np.isfinite(numbers).all()]
+        if bad:
+            more = f" and {len(bad) - 1} more of its batch" * (len(bad) > 1)
+            raise InputError(
+                f"the model {self.name} says what is not a finite number of the text {bad[0]!r:.60}{more}; "
+                f"pass {'another model' if self.precision == 'fp32' else '--precision fp32, or another model'}"
             )
 
     def predicted_labels(self, output: Output) -> list[str | None]:

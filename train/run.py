@@ -111,7 +111,7 @@ def resume_run(path: Path, given: Mapping[str, Any], log: Log, warn: Log, quiet:
 def _start(settings: Settings, ranks: Ranks, progress: TrainingProgress) -> Path:
     with StopRequest(progress.warn) as stop, ExitStack() as stack:
         with ranks.together():
-            if settings.out is not None and ranks.first:
+            if ranks.first:
                 check_out(settings.out)
             check_installed(settings)
             cache = open_cache(settings.cache, quiet=progress.quiet)

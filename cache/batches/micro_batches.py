@@ -9,7 +9,7 @@ counts it for nothing: a dummy batch.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -136,6 +136,8 @@ def micro_batches(
     first, stop = int(plan.batch_offsets[begin]), int(plan.batch_offsets[end])
     rows = plan.rows[first:stop].astype(np.int64)
     sizes = np.diff(plan.batch_offsets[begin : end + 1])
+    needed = -(-int(sizes.max(initial=1)) // sharing.world_size)  # micro-steps in which each row is a part of its own
+    sharing = replace(sharing, accumulation_steps=min(sharing.accumulation_steps, needed))
     step_targets = _sums(rows, plan.batch_offsets[begin:end] - first, label_counts, sizes)
     key = np.repeat(np.arange(len(sizes)), sizes)  # the step each row belongs to
     dummies = np.zeros(0, np.int64)

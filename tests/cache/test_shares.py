@@ -215,6 +215,17 @@ def test_equal_rows_are_equal(cache: Cache) -> None:
     assert {len(batch) for own in parts for batch in own} == {3}
 
 
+@pytest.mark.parametrize("options", [{}, {"packed": True}, {"equal_rows": True}])
+@pytest.mark.parametrize("ranks", [1, 3])
+def test_more_micro_steps_than_rows_are_those_of_one_row_each(cache: Cache, ranks: int, options: dict) -> None:
+    """However many: what has no row costs nothing."""
+    one_each, huge = (parts_of(cache, PlanSpec("dynamic", 13), ranks, steps, **options) for steps in (13, 1 << 60))
+    for own, other in zip(one_each, huge, strict=True):
+        assert [(batch.step, batch.rows.tolist(), batch.last) for batch in own] == [
+            (batch.step, batch.rows.tolist(), batch.last) for batch in other
+        ]
+
+
 def test_accumulated_slices_are_only_as_wide_as_their_own_rows(cache: Cache) -> None:
     """Micro-batches of one rank are contiguous slices of the sorted batch."""
     (own,) = parts_of(cache, PlanSpec("dynamic", 20), 1, 4)

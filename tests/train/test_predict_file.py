@@ -13,8 +13,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
 
 from cache.common.progress import ConsoleProgress
+from cache.errors import InputError
 from tests.helpers.corpora import WORDS
 from tests.helpers.models import KINDS, write_encoder
 from train.cli import main
@@ -193,6 +195,14 @@ def test_words_are_taken_as_a_list_or_split_at_spaces(models: Path, run: Run) ->
         [expected] = alone([text])
         assert row["predicted_tags"] == list(expected.tags)  # type: ignore[union-attr]
         assert row["tag_probabilities"] == pytest.approx(list(expected.probabilities), abs=1e-6)  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("model", ["classes", "regression", "multi-label", "tags"])
+def test_what_a_model_says_that_is_not_finite_is_refused_with_the_text(models: Path, model: str) -> None:
+    predictor = Predictor(str(models / model))
+    predictor.model.classifier.bias.data[0] = torch.nan
+    with pytest.raises(InputError, match="not a finite number of the text 'word2 word3' and 1 more of its batch"):
+        predictor.outputs(["word1", "word2 word3"])
 
 
 def test_rows_without_text_are_written_without_a_prediction(run: Run) -> None:

@@ -307,6 +307,10 @@ MISUSES = {
         ["run", "--cache", "cache/toy", "--out", "runs/toy-1"],
         "go on with `train run --resume runs/toy-1`",
     ),
+    "out in a cache": (
+        ["run", "--cache", "cache/toy", "--out", "cache/toy/runs/a"],
+        "cache/toy, which holds no runs; pass another --out",
+    ),
     "no run": (["run", "--resume", "model"], "is not a run"),
     "both inputs": (["predict", "runs/toy-1", "a", "--file", "b"], "are both given"),
     "no file": (["predict", "runs/toy-1", "--file", "nowhere.txt"], "cannot be read"),

@@ -9,6 +9,7 @@ from typing import NoReturn
 from cache.common.files import storage_errors
 from cache.common.folder import Folder
 from cache.errors import CacheError, InputError, StorageError
+from cache.reading.manifest import open_folder, read_manifest
 
 from .folder import RUNS, SETTINGS
 
@@ -67,13 +68,22 @@ def remove_leftovers(run: Folder) -> None:
         run.remove(name)
 
 
-def check_out(out: str) -> None:
-    """Refuse a run folder that exists and is not empty.
+def check_out(out: str | None) -> None:
+    """Refuse a run folder that exists and is not empty, or lies in a cache; None stands for one under runs/.
 
     Raises:
-        InputError: it is.
+        InputError: it does.
         StorageError: it cannot be read.
     """
+    if out is not None:
+        _check_empty(out)
+    for folder in Path(out or RUNS).resolve().parents:
+        with suppress(CacheError, StorageError), open_folder(folder) as files:
+            read_manifest(files)
+            raise InputError(f"{out or RUNS} would lie in the cache {folder}, which holds no runs; pass another --out")
+
+
+def _check_empty(out: str) -> None:
     hint = ""
     try:
         with Folder.open(out) as run:
