@@ -3,6 +3,8 @@
 import functools
 import gc
 import multiprocessing.process
+import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -116,8 +118,15 @@ def checked(function: Callable[..., Any]) -> Callable[..., Any]:
     return start
 
 
+IN_MEMORY = Path("/dev/shm")
+"""Where Linux keeps files in memory: a test writes dozens of files to the disk for good, and would wait for each."""
+
+
 def pytest_configure() -> None:
-    """Watch the ways to start a program or a worker; a build forks a child for every file, which is quick."""
+    """Put the tests' files in memory where there is room, and watch the ways to start a program or a worker; a build
+    forks a child for every file, which is quick."""
+    if os.access(IN_MEMORY, os.W_OK) and shutil.disk_usage(IN_MEMORY).free > 4 << 30:
+        os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(IN_MEMORY))
     for owner, name in ((subprocess.Popen, "__init__"), (multiprocessing.process.BaseProcess, "start")):
         setattr(owner, name, checked(getattr(owner, name)))
 
