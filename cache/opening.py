@@ -18,6 +18,7 @@ from .common.files import storage_errors
 from .common.folder import Folder
 from .common.locks import hold_shared
 from .common.progress import ConsoleProgress
+from .common.text import counted
 from .errors import CacheError, CorruptCacheError, InputError, MismatchError, NotACacheError, StorageError
 from .format.files import FileInfo, open_file_info, open_listed
 from .format.manifest import MANIFEST, TOKENIZER, Manifest
@@ -173,7 +174,7 @@ class Cache(Mapping[str, Split]):
         return len(self._splits)
 
     def __repr__(self) -> str:
-        splits = ", ".join(f"{name}: {len(split):,} rows" for name, split in self._splits.items())
+        splits = ", ".join(f"{name}: {counted(len(split), 'row')}" for name, split in self._splits.items())
         return f"Cache({str(self.folder)!r}, {splits})"
 
     def __reduce__(self) -> tuple[Any, ...]:

@@ -16,6 +16,7 @@ from cache.common.command_line import (
     run_command,
 )
 from cache.common.sizes import parse_bytes
+from cache.common.text import counted
 from cache.errors import InputError
 from cache.plans.spec import STRATEGIES, PlanSpec
 
@@ -159,7 +160,7 @@ def build(source: tuple[str, ...], quiet: bool, as_json: bool, memory: str, **op
 
 def _print_built(result: "BuildResult", spec: "PlanSpec", took: str) -> None:
     if result.up_to_date:
-        plans = f", {result.planned} epochs of {spec.id} planned" if result.planned else ""
+        plans = f", {counted(result.planned, 'epoch')} of {spec.id} planned" if result.planned else ""
         click.echo(f"{result.place} is up to date{plans}")
     else:
         print_cache(result.cache)
@@ -200,7 +201,7 @@ def plan(cache: str, split: str, epochs: int, quiet: bool, as_json: bool, **opti
     if quiet or as_json:
         return
     click.echo(format_token_table(plan_rows(rows, spec)))
-    click.echo(f"\n{cache}: {added} epochs of {spec.id} planned for {split!r}, {there} were there")
+    click.echo(f"\n{cache}: {counted(added, 'epoch')} of {spec.id} planned for {split!r}, {there} were there")
     click.echo(f"next: train run --cache {cache} {_plan_flags(spec, rows.default_spec().seed)}")
 
 

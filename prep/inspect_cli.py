@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 import click
 
 from cache.common.command_line import cache_argument, complete_folder, json_option, print_json, quiet_option
+from cache.common.text import counted, sized
 
 if TYPE_CHECKING:
     from cache import Cache, PlanSpec
@@ -61,7 +62,7 @@ def print_cache(cache: "Cache", seen: Callable[["PlanSpec"], object] = lambda sp
     manifest = cache.manifest
     size = sum(shard.bytes for split in manifest.splits.values() for shard in split.shards)
     click.echo(f"{manifest.name}  {describe_source(manifest.source)}, tokenizer {manifest.tokenizer.name}")
-    click.echo(f"{size / 1e6:,.1f} MB in {cache.folder}, fingerprint {manifest.fingerprint[:12]}")
+    click.echo(f"{sized(size)} in {cache.folder}, fingerprint {manifest.fingerprint[:12]}")
     click.echo(f"task {manifest.task.kind}{' of pairs' * manifest.task.pair}\n")
     click.echo(format_splits(cache))
     if missing := describe_missing(manifest.source):
@@ -129,7 +130,8 @@ def report(cache: str, out: str | None, png: str | None, split: str | None, quie
     size = write_page(path, report_page(drawn))
     pictures = write_pngs(drawn.figures, Path(png)) if png else []
     if not quiet:
-        click.echo(f"wrote {path} ({size / 1e3:,.0f} kB)" + (f" and {len(pictures)} pictures in {png}" if png else ""))
+        also = f" and {counted(len(pictures), 'picture')} in {png}" if png else ""
+        click.echo(f"wrote {path} ({sized(size)}){also}")
 
 
 @click.command()
@@ -160,7 +162,7 @@ def verify(cache: str, quiet: bool, as_json: bool) -> None:
         findings = [{"name": name, "what": what} for name, what in unlisted]
         print_json({"folder": cache, "files": files, "bytes": size, "unlisted": findings})
     elif not quiet:
-        click.echo(f"{cache} is sound: {files} files, {size:,} bytes, each as its checksum says")
+        click.echo(f"{cache} is sound: {counted(files, 'file')}, {counted(size, 'byte')}, each as its checksum says")
         for name, what in unlisted[:20]:
             click.echo(f"  not part of it, and never read: {name} ({what})")
         if len(unlisted) > 20:

@@ -7,6 +7,7 @@ import click
 
 from cache.common.command_line import cache_argument, complete_folder, json_option, print_json, quiet_option
 from cache.common.sizes import parse_bytes
+from cache.common.text import counted, sized
 
 
 @click.command()
@@ -107,11 +108,11 @@ def gc(store: str | None, max_size: str | None, quiet: bool, as_json: bool) -> N
         print_json({"folder": os.fspath(folder), **found, "bytes": done.left})
     elif not quiet:
         for item in done.removed:
-            click.echo(f"removed {item.name}, {item.bytes / 1e6:,.1f} MB")
+            click.echo(f"removed {item.name}, {sized(item.bytes)}")
         for item in done.in_use:
-            click.echo(f"stays   {item.name}, {item.bytes / 1e6:,.1f} MB: in use")
-        click.echo(f"{folder} holds {done.left / 1e6:,.1f} MB")
+            click.echo(f"stays   {item.name}, {sized(item.bytes)}: in use")
+        click.echo(f"{folder} holds {sized(done.left)}")
 
 
 def _amount(files: int, size: int) -> str:
-    return f"{files:,} files, {size / 1e6:,.1f} MB"
+    return f"{counted(files, 'file')}, {sized(size)}"

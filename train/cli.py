@@ -8,6 +8,7 @@ import click
 
 from cache.common.command_line import CONTEXT, complete_folder, json_option, print_json, quiet_option, run_command
 from cache.common.output import finish_without_stdout
+from cache.common.text import sized
 from cache.errors import InputError
 
 from .declarations import declarations
@@ -194,7 +195,7 @@ def compare(runs: tuple[Path, ...], as_json: bool, html: Path | None) -> None:
         from .compare.figures import write_comparison
 
         size = write_comparison(runs, html)
-        click.echo(f"wrote {html} ({size / 1e3:,.0f} kB)", err=True)
+        click.echo(f"wrote {html} ({sized(size)})", err=True)
     results = [read_result(folder) for folder in runs]
     if as_json:
         print_json(finite({"runs": [to_json(result) for result in results]}))

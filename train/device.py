@@ -12,6 +12,7 @@ from contextlib import AbstractContextManager
 
 import torch
 
+from cache.common.text import counted
 from cache.errors import InputError
 
 
@@ -74,7 +75,7 @@ def _native_bf16(device: torch.device) -> bool:
 def device_name(device: torch.device) -> str:
     """The device's model for people, such as "NVIDIA H100", or "CPU, 8 threads"."""
     if device.type == "cpu":
-        return f"CPU, {torch.get_num_threads()} threads"
+        return f"CPU, {counted(torch.get_num_threads(), 'thread')}"
     module = torch.get_device_module(device)
     return str(module.get_device_name(device)) if hasattr(module, "get_device_name") else device.type.upper()
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from cache.common.progress import ConsoleProgress, Progress, clock
+from cache.common.text import counted
 from cache.errors import InputError, MismatchError
 from cache.format.tasks import TOKENS
 
@@ -50,7 +51,7 @@ class FilePredictions:
         speed = f"{self.rows / max(self.seconds, 1e-9):,.1f} rows/s"
         lines = [f"rows       {self.rows:,} in {clock(self.seconds)}, {speed}"]
         if self.without_text:
-            lines.append(f"no text    {self.without_text:,} rows, written without a prediction")
+            lines.append(f"no text    {counted(self.without_text, 'row')}, written without a prediction")
         if self.labels:
             shown = [f"{name} {count:,}" for name, count in list(self.labels.items())[:20]]
             lines.append(f"predicted  {', '.join(shown)}{', …' if len(self.labels) > 20 else ''}")

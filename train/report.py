@@ -4,6 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from cache.common.progress import clock
+from cache.common.text import counted, sized
 
 from .loop.resolution import corpus_metric
 from .loop.setup import TrainingSetup
@@ -22,7 +23,7 @@ def report_start(setup: TrainingSetup, device_name: str, heaviest: str, log: Log
     parameters = sum(parameter.numel() for parameter in setup.model.parameters())
     target = _labels(setup) if setup.masking is None else f"{setup.masking.probability:.0%} of the tokens masked"
     log(f"model      {settings.model} ({parameters / 1e6:,.1f} M parameters, {target})")
-    tokens = f"{len(setup.split):,} rows, {setup.split.info.tokens:,} tokens"
+    tokens = f"{counted(len(setup.split), 'row')}, {counted(setup.split.info.tokens, 'token')}"
     log(f"cache      {settings.cache} ({tokens}), plan {setup.spec.id}")
     if setup.cache.manifest.tokenizer.padding_side != PADDING_SIDE:
         log(f"padding    on the {PADDING_SIDE}, which the model needs; the tokenizer asks for the other side")
@@ -37,9 +38,8 @@ def report_start(setup: TrainingSetup, device_name: str, heaviest: str, log: Log
         log(f"attention  {'by blocks, dropout from raw bits' if reason is None else f'by torch: {reason}'}")
     log(f"device     {device_name}, {settings.precision}{', compiled' * settings.compile}")
     if setup.ranks.several:
-        megabytes = gradient_bytes(setup) / 1e6
-        log(f"ranks      {setup.ranks.world_size}; each sends {megabytes:,.1f} MB of gradients per step")
-    epochs = f"{len(setup.steps):,} epoch{'s' * (len(setup.steps) != 1)}"
+        log(f"ranks      {setup.ranks.world_size}; each sends {sized(gradient_bytes(setup))} of gradients per step")
+    epochs = counted(len(setup.steps), "epoch")
     log(f"steps      {setup.total_steps:,} in {epochs}; the heaviest batch, {heaviest}, fits")
 
 
@@ -58,8 +58,8 @@ def small_batch_warning(setup: TrainingSetup) -> str | None:
         return None
     if not setup.ranks.several:
         return (
-            f"warning: the {size} rows of --batch-size are divided among {accumulation} micro-batches, so some of them "
-            f"are empty; for {size} rows in each of them pass --batch-size {turns * size}"
+            f"warning: the {counted(size, 'row')} of --batch-size are divided among {accumulation} micro-batches, so "
+            f"some of them are empty; for {size} rows in each of them pass --batch-size {turns * size}"
         )
     return (
         f"warning: --batch-size {size} is less than {setup.ranks.world_size} ranks x {accumulation} micro-batches, so "
@@ -82,7 +82,7 @@ def report_end(folder: Path, summary: Json, setup: TrainingSetup, trackers: Trac
     for name, step in trackers.lost.items():
         log(f"{name:10} incomplete: it failed after step {step:,}; {METRICS} has every record")
     if summary["skipped_updates"]:
-        log(f"skipped    {summary['skipped_updates']:,} updates, whose loss or gradients were not finite")
+        log(f"skipped    {counted(summary['skipped_updates'], 'update')}, whose loss or gradients were not finite")
     if "best_epoch" in summary:
         log(f"best       epoch {summary['best_epoch']}, by {settings.keep_best} on {settings.eval_split}; exported")
         if settings.eval_split == "test":
@@ -91,7 +91,7 @@ def report_end(folder: Path, summary: Json, setup: TrainingSetup, trackers: Trac
         loss = summary["test"]["loss"]
         shown = main_score(summary["test"], corpus_metric(setup.cache, str(settings.task)))
         score = "" if shown is None else f", {TITLES.get(shown[0], shown[0])} {shown[1]:.4f}"
-        log(f"{summary['test']['split']:10} loss {loss:.4f}{score}, on {summary['test']['rows']:,} rows")
+        log(f"{summary['test']['split']:10} loss {loss:.4f}{score}, on {counted(summary['test']['rows'], 'row')}")
     memory = summary["peak_memory_bytes"]
     peak = f", peak memory {memory / 2**20:,.0f} MiB" if memory else ""
     log(f"time       {clock(summary['seconds'])}{_speed(summary)}{peak}")

@@ -16,6 +16,7 @@ import torch
 from cache import open_cache
 from cache.common.files import storage_errors
 from cache.common.folder import Folder
+from cache.common.text import counted
 from cache.errors import LengthwiseError, StorageError
 
 from . import device as devices
@@ -39,7 +40,7 @@ from .models.loading import load_model, model_digest, model_folder
 from .models.masked_lm import masked_tokens
 from .report import report_end, report_start, small_batch_warning
 from .resume import ResumePoint, interrupted_run, load_resume_point, resumed_settings
-from .run_folder.console import ConsoleProgress
+from .run_folder.console import TrainingProgress
 from .run_folder.creating import check_out, lock_run, new_run, remove_leftovers
 from .run_folder.export import export_model
 from .run_folder.folder import (
@@ -82,7 +83,7 @@ def start_run(settings: Settings, log: Log, warn: Log, quiet: bool = False) -> P
         FailedTogether: on ranks other than the first, where that raises an error.
     """
     ranks = launched_ranks()
-    progress = ConsoleProgress.of_rank(ranks, quiet, log, warn)
+    progress = TrainingProgress.of_rank(ranks, quiet, log, warn)
     with process_group(ranks):
         interrupted = ranks.gather(interrupted_run(settings) if ranks.first else None)[0]
         if interrupted is not None:
@@ -104,10 +105,10 @@ def resume_run(path: Path, given: Mapping[str, Any], log: Log, warn: Log, quiet:
     """
     ranks = launched_ranks()
     with process_group(ranks):
-        return _resume(path, given, ranks, ConsoleProgress.of_rank(ranks, quiet, log, warn))
+        return _resume(path, given, ranks, TrainingProgress.of_rank(ranks, quiet, log, warn))
 
 
-def _start(settings: Settings, ranks: Ranks, progress: ConsoleProgress) -> Path:
+def _start(settings: Settings, ranks: Ranks, progress: TrainingProgress) -> Path:
     with StopRequest(progress.warn) as stop, ExitStack() as stack:
         with ranks.together():
             if ranks.first:
@@ -137,7 +138,7 @@ def _start(settings: Settings, ranks: Ranks, progress: ConsoleProgress) -> Path:
         return _train_to_end(run, ResumePoint(setup, info, state, {}), progress, stop, trackers)
 
 
-def _resume(path: Path, given: Mapping[str, Any], ranks: Ranks, progress: ConsoleProgress) -> Path:
+def _resume(path: Path, given: Mapping[str, Any], ranks: Ranks, progress: TrainingProgress) -> Path:
     with ExitStack() as stack, StopRequest(progress.warn) as stop:
         with ranks.together():
             run = stack.enter_context(open_run(path))
@@ -149,7 +150,8 @@ def _resume(path: Path, given: Mapping[str, Any], ranks: Ranks, progress: Consol
             check_installed(settings)
         if finished:
             progress.warn(
-                f"{path} is finished: {info.total_steps:,} steps; evaluate it with `train eval {path} --cache CACHE`"
+                f"{path} is finished: {counted(info.total_steps, 'step')}; evaluate it with `train eval {path} "
+                "--cache CACHE`"
             )
             return path
         if ranks.first:
@@ -194,7 +196,7 @@ def train(setup: TrainingSetup, state: State, callbacks: Callbacks) -> bool:
     return True
 
 
-def _make_run(stack: ExitStack, ranks: Ranks, info: RunInfo, progress: ConsoleProgress) -> tuple[Folder, Trackers]:
+def _make_run(stack: ExitStack, ranks: Ranks, info: RunInfo, progress: TrainingProgress) -> tuple[Folder, Trackers]:
     """The folder of a new run, made by the first rank and opened by the others, and its trackers; if anything fails,
     nothing is left behind."""
     path, settings, trackers = Path(), b"", Trackers(progress.warn)
@@ -222,7 +224,7 @@ def _make_run(stack: ExitStack, ranks: Ranks, info: RunInfo, progress: ConsolePr
 
 
 def _train_to_end(
-    run: Folder, start: ResumePoint, progress: ConsoleProgress, stop: StopRequest, trackers: Trackers
+    run: Folder, start: ResumePoint, progress: TrainingProgress, stop: StopRequest, trackers: Trackers
 ) -> Path:
     """Train, export the model, write the summary; the trackers are closed last, for that may be slow."""
     setup, state = start.setup, start.state

@@ -10,6 +10,7 @@ from typing import Any, Unpack
 import torch
 
 from ..common.arrays import Array
+from ..common.text import counted
 from ..errors import InputError
 from ..plans.spec import PlanSpec
 from ..reading.split_reader import SplitReader
@@ -125,7 +126,7 @@ class Batches:
         self.plan = split.plan(self.spec, epoch)
         self.start, self.feed, self.device = chosen["start"], chosen["feed"], torch.device(chosen["device"])
         if not 0 <= self.start <= len(self.plan):
-            raise InputError(f"start is step {self.start}, but the epoch has {len(self.plan):,} steps")
+            raise InputError(f"start is step {self.start}, but the epoch has {counted(len(self.plan), 'step')}")
         self.padding = PaddingOptions(chosen["always_mask"], chosen["padding_side"] == "left", chosen["packed"])
         self.sharing = Sharing(
             chosen["rank"],

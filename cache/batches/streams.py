@@ -6,6 +6,7 @@ from typing import Any, Unpack
 import torch
 from torch.utils.data import Dataset
 
+from ..common.text import counted
 from ..errors import InputError, MismatchError
 from ..plans.spec import PlanSpec
 from ..reading.split_reader import SplitReader
@@ -101,6 +102,6 @@ class StepDataset(Dataset[dict[str, torch.Tensor]]):
 
     def __getitem__(self, step: int) -> dict[str, torch.Tensor]:
         if not 0 <= step < len(self):
-            raise IndexError(f"step {step} of an epoch of {len(self)} steps")
+            raise IndexError(f"step {step} of an epoch of {counted(len(self), 'step')}")
         (batch,) = self.batches.step(step)
         return batch.model_inputs()

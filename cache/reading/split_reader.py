@@ -15,6 +15,7 @@ import numpy as np
 
 from ..common.arrays import Array
 from ..common.folder import Folder
+from ..common.text import counted
 from ..errors import CacheError, CorruptCacheError, InputError, StorageError
 from ..format.files import listed
 from ..format.labels import fault, labelled
@@ -68,7 +69,7 @@ class SplitReader:
     def __getitem__(self, row: SupportsIndex) -> Row:
         row = operator.index(row)
         if not -len(self) <= row < len(self):
-            raise IndexError(f"row {row} of a split of {len(self)} rows")
+            raise IndexError(f"row {row} of a split of {counted(len(self), 'row')}")
         row %= len(self)
         index = int(np.searchsorted(self.first_rows, row, side="right")) - 1
         tensors, local = self.shard(index), row - int(self.first_rows[index])
@@ -85,7 +86,8 @@ class SplitReader:
         return (self[row] for row in range(len(self)))
 
     def __repr__(self) -> str:
-        return f"{type(self).__name__}({self.name!r}, {len(self):,} rows, {self.info.tokens:,} tokens)"
+        size = f"{counted(len(self), 'row')}, {counted(self.info.tokens, 'token')}"
+        return f"{type(self).__name__}({self.name!r}, {size})"
 
     @functools.cached_property
     def lengths(self) -> Array:

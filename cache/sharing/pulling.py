@@ -18,6 +18,7 @@ from ..common.files import storage_errors
 from ..common.folder import Folder
 from ..common.locks import hold_shared, locked
 from ..common.progress import ConsoleProgress
+from ..common.text import sized
 from ..errors import CorruptCacheError, InputError, StorageError
 from ..format.files import FileInfo, file_info
 from ..format.manifest import MANIFEST, MAX_MANIFEST_BYTES
@@ -201,8 +202,8 @@ class _Download:
         free = shutil.disk_usage(staging.handle).free
         if self.fetched_bytes > free:
             raise StorageError(
-                f"{self.remote.url} takes {self.fetched_bytes / 1e6:,.0f} MB more, {staging.path.parent} has "
-                f"{free / 1e6:,.0f} MB free; make room (`prep gc --max-size SIZE`), or set LENGTHWISE_STORE to a "
+                f"{self.remote.url} takes {sized(self.fetched_bytes)} more, {staging.path.parent} has "
+                f"{sized(free)} free; make room (`prep gc --max-size SIZE`), or set LENGTHWISE_STORE to a "
                 "folder on another disk"
             )
 

@@ -15,6 +15,7 @@ from io import BufferedReader
 from ..common.files import storage_errors
 from ..common.folder import Folder
 from ..common.progress import ConsoleProgress, is_terminal
+from ..common.text import sized
 from ..errors import CacheError, CorruptCacheError, InputError, StorageError
 from ..format.checksummed_json import NAME_PATTERN
 from ..format.manifest import MANIFEST, MAX_MANIFEST_BYTES, TOKENIZER, Manifest
@@ -226,7 +227,7 @@ def _commit(remote: HubDataset, local: _Local, old: RemoteCache | None, progress
     if published and all(there.get(name) == size for name, size in local.sizes.items()):
         return {}
     total = sum(local.sizes.values()) + len(local.data)
-    progress.log(f"sending {total / 1e6:,.1f} MB to the Hub, in one commit")
+    progress.log(f"sending {sized(total)} to the Hub, in one commit")
     stale = [] if published else sorted(there.keys() - local.sizes.keys())
     message = f"Cache {local.manifest.name}, fingerprint {local.manifest.fingerprint[:12]}"
 

@@ -23,6 +23,7 @@ from ..common.folder import Folder
 from ..common.hub import user_path
 from ..common.locks import locked
 from ..common.sizes import parse_bytes
+from ..common.text import sized
 from ..errors import StorageError
 from ..writing.publishing import lock_file
 from .listing import RemoteCache
@@ -125,8 +126,8 @@ def make_room(store: Path, needed: int) -> None:
     left = collect_garbage(store, max(0, limit - needed)).left if needed <= limit else 0
     if left + needed > limit:
         raise StorageError(
-            f"{store} may hold {limit / 1e6:,.0f} MB (LENGTHWISE_STORE_SIZE), {left / 1e6:,.0f} MB of it are in use, "
-            f"but this cache takes {needed / 1e6:,.0f} MB; raise the limit, or pull with --to FOLDER"
+            f"{store} may hold {sized(limit)} (LENGTHWISE_STORE_SIZE), {sized(left)} of it are in use, "
+            f"but this cache takes {sized(needed)}; raise the limit, or pull with --to FOLDER"
         )
 
 

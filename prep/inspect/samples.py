@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from cache import Row, Split, open_cache
+from cache.common.text import counted
 from cache.errors import CacheError, StorageError
 from cache.format.manifest import MANIFEST, Manifest
 from cache.format.tasks import IGNORED
@@ -80,7 +81,7 @@ def label_text(label: Any, names: tuple[str, ...]) -> str:
 
 def format_sample(sample: Sample, width: int) -> str:
     """A sample as wrapped text of at most `width` columns."""
-    about = f"(row {sample.row:,}, source row {sample.source_row:,}, {sample.tokens} tokens)"
+    about = f"(row {sample.row:,}, source row {sample.source_row:,}, {counted(sample.tokens, 'token')})"
     head = f"{sample.label}  {about}" if sample.label else about
     body = "\n".join(
         textwrap.fill(text, width=max(width, 24), initial_indent="  ", subsequent_indent="  ")

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from cache import Cache, Split
+from cache.common.text import counted
 from cache.format.manifest import Manifest
 from cache.format.plan_file import StoredPlan
 from cache.format.tasks import IGNORED
@@ -90,7 +91,7 @@ def format_token_table(rows: list[TokenRow]) -> str:
         lines.append(
             [
                 row.spec.strategy
-                + (f" ({row.stored_epochs} epochs planned)" if row.stored_epochs else "")
+                + (f" ({counted(row.stored_epochs, 'epoch')} planned)" if row.stored_epochs else "")
                 + " --padding-free" * row.packed,
                 f"{row.spec.batch_size or f'{row.spec.max_tokens:,} tokens'}",
                 f"{cost.batches:,}",

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from cache.common.arrays import Array
+from cache.common.text import counted
 from cache.errors import InputError
 from cache.format.tasks import IGNORED, MAX_TOKEN_LABELS
 
@@ -105,7 +106,7 @@ def tagged_words(batch: "pa.RecordBatch", split: str, first_row: int, tags: Tags
     if len(differing):
         row = int(differing[0])
         raise InputError(
-            f"row {first_row + row} of split {split!r} (counted from 0) has {counts[row]} words and "
+            f"row {first_row + row} of split {split!r} (counted from 0) has {counted(int(counts[row]), 'word')} and "
             f"{coded.counts[row]} tags, expected a tag for each word"
         )
     encoded = flat.dictionary_encode()

@@ -11,6 +11,7 @@ import numpy as np
 
 from cache.common.arrays import Array
 from cache.common.progress import ConsoleProgress, Progress
+from cache.common.text import sized
 from cache.errors import InputError, StorageError
 from cache.format.tasks import MLM, Task
 
@@ -257,6 +258,6 @@ class _Reporting:
         free = shutil.disk_usage(self.folder).free
         if cache + spilled > free:
             raise StorageError(
-                f"{self.folder.parent}: about {(cache + spilled) / 1e6:,.0f} MB are needed, half of it for a while, "
-                f"and {free / 1e6:,.0f} MB are free; make room, pass --out on another disk, or a smaller --max-length"
+                f"{self.folder.parent}: about {sized(cache + spilled)} are needed, half of it for a while, "
+                f"and {sized(free)} are free; make room, pass --out on another disk, or a smaller --max-length"
             )

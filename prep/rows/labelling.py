@@ -6,7 +6,7 @@ import numpy as np
 
 from cache.common.arrays import Array
 from cache.common.progress import ConsoleProgress
-from cache.common.text import listed
+from cache.common.text import counted, listed
 from cache.errors import InputError
 from cache.format.tasks import MLM, TOKENS, Task
 
@@ -55,7 +55,8 @@ def _oddities(names: tuple[str, ...], classes: dict[str, Array]) -> Iterator[str
     if len(names) == 1 and single:
         yield f"all rows have the label {names[0]!r}: there is nothing to learn"
     elif len(names) > max(100, rows // 2):
-        yield f"{len(names):,} classes in {rows:,} rows; if that is not the label column, name it with --label"
+        found = f"{counted(len(names), 'class')} in {counted(rows, 'row')}"
+        yield f"{found}; if that is not the label column, name it with --label"
     if len(classes.get("train", ())):
         train = classes["train"]
         counts = np.bincount(train, minlength=len(names)) if single else train.sum(axis=0, dtype=np.int64)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from cache.common.table_files import CSV, DELIMITERS, TSV
 from cache.common.table_files import FORMATS as TABLE_FORMATS
+from cache.common.text import counted
 from cache.errors import InputError
 
 from .remote_path import SourcePath, open_bytes
@@ -161,8 +162,8 @@ def _lone_member(path: SourcePath) -> "zipfile.ZipInfo":
     if len(members) != 1:
         names = ", ".join(info.filename for info in members[:5]) + ", …" * (len(members) > 5)
         raise InputError(
-            f"{path} holds {len(members):,} files{f' ({names})' if names else ''}, expected one; unzip it and build "
-            f"from the folder: unzip {path.name} -d {path.stem}"
+            f"{path} holds {counted(len(members), 'file')}{f' ({names})' if names else ''}, expected one; unzip it "
+            f"and build from the folder: unzip {path.name} -d {path.stem}"
         )
     if members[0].flag_bits & 1:
         raise InputError(f"cannot read {path}: it is encrypted; unzip it: unzip {path.name} -d {path.stem}")

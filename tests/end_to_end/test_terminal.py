@@ -16,7 +16,7 @@ import pytest
 
 from cache.common import progress
 from cache.common.progress import Progress
-from train.run_folder.console import ConsoleProgress
+from train.run_folder.console import TrainingProgress
 
 from ..helpers.children import ended, spawn
 from ..helpers.corpora import toy_rows, write_rows
@@ -224,11 +224,11 @@ def test_a_warning_takes_the_place_of_the_bar(
 ) -> None:
     """Also that of an evaluation; after it the bar comes back at once."""
     monkeypatch.setattr(progress, "is_terminal", lambda: True)
-    window = ConsoleProgress(True, print, print)
+    window = TrainingProgress(True, print, print)
     window.begin(100)
     window.warn("quiet, but this matters")
     assert capsys.readouterr() == ("quiet, but this matters\n", "")
-    window = ConsoleProgress(False, print, lambda text: print(text, file=sys.stderr))
+    window = TrainingProgress(False, print, lambda text: print(text, file=sys.stderr))
     window.begin(100)
     window.warn("first")
     window.update(10, 0.5, 7.0)

@@ -124,7 +124,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 @pytest.mark.parametrize(
     ("code", "memory", "message"),
     [
-        (CODE, "1gib", "about 3 MB are needed"),
+        (CODE, "1gib", "about 2.8 MB are needed"),
         (BLIND + CODE, "1gib", "No space left on device"),
         (BLIND + CODE, "1kib", "No space left on device"),
     ],

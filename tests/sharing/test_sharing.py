@@ -354,7 +354,7 @@ def test_a_cache_larger_than_the_disk_is_refused_before_a_byte_comes(
     small.push(URL, progress=QUIET)
     free = shutil.disk_usage("/")._replace(free=1000)
     monkeypatch.setattr("cache.sharing.pulling.shutil.disk_usage", lambda _: free)
-    with pytest.raises(StorageError, match=r"takes .* MB more, .* free; make room"):
+    with pytest.raises(StorageError, match=r"takes .* kB more, .* free; make room"):
         fetch(URL)
     assert s3.count("GET", ".safetensors") == 0
 

@@ -50,7 +50,7 @@ def test_commands_say_what_they_did_and_what_comes_next(
     assert done.out.endswith(f"next: train run --cache {URL}\n")
     assert f"{URL} is up to date" in prep("push", str(small.folder), URL).out
     done = prep("pull", URL)
-    assert f"MB in {store}" in done.out
+    assert f"kB in {store}" in done.out
     assert done.out.endswith(f"next: train run --cache {URL}\n")
     assert prep("pull", URL).out.startswith("small is here already: ")
     assert prep("pull", URL, "--to", "here").out.endswith("next: train run --cache here\n")
@@ -58,7 +58,7 @@ def test_commands_say_what_they_did_and_what_comes_next(
     assert "is sound" in prep("verify", URL).out
     done = prep("gc", "--max-size", "0")
     assert done.out.startswith("removed small-")
-    assert done.out.endswith(f"{store} holds 0.0 MB\n")
+    assert done.out.endswith(f"{store} holds 0 B\n")
     assert not prep("pull", URL, "--quiet").out
 
 

@@ -216,7 +216,7 @@ def test_records_table_and_summary_have_model_flops(
 ) -> None:
     """Steps add up to their epoch, epochs to the run; a share of the peak appears where the peak is known."""
     if peak is not None:
-        monkeypatch.setattr(peaks, "PEAK_TFLOPS", {r"CPU, \d+ threads": (None, peak)})
+        monkeypatch.setattr(peaks, "PEAK_TFLOPS", {r"CPU, \d+ threads?": (None, peak)})
     lines: list[str] = []
     model = write_model(tmp_path / "model")
     run = start_run(settings(toy, model, tmp_path / "run", precision="fp32"), lines.append, lines.append)

@@ -18,7 +18,7 @@ from ..distributed import StopVote
 from ..metrics.base import Scores
 from ..metrics.evaluation import evaluate
 from ..metrics.scores import TITLES, is_better
-from ..run_folder.console import ConsoleProgress
+from ..run_folder.console import TrainingProgress
 from ..run_folder.folder import CHECKPOINTS, METRICS, TIMING, Json
 from ..run_folder.records import NoRecords, Records, finite, joined_records
 from ..run_folder.trackers import Trackers
@@ -65,7 +65,7 @@ class RunCallbacks:
         run: Folder,
         owner: Json,
         kept: Mapping[str, FileInfo],
-        progress: ConsoleProgress,
+        progress: TrainingProgress,
         stop: StopRequest,
         trackers: Trackers,
     ) -> None:

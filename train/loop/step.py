@@ -13,6 +13,7 @@ from contextlib import nullcontext
 import torch
 
 from cache import Batch
+from cache.common.text import counted
 from cache.errors import LengthwiseError
 
 from .. import device as devices
@@ -79,8 +80,8 @@ def batch_size(batch: Batch) -> str:
     """The size of a micro-batch, in words."""
     rows, width = batch.input_ids.shape
     if batch.cu_seq_lens is not None:
-        return f"{len(batch.cu_seq_lens) - 1} rows, {width:,} tokens"
-    return f"{rows} row{'s' * (rows != 1)} x {width} tokens"
+        return f"{counted(len(batch.cu_seq_lens) - 1, 'row')}, {counted(width, 'token')}"
+    return f"{counted(rows, 'row')} x {counted(width, 'token')}"
 
 
 def _out_of_memory(setup: TrainingSetup, batch: Batch) -> OutOfMemoryError:

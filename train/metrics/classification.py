@@ -10,6 +10,8 @@ from typing import Any
 
 import torch
 
+from cache.common.text import counted
+
 from ..distributed import Ranks
 from .base import Metric, Scores
 
@@ -83,7 +85,7 @@ class ClassScores(Scores):
         for number in range(min(len(names), 20)):
             counts = self.confusion[number] if self.confusion else ()
             found = ", ".join(f"{names[c]} {count:,}" for c, count in enumerate(counts) if count)
-            yield "", f"{names[number]}: {self.actual[number]:,} rows, found as {found or 'nothing'}"
+            yield "", f"{names[number]}: {counted(self.actual[number], 'row')}, found as {found or 'nothing'}"
 
 
 class ClassificationMetric(Metric):
@@ -157,7 +159,7 @@ class MultiLabelScores(Scores):
         yield "macro F1", f"{self.f1_macro:.4f} (mean over classes)"
         for number in range(min(len(names), 20)):
             counts = f"{self.correct[number]:,} of them found, {self.predicted[number]:,} found in all"
-            yield "", f"{names[number]}: {self.actual[number]:,} rows, {counts}"
+            yield "", f"{names[number]}: {counted(self.actual[number], 'row')}, {counts}"
 
 
 class MultiLabelMetric(Metric):

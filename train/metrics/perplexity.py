@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from cache.common.text import counted
 from cache.format.tasks import IGNORED
 
 from ..distributed import Ranks
@@ -48,7 +49,7 @@ class MaskedLMScores(Scores):
     def lines(self, names: Sequence[str]) -> Iterator[tuple[str, str]]:
         """Perplexity, and how many of the masked tokens were found."""
         yield "perplexity", f"{self.perplexity:.4f}"
-        yield "masked", f"{self.tokens:,} tokens, {self.correct / max(self.tokens, 1):.1%} of them found"
+        yield "masked", f"{counted(self.tokens, 'token')}, {self.correct / max(self.tokens, 1):.1%} of them found"
 
 
 class MaskedLMMetric(Metric):

@@ -10,7 +10,7 @@ CELL = 8
 """Minimum width of a column of the table of epochs."""
 
 
-class ConsoleProgress:
+class TrainingProgress:
     """The progress bar and the report of a run; updated at log points only, where the numbers are read anyway.
 
     Args:
@@ -28,7 +28,7 @@ class ConsoleProgress:
     @classmethod
     def of_rank(
         cls, ranks: Ranks, quiet: bool, report: Callable[[str], None], alarm: Callable[[str], None]
-    ) -> "ConsoleProgress":
+    ) -> "TrainingProgress":
         """What a rank shows: the first one as asked for, the others nothing."""
         return cls(quiet, report, alarm) if ranks.first else cls(True, report, lambda text: None)
 
