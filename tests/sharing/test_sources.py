@@ -20,7 +20,7 @@ from prep.sources.remote_path import RemotePath, is_meant
 from ..helpers.builds import build_toy
 from ..helpers.commands import Prep
 from ..helpers.object_server import ObjectServer
-from .conftest import SECRET
+from .conftest import SECRET, Bucket
 
 pytestmark = pytest.mark.slow
 ROWS = [{"text": f"word{number % 29 + 1} word{number % 7 + 1}", "label": "xyz"[number % 3]} for number in range(60)]
@@ -58,24 +58,27 @@ def shards(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*.safetensors"))}
 
 
-@pytest.mark.parametrize("corpus", CORPORA)
-def test_caches_of_remote_and_local_files_are_equal(corpus: str, s3: ObjectServer, tmp_path: Path) -> None:
+ON_ALL = [(corpus, "s3") for corpus in CORPORA] + [(corpus, "gs") for corpus in ("csv", "parquet", "folder of folders")]
+
+
+@pytest.mark.parametrize(("corpus", "bucket"), ON_ALL, indirect=["bucket"])
+def test_caches_of_remote_and_local_files_are_equal(corpus: str, bucket: Bucket, tmp_path: Path) -> None:
     source, files = CORPORA[corpus]
     for name, data in files.items():
-        s3.objects[f"bucket/corpora/{name}"] = data
+        bucket.server.objects[f"bucket/corpora/{name}"] = data
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_bytes(data)
     local = build_toy(tmp_path / source, tmp_path, name="a").cache
-    remote = build_toy(f"s3://bucket/corpora/{source}", tmp_path, name="b").cache
+    remote = build_toy(f"{bucket.url}/corpora/{source}", tmp_path, name="b").cache
     assert shards(remote.folder) == shards(local.folder)
-    assert remote.manifest.source["argument"] == f"s3://bucket/corpora/{source}"
+    assert remote.manifest.source["argument"] == f"{bucket.url}/corpora/{source}"
     listed, known = (
         [{**file, "sha256": "", "version": ""} for file in cache.manifest.source["files"]] for cache in (remote, local)
     )
     assert listed == known
     assert all(file["version"] for file in remote.manifest.source["files"])
     for name in [name for name in files if "." not in name or name.endswith(".md") or "/." in name]:
-        assert not s3.count("HEAD", name)
+        assert not bucket.server.count("HEAD", name)
 
 
 def test_a_dataset_of_the_hub_is_read_from_one_commit(hub: ObjectServer, tmp_path: Path) -> None:
@@ -101,14 +104,14 @@ def test_file_urls_are_local_files(tmp_path: Path) -> None:
         assert open_source(source).identity == open_source(str(tmp_path / "a-1.csv")).identity
 
 
-def test_a_later_build_knows_whether_the_source_changed(s3: ObjectServer, tmp_path: Path) -> None:
-    s3.objects["bucket/a.jsonl"] = JSONL
-    first = build_toy("s3://bucket/a.jsonl", tmp_path)
-    again = build_toy("s3://bucket/a.jsonl", tmp_path)
+def test_a_later_build_knows_whether_the_source_changed(bucket: Bucket, tmp_path: Path) -> None:
+    bucket.server.objects["bucket/a.jsonl"] = JSONL
+    first = build_toy(f"{bucket.url}/a.jsonl", tmp_path)
+    again = build_toy(f"{bucket.url}/a.jsonl", tmp_path)
     assert (first.up_to_date, again.up_to_date) == (False, True)
-    s3.objects["bucket/a.jsonl"] = JSONL.replace(b"word3", b"word4")
+    bucket.server.objects["bucket/a.jsonl"] = JSONL.replace(b"word3", b"word4")
     with pytest.raises(MismatchError, match="the content of the source's files"):
-        build_toy("s3://bucket/a.jsonl", tmp_path)
+        build_toy(f"{bucket.url}/a.jsonl", tmp_path)
 
 
 def test_a_file_that_changes_while_it_is_read_ends_the_build(s3: ObjectServer) -> None:
