@@ -56,7 +56,7 @@ def _look(remote: Remote, report: Report) -> bool:
     except CacheError:
         return True
     with contextlib.suppress(DeniedError, FileNotFoundError):  # who may write need not be allowed to list
-        remote.folders()  # says so where the bucket itself is missing
+        remote.check()
     return False
 
 

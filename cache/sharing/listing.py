@@ -78,7 +78,7 @@ def read_cache(remote: Remote, report: Report) -> RemoteCache:
     """
     found = find_cache(remote, report)
     if found is None:
-        remote.folders()  # says so where the bucket itself is missing
+        remote.check()
         raise NotACacheError(
             f"{remote.url} has no manifest, so it is not a cache; `prep list {remote.url.parent}` shows those beside "
             f"it, `prep push CACHE {remote.url}` puts one there"
