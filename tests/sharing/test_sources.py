@@ -133,16 +133,26 @@ def test_a_file_that_changes_while_it_is_read_ends_the_build(s3: ObjectServer) -
         list(source.splits["train"]())
 
 
-@pytest.mark.parametrize("data", [JSONL, parquet(), CSV], ids=["jsonl", "parquet", "csv"])
-def test_a_remote_file_is_read_in_parts(data: bytes, s3: ObjectServer) -> None:
+@pytest.mark.parametrize(
+    ("ending", "data"),
+    [
+        ("jsonl", JSONL),
+        ("parquet", parquet()),
+        ("csv", CSV),
+        ("tsv", CSV.replace(b",", b"\t")),
+        ("quoted.csv", CSV.replace(b"word1 word1", b'"word1 word1"')),
+    ],
+)
+def test_a_remote_file_is_read_in_parts(
+    ending: str, data: bytes, s3: ObjectServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Each of which can be read by another process, given what is pickled of it."""
-    ending = {JSONL[:1]: "jsonl", CSV[:1]: "csv"}.get(data[:1], "parquet")
+    monkeypatch.setattr("prep.sources.cutting.CHUNK_BYTES", 100)
     s3.objects[f"bucket/a.{ending}"] = data
     stream = open_source(f"s3://bucket/a.{ending}").splits["train"]
     found = parts(stream, 400)
-    assert len(found) == 1 if ending == "csv" else len(found) > 3
-    texts = [text for part in found for batch in part() for text in batch.column(0).to_pylist()]
-    assert texts == [row["text"] for row in ROWS]
+    assert len(found) == 1 if ending == "quoted.csv" else len(found) > 2
+    assert [row for part in found for batch in part() for row in batch.to_pylist()] == ROWS
 
 
 def test_what_is_pickled_of_a_file_is_itself_alone(s3: ObjectServer) -> None:
