@@ -86,6 +86,27 @@ def read_cache(remote: Remote, report: Report) -> RemoteCache:
     return found
 
 
+def stored_epochs(remote: Remote, name: str, manifest: Manifest, report: Report) -> int:
+    """How many epochs of a plan a remote cache has; 0 where its plan.json cannot be used.
+
+    Args:
+        remote: where it is.
+        name: of the plan.json, such as train/plans/smart-b16-s0/plan.json.
+        manifest: of the cache.
+        report: called while it is read.
+
+    Raises:
+        DeniedError: the store lets nobody look.
+    """
+    split = name.partition("/")[0]
+    try:
+        data = remote.read(name, MAX_PLAN_BYTES, report)
+        plan = parse_plan(data, Path(name), manifest.fingerprint, split, manifest.splits[split].rows)
+    except (FileNotFoundError, CacheError):
+        return 0
+    return len(plan.epochs)
+
+
 def read_plans(remote: Remote, manifest: Manifest, report: Report) -> list[RemotePlan]:
     """The complete plans of a remote cache; none where the files of a folder may not be listed.
 

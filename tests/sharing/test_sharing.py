@@ -41,6 +41,23 @@ def test_what_is_pulled_is_what_was_pushed_byte_for_byte(small: Cache, bucket: B
     assert small.push(bucket.cache, progress=QUIET).sent_files == 0
 
 
+@pytest.mark.parametrize("kind", ["s3", "hub"])
+def test_a_plan_with_more_epochs_there_stays(
+    small: Cache, kind: str, request: pytest.FixtureRequest, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The other plans are pushed; the next reader has all of the epochs."""
+    request.getfixturevalue(kind)
+    url = URL if kind == "s3" else "hf://datasets/user/imdb"
+    shorter = open_cache(shutil.copytree(small.folder, tmp_path / "shorter"))
+    small["train"].keep_plan(PlanSpec("smart", 16), 5)
+    small.push(url, progress=QUIET)
+    shorter["train"].keep_plan(PlanSpec("tight", 8), 3)
+    shorter.push(url)
+    assert f"{url}/train/plans/smart-b16-s0 has more epochs than the plan here, and stays" in capsys.readouterr().err
+    plans = open_cache(url, quiet=True, verify=True)["train"].stored_plans()
+    assert {spec.id: len(plan.epochs) for spec, plan in plans.items()} == {"smart-b16-s0": 5, "tight-b8-s0": 3}
+
+
 def test_the_caches_of_a_bucket_are_found(small: Cache, bucket: Bucket) -> None:
     small.push(bucket.cache, progress=QUIET)
     bucket.server.objects["bucket/notes/deeper/a.txt"] = b"not of a cache"
