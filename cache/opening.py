@@ -95,12 +95,15 @@ def _open_folder(path: Path) -> Folder:
 class Split(SplitReader):
     """One split of an open cache: its rows, its plans, its padded batches."""
 
-    def batches(self, epoch: int = 0, spec: PlanSpec | None = None, **options: "Unpack[BatchOptions]") -> "Batches":
+    def batches(
+        self, epoch: int = 0, spec: PlanSpec | str | None = None, **options: "Unpack[BatchOptions]"
+    ) -> "Batches":
         """The padded batches of one epoch as tensors.
 
         Args:
             epoch: which epoch of the plan, from 0.
-            spec: the plan's settings; default: the plan the cache was built with.
+            spec: the plan's settings; default: the plan the cache was built with. A strategy's name takes batch size
+                and seed of that plan.
             options: see `cache.batches.options.BatchOptions`: device, rank, world_size, gradient_accumulation_steps,
                 equal_rows, attention_length, start, pad_to_multiple_of, always_mask, padding_side, packed, feed.
 

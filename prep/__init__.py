@@ -8,8 +8,8 @@ Names are looked up when they are first used: `import prep` loads no numpy.
 """
 
 from importlib import import_module
-from typing import TYPE_CHECKING
 
+TYPE_CHECKING = False  # that of typing, which takes a while to import: Ctrl-C meanwhile would show a traceback
 if TYPE_CHECKING:
     from .api import build_cache
     from .export import to_dataset

@@ -20,12 +20,12 @@ def build_cache(
 
     Args:
         data: texts as a list or the like, with `labels`; or a table: a DataFrame of pandas or polars, an Arrow table,
-            anything else with `__arrow_c_stream__`, or a `datasets.Dataset`; or a dict of tables, the keys the names
-            of splits, such as a `DatasetDict`; or what `prep build` takes: a preset, a Hub id, a file, a folder, a
-            glob, or a dict of such files by split.
+            anything else with `__arrow_c_stream__`, a `datasets.Dataset`, a list of dicts, one for each row, or a dict
+            of lists, one for each column; or a dict of tables, the keys the names of splits, such as a `DatasetDict`;
+            or what `prep build` takes: a preset, a Hub id, a file, a folder, a glob, or a dict of such files by split.
         labels: of the texts: numbers, names of classes, or lists of them; none where the task is mlm.
         text_pairs: a second text for each of the texts, for rows of two; or let `data` hold pairs.
-        quiet: print nothing.
+        quiet: print warnings alone.
 
     Keyword arguments, as the options of `prep build`:
         name: of the cache; None = the source's. Needed where the data comes from memory.
@@ -58,6 +58,10 @@ def build_cache(
     Example:
         cache = build_cache(frame, text="review", label="stars", name="reviews", holdout=0.1)
     """
+    unknown = options.keys() - BuildOptions.__annotations__.keys()
+    if unknown:
+        known = ", ".join(BuildOptions.__annotations__)
+        raise InputError(f"build_cache has no option {', '.join(sorted(unknown))}; it has {known}")
     typed = _typed(data)
     if typed is None:
         settings = BuildSettings("", **options)

@@ -11,10 +11,10 @@ from cache.common.locks import locked
 from cache.common.progress import ConsoleProgress
 from cache.errors import CacheError, InputError, LengthwiseError, NotACacheError
 from cache.format.manifest import MANIFEST, MAX_MANIFEST_BYTES, Manifest
-from cache.format.plan_file import MAX_PLAN_BYTES, PLAN_FILE, PLANS, parse_plan
+from cache.format.plan_file import PLAN_FILE, PLANS
 from cache.reading.manifest import open_folder
 from cache.sharing.failures import DeniedError
-from cache.sharing.listing import RemoteCache, find_cache
+from cache.sharing.listing import RemoteCache, find_cache, stored_epochs
 from cache.sharing.pushing import push_goes_on
 from cache.sharing.remote import ObjectStore, Remote
 from cache.sharing.remotes import open_remote
@@ -56,7 +56,7 @@ def _look(remote: Remote, report: Report) -> bool:
     except CacheError:
         return True
     with contextlib.suppress(DeniedError, FileNotFoundError):  # who may write need not be allowed to list
-        remote.folders()  # says so where the bucket itself is missing
+        remote.check()
     return False
 
 
@@ -103,13 +103,9 @@ def lacks_epochs(url: StoreUrl, cache: Cache, plan: PlanSpec, epochs: int) -> bo
         return False
     remote, name = open_remote(url), f"train/{PLANS}/{plan.id}/{PLAN_FILE}"
     try:
-        data = watched(lambda report: remote.read(name, MAX_PLAN_BYTES, report), url)
-        there = parse_plan(data, Path(name), cache.manifest.fingerprint, "train", len(cache["train"]))
+        return watched(lambda report: stored_epochs(remote, name, cache.manifest, report), url) < epochs
     except DeniedError:
         return False
-    except (FileNotFoundError, CacheError):
-        return True
-    return len(there.epochs) < epochs
 
 
 def push_built(cache: Cache, url: StoreUrl, force: bool, console: ConsoleProgress) -> None:

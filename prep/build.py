@@ -8,14 +8,16 @@ import contextlib
 import datetime
 import resource
 import shutil
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from cache import Cache, open_cache
 from cache.common.folder import Folder
 from cache.common.progress import ConsoleProgress
+from cache.common.text import counted
 from cache.errors import InputError
-from cache.format.manifest import MISSING_ROWS, Manifest
+from cache.format.manifest import MISSING_ROWS, Manifest, SplitInfo
 from cache.format.special_tokens import read_specials
 from cache.format.tasks import MLM, TOKENS
 from cache.sharing.store import store_folder
@@ -100,8 +102,8 @@ def build(settings: BuildSettings, console: ConsoleProgress, source: Source | No
     max_length = settings.max_length or source.max_length or default_max_length(tokenizer)
     limit = own_limit(tokenizer)
     if limit is not None and max_length > limit:
-        console.log(
-            f"warning: --max-length {max_length}, but {tokenizer.name} is the tokenizer of a model whose rows have at "
+        console.warn(
+            f"--max-length {max_length}, but {tokenizer.name} is the tokenizer of a model whose rows have at "
             f"most {limit} tokens (model_max_length); such a model cannot train on this cache"
         )
     encoder = Encoder(tokenizer, max_length, settings.engine, source.pair, source.words)
@@ -195,7 +197,7 @@ class _Build:
             try:
                 return encode_source(*arguments)
             except ParityError as difference:
-                self.console.log(f"warning: {difference}; tokenizing everything with tokenizers instead")
+                self.console.warn(f"{difference}; tokenizing everything with tokenizers instead")
                 self.encoder.use("tokenizers")
                 shutil.rmtree(spill, ignore_errors=True)
                 return encode_source(*arguments)
@@ -206,6 +208,7 @@ class _Build:
         self.encoder.release()
         splits = write_splits(folder, encoded, self.settings.shard_bytes, executor, self.console)
         shutil.rmtree(folder.path / SORTED_RUNS, ignore_errors=True)
+        self._warn_of_empty(splits.values())
         missing = {MISSING_ROWS: encoded.left_out} if encoded.left_out else {}
         files = write_tokenizer(folder, self.encoder.files.files)
         complete = replace(
@@ -219,6 +222,14 @@ class _Build:
         )
         write_manifest(folder, complete)
         return complete
+
+    def _warn_of_empty(self, splits: Iterable[SplitInfo]) -> None:
+        """Say how many rows hold special tokens alone."""
+        empty = sum(sum(split.length_histogram[: self.encoder.special_tokens + 1]) for split in splits)
+        if empty:
+            self.console.warn(
+                f"{counted(empty, 'row')} without text, of special tokens alone; --missing drop leaves such rows out"
+            )
 
 
 def _executor(

@@ -9,6 +9,7 @@ import numpy as np
 from cache import Split
 from cache.common.arrays import Array
 from cache.errors import InputError
+from cache.reading.split_reader import expect_split
 
 if TYPE_CHECKING:
     import datasets
@@ -28,12 +29,13 @@ def to_dataset(split: Split) -> "datasets.Dataset":
         the row's index in the source split. There is no mask: collators make it as they pad.
 
     Raises:
-        InputError: the package `datasets` is not installed.
+        InputError: `split` is none, or the package `datasets` is not installed.
         CorruptCacheError: the split holds an id that its vocabulary lacks, or other wrong content.
 
     Example:
         train = to_dataset(open_cache("cache/imdb")["train"])
     """
+    expect_split(split)
     try:
         import datasets
     except ImportError:

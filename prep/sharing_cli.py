@@ -90,7 +90,8 @@ def pull(url: str, to: str | None, quiet: bool, as_json: bool) -> None:
 def gc(store: str | None, max_size: str | None, quiet: bool, as_json: bool) -> None:
     """Remove pulled caches from the local store, those unused for longest first, until it is small enough.
 
-    What a process has open or pulls stays. Without a size only pulls that were stopped are removed.
+    What a process has open or pulls stays. Without a size only pulls and builds that were stopped are removed. A cache
+    that was built for a URL and not pushed yet lies nowhere else: it stays and is not counted.
 
     \b
     Examples:
@@ -104,13 +105,15 @@ def gc(store: str | None, max_size: str | None, quiet: bool, as_json: bool) -> N
     most = store_limit() if max_size is None else parse_bytes(max_size, "--max-size", least=0)
     done = collect_garbage(folder, most)
     if as_json:
-        found = {name: [vars(item) for item in getattr(done, name)] for name in ("removed", "in_use")}
+        found = {name: [vars(item) for item in getattr(done, name)] for name in ("removed", "in_use", "built")}
         print_json({"folder": os.fspath(folder), **found, "bytes": done.left})
     elif not quiet:
         for item in done.removed:
             click.echo(f"removed {item.name}, {sized(item.bytes)}")
         for item in done.in_use:
             click.echo(f"stays   {item.name}, {sized(item.bytes)}: in use")
+        for item in done.built:
+            click.echo(f"stays   {item.name}, {sized(item.bytes)}: not pushed; prep push {folder / item.name} URL")
         click.echo(f"{folder} holds {sized(done.left)}")
 
 

@@ -2,6 +2,7 @@
 processes."""
 
 import ast
+import importlib
 import subprocess
 import sys
 import tomllib
@@ -14,9 +15,9 @@ ROOT = Path(__file__).parent.parent
 ORDER = {
     "cache": "errors common plans format writing reading batches sharing opening __init__",
     "prep": "choices columns tokenization labels sources settings rows existing at_url build export api inspect "
-    "sharing_cli inspect_cli cli __init__",
+    "sharing_cli inspect_cli cli entry __init__",
     "train": "declarations settings signals device distributed launch models libraries metrics run_folder loop "
-    "report resume run tables predict predict_file compare predict_cli cli __init__",
+    "report resume run tables predict predict_file compare predict_cli cli entry __init__",
 }
 """What lies in each room, sub-packages and modules: each imports from itself and from what stands before it."""
 LAYERS = {room: names.split() for room, names in ORDER.items()}
@@ -178,7 +179,7 @@ def test_help_imports_nothing_slow(command: str) -> None:
     """`--help` of either command imports neither torch nor transformers nor datasets, not even numpy."""
     code = (
         f"import sys; sys.argv = ['{command}', '--help']\n"
-        f"from {command}.cli import main\n"
+        f"from {command}.entry import main\n"
         "try: main()\n"
         "except SystemExit as stop: assert stop.code == 0\n"
         "slow = {'torch', 'transformers', 'datasets', 'numpy', 'pyarrow', 'tokenizers'} & set(sys.modules)\n"
@@ -187,6 +188,26 @@ def test_help_imports_nothing_slow(command: str) -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, cwd=ROOT)
     assert done.returncode == 0, done.stderr
     assert "Example" in done.stdout
+
+
+@pytest.mark.parametrize("command", ["prep", "train"])
+def test_ctrl_c_while_the_command_line_is_imported_is_told_in_one_line(
+    command: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Interrupting:
+        @staticmethod
+        def find_spec(name: str, *_: object) -> None:
+            if name == f"{command}.cli":
+                raise KeyboardInterrupt
+
+    script = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"][command]
+    module, _, function = script.partition(":")
+    begin = getattr(importlib.import_module(module), function)
+    monkeypatch.delitem(sys.modules, f"{command}.cli", raising=False)
+    monkeypatch.setattr(sys, "meta_path", [Interrupting, *sys.meta_path])
+    with pytest.raises(SystemExit, match="130"):
+        begin()
+    assert capsys.readouterr() == ("", "stopped\n")
 
 
 @pytest.mark.slow

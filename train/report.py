@@ -84,7 +84,8 @@ def report_end(folder: Path, summary: Json, setup: TrainingSetup, trackers: Trac
     if summary["skipped_updates"]:
         log(f"skipped    {counted(summary['skipped_updates'], 'update')}, whose loss or gradients were not finite")
     if "best_epoch" in summary:
-        log(f"best       epoch {summary['best_epoch']}, by {settings.keep_best} on {settings.eval_split}; exported")
+        epoch = f"epoch {summary['best_epoch']}" + f", step {summary['best_step']:,}" * bool(settings.eval_steps)
+        log(f"best       {epoch}, by {settings.keep_best} on {settings.eval_split}; exported")
         if settings.eval_split == "test":
             log("           its scores are optimistic, for the test rows chose the epoch; see prep build --validation")
     if "test" in summary:

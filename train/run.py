@@ -187,7 +187,7 @@ def train(setup: TrainingSetup, state: State, callbacks: Callbacks) -> bool:
                 continue
             update(setup, state)
             epoch_ends = state.epoch_step == setup.steps[state.epoch]
-            if epoch_ends or state.step % setup.settings.logging_steps == 0:
+            if epoch_ends or setup.logs_at(state.step):
                 callbacks.on_log()
             if not epoch_ends and callbacks.on_step_end():
                 return False
@@ -236,7 +236,8 @@ def _train_to_end(
             if trackers.fresh and start.kept:
                 trackers.catch_up(joined_records(read_records(run, METRICS), read_records(run, TIMING)))
             progress.begin(setup.total_steps, state.step)
-            summary = _finish(run, start, callbacks) if train(setup, state, callbacks) else None
+            trained = not callbacks.on_resume() and train(setup, state, callbacks)
+            summary = _finish(run, start, callbacks) if trained else None
         except StorageError as error:
             raise StorageError(f"{error}; once that is mended, go on with: train run --resume {run.path}") from error
         finally:
@@ -270,7 +271,7 @@ def _finish(run: Folder, start: ResumePoint, callbacks: RunCallbacks) -> Json | 
         "scores": state.scores if state.best is None else state.best["scores"],
     }
     if state.best is not None:
-        facts["best_epoch"] = state.best["epoch"]
+        facts |= {"best_epoch": state.best["epoch"], "best_step": state.best["step"]}
     if test:
         facts["test"] = test
     with setup.ranks.together():

@@ -156,8 +156,8 @@ class Settings:
     )
     keep_best: str | None = setting(
         None,
-        "Export the model of the epoch with the best METRIC in its evaluation, such as accuracy or loss; without "
-        "METRIC, the one that runs are compared by.",
+        "Export the model that had the best METRIC in an evaluation, such as accuracy or loss; without METRIC, the one "
+        "that runs are compared by.",
         default_text="that of the last epoch",
         bare=AUTO,
         metavar="[METRIC]",
@@ -166,6 +166,13 @@ class Settings:
         None,
         "Stop after this many epochs in a row without a new best one; implies --keep-best.",
         default_text="train all epochs",
+        minimum=1,
+    )
+    eval_steps: int | None = setting(
+        None,
+        "Steps between evaluations within an epoch, each a candidate for --keep-best; there is one after each epoch "
+        "besides.",
+        default_text="none within an epoch",
         minimum=1,
     )
     eval_rows: int | None = setting(

@@ -13,7 +13,7 @@ from ..common.arrays import Array
 from ..common.text import counted
 from ..errors import InputError
 from ..plans.spec import PlanSpec
-from ..reading.split_reader import SplitReader
+from ..reading.split_reader import SplitReader, expect_split
 from .feeds import choose_feed
 from .micro_batches import MicroBatches, Sharing, micro_batches
 from .options import BatchOptions, resolve
@@ -110,7 +110,7 @@ class Batches:
     Args:
         split: whose rows.
         epoch: which epoch of the plan, from 0.
-        spec: the plan's settings; default: the plan the cache was built with.
+        spec: the plan's settings, or a strategy; default: the plan the cache was built with.
         options: see `BatchOptions`.
 
     Raises:
@@ -118,11 +118,12 @@ class Batches:
     """
 
     def __init__(
-        self, split: SplitReader, epoch: int = 0, spec: PlanSpec | None = None, **options: Unpack[BatchOptions]
+        self, split: SplitReader, epoch: int = 0, spec: PlanSpec | str | None = None, **options: Unpack[BatchOptions]
     ) -> None:
+        expect_split(split)
         chosen = resolve(options, split.tokenizer.padding_side)
         self.split = split
-        self.spec = spec or split.default_spec()
+        self.spec = split.chosen_spec(spec)
         self.plan = split.plan(self.spec, epoch)
         self.start, self.feed, self.device = chosen["start"], chosen["feed"], torch.device(chosen["device"])
         if not 0 <= self.start <= len(self.plan):

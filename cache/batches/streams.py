@@ -9,7 +9,7 @@ from torch.utils.data import Dataset
 from ..common.text import counted
 from ..errors import InputError, MismatchError
 from ..plans.spec import PlanSpec
-from ..reading.split_reader import SplitReader
+from ..reading.split_reader import SplitReader, expect_split
 from .batch import Batch, Batches
 from .options import BatchOptions
 
@@ -20,7 +20,7 @@ class BatchStream:
     Args:
         split: whose rows.
         epochs: how many.
-        spec: the plan's settings; default: the plan the cache was built with.
+        spec: the plan's settings, or a strategy; default: the plan the cache was built with.
         options: as for `Split.batches`, but for `start`.
 
     Example:
@@ -32,11 +32,12 @@ class BatchStream:
     """
 
     def __init__(
-        self, split: SplitReader, epochs: int, spec: PlanSpec | None = None, **options: Unpack[BatchOptions]
+        self, split: SplitReader, epochs: int, spec: PlanSpec | str | None = None, **options: Unpack[BatchOptions]
     ) -> None:
         if epochs < 0:
             raise InputError(f"epochs is {epochs}, expected 0 or more")
-        self.split, self.epochs, self.spec, self.options = split, epochs, spec or split.default_spec(), options
+        expect_split(split)
+        self.split, self.epochs, self.spec, self.options = split, epochs, split.chosen_spec(spec), options
         self.epoch = self.step = 0
 
     def __iter__(self) -> Iterator[Batch]:
@@ -84,11 +85,11 @@ class StepDataset(Dataset[dict[str, torch.Tensor]]):
 
     Args:
         split: whose rows.
-        spec: the plan's settings; default: the plan the cache was built with.
+        spec: the plan's settings, or a strategy; default: the plan the cache was built with.
         options: as for `Split.batches`, but for `start` and `gradient_accumulation_steps`.
     """
 
-    def __init__(self, split: SplitReader, spec: PlanSpec | None = None, **options: Unpack[BatchOptions]) -> None:
+    def __init__(self, split: SplitReader, spec: PlanSpec | str | None = None, **options: Unpack[BatchOptions]) -> None:
         equal: BatchOptions = {"equal_rows": True, **options}
         self.split, self.spec, self.options = split, spec, equal
         self.set_epoch(0)

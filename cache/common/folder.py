@@ -66,7 +66,8 @@ class Folder:
         self.close()
 
     def __del__(self) -> None:
-        self.close()
+        if os is not None:  # as it is when the interpreter ends, and the system closes what is open
+            self.close()
 
     def __repr__(self) -> str:
         return f"Folder({str(self.path)!r})"

@@ -111,7 +111,7 @@ class ConsoleProgress:
     """Log lines and progress bars of a command.
 
     Attributes:
-        quiet: show neither.
+        quiet: show warnings alone.
     """
 
     quiet: bool = False
@@ -120,6 +120,10 @@ class ConsoleProgress:
         """Print a line."""
         if not self.quiet:
             print(line, file=sys.stderr, flush=True)
+
+    def warn(self, text: str) -> None:
+        """Print a warning, also where quiet."""
+        print(f"warning: {text}", file=sys.stderr, flush=True)
 
     def bar(self, what: str, total: int, unit: str) -> Progress:
         """A progress bar that appears after two seconds."""

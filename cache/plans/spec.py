@@ -51,6 +51,11 @@ class PlanSpec:
             batch_size = 16
         return cls(strategy, batch_size, max_tokens, seed)
 
+    def of_strategy(self, strategy: str) -> "PlanSpec":
+        """The settings of a strategy with this one's seed, and its batch size or budget where the strategy has one."""
+        budget = strategy == "budget"
+        return self.of(strategy, None if budget else self.batch_size, self.max_tokens if budget else None, self.seed)
+
     @property
     def id(self) -> str:
         """The plan's folder name, for example `smart-b16-s0` or `budget-t4096-s0`."""

@@ -22,7 +22,7 @@ from ..format.labels import fault, labelled
 from ..format.manifest import Manifest, ShardInfo, shard_tensors
 from ..format.plan_file import StoredPlan, read_plan
 from ..format.safetensors_file import MappedFile
-from ..plans.spec import PlanSpec
+from ..plans.spec import STRATEGIES, PlanSpec
 from ..plans.strategies import EpochPlan, plan_epoch
 from ..writing.plans import store_plan
 from .in_place import in_place
@@ -30,6 +30,12 @@ from .manifest import naming_remedy
 from .plans import plan_folder, stored_plans
 from .row import Row
 from .tokenizer import StoredTokenizer
+
+
+def expect_split(given: object) -> None:
+    """Raise an `InputError` where something else than a split is given, such as the cache around it."""
+    if not isinstance(given, SplitReader):
+        raise InputError(f"{given!r} is not a split, expected one of a cache, such as open_cache(FOLDER)['train']")
 
 
 class SplitReader:
@@ -237,6 +243,20 @@ class SplitReader:
     def default_spec(self) -> PlanSpec:
         """The plan settings the build was asked for."""
         return PlanSpec(**self._built_plan)
+
+    def chosen_spec(self, given: PlanSpec | str | None) -> PlanSpec:
+        """The plan settings that a caller gave; for the name of a strategy and for None those the build was asked for,
+        with that strategy.
+
+        Raises:
+            InputError: there is no such strategy, or it is none of the three.
+        """
+        built = self.default_spec()
+        if isinstance(given, str):
+            return built.of_strategy(given)
+        if given is not None and not isinstance(given, PlanSpec):
+            raise InputError(f"spec is {given!r}, expected a PlanSpec or one of {', '.join(STRATEGIES)}")
+        return given or built
 
     def plan(self, spec: PlanSpec, epoch: int) -> EpochPlan:
         """The plan of one epoch: read where it is stored, drawn where it is not. Both give the same batches.

@@ -68,7 +68,7 @@ class Bucket(ObjectStore):
         except StorageError as error:
             if "HTTP status 400" in str(error) or isinstance(error, DeniedError):
                 with contextlib.suppress(DeniedError):
-                    self.folders()
+                    self.check()
             raise
 
     def _check_bucket(self) -> None:
@@ -95,13 +95,24 @@ class Bucket(ObjectStore):
     def folders(self) -> list[str]:
         from pyarrow import fs
 
+        found = {info.base_name for info in self._listed() if info.type == fs.FileType.Directory}
+        if self.url.scheme == "gs":  # there pyarrow lists no folders: they are those of all files below
+            found |= {name.partition("/")[0] for name in self.sizes("") if "/" in name}
+        return sorted(found)
+
+    def check(self) -> None:
+        self._listed()
+
+    def _listed(self) -> list[Any]:
+        """What lies in this folder, without what lies in its folders."""
+        from pyarrow import fs
+
         try:
             with remote_errors(self.url):
-                found = self._files.get_file_info(fs.FileSelector(self._path()))
+                return list(self._files.get_file_info(fs.FileSelector(self._path())))
         except FileNotFoundError:
             self._check_bucket()
             return []
-        return sorted(info.base_name for info in found if info.type == fs.FileType.Directory)
 
     def write(self, name: str, file: BinaryIO, report: Report) -> None:
         try:
@@ -154,10 +165,18 @@ def _file_system(scheme: str, host: str) -> Any:
             f"{scheme}://{host} names no storage account; set AZURE_STORAGE_ACCOUNT_NAME, or write "
             "abfs://CONTAINER@ACCOUNT.dfs.core.windows.net/PATH"
         )
+    scheme, _, address = (_variable("AZURE_STORAGE_ENDPOINT") or "").rpartition("://")
+    options = {
+        f"{service}_storage_{part}": value
+        for service in ("blob", "dfs")
+        for part, value in (("scheme", scheme or "https"), ("authority", address.strip("/")))
+        if address
+    }
     return fs.AzureFileSystem(
         account,
         account_key=_variable("AZURE_STORAGE_ACCOUNT_KEY", "AZURE_STORAGE_KEY"),
         sas_token=_variable("AZURE_STORAGE_SAS_TOKEN"),
+        **options,
     )
 
 

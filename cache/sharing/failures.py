@@ -34,12 +34,13 @@ SENTENCES: tuple[tuple[str, type[LengthwiseError], str], ...] = (
     (
         r"ExpiredToken|TokenRefreshRequired|RequestExpired|[Tt]oken.{0,20}expired|expired.{0,20}token",
         StorageError,
-        "the credentials have expired; sign in again (for S3 `aws sso login`, or new AWS_… variables) and repeat",
+        "the credentials have expired; sign in again (`aws sso login` or new AWS_… variables, `gcloud auth "
+        "application-default login`, `az login`) and repeat",
     ),
     (
         r"metadata\.google\.internal|OAuth2|DefaultAzureCredential|CredentialUnavailable|ChainedTokenCredential",
         StorageError,
-        "no credentials were found; sign in, or set the variables that hold them (docs/sharing.md names them)",
+        "no credentials were found that work; sign in, or set the variables that hold them (see docs/sharing.md)",
     ),
     (
         r"INVALID_ACCESS_KEY_ID|InvalidAccessKeyId|SIGNATURE_DOES_NOT_MATCH|SignatureDoesNotMatch|InvalidToken"
@@ -51,6 +52,11 @@ SENTENCES: tuple[tuple[str, type[LengthwiseError], str], ...] = (
         r"ACCESS_DENIED|PERMISSION_DENIED|AccessDenied|AuthorizationFailure|AuthorizationPermissionMismatch|Forbidden|\b403\b",
         DeniedError,
         "access is denied: these credentials, or none, are not allowed to do this; ask the bucket's owner",
+    ),
+    (
+        r"mismatched hashes",
+        UnreachableError,
+        "what came differs from the store's checksum of it; repeat the command",
     ),
     (
         r"PermanentRedirect|HTTP status 301|AuthorizationHeaderMalformed",
@@ -82,11 +88,14 @@ def remote_errors(url: StoreUrl | str) -> Iterator[None]:
     """
     try:
         yield
-    except (LengthwiseError, FileNotFoundError):
+    except (LengthwiseError, FileNotFoundError, MemoryError):
         raise
     except ImportError as error:
         raise InputError(f"{url}: {error}; install what is missing: pip install --upgrade pyarrow") from None
-    except (OSError, ValueError, RuntimeError) as error:  # pyarrow's and httpx's are among them
+    except Exception as error:
+        known = isinstance(error, OSError | ValueError | RuntimeError)  # httpx's and most of pyarrow's are among them
+        if not known and not type(error).__module__.startswith("pyarrow"):
+            raise
         if str(error).startswith("No such file or directory"):
             raise FileNotFoundError(str(url)) from None
         raise translated(str(error), url) from None
@@ -97,9 +106,22 @@ def translated(text: str, url: StoreUrl | str) -> LengthwiseError:
     for pattern, kind, sentence in SENTENCES:
         found = re.search(pattern, text)
         if found:
-            detail = re.search(r"curlCode: \d+, ([^;]+)", text)
-            return kind(f"{url}: {sentence} ({(detail[1] if detail else found[0]).strip()})")
-    return StorageError(f"{url}: {redacted(text).strip().partition(chr(10))[0][:300] or 'the store gave no reason'}")
+            return kind(f"{url}: {sentence} ({_shortened(_detail(text) or found[0])})")
+    return StorageError(f"{url}: {_shortened(_detail(text) or text) or 'the store gave no reason'}")
+
+
+def _detail(text: str) -> str:
+    """What a server or network said, out of what a library made of it; empty where that is not known."""
+    found = re.search(
+        r"curlCode: \d+, ([^;]+)|google::cloud::Status\(\w+: (.+?) error_info=|Azure Error: (.+)", text, re.DOTALL
+    )
+    if not found:
+        return ""
+    return re.split(r"with a last message of |error message was: ", found[found.lastindex or 0])[-1]
+
+
+def _shortened(text: str) -> str:
+    return redacted(text).strip().partition("\n")[0][:300]
 
 
 def redacted(text: str) -> str:

@@ -78,12 +78,33 @@ def read_cache(remote: Remote, report: Report) -> RemoteCache:
     """
     found = find_cache(remote, report)
     if found is None:
-        remote.folders()  # says so where the bucket itself is missing
+        remote.check()
         raise NotACacheError(
             f"{remote.url} has no manifest, so it is not a cache; `prep list {remote.url.parent}` shows those beside "
             f"it, `prep push CACHE {remote.url}` puts one there"
         )
     return found
+
+
+def stored_epochs(remote: Remote, name: str, manifest: Manifest, report: Report) -> int:
+    """How many epochs of a plan a remote cache has; 0 where its plan.json cannot be used.
+
+    Args:
+        remote: where it is.
+        name: of the plan.json, such as train/plans/smart-b16-s0/plan.json.
+        manifest: of the cache.
+        report: called while it is read.
+
+    Raises:
+        DeniedError: the store lets nobody look.
+    """
+    split = name.partition("/")[0]
+    try:
+        data = remote.read(name, MAX_PLAN_BYTES, report)
+        plan = parse_plan(data, Path(name), manifest.fingerprint, split, manifest.splits[split].rows)
+    except (FileNotFoundError, CacheError):
+        return 0
+    return len(plan.epochs)
 
 
 def read_plans(remote: Remote, manifest: Manifest, report: Report) -> list[RemotePlan]:

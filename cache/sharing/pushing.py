@@ -22,7 +22,7 @@ from ..format.manifest import MANIFEST, MAX_MANIFEST_BYTES, TOKENIZER, Manifest
 from ..format.plan_file import PLAN_FILE, PLAN_ID, PLANS
 from .failures import DeniedError
 from .hub import HubDataset
-from .listing import RemoteCache, find_cache
+from .listing import RemoteCache, find_cache, stored_epochs
 from .remote import ObjectStore, Remote
 from .remotes import open_remote
 from .transfer import Report, transfer, watched
@@ -89,7 +89,7 @@ def push_files(cache: Folder, names: Sequence[str], url: StoreUrl, force: bool, 
     with storage_errors(cache.path, "read"):
         data = cache.read(MANIFEST, MAX_MANIFEST_BYTES)
         sizes = {name: found.st_size for name in names if (found := cache.stat(name))}
-    local = _Local(cache, data, Manifest.from_bytes(data, cache.path / MANIFEST), sizes)
+    local = _Local(cache, data, Manifest.from_bytes(data, cache.path / MANIFEST), dict(sizes))
     remote = open_remote(url)
     old = watched(lambda report: _replaced(remote, force, report), url)
     if old is not None and old.data != data and not force:
@@ -98,6 +98,11 @@ def push_files(cache: Folder, names: Sequence[str], url: StoreUrl, force: bool, 
             f"fingerprint {old.manifest.fingerprint[:12]} (this one: {local.manifest.fingerprint[:12]}); push to "
             "another URL, or replace it with --force"
         )
+    if old is not None and old.data == data:
+        for folder in watched(lambda report: _longer_plans(remote, local, report), url):
+            progress.log(f"{url / folder} has more epochs than the plan here, and stays")
+            for name in [name for name in sizes if name.startswith(f"{folder}/")]:
+                del local.sizes[name]
     if isinstance(remote, HubDataset):
         sent = _commit(remote, local, old, progress)
     else:
@@ -115,6 +120,20 @@ def _replaced(remote: Remote, force: bool, report: Report) -> RemoteCache | None
         if force:
             return None
         raise
+
+
+def _longer_plans(remote: Remote, local: _Local, report: Report) -> list[str]:
+    """The folders of the plans that have more epochs there than here; none where the store lets nobody look.
+
+    The epochs here are the first of those there: a plan of the same name is the same plan."""
+    folders = [name.removesuffix(f"/{PLAN_FILE}") for name in local.sizes if name.endswith(f"/{PLAN_FILE}")]
+    longer = []
+    for folder in folders:
+        epochs = sum(name.startswith(f"{folder}/epoch-") for name in local.sizes)
+        with contextlib.suppress(DeniedError):
+            if stored_epochs(remote, f"{folder}/{PLAN_FILE}", local.manifest, report) > epochs:
+                longer.append(folder)
+    return longer
 
 
 def _there(remote: Remote, report: Report, *manifests: Manifest) -> dict[str, int]:

@@ -45,6 +45,10 @@ class Remote(ABC):
     def folders(self) -> list[str]:
         """The names of the folders in this one."""
 
+    def check(self) -> None:
+        """Raise where the bucket or dataset itself is missing, or the store refuses; what lies in it is not asked."""
+        self.folders()
+
     def below(self, name: str) -> Self:
         """The folder of that name in this one, over the same connection."""
         found = copy.copy(self)

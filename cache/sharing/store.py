@@ -4,6 +4,8 @@
       imdb-4f1c0a9be2d7-<32 hex digits>/            a cache: name, fingerprint, sha256 of its manifest
       .imdb-4f1c0a9be2d7-….pulling-1a2b3c4d/        a download under way, or one that was stopped
       .imdb-4f1c0a9be2d7-….lock                     held by the process that downloads or removes it
+    imdb-4f1c0a9be2d7/                            a cache that was built for a URL, until it is pushed
+    .imdb-4f1c0a9be2d7.building-1a2b3c4d/         its build under way, or one that was killed
 
 Whoever has a cache open holds its folder's lock, shared, so that what is in use is never removed. The time of a folder
 is that of its last use. Two caches with one fingerprint but other manifests are two: a stranger cannot name the
@@ -25,12 +27,14 @@ from ..common.locks import locked
 from ..common.sizes import parse_bytes
 from ..common.text import sized
 from ..errors import StorageError
+from ..format.manifest import MANIFEST
 from ..writing.publishing import lock_file
 from .listing import RemoteCache
 from .mounted import file_sizes
 
-_CACHE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*-[0-9a-f]{12}-[0-9a-f]{32}")
-_UNFINISHED = re.compile(rf"\.({_CACHE.pattern})\.(pulling|removing)-[0-9a-f]{{8}}")
+_BUILT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*-[0-9a-f]{12}")
+_CACHE = re.compile(rf"{_BUILT.pattern}-[0-9a-f]{{32}}")
+_UNFINISHED = re.compile(rf"\.({_BUILT.pattern}(-[0-9a-f]{{32}})?)\.(pulling|removing|building)-[0-9a-f]{{8}}")
 
 
 def store_folder() -> Path:
@@ -73,22 +77,25 @@ class Collected:
     Attributes:
         removed: what was removed.
         in_use: what would have gone, but is in use.
-        left: bytes that the store holds now.
+        built: caches that were built for a URL and are not pushed: they lie nowhere else, and stay.
+        left: bytes that the store holds now, `built` not counted.
     """
 
     removed: list[StoredCache]
     in_use: list[StoredCache]
+    built: list[StoredCache]
     left: int
 
 
 def collect_garbage(store: Path, max_bytes: int | None) -> Collected:
-    """Remove downloads that were stopped, then caches, the longest unused first, until the store is small enough.
+    """Remove downloads and builds that were stopped, then caches, the longest unused first, until the store is small
+    enough.
 
     What another process has open or downloads stays. Anything that is not of the store stays.
 
     Args:
         store: its folder; none there is an empty one.
-        max_bytes: most that it may hold afterwards; None: only downloads that were stopped are removed.
+        max_bytes: most that it may hold afterwards; None: only what was stopped is removed.
 
     Raises:
         StorageError: the file system refuses.
@@ -98,10 +105,12 @@ def collect_garbage(store: Path, max_bytes: int | None) -> Collected:
         try:
             folder = Folder.open(store)
         except (FileNotFoundError, NotADirectoryError):
-            return Collected([], [], 0)
+            return Collected([], [], [], 0)
         with folder:
             unfinished = [_measured(folder, name) for name in folder.names() if _UNFINISHED.fullmatch(name)]
             caches = [_measured(folder, name) for name in folder.names() if _CACHE.fullmatch(name)]
+            names = [name for name in folder.names() if _BUILT.fullmatch(name) and folder.is_file(f"{name}/{MANIFEST}")]
+            built = [_measured(folder, name) for name in names]
             left = sum(item.bytes for item in (*unfinished, *caches))
             for item in (*unfinished, *sorted(caches, key=lambda cache: cache.used)):
                 if not item.name.startswith(".") and (max_bytes is None or left <= max_bytes):
@@ -111,7 +120,7 @@ def collect_garbage(store: Path, max_bytes: int | None) -> Collected:
                     left -= item.bytes
                 else:
                     in_use.append(item)
-    return Collected(removed, in_use, left)
+    return Collected(removed, in_use, built, left)
 
 
 def make_room(store: Path, needed: int) -> None:

@@ -26,9 +26,9 @@ def tags_task(asked: str, tags: Tags, console: ConsoleProgress) -> tuple[Task, A
     if not names:
         raise InputError("the lists of words are all empty, so there is no tag to learn; see --text")
     for line in confusable(names) if tags.known is None else ():
-        console.log(f"warning: {line}")
+        console.warn(line)
     if len(names) == 1:
-        console.log(f"warning: all words have the tag {names[0]!r}: there is nothing to learn")
+        console.warn(f"all words have the tag {names[0]!r}: there is nothing to learn")
     return Task(TOKENS, names), marked
 
 
@@ -45,7 +45,7 @@ def labels_task(
         return Task(kind, (), source.pair), dict(resolve_numbers(pieces))
     names, labels = resolve_classes(pieces, source.label_names)
     for line in (*_oddities(names, labels), *(confusable(names) if source.label_names is None else ())):
-        console.log(f"warning: {line}")
+        console.warn(line)
     return Task(kind, names, source.pair), labels
 
 

@@ -1,6 +1,6 @@
 """Where files can be cut, so that several processes read one file.
 
-jsonl, lines of text, csv without quotes    at the ends of lines; csv not at URLs, for all of it is read to see
+jsonl, lines of text, csv without quotes    at the ends of lines; all of a csv file is read to see whether it has any
 parquet                                     between row groups
 all others                                  nowhere: a quote may hold the end of a line, what is compressed is read
                                             from its beginning
@@ -8,6 +8,10 @@ all others                                  nowhere: a quote may hold the end of
 
 from codecs import BOM_UTF8
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+from cache.sharing.remote import CHUNK_BYTES
+from cache.sharing.transfer import WORKERS
 
 from .diagnose import reading
 from .formats import ARCHIVE, COMPRESSIONS, LINES, Span, TableFile, table_file
@@ -77,13 +81,24 @@ def _ends_rows_with_lines(table: TableFile) -> bool:
         return not holds_list(table.path)
     if table.kind == LINES:
         return True
-    if isinstance(table.path, RemotePath):  # all of it would come twice
-        return False
-    with open_bytes(table.path) as file:
+    return not _holds_quote(table.path)
+
+
+def _holds_quote(path: SourcePath) -> bool:
+    """Whether there is a quote in a file; one at a URL is read in several pieces at once, until a quote is found."""
+    if isinstance(path, RemotePath):
+        remote = path.remote()
+
+        def found(position: int) -> bool:
+            return b'"' in remote.read(position, min(CHUNK_BYTES, remote.size - position))
+
+        with ThreadPoolExecutor(WORKERS) as threads:
+            return any(threads.map(found, range(0, remote.size, CHUNK_BYTES)))
+    with open_bytes(path) as file:
         while block := file.read(BLOCK_BYTES):
             if b'"' in block:
-                return False
-    return True
+                return True
+    return False
 
 
 def _line_ends(path: SourcePath, size: int, part_bytes: int) -> list[int]:

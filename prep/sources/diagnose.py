@@ -8,8 +8,9 @@ import contextlib
 import csv
 import io
 import json
+import re
 from collections.abc import Iterator
-from typing import BinaryIO, cast
+from typing import Any, cast
 
 from cache.common.table_files import utf8_remedy
 from cache.errors import InputError
@@ -50,12 +51,14 @@ def _reason(path: SourcePath, delimiter: str | None, error: Exception) -> str:
         position = first_invalid_byte(path) if table.kind != "parquet" else None
         if position is not None:
             return not_utf8(path, position)
+        if mixed := re.match(r"(.* Column\(/([^/]+)\) changed from \w+ to \w+) in row \d+$", text):  # of a block
+            return f"cannot read {path}: {mixed[1]}{_mixed_json(table, mixed[2])}"
         text += {"csv": _ragged_row, "json": _bad_json}.get(table.kind, lambda _: "")(table)
     return f"cannot read {path}: {text}"
 
 
-def _open(path: SourcePath) -> BinaryIO:
-    return cast(BinaryIO, io.BufferedReader(open_unpacked(path)))
+def _open(path: SourcePath) -> io.BufferedReader:
+    return io.BufferedReader(cast(Any, open_unpacked(path)))
 
 
 def first_invalid_byte(path: SourcePath) -> int | None:
@@ -111,3 +114,23 @@ def _bad_json(table: TableFile) -> str:
             except (ValueError, RecursionError) as error:
                 return f" (line {number}: {error}; expected one JSON object per line)"
     return ""
+
+
+def _mixed_json(table: TableFile, column: str) -> str:
+    """Which row of a JSON file holds a value of another kind in a column than the rows before it."""
+    kinds = []
+    for number, row in enumerate(_json_rows(table)):
+        if (value := row.get(column)) is not None:
+            kinds.append(float if type(value) is int else type(value))
+            if kinds[-1] != kinds[0]:
+                return f", at row {number} of the file (counted from 0); make them all the same"
+    return ""
+
+
+def _json_rows(table: TableFile) -> Iterator[dict[str, Any]]:
+    """The rows of a file of lines or of one list, all of which are objects."""
+    with _open(table.path) as file:
+        if file.peek(1).lstrip(b"\xef\xbb\xbf \t\r\n")[:1] == b"[":
+            yield from json.load(file)
+        else:
+            yield from (json.loads(line) for line in file if line.strip())

@@ -4,7 +4,8 @@ A library is looked for among those that are already loaded: nobody holds a data
 """
 
 import sys
-from collections.abc import Mapping
+from bisect import bisect_left
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,8 +22,9 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 KINDS = (
-    "texts=[…], labels=[…]; a DataFrame of pandas or polars, an Arrow table or a datasets.Dataset; a dict of such with "
-    "the names of splits; or what `prep build` takes: a preset, a Hub id, a file, a folder"
+    "texts=[…], labels=[…]; a DataFrame of pandas or polars, an Arrow table, a datasets.Dataset, a list of dicts or a "
+    "dict of lists; a dict of such with the names of splits; or what `prep build` takes: a preset, a Hub id, a file, a "
+    "folder"
 )
 
 
@@ -34,14 +36,14 @@ def given_source(data: Any, labels: Any, text_pairs: Any, name: str | None, aske
     """
     if name is None:
         raise InputError("name= is missing, expected a name for the cache of data in memory, such as name='reviews'")
-    if labels is not None or text_pairs is not None or _is_plain(data):
-        if hasattr(data, "columns") or hasattr(data, "column_names"):
+    if labels is not None or text_pairs is not None or (_is_plain(data) and not _is_table(data)):
+        if hasattr(data, "columns") or hasattr(data, "column_names") or _is_table(data):
             raise InputError("labels= and text_pairs= go with lists; of a table name the columns: text=, label=")
         if asked.names:
             raise InputError("text=, text_pair= and label= name the columns of a table, but lists are given")
         frame, columns = _lists(data, labels, text_pairs, task)
         return frames_source("", name, {"train": frame}, replace(columns, drop_missing=asked.drop_missing))
-    tables = data if isinstance(data, Mapping) else {"train": data}
+    tables = data if isinstance(data, Mapping) and not _is_table(data) else {"train": data}
     for split in tables:
         check_split_name(str(split), Path(str(split)))
     frames = {str(split): _frame(table, str(split)) for split, table in tables.items()}
@@ -52,6 +54,13 @@ def given_source(data: Any, labels: Any, text_pairs: Any, name: str | None, aske
 
 def _is_plain(data: Any) -> bool:
     return isinstance(data, list | tuple) or type(data).__name__ in ("ndarray", "Series")
+
+
+def _is_table(data: Any) -> bool:
+    """Whether it is a list of dicts, one for each row, or a dict of lists, one for each column."""
+    if isinstance(data, Mapping):
+        return bool(data) and all(_is_plain(column) and not _is_table(column) for column in data.values())
+    return isinstance(data, list | tuple) and len(data) > 0 and isinstance(data[0], Mapping)
 
 
 # --- lists
@@ -73,7 +82,7 @@ def _lists(data: Any, labels: Any, text_pairs: Any, task: str) -> tuple[Frame, C
     if text_pairs is not None:
         columns[PAIR] = _text_array(_listed(text_pairs, "text_pairs"), "text_pairs")
     if labelled:
-        columns[LABEL] = _label_array(_listed(labels, "labels"))
+        columns[LABEL] = _array(_listed(labels, "labels"), "labels")
     if len({len(column) for column in columns.values()}) > 1:
         counts = ", ".join(f"{len(column):,} in {name}" for name, column in columns.items())
         raise InputError(f"the lists are of different lengths ({counts}), expected one text and one label per row")
@@ -119,15 +128,27 @@ def _words_array(texts: list[Any]) -> "pa.Array":
     return pa.array(texts, pa.large_list(pa.large_string()))
 
 
-def _label_array(labels: list[Any]) -> "pa.Array":
+def _array(values: list[Any], name: str) -> "pa.Array":
+    """Values as a column, whose type follows from them."""
     import pyarrow as pa
 
     try:
-        return pa.array(labels)
+        return pa.array(values)
     except (pa.ArrowException, TypeError, ValueError, OverflowError) as error:
+        row = bisect_left(range(len(values)), True, key=lambda row: not _makes_column(values[: row + 1]))
         raise InputError(
-            f"labels hold what makes no column ({error}); expected numbers, names, or lists of one of them"
+            f"row {row} of {name} (counted from 0): {error}; expected numbers, texts, or lists of one of them"
         ) from None
+
+
+def _makes_column(values: list[Any]) -> bool:
+    import pyarrow as pa
+
+    try:
+        pa.array(values)
+    except (pa.ArrowException, TypeError, ValueError, OverflowError):
+        return False
+    return True
 
 
 def _short(value: Any) -> str:
@@ -147,11 +168,32 @@ def _frame(data: Any, split: str) -> Frame:
             [column for column in data.columns if isinstance(column, str)],
             lambda names: _stream(_arrow_table(data[names].reset_index(drop=True), split)),
         )
+    if _is_table(data):
+        return _plain_frame(data if isinstance(data, Mapping) else _columns(data, split), split)
     if not hasattr(data, "__arrow_c_stream__"):
         hint = "; call collect() first" if hasattr(data, "collect") else ""
         raise InputError(f"split {split!r} is {_short(data)}, expected {KINDS}{hint}")
     table = _arrow_table(data, split)
     return Frame(table.column_names, lambda names: _stream(table.select(names)))
+
+
+def _columns(rows: Sequence[Any], split: str) -> dict[str, list[Any]]:
+    """Rows that are dicts, as columns; what a row lacks is missing."""
+    for number, row in enumerate(rows):
+        if not isinstance(row, Mapping):
+            raise InputError(f"row {number} of split {split!r} (counted from 0) is {_short(row)}, expected a dict")
+    names = dict.fromkeys(name for row in rows for name in row)
+    return {name: [row.get(name) for row in rows] for name in names}
+
+
+def _plain_frame(columns: Mapping[str, Any], split: str) -> Frame:
+    """Columns that are lists. Those that are not wanted may hold what Arrow has no type for."""
+
+    def select(names: list[str]) -> Stream:
+        wanted = {name: _array(_listed(columns[name], name), f"{name!r}, split {split!r}") for name in names}
+        return _stream(_arrow_table(wanted, split))
+
+    return Frame([name for name in columns if isinstance(name, str)], select)
 
 
 def _is(data: Any, module: str, name: str) -> bool:

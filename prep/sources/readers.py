@@ -157,10 +157,10 @@ def _open(table: TableFile, block_bytes: int, row_bytes: int, columns: list[str]
     """A context manager around the batches of a csv or json file."""
     if table.kind == "json":
         return json_batches(table, block_bytes, row_bytes, columns, texts)
-    return _open_csv(table, block_bytes, columns)
+    return _open_csv(table, block_bytes, row_bytes, columns)
 
 
-def _open_csv(table: TableFile, block_bytes: int, columns: list[str] | None) -> Any:
+def _open_csv(table: TableFile, block_bytes: int, row_bytes: int, columns: list[str] | None) -> Any:
     """Every column is read as text: types guessed from the first block would fail on a later one. Labels find their
     type in prep.labels.class_labels. An empty cell is missing; a quoted empty cell is an empty text."""
     import pyarrow as pa
@@ -168,8 +168,7 @@ def _open_csv(table: TableFile, block_bytes: int, columns: list[str] | None) -> 
 
     header = None
     if table.span and table.span.begin:
-        with _open_csv(replace(table, span=None), block_bytes, None) as whole:
-            header = whole.schema.names
+        header = names_of(table.path, table.delimiter, row_bytes)
     return pyarrow.csv.open_csv(
         open_unpacked(table.path, table.span),
         read_options=pyarrow.csv.ReadOptions(block_size=block_bytes, column_names=header),

@@ -94,7 +94,7 @@ def _find(url: StoreUrl, pattern: str) -> RemotePath:
         and (is_meant(file, pattern) if pattern else _is_known(file))
     ]
     if not names:
-        watched(lambda _: store.folders(), url)  # says so where the bucket itself is missing
+        watched(lambda _: store.check(), url)
         what = f"file that {pattern!r} means" if pattern else "file, and no folder of files of known kinds"
         raise InputError(f"{url}: there is no {what}; check the name")
     files: dict[str, Listed] = {}

@@ -26,6 +26,7 @@ class Encoder:
     Attributes:
         vocab_size: ids are below it.
         pad_id: the padding token's id.
+        special_tokens: those that every row has.
         padding_side, truncation_side: "right" or "left".
         max_length: tokens of the longest row.
         engine: who encodes.
@@ -63,6 +64,7 @@ class Encoder:
             )
         self.pad_id = _pad_id(files, backend)
         specials = backend.num_special_tokens_to_add(False)
+        self.special_tokens: int = backend.num_special_tokens_to_add(pair)
         if max_length <= specials:
             raise InputError(
                 f"--max-length {max_length} leaves no room for text: the tokenizer adds {specials} special tokens; "

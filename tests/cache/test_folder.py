@@ -280,3 +280,9 @@ def test_a_lock_excludes_others_and_dies_with_its_owner(folder: Folder) -> None:
     with folder.locked(lambda: waited.append(1)) as held:
         assert held
     assert waited == []
+
+
+def test_a_folder_that_outlives_its_module_at_the_interpreter_s_end_says_nothing(folder: Folder, monkeypatch) -> None:
+    """Python sets the names of modules to None before it lets go of what objects of theirs are left."""
+    monkeypatch.setattr("cache.common.folder.os", None)
+    folder.__del__()

@@ -1,6 +1,7 @@
 """For other people's loops: a stream whose place can be saved, a torch dataset of whole batches."""
 
 import json
+from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 
@@ -9,7 +10,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch.utils.data import DataLoader
 
-from cache import BatchStream, Cache, MismatchError, PlanSpec, StepDataset, open_cache
+from cache import BatchStream, Cache, InputError, MismatchError, PlanSpec, StepDataset, open_cache
+from prep import to_dataset
 from tests.helpers.caches import write_cache
 from tests.helpers.children import CONTEXT, ended
 
@@ -35,6 +37,26 @@ def test_a_stream_is_the_epochs_one_after_the_other(corpus: Cache, accumulation:
     assert all(torch.equal(one, other) for one, other in zip(found, expected, strict=True))
     assert list(stream) == []
     assert list(BatchStream(corpus["empty"], 2)) == []
+
+
+def test_the_name_of_a_strategy_is_a_plan_with_the_built_ones_batch_size(corpus: Cache) -> None:
+    split = corpus["train"]
+    built = split.default_spec()
+    assert split.batches(spec="dynamic").spec == PlanSpec("dynamic", built.batch_size, seed=built.seed)
+    assert BatchStream(split, 1, "tight").spec == StepDataset(split, "tight").batches.spec == built.of_strategy("tight")
+    assert PlanSpec("budget", None, 99).of_strategy("smart") == PlanSpec("smart", 16)
+    for spec, message in (
+        ("fast", "'fast' is not one of smart, tight"),
+        (16, "spec is 16, expected a PlanSpec or one"),
+    ):
+        with pytest.raises(InputError, match=message):
+            split.batches(spec=spec)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("take", [StepDataset, lambda cache: BatchStream(cache, 1), to_dataset])
+def test_a_cache_in_place_of_a_split_is_refused(corpus: Cache, take: Callable[[object], object]) -> None:
+    with pytest.raises(InputError, match=r"Cache\(.* is not a split, expected one of a cache"):
+        take(corpus)
 
 
 def test_a_stream_taken_up_at_any_step_goes_on_where_it_was(corpus: Cache) -> None:

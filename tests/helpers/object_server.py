@@ -7,7 +7,7 @@ import json
 import re
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, MutableMapping
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
@@ -29,7 +29,7 @@ class ObjectServer(ThreadingHTTPServer):
 
     def __init__(self, handler: type[BaseHTTPRequestHandler]) -> None:
         super().__init__(("127.0.0.1", 0), handler)
-        self.objects: dict[str, bytes] = {}
+        self.objects: MutableMapping[str, bytes] = {}
         self.uploads: dict[str, dict[int, bytes]] = {}
         self.requests: list[tuple[str, str]] = []
         self.fault: Fault = lambda method, key, count: None
@@ -48,9 +48,12 @@ class ObjectServer(ThreadingHTTPServer):
         """Clients hang up."""
 
 
+def serving(handler: type[BaseHTTPRequestHandler]) -> contextlib.AbstractContextManager[ObjectServer]:
+    return running(ObjectServer(handler))
+
+
 @contextlib.contextmanager
-def serving(handler: type[BaseHTTPRequestHandler]) -> Iterator[ObjectServer]:
-    server = ObjectServer(handler)
+def running(server: ObjectServer) -> Iterator[ObjectServer]:
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
     thread.start()
     try:

@@ -68,6 +68,8 @@ TABLES: dict[str, Callable[[dict[str, Any]], Any]] = {
     "capsule": Capsule,
     "datasets": hub_dataset,
     "splits": lambda columns: {"train": pa.table(columns)},
+    "dicts": lambda columns: [{**row, "odd": object()} for row in pa.table(columns).to_pylist()],
+    "a dict of lists": lambda columns: {**columns, "odd": [object(), 1] * (len(TEXTS) // 2)},
 }
 
 
@@ -206,8 +208,8 @@ WRONG: dict[str, tuple[tuple[Any, ...], dict[str, Any], str]] = {
     "no text": ((["a", None], [0, 1]), {}, r"row 1 of split 'train' \(counted from 0\) has no text"),
     "no label": ((["a", "b"], [0, None]), {}, r"row 1 of split 'train' \(counted from 0\) has no label"),
     "half a character": ((["a", "b\ud800"], [0, 1]), {}, "row 1 of texts .* is not valid text: surrogates"),
-    "mixed labels": ((["a", "b"], [0, "x"]), {}, "labels hold what makes no column"),
-    "huge labels": ((["a"], [1 << 70]), {}, "labels hold what makes no column"),
+    "mixed labels": ((["a", "b"], [0, "x"]), {}, r"row 1 of labels \(counted from 0\): Could not convert 'x'"),
+    "huge labels": ((["a"], [1 << 70]), {}, r"row 0 of labels \(counted from 0\): "),
     "one of a pair": (([("a", "b"), "c"], [0, 1]), {}, "row 1 of the texts .* is str 'c', expected two texts"),
     "labels of a file": (("a.csv", [1]), {}, "'a.csv' is taken for a preset, a file"),
     "columns of lists": ((TEXTS, LABELS), {"label": "x"}, "name the columns of a table, but lists are given"),
@@ -216,6 +218,12 @@ WRONG: dict[str, tuple[tuple[Any, ...], dict[str, Any], str]] = {
     "a column": ((ONE,), {"label": "stars"}, "the data given, split 'train' has no column 'stars' for --label"),
     "a number for text": ((pa.table({"text": [1], "label": [1]}),), {}, "holds int64, expected text"),
     "nothing": (({},), {}, "data is an empty dict"),
+    "a dict, a list": (([{"text": "a", "label": 1}, ["b", 0]],), {}, r"row 1 of split 'train' .* is list .* a dict"),
+    "a dict without a label": (([{"text": "a", "label": 1}, {"text": "b"}],), {}, "row 1 of split 'train' .* no label"),
+    "mixed in dicts": (({"test": [{"text": "a", "label": 1}, {"text": 2, "label": 1}]},), {}, "row 1 of 'text', split"),
+    "labels of dicts": (([{"text": "a"}], [1]), {}, "go with lists; of a table name the columns"),
+    "columns of other lengths": (({"text": ["a"], "label": [0, 1]},), {}, "split 'train' cannot be made into"),
+    "an unknown option": ((TEXTS, LABELS), {"max_lenght": 8}, "no option max_lenght; it has .* max_length"),
     "no table": ((3,), {}, "split 'train' is int 3, expected texts="),
     "lazy": ((Lazy(),), {}, r"call collect\(\) first"),
     "a split's name": (({"../x": ONE},), {}, "is not a valid name for a split"),

@@ -86,6 +86,17 @@ def test_rows_longer_than_the_tokenizers_model_takes_are_said(tmp_path: Path, pr
     )
 
 
+def test_rows_without_text_are_said_once(tmp_path: Path, prep: Prep) -> None:
+    """Also with --quiet, which leaves out all else; they are those of special tokens alone."""
+    path = write_rows(tmp_path / "a.jsonl", [*toy_rows(12), ("", "pos"), ("  ", "neg")])
+    done = run_build(prep, str(path), "--quiet", "--holdout", "0.5")
+    assert (done.out, done.err) == (
+        "",
+        "warning: 2 rows without text, of special tokens alone; --missing drop leaves such rows out\n",
+    )
+    assert run_build(prep, str(path), "--quiet", "--missing", "drop", "--force").err == ""
+
+
 def test_the_limit_draws_rows_of_every_split_before_the_holdout(tmp_path: Path) -> None:
     write_rows(tmp_path / "data" / "train.csv", toy_rows(50))
     write_rows(tmp_path / "data" / "test.csv", toy_rows(6, seed=1))

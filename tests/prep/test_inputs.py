@@ -155,7 +155,7 @@ refused_file(
     "a.jsonl",
     [{"text": "word1", "label": 1}, {"text": "word2", "label": "x"}],
     "cannot read a.jsonl",
-    "Column(/label) changed from number to string",
+    "Column(/label) changed from number to string, at row 1 of the file (counted from 0)",
 )
 refused_file(
     "lists as labels",

@@ -1,8 +1,10 @@
-"""Servers of the tests' own for S3 and the Hub, and a cache to share."""
+"""Servers for S3, Google Cloud Storage and the Hub, and a cache to share."""
 
 import hashlib
 import shutil
 from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -10,7 +12,7 @@ import pytest
 from cache import Cache, PlanSpec, open_cache
 
 from ..helpers.caches import write_cache
-from ..helpers.object_server import HubHandler, ObjectServer, S3Handler, serving
+from ..helpers.object_server import HubHandler, ObjectServer, S3Handler, running, serving
 
 URL = "s3://bucket/caches/small"
 SECRET = "wJalrXUtnFEMIsecret"
@@ -49,6 +51,37 @@ def s3(store: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ObjectServer]:
         }.items():
             monkeypatch.setenv(name, value)
         yield server
+
+
+@pytest.fixture
+def gs(store: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ObjectServer]:
+    """Google Cloud Storage as the package gcp-storage-emulator has it."""
+    pytest.importorskip("gcp_storage_emulator")
+    from ..helpers.gs_server import GsServer
+
+    with running(GsServer()) as server:
+        monkeypatch.setenv("STORAGE_EMULATOR_HOST", server.endpoint)
+        monkeypatch.setattr("cache.sharing.bucket._RETRY_LIMIT", timedelta(milliseconds=10))
+        yield server
+
+
+@dataclass
+class Bucket:
+    """A bucket of a store: its URL, and the server that holds it."""
+
+    url: str
+    server: ObjectServer
+
+    @property
+    def cache(self) -> str:
+        """The URL at which tests keep a cache."""
+        return f"{self.url}/caches/small"
+
+
+@pytest.fixture(params=["s3", "gs"])
+def bucket(request: pytest.FixtureRequest) -> Bucket:
+    """A bucket of each kind of store."""
+    return Bucket(f"{request.param}://bucket", request.getfixturevalue(request.param))
 
 
 @pytest.fixture

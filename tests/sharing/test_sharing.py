@@ -1,4 +1,4 @@
-"""Caches pushed to and pulled from S3, the Hub and shared folders, over real HTTP."""
+"""Caches pushed to and pulled from S3, Google Cloud Storage, the Hub and shared folders, over real HTTP."""
 
 import fcntl
 import os
@@ -18,7 +18,7 @@ from cache.sharing.store import collect_garbage
 
 from ..helpers.caches import write_cache
 from ..helpers.object_server import ObjectServer
-from .conftest import SECRET, URL, contents, names_at
+from .conftest import SECRET, URL, Bucket, contents, names_at
 
 QUIET = ConsoleProgress(quiet=True)
 
@@ -32,12 +32,40 @@ def fetch(url: str, to: Path | None = None) -> Path:
         return pulled.folder
 
 
-def test_what_is_pulled_is_what_was_pushed_byte_for_byte(small: Cache, s3: ObjectServer, tmp_path: Path) -> None:
-    pushed = small.push(URL, progress=QUIET)
+def test_what_is_pulled_is_what_was_pushed_byte_for_byte(small: Cache, bucket: Bucket, tmp_path: Path) -> None:
+    pushed = small.push(bucket.cache, progress=QUIET)
     assert pushed.files == pushed.sent_files == len(contents(small.folder))
     assert pushed.bytes == pushed.sent_bytes
-    assert contents(fetch(URL)) == contents(fetch(URL, tmp_path / "to")) == contents(small.folder)
-    assert names_at(s3) == set(contents(small.folder))
+    assert contents(fetch(bucket.cache)) == contents(fetch(bucket.cache, tmp_path / "to")) == contents(small.folder)
+    assert names_at(bucket.server) == set(contents(small.folder))
+    assert small.push(bucket.cache, progress=QUIET).sent_files == 0
+
+
+@pytest.mark.parametrize("kind", ["s3", "hub"])
+def test_a_plan_with_more_epochs_there_stays(
+    small: Cache, kind: str, request: pytest.FixtureRequest, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The other plans are pushed; the next reader has all of the epochs."""
+    request.getfixturevalue(kind)
+    url = URL if kind == "s3" else "hf://datasets/user/imdb"
+    shorter = open_cache(shutil.copytree(small.folder, tmp_path / "shorter"))
+    small["train"].keep_plan(PlanSpec("smart", 16), 5)
+    small.push(url, progress=QUIET)
+    shorter["train"].keep_plan(PlanSpec("tight", 8), 3)
+    shorter.push(url)
+    assert f"{url}/train/plans/smart-b16-s0 has more epochs than the plan here, and stays" in capsys.readouterr().err
+    plans = open_cache(url, quiet=True, verify=True)["train"].stored_plans()
+    assert {spec.id: len(plan.epochs) for spec, plan in plans.items()} == {"smart-b16-s0": 5, "tight-b8-s0": 3}
+
+
+def test_the_caches_of_a_bucket_are_found(small: Cache, bucket: Bucket) -> None:
+    small.push(bucket.cache, progress=QUIET)
+    bucket.server.objects["bucket/notes/deeper/a.txt"] = b"not of a cache"
+    assert [found for found, _ in find_remote_caches(f"{bucket.url}/caches")] == [bucket.cache]
+    assert [found for found, _ in find_remote_caches(bucket.cache)] == [bucket.cache]
+    assert find_remote_caches(bucket.url) == find_remote_caches(f"{bucket.url}/none") == []
+    with pytest.raises(InputError, match="no such bucket"):
+        find_remote_caches(bucket.url.replace("bucket", "other"))
 
 
 def test_a_dataset_of_the_hub_holds_a_cache_too(small: Cache, hub: ObjectServer) -> None:
@@ -105,19 +133,20 @@ def test_threads_share_one_download(small: Cache, s3: ObjectServer, capsys: pyte
 # --- publishing
 
 
-def test_another_cache_is_replaced_only_by_force(small: Cache, s3: ObjectServer, tmp_path: Path) -> None:
-    small.push(URL, progress=QUIET)
-    s3.objects["bucket/caches/small/notes.txt"] = b"not of the cache"
+def test_another_cache_is_replaced_only_by_force(small: Cache, bucket: Bucket, tmp_path: Path) -> None:
+    url, server = bucket.cache, bucket.server
+    small.push(url, progress=QUIET)
+    server.objects["bucket/caches/small/notes.txt"] = b"not of the cache"
     other = write_cache(tmp_path / "other", {"train": 40}, seed=1)
     other["train"].keep_plan(PlanSpec("smart", 4), 1)
     with pytest.raises(InputError, match=r"holds another cache: .*--force"):
-        other.push(URL, progress=QUIET)
-    assert contents(fetch(URL)) == contents(small.folder)
-    first = len(s3.requests)
-    other.push(URL, force=True, progress=QUIET)
-    assert contents(fetch(URL)) == contents(other.folder)
-    assert names_at(s3) == {*contents(other.folder), "notes.txt"}
-    changes = [asked for asked in s3.requests[first:] if asked[0] in ("PUT", "DELETE") and asked[1][-1] != "/"]
+        other.push(url, progress=QUIET)
+    assert contents(fetch(url)) == contents(small.folder)
+    first = len(server.requests)
+    other.push(url, force=True, progress=QUIET)
+    assert contents(fetch(url)) == contents(other.folder)
+    assert names_at(server) == {*contents(other.folder), "notes.txt"}
+    changes = [asked for asked in server.requests[first:] if asked[0] in ("PUT", "DELETE") and asked[1][-1] != "/"]
     assert changes[0] == ("DELETE", "bucket/caches/small/manifest.json"), "no reader sees a mix"
     assert changes[-2] == ("PUT", "bucket/caches/small/manifest.json")
 
@@ -131,20 +160,21 @@ def test_a_damaged_manifest_is_replaced_only_by_force(small: Cache, s3: ObjectSe
     assert contents(fetch(URL)) == contents(small.folder)
 
 
-def test_a_push_that_was_stopped_goes_on(small: Cache, s3: ObjectServer, store: Path) -> None:
-    s3.fault = lambda method, key, count: (
+def test_a_push_that_was_stopped_goes_on(small: Cache, bucket: Bucket, store: Path) -> None:
+    url, server = bucket.cache, bucket.server
+    server.fault = lambda method, key, count: (
         "403 AccessDenied" if method == "PUT" and key.endswith("test/shard-00003.safetensors") else None
     )
     with pytest.raises(StorageError, match="access is denied"):
-        small.push(URL, progress=QUIET)
-    assert f"bucket/caches/small/{PUSHING}" in s3.objects
+        small.push(url, progress=QUIET)
+    assert f"bucket/caches/small/{PUSHING}" in server.objects
     with pytest.raises(NotACacheError):
-        fetch(URL)
-    s3.fault = lambda method, key, count: None
-    pushed = small.push(URL, progress=QUIET)
+        fetch(url)
+    server.fault = lambda method, key, count: None
+    pushed = small.push(url, progress=QUIET)
     assert 0 < pushed.sent_files < pushed.files
-    assert contents(fetch(URL)) == contents(small.folder)
-    assert f"bucket/caches/small/{PUSHING}" not in s3.objects
+    assert contents(fetch(url)) == contents(small.folder)
+    assert f"bucket/caches/small/{PUSHING}" not in server.objects
 
 
 def test_a_push_refuses_where_another_is_under_way(small: Cache, s3: ObjectServer) -> None:
@@ -189,25 +219,28 @@ def test_a_cache_with_a_wrong_byte_is_not_pushed(small: Cache, s3: ObjectServer)
 
 @pytest.mark.parametrize("fault", ["cut", "flip", "404 NoSuchKey"])
 def test_a_file_that_does_not_come_whole_never_gets_its_name(
-    fault: str, small: Cache, s3: ObjectServer, store: Path, monkeypatch: pytest.MonkeyPatch
+    fault: str, small: Cache, bucket: Bucket, store: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("cache.sharing.transfer.ATTEMPTS", 1)
-    small.push(URL, progress=QUIET)
-    method = "GET" if fault != "404 NoSuchKey" else "HEAD"
-    s3.fault = lambda asked, key, count: (
+    url, server = bucket.cache, bucket.server
+    small.push(url, progress=QUIET)
+    first = "HEAD" if url.startswith("s3") else "GET"  # what is asked first for a file
+    method = first if fault == "404 NoSuchKey" else "GET"
+    server.fault = lambda asked, key, count: (
         fault if (asked, key) == (method, "bucket/caches/small/train/shard-00002.safetensors") else None
     )
     with pytest.raises((CorruptCacheError, StorageError)) as error:
-        fetch(URL)
-    assert f"{URL}/train/shard-00002.safetensors" in str(error.value)
+        fetch(url)
+    assert f"{url}/train/shard-00002.safetensors" in str(error.value)
+    assert "google::cloud" not in str(error.value)
     assert not [name for name in names_in(store) if not name.startswith(".")]
     assert not list(store.rglob("train/shard-00002.safetensors"))
-    before = s3.count("HEAD", "train/shard-00000.safetensors")
+    before = server.count(first, "train/shard-00000.safetensors")
     whole = bool(list(store.rglob("train/shard-00000.safetensors")))  # unless the other one failed before its turn came
-    s3.fault = lambda asked, key, count: None
-    assert contents(fetch(URL)) == contents(small.folder)
+    server.fault = lambda asked, key, count: None
+    assert contents(fetch(url)) == contents(small.folder)
     assert not [name for name in names_in(store) if name.startswith(".") and not name.endswith(".lock")]
-    assert s3.count("HEAD", "train/shard-00000.safetensors") <= before + (1 if whole else 2)
+    assert server.count(first, "train/shard-00000.safetensors") <= before + (1 if whole else 2)
 
 
 def test_a_stopped_pull_goes_on_with_the_files_that_are_whole(small: Cache, s3: ObjectServer, store: Path) -> None:
@@ -290,11 +323,13 @@ def test_what_the_hub_refuses_is_said_in_a_sentence(
     assert "hf_secretsecret" not in str(error.value)
 
 
-def test_what_is_not_there_is_said(s3: ObjectServer, store: Path, tmp_path: Path) -> None:
-    with pytest.raises(NotACacheError, match=r"has no manifest.*prep list s3://bucket/caches"):
-        fetch("s3://bucket/caches/none")
-    with pytest.raises(InputError, match="no such bucket"):
-        fetch("s3://other/caches/none")
+def test_what_is_not_there_is_said(small: Cache, bucket: Bucket, store: Path, tmp_path: Path) -> None:
+    with pytest.raises(NotACacheError, match=rf"has no manifest.*prep list {bucket.url}/caches"):
+        fetch(f"{bucket.url}/caches/none")
+    other = bucket.url.replace("bucket", "other")
+    for refused in (lambda: fetch(f"{other}/caches/none"), lambda: small.push(f"{other}/caches/none", progress=QUIET)):
+        with pytest.raises(InputError, match="no such bucket"):
+            refused()
     with pytest.raises(NotACacheError):
         fetch(f"file://{tmp_path}/none")
 

@@ -62,6 +62,21 @@ def test_commands_say_what_they_did_and_what_comes_next(
     assert not prep("pull", URL, "--quiet").out
 
 
+def test_gc_names_a_cache_that_was_built_and_not_pushed_and_removes_killed_builds(
+    small: Cache, store: Path, prep: Prep
+) -> None:
+    built = small.folder.rename(store.parent / "small-0123456789ab")
+    store.mkdir()
+    built.rename(store / built.name)
+    (store / f".{built.name}.building-01234567").mkdir()
+    (store / "notes-0123456789ab").mkdir()
+    done = prep("gc", "--max-size", "0")
+    assert done.out.splitlines()[0].startswith(f"removed .{built.name}.building-")
+    assert f"stays   {built.name}, " in done.out
+    assert f" not pushed; prep push {store / built.name} URL\n{store} holds 0 B\n" in done.out
+    assert {path.name for path in store.iterdir()} == {built.name, "notes-0123456789ab"}
+
+
 def test_with_json_stdout_is_one_object(small: Cache, s3: ObjectServer, prep: Prep) -> None:
     pushed = json.loads(prep("push", str(small.folder), URL, "--json").out)
     assert set(pushed) == {"url", "files", "bytes", "sent_files", "sent_bytes"}

@@ -20,7 +20,7 @@ from prep.sources.remote_path import RemotePath, is_meant
 from ..helpers.builds import build_toy
 from ..helpers.commands import Prep
 from ..helpers.object_server import ObjectServer
-from .conftest import SECRET
+from .conftest import SECRET, Bucket
 
 pytestmark = pytest.mark.slow
 ROWS = [{"text": f"word{number % 29 + 1} word{number % 7 + 1}", "label": "xyz"[number % 3]} for number in range(60)]
@@ -58,24 +58,27 @@ def shards(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*.safetensors"))}
 
 
-@pytest.mark.parametrize("corpus", CORPORA)
-def test_caches_of_remote_and_local_files_are_equal(corpus: str, s3: ObjectServer, tmp_path: Path) -> None:
+ON_ALL = [(corpus, "s3") for corpus in CORPORA] + [(corpus, "gs") for corpus in ("csv", "parquet", "folder of folders")]
+
+
+@pytest.mark.parametrize(("corpus", "bucket"), ON_ALL, indirect=["bucket"])
+def test_caches_of_remote_and_local_files_are_equal(corpus: str, bucket: Bucket, tmp_path: Path) -> None:
     source, files = CORPORA[corpus]
     for name, data in files.items():
-        s3.objects[f"bucket/corpora/{name}"] = data
+        bucket.server.objects[f"bucket/corpora/{name}"] = data
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_bytes(data)
     local = build_toy(tmp_path / source, tmp_path, name="a").cache
-    remote = build_toy(f"s3://bucket/corpora/{source}", tmp_path, name="b").cache
+    remote = build_toy(f"{bucket.url}/corpora/{source}", tmp_path, name="b").cache
     assert shards(remote.folder) == shards(local.folder)
-    assert remote.manifest.source["argument"] == f"s3://bucket/corpora/{source}"
+    assert remote.manifest.source["argument"] == f"{bucket.url}/corpora/{source}"
     listed, known = (
         [{**file, "sha256": "", "version": ""} for file in cache.manifest.source["files"]] for cache in (remote, local)
     )
     assert listed == known
     assert all(file["version"] for file in remote.manifest.source["files"])
     for name in [name for name in files if "." not in name or name.endswith(".md") or "/." in name]:
-        assert not s3.count("HEAD", name)
+        assert not bucket.server.count("HEAD", name)
 
 
 def test_a_dataset_of_the_hub_is_read_from_one_commit(hub: ObjectServer, tmp_path: Path) -> None:
@@ -101,14 +104,14 @@ def test_file_urls_are_local_files(tmp_path: Path) -> None:
         assert open_source(source).identity == open_source(str(tmp_path / "a-1.csv")).identity
 
 
-def test_a_later_build_knows_whether_the_source_changed(s3: ObjectServer, tmp_path: Path) -> None:
-    s3.objects["bucket/a.jsonl"] = JSONL
-    first = build_toy("s3://bucket/a.jsonl", tmp_path)
-    again = build_toy("s3://bucket/a.jsonl", tmp_path)
+def test_a_later_build_knows_whether_the_source_changed(bucket: Bucket, tmp_path: Path) -> None:
+    bucket.server.objects["bucket/a.jsonl"] = JSONL
+    first = build_toy(f"{bucket.url}/a.jsonl", tmp_path)
+    again = build_toy(f"{bucket.url}/a.jsonl", tmp_path)
     assert (first.up_to_date, again.up_to_date) == (False, True)
-    s3.objects["bucket/a.jsonl"] = JSONL.replace(b"word3", b"word4")
+    bucket.server.objects["bucket/a.jsonl"] = JSONL.replace(b"word3", b"word4")
     with pytest.raises(MismatchError, match="the content of the source's files"):
-        build_toy("s3://bucket/a.jsonl", tmp_path)
+        build_toy(f"{bucket.url}/a.jsonl", tmp_path)
 
 
 def test_a_file_that_changes_while_it_is_read_ends_the_build(s3: ObjectServer) -> None:
@@ -130,16 +133,26 @@ def test_a_file_that_changes_while_it_is_read_ends_the_build(s3: ObjectServer) -
         list(source.splits["train"]())
 
 
-@pytest.mark.parametrize("data", [JSONL, parquet(), CSV], ids=["jsonl", "parquet", "csv"])
-def test_a_remote_file_is_read_in_parts(data: bytes, s3: ObjectServer) -> None:
+@pytest.mark.parametrize(
+    ("ending", "data"),
+    [
+        ("jsonl", JSONL),
+        ("parquet", parquet()),
+        ("csv", CSV),
+        ("tsv", CSV.replace(b",", b"\t")),
+        ("quoted.csv", CSV.replace(b"word1 word1", b'"word1 word1"')),
+    ],
+)
+def test_a_remote_file_is_read_in_parts(
+    ending: str, data: bytes, s3: ObjectServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Each of which can be read by another process, given what is pickled of it."""
-    ending = {JSONL[:1]: "jsonl", CSV[:1]: "csv"}.get(data[:1], "parquet")
+    monkeypatch.setattr("prep.sources.cutting.CHUNK_BYTES", 100)
     s3.objects[f"bucket/a.{ending}"] = data
     stream = open_source(f"s3://bucket/a.{ending}").splits["train"]
     found = parts(stream, 400)
-    assert len(found) == 1 if ending == "csv" else len(found) > 3
-    texts = [text for part in found for batch in part() for text in batch.column(0).to_pylist()]
-    assert texts == [row["text"] for row in ROWS]
+    assert len(found) == 1 if ending == "quoted.csv" else len(found) > 2
+    assert [row for part in found for batch in part() for row in batch.to_pylist()] == ROWS
 
 
 def test_what_is_pickled_of_a_file_is_itself_alone(s3: ObjectServer) -> None:

@@ -1,9 +1,10 @@
 """URLs of caches: what is one, and that none carries a secret."""
 
+import pyarrow as pa
 import pytest
 
-from cache import InputError
-from cache.sharing.failures import redacted, translated
+from cache import InputError, StorageError
+from cache.sharing.failures import redacted, remote_errors, translated
 from cache.sharing.urls import is_url, parse_url
 
 
@@ -58,6 +59,46 @@ def test_secrets_in_what_libraries_say_are_not_repeated(monkeypatch: pytest.Monk
     text = "GET https://me:hunter3@host/c?sig=hunter4&x=1 with hunter2hunter2 failed"
     assert redacted(text) == "GET https://host/c with … failed"
     assert "hunter" not in str(translated(text, "s3://bucket"))
+
+
+NO_TOKEN = (
+    "Permanent error, with a last message of Could not create a OAuth2 access token, see https://x.y. The underlying"
+)
+
+
+@pytest.mark.parametrize(
+    ("kind", "text", "message"),
+    [
+        (
+            pa.ArrowException,
+            f"google::cloud::Status(UNKNOWN: {NO_TOKEN} error message was: Cannot open credentials error_info={{}})",
+            r"no credentials were found that work; .*\(Cannot open credentials\)$",
+        ),
+        (
+            pa.ArrowInvalid,
+            f"google::cloud::Status(INVALID: {NO_TOKEN} error message was: Token has expired error_info={{}})",
+            r"the credentials have expired; .*gcloud auth.*\(Token has expired\)$",
+        ),
+        (
+            OSError,
+            "google::cloud::Status(DATA_LOSS: xsgetn(): mismatched hashes in download error_info={reason=DATA_LOSS})",
+            r"differs from the store's checksum.*\(xsgetn\(\): mismatched hashes in download\)$",
+        ),
+        (
+            PermissionError,
+            "google::cloud::Status(PERMISSION_DENIED: Permanent, with a last message of it lacks x error_info={})",
+            r"access is denied: .*\(it lacks x\)$",
+        ),
+        (
+            OSError,
+            "GetProperties failed for 'http://host/a'. Azure Error: [] Fail to get a new connection: no server\nmore",
+            r"did not open or was cut.*\(\[\] Fail to get a new connection: no server\)$",
+        ),
+    ],
+)
+def test_what_the_libraries_of_clouds_say_is_said_in_a_sentence(kind: type[Exception], text: str, message: str) -> None:
+    with pytest.raises(StorageError, match=f"^gs://bucket/a: .*{message}"), remote_errors("gs://bucket/a"):
+        raise kind(text)
 
 
 @pytest.mark.parametrize("path", ["cache/imdb", "s3:/bucket", "C:\\x", "/a://b", "./s3://x"])

@@ -2,13 +2,15 @@
 
 import json
 import shutil
+import signal
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from safetensors.torch import load_file
-from torch import equal
+from torch import equal, tensor
+from transformers import AutoModelForSequenceClassification
 
 from cache import open_cache
 from cache.errors import CorruptCacheError, InputError
@@ -61,6 +63,21 @@ def patch_accuracy(patch: pytest.MonkeyPatch, values: list[float]) -> list[str]:
 
     patch.setattr(callbacks, "evaluate", evaluate)
     return evaluated
+
+
+def stop_in_evaluation(patch: pytest.MonkeyPatch, number: int) -> None:
+    """Let SIGTERM come within an evaluation of the validation split, counted from 1."""
+    from train.loop import callbacks
+
+    own, begun = callbacks.evaluate, []
+
+    def evaluate(*arguments: Any) -> Any:
+        begun.append(arguments)
+        if len(begun) == number:
+            signal.raise_signal(signal.SIGTERM)
+        return own(*arguments)
+
+    patch.setattr(callbacks, "evaluate", evaluate)
 
 
 def begin(given: Settings) -> Path:
@@ -130,6 +147,52 @@ def test_a_stopped_run_chooses_as_the_uninterrupted_one(folder, tmp_path, step):
     check_same_run(whole, again)
 
 
+def test_evaluations_within_an_epoch_are_of_the_model_at_their_step_and_change_nothing_else(
+    folder, tmp_path, monkeypatch
+):
+    """Every two steps of epochs of three; the best of all is exported, its scores are those of its checkpoint."""
+    plain = begin(settings(folder, tmp_path / "plain", epochs=2))
+    patch_accuracy(monkeypatch, [0.1, 0.2, 0.9, 0.3])
+    run = begin(settings(folder, tmp_path / "run", epochs=2, eval_steps=2, keep_best="accuracy"))
+    records = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    evaluations = [record for record in records if record["kind"] == "eval"]
+    assert [(record["step"], record["epoch"]) for record in evaluations] == [(2, 1), (3, 1), (4, 2), (6, 2)]
+    before = [json.loads(line) for line in (plain / "metrics.jsonl").read_text().splitlines()]
+    for kind in ("epoch", "eval"):
+        ours, theirs = (
+            [(record["step"], record["loss"]) for record in some if record["kind"] == kind and record["step"] % 3 == 0]
+            for some in (records, before)
+        )
+        assert ours == theirs
+    facts = run_facts(run)
+    assert (facts["best_epoch"], facts["best_step"]) == (2, 4)
+    assert sorted(path.name for path in (run / "checkpoints").iterdir()) == ["step-000004", "step-000006"]
+    model = AutoModelForSequenceClassification.from_pretrained(run / "model")
+    split = open_cache(folder / "both")["validation"]
+    losses = [
+        model(input_ids=tensor([row.input_ids.tolist()]), labels=tensor([int(row.label)])).loss.item() for row in split
+    ]
+    assert evaluations[2]["loss"] == pytest.approx(sum(losses) / len(losses), rel=1e-5)
+    card = (run / "model" / "README.md").read_text()
+    assert (
+        "after each epoch and every 2 steps.\n\nThe model is that of epoch 2, step 4, the best by `accuracy`." in card
+    )
+    assert "\n|  | 4 |  | " in card
+
+
+def test_a_run_stopped_within_an_evaluation_within_an_epoch_evaluates_when_it_goes_on(folder, tmp_path, monkeypatch):
+    flags = {"epochs": 2, "eval_steps": 2, "keep_best": "loss", "save_steps": 1}
+    whole = begin(settings(folder, tmp_path / "whole", **flags))
+    stopped = settings(folder, tmp_path / "stopped", **flags)
+    with monkeypatch.context() as patch:
+        stop_in_evaluation(patch, 3)
+        with pytest.raises(Stopped):
+            begin(stopped)
+    assert (tmp_path / "stopped" / "checkpoints" / "step-000004").is_dir()
+    resume_run(tmp_path / "stopped", {}, print, print, quiet=True)
+    check_same_run(whole, tmp_path / "stopped")
+
+
 def test_a_run_that_ended_early_is_not_trained_on_by_resuming(folder, tmp_path, monkeypatch):
     """Killed between its last checkpoint and its summary."""
     patch_accuracy(monkeypatch, CURVES["falling"])
@@ -171,8 +234,10 @@ def test_splits_are_those_a_user_expects(folder):
         InputError, match="--keep-best bleu: no score of this task; expected one of loss, accuracy, f1, m"
     ):
         resolved("both", keep_best="bleu")
-    with pytest.raises(InputError, match="--early-stopping needs an evaluation after each epoch"):
+    with pytest.raises(InputError, match="--early-stopping needs evaluations, but there is no split"):
         resolved("both", early_stopping=1, eval_split="none")
+    with pytest.raises(InputError, match="--eval-steps needs evaluations"):
+        resolved("both", eval_steps=1, eval_split="none")
 
 
 def test_a_cache_of_one_class_is_refused_but_for_masked_language_modelling(folder, tmp_path):

@@ -8,13 +8,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from matplotlib.figure import Figure
 
+from cache.common.drawing import LIGHT
 from cache.common.folder import Folder
 from cache.errors import InputError
 from tests.helpers.pages import CHROMIUM, check_in_browser, check_page
 from train.cli import cli
 from train.compare.curves import group_runs, read_curves, smooth
-from train.compare.figures import comparison_page
+from train.compare.figures import comparison_page, learning
 from train.compare.table import comparison
 from train.run_folder.folder import METRICS, TIMING, RunInfo, Summary, write_settings, write_summary
 from train.run_folder.records import Records
@@ -154,6 +156,14 @@ def test_the_page_s_table_has_the_columns_of_the_terminal_s(runs, page, tmp_path
 def test_many_groups_are_drawn_and_a_run_of_one_step(tmp_path) -> None:
     folders = [write_run(tmp_path / str(n), 1, lr=1e-5 * (n + 1), steps=1 + n) for n in range(12)]
     check_page(comparison_page(group_runs([read_curves(folder) for folder in folders])))
+
+
+def test_a_run_of_one_record_is_a_dot_and_no_line_lies_on_the_frame(tmp_path) -> None:
+    runs = [read_curves(write_run(tmp_path / str(steps), 1, lr=steps, steps=steps)) for steps in (1, 9)]
+    axes = Figure().subplots()
+    learning(group_runs(runs)).panels[0].draw(axes, LIGHT)
+    assert [line.get_marker() for line in axes.lines] == ["o", "None"]
+    assert axes.get_ylim() == (0, pytest.approx(1.05 * 2))
 
 
 def test_runs_without_a_step_are_refused(tmp_path) -> None:

@@ -178,18 +178,19 @@ def test_evaluation_gives_every_rank_the_figures_of_one_process_to_the_last_bit(
 # --- stopping and resuming
 
 LIVELY = {"cache": "toy", "model": "moving", "eval_split": "test", "max_steps": 12, "logging_steps": 3, "save_steps": 4}
-"""With dropout, and an evaluation after each of the 2 epochs."""
+LIVELY |= {"eval_steps": 5, "keep_best": "accuracy"}
+"""With dropout, and an evaluation after step 5 and each of the 2 epochs."""
 
 
 def stop_and_resume() -> None:
-    """A whole run; one that stops because the last rank is told to at step 5, which is resumed; and one without dropout
-    that stops likewise."""
+    """A whole run; one that stops because the last rank is told to at step 5, before its evaluation, which is resumed;
+    and one without dropout that stops likewise."""
     ranks = launched_ranks()
-    begin("whole", **LIVELY, keep_best="accuracy")
+    begin("whole", **LIVELY)
     with pytest.MonkeyPatch.context() as patch:
         if ranks.rank == ranks.world_size - 1:
             stop_after(patch, 5)
-        for out, given in (("stopped", {**LIVELY, "keep_best": "accuracy"}), ("still-stopped", CASES["classes"])):
+        for out, given in (("stopped", LIVELY), ("still-stopped", CASES["classes"])):
             with pytest.raises(Stopped) as stopped:
                 begin(out, **given)
             assert stopped.value.code == 143

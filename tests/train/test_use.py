@@ -286,7 +286,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_names_step_rows_and_checkpo
 
 def test_a_skipped_update_is_counted_in_the_summary(place, command, poisoned):
     text = command("run", *NONFINITE, "--out", "skipping", "--on-nonfinite", "skip", "--max-steps", "8")
-    assert "skipped    1 updates" in text
+    assert "skipped    1 update, whose" in text
     assert json.loads((place / "skipping" / "summary.json").read_text())["skipped_updates"] == 1
     records = read_records(Folder.open(place / "skipping"), "metrics.jsonl")
     assert records[3]["loss"] is None

@@ -181,9 +181,10 @@ def _panel(
             if len(x):
                 color, dashed = _line_style(index)
                 line = "--" if dashed else "-"
-                _draw_curve(axes, x, y, smoothing, colors[color], "o" + line if dots else line)
+                _draw_curve(axes, x, y, smoothing, colors[color], "o" + line if dots or len(x) == 1 else line)
         if not dots:
-            axes.set_ylim(bottom=0)
+            highest = axes.dataLim.ymax
+            axes.set_ylim(0, 1.05 * highest if highest > 0 else 1)
         axes.set(xlim=(0, last), xlabel=x_label, ylabel=y_label)
 
     return Panel(heading, draw, f"{heading}, of {', '.join(group.name for group in groups)}")

@@ -38,7 +38,8 @@ class Callbacks(Protocol):
         """Record the steps since the last call; stop the run for a loss that is not finite."""
 
     def on_step_end(self) -> bool:
-        """Save a checkpoint if one is due; returns whether to stop. Not called after the last step of an epoch."""
+        """Evaluate or save a checkpoint if that is due; returns whether to stop. Not called after the last step of an
+        epoch."""
 
     def on_epoch_end(self) -> bool:
         """Evaluate, record, and move on to the next epoch; returns whether to stop."""
@@ -118,10 +119,12 @@ class RunCallbacks:
         self.trackers.log({**position, **result, **(times or {})})
 
     def _row(self, result: Json, eval_seconds: float, mfu: float | None) -> dict[str, str]:
-        """The epoch's line in the report; `result` is the summary of its evaluation, empty if there was none."""
+        """A line in the report, of the epoch up to here; `result` is the summary of its evaluation, empty if there was
+        none."""
         state, sums = self.state, self.state.epoch_sums
+        done = state.epoch + state.epoch_step / max(self.setup.steps[state.epoch], 1)
         scores = {name: value for name, value in result.items() if name not in ("loss", "rows")}
-        row = {"epoch": f"{state.epoch + 1}/{len(self.setup.steps)}", "train loss": _number(sums.mean_loss)}
+        row = {"epoch": f"{round(done, 2):g}/{len(self.setup.steps)}", "train loss": _number(sums.mean_loss)}
         if result:
             row["eval loss"] = _number(result["loss"])
         row |= {TITLES.get(name, name): _number(value) for name, value in scores.items()}
@@ -132,13 +135,50 @@ class RunCallbacks:
         row["time"] = clock(state.epoch_seconds)
         return row | ({"eval time": clock(eval_seconds)} if result else {})
 
+    def on_resume(self) -> bool:
+        """Make up for an evaluation within an epoch during which the run was stopped; returns whether to stop."""
+        return self._evaluation_is_due() and self.on_step_end()
+
     def on_step_end(self) -> bool:
-        """Save a checkpoint if one is due or the run is to stop; returns whether to stop."""
-        stop = self.vote(bool(self.stop))
+        """Evaluate if that is due, and save a checkpoint if one is due, the model is the best so far or the run is to
+        stop; returns whether to stop."""
+        due = self._evaluation_is_due()
+        best = due and self._evaluate_within_epoch()
+        stop = (self.vote.now if due else self.vote)(bool(self.stop))
         every = self.setup.settings.save_steps
-        if stop or (every and self.state.step % every == 0):
+        if stop or best or (every and self.state.step % every == 0):
             self.save()
         return stop
+
+    def _evaluation_is_due(self) -> bool:
+        """Whether the model is to be evaluated at this step within an epoch, and was not."""
+        state, every = self.state, self.setup.settings.eval_steps
+        within = state.epoch < len(self.setup.steps) and 0 < state.epoch_step < self.setup.steps[state.epoch]
+        return every is not None and within and state.step % every == 0 and state.evaluated_step != state.step
+
+    def _evaluate_within_epoch(self) -> bool:
+        """Evaluate and record the model of this step; returns whether it is the best so far, False too if the
+        evaluation was stopped."""
+        state, settings = self.state, self.setup.settings
+        self._lap(training=True)
+        split = self.setup.split_named(settings.eval_split)
+        assert split is not None  # or --eval-steps is refused
+        scores = self._evaluate(split, settings.eval_rows)
+        seconds = self._lap(training=False)
+        self.setup.model.train()
+        if scores is None:
+            return False
+        result = scores.summary()
+        self._record("eval", {"split": split.name, **result})
+        self.progress.epoch(self._row(result, seconds, self._epoch_speed()[1].get("mfu")))
+        state.scores, state.evaluated_step = finite(scores.to_json()), state.step
+        return self._is_best(result, state.epoch + 1)
+
+    def _epoch_speed(self) -> tuple[Json, Json]:
+        """Model FLOPs and speed of the current epoch up to the last log point."""
+        state = self.state
+        flops = self.speed.model_flops(state.epoch, state.epoch_step, state.epoch_sums)
+        return flops, self.speed.speed(flops, state.epoch_seconds)
 
     def on_epoch_end(self) -> bool:
         """Evaluate, record the epoch and move on to the next one; returns whether to stop."""
@@ -151,8 +191,7 @@ class RunCallbacks:
             self.save()
             return True
         eval_seconds = self._lap(training=False)
-        flops = self.speed.model_flops(state.epoch, state.epoch_step, state.epoch_sums)
-        speed = self.speed.speed(flops, state.epoch_seconds)
+        flops, speed = self._epoch_speed()
         times = {"seconds": state.epoch_seconds, "eval_seconds": eval_seconds, **speed}
         self._record("epoch", {"loss": state.epoch_sums.mean_loss, **self._counts(state.epoch_sums), **flops}, times)
         result = scores.summary() if scores is not None else {}
@@ -161,7 +200,7 @@ class RunCallbacks:
         row = self._row(result, eval_seconds, speed.get("mfu"))
         state.scores = finite(scores.to_json()) if scores is not None else None
         state.epoch, state.epoch_step, state.epoch_sums, state.epoch_seconds = state.epoch + 1, 0, Sums(), 0.0
-        best = self._is_best(result)
+        best = self._is_best(result, state.epoch)
         last = state.is_finished(len(setup.steps), setup.settings.early_stopping)
         every = setup.settings.save_steps
         if last or best or stop or not every or state.step % every == 0:
@@ -169,13 +208,14 @@ class RunCallbacks:
         self.progress.epoch(row)
         return stop and not last
 
-    def _is_best(self, result: Json) -> bool:
-        """With `keep_best`, whether the epoch just finished is the best so far, which `state` then notes."""
+    def _is_best(self, result: Json, epoch: int) -> bool:
+        """With `keep_best`, whether the evaluation just made, in an `epoch` from 1, is the best so far, which `state`
+        then notes."""
         name, state = self.setup.settings.keep_best, self.state
         value = None if name is None else finite(result).get(name)
         if name is None or not is_better(name, value, None if state.best is None else state.best["value"]):
             return False
-        state.best = {"epoch": state.epoch, "step": state.step, "value": value, "scores": finite(state.scores or {})}
+        state.best = {"epoch": epoch, "step": state.step, "value": value, "scores": finite(state.scores or {})}
         return True
 
     def save(self) -> None:
@@ -195,13 +235,13 @@ class RunCallbacks:
         self._lap(training=False)
 
     def on_end(self) -> Json | None:
-        """Go back to the weights of the best epoch with `keep_best`, and evaluate on the test split where there is one.
+        """Go back to the best weights with `keep_best`, and evaluate on the test split where there is one.
 
         Returns:
             The scores on the test split, empty where there is none; None if told to stop meanwhile.
 
         Raises:
-            CorruptCacheError: the best epoch's checkpoint is missing or damaged.
+            CorruptCacheError: their checkpoint is missing or damaged.
         """
         setup, state = self.setup, self.state
         epoch = state.epoch

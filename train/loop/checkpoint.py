@@ -99,7 +99,7 @@ def save_checkpoint(
             file.write(seal(content))
 
 
-_PROGRESS = ("epoch", "epoch_step", "step", "skipped", "epoch_seconds", "seconds", "scores", "best")
+_PROGRESS = ("epoch", "epoch_step", "step", "skipped", "epoch_seconds", "seconds", "scores", "evaluated_step", "best")
 
 
 def _weights(model: PreTrainedModel) -> Tensors:
@@ -136,7 +136,7 @@ def _half_deleted(root: Folder, name: str) -> bool:
 
 
 def prune(root: Folder, keep: int, best_step: int | None) -> None:
-    """Delete all but the `keep` newest checkpoints and the one of the best epoch."""
+    """Delete all but the `keep` newest checkpoints and the best one."""
     for name in checkpoints(root)[keep:]:
         if name != step_name(best_step):
             _remove(root, name)
@@ -210,7 +210,7 @@ def read_checkpoint(root: Folder, name: str) -> Checkpoint:
             raise MismatchError(
                 f"{path} was written by another release; install that one, or start a new run"
             ) from None
-    for key in ("epoch", "epoch_step", "step", "skipped"):
+    for key in ("epoch", "epoch_step", "step", "skipped", "evaluated_step"):
         state.integer(key, 0, MAX_COUNT)
     for values in (content, state.mapping("window"), state.mapping("epoch_sums")):
         keys = ("epoch_seconds", "seconds") if values is content else [field.name for field in fields(Sums)]

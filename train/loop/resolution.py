@@ -13,6 +13,7 @@ from cache.format.tasks import MLM
 from cache.sharing.urls import is_url
 
 from .. import device as devices
+from ..declarations import flag
 from ..distributed import ALONE, Ranks
 from ..metrics.evaluation import score_names
 from ..metrics.scores import main_score
@@ -32,6 +33,7 @@ def resolve_settings(settings: Settings, cache: Cache, ranks: Ranks = ALONE) -> 
     device = devices.pick_device(settings.device, ranks.local_rank if ranks.several else None)
     task = _resolve_task(settings, cache)
     eval_split = _resolve_split("--eval-split", settings.eval_split, cache, ("validation", "test"))
+    _check_evaluated(settings, eval_split)
     after = () if eval_split in ("test", NO_SPLIT) else ("test",)
     test_split = _resolve_split("--test-split", settings.test_split, cache, after)
     resolved = replace(
@@ -46,7 +48,7 @@ def resolve_settings(settings: Settings, cache: Cache, ranks: Ranks = ALONE) -> 
         pad_to_multiple_of=settings.pad_to_multiple_of or (8 if device.type == "cuda" else 1),
         eval_split=eval_split,
         test_split=test_split,
-        keep_best=_resolve_metric(settings, cache, task, eval_split),
+        keep_best=_resolve_metric(settings, cache, task),
         tensorboard=_absolute_folder(settings.tensorboard),
     )
     return resolved, device
@@ -61,22 +63,30 @@ def _resolve_split(flag: str, given: str | None, cache: Cache, usual: Sequence[s
     return given
 
 
-def _resolve_metric(settings: Settings, cache: Cache, task: str, eval_split: str) -> str | None:
-    """The score by which the best epoch is found; None where the last one is exported.
+def _check_evaluated(settings: Settings, eval_split: str) -> None:
+    """Refuse settings about evaluations where there is none.
 
     Raises:
-        InputError: the task has no such score, or nothing is evaluated.
+        InputError: there is one of them.
+    """
+    for name in ("keep_best", "early_stopping", "eval_steps"):
+        if getattr(settings, name) and eval_split == NO_SPLIT:
+            raise InputError(
+                f"{flag(name)} needs evaluations, but there is no split for them; build the cache with "
+                "--validation 0.1, or pass --eval-split"
+            )
+
+
+def _resolve_metric(settings: Settings, cache: Cache, task: str) -> str | None:
+    """The score by which the best model is found; None where the last one is exported.
+
+    Raises:
+        InputError: the task has no such score.
     """
     metric = settings.keep_best or (AUTO if settings.early_stopping else None)
     if metric is None:
         return None
     names = score_names(cache.manifest.task, task == MLM)
-    if eval_split == NO_SPLIT:
-        flag = "--keep-best" if settings.keep_best else "--early-stopping"
-        raise InputError(
-            f"{flag} needs an evaluation after each epoch, but there is no split for it; build the cache with "
-            "--validation 0.1, or pass --eval-split"
-        )
     if metric == AUTO:
         main = main_score(dict.fromkeys(names, 0.0), corpus_metric(cache, task))
         return main[0] if main else names[0]

@@ -111,6 +111,11 @@ class TrainingSetup:
         """Whether the model is trained on packed batches."""
         return self.optimizations.padded_reason is None
 
+    def logs_at(self, step: int) -> bool:
+        """Whether a step of the run is recorded although its epoch goes on."""
+        every = (self.settings.logging_steps, self.settings.eval_steps)
+        return any(steps is not None and step % steps == 0 for steps in every)
+
     def compute_loss(self, inputs: dict[str, Any], counts: bool) -> torch.Tensor:
         """() the loss of a micro-batch: the mean over its targets, or summed over masked tokens.
 

@@ -120,7 +120,8 @@ class State:
         epoch_seconds: training time of the current epoch, seconds.
         seconds: time of the whole run, seconds.
         scores: of the last evaluation, as `Scores.to_json` gives them.
-        best: with `keep_best` the best epoch so far: its number from 1 as "epoch", its last "step", the "value" of the
+        evaluated_step: of the last evaluation within an epoch.
+        best: with `keep_best` the best evaluation so far: its epoch, from 1, as "epoch", its "step", the "value" of the
             score and all "scores"; None before there is one.
     """
 
@@ -133,9 +134,10 @@ class State:
     epoch_seconds: float = 0.0
     seconds: float = 0.0
     scores: dict[str, Any] | None = None
+    evaluated_step: int = 0
     best: dict[str, Any] | None = None
 
     def is_finished(self, epochs: int, patience: int | None) -> bool:
-        """Whether all epochs are done, or the last `patience` ones were not better than the best."""
+        """Whether all epochs are done, or the last `patience` ones had no new best evaluation."""
         since_best = self.epoch - (self.best["epoch"] if self.best else 0)
         return self.epoch >= epochs or (patience is not None and since_best >= patience)

@@ -171,8 +171,9 @@ def _usage(task: str | None, config: PretrainedConfig, manifest: Manifest) -> st
 
 
 def _results(records: Sequence[Json], evaluations: Sequence[Json], info: RunInfo, manifest: Manifest) -> str:
-    """What came of each epoch, as a table."""
-    by_epoch = {record["epoch"]: record for record in evaluations}
+    """What came of each epoch and evaluation, as a table."""
+    by_step = {record["step"]: record for record in evaluations}
+    ends = {record["step"] for record in records if record["kind"] == "epoch"}
     names = [name for name, _ in _scores(evaluations[-1])] if evaluations else []
     heads = [
         "epoch",
@@ -183,17 +184,24 @@ def _results(records: Sequence[Json], evaluations: Sequence[Json], info: RunInfo
     rows = [(*heads, "padding", "training time")]
     for record in records:
         if record["kind"] == "epoch":
-            found = by_epoch.get(record["epoch"], {})
+            found = by_step.get(record["step"], {})
             numbers = [record["loss"], *(found.get(name) for name in names)]
             time = clock(record["seconds"]) if "seconds" in record else ""
             shown = [str(record["epoch"]), f"{record['step']:,}", *map(_number, numbers)]
             rows.append((*shown, f"{record['padded_tokens'] / max(record['real_tokens'], 1) - 1:.1%}", time))
+        elif record["kind"] == "eval" and record["step"] not in ends:
+            rows.append(("", f"{record['step']:,}", "", *(_number(record.get(name)) for name in names), "", ""))
     lines = [_table(rows)]
     if evaluations:
-        lines.append(f"Evaluated on {_rows(evaluations[-1], manifest)} after each epoch.\n")
+        more = f" and every {info.settings.eval_steps:,} steps" if info.settings.eval_steps else ""
+        lines.append(f"Evaluated on {_rows(evaluations[-1], manifest)} after each epoch{more}.\n")
     final = exported_evaluation(records, info.settings)
     if final and info.settings.keep_best:
-        lines.append(f"The model is that of epoch {final['epoch']}, the best by {_code(info.settings.keep_best)}.\n")
+        best = exported_evaluation(evaluations, info.settings)
+        step = f", step {best['step']:,}" if best and info.settings.eval_steps else ""
+        lines.append(
+            f"The model is that of epoch {final['epoch']}{step}, the best by {_code(info.settings.keep_best)}.\n"
+        )
     if final and final["kind"] == "test":
         scores = ", ".join(f"{TITLES.get(name, name)} {_number(value)}" for name, value in _scores(final))
         lines.append(f"On {_rows(final, manifest)}, evaluated once at the end: {scores}.\n")
