@@ -11,9 +11,10 @@ COMPILE = $(BIN)/python -m compileall -q -j 0 .venv/lib > /dev/null 2>&1 || true
 WORKERS ?= 3
 PYTEST = PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist worksteal
 
-# Tests of prep fork for every file they read, and a fork copies a table of all pages: what has been trained before makes
-# it several times slower, so they have processes of their own; memory in large pages makes the table short.
-PREP_PYTEST = GLIBC_TUNABLES=glibc.malloc.hugetlb=1 PYTHONMALLOC=malloc $(PYTEST)
+# Tests of prep and of sharing fork for files they read, and a fork copies a table of all pages: what has been trained
+# before makes it several times slower, so they have processes of their own; memory in large pages makes the table short.
+FORKING = tests/prep tests/sharing
+FORKING_PYTEST = GLIBC_TUNABLES=glibc.malloc.hugetlb=1 PYTHONMALLOC=malloc $(PYTEST)
 
 .PHONY: demo test quick faults lint types wheel check bench bench-quick pictures clean
 
@@ -22,8 +23,8 @@ demo: .venv/demo.stamp
 	$(BIN)/train run --cache cache/imdb --strategy tight --lr 1e-4 --max-steps 60 --eval-rows 500
 
 test: .venv/dev.stamp
-	$(PREP_PYTEST) tests/prep
-	$(PYTEST) --ignore tests/prep
+	$(FORKING_PYTEST) $(FORKING)
+	$(PYTEST) $(addprefix --ignore ,$(FORKING))
 
 # The unit tests alone: what starts a process or trains a model is marked slow, and left out.
 quick: .venv/dev.stamp

@@ -22,6 +22,8 @@ from prep.settings import BuildSettings
 
 from .helpers.commands import Done, Prep
 
+run_apart = Forked._run
+
 
 @pytest.fixture(autouse=True, scope="session")
 def offline(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
@@ -39,10 +41,18 @@ def imdb_cache(tmp_path_factory: pytest.TempPathFactory, offline: None) -> Cache
     return build(settings, ConsoleProgress(quiet=True)).cache
 
 
+@pytest.fixture(autouse=True, scope="session")
+def parsed_here() -> Iterator[None]:
+    """Parse files in this process: a fork for each takes longer than a small file does."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Forked, "_run", lambda _, path, items: items())
+        yield
+
+
 @pytest.fixture
-def parsed_here(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Parse files in this process: a fork for each takes longer than a small file does. See `helpers.parsing`."""
-    monkeypatch.setattr(Forked, "_run", lambda _, path, items: items())
+def parsed_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Parse files in processes of their own, as commands do: for tests of just that."""
+    monkeypatch.setattr(Forked, "_run", run_apart)
 
 
 @pytest.fixture

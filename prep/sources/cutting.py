@@ -64,7 +64,7 @@ def _spans(path: SourcePath, delimiter: str | None, part_bytes: int) -> tuple[in
 def _row_groups(path: SourcePath, part_bytes: int) -> list[Span]:
     import pyarrow.parquet
 
-    with pyarrow.parquet.ParquetFile(open_bytes(path)) as file:
+    with open_bytes(path) as data, pyarrow.parquet.ParquetFile(data) as file:
         sizes = [file.metadata.row_group(group).total_byte_size for group in range(file.metadata.num_row_groups)]
     spans, begin, held = [], 0, 0
     for group, size in enumerate(sizes):

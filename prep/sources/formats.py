@@ -24,6 +24,8 @@ FORMATS = {**{ending: kind if kind != TSV else CSV for ending, kind in TABLE_FOR
 COMPRESSIONS = {".gz": "gzip", ".zst": "zstd", ".bz2": "bz2"}
 """Endings behind those of formats, and pyarrow's names of them."""
 ARCHIVE = ".zip"
+PIECE_BYTES = 1 << 20
+"""What pyarrow does not open itself is read in pieces of this size."""
 TEXT = ".txt"
 """Ending of a file that holds a text per line, or a table where the user says what separates its cells."""
 LINES = "lines"
@@ -114,16 +116,22 @@ def open_unpacked(path: SourcePath, span: Span | None = None) -> Any:
     suffix = path.suffix.lower()
     if suffix != ARCHIVE:
         return pa.input_stream(open_bytes(path), compression=COMPRESSIONS.get(suffix))
+    return file_of(_unzipped(path))
+
+
+def _unzipped(path: SourcePath) -> Iterator[bytes]:
     import zipfile
 
-    return pa.PythonFile(zipfile.ZipFile(open_bytes(path)).open(_lone_member(path)), mode="r")
+    with open_bytes(path) as file, zipfile.ZipFile(file) as archive, archive.open(_lone_member(path)) as member:
+        while piece := member.read(PIECE_BYTES):
+            yield piece
 
 
 def _bytes(path: SourcePath, span: Span) -> Iterator[bytes]:
     with open_bytes(path) as file:
         file.seek(span.begin)
         left = span.end - span.begin
-        while left and (piece := file.read(min(left, 1 << 20))):
+        while left and (piece := file.read(min(left, PIECE_BYTES))):
             yield piece
             left -= len(piece)
 
@@ -137,7 +145,7 @@ def file_of(pieces: Iterator[bytes]) -> Any:
 
 class _Pieces(io.RawIOBase):
     def __init__(self, pieces: Iterator[bytes]) -> None:
-        self._pieces, self._rest = pieces, b""
+        self._pieces, self._rest = pieces, memoryview(b"")
 
     def readable(self) -> bool:
         return True
@@ -147,7 +155,7 @@ class _Pieces(io.RawIOBase):
             piece = next(self._pieces, None)
             if piece is None:
                 return 0
-            self._rest = piece
+            self._rest = memoryview(piece)
         part, self._rest = self._rest[: len(buffer)], self._rest[len(buffer) :]
         buffer[: len(part)] = part
         return len(part)

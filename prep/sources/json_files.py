@@ -30,10 +30,11 @@ DECODER = json.JSONDecoder(parse_int=len, parse_float=len)
 """Finds where values end; which numbers there are does not matter."""
 
 
+@contextlib.contextmanager
 def json_batches(
     table: TableFile, block_bytes: int, row_bytes: int, columns: list[str] | None = None, texts: int = 0
-) -> Any:
-    """A context manager around the batches of a file.
+) -> Iterator[Any]:
+    """The batches of a file.
 
     Args:
         table: the file.
@@ -46,15 +47,19 @@ def json_batches(
     import pyarrow as pa
     import pyarrow.json
 
+    parse = None
+    if columns is not None:
+        head = json_head(table.path, row_bytes)
+        types = [_type(head.get(name, []), name in columns[:texts]) for name in columns]
+        parse = pyarrow.json.ParseOptions(
+            explicit_schema=pa.schema(list(zip(columns, types, strict=True))), unexpected_field_behavior="ignore"
+        )
     read = pyarrow.json.ReadOptions(block_size=block_bytes)
-    if columns is None:
-        return pyarrow.json.open_json(_lines(table.path, row_bytes, table.span), read_options=read)
-    head = json_head(table.path, row_bytes)
-    types = [_type(head.get(name, []), name in columns[:texts]) for name in columns]
-    parse = pyarrow.json.ParseOptions(
-        explicit_schema=pa.schema(list(zip(columns, types, strict=True))), unexpected_field_behavior="ignore"
-    )
-    return pyarrow.json.open_json(_lines(table.path, row_bytes, table.span), read_options=read, parse_options=parse)
+    with (
+        _lines(table.path, row_bytes, table.span) as data,
+        pyarrow.json.open_json(data, read_options=read, parse_options=parse) as batches,
+    ):
+        yield batches
 
 
 def json_head(path: SourcePath, row_bytes: int) -> dict[str, list[Any]]:

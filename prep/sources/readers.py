@@ -139,13 +139,14 @@ def _growing(path: SourcePath, block_bytes: int, row_bytes: int) -> Iterator[Non
 def _parquet_schema(path: SourcePath) -> Any:
     import pyarrow.parquet
 
-    return pyarrow.parquet.read_schema(open_bytes(path))
+    with open_bytes(path) as data:
+        return pyarrow.parquet.read_schema(data)
 
 
 def _read_parquet(table: TableFile, columns: list[str]) -> Iterator["pa.RecordBatch"]:
     import pyarrow.parquet
 
-    with pyarrow.parquet.ParquetFile(open_bytes(table.path)) as file:
+    with open_bytes(table.path) as data, pyarrow.parquet.ParquetFile(data) as file:
         meta = file.metadata
         groups = None if table.span is None else list(range(table.span.begin, table.span.end))
         size = sum(meta.row_group(group).total_byte_size for group in range(meta.num_row_groups))
@@ -160,7 +161,8 @@ def _open(table: TableFile, block_bytes: int, row_bytes: int, columns: list[str]
     return _open_csv(table, block_bytes, row_bytes, columns)
 
 
-def _open_csv(table: TableFile, block_bytes: int, row_bytes: int, columns: list[str] | None) -> Any:
+@contextlib.contextmanager
+def _open_csv(table: TableFile, block_bytes: int, row_bytes: int, columns: list[str] | None) -> Iterator[Any]:
     """Every column is read as text: types guessed from the first block would fail on a later one. Labels find their
     type in prep.labels.class_labels. An empty cell is missing; a quoted empty cell is an empty text."""
     import pyarrow as pa
@@ -169,18 +171,17 @@ def _open_csv(table: TableFile, block_bytes: int, row_bytes: int, columns: list[
     header = None
     if table.span and table.span.begin:
         header = names_of(table.path, table.delimiter, row_bytes)
-    return pyarrow.csv.open_csv(
-        open_unpacked(table.path, table.span),
-        read_options=pyarrow.csv.ReadOptions(block_size=block_bytes, column_names=header),
-        parse_options=pyarrow.csv.ParseOptions(newlines_in_values=True, delimiter=table.delimiter),
-        convert_options=pyarrow.csv.ConvertOptions(
-            column_types={name: pa.string() for name in columns or ()},
-            include_columns=columns,
-            null_values=[""],
-            strings_can_be_null=True,
-            quoted_strings_can_be_null=False,
-        ),
+    read = pyarrow.csv.ReadOptions(block_size=block_bytes, column_names=header)
+    parse = pyarrow.csv.ParseOptions(newlines_in_values=True, delimiter=table.delimiter)
+    convert = pyarrow.csv.ConvertOptions(
+        column_types={name: pa.string() for name in columns or ()},
+        include_columns=columns,
+        null_values=[""],
+        strings_can_be_null=True,
+        quoted_strings_can_be_null=False,
     )
+    with open_unpacked(table.path, table.span) as data, pyarrow.csv.open_csv(data, read, parse, convert) as batches:
+        yield batches
 
 
 # --- files of text

@@ -20,7 +20,6 @@ from tests.helpers.builds import build_toy
 from tests.helpers.children import stop_after
 from tests.helpers.corpora import toy_rows, write_rows
 from tests.helpers.models import write_model
-from tests.helpers.parsing import IN_THIS_PROCESS
 from tests.helpers.tokenizers import write_tokenizer
 from train.cli import cli
 from train.models.heads import quiet_transformers
@@ -29,7 +28,7 @@ from train.run_folder.records import read_records
 from train.settings import Settings
 from train.signals import Stopped
 
-pytestmark = [pytest.mark.slow, *IN_THIS_PROCESS]
+pytestmark = pytest.mark.slow
 
 ROWS = toy_rows(120)
 

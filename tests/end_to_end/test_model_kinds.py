@@ -19,7 +19,6 @@ from prep.cli import cli as prep_cli
 from tests.helpers.children import stop_after
 from tests.helpers.corpora import sentences
 from tests.helpers.models import KINDS, Kind, write_encoder
-from tests.helpers.parsing import IN_THIS_PROCESS
 from train.cli import cli as train_cli
 from train.metrics.evaluation import evaluate
 from train.models.fit import CacheRequirements
@@ -27,7 +26,7 @@ from train.models.inputs import model_inputs
 from train.models.loading import load_model
 from train.signals import Stopped
 
-pytestmark = [pytest.mark.slow, *IN_THIS_PROCESS]
+pytestmark = pytest.mark.slow
 
 LENGTH = 38
 """Tokens of the longest rows: what RoBERTa's 40 positions leave."""

@@ -16,10 +16,7 @@ from cache import Cache, PlanSpec
 from cache.common.hub import packaged_model
 from tests.helpers.builds import build_toy
 from tests.helpers.corpora import WORDS, reviews, write_jsonl
-from tests.helpers.parsing import IN_THIS_PROCESS
 from tests.helpers.tokenizers import engine_json
-
-pytestmark = IN_THIS_PROCESS
 
 Encoded = dict[str, list[Any]]
 

@@ -31,7 +31,7 @@ MIB = 1 << 20
 
 
 @pytest.fixture(autouse=True)
-def little_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+def little_memory(monkeypatch: pytest.MonkeyPatch, parsed_apart: None) -> None:
     monkeypatch.setattr(forked, "MIN_MEMORY", 32 * MIB)
     monkeypatch.setattr(forked, "HEADROOM", 160 * MIB)
 

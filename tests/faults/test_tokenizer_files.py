@@ -107,6 +107,7 @@ KINDS = {"wordpiece": trained_wordpiece, "bpe": roberta_bpe, "unigram": xlmr_uni
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("parsed_apart")
 @pytest.mark.parametrize("count", [8, pytest.param(350, marks=pytest.mark.faults)])
 @pytest.mark.parametrize("kind", KINDS)
 def test_mutated_tokenizers_are_refused_or_taken(tmp_path: Path, kind: str, count: int) -> None:

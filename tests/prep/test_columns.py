@@ -9,9 +9,6 @@ from prep.sources.corpus import Columns
 from prep.sources.usual_columns import choose_columns
 
 from ..helpers.commands import GOOD, Prep, build, write
-from ..helpers.parsing import IN_THIS_PROCESS
-
-pytestmark = IN_THIS_PROCESS
 
 
 def chosen(header: str, **asked: object) -> tuple[str | None, str | None, str]:

@@ -13,7 +13,6 @@ from typing import Any
 import pytest
 
 from cache import Cache, InputError, LengthwiseError, open_cache
-from cache.common.forked import Forked
 from prep import build as building
 from prep import build_cache
 from prep.columns import parts
@@ -179,10 +178,9 @@ SOURCES: list[tuple[Callable[[], str], dict[str, Any]]] = [
 
 @pytest.fixture(autouse=True)
 def in_a_folder_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With a tokenizer; files are parsed in this process, for a fork for each of hundreds of parts takes long."""
+    """With a tokenizer."""
     monkeypatch.chdir(tmp_path)
     write_tokenizer(Path("tokenizer"))
-    monkeypatch.setattr(Forked, "_run", lambda _, path, items: items())
 
 
 def build(source: str, out: str, **settings: Any) -> Cache:

@@ -11,9 +11,6 @@ from prep.labels.class_labels import Coded
 from prep.labels.tags import Tags
 from tests.helpers.builds import build_toy
 from tests.helpers.corpora import write_jsonl
-from tests.helpers.parsing import IN_THIS_PROCESS
-
-pytestmark = IN_THIS_PROCESS
 
 
 def labels_by_source_row(cache: Cache, split: str = "train") -> dict[int, Any]:

@@ -11,10 +11,7 @@ from prep import build_cache
 
 from ..helpers.commands import Prep, build, write, write_parquet
 from ..helpers.hostile import at, resealed
-from ..helpers.parsing import IN_THIS_PROCESS
 from ..helpers.tokenizers import write_tokenizer
-
-pytestmark = IN_THIS_PROCESS
 
 CSV = 'text,label\nword1,x\n,y\nword2,\nword3,y\n"",x\nword4,""\n"  ",x\nword5,y\n'
 """Rows 0, 3 and 7 are whole."""

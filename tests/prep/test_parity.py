@@ -25,11 +25,8 @@ from prep.tokenization.tokenizer_files import find_tokenizer
 from ..helpers.builds import build_toy, content, decoded, ids_by_transformers
 from ..helpers.corpora import toy_rows, write_rows
 from ..helpers.models import KINDS, write_tokenizer_of
-from ..helpers.parsing import IN_THIS_PROCESS
 from ..helpers.tokenizers import engine_json, tokenizer_json, write_tokenizer
 from ..helpers.tokenizers import texts as sentence_texts
-
-pytestmark = IN_THIS_PROCESS
 
 # --- proof of parity
 

@@ -9,9 +9,6 @@ from prep.sources.splits import by_split
 
 from ..helpers.builds import build_toy, check_rows
 from ..helpers.corpora import toy_rows, write_rows
-from ..helpers.parsing import IN_THIS_PROCESS
-
-pytestmark = IN_THIS_PROCESS
 
 ROWS = toy_rows(60)
 

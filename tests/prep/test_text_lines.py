@@ -13,10 +13,7 @@ from prep.sources.formats import LINES, TableFile
 from prep.sources.text_lines import read_lines
 
 from ..helpers.commands import Done, Prep, build, write, write_parquet
-from ..helpers.parsing import IN_THIS_PROCESS
 from .test_files import zipped
-
-pytestmark = IN_THIS_PROCESS
 
 TEXTS = "word1\n\nword2 word3\r\n \t \nword4"
 ROWS = [[2, 6, 3], [2, 7, 8, 3], [2, 9, 3]]

@@ -16,10 +16,7 @@ from prep.tokenization.encoder import Encoder
 from prep.tokenization.tokenizer_files import TokenizerFiles
 from tests.helpers.builds import build_toy, content
 from tests.helpers.corpora import write_jsonl
-from tests.helpers.parsing import IN_THIS_PROCESS
 from tests.helpers.tokenizers import write_tokenizer
-
-pytestmark = IN_THIS_PROCESS
 
 CONLL = """-DOCSTART- -X- -X- O
 

@@ -13,6 +13,7 @@ from cache import Cache, PlanSpec, open_cache
 
 from ..helpers.caches import write_cache
 from ..helpers.object_server import HubHandler, ObjectServer, S3Handler, running, serving
+from ..prep.conftest import without_torch  # noqa: F401  # forks are quick here, too
 
 URL = "s3://bucket/caches/small"
 SECRET = "wJalrXUtnFEMIsecret"
@@ -37,6 +38,11 @@ def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("LENGTHWISE_STORE", str(tmp_path / "store"))
     monkeypatch.delenv("LENGTHWISE_STORE_SIZE", raising=False)
     return tmp_path / "store"
+
+
+@pytest.fixture(autouse=True)
+def read_apart(parsed_apart: None) -> None:
+    """As by commands: the libraries that read from a bucket do not survive a fork of a process that used them."""
 
 
 @pytest.fixture
