@@ -16,7 +16,7 @@ from cache.common.progress import ConsoleProgress
 from cache.sharing.pulling import pull
 from train.run_folder.folder import read_run
 
-from ..helpers.children import ended, spawn
+from ..helpers.children import call, ended, spawn
 from ..helpers.commands import Prep
 from ..helpers.models import write_model
 from ..helpers.object_server import ObjectServer
@@ -138,7 +138,8 @@ def test_processes_share_one_download(small: Cache, s3: ObjectServer, store: Pat
 def test_ranks_train_from_a_url_with_one_download_and_keep_no_secret(
     small: Cache, s3: ObjectServer, store: Path, tmp_path: Path
 ) -> None:
-    write_model(tmp_path / "model", vocab_size=small.manifest.tokenizer.vocab_size)
+    written = partial(write_model, Path("model"), vocab_size=small.manifest.tokenizer.vocab_size)
+    assert ended(call(tmp_path, written)) == 0  # transformers have no torch in this process
     small.push(URL, progress=QUIET)
     options = ["--model", str(tmp_path / "model"), "--max-steps", "2", "--batch-size", "4", "--out", "run"]
     codes = run_ranks(tmp_path, 2, "run", "--cache", URL, *options, **variables())
