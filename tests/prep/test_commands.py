@@ -70,10 +70,8 @@ def test_a_home_is_meant_by_a_tilde_and_what_is_to_be_typed_next_is_quoted(
     built = build(prep, write("a.csv", GOOD), "--out", "~/caches")
     folder = tmp_path / "my home" / "caches" / "a"
     assert built.out.endswith(f"next: train run --cache '{folder}'\n")
-    assert prep("verify", "~/caches/a", "--quiet").code == open_cache("~/caches/a")["train"].info.rows - 2 == 0
-    assert prep("plan", str(folder)).out.endswith(
-        f"next: train run --cache '{folder}' --strategy smart --batch-size 16\n"
-    )
+    assert prep("verify", "~/caches/a", "--quiet").code == 0
+    assert f"next: train run --cache '{folder}' --strategy" in prep("plan", str(folder)).out
     assert str(folder) in prep("list", "~/caches").out
     assert not Path("~").exists()
 
@@ -82,8 +80,9 @@ def test_a_source_that_may_not_be_read_is_refused(prep: Prep, monkeypatch: pytes
     def refuse(path: Path) -> bool:
         raise PermissionError(13, "Permission denied", str(path))
 
+    source = write("a.csv", GOOD)
     monkeypatch.setattr(Path, "is_dir", refuse)
-    done = prep("build", write("a.csv", GOOD))
+    done = prep("build", source)
     assert (done.code, done.err) == (2, "error: cannot read a.csv: Permission denied\n")
 
 
