@@ -1,5 +1,6 @@
 """The report of a run: what it trains, before the first step, and its results, after the last one."""
 
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 
@@ -115,15 +116,16 @@ def report_end(folder: Path, summary: Json, setup: TrainingSetup, trackers: Trac
     peak = f", peak memory {memory / 2**20:,.0f} MiB" if memory else ""
     log(f"time       {clock(summary['seconds'])}{_speed(summary)}{peak}")
     log(f"model      {folder / MODEL}")
+    run, model, cache = (shlex.quote(str(path)) for path in (folder, folder / MODEL, settings.cache))
     evaluated = settings.eval_split if settings.test_split in (None, NO_SPLIT) else settings.test_split
     if evaluated != NO_SPLIT:
-        log(f"next       train eval {folder} --cache {settings.cache} --split {evaluated}")
+        log(f"next       train eval {run} --cache {cache} --split {evaluated}")
     if setup.masking is not None:
-        cache = settings.cache if task.labelled else "CACHE-WITH-LABELS"
-        log(f"next       train run --cache {cache} --model {folder / MODEL}")
+        labelled = cache if task.labelled else "CACHE-WITH-LABELS"
+        log(f"next       train run --cache {labelled} --model {model}")
     else:
         example = "$'first text\\tsecond text'" if task.pair else '"a text of your own"'
-        log(f"next       train predict {folder} {example}")
+        log(f"next       train predict {run} {example}")
 
 
 def _speed(summary: Json) -> str:

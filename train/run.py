@@ -16,6 +16,7 @@ import torch
 from cache import open_cache
 from cache.common.files import storage_errors
 from cache.common.folder import Folder
+from cache.common.hub import user_path
 from cache.common.text import counted
 from cache.errors import LengthwiseError, StorageError
 
@@ -82,6 +83,8 @@ def start_run(settings: Settings, log: Log, warn: Log, quiet: bool = False) -> P
         Stopped: by a signal; a checkpoint was written.
         FailedTogether: on ranks other than the first, where that raises an error.
     """
+    if settings.out is not None:
+        settings = replace(settings, out=str(user_path(settings.out)))
     ranks = launched_ranks()
     progress = TrainingProgress.of_rank(ranks, quiet, log, warn)
     with process_group(ranks):
