@@ -51,6 +51,24 @@ def gradient_bytes(setup: TrainingSetup) -> int:
     return 2 * (setup.ranks.world_size - 1) * size // setup.ranks.world_size
 
 
+def run_warnings(setup: TrainingSetup) -> list[str]:
+    """What to say of settings that do not go together."""
+    settings, total = setup.settings, setup.total_steps
+    warnings = [small_batch_warning(setup)]
+    if settings.max_steps is not None and total < settings.max_steps:
+        enough = -(-settings.max_steps * len(setup.steps) // max(total, 1))
+        warnings.append(
+            f"warning: {counted(settings.epochs, 'epoch')} of --epochs have {counted(total, 'step')}, fewer than "
+            f"--max-steps {settings.max_steps:,}; for as many pass --epochs {enough}"
+        )
+    if settings.warmup_steps >= total:
+        warnings.append(
+            f"warning: the warm-up takes {settings.warmup_steps:,} steps and the run has {total:,}, so the learning "
+            "rate never reaches --lr; lower --warmup-steps, or pass --warmup-ratio 0.1 instead"
+        )
+    return [warning for warning in warnings if warning]
+
+
 def small_batch_warning(setup: TrainingSetup) -> str | None:
     """What to say of a batch size that leaves some ranks or micro-batches without a row in every step."""
     accumulation = setup.settings.gradient_accumulation_steps

@@ -39,7 +39,7 @@ from .loop.state import Meter, State
 from .loop.step import backward, update
 from .models.loading import load_model, model_digest, model_folder
 from .models.masked_lm import masked_tokens
-from .report import report_end, report_start, small_batch_warning
+from .report import report_end, report_start, run_warnings
 from .resume import ResumePoint, interrupted_run, load_resume_point, resumed_settings
 from .run_folder.console import TrainingProgress
 from .run_folder.creating import check_out, lock_run, new_run, remove_leftovers
@@ -135,7 +135,7 @@ def _start(settings: Settings, ranks: Ranks, progress: TrainingProgress) -> Path
         torch.manual_seed(settings.seed)
         stop.graceful = True
         run, trackers = _make_run(stack, ranks, info, progress)
-        if warning := small_batch_warning(setup):
+        for warning in run_warnings(setup):
             progress.warn(warning)
         report_start(setup, info.environment["device"], heaviest.size, progress.log)
         return _train_to_end(run, ResumePoint(setup, info, state, {}), progress, stop, trackers)
