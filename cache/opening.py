@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from .batches.options import BatchOptions
 from .common.files import storage_errors
 from .common.folder import Folder
+from .common.hub import user_path
 from .common.locks import hold_shared
 from .common.progress import ConsoleProgress
 from .common.text import counted
@@ -46,8 +47,8 @@ def open_cache(folder: str | Path, *, verify: bool = False, quiet: bool = False)
     """Open the cache in `folder`.
 
     Args:
-        folder: for example "cache/imdb"; or a URL such as "s3://bucket/caches/imdb", whose cache is brought to the
-            local store first, unless it is there (docs/sharing.md).
+        folder: for example "cache/imdb" or "~/imdb"; or a URL such as "s3://bucket/caches/imdb", whose cache is brought
+            to the local store first, unless it is there (docs/sharing.md).
         verify: also check every byte against its checksum, as `prep verify` does.
         quiet: show no progress of a download.
 
@@ -64,7 +65,7 @@ def open_cache(folder: str | Path, *, verify: bool = False, quiet: bool = False)
 
         with pull(folder, progress=ConsoleProgress(quiet)) as pulled:
             return open_cache(pulled.folder, verify=verify)
-    path = Path(folder)
+    path = user_path(folder)
     while True:
         files = _open_folder(path)
         try:
@@ -213,11 +214,17 @@ class Cache(Mapping[str, Split]):
             for info in self._listed():
                 with open_listed(self._files, info.file, info.bytes) as file:
                     if open_file_info(info.file, file).sha256 != info.sha256:
-                        raise CorruptCacheError(f"{self.folder / info.file}: its bytes differ from their checksum")
+                        reason = f"its bytes differ from their checksum{self._plan_remedy(info.file)}"
+                        raise CorruptCacheError(f"{self.folder / info.file}: {reason}")
                 yield info
             for split in self.values():
                 split.check_rows()
                 split.check_plans()
+
+    def _plan_remedy(self, file: str) -> str:
+        """What to do where a file of a plan is damaged; empty for other files."""
+        folder = self.folder / file.rpartition("/")[0]
+        return f"; delete {folder}: its plans are then drawn again" if f"/{PLANS}/" in file else ""
 
     def unlisted(self) -> list[Finding]:
         """What lies in the folder and does not belong to the cache, by name; and files of it that anybody may change.

@@ -1,4 +1,4 @@
-"""A plain PyTorch loop over planned batches, which can be stopped and taken up again.
+"""A plain PyTorch loop over planned batches; where it stopped in them is kept, and the next run goes on from there.
 
 python examples/plain_loop.py cache/imdb minilm
 """

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from cache import Cache, open_cache
 from cache.common.folder import Folder
+from cache.common.hub import user_path
 from cache.common.progress import ConsoleProgress
 from cache.common.text import counted
 from cache.errors import InputError
@@ -109,7 +110,7 @@ def build(settings: BuildSettings, console: ConsoleProgress, source: Source | No
     encoder = Encoder(tokenizer, max_length, settings.engine, source.pair, source.words)
     manifest = wanted_manifest(settings, source, tokenizer, encoder)
     work = _Build(settings, source, encoder, manifest, console)
-    return work.in_folder(Path(settings.out) / manifest.name) if url is None else work.at_url(url / manifest.name)
+    return work.in_folder(user_path(settings.out) / manifest.name) if url is None else work.at_url(url / manifest.name)
 
 
 class _Build:

@@ -1,5 +1,6 @@
 """The command `prep`: parse, call one function, print. Only click is imported before a command runs."""
 
+import shlex
 import time
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -165,7 +166,7 @@ def _print_built(result: "BuildResult", spec: "PlanSpec", took: str) -> None:
     else:
         print_cache(result.cache)
         click.echo(f"\nbuilt {result.place} in {took}")
-    click.echo(f"next: train run --cache {result.place}")
+    click.echo(f"next: train run --cache {shlex.quote(result.place)}")
 
 
 @cli.command()
@@ -202,7 +203,7 @@ def plan(cache: str, split: str, epochs: int, quiet: bool, as_json: bool, **opti
         return
     click.echo(format_token_table(plan_rows(rows, spec)))
     click.echo(f"\n{cache}: {counted(added, 'epoch')} of {spec.id} planned for {split!r}, {there} were there")
-    click.echo(f"next: train run --cache {cache} {_plan_flags(spec, rows.default_spec().seed)}")
+    click.echo(f"next: train run --cache {shlex.quote(cache)} {_plan_flags(spec, rows.default_spec().seed)}")
 
 
 def _plan_flags(spec: "PlanSpec", default_seed: int) -> str:

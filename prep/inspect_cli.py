@@ -180,11 +180,13 @@ def list_caches(folder: str, as_json: bool) -> None:
       prep list
       prep list s3://bucket/caches
     """
+    from cache.common.progress import ConsoleProgress
+
     from .inspect.samples import find_caches
     from .inspect.summary import format_list, list_facts
     from .sources.presets import PRESETS
 
-    caches = find_caches(folder)
+    caches = find_caches(folder, lambda error: ConsoleProgress().warn(f"not listed: {error}"))
     if as_json:
         print_json(list_facts(PRESETS.values(), caches))
         return

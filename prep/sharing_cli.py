@@ -1,6 +1,7 @@
 """The commands of `prep` that share caches: push, pull, gc."""
 
 import os
+import shlex
 from typing import Any
 
 import click
@@ -38,7 +39,7 @@ def push(cache: str, url: str, force: bool, quiet: bool, as_json: bool) -> None:
             click.echo(f"pushed {cache} to {pushed.url}: {_amount(pushed.sent_files, pushed.sent_bytes)}")
         else:
             click.echo(f"{pushed.url} is up to date: {_amount(pushed.files, pushed.bytes)}")
-        click.echo(f"next: train run --cache {pushed.url}")
+        click.echo(f"next: train run --cache {shlex.quote(str(pushed.url))}")
 
 
 @click.command()
@@ -71,7 +72,7 @@ def pull(url: str, to: str | None, quiet: bool, as_json: bool) -> None:
             click.echo(f"pulled {pulled.name}: {_amount(pulled.files, pulled.bytes)} in {pulled.folder}")
         else:
             click.echo(f"{pulled.name} is here already: {pulled.folder}")
-        click.echo(f"next: train run --cache {url if to is None else to}")
+        click.echo(f"next: train run --cache {shlex.quote(url if to is None else to)}")
 
 
 @click.command()

@@ -1,5 +1,6 @@
 """The report of a run: what it trains, before the first step, and its results, after the last one."""
 
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 
@@ -50,6 +51,24 @@ def gradient_bytes(setup: TrainingSetup) -> int:
     return 2 * (setup.ranks.world_size - 1) * size // setup.ranks.world_size
 
 
+def run_warnings(setup: TrainingSetup) -> list[str]:
+    """What to say of settings that do not go together."""
+    settings, total = setup.settings, setup.total_steps
+    warnings = [small_batch_warning(setup)]
+    if settings.max_steps is not None and total < settings.max_steps:
+        enough = -(-settings.max_steps * len(setup.steps) // max(total, 1))
+        warnings.append(
+            f"warning: {counted(settings.epochs, 'epoch')} of --epochs have {counted(total, 'step')}, fewer than "
+            f"--max-steps {settings.max_steps:,}; for as many pass --epochs {enough}"
+        )
+    if settings.warmup_steps >= total:
+        warnings.append(
+            f"warning: the warm-up takes {settings.warmup_steps:,} steps and the run has {total:,}, so the learning "
+            "rate never reaches --lr; lower --warmup-steps, or pass --warmup-ratio 0.1 instead"
+        )
+    return [warning for warning in warnings if warning]
+
+
 def small_batch_warning(setup: TrainingSetup) -> str | None:
     """What to say of a batch size that leaves some ranks or micro-batches without a row in every step."""
     accumulation = setup.settings.gradient_accumulation_steps
@@ -97,15 +116,16 @@ def report_end(folder: Path, summary: Json, setup: TrainingSetup, trackers: Trac
     peak = f", peak memory {memory / 2**20:,.0f} MiB" if memory else ""
     log(f"time       {clock(summary['seconds'])}{_speed(summary)}{peak}")
     log(f"model      {folder / MODEL}")
+    run, model, cache = (shlex.quote(str(path)) for path in (folder, folder / MODEL, settings.cache))
     evaluated = settings.eval_split if settings.test_split in (None, NO_SPLIT) else settings.test_split
     if evaluated != NO_SPLIT:
-        log(f"next       train eval {folder} --cache {settings.cache} --split {evaluated}")
+        log(f"next       train eval {run} --cache {cache} --split {evaluated}")
     if setup.masking is not None:
-        cache = settings.cache if task.labelled else "CACHE-WITH-LABELS"
-        log(f"next       train run --cache {cache} --model {folder / MODEL}")
+        labelled = cache if task.labelled else "CACHE-WITH-LABELS"
+        log(f"next       train run --cache {labelled} --model {model}")
     else:
         example = "$'first text\\tsecond text'" if task.pair else '"a text of your own"'
-        log(f"next       train predict {folder} {example}")
+        log(f"next       train predict {run} {example}")
 
 
 def _speed(summary: Json) -> str:

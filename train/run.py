@@ -16,6 +16,7 @@ import torch
 from cache import open_cache
 from cache.common.files import storage_errors
 from cache.common.folder import Folder
+from cache.common.hub import user_path
 from cache.common.text import counted
 from cache.errors import LengthwiseError, StorageError
 
@@ -38,7 +39,7 @@ from .loop.state import Meter, State
 from .loop.step import backward, update
 from .models.loading import load_model, model_digest, model_folder
 from .models.masked_lm import masked_tokens
-from .report import report_end, report_start, small_batch_warning
+from .report import report_end, report_start, run_warnings
 from .resume import ResumePoint, interrupted_run, load_resume_point, resumed_settings
 from .run_folder.console import TrainingProgress
 from .run_folder.creating import check_out, lock_run, new_run, remove_leftovers
@@ -82,6 +83,8 @@ def start_run(settings: Settings, log: Log, warn: Log, quiet: bool = False) -> P
         Stopped: by a signal; a checkpoint was written.
         FailedTogether: on ranks other than the first, where that raises an error.
     """
+    if settings.out is not None:
+        settings = replace(settings, out=str(user_path(settings.out)))
     ranks = launched_ranks()
     progress = TrainingProgress.of_rank(ranks, quiet, log, warn)
     with process_group(ranks):
@@ -132,7 +135,7 @@ def _start(settings: Settings, ranks: Ranks, progress: TrainingProgress) -> Path
         torch.manual_seed(settings.seed)
         stop.graceful = True
         run, trackers = _make_run(stack, ranks, info, progress)
-        if warning := small_batch_warning(setup):
+        for warning in run_warnings(setup):
             progress.warn(warning)
         report_start(setup, info.environment["device"], heaviest.size, progress.log)
         return _train_to_end(run, ResumePoint(setup, info, state, {}), progress, stop, trackers)

@@ -146,8 +146,11 @@ def write_page(path: Path, page: str) -> int:
     """Write a page, whole or not at all; returns its size in bytes.
 
     Raises:
+        InputError: something else than a file is there.
         StorageError: it cannot be written.
     """
+    if path.exists() and not path.is_file():  # a device would be replaced by the page
+        raise InputError(f"cannot write {path}: it is a folder, pipe or device, expected the name of a file")
     data = page.encode()
     with storage_errors(path), Folder.open(path.parent) as folder:
         folder.write(path.name, data)

@@ -36,7 +36,7 @@ def packaged_model() -> Path | None:
     return package / "model" if package else None
 
 
-def user_path(text: str) -> Path:
+def user_path(text: str | os.PathLike[str]) -> Path:
     """A path that the user typed, `~` and `~name` replaced by a home; a name that nobody has stays as it is."""
     try:
         return Path(text).expanduser()

@@ -16,6 +16,7 @@ from typing import Self
 
 from ..common.files import storage_errors
 from ..common.folder import Folder
+from ..common.hub import user_path
 from ..common.locks import hold_shared, locked
 from ..common.progress import ConsoleProgress
 from ..common.text import sized
@@ -82,7 +83,7 @@ def pull(url: str, to: str | Path | None = None, progress: ConsoleProgress | Non
         raise UnreachableError(
             f"{error}; `prep list {store_folder()}` shows the caches that were pulled before"
         ) from None
-    target = store_folder() / store_name(cache) if to is None else Path(to)
+    target = store_folder() / store_name(cache) if to is None else user_path(to)
     if (held := _hold(target, cache)) is not None:
         return Pulled(target, cache.manifest.name, *_size(cache), 0, held)
 

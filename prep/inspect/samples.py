@@ -1,15 +1,16 @@
 """Random rows of a cache decoded to text with their labels, and the caches in a folder."""
 
 import textwrap
+from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from cache import Row, Split, open_cache
+from cache.common.hub import user_path
 from cache.common.text import counted
-from cache.errors import CacheError, StorageError
+from cache.errors import CacheError, LengthwiseError, StorageError
 from cache.format.manifest import MANIFEST, Manifest
 from cache.format.tasks import IGNORED
 from cache.sharing.remotes import find_remote_caches
@@ -90,17 +91,21 @@ def format_sample(sample: Sample, width: int) -> str:
     return f"{head}\n{body}\n"
 
 
-def find_caches(folder: str) -> list[tuple[str, Manifest]]:
-    """The folders and manifests of the caches directly below a folder or URL, by name; those that are damaged or cannot
-    be read are left out."""
+def find_caches(folder: str, left_out: Callable[[LengthwiseError], object]) -> list[tuple[str, Manifest]]:
+    """The folders and manifests of the caches directly below a folder or URL, by name.
+
+    Args:
+        folder: where to look.
+        left_out: called with what is wrong with each cache of a folder that is damaged or cannot be read.
+    """
     if is_url(folder):
         return find_remote_caches(folder)
     found = []
-    for path in sorted(Path(folder).glob(f"*/{MANIFEST}")):
+    for path in sorted(user_path(folder).glob(f"*/{MANIFEST}")):
         if path.parent.name.startswith("."):
             continue
         try:
             found.append((str(path.parent), open_cache(path.parent).manifest))
-        except (CacheError, StorageError):
-            continue
+        except (CacheError, StorageError) as error:
+            left_out(error)
     return found

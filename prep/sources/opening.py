@@ -44,13 +44,18 @@ def open_source(arguments: str | Sequence[str], asked: Columns = ANY, memory_byt
     Raises:
         InputError: nothing of that name, or its columns are not there.
     """
-    given = [arguments] if isinstance(arguments, str) else list(arguments)
+    try:
+        return _open([arguments] if isinstance(arguments, str) else list(arguments), asked, Forked(memory_bytes))
+    except PermissionError as error:
+        raise InputError(f"cannot read {error.filename}: {error.strerror}") from error
+
+
+def _open(given: list[str], asked: Columns, forked: Forked) -> Source:
     for argument in given:
         if not argument.strip() or not argument.isprintable():
             raise InputError(
                 f"{argument!r} is not a source; give a preset ({', '.join(PRESETS)}), a file, a folder or a Hub id"
             )
-    forked = Forked(memory_bytes)
     if len(given) != 1:
         return open_files(given, asked, forked)
     argument = without_scheme(given[0])

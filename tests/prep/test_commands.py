@@ -60,6 +60,30 @@ def test_a_cache_that_cannot_be_read_is_left_out_of_the_list(prep: Prep) -> None
     assert listed.code == 0
     assert "cache/a" in listed.out
     assert "cache/b" not in listed.out
+    assert listed.err.startswith("warning: not listed: cache/b/tokenizer/tokenizer.json: is a link")
+
+
+def test_a_home_is_meant_by_a_tilde_and_what_is_to_be_typed_next_is_quoted(
+    prep: Prep, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path / "my home"))
+    built = build(prep, write("a.csv", GOOD), "--out", "~/caches")
+    folder = tmp_path / "my home" / "caches" / "a"
+    assert built.out.endswith(f"next: train run --cache '{folder}'\n")
+    assert prep("verify", "~/caches/a", "--quiet").code == 0
+    assert f"next: train run --cache '{folder}' --strategy" in prep("plan", str(folder)).out
+    assert str(folder) in prep("list", "~/caches").out
+    assert not Path("~").exists()
+
+
+def test_a_source_that_may_not_be_read_is_refused(prep: Prep, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(path: Path) -> bool:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    source = write("a.csv", GOOD)
+    monkeypatch.setattr(Path, "is_dir", refuse)
+    done = prep("build", source)
+    assert (done.code, done.err) == (2, "error: cannot read a.csv: Permission denied\n")
 
 
 def test_a_flipped_byte_is_found_by_verify(prep: Prep) -> None:
@@ -71,6 +95,10 @@ def test_a_flipped_byte_is_found_by_verify(prep: Prep) -> None:
     done = prep("verify", "cache/a")
     assert done.code == 1
     assert "shard-00000.safetensors" in done.err
+    shard.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+    epoch = Path("cache/a/train/plans/smart-b16-s0/epoch-0000.safetensors")
+    epoch.write_bytes(epoch.read_bytes()[:-1] + b"\x7f")
+    assert f"checksum; delete {epoch.parent}: its plans are then drawn again" in prep("verify", "cache/a").err
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """`prep report`: pages and pictures well formed, self-contained, in accord with the numbers, readable everywhere."""
 
+import os
 import re
 import sys
 from pathlib import Path
@@ -193,6 +194,9 @@ def test_an_empty_split_is_refused_with_the_way_out(cache) -> None:
 def test_a_page_that_cannot_be_written_is_an_error(tmp_path) -> None:
     with pytest.raises(StorageError, match=r"cannot write .*nowhere"):
         write_page(tmp_path / "nowhere" / "page.html", "a page")
+    os.mkfifo(tmp_path / "page.html")
+    with pytest.raises(InputError, match="it is a folder, pipe or device, expected the name of a file"):
+        write_page(tmp_path / "page.html", "a page")
 
 
 @pytest.mark.parametrize("name", ["matplotlib", "jinja2"])

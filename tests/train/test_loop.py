@@ -23,7 +23,7 @@ from train.metrics.evaluation import evaluate
 from train.models.fit import CacheRequirements
 from train.models.inputs import READY_MASKS, model_inputs, use_ready_masks
 from train.models.loading import load_model
-from train.report import small_batch_warning
+from train.report import run_warnings, small_batch_warning
 from train.run import train
 from train.settings import SCHEDULES, Settings
 
@@ -186,6 +186,14 @@ def test_a_batch_of_fewer_rows_than_micro_batches_is_warned_of(make_job):
     assert warning is not None
     assert "8 rows of --batch-size are divided among 32 micro-batches" in warning
     assert "--batch-size 256" in warning
+
+
+def test_steps_that_the_run_does_not_have_are_warned_of(make_job):
+    """22 steps an epoch."""
+    assert run_warnings(make_job(epochs=2, max_steps=44, warmup_steps=43)) == []
+    short, warm_up = run_warnings(make_job(epochs=2, max_steps=45, warmup_steps=44))
+    assert "2 epochs of --epochs have 44 steps, fewer than --max-steps 45; for as many pass --epochs 3" in short
+    assert "the warm-up takes 44 steps and the run has 44" in warm_up
 
 
 @pytest.mark.slow
