@@ -259,6 +259,6 @@ class _Reporting:
         if cache + spilled > free:
             needed = f"about {sized(cache + spilled)} are needed{', half of it for a while' * bool(spilled)}"
             raise StorageError(
-                f"{self.folder.parent}: {needed}, and {sized(free)} are free; make room, pass --out on another disk, or "
-                "a smaller --max-length"
+                f"{self.folder.parent}: {needed}, and {sized(free)} are free; make room, pass --out on another disk, "
+                "or a smaller --max-length"
             )
