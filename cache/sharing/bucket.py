@@ -4,7 +4,7 @@ import contextlib
 import os
 from collections.abc import Iterator
 from datetime import timedelta
-from functools import cached_property
+from functools import cache, cached_property
 from typing import Any, BinaryIO
 
 from ..errors import InputError, StorageError
@@ -39,14 +39,10 @@ class Bucket(ObjectStore):
 
     def ranges(self, name: str) -> RemoteFile:
         """A file, to be read in any order; FileNotFoundError where there is none."""
-        url = self.url / name
+        url, path = self.url / name, self._path(name)
+        opened = cache(lambda: self._files.open_input_file(path))
         with self._explained(url):
-            file = self._files.open_input_file(self._path(name))
-            facts = {key.lower(): value for key, value in (file.metadata() or {}).items()}
-            version, size = facts.get("etag", b"").decode().strip('"'), file.size()
-            if not version:
-                written = self._files.get_file_info(self._path(name)).mtime_ns
-                version = f"written {written}" if written else ""
+            size, version = self._written(path) if url.scheme == "gs" else self._tagged(path, opened())
         if not version:
             raise StorageError(
                 f"{url}: the store gives neither its ETag nor when it was written, by which a change would be seen; "
@@ -55,9 +51,24 @@ class Bucket(ObjectStore):
 
         def fetch(position: int, size: int) -> bytes:
             with self._explained(url):
-                return bytes(file.read_at(size, position))
+                return bytes(opened().read_at(size, position))
 
         return RemoteFile(f"{url}", size, version, fetch)
+
+    def _tagged(self, path: str, file: Any) -> tuple[int, str]:
+        """The size and ETag of a file that is open; where it has none, when it was written."""
+        facts = {key.lower(): value for key, value in (file.metadata() or {}).items()}
+        tag = facts.get("etag", b"").decode().strip('"')
+        return (file.size(), tag) if tag else self._written(path)
+
+    def _written(self, path: str) -> tuple[int, str]:
+        """The size of a file and when it was written. Google's library opens none without asking for all its bytes."""
+        from pyarrow import fs
+
+        info = self._files.get_file_info(path)
+        if info.type != fs.FileType.File:
+            raise FileNotFoundError(path)
+        return info.size, f"written {info.mtime_ns}" if info.mtime_ns else ""
 
     @contextlib.contextmanager
     def _explained(self, url: StoreUrl) -> Iterator[None]:
