@@ -341,6 +341,20 @@ def test_nobody_listens(small: Cache, s3: ObjectServer, monkeypatch: pytest.Monk
         fetch(URL)
 
 
+@pytest.mark.slow
+def test_azure_without_credentials_ends_in_an_error(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """pyarrow's file system would abort the process."""
+    for name in ("AZURE_STORAGE_ACCOUNT_KEY", "AZURE_STORAGE_KEY", "AZURE_STORAGE_SAS_TOKEN"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("AZURE_STORAGE_ACCOUNT_NAME", "films")
+    monkeypatch.setenv("AZURE_STORAGE_ENDPOINT", "http://127.0.0.1:1")
+    with pytest.raises(StorageError, match=r"^az://bucket: no credentials were found that work; sign in"):
+        fetch("az://bucket/caches/small")
+    monkeypatch.setenv("AZURE_STORAGE_ACCOUNT_KEY", "half a key")
+    with pytest.raises(InputError, match=r"^az://bucket: AZURE_STORAGE_ACCOUNT_KEY is not base64"):
+        fetch("az://bucket/caches/small")
+
+
 # --- strangers' caches
 
 
