@@ -20,7 +20,9 @@ def main(cache_folder: str, model_name: str, steps: int = 20) -> float:
     cache = open_cache(cache_folder)
     folder = local_folder(model_name) or model_name
     model = AutoModelForSequenceClassification.from_pretrained(folder, num_labels=len(cache.manifest.task.label_names))
+    model.train()
     model, optimizer = accelerator.prepare(model, torch.optim.AdamW(model.parameters(), lr=5e-5))
+    torch.manual_seed(321 + accelerator.process_index)  # dropout of its own
     share = {"rank": accelerator.process_index, "world_size": accelerator.num_processes, "device": accelerator.device}
     for number, batch in enumerate(BatchStream(cache["train"], epochs=3, **share), start=1):
         loss = model(**batch.model_inputs()).loss

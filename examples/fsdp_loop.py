@@ -23,7 +23,7 @@ def main(cache_folder: str, model_name: str, steps: int = 20) -> float:
     cache = open_cache(cache_folder)
     folder = local_folder(model_name) or model_name
     model = AutoModelForSequenceClassification.from_pretrained(folder, num_labels=len(cache.manifest.task.label_names))
-    model.to(device)
+    model.to(device).train()
     for layer in model.base_model.encoder.layer:
         fully_shard(layer)
     fully_shard(model)

@@ -20,7 +20,7 @@ class Classifier(lightning.LightningModule):
 
     def __init__(self, model: torch.nn.Module) -> None:
         super().__init__()
-        self.model = model
+        self.model = model.train()  # Lightning leaves it as it is, and `from_pretrained` for evaluation
 
     def training_step(self, inputs: dict[str, torch.Tensor], _: int) -> torch.Tensor:
         """The loss of a planned batch."""

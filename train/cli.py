@@ -1,5 +1,6 @@
 """The command `train`: parse, call one function, print. Nothing slow is imported before a command runs."""
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
@@ -161,6 +162,8 @@ def evaluate(
     with Progress(f"evaluating {split}", limit or len(rows), "rows", quiet=quiet, delay_s=1) as progress:
         scores = score(trained, rows, on, resolved, batch_size, limit, progress=progress.update)
     assert scores is not None
+    if not math.isfinite(scores.mean_loss):
+        _warn("warning: the loss is not finite: some of the model's outputs are no numbers, so its scores mean nothing")
     names = scored_classes(trained.config, rows.task)
     if as_json:
         facts = {"model": model, "cache": cache, "split": split, "labels": names, **scores.to_json()}

@@ -154,8 +154,8 @@ class Predictor:
             most probable class and its probability, not a number for a word the model did not see.
 
         Raises:
-            InputError: the tokenizer cannot encode a text, or gives ids or lengths that the model does not take; or the
-                model says what is not finite.
+            InputError: the tokenizer cannot encode a text, or gives ids or lengths that the model does not take; or
+                outputs are not finite.
         """
         starts = range(0, len(inputs), TEXTS_TO_ENCODE)
         encoded = [row for start in starts for row in self._encode(inputs[start : start + TEXTS_TO_ENCODE])]
@@ -200,7 +200,7 @@ class Predictor:
         if bad:
             more = f" and {len(bad) - 1} more of its batch" * (len(bad) > 1)
             raise InputError(
-                f"the model {self.name} says what is not a finite number of the text {bad[0]!r:.60}{more}; "
+                f"the outputs of the model {self.name} are not finite for the text {bad[0]!r:.60}{more}; "
                 f"pass {'another model' if self.precision == 'fp32' else '--precision fp32, or another model'}"
             )
 

@@ -177,7 +177,7 @@ class Settings:
     )
     eval_rows: int | None = setting(
         None,
-        "Approximate number of rows to evaluate, in random batches that are always the same.",
+        "Approximate number of rows to evaluate, drawn at random and always the same.",
         default_text="all",
         minimum=1,
     )

@@ -69,7 +69,7 @@ def resolve(options: BatchOptions, padding_side: str) -> BatchOptions:
     """
     unknown = options.keys() - DEFAULTS.keys()
     if unknown:
-        raise InputError(f"batches have no option {', '.join(sorted(unknown))}; they have {', '.join(DEFAULTS)}")
+        raise InputError(f"batches have no option {', '.join(sorted(unknown))}; they have spec, {', '.join(DEFAULTS)}")
     found = BatchOptions(**{**DEFAULTS, **options})
     if not 0 <= found["rank"] < found["world_size"]:
         raise InputError(

@@ -1,14 +1,18 @@
 """Buckets of S3, Google Cloud Storage and Azure, by way of pyarrow, which finds the credentials where they are kept."""
 
 import contextlib
+import json
 import os
+import subprocess
+import sys
+from base64 import b64decode
 from collections.abc import Iterator
 from datetime import timedelta
-from functools import cached_property
+from functools import cache, cached_property
 from typing import Any, BinaryIO
 
 from ..errors import InputError, StorageError
-from .failures import DeniedError, remote_errors, translated
+from .failures import DeniedError, UnreachableError, remote_errors, translated
 from .ranges import RemoteFile
 from .remote import CHUNK_BYTES, ObjectStore, Readable
 from .transfer import Report
@@ -16,6 +20,10 @@ from .urls import StoreUrl
 
 _RETRY_LIMIT = timedelta(seconds=10)
 """How long Google's client tries again; `transfer` does so, too."""
+
+
+_SIGN_IN_S = 50.0
+"""Longest that finding credentials for Azure may take, seconds."""
 
 
 class Bucket(ObjectStore):
@@ -39,14 +47,10 @@ class Bucket(ObjectStore):
 
     def ranges(self, name: str) -> RemoteFile:
         """A file, to be read in any order; FileNotFoundError where there is none."""
-        url = self.url / name
+        url, path = self.url / name, self._path(name)
+        opened = cache(lambda: self._files.open_input_file(path))
         with self._explained(url):
-            file = self._files.open_input_file(self._path(name))
-            facts = {key.lower(): value for key, value in (file.metadata() or {}).items()}
-            version, size = facts.get("etag", b"").decode().strip('"'), file.size()
-            if not version:
-                written = self._files.get_file_info(self._path(name)).mtime_ns
-                version = f"written {written}" if written else ""
+            size, version = self._written(path) if url.scheme == "gs" else self._tagged(path, opened())
         if not version:
             raise StorageError(
                 f"{url}: the store gives neither its ETag nor when it was written, by which a change would be seen; "
@@ -55,9 +59,24 @@ class Bucket(ObjectStore):
 
         def fetch(position: int, size: int) -> bytes:
             with self._explained(url):
-                return bytes(file.read_at(size, position))
+                return bytes(opened().read_at(size, position))
 
         return RemoteFile(f"{url}", size, version, fetch)
+
+    def _tagged(self, path: str, file: Any) -> tuple[int, str]:
+        """The size and ETag of a file that is open; where it has none, when it was written."""
+        facts = {key.lower(): value for key, value in (file.metadata() or {}).items()}
+        tag = facts.get("etag", b"").decode().strip('"')
+        return (file.size(), tag) if tag else self._written(path)
+
+    def _written(self, path: str) -> tuple[int, str]:
+        """The size of a file and when it was written. Google's library opens none without asking for all its bytes."""
+        from pyarrow import fs
+
+        info = self._files.get_file_info(path)
+        if info.type != fs.FileType.File:
+            raise FileNotFoundError(path)
+        return info.size, f"written {info.mtime_ns}" if info.mtime_ns else ""
 
     @contextlib.contextmanager
     def _explained(self, url: StoreUrl) -> Iterator[None]:
@@ -157,6 +176,13 @@ def _file_system(scheme: str, host: str) -> Any:
         scheme, _, address = (emulator or "").rpartition("://")
         options = {"anonymous": True, "scheme": scheme or "http", "endpoint_override": address} if emulator else {}
         return fs.GcsFileSystem(retry_time_limit=_RETRY_LIMIT, **options)
+    return _azure(scheme, host)
+
+
+def _azure(scheme: str, host: str) -> Any:
+    """Azure's file system for a container; see `_file_system`."""
+    from pyarrow import fs
+
     account = host.partition("@")[2].partition(".")[0] or _variable(
         "AZURE_STORAGE_ACCOUNT_NAME", "AZURE_STORAGE_ACCOUNT"
     )
@@ -165,19 +191,39 @@ def _file_system(scheme: str, host: str) -> Any:
             f"{scheme}://{host} names no storage account; set AZURE_STORAGE_ACCOUNT_NAME, or write "
             "abfs://CONTAINER@ACCOUNT.dfs.core.windows.net/PATH"
         )
-    scheme, _, address = (_variable("AZURE_STORAGE_ENDPOINT") or "").rpartition("://")
+    protocol, _, address = (_variable("AZURE_STORAGE_ENDPOINT") or "").rpartition("://")
     options = {
         f"{service}_storage_{part}": value
         for service in ("blob", "dfs")
-        for part, value in (("scheme", scheme or "https"), ("authority", address.strip("/")))
+        for part, value in (("scheme", protocol or "https"), ("authority", address.strip("/")))
         if address
     }
-    return fs.AzureFileSystem(
-        account,
-        account_key=_variable("AZURE_STORAGE_ACCOUNT_KEY", "AZURE_STORAGE_KEY"),
-        sas_token=_variable("AZURE_STORAGE_SAS_TOKEN"),
-        **options,
-    )
+    key, token = _variable("AZURE_STORAGE_ACCOUNT_KEY", "AZURE_STORAGE_KEY"), _variable("AZURE_STORAGE_SAS_TOKEN")
+    try:
+        b64decode(key or "", validate=True)
+    except ValueError:
+        raise InputError(
+            f"{scheme}://{host}: AZURE_STORAGE_ACCOUNT_KEY is not base64, so it is no account's key; copy it whole"
+        ) from None
+    if key is None and token is None:
+        _check_sign_in(f"{scheme}://{host}", account, options)
+    return fs.AzureFileSystem(account, account_key=key, sas_token=token, **options)
+
+
+def _check_sign_in(url: str, account: str, options: dict[str, str]) -> None:
+    """Raise where Azure's library finds no credentials. It would end this process, so another one tries it."""
+    code = "import json, sys; from pyarrow import fs; fs.AzureFileSystem(**json.loads(sys.argv[1])).get_file_info('x')"
+    given = json.dumps({"account_name": account, **options})
+    try:
+        tried = subprocess.run(
+            [sys.executable, "-P", "-c", code, given], stdin=subprocess.DEVNULL, capture_output=True, timeout=_SIGN_IN_S
+        )
+    except subprocess.TimeoutExpired:
+        raise UnreachableError(
+            f"{url}: signing in took longer than {_SIGN_IN_S:.0f} seconds; check the network"
+        ) from None
+    if tried.returncode < 0:
+        raise translated(tried.stderr.decode(errors="replace").rpartition("what():")[2].strip(), url)
 
 
 def _variable(*names: str) -> str | None:

@@ -38,7 +38,8 @@ SENTENCES: tuple[tuple[str, type[LengthwiseError], str], ...] = (
         "application-default login`, `az login`) and repeat",
     ),
     (
-        r"metadata\.google\.internal|OAuth2|DefaultAzureCredential|CredentialUnavailable|ChainedTokenCredential",
+        r"metadata\.google\.internal|OAuth2|Bearer token|DefaultAzureCredential|CredentialUnavailable"
+        r"|ChainedTokenCredential",
         StorageError,
         "no credentials were found that work; sign in, or set the variables that hold them (see docs/sharing.md)",
     ),
@@ -70,7 +71,7 @@ SENTENCES: tuple[tuple[str, type[LengthwiseError], str], ...] = (
         "the store is overloaded or out of order; repeat the command later",
     ),
     (
-        r"NETWORK_CONNECTION|curlCode|CURL error|UNAVAILABLE|REQUEST_TIMEOUT"
+        r"NETWORK_CONNECTION|curlCode|CURL error|Error while sending request|UNAVAILABLE|REQUEST_TIMEOUT"
         r"|[Tt]imed? ?out|[Cc]onnect|[Rr]esolv|[Bb]roken pipe|[Tt]ransport",
         UnreachableError,
         "the connection did not open or was cut; check the network and the endpoint, then repeat the command: what "

@@ -65,6 +65,9 @@ class _Ranges(io.RawIOBase):
     def tell(self) -> int:
         return self._position
 
+    def readall(self) -> bytes:  # the library's own asks for 8 kB at once
+        return b"".join(iter(lambda: self.read(BLOCK_BYTES) or b"", b""))
+
     def readinto(self, buffer: Any, /) -> int:
         size = max(0, min(len(buffer), self._file.size - self._position))
         if size:

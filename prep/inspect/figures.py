@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from cache.common.drawing import Figure, Key, Palette, Panel, clip
+from cache.common.text import counted
 from cache.format.manifest import SplitInfo
 from cache.plans.costs import PlanCost
 
@@ -29,7 +30,7 @@ def share(part: float, whole: float) -> str:
 
 def overhead(cost: PlanCost) -> str:
     """Padding overhead as a percentage, with a second decimal where the first would be 0."""
-    return f"{cost.overhead:.1%}" if cost.overhead >= 0.001 or not cost.overhead else f"{cost.overhead:.2%}"
+    return f"{cost.overhead:,.1%}" if cost.overhead >= 0.001 or not cost.overhead else f"{cost.overhead:.2%}"
 
 
 # --- batches and their costs
@@ -54,9 +55,11 @@ def batches(views: Sequence[PlanView], max_length: int) -> Figure:
         f"Padding overhead: {overhead(smart)} in smart batches, {overhead(dynamic)} in random ones, "
         f"{overhead(fixed)} with fixed padding"
     )
+    first = len(drawn[0].first)
+    several = f"The first {first} of {fixed.batches:,} batches" if first < fixed.batches else "The batches"
     caption = (
-        f"The first {len(drawn[0].first)} of {fixed.batches:,} batches of an epoch, each row a line as long as the row "
-        "has tokens, all on one scale. Padding overhead is padding against real tokens, over the whole epoch."
+        f"{several} of an epoch, each row a line as long as the row has tokens, all on one scale. Padding overhead is "
+        "padding against real tokens, over the whole epoch."
     )
     return Figure("batches", title, caption, panels, columns=4, keys=TOKEN_KEYS)
 
@@ -137,9 +140,9 @@ def _draw_lengths(curve: LengthCurve, max_length: int, axes: "Axes", colors: Pal
     blue = colors["blue"]
     axes.fill_between(curve.position, low, high, color=blue, alpha=0.25, linewidth=0)
     axes.fill_between(curve.position, quarter, three_quarters, color=blue, alpha=0.4, linewidth=0)
-    axes.plot(curve.position, median, color=blue, linewidth=1.4, clip_on=False)
+    axes.plot(curve.position, median, "." if curve.rows == 1 else "-", color=blue, linewidth=1.4, clip_on=False)
     axes.set(xlim=(0, curve.rows), ylim=(0, max_length), xlabel="row", ylabel="tokens")
-    axes.locator_params("x", nbins=4)
+    axes.locator_params("x", nbins=4, integer=True)
 
 
 # --- max length and classes
@@ -166,32 +169,41 @@ def _draw_histogram(info: SplitInfo, max_length: int, axes: "Axes", colors: Pale
     """Rows below the limit in equal bins of lengths; those at the limit in a bar of their own."""
     below, at_limit, step = info.length_histogram[:max_length], rows_at_limit(info, max_length), -(-max_length // 50)
     bins = [*range(0, max_length, step), max_length]
-    axes.hist(range(len(below)), bins, weights=below, rwidth=0.86, color=colors["blue"])
+    counts, _, _ = axes.hist(range(len(below)), bins, weights=below, rwidth=0.86, color=colors["blue"])
     if at_limit:
         axes.bar(max_length, at_limit, step, align="edge", color=colors["vermilion"])
         label, end = f"{at_limit:,} rows of {max_length:,}", (max_length, at_limit)
-        axes.annotate(label, end, (-6, 0), textcoords="offset points", ha="right", va="top", color=colors["ink"])
+        side = "top" if at_limit > max(counts) / 10 else "bottom"  # of a low bar, above the axis and its numbers
+        axes.annotate(label, end, (-6, 0), textcoords="offset points", ha="right", va=side, color=colors["ink"])
     axes.set(xlim=(0, max_length + step), xlabel="length, tokens", ylabel="rows" + f" per {step} tokens" * (step > 1))
+    axes.locator_params("y", integer=True)
 
 
-def classes(counts: Sequence[int], names: Sequence[str], what: str = "rows") -> Figure:
-    """The number of rows, or of labelled tokens, of each class."""
-    rows, order = sum(counts), sorted(range(len(counts)), key=lambda index: -counts[index])
+def classes(counts: Sequence[int], names: Sequence[str], total: int, what: str = "row") -> Figure:
+    """The number of rows, or of labelled tokens, of each class.
+
+    Args:
+        counts: of each class; a row may be of several.
+        names: of the classes.
+        total: rows, or labelled tokens.
+        what: one of them.
+    """
+    rows, order = total, sorted(range(len(counts)), key=lambda index: -counts[index])
     shown = order[:MOST_CLASSES] if len(counts) > MOST_CLASSES else sorted(order)
     more = f" The {MOST_CLASSES} largest of {len(counts):,} are drawn." if len(counts) > MOST_CLASSES else ""
     top, bottom = share(counts[order[0]], rows), share(counts[order[-1]], rows)
     if len(counts) == 1:
-        title = f"All {what} are of one class, {names[0]}"
+        title = f"The one class, {names[0]}, has {top} of the {what}s"
     elif counts[order[0]] - counts[order[-1]] <= 0.02 * rows / len(counts):
         each = bottom if top == bottom else f"about {bottom}"
-        title = f"The {len(counts):,} classes are balanced: each has {each} of the {what}"
+        title = f"The {len(counts):,} classes are balanced: each has {each} of the {what}s"
     else:
-        title = (
-            f"The largest class, {names[order[0]]}, has {top} of the {what}, the smallest, {names[order[-1]]}, {bottom}"
-        )
+        largest, smallest = names[order[0]], names[order[-1]]
+        title = f"The largest class, {largest}, has {top} of the {what}s, the smallest, {smallest}, {bottom}"
     draw = partial(_draw_classes, [counts[index] for index in shown], [names[index] for index in shown], rows)
-    panel = Panel(f"{what.capitalize()} of each class", draw, height=60 + 28.0 * len(shown))
-    return Figure("classes", title, f"{rows:,} {what}.{more}", (panel,), columns=1)
+    panel = Panel(f"{what.capitalize()}s of each class", draw, height=60 + 28.0 * len(shown))
+    several = ", which may be of several classes" * (sum(counts) > rows)
+    return Figure("classes", title, f"{counted(rows, what)}{several}.{more}", (panel,), columns=1)
 
 
 def _draw_classes(counts: Sequence[int], names: Sequence[str], rows: int, axes: "Axes", colors: Palette) -> None:

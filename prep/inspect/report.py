@@ -66,9 +66,9 @@ def make_report(cache: Cache, split_name: str | None = None) -> Report:
         figures.lengths(length_curve(split.lengths[np.argsort(split.source_rows)]), length_curve(split.lengths), limit),
         figures.histogram(split.info, limit, cuts),
     ]
-    if "classification" in manifest.task.kind:
-        what = "labelled tokens" if manifest.task.per_token else "rows"
-        drawn.append(figures.classes(class_counts(split), manifest.task.label_names, what))
+    if counts := class_counts(split):
+        total, what = (sum(counts), "labelled token") if manifest.task.per_token else (len(split), "row")
+        drawn.append(figures.classes(counts, manifest.task.label_names, total, what))
     return Report(cache, split, views, chosen, cuts, drawn)
 
 

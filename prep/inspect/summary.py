@@ -96,7 +96,7 @@ def format_token_table(rows: list[TokenRow]) -> str:
                 f"{row.spec.batch_size or f'{row.spec.max_tokens:,} tokens'}",
                 f"{cost.batches:,}",
                 f"{cost.padded_tokens:,}",
-                f"{cost.overhead:.1%}",
+                f"{cost.overhead:,.1%}",
                 f"{row.saving(fixed):.1%} less" if row.cost is not fixed else "",
                 f"{cost.uniform_batches / max(cost.batches, 1):.0%}",
             ]

@@ -257,7 +257,8 @@ class _Reporting:
         spilled = cache if cache > self.shared.memory_bytes // RUNS_SHARE or not self.shared.in_place else 0
         free = shutil.disk_usage(self.folder).free
         if cache + spilled > free:
+            needed = f"about {sized(cache + spilled)} are needed{', half of it for a while' * bool(spilled)}"
             raise StorageError(
-                f"{self.folder.parent}: about {sized(cache + spilled)} are needed, half of it for a while, "
-                f"and {sized(free)} are free; make room, pass --out on another disk, or a smaller --max-length"
+                f"{self.folder.parent}: {needed}, and {sized(free)} are free; make room, pass --out on another disk, "
+                "or a smaller --max-length"
             )

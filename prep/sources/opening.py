@@ -78,7 +78,7 @@ def _open(given: list[str], asked: Columns, forked: Forked) -> Source:
 
 
 def _unknown(argument: str) -> str:
-    near = difflib.get_close_matches(argument, [*PRESETS, *_neighbours(argument)], n=3, cutoff=0.5)
+    near = difflib.get_close_matches(argument.lower(), [*PRESETS, *_neighbours(argument)], n=3, cutoff=0.5)
     hint = f"; did you mean {' or '.join(near)}?" if near else ""
     return (
         f"no source {argument!r}: neither a preset ({', '.join(PRESETS)}) nor a file or folder here, "
@@ -111,8 +111,8 @@ def _preset(preset: Preset, asked: Columns, forked: Forked) -> Source:
         labels=labels,
         delimiter=None,
     )
-    known: dict[str, Any] = {"unread": f"the column {preset.label!r}"}
-    if asked.labelled:
+    known: dict[str, Any] = {} if asked.labelled else {"unread": f"the column {preset.label!r}"}
+    if labels == (preset.label,):
         known = {"label_names": preset.label_names or None, "task": preset.task, "metric": preset.metric}
     if hub_reachable():
         source = open_hub(preset.hub, columns, forked, preset.splits)

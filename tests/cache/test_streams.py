@@ -53,6 +53,11 @@ def test_the_name_of_a_strategy_is_a_plan_with_the_built_ones_batch_size(corpus:
             split.batches(spec=spec)  # type: ignore[arg-type]
 
 
+def test_an_unknown_option_of_batches_is_told_those_there_are(corpus: Cache) -> None:
+    with pytest.raises(InputError, match="no option strategy; they have spec, device, rank"):
+        corpus["train"].batches(strategy="tight")  # type: ignore[call-arg]
+
+
 @pytest.mark.parametrize("take", [StepDataset, lambda cache: BatchStream(cache, 1), to_dataset])
 def test_a_cache_in_place_of_a_split_is_refused(corpus: Cache, take: Callable[[object], object]) -> None:
     with pytest.raises(InputError, match=r"Cache\(.* is not a split, expected one of a cache"):

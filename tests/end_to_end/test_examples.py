@@ -6,8 +6,10 @@ import warnings
 from functools import partial
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
+from transformers import BertForSequenceClassification
 
 from cache import Cache
 from tests.helpers.caches import write_cache
@@ -40,6 +42,22 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Cache:
 def model(tmp_path_factory: pytest.TempPathFactory) -> str:
     """The folder of a tiny model."""
     return str(write_model(tmp_path_factory.mktemp("models") / "tiny"))
+
+
+@pytest.fixture(autouse=True)
+def trained(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every model is trained as one is, with dropout: `from_pretrained` gives it ready for evaluation."""
+    check_training(monkeypatch)
+
+
+def check_training(patch: pytest.MonkeyPatch) -> None:
+    own = BertForSequenceClassification.forward
+
+    def forward(model: BertForSequenceClassification, *args: Any, **inputs: Any) -> Any:
+        assert model.bert.encoder.training
+        return own(model, *args, **inputs)
+
+    patch.setattr(BertForSequenceClassification, "forward", forward)
 
 
 def test_every_example_is_run_here() -> None:
@@ -94,7 +112,9 @@ def test_accelerate_loop_trains(corpus: Cache, model: str) -> None:
 
 def as_rank(name: str, *arguments: object) -> None:
     """Run a script as one of several ranks; what it returns goes to a file."""
-    Path(f"{name}-{os.environ['RANK']}.txt").write_text(repr(example(name).main(*arguments)))
+    with pytest.MonkeyPatch.context() as patch:
+        check_training(patch)
+        Path(f"{name}-{os.environ['RANK']}.txt").write_text(repr(example(name).main(*arguments)))
 
 
 def test_fsdp_and_accelerate_train_on_two_ranks(corpus: Cache, tmp_path: Path) -> None:

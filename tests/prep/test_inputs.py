@@ -29,6 +29,7 @@ def refused_file(
 refused_file("nothing of that name", "other.csv", GOOD, "no source 'rewiews.csv'", "a preset", options=("rewiews.csv",))
 refused_file("a near name", "reviews.csv", GOOD, "did you mean reviews.csv?", options=("rewiews.csv",))
 refused_file("a near preset", "x", "", "did you mean imdb", options=("imbd",))
+refused_file("a preset in capitals", "x", "", "did you mean imdb", options=("IMDB",))
 refused_file("an empty name", "x", "", "'' is not a source", options=("",))
 refused_file("an unknown kind", "a.xlsx", b"PK", "a.xlsx: of no known kind", ".csv", ".parquet", options=("a.xlsx",))
 LATIN1 = "text,label\nword1 café,x\n".encode("latin1")

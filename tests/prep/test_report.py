@@ -19,7 +19,9 @@ from prep.inspect import figures
 from prep.inspect.figures_data import length_curve, plan_views, smaller_limits, truncations
 from prep.inspect.figures_tokens import _marks, _shown, marked_rows
 from prep.inspect.report import make_report, report_page
+from tests.helpers.builds import build_toy
 from tests.helpers.caches import write_cache
+from tests.helpers.corpora import write_rows
 from tests.helpers.pages import CHROMIUM, Page, check_in_browser, check_page
 
 
@@ -184,6 +186,14 @@ def test_the_command_writes_page_and_pictures_of_the_reviews(imdb_cache, tmp_pat
 
 
 FIGURES = ("batches", "costs", "lengths", "truncation", "classes")
+
+
+def test_rows_of_several_classes_are_drawn_with_their_share_of_the_rows(tmp_path) -> None:
+    rows = [("word1", ["a", "b"]), ("word2", ["a"]), ("word3", ["a"]), ("word4", [])]
+    drawn = make_report(build_toy(write_rows(tmp_path / "a.jsonl", rows), tmp_path).cache).figures[-1]
+    assert drawn.title == "The largest class, a, has 75.0% of the rows, the smallest, b, 25.0%"
+    assert drawn.caption == "4 rows."
+    assert figures.classes([3, 3], ["a", "b"], 4).caption == "4 rows, which may be of several classes."
 
 
 def test_an_empty_split_is_refused_with_the_way_out(cache) -> None:

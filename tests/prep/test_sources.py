@@ -1,5 +1,6 @@
 """Sources: files and folders of every kind, presets and Hub datasets give the same rows."""
 
+import json
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -139,6 +140,16 @@ def test_a_preset_is_taken_from_the_hub_where_it_can_be_reached(tmp_path: Path, 
     assert list(cache) == ["train", "test"], "no row of train is held out where there is a test split"
     assert cache.manifest.max_length == 400
     assert cache.folder.name == "imdb"
+
+
+def test_another_label_of_a_preset_has_classes_of_its_own(tmp_path: Path, hub: Path) -> None:
+    folder = hub / "stanfordnlp" / "imdb"
+    folder.mkdir(parents=True)
+    rows = [{"text": text, "label": 0, "genre": genre} for text, genre in (("word1", "noir"), ("word2", "western"))]
+    (folder / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    manifest = build_toy("imdb", tmp_path, label="genre").cache.manifest
+    assert manifest.task.label_names == ("noir", "western")
+    assert "metric" not in manifest.source, "the authors' score is for their labels"
 
 
 @pytest.mark.parametrize(

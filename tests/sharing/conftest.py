@@ -72,7 +72,7 @@ def gs(store: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ObjectServer]:
 
 
 @dataclass
-class Bucket:
+class Shared:
     """A bucket of a store: its URL, and the server that holds it."""
 
     url: str
@@ -85,9 +85,9 @@ class Bucket:
 
 
 @pytest.fixture(params=["s3", "gs"])
-def bucket(request: pytest.FixtureRequest) -> Bucket:
+def bucket(request: pytest.FixtureRequest) -> Shared:
     """A bucket of each kind of store."""
-    return Bucket(f"{request.param}://bucket", request.getfixturevalue(request.param))
+    return Shared(f"{request.param}://bucket", request.getfixturevalue(request.param))
 
 
 @pytest.fixture

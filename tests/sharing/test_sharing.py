@@ -18,7 +18,7 @@ from cache.sharing.store import collect_garbage
 
 from ..helpers.caches import write_cache
 from ..helpers.object_server import ObjectServer
-from .conftest import SECRET, URL, Bucket, contents, names_at
+from .conftest import SECRET, URL, Shared, contents, names_at
 
 QUIET = ConsoleProgress(quiet=True)
 
@@ -32,7 +32,7 @@ def fetch(url: str, to: Path | None = None) -> Path:
         return pulled.folder
 
 
-def test_what_is_pulled_is_what_was_pushed_byte_for_byte(small: Cache, bucket: Bucket, tmp_path: Path) -> None:
+def test_what_is_pulled_is_what_was_pushed_byte_for_byte(small: Cache, bucket: Shared, tmp_path: Path) -> None:
     pushed = small.push(bucket.cache, progress=QUIET)
     assert pushed.files == pushed.sent_files == len(contents(small.folder))
     assert pushed.bytes == pushed.sent_bytes
@@ -58,7 +58,7 @@ def test_a_plan_with_more_epochs_there_stays(
     assert {spec.id: len(plan.epochs) for spec, plan in plans.items()} == {"smart-b16-s0": 5, "tight-b8-s0": 3}
 
 
-def test_the_caches_of_a_bucket_are_found(small: Cache, bucket: Bucket) -> None:
+def test_the_caches_of_a_bucket_are_found(small: Cache, bucket: Shared) -> None:
     small.push(bucket.cache, progress=QUIET)
     bucket.server.objects["bucket/notes/deeper/a.txt"] = b"not of a cache"
     assert [found for found, _ in find_remote_caches(f"{bucket.url}/caches")] == [bucket.cache]
@@ -133,7 +133,7 @@ def test_threads_share_one_download(small: Cache, s3: ObjectServer, capsys: pyte
 # --- publishing
 
 
-def test_another_cache_is_replaced_only_by_force(small: Cache, bucket: Bucket, tmp_path: Path) -> None:
+def test_another_cache_is_replaced_only_by_force(small: Cache, bucket: Shared, tmp_path: Path) -> None:
     url, server = bucket.cache, bucket.server
     small.push(url, progress=QUIET)
     server.objects["bucket/caches/small/notes.txt"] = b"not of the cache"
@@ -160,7 +160,7 @@ def test_a_damaged_manifest_is_replaced_only_by_force(small: Cache, s3: ObjectSe
     assert contents(fetch(URL)) == contents(small.folder)
 
 
-def test_a_push_that_was_stopped_goes_on(small: Cache, bucket: Bucket, store: Path) -> None:
+def test_a_push_that_was_stopped_goes_on(small: Cache, bucket: Shared, store: Path) -> None:
     url, server = bucket.cache, bucket.server
     server.fault = lambda method, key, count: (
         "403 AccessDenied" if method == "PUT" and key.endswith("test/shard-00003.safetensors") else None
@@ -219,7 +219,7 @@ def test_a_cache_with_a_wrong_byte_is_not_pushed(small: Cache, s3: ObjectServer)
 
 @pytest.mark.parametrize("fault", ["cut", "flip", "404 NoSuchKey"])
 def test_a_file_that_does_not_come_whole_never_gets_its_name(
-    fault: str, small: Cache, bucket: Bucket, store: Path, monkeypatch: pytest.MonkeyPatch
+    fault: str, small: Cache, bucket: Shared, store: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("cache.sharing.transfer.ATTEMPTS", 1)
     url, server = bucket.cache, bucket.server
@@ -323,7 +323,7 @@ def test_what_the_hub_refuses_is_said_in_a_sentence(
     assert "hf_secretsecret" not in str(error.value)
 
 
-def test_what_is_not_there_is_said(small: Cache, bucket: Bucket, store: Path, tmp_path: Path) -> None:
+def test_what_is_not_there_is_said(small: Cache, bucket: Shared, store: Path, tmp_path: Path) -> None:
     with pytest.raises(NotACacheError, match=rf"has no manifest.*prep list {bucket.url}/caches"):
         fetch(f"{bucket.url}/caches/none")
     other = bucket.url.replace("bucket", "other")
@@ -339,6 +339,20 @@ def test_nobody_listens(small: Cache, s3: ObjectServer, monkeypatch: pytest.Monk
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:1")
     with pytest.raises(StorageError, match="did not open or was cut"):
         fetch(URL)
+
+
+@pytest.mark.slow
+def test_azure_without_credentials_ends_in_an_error(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """pyarrow's file system would abort the process."""
+    for name in ("AZURE_STORAGE_ACCOUNT_KEY", "AZURE_STORAGE_KEY", "AZURE_STORAGE_SAS_TOKEN"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("AZURE_STORAGE_ACCOUNT_NAME", "films")
+    monkeypatch.setenv("AZURE_STORAGE_ENDPOINT", "http://127.0.0.1:1")
+    with pytest.raises(StorageError, match=r"^az://bucket: no credentials were found that work; sign in"):
+        fetch("az://bucket/caches/small")
+    monkeypatch.setenv("AZURE_STORAGE_ACCOUNT_KEY", "half a key")
+    with pytest.raises(InputError, match=r"^az://bucket: AZURE_STORAGE_ACCOUNT_KEY is not base64"):
+        fetch("az://bucket/caches/small")
 
 
 # --- strangers' caches

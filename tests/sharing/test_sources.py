@@ -13,6 +13,9 @@ import pyarrow.parquet
 import pytest
 
 from cache import InputError, MismatchError
+from cache.sharing.bucket import Bucket
+from cache.sharing.ranges import RemoteFile
+from cache.sharing.urls import parse_url
 from prep.columns import parts
 from prep.sources.opening import open_source
 from prep.sources.remote_path import RemotePath, is_meant
@@ -20,7 +23,7 @@ from prep.sources.remote_path import RemotePath, is_meant
 from ..helpers.builds import build_toy
 from ..helpers.commands import Prep
 from ..helpers.object_server import ObjectServer
-from .conftest import SECRET, Bucket
+from .conftest import SECRET, Shared
 
 pytestmark = pytest.mark.slow
 ROWS = [{"text": f"word{number % 29 + 1} word{number % 7 + 1}", "label": "xyz"[number % 3]} for number in range(60)]
@@ -62,7 +65,7 @@ ON_ALL = [(corpus, "s3") for corpus in CORPORA] + [(corpus, "gs") for corpus in 
 
 
 @pytest.mark.parametrize(("corpus", "bucket"), ON_ALL, indirect=["bucket"])
-def test_caches_of_remote_and_local_files_are_equal(corpus: str, bucket: Bucket, tmp_path: Path) -> None:
+def test_caches_of_remote_and_local_files_are_equal(corpus: str, bucket: Shared, tmp_path: Path) -> None:
     source, files = CORPORA[corpus]
     for name, data in files.items():
         bucket.server.objects[f"bucket/corpora/{name}"] = data
@@ -104,7 +107,7 @@ def test_file_urls_are_local_files(tmp_path: Path) -> None:
         assert open_source(source).identity == open_source(str(tmp_path / "a-1.csv")).identity
 
 
-def test_a_later_build_knows_whether_the_source_changed(bucket: Bucket, tmp_path: Path) -> None:
+def test_a_later_build_knows_whether_the_source_changed(bucket: Shared, tmp_path: Path) -> None:
     bucket.server.objects["bucket/a.jsonl"] = JSONL
     first = build_toy(f"{bucket.url}/a.jsonl", tmp_path)
     again = build_toy(f"{bucket.url}/a.jsonl", tmp_path)
@@ -153,6 +156,26 @@ def test_a_remote_file_is_read_in_parts(
     found = parts(stream, 400)
     assert len(found) == 1 if ending == "quoted.csv" else len(found) > 2
     assert [row for part in found for batch in part() for row in batch.to_pylist()] == ROWS
+
+
+def test_a_whole_remote_file_is_read_in_large_pieces() -> None:
+    data, asked = bytes(9 << 20), []
+
+    def fetch(position: int, size: int) -> bytes:
+        asked.append((position, size))
+        return data[position : position + size]
+
+    assert RemoteFile("s3://bucket/a", len(data), "1", fetch).open().read() == data
+    assert asked == [(0, 4 << 20), (4 << 20, 4 << 20), (8 << 20, 1 << 20)]
+
+
+def test_a_file_of_google_cloud_storage_is_found_without_asking_for_its_bytes(gs: ObjectServer) -> None:
+    gs.objects["bucket/a"] = b"12345"
+    file = Bucket(parse_url("gs://bucket")).ranges("a")
+    assert (file.size, file.version.partition(" ")[0]) == (5, "written")
+    assert gs.requests == [("GET", "bucket/a")]  # a second one would be for its bytes
+    with pytest.raises(FileNotFoundError):
+        Bucket(parse_url("gs://bucket")).ranges("b")
 
 
 def test_what_is_pickled_of_a_file_is_itself_alone(s3: ObjectServer) -> None:

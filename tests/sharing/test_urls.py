@@ -94,6 +94,11 @@ NO_TOKEN = (
             "GetProperties failed for 'http://host/a'. Azure Error: [] Fail to get a new connection: no server\nmore",
             r"did not open or was cut.*\(\[\] Fail to get a new connection: no server\)$",
         ),
+        (
+            OSError,
+            "GetProperties failed for 'http://host'. Azure Error: [] Error while sending request. Failure of the peer",
+            r"did not open or was cut.*\(\[\] Error while sending request. Failure of the peer\)$",
+        ),
     ],
 )
 def test_what_the_libraries_of_clouds_say_is_said_in_a_sentence(kind: type[Exception], text: str, message: str) -> None:

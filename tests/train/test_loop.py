@@ -173,11 +173,25 @@ def test_plans_are_stored_for_the_epochs_that_max_steps_reaches(tmp_path, spec):
     assert epochs_reached(cache["train"], spec, replace(settings, epochs=2)) == 2
 
 
-def test_an_evaluation_of_a_few_rows_takes_not_many_more(make_job, toy):
-    """Though a batch of an evaluation holds more."""
-    scores = evaluate(make_job().model, toy["test"], CPU, "fp32", batch_size=64, limit=4)
-    assert scores is not None
-    assert 4 <= scores.rows < 8
+def test_an_evaluation_of_a_few_rows_takes_not_many_more_and_of_every_length(make_job, tmp_path):
+    """Though a batch of an evaluation holds more, and rows of one length fill it; whatever the batch size, the same."""
+    split = write_cache(tmp_path / "two", {"test": 60}, lengths=np.repeat([10, 20], 30))["test"]
+    model, rows = make_job().model, []
+    model.register_forward_pre_hook(lambda module, args, inputs: rows.extend(ids_of(inputs)), with_kwargs=True)
+    found = []
+    for batch_size, count in ((64, 20), (10, 20), (7, 21)):
+        scores = evaluate(model, split, CPU, "fp32", batch_size, limit=20)
+        assert scores is not None
+        assert scores.rows == len(rows) == count
+        found.append({*rows})
+        rows.clear()
+    assert found[0] == found[1] < found[2]
+    assert 5 < sum(len(ids) == 10 for ids in found[0]) < 15
+
+
+def ids_of(inputs: dict[str, torch.Tensor]) -> list[tuple[int, ...]]:
+    """The rows of a batch without their padding."""
+    return [tuple(id_ for id_ in row if id_) for row in inputs["input_ids"].tolist()]
 
 
 def test_a_batch_of_fewer_rows_than_micro_batches_is_warned_of(make_job):

@@ -198,10 +198,10 @@ def test_words_are_taken_as_a_list_or_split_at_spaces(models: Path, run: Run) ->
 
 
 @pytest.mark.parametrize("model", ["classes", "regression", "multi-label", "tags"])
-def test_what_a_model_says_that_is_not_finite_is_refused_with_the_text(models: Path, model: str) -> None:
+def test_outputs_that_are_not_finite_are_refused_with_the_text(models: Path, model: str) -> None:
     predictor = Predictor(str(models / model))
     predictor.model.classifier.bias.data[0] = torch.nan
-    with pytest.raises(InputError, match="not a finite number of the text 'word2 word3' and 1 more of its batch"):
+    with pytest.raises(InputError, match="are not finite for the text 'word2 word3' and 1 more of its batch"):
         predictor.outputs(["word1", "word2 word3"])
 
 

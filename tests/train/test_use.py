@@ -6,7 +6,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from click.testing import CliRunner
+from safetensors.torch import load_file, save_file
 
 from cache.common.folder import Folder
 from cache.common.progress import clock
@@ -145,6 +147,19 @@ def test_eval_equals_a_plain_count_row_by_row(place, command):
     assert scores["rows"] == 50
     last = [r for r in read_records(Folder.open(place / "runs" / "toy-1"), "metrics.jsonl") if r["kind"] == "eval"][-1]
     assert (last["accuracy"], last["f1"]) == (scores["accuracy"], scores["f1"])
+
+
+def test_eval_warns_of_outputs_that_are_no_numbers(place, monkeypatch):
+    monkeypatch.chdir(place)
+    names = {0: "neg", 1: "pos"}
+    weights = write_model(place / "nan", classes=2, id2label=names, label2id={"neg": 0, "pos": 1}) / "model.safetensors"
+    tensors = load_file(weights)
+    tensors["classifier.bias"][0] = torch.nan
+    save_file(tensors, weights, {"format": "pt"})
+    result = CliRunner().invoke(cli, ["eval", "nan", "--cache", "cache/toy"])
+    assert result.exception is None
+    assert "warning: the loss is not finite" in result.stderr
+    assert "loss       nan" in result.stdout
 
 
 def test_eval_prints_accuracy_f1_and_counts(command):

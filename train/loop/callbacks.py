@@ -10,20 +10,20 @@ from typing import Protocol
 from cache import Split
 from cache.common.files import storage_errors
 from cache.common.folder import Folder
-from cache.common.progress import clock
 from cache.format.files import FileInfo
 
 from .. import device as devices
 from ..distributed import StopVote
 from ..metrics.base import Scores
 from ..metrics.evaluation import evaluate
-from ..metrics.scores import TITLES, is_better
+from ..metrics.scores import is_better
 from ..run_folder.console import TrainingProgress
 from ..run_folder.folder import CHECKPOINTS, METRICS, TIMING, Json
 from ..run_folder.records import NoRecords, Records, finite, joined_records
 from ..run_folder.trackers import Trackers
 from ..signals import StopRequest
 from .checkpoint import load_weights, prune, save_checkpoint
+from .epoch_row import epoch_row
 from .non_finite import non_finite
 from .setup import TrainingSetup
 from .speed import SpeedMeter
@@ -118,23 +118,6 @@ class RunCallbacks:
             self.timing.add({**position, **times})
         self.trackers.log({**position, **result, **(times or {})})
 
-    def _row(self, result: Json, eval_seconds: float, mfu: float | None) -> dict[str, str]:
-        """A line in the report, of the epoch up to here; `result` is the summary of its evaluation, empty if there was
-        none."""
-        state, sums = self.state, self.state.epoch_sums
-        done = state.epoch + state.epoch_step / max(self.setup.steps[state.epoch], 1)
-        scores = {name: value for name, value in result.items() if name not in ("loss", "rows")}
-        row = {"epoch": f"{round(done, 2):g}/{len(self.setup.steps)}", "train loss": _number(sums.mean_loss)}
-        if result:
-            row["eval loss"] = _number(result["loss"])
-        row |= {TITLES.get(name, name): _number(value) for name, value in scores.items()}
-        row["tokens/s"] = f"{sums.real_tokens / max(state.epoch_seconds, 1e-9):,.0f}"
-        if mfu is not None:
-            row["MFU"] = f"{mfu:.1%}"
-        row["padding"] = f"{sums.padded_tokens / max(sums.real_tokens, 1) - 1:.1%}"
-        row["time"] = clock(state.epoch_seconds)
-        return row | ({"eval time": clock(eval_seconds)} if result else {})
-
     def on_resume(self) -> bool:
         """Make up for an evaluation within an epoch during which the run was stopped; returns whether to stop."""
         return self._evaluation_is_due() and self.on_step_end()
@@ -170,7 +153,7 @@ class RunCallbacks:
             return False
         result = scores.summary()
         self._record("eval", {"split": split.name, **result})
-        self.progress.epoch(self._row(result, seconds, self._epoch_speed()[1].get("mfu")))
+        self.progress.epoch(epoch_row(self.setup, state, result, seconds, self._epoch_speed()[1].get("mfu")))
         state.scores, state.evaluated_step = finite(scores.to_json()), state.step
         return self._is_best(result, state.epoch + 1)
 
@@ -197,7 +180,7 @@ class RunCallbacks:
         result = scores.summary() if scores is not None else {}
         if scores is not None:
             self._record("eval", {"split": setup.settings.eval_split, **result})
-        row = self._row(result, eval_seconds, speed.get("mfu"))
+        row = epoch_row(setup, state, result, eval_seconds, speed.get("mfu"))
         state.scores = finite(scores.to_json()) if scores is not None else None
         state.epoch, state.epoch_step, state.epoch_sums, state.epoch_seconds = state.epoch + 1, 0, Sums(), 0.0
         best = self._is_best(result, state.epoch)
@@ -312,7 +295,3 @@ class RunCallbacks:
         if bad_step >= 0 and self.setup.settings.on_nonfinite == "stop":
             with self.ranks.together():
                 raise non_finite(self.setup, bad_step, self.checkpoints)
-
-
-def _number(value: float | None) -> str:
-    return "not finite" if value is None else f"{value:.4f}"

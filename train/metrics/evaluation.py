@@ -33,7 +33,8 @@ def evaluate(
     progress: Callable[[int], object] = lambda rows: None,
     ranks: Ranks = ALONE,
 ) -> Scores | None:
-    """Score a model on the rows of a split, in uniform batches where possible; their order does not matter.
+    """Score a model on the rows of a split, in uniform batches where possible; their order does not matter. Where only
+    some rows are asked for, they are drawn at random, whatever their lengths.
 
     A masked language model is scored on masked tokens, always the same ones, at any batch size. Ranks take turns with
     the batches, and each gets the scores that one process would: the same numbers are added in the same order.
@@ -44,8 +45,7 @@ def evaluate(
         device: where to compute.
         precision: `fp32` or `bf16`.
         batch_size: rows of a batch.
-        limit: stop after the batch that reaches so many rows; batches come in an order that is random, but always the
-            same. None: every row.
+        limit: score about so many rows, in batches of equally many; always the same ones. None: every row.
         stop: asked before each batch; once it says so, on any rank, there is no result.
         progress: called with the rows of each batch when it is under way, another rank's included.
         ranks: the processes that evaluate together.
@@ -56,13 +56,15 @@ def evaluate(
     """
     if not len(split):
         raise InputError(f"split {split.name!r} of {split.folder} has no rows, so there is nothing to evaluate")
-    masked, batch_size = is_masked_model(model), min(batch_size, limit or batch_size)
+    masked, spec = is_masked_model(model), PlanSpec("tight", batch_size)
+    if limit is not None and limit < len(split):
+        spec = PlanSpec("dynamic", -(-limit // -(-limit // batch_size)))
     score, metric = _masked(model, split, device) if masked else _labelled(model, split, device)
     losses: list[torch.Tensor] = []  # () each, 0 of a batch that another rank computes
     rows, stopped = 0, False
     model.eval()
     with torch.inference_mode(), devices.autocast(device, precision):
-        for batch in split.batches(0, PlanSpec("tight", batch_size), device=device, padding_side=PADDING_SIDE):
+        for batch in split.batches(0, spec, device=device, padding_side=PADDING_SIDE):
             stopped = stop()
             if stopped or rows >= (limit or len(split)):
                 break

@@ -1,0 +1,39 @@
+"""The line that the report of a run has for each evaluation and each epoch."""
+
+from cache.common.progress import clock
+
+from ..metrics.scores import TITLES
+from ..run_folder.folder import Json
+from .setup import TrainingSetup
+from .state import State
+
+
+def epoch_row(
+    setup: TrainingSetup, state: State, result: Json, eval_seconds: float, mfu: float | None
+) -> dict[str, str]:
+    """The cells of the line, by title; losses and speed are of the current epoch up to the last log point.
+
+    Args:
+        setup: what is trained.
+        state: the progress of the run.
+        result: the summary of the evaluation, empty if there was none.
+        eval_seconds: how long it took.
+        mfu: model FLOPs utilization; None where it is not known.
+    """
+    sums = state.epoch_sums
+    done = state.epoch + state.epoch_step / max(setup.steps[state.epoch], 1)
+    scores = {name: value for name, value in result.items() if name not in ("loss", "rows")}
+    row = {"epoch": f"{round(done, 2):g}/{len(setup.steps)}", "train loss": _number(sums.mean_loss)}
+    if result:
+        row["eval loss"] = _number(result["loss"])
+    row |= {TITLES.get(name, name): _number(value) for name, value in scores.items()}
+    row["tokens/s"] = f"{sums.real_tokens / max(state.epoch_seconds, 1e-9):,.0f}"
+    if mfu is not None:
+        row["MFU"] = f"{mfu:.1%}"
+    row["padding"] = f"{sums.padded_tokens / max(sums.real_tokens, 1) - 1:.1%}"
+    row["time"] = clock(state.epoch_seconds)
+    return row | ({"eval time": clock(eval_seconds)} if result else {})
+
+
+def _number(value: float | None) -> str:
+    return "not finite" if value is None else f"{value:.4f}"
