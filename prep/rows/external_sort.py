@@ -75,7 +75,8 @@ class SpillFile:
         return Spilled(self.path, begin, len(ids), ids.dtype)
 
     def __del__(self) -> None:
-        os.close(self.handle)
+        if hasattr(self, "handle"):  # not where Ctrl-C came first
+            os.close(self.handle)
 
 
 @dataclass(frozen=True)

@@ -187,7 +187,7 @@ def _opened_parquet(path: Path) -> Iterator["pyarrow.parquet.ParquetFile"]:
     import pyarrow.parquet
 
     try:
-        with pyarrow.parquet.ParquetFile(open_regular(path)) as file:
+        with open_regular(path) as data, pyarrow.parquet.ParquetFile(data) as file:
             yield file
     except (OSError, pa.ArrowException) as error:
         raise InputError(f"--file {path} cannot be read as parquet: {error}") from None
