@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import time
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +23,11 @@ from ..helpers.builds import content
 from ..helpers.corpora import toy_rows, write_rows
 from ..helpers.tokenizers import write_tokenizer
 
-pytest.importorskip("ray")
-pytestmark = [pytest.mark.faults, pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")]
+pytestmark = [
+    pytest.mark.faults,
+    pytest.mark.skipif(sys.platform != "linux", reason="reads /proc"),
+    pytest.mark.skipif(find_spec("ray") is None, reason="needs Ray"),
+]
 ROOT = Path(__file__).parents[2]
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "RAY_worker_niceness": "0"}
 """Ray's own workers stand back behind all other processes (nice 15), which the other tests would make a standstill."""
