@@ -26,7 +26,8 @@ test: .venv/dev.stamp
 	$(FORKING_PYTEST) $(FORKING)
 	$(PYTEST) $(addprefix --ignore ,$(FORKING))
 
-# The unit tests alone: what starts a process or trains a model is marked slow, and left out.
+# The unit tests alone, in a minute: what starts a process, trains a model or draws is marked slow, and left out.
+quick: WORKERS = 2
 quick: .venv/dev.stamp
 	$(PYTEST) -m "not slow and not faults"
 

@@ -16,7 +16,10 @@ from prep.at_url import _around, push_built
 from ..helpers.caches import write_cache
 from ..helpers.commands import Prep
 from ..helpers.object_server import ObjectServer
+from ..helpers.tokenizers import write_tokenizer
 from .conftest import SECRET, URL, contents, names_at
+
+pytestmark = pytest.mark.slow
 
 OUT = "s3://bucket/caches"
 TEXTS = "".join(f"{'a fine film ' * (1 + row % 7)},{'neg' if row % 2 else 'pos'}\n" for row in range(60))
@@ -25,12 +28,13 @@ TEXTS = "".join(f"{'a fine film ' * (1 + row % 7)},{'neg' if row % 2 else 'pos'}
 @pytest.fixture
 def source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     monkeypatch.chdir(tmp_path)
+    write_tokenizer(Path("tokenizer"))
     Path("small.csv").write_text("text,label\n" + TEXTS)
     return "small.csv"
 
 
 def arguments(source: str, *more: str) -> tuple[str, ...]:
-    return ("build", source, "--tokenizer", "minilm", "--epochs", "1", *more)
+    return ("build", source, "--tokenizer", "tokenizer", "--epochs", "1", *more)
 
 
 def digests(folder: Path) -> dict[str, str]:
@@ -65,7 +69,7 @@ def test_what_is_there_is_built_once_and_replaced_only_by_force(
     assert {name.rpartition("/")[2] for name in names_at(s3) - before} == {"epoch-0001.safetensors"}
     other = prep(*arguments(source, "--out", OUT, "--max-length", "9"))
     assert other.code == 2
-    assert f"{URL} holds a different cache: max length 512 there, 9 asked for" in other.err
+    assert f"{URL} holds a different cache: max length 128 there, 9 asked for" in other.err
     assert prep(*arguments(source, "--out", OUT, "--max-length", "9", "--force")).code == 0
     assert open_cache(URL).manifest.max_length == 9
 

@@ -20,6 +20,8 @@ from ..helpers.caches import write_cache
 from ..helpers.object_server import ObjectServer
 from .conftest import SECRET, URL, Shared, contents, names_at
 
+pytestmark = pytest.mark.slow
+
 QUIET = ConsoleProgress(quiet=True)
 
 
@@ -341,7 +343,6 @@ def test_nobody_listens(small: Cache, s3: ObjectServer, monkeypatch: pytest.Monk
         fetch(URL)
 
 
-@pytest.mark.slow
 def test_azure_without_credentials_ends_in_an_error(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """pyarrow's file system would abort the process."""
     for name in ("AZURE_STORAGE_ACCOUNT_KEY", "AZURE_STORAGE_KEY", "AZURE_STORAGE_SAS_TOKEN"):

@@ -22,6 +22,8 @@ from train.run_folder.folder import METRICS, TIMING, RunInfo, Summary, write_set
 from train.run_folder.records import Records
 from train.settings import Settings
 
+pytestmark = pytest.mark.slow
+
 
 def write_run(
     folder: Path,
