@@ -21,7 +21,7 @@ import torch
 from cache import PlanSpec, Split, open_cache
 from cache.plans.strategies import EpochPlan
 from train.device import autocast, pick_precision, prepare
-from train.models.cpu_attention import use_cpu_kernels
+from train.kernels.cpu_attention import use_cpu_kernels
 from train.models.fit import CacheRequirements
 from train.models.heads import quiet_transformers
 from train.models.loading import load_model

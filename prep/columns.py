@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cache.errors import InputError
+from cache.format.checksummed_json import Json
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -21,6 +22,55 @@ TEXT, PAIR, LABEL, LABELS = "text", "text_pair", "label", "labels"
 Stream = Callable[[], Iterator["pa.RecordBatch"]]
 """A function that starts reading from the front and yields record batches with the columns text, perhaps text_pair,
 and label, or labels: a struct with a field for each class where each has a column; no labels where none are wanted."""
+
+
+@dataclass(frozen=True)
+class Columns:
+    """Which columns hold what; what is None or empty is yet to be found.
+
+    Attributes:
+        text: the text, or the first one of a pair.
+        pair: the second text of a pair, None where texts come alone.
+        labels: one column, or one for each class of a multi-label task, holding 0 or 1.
+        labelled: whether labels are wanted; where not, there are no columns of them.
+        delimiter: what separates the cells of csv and text files; None = what their names say.
+        drop_missing: whether rows without a text or a label are left out.
+    """
+
+    text: str | None = None
+    pair: str | None = None
+    labels: tuple[str, ...] = ()
+    labelled: bool = True
+    delimiter: str | None = None
+    drop_missing: bool = False
+
+    @property
+    def texts(self) -> list[str]:
+        """The columns of text."""
+        return [name for name in (self.text, self.pair) if name is not None]
+
+    @property
+    def names(self) -> list[str]:
+        """All of them."""
+        return [*self.texts, *self.labels]
+
+    @property
+    def identity(self) -> Json:
+        """What a cache's manifest says of them."""
+        pair = {"text_pair": self.pair} if self.pair else {}
+        label = {"label": self.labels[0] if len(self.labels) == 1 else list(self.labels)} if self.labelled else {}
+        delimiter = {"delimiter": self.delimiter} if self.delimiter else {}
+        return {"text": self.text, **pair, **label, **delimiter, **self.missing}
+
+    @property
+    def missing(self) -> Json:
+        """What a cache's manifest says of rows without a text or a label: nothing where they are an error."""
+        return {"missing": "drop"} if self.drop_missing else {}
+
+    @property
+    def classes(self) -> tuple[str, ...] | None:
+        """The classes, where each has a column."""
+        return self.labels if len(self.labels) > 1 else None
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,8 @@ from cache.format.tasks import MLM
 from cache.plans.spec import PlanSpec
 
 from .choices import DROP, ENGINES, EXECUTORS, LOCAL, MISSING, TASKS
-from .sources.corpus import STDIN, Columns
+from .columns import Columns
+from .sources.corpus import STDIN
 
 DEFAULT_PART_BYTES = 128 << 20
 

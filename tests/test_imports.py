@@ -14,10 +14,10 @@ import pytest
 ROOT = Path(__file__).parent.parent
 ORDER = {
     "cache": "errors common plans format writing reading batches sharing opening __init__",
-    "prep": "choices columns tokenization labels sources settings rows existing at_url build export api inspect "
-    "sharing_cli inspect_cli cli entry __init__",
-    "train": "declarations settings signals device distributed launch models libraries metrics run_folder loop "
-    "report resume run tables predict predict_file compare predict_cli cli entry __init__",
+    "prep": "choices columns tokenization labels parsing sources settings rows existing at_url build export api "
+    "inspect sharing_cli inspect_cli cli entry __init__",
+    "train": "declarations settings signals device distributed launch kernels models libraries metrics run_folder "
+    "loop report resume run tables predict predict_file compare predict_cli cli entry __init__",
 }
 """What lies in each room, sub-packages and modules: each imports from itself and from what stands before it."""
 LAYERS = {room: names.split() for room, names in ORDER.items()}

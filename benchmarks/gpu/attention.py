@@ -7,7 +7,7 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import scaled_dot_product_attention
 
-from train.models.packed_attention import packed_attention
+from train.kernels.packed_attention import packed_attention
 
 from ..timing import Json
 from .common import SEED, Place

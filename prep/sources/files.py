@@ -16,11 +16,10 @@ import numpy as np
 from cache.common.forked import BATCH_BYTES, Forked
 from cache.errors import InputError
 
-from ..columns import PartedStream, Stream
-from .corpus import Columns
-from .cutting import FilePart, cut_tables
-from .readers import holds_lists, names_of, read_tables, read_texts
-from .remote_path import SourcePath, each
+from ..columns import Columns, PartedStream, Stream
+from ..parsing.cutting import FilePart, cut_tables
+from ..parsing.readers import holds_lists, names_of, read_tables, read_texts
+from ..parsing.remote_path import SourcePath, each
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -8,7 +8,8 @@ from cache.common.forked import Forked
 from cache.common.hub import hub_reachable
 from cache.errors import InputError
 
-from .corpus import Columns, Source
+from ..columns import Columns
+from .corpus import Source
 from .presets import PRESETS
 from .saved import arrow_frame
 from .tables import class_names, frames_source

@@ -14,8 +14,8 @@ from cache.common.forked import BATCH_ROWS
 from cache.errors import InputError
 from cache.format.tasks import MLM, TOKENS
 
-from ..columns import LABEL, PAIR, TEXT, Stream
-from .corpus import Columns, Source, check_split_name
+from ..columns import LABEL, PAIR, TEXT, Columns, Stream
+from .corpus import Source, check_split_name
 from .tables import Frame, dataset_frame, frames_source
 
 if TYPE_CHECKING:

@@ -13,12 +13,13 @@ from cache.errors import InputError
 from cache.format.checksummed_json import Json
 from cache.format.files import sha256_file
 
-from .corpus import Columns, Source, cache_name, check_split_name
-from .diagnose import reading
+from ..columns import Columns
+from ..parsing.diagnose import reading
+from ..parsing.formats import ARCHIVE, EXPECTED, FORMATS, LINES, check_known, format_of
+from ..parsing.remote_path import RemotePath, SourcePath
+from .corpus import Source, cache_name, check_split_name
 from .files import column_names, holds_words, table_stream, text_files_stream
-from .formats import ARCHIVE, EXPECTED, FORMATS, LINES, check_known, format_of
 from .remote import is_remote_glob, matching, source_path, without_scheme
-from .remote_path import RemotePath, SourcePath
 from .saved import is_saved, open_saved
 from .splits import by_split, check_all_named, split_of_folder
 from .usual_columns import choose_columns, column_note, unread_labels

@@ -14,9 +14,10 @@ from cache.common.hub import hub_reachable, package_folder
 from cache.errors import InputError
 from cache.format.checksummed_json import NAME_PATTERN
 
-from .corpus import STDIN, Columns, Source
+from ..columns import Columns
+from ..parsing.formats import ARCHIVE, TEXT, format_of
+from .corpus import STDIN, Source
 from .files import column_names, table_stream
-from .formats import ARCHIVE, TEXT, format_of
 from .hub import open_hub
 from .local import files_identity, names_files, open_file, open_files, open_folder
 from .presets import PRESETS, Preset

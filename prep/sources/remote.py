@@ -10,8 +10,8 @@ from cache.sharing.hub import HubDataset
 from cache.sharing.transfer import Report, transfer, watched
 from cache.sharing.urls import StoreUrl, is_url, parse_url
 
-from .formats import ARCHIVE, TEXT, format_of
-from .remote_path import Listed, RemotePath, SourcePath, below, connected, is_meant
+from ..parsing.formats import ARCHIVE, TEXT, format_of
+from ..parsing.remote_path import Listed, RemotePath, SourcePath, below, connected, is_meant
 
 
 def is_remote_glob(argument: str) -> bool:

@@ -9,11 +9,11 @@ from cache.common.files import open_regular
 from cache.common.forked import BATCH_ROWS, Forked
 from cache.errors import InputError
 
-from ..columns import Stream, plain
-from .corpus import Columns, Source, check_split_name
-from .diagnose import reading
+from ..columns import Columns, Stream, plain
+from ..parsing.diagnose import reading
+from ..parsing.remote_path import SourcePath
+from .corpus import Source, check_split_name
 from .files import watch
-from .remote_path import SourcePath
 from .tables import Classes, Frame, class_names, frames_source
 
 if TYPE_CHECKING:

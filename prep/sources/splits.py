@@ -12,8 +12,8 @@ from collections.abc import Mapping, Sequence
 from cache.common.text import listed
 from cache.errors import InputError
 
+from ..parsing.remote_path import SourcePath
 from .corpus import check_split_name
-from .remote_path import SourcePath
 
 SPLITS = {
     "train": "train",

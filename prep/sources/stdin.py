@@ -14,8 +14,8 @@ from cache.common.files import storage_errors
 from cache.common.forked import Forked
 from cache.errors import InputError
 
-from ..columns import Stream
-from .corpus import STDIN, Columns, Source
+from ..columns import Columns, Stream
+from .corpus import STDIN, Source
 from .local import open_file
 
 if TYPE_CHECKING:

@@ -21,6 +21,7 @@ from ..columns import (
     LABELS,
     PAIR,
     TEXT,
+    Columns,
     PartedStream,
     Stream,
     check_filled,
@@ -31,9 +32,9 @@ from ..columns import (
     plain,
 )
 from ..labels.class_labels import Coded, code_batch
-from .corpus import Columns, Source, cache_name
+from ..parsing.readers import named
+from .corpus import Source, cache_name
 from .missing import FilledRows, noting_left_out
-from .readers import named
 from .usual_columns import choose_columns, column_note, unread_labels
 
 if TYPE_CHECKING:

@@ -7,8 +7,8 @@ from dataclasses import replace
 
 from cache.errors import InputError
 
-from .corpus import Columns
-from .remote_path import SourcePath
+from ..columns import Columns
+from ..parsing.remote_path import SourcePath
 
 WORD_NAMES = ("tokens", "words")
 TEXT_NAMES = ("text", "review", "sentence", "content", "document", "comment", "body", *WORD_NAMES)

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from prep.sources import readers as sources
+from prep.parsing import readers as sources
 
 from ..helpers.children import ended, print_to, spawn
 from ..helpers.corpora import toy_rows, write_rows

@@ -20,8 +20,8 @@ import pytest
 from cache import InputError, open_cache
 from cache.common import forked
 from cache.common.forked import Forked
+from prep.columns import Columns
 from prep.sources import hub
-from prep.sources.corpus import Columns
 
 from ..helpers.children import ended, spawn
 from ..helpers.commands import GOOD, Prep, build, write

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from cache import InputError, MismatchError, open_cache
+from prep.parsing import readers
 from prep.rows import assembly
-from prep.sources import readers
 
 from ..helpers.builds import build_toy, check_rows, content, decoded, ids_by_transformers
 from ..helpers.commands import Prep

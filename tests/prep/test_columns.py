@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from cache import InputError, open_cache
-from prep.sources.corpus import Columns
+from prep.columns import Columns
 from prep.sources.usual_columns import choose_columns
 
 from ..helpers.commands import GOOD, Prep, build, write

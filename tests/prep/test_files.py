@@ -84,7 +84,7 @@ def test_the_one_file_of_a_zip_archive_is_read(prep: Prep, name: str) -> None:
 
 
 def test_a_long_list_of_json_is_read_in_parts(prep: Prep, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("prep.sources.json_files.PART_CHARACTERS", 7)
+    monkeypatch.setattr("prep.parsing.json_files.PART_CHARACTERS", 7)
     labels = ("x", "a\nb", "y")
     rows = [{"text": f'word{row} "[{{,é\\' * (row % 5), "label": labels[row % 3]} for row in range(50)]
     write("a.json", json.dumps(rows, ensure_ascii=False, indent=1))

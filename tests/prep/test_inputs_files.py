@@ -27,8 +27,8 @@ def test_a_row_of_twenty_megabytes_is_read(prep: Prep, ending: str) -> None:
 
 
 def test_rows_before_a_long_one_are_not_read_twice(prep: Prep, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("prep.sources.readers.BLOCK_BYTES", 256)
-    monkeypatch.setattr("prep.sources.readers.HEAD_BYTES", 16)
+    monkeypatch.setattr("prep.parsing.readers.BLOCK_BYTES", 256)
+    monkeypatch.setattr("prep.parsing.readers.HEAD_BYTES", 16)
     sizes = [1, 2, 1, 50, 2, 1, 300, 1, 2, 40, 1]
     rows = [(" ".join([f"word{number}"] * size), "x" if size > 1 else "y") for number, size in enumerate(sizes)]
     write("a.csv", csv_of(rows))

@@ -17,7 +17,7 @@ from ..helpers.tokenizers import write_tokenizer
 pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parents[2]
-CODE = "from prep.cli import main; from prep.sources import readers; readers.BLOCK_BYTES = 1 << 20; main()"
+CODE = "from prep.cli import main; from prep.parsing import readers; readers.BLOCK_BYTES = 1 << 20; main()"
 """The command, reading in small blocks."""
 
 

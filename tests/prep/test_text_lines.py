@@ -8,9 +8,9 @@ import pyarrow as pa
 import pytest
 
 from cache import InputError, open_cache
-from prep.sources import text_lines
-from prep.sources.formats import LINES, TableFile
-from prep.sources.text_lines import read_lines
+from prep.parsing import text_lines
+from prep.parsing.formats import LINES, TableFile
+from prep.parsing.text_lines import read_lines
 
 from ..helpers.commands import Done, Prep, build, write, write_parquet
 from .test_files import zipped

@@ -17,8 +17,8 @@ from cache.sharing.bucket import Bucket
 from cache.sharing.ranges import RemoteFile
 from cache.sharing.urls import parse_url
 from prep.columns import parts
+from prep.parsing.remote_path import RemotePath, is_meant
 from prep.sources.opening import open_source
-from prep.sources.remote_path import RemotePath, is_meant
 
 from ..helpers.builds import build_toy
 from ..helpers.commands import Prep
@@ -150,7 +150,7 @@ def test_a_remote_file_is_read_in_parts(
     ending: str, data: bytes, s3: ObjectServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Each of which can be read by another process, given what is pickled of it."""
-    monkeypatch.setattr("prep.sources.cutting.CHUNK_BYTES", 100)
+    monkeypatch.setattr("prep.parsing.cutting.CHUNK_BYTES", 100)
     s3.objects[f"bucket/a.{ending}"] = data
     stream = open_source(f"s3://bucket/a.{ending}").splits["train"]
     found = parts(stream, 400)

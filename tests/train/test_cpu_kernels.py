@@ -8,9 +8,9 @@ import torch
 from torch import nn
 from transformers import AutoConfig, AutoModelForSequenceClassification, BertConfig, DebertaV2Config, PreTrainedModel
 
-from train.models import cpu_attention as attention
-from train.models.cpu_attention import blocked_attention, use_cpu_kernels
-from train.models.cpu_dropout import dropout, use_raw_bits
+from train.kernels import cpu_attention as attention
+from train.kernels.cpu_attention import blocked_attention, use_cpu_kernels
+from train.kernels.cpu_dropout import dropout, use_raw_bits
 
 CPU = torch.device("cpu")
 ROWS, HEADS, KEYS = 5, 2, 16

@@ -14,11 +14,11 @@ from cache import Cache
 from tests.helpers.caches import write_cache
 from tests.helpers.models import DEBERTA_V3, DISTIL, KINDS, write_model
 from train.compare.table import read_result
+from train.kernels.cpu_attention import use_cpu_kernels
 from train.loop.speed import SpeedMeter
 from train.metrics import peaks
 from train.metrics.flops import ModelFlops, count_flops
 from train.metrics.peaks import peak_tflops
-from train.models.cpu_attention import use_cpu_kernels
 from train.models.frozen import freeze, use_gradient_checkpointing
 from train.models.heads import quiet_transformers
 from train.models.masked_lm import masked_forward

@@ -24,11 +24,11 @@ from cache.format.tasks import IGNORED
 from tests.helpers.models import check_same_run, resume_from_first_checkpoint, write_model
 from tests.helpers.tasks import build_task, task_settings, train_task
 from train import device as devices
-from train.models.cpu_attention import use_cpu_kernels
+from train.kernels.cpu_attention import use_cpu_kernels
+from train.kernels.packed_attention import packed_attention
 from train.models.inputs import attention_length, model_inputs
 from train.models.masked_lm import Masking, masked_forward, summed_loss
 from train.models.packed import attention, check_packed, use_packed
-from train.models.packed_attention import packed_attention
 from train.models.pooled import use_pooled_only
 from train.run import start_run
 

@@ -16,8 +16,8 @@ from cache.plans.spec import PlanSpec
 
 from .. import device as devices
 from ..distributed import ALONE, Ranks
+from ..kernels.cpu_attention import use_cpu_kernels
 from ..launch import launch_id
-from ..models.cpu_attention import use_cpu_kernels
 from ..models.frozen import freeze, use_gradient_checkpointing
 from ..models.inputs import PADDING_SIDE, attention_length, use_ready_masks
 from ..models.losses import Loss, model_loss, training_loss

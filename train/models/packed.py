@@ -25,10 +25,10 @@ from cache import Batch
 from cache.errors import MismatchError
 
 from .. import device as devices
-from .cpu_attention import NAME as BLOCKED
+from ..kernels.cpu_attention import NAME as BLOCKED
+from ..kernels.packed_attention import packed_attention
 from .inputs import MODERNBERT, model_inputs
 from .masked_lm import is_masked_model
-from .packed_attention import packed_attention
 
 NAME = "lengthwise_packed"
 """How the names begin under which transformers finds this attention."""

@@ -20,7 +20,7 @@ from torch import nn
 from transformers import PreTrainedModel
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from .cpu_attention import NAME as BLOCKED
+from ..kernels.cpu_attention import NAME as BLOCKED
 from .frozen import layers_of
 
 ATTENTIONS = ("sdpa", "eager", BLOCKED)

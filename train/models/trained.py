@@ -11,9 +11,9 @@ from cache.errors import InputError, MismatchError
 from cache.format.tasks import MLM
 
 from .. import device as devices
+from ..kernels.cpu_attention import use_cpu_kernels
 from .classes import map_classes
 from .configuration import read_config
-from .cpu_attention import use_cpu_kernels
 from .fit import CacheRequirements, check_fit, usable_positions
 from .folder import MAX_LENGTH, MAX_TOKENIZER_BYTES, TOKENIZER, TOKENIZER_CONFIG, ModelFolder, parse_tokenizer
 from .heads import PROBLEMS, has_trained_head, is_masked, kind_of

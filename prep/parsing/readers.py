@@ -10,9 +10,8 @@ import numpy as np
 from cache.common.forked import BATCH_BYTES, BATCH_ROWS
 from cache.errors import InputError
 
-from ..columns import LABEL, LABELS, PAIR, TEXT, distinct, is_list, kept, plain
+from ..columns import LABEL, LABELS, PAIR, TEXT, Columns, distinct, is_list, kept, plain
 from .conll import conll_names, read_conll
-from .corpus import Columns
 from .cutting import FilePart
 from .diagnose import not_utf8, reading, row_too_long
 from .formats import LINES, Span, TableFile, open_unpacked, table_file
