@@ -112,7 +112,10 @@ def run(resume: Path | None, quiet: bool, as_json: bool, config: Path | None, **
 @click.option("--cache", required=True, shell_complete=complete_folder, help="Folder or URL of the cache.")
 @click.option("--split", default="test", show_default=True, help="Split of the cache.")
 @click.option(
-    "--rows", "limit", type=click.IntRange(1), help="Approximate number of rows, always the same.  [default: all]"
+    "--rows",
+    "limit",
+    type=click.IntRange(1),
+    help="Number of rows, drawn at random and always the same.  [default: all]",
 )
 @click.option("--batch-size", type=click.IntRange(1), default=64, show_default=True, help="Rows of a batch.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, …")

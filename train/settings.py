@@ -177,7 +177,7 @@ class Settings:
     )
     eval_rows: int | None = setting(
         None,
-        "Approximate number of rows to evaluate, drawn at random and always the same.",
+        "Number of rows to evaluate, drawn at random and always the same.",
         default_text="all",
         minimum=1,
     )

@@ -179,13 +179,13 @@ def test_an_evaluation_of_a_few_rows_takes_not_many_more_and_of_every_length(mak
     model, rows = make_job().model, []
     model.register_forward_pre_hook(lambda module, args, inputs: rows.extend(ids_of(inputs)), with_kwargs=True)
     found = []
-    for batch_size, count in ((64, 20), (10, 20), (7, 21)):
+    for batch_size in (64, 10, 7):
         scores = evaluate(model, split, CPU, "fp32", batch_size, limit=20)
         assert scores is not None
-        assert scores.rows == len(rows) == count
+        assert scores.rows == len(rows) == 20
         found.append({*rows})
         rows.clear()
-    assert found[0] == found[1] < found[2]
+    assert found[0] == found[1] == found[2]
     assert 5 < sum(len(ids) == 10 for ids in found[0]) < 15
 
 

@@ -44,8 +44,8 @@ def evaluate(
         split: its classes must be among the model's; they are matched by name.
         device: where to compute.
         precision: `fp32` or `bf16`.
-        batch_size: rows of a batch.
-        limit: score about so many rows, in batches of equally many; always the same ones. None: every row.
+        batch_size: rows of a batch; about, where some rows are asked for.
+        limit: score so many rows, always the same ones. None: every row.
         stop: asked before each batch; once it says so, on any rank, there is no result.
         progress: called with the rows of each batch when it is under way, another rank's included.
         ranks: the processes that evaluate together.
@@ -56,15 +56,17 @@ def evaluate(
     """
     if not len(split):
         raise InputError(f"split {split.name!r} of {split.folder} has no rows, so there is nothing to evaluate")
-    masked, spec = is_masked_model(model), PlanSpec("tight", batch_size)
-    if limit is not None and limit < len(split):
-        spec = PlanSpec("dynamic", -(-limit // -(-limit // batch_size)))
+    masked, spec, parts = is_masked_model(model), PlanSpec("tight", batch_size), 1
+    if limit is not None and limit < len(split):  # one random batch, sorted by length and cut into parts
+        spec, parts = PlanSpec("dynamic", limit), -(-limit // batch_size)
     score, metric = _masked(model, split, device) if masked else _labelled(model, split, device)
     losses: list[torch.Tensor] = []  # () each, 0 of a batch that another rank computes
     rows, stopped = 0, False
     model.eval()
     with torch.inference_mode(), devices.autocast(device, precision):
-        for batch in split.batches(0, spec, device=device, padding_side=PADDING_SIDE):
+        for batch in split.batches(
+            0, spec, device=device, padding_side=PADDING_SIDE, gradient_accumulation_steps=parts
+        ):
             stopped = stop()
             if stopped or rows >= (limit or len(split)):
                 break
