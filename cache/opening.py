@@ -168,6 +168,10 @@ class Cache(Mapping[str, Split]):
             raise InputError(f"{self.folder} has no split {split!r}; it has {', '.join(self._splits) or 'none'}")
         return self._splits[split]
 
+    def get(self, split: str, default: Any = None) -> Any:
+        """The split of that name; `default` where there is none."""
+        return self._splits.get(split, default)
+
     def __contains__(self, split: object) -> bool:
         return split in self._splits
 

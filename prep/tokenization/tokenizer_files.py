@@ -6,6 +6,7 @@ transformers, once.
 
 import hashlib
 import json
+import os
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -62,7 +63,7 @@ class TokenizerFiles:
         return config
 
 
-def find_tokenizer(name: str | None) -> TokenizerFiles:
+def find_tokenizer(name: str | os.PathLike[str] | None) -> TokenizerFiles:
     """Get a tokenizer's files.
 
     Args:
@@ -72,7 +73,7 @@ def find_tokenizer(name: str | None) -> TokenizerFiles:
     Raises:
         InputError: it cannot be had.
     """
-    wanted = name or DEFAULT_MODEL
+    wanted = os.fspath(name or DEFAULT_MODEL)
     folder = local_folder(wanted)
     if folder:
         return _from_folder(path_text(wanted), folder)
