@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 import torch
 from transformers import PretrainedConfig
 
-from cache.common.text import listed
+from cache.console.text import listed
 from cache.errors import MismatchError
 from cache.format.tasks import IGNORED, Task
 
