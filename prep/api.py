@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import Any, Unpack
 
 from cache import Cache
-from cache.common.progress import ConsoleProgress
+from cache.console.progress import ConsoleProgress
 from cache.errors import InputError
 
 from .build import build

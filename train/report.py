@@ -4,13 +4,13 @@ import shlex
 from collections.abc import Callable
 from pathlib import Path
 
-from cache.common.progress import clock
-from cache.common.text import counted, sized
+from cache.console.progress import clock
+from cache.console.text import counted, sized
 
+from .forward.inputs import PADDING_SIDE
 from .loop.resolution import corpus_metric
 from .loop.setup import TrainingSetup
 from .metrics.scores import TITLES, main_score
-from .models.inputs import PADDING_SIDE
 from .run_folder.folder import METRICS, MODEL, Json
 from .run_folder.trackers import Trackers
 from .settings import NO_SPLIT

@@ -15,9 +15,6 @@ from cache.common.hub import local_folder, user_path
 from cache.errors import LengthwiseError, MismatchError
 from cache.format.files import FileInfo
 
-from . import device as devices
-from .distributed import Ranks
-from .launch import is_restarted, launch_id
 from .loop.checkpoint import Checkpoint, clean, load_checkpoint, newest_checkpoint, read_checkpoint
 from .loop.resolution import absolute_model, cache_requirements
 from .loop.setup import TrainingSetup, checkpoint_owner, keep_plan, prepare_training
@@ -25,6 +22,9 @@ from .loop.state import Meter, State
 from .models.folder import CONFIG
 from .models.loading import load_model, model_digest, model_folder
 from .run_folder.folder import CHECKPOINTS, RUNS, RunInfo, open_run, read_run, read_summary
+from .runtime import device as devices
+from .runtime.distributed import Ranks
+from .runtime.launch import is_restarted, launch_id
 from .settings import FREE_ON_RESUME, Settings, contradictions
 
 

@@ -10,7 +10,7 @@ from typing import Any, Unpack
 import torch
 
 from ..common.arrays import Array
-from ..common.text import counted
+from ..console.text import counted
 from ..errors import InputError
 from ..plans.spec import PlanSpec
 from ..reading.split_reader import SplitReader, expect_split

@@ -6,7 +6,7 @@ from typing import Any, Unpack
 import torch
 from torch.utils.data import Dataset
 
-from ..common.text import counted
+from ..console.text import counted
 from ..errors import InputError, MismatchError
 from ..plans.spec import PlanSpec
 from ..reading.split_reader import SplitReader, expect_split

@@ -14,7 +14,7 @@ from cache.format import tasks
 from cache.plans.spec import PlanSpec
 from tests.helpers.caches import write_cache
 from tests.helpers.models import write_model
-from train import device as devices
+from train.forward.inputs import READY_MASKS, model_inputs, use_ready_masks
 from train.loop.epoch_row import epoch_row
 from train.loop.oom_check import check_memory
 from train.loop.setup import TrainingSetup, epoch_steps, epochs_reached, keep_plan, make_optimizer
@@ -22,10 +22,10 @@ from train.loop.state import Meter, State, Sums
 from train.loop.step import OutOfMemoryError, backward, learning_rate, schedule, update
 from train.metrics.evaluation import evaluate
 from train.models.fit import CacheRequirements
-from train.models.inputs import READY_MASKS, model_inputs, use_ready_masks
 from train.models.loading import load_model
 from train.report import run_warnings, small_batch_warning
 from train.run import train
+from train.runtime import device as devices
 from train.settings import SCHEDULES, Settings
 
 CPU = torch.device("cpu")

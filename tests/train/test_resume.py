@@ -23,8 +23,8 @@ from tests.helpers.children import ended, kill_in_second_checkpoint, spawn, stop
 from tests.helpers.models import write_model
 from train.loop.checkpoint import checkpoints as checkpoint_names
 from train.run import resume_run, start_run
+from train.runtime.signals import Stopped, StopRequest
 from train.settings import Settings
-from train.signals import Stopped, StopRequest
 
 pytestmark = pytest.mark.slow
 
@@ -339,7 +339,7 @@ def test_flags_that_contradict_the_run_are_refused_all_at_once(halfway):
 def test_the_same_settings_spelled_otherwise_are_no_contradiction(halfway, place, tmp_path, monkeypatch):
     """A relative path of the model, `auto` where the run found out the same."""
     monkeypatch.chdir(place)
-    monkeypatch.setattr("train.device._native_bf16", lambda device: False)
+    monkeypatch.setattr("train.runtime.device._native_bf16", lambda device: False)
     shutil.copytree(halfway, tmp_path / "same")
     out = str(tmp_path / "x" / ".." / "same")
     given = {"model": "model", "precision": "auto", "cache": "toy", "lr": 1e-3, "device": "auto", "out": out}

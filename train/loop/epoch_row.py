@@ -1,6 +1,6 @@
 """The line that the report of a run has for each evaluation and each epoch."""
 
-from cache.common.progress import clock
+from cache.console.progress import clock
 
 from ..metrics.scores import TITLES
 from ..run_folder.folder import Json

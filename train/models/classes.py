@@ -14,7 +14,7 @@ import torch
 from torch import nn
 from transformers import PretrainedConfig, PreTrainedModel
 
-from cache.common.text import listed
+from cache.console.text import listed
 from cache.errors import MismatchError
 from cache.format.tasks import IGNORED, Task
 

@@ -10,8 +10,9 @@ from transformers import PretrainedConfig, PreTrainedModel
 from cache.errors import InputError, MismatchError
 from cache.format.tasks import MLM
 
-from .. import device as devices
+from ..forward.pooled import use_pooled_only
 from ..kernels.cpu_attention import use_cpu_kernels
+from ..runtime import device as devices
 from .classes import map_classes
 from .configuration import read_config
 from .fit import CacheRequirements, check_fit, usable_positions
@@ -19,7 +20,6 @@ from .folder import MAX_LENGTH, MAX_TOKENIZER_BYTES, TOKENIZER, TOKENIZER_CONFIG
 from .heads import PROBLEMS, has_trained_head, is_masked, kind_of
 from .library_errors import library_errors
 from .loading import load_weights
-from .pooled import use_pooled_only
 
 DEFAULT_MAX_LENGTH = 512
 """Tokens a text is truncated to where neither the model nor its folder gives a limit."""

@@ -2,9 +2,9 @@
 
 from collections.abc import Callable, Mapping
 
-from cache.common.progress import Progress
+from cache.console.progress import Progress
 
-from ..distributed import Ranks
+from ..runtime.distributed import Ranks
 
 CELL = 8
 """Minimum width of a column of the table of epochs."""
