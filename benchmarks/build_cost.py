@@ -111,8 +111,8 @@ class Measured:
 
 def build(path: Path, memory: str) -> Json:
     """Build the cache by parts; what it took."""
-    from cache.common.progress import ConsoleProgress
-    from cache.common.sizes import parse_bytes
+    from cache.console.progress import ConsoleProgress
+    from cache.console.sizes import parse_bytes
     from cache.format.files import sha256_file
     from prep import build as building
     from prep.rows import encoding, external_sort

@@ -111,7 +111,7 @@ def sentences_cache(name: str, holdout: float) -> Path:
 
 
 def _cache(source: str, shard_bytes: int | None = None, **given: Any) -> Path:
-    from cache.common.progress import ConsoleProgress
+    from cache.console.progress import ConsoleProgress
     from cache.errors import CacheError
     from prep.build import build
     from prep.settings import BuildSettings

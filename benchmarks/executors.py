@@ -102,7 +102,7 @@ def make(copies: int) -> None:
 
 def by_prep(path: str, ray: bool) -> Json:
     """Build, planning nothing."""
-    from cache.common.progress import ConsoleProgress
+    from cache.console.progress import ConsoleProgress
     from prep.build import build
     from prep.settings import BuildSettings
 

@@ -29,7 +29,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from statistics import fmean, median, stdev
 
-from train.signals import Stopped
+from train.runtime.signals import Stopped
 
 from . import timing
 from .timing import RESULTS, WORK, Json, environment, say

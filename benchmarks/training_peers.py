@@ -20,11 +20,11 @@ import torch
 
 from cache import PlanSpec, Split, open_cache
 from cache.plans.strategies import EpochPlan
-from train.device import autocast, pick_precision, prepare
 from train.kernels.cpu_attention import use_cpu_kernels
 from train.models.fit import CacheRequirements
 from train.models.heads import quiet_transformers
 from train.models.loading import load_model
+from train.runtime.device import autocast, pick_precision, prepare
 
 from .corpus import even_batches, imdb_cache, part_of, sample_cache, small_bert
 from .runs import run_once

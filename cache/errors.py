@@ -1,7 +1,7 @@
 """The errors lengthwise raises: one small tree, so that a caller can catch as much or as little as it wants.
 
 Each message says what failed, the value seen, what was expected and what to do next. Only
-`cache.common.command_line` turns these into text on a terminal; `exit_code` is what a command exits with.
+`cache.console.command_line` turns these into text on a terminal; `exit_code` is what a command exits with.
 """
 
 

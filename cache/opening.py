@@ -18,8 +18,8 @@ from .common.files import storage_errors
 from .common.folder import Folder
 from .common.hub import user_path
 from .common.locks import hold_shared
-from .common.progress import ConsoleProgress
-from .common.text import counted
+from .console.progress import ConsoleProgress
+from .console.text import counted
 from .errors import CacheError, CorruptCacheError, InputError, MismatchError, NotACacheError, StorageError
 from .format.files import FileInfo, open_file_info, open_listed
 from .format.manifest import MANIFEST, TOKENIZER, Manifest
@@ -31,7 +31,7 @@ from .reading.row import Row
 from .reading.split_reader import SplitReader
 from .reading.tokenizer import StoredTokenizer
 from .reading.unlisted import Finding, find_unlisted
-from .sharing.urls import is_url, parse_url
+from .remote.urls import is_url, parse_url
 from .writing.publishing import recover
 
 if TYPE_CHECKING:

@@ -6,7 +6,7 @@ from typing import Any, Unpack, get_type_hints
 
 from cache import Cache
 from cache.common.arguments import checked
-from cache.common.progress import ConsoleProgress
+from cache.console.progress import ConsoleProgress
 from cache.errors import InputError
 
 from .build import build

@@ -8,19 +8,19 @@ from cache import Cache, PlanSpec, open_cache
 from cache.common.files import storage_errors
 from cache.common.folder import Folder
 from cache.common.locks import locked
-from cache.common.progress import ConsoleProgress
+from cache.console.progress import ConsoleProgress
 from cache.errors import CacheError, InputError, LengthwiseError, NotACacheError
 from cache.format.manifest import MANIFEST, MAX_MANIFEST_BYTES, Manifest
 from cache.format.plan_file import PLAN_FILE, PLANS
 from cache.reading.manifest import open_folder
-from cache.sharing.failures import DeniedError
+from cache.remote.base import ObjectStore, Remote
+from cache.remote.failures import DeniedError
+from cache.remote.opening import open_remote
+from cache.remote.transfer import Report, watched
+from cache.remote.urls import StoreUrl, is_url, parse_url
 from cache.sharing.listing import RemoteCache, find_cache, stored_epochs
 from cache.sharing.pushing import push_goes_on
-from cache.sharing.remote import ObjectStore, Remote
-from cache.sharing.remotes import open_remote
 from cache.sharing.store import collect_garbage, store_limit, store_name
-from cache.sharing.transfer import Report, watched
-from cache.sharing.urls import StoreUrl, is_url, parse_url
 from cache.writing.publishing import lock_file
 
 from .existing import different

@@ -15,19 +15,21 @@ from pathlib import Path
 from cache import Cache, open_cache
 from cache.common.folder import Folder
 from cache.common.hub import user_path
-from cache.common.progress import ConsoleProgress
-from cache.common.text import counted
+from cache.console.progress import ConsoleProgress
+from cache.console.text import counted
 from cache.errors import InputError
 from cache.format.manifest import MISSING_ROWS, Manifest, SplitInfo
 from cache.format.special_tokens import read_specials
 from cache.format.tasks import MLM, TOKENS
+from cache.remote.urls import StoreUrl
 from cache.sharing.store import store_folder
-from cache.sharing.urls import StoreUrl
 from cache.writing.publishing import building, publish, remove_leftovers, staging
 from cache.writing.writer import write_manifest, write_tokenizer
 
 from .at_url import check_other_push, existing_at_url, find_place, lacks_epochs, push_built, stored
 from .choices import DROP, LOCAL
+from .corpus.missing import FilledRows, noting_left_out
+from .corpus.source import STDIN, Source
 from .existing import existing_cache, wanted_manifest
 from .rows.assembly import Encoded, encode_source
 from .rows.executors import Executor
@@ -35,8 +37,6 @@ from .rows.on_ray import check_ray, on_ray
 from .rows.selection import Selection
 from .rows.shards import write_splits
 from .settings import BuildSettings
-from .sources.corpus import STDIN, Source
-from .sources.missing import FilledRows, noting_left_out
 from .sources.opening import open_source
 from .tokenization.encoder import Encoder
 from .tokenization.engines import ParityError

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import click
 from click.shell_completion import CompletionItem
 
-from cache.common.command_line import (
+from cache.console.command_line import (
     CONTEXT,
     cache_argument,
     complete_folder,
@@ -16,8 +16,8 @@ from cache.common.command_line import (
     quiet_option,
     run_command,
 )
-from cache.common.sizes import parse_bytes
-from cache.common.text import counted
+from cache.console.sizes import parse_bytes
+from cache.console.text import counted
 from cache.errors import InputError
 from cache.plans.spec import STRATEGIES, PlanSpec
 
@@ -59,7 +59,7 @@ def plan_options(command: Any) -> Any:
 
 def _sources(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
     """Shell completion of a source: presets with their descriptions, else files and folders."""
-    from .sources.presets import PRESETS
+    from .corpus.presets import PRESETS
 
     found = [CompletionItem(name, help=preset.about) for name, preset in PRESETS.items() if name.startswith(incomplete)]
     return found or [CompletionItem(incomplete, type="file")]
@@ -144,7 +144,7 @@ def build(source: tuple[str, ...], quiet: bool, as_json: bool, memory: str, **op
       prep build saved_dataset --tokenizer bert-base-cased
       prep build notes.txt --task mlm
     """
-    from cache.common.progress import ConsoleProgress, clock
+    from cache.console.progress import ConsoleProgress, clock
 
     from .build import build as build_cache
     from .inspect.summary import build_facts
@@ -187,7 +187,7 @@ def plan(cache: str, split: str, epochs: int, quiet: bool, as_json: bool, **opti
       prep plan cache/imdb --strategy budget --max-tokens 8192 --epochs 5
     """
     from cache import open_cache
-    from cache.common.progress import ConsoleProgress
+    from cache.console.progress import ConsoleProgress
 
     from .inspect.summary import format_token_table, plan_facts, plan_rows
 

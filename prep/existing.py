@@ -9,10 +9,10 @@ from cache.errors import CacheError, InputError, MismatchError, NotACacheError
 from cache.format.manifest import MISSING_ROWS, Manifest, TokenizerInfo, fingerprint_of
 from cache.format.tasks import Task
 from cache.reading.manifest import open_folder, read_manifest
-from cache.sharing.urls import StoreUrl
+from cache.remote.urls import StoreUrl
 
+from .corpus.source import Source
 from .settings import BuildSettings
-from .sources.corpus import Source
 from .tokenization.encoder import Encoder
 from .tokenization.tokenizer_files import TokenizerFiles
 

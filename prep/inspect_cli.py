@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from cache.common.command_line import cache_argument, complete_folder, json_option, print_json, quiet_option
-from cache.common.text import counted, sized
+from cache.console.command_line import cache_argument, complete_folder, json_option, print_json, quiet_option
+from cache.console.text import counted, sized
 
 if TYPE_CHECKING:
     from cache import Cache, PlanSpec
@@ -54,10 +54,10 @@ def info(cache: str, model: str | None, ranks: int | None, as_json: bool) -> Non
 
 def print_cache(cache: "Cache", seen: Callable[["PlanSpec"], object] = lambda spec: None) -> None:
     """Print what a cache holds, and what each way of batching its first split costs; `seen` as for `token_table`."""
-    from cache.common.progress import ConsoleProgress
+    from cache.console.progress import ConsoleProgress
 
+    from .corpus.source import describe_missing, describe_source
     from .inspect.summary import first_split, format_splits, format_token_table, packed_row, table_specs, token_table
-    from .sources.corpus import describe_missing, describe_source
 
     manifest = cache.manifest
     size = sum(shard.bytes for split in manifest.splits.values() for shard in split.shards)
@@ -148,7 +148,7 @@ def verify(cache: str, quiet: bool, as_json: bool) -> None:
       prep verify cache/imdb
     """
     from cache import open_cache
-    from cache.common.progress import ConsoleProgress
+    from cache.console.progress import ConsoleProgress
 
     opened = open_cache(cache)
     files = size = 0
@@ -180,11 +180,11 @@ def list_caches(folder: str, as_json: bool) -> None:
       prep list
       prep list s3://bucket/caches
     """
-    from cache.common.progress import ConsoleProgress
+    from cache.console.progress import ConsoleProgress
 
+    from .corpus.presets import PRESETS
     from .inspect.samples import find_caches
     from .inspect.summary import format_list, list_facts
-    from .sources.presets import PRESETS
 
     caches = find_caches(folder, lambda error: ConsoleProgress().warn(f"not listed: {error}"))
     if as_json:

@@ -13,7 +13,7 @@ from cache.plans.spec import PlanSpec
 
 from .choices import DROP, ENGINES, EXECUTORS, LOCAL, MISSING, TASKS
 from .columns import Columns
-from .sources.corpus import STDIN
+from .corpus.source import STDIN
 
 DEFAULT_PART_BYTES = 128 << 20
 

@@ -15,9 +15,9 @@ from typing import Any
 import pytest
 
 from cache import Cache
-from cache.common import command_line
 from cache.common.forked import Forked
-from cache.common.progress import ConsoleProgress
+from cache.console import command_line
+from cache.console.progress import ConsoleProgress
 from prep.build import build
 from prep.settings import BuildSettings
 

@@ -13,10 +13,10 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 ORDER = {
-    "cache": "errors common plans format writing reading batches sharing opening __init__",
-    "prep": "choices columns tokenization labels parsing sources settings rows existing at_url build export api "
+    "cache": "errors console common plans format writing reading batches remote sharing opening __init__",
+    "prep": "choices columns tokenization labels parsing corpus sources settings rows existing at_url build export api "
     "inspect sharing_cli inspect_cli cli entry __init__",
-    "train": "declarations settings signals device distributed launch kernels models libraries metrics run_folder "
+    "train": "declarations settings runtime kernels forward models libraries metrics run_folder "
     "loop report resume run tables predict predict_file compare predict_cli cli entry __init__",
 }
 """What lies in each room, sub-packages and modules: each imports from itself and from what stands before it."""
@@ -24,14 +24,14 @@ LAYERS = {room: names.split() for room, names in ORDER.items()}
 
 CLICK = {
     *("prep.cli", "prep.inspect_cli", "prep.sharing_cli"),
-    *("train.cli", "train.predict_cli", "cache.common.command_line"),
+    *("train.cli", "train.predict_cli", "cache.console.command_line"),
 }
 """The modules that may import click."""
 
 ALLOWED = {
-    "cache.common.progress": {"tqdm"},
+    "cache.console.progress": {"tqdm"},
     "cache.common.forked": {"pyarrow"},
-    "cache.sharing.bucket": {"pyarrow"},
+    "cache.remote.bucket": {"pyarrow"},
     "train.tables.reading": {"pyarrow"},
     "train.tables.writing": {"pyarrow"},
 }

@@ -7,9 +7,9 @@ from typing import Any, NoReturn
 
 import click
 
-from cache.common.command_line import CONTEXT, complete_folder, json_option, print_json, quiet_option, run_command
-from cache.common.output import finish_without_stdout
-from cache.common.text import sized
+from cache.console.command_line import CONTEXT, complete_folder, json_option, print_json, quiet_option, run_command
+from cache.console.output import finish_without_stdout
+from cache.console.text import sized
 from cache.errors import InputError
 
 from .declarations import declarations
@@ -93,8 +93,8 @@ def run(resume: Path | None, quiet: bool, as_json: bool, config: Path | None, **
     settings = Settings.from_json(given) if resume is None else None  # what is wrong shows before torch is loaded
     load_libraries()
     from . import run as runs
-    from .launch import launched_ranks
     from .run_folder.records import finite
+    from .runtime.launch import launched_ranks
 
     finish_without_stdout()
     log = _warn if as_json else click.echo
@@ -145,18 +145,18 @@ def evaluate(
       train eval runs/imdb-1 --cache cache/imdb --split test
     """
     from cache import open_cache
-    from cache.common.progress import Progress
+    from cache.console.progress import Progress
 
     opened = open_cache(cache, quiet=quiet)
     rows = opened[split]
     load_libraries()
-    from .device import pick_device, pick_precision
     from .metrics.evaluation import evaluate as score
     from .models.classes import scored_classes
     from .models.fit import CacheRequirements
     from .models.trained import load_for_evaluation
     from .run_folder.export import trained_model_folder
     from .run_folder.records import finite
+    from .runtime.device import pick_device, pick_precision
 
     on = pick_device(device)
     resolved = pick_precision(precision, on)

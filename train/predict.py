@@ -18,12 +18,12 @@ from cache.format.labels import token_types
 from cache.format.tasks import TOKENS
 from cache.reading.padding import gather_rows, row_mask
 
-from . import device as devices
 from .models.fit import vocabulary_size
 from .models.heads import kind_of, label_names
 from .models.library_errors import library_errors
 from .models.trained import load_text_classifier
 from .run_folder.export import trained_model_folder
+from .runtime import device as devices
 from .tables.lines import split_pair
 
 TEXTS_AT_A_TIME = 8192

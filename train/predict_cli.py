@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from cache.common.command_line import complete_folder, print_json, quiet_option
+from cache.console.command_line import complete_folder, print_json, quiet_option
 from cache.errors import InputError
 
 from .libraries import load_libraries
@@ -109,7 +109,7 @@ def _predict_file(
     table = open_table(file)
     texts = table.text_columns(*columns)
     predictor = _predictor(model, device, precision, batch_size)
-    from cache.common.progress import ConsoleProgress
+    from cache.console.progress import ConsoleProgress
 
     from .predict_file import predict_file
 
@@ -118,8 +118,8 @@ def _predict_file(
 
 def _predictor(model: str, device: str, precision: str, batch_size: int) -> "Predictor":
     load_libraries()
-    from .device import pick_device, pick_precision
     from .predict import Predictor
+    from .runtime.device import pick_device, pick_precision
 
     on = pick_device(device)
     return Predictor(model, on, pick_precision(precision, on), batch_size)

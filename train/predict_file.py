@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cache.common.progress import ConsoleProgress, Progress, clock
-from cache.common.text import counted
+from cache.console.progress import ConsoleProgress, Progress, clock
+from cache.console.text import counted
 from cache.errors import InputError, MismatchError
 from cache.format.tasks import TOKENS
 

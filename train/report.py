@@ -4,13 +4,13 @@ import shlex
 from collections.abc import Callable
 from pathlib import Path
 
-from cache.common.progress import clock
-from cache.common.text import counted, sized
+from cache.console.progress import clock
+from cache.console.text import counted, sized
 
+from .forward.inputs import PADDING_SIDE
 from .loop.resolution import corpus_metric
 from .loop.setup import TrainingSetup
 from .metrics.scores import TITLES, main_score
-from .models.inputs import PADDING_SIDE
 from .run_folder.folder import METRICS, MODEL, Json
 from .run_folder.trackers import Trackers
 from .settings import NO_SPLIT
@@ -77,8 +77,8 @@ def small_batch_warning(setup: TrainingSetup) -> str | None:
         return None
     if not setup.ranks.several:
         return (
-            f"warning: the {counted(size, 'row')} of --batch-size are divided among {accumulation} micro-batches, so "
-            f"some of them are empty; for {size} rows in each of them pass --batch-size {turns * size}"
+            f"warning: --batch-size {size} is less than {accumulation} micro-batches, so some of them are empty; for "
+            f"{counted(size, 'row')} in each of them pass --batch-size {turns * size}"
         )
     return (
         f"warning: --batch-size {size} is less than {setup.ranks.world_size} ranks x {accumulation} micro-batches, so "

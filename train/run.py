@@ -17,12 +17,10 @@ from cache import open_cache
 from cache.common.files import storage_errors
 from cache.common.folder import Folder
 from cache.common.hub import user_path
-from cache.common.text import counted
+from cache.console.text import counted
 from cache.errors import LengthwiseError, StorageError
 
-from . import device as devices
-from .distributed import Ranks, process_group
-from .launch import launched_ranks
+from .forward.masked_lm import masked_tokens
 from .loop.callbacks import Callbacks, RunCallbacks
 from .loop.oom_check import check_memory
 from .loop.parallel import check_agreement, seed_dropout, sum_gradients
@@ -38,7 +36,6 @@ from .loop.setup import (
 from .loop.state import Meter, State
 from .loop.step import backward, update
 from .models.loading import load_model, model_digest, model_folder
-from .models.masked_lm import masked_tokens
 from .report import report_end, report_start, run_warnings
 from .resume import ResumePoint, interrupted_run, load_resume_point, resumed_settings
 from .run_folder.console import TrainingProgress
@@ -60,8 +57,11 @@ from .run_folder.folder import (
 )
 from .run_folder.records import finite, joined_records, read_records
 from .run_folder.trackers import Trackers, check_installed, open_trackers
+from .runtime import device as devices
+from .runtime.distributed import Ranks, process_group
+from .runtime.launch import launched_ranks
+from .runtime.signals import Stopped, StopRequest
 from .settings import Settings
-from .signals import Stopped, StopRequest
 
 Log = Callable[[str], None]
 

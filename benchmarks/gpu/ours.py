@@ -14,13 +14,13 @@ from cache import open_cache
 from cache.errors import InputError
 from prep.inspect.memory import peak_bytes
 from prep.inspect.model_size import read_size
-from train.device import peak_memory_bytes
 from train.loop.oom_check import check_memory
 from train.loop.resolution import resolve_settings
 from train.loop.setup import TrainingSetup, check_padding_free, prepare_training
 from train.loop.speed import SpeedMeter
 from train.loop.state import Meter, State
 from train.run import train
+from train.runtime.device import peak_memory_bytes
 from train.settings import Settings
 
 from ..timing import WORK, Json

@@ -8,7 +8,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from cache import PlanSpec, open_cache
-from train.device import peak_memory_bytes
+from train.runtime.device import peak_memory_bytes
 
 from ..timing import WORK, Json
 from ..trainer import trainer_arguments

@@ -6,9 +6,9 @@ from typing import Any
 
 import torch
 
-from train.device import device_name, is_out_of_memory
 from train.loop.step import OutOfMemoryError
 from train.models.heads import quiet_transformers
+from train.runtime.device import device_name, is_out_of_memory
 
 from ..timing import Json, serve
 from .attention import measure_attention

@@ -11,7 +11,7 @@ import torch
 
 from ..common.arguments import checked
 from ..common.arrays import Array
-from ..common.text import counted
+from ..console.text import counted
 from ..errors import InputError
 from ..plans.spec import PlanSpec
 from ..reading.split_reader import SplitReader, expect_split

@@ -1,1 +1,1 @@
-"""What both commands need and no cache does: files and locks, the Hub, console progress, drawing."""
+"""What both commands need and no cache does: files and locks, the Hub's models, drawing."""

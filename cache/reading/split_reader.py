@@ -15,7 +15,7 @@ import numpy as np
 
 from ..common.arrays import Array
 from ..common.folder import Folder
-from ..common.text import counted
+from ..console.text import counted
 from ..errors import CacheError, CorruptCacheError, InputError, StorageError
 from ..format.files import listed
 from ..format.labels import fault, labelled

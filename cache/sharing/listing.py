@@ -1,4 +1,4 @@
-"""What a remote cache consists of: its manifest, the files that it lists, the plans beside them.
+"""Which caches are at a URL, and what one consists of: its manifest, the files that it lists, the plans beside them.
 
 All of it may be a stranger's. Names and sizes are those that the parsers of manifests and plans let pass, and a file
 is fetched only if it is listed with a checksum.
@@ -11,9 +11,11 @@ from ..errors import CacheError, CorruptCacheError, MismatchError, NotACacheErro
 from ..format.files import FileInfo
 from ..format.manifest import MANIFEST, MAX_MANIFEST_BYTES, TOKENIZER, Manifest
 from ..format.plan_file import MAX_PLAN_BYTES, PLAN_FILE, PLAN_ID, PLANS, parse_plan
-from .failures import DeniedError
-from .remote import Remote
-from .transfer import Report
+from ..remote.base import Remote
+from ..remote.failures import DeniedError
+from ..remote.opening import open_remote
+from ..remote.transfer import Report, transfer, watched
+from ..remote.urls import parse_url
 
 MAX_PLANS = 1000
 """Most plans of a split that are taken."""
@@ -137,3 +139,26 @@ def read_plans(remote: Remote, manifest: Manifest, report: Report) -> list[Remot
             files = [FileInfo(f"{folder}/{epoch.file}", epoch.bytes, epoch.sha256) for epoch in plan.epochs]
             found.append(RemotePlan(folder, data, files))
     return found
+
+
+def find_remote_caches(url: str) -> list[tuple[str, Manifest]]:
+    """The URLs and manifests of the caches at a URL or directly below it, by name; those that are damaged are left out.
+
+    Raises:
+        InputError: `url` is none, or names no bucket.
+        StorageError: the store or the network refuses.
+    """
+    root = open_remote(parse_url(url))
+    found: dict[str, Manifest] = {}
+
+    def look(folder: Remote, report: Report) -> None:
+        try:
+            cache = find_cache(folder, report)
+        except CacheError:
+            cache = None
+        if cache is not None:
+            found[str(folder.url)] = cache.manifest
+
+    names = watched(lambda _: root.folders(), root.url)
+    transfer([root, *(root.below(name) for name in names)], look, root.url)
+    return sorted(found.items())

@@ -18,20 +18,20 @@ from ..common.files import storage_errors
 from ..common.folder import Folder
 from ..common.hub import user_path
 from ..common.locks import hold_shared, locked
-from ..common.progress import ConsoleProgress
-from ..common.text import sized
+from ..console.progress import ConsoleProgress
+from ..console.text import sized
 from ..errors import CorruptCacheError, InputError, StorageError
 from ..format.files import FileInfo, file_info
 from ..format.manifest import MANIFEST, MAX_MANIFEST_BYTES
 from ..format.plan_file import PLAN_FILE
+from ..remote.base import CHUNK_BYTES, Remote
+from ..remote.failures import UnreachableError
+from ..remote.opening import open_remote
+from ..remote.transfer import Report, transfer, watched
+from ..remote.urls import parse_url
 from ..writing.publishing import lock_file, publish
-from .failures import UnreachableError
 from .listing import RemoteCache, RemotePlan, read_cache, read_plans
-from .remote import CHUNK_BYTES, Remote
-from .remotes import open_remote
 from .store import make_room, store_folder, store_name
-from .transfer import Report, transfer, watched
-from .urls import parse_url
 
 
 @dataclass

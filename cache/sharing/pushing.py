@@ -14,19 +14,19 @@ from io import BufferedReader
 
 from ..common.files import storage_errors
 from ..common.folder import Folder
-from ..common.progress import ConsoleProgress, is_terminal
-from ..common.text import sized
+from ..console.progress import ConsoleProgress, is_terminal
+from ..console.text import sized
 from ..errors import CacheError, CorruptCacheError, InputError, StorageError
 from ..format.checksummed_json import NAME_PATTERN
 from ..format.manifest import MANIFEST, MAX_MANIFEST_BYTES, TOKENIZER, Manifest
 from ..format.plan_file import PLAN_FILE, PLAN_ID, PLANS
-from .failures import DeniedError
-from .hub import HubDataset
+from ..remote.base import ObjectStore, Remote
+from ..remote.failures import DeniedError
+from ..remote.hub import HubDataset
+from ..remote.opening import open_remote
+from ..remote.transfer import Report, transfer, watched
+from ..remote.urls import StoreUrl
 from .listing import RemoteCache, find_cache, stored_epochs
-from .remote import ObjectStore, Remote
-from .remotes import open_remote
-from .transfer import Report, transfer, watched
-from .urls import StoreUrl
 
 PUSHING = "manifest.pushing.json"
 """The manifest of a push that is under way."""

@@ -24,13 +24,13 @@ from ..common.files import storage_errors
 from ..common.folder import Folder
 from ..common.hub import user_path
 from ..common.locks import locked
-from ..common.sizes import parse_bytes
-from ..common.text import sized
+from ..console.sizes import parse_bytes
+from ..console.text import sized
 from ..errors import StorageError
 from ..format.manifest import MANIFEST
+from ..remote.mounted import file_sizes
 from ..writing.publishing import lock_file
 from .listing import RemoteCache
-from .mounted import file_sizes
 
 _BUILT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*-[0-9a-f]{12}")
 _CACHE = re.compile(rf"{_BUILT.pattern}-[0-9a-f]{{32}}")

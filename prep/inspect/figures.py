@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from cache.common.drawing import Figure, Key, Palette, Panel, clip
-from cache.common.text import counted
+from cache.console.text import counted
 from cache.format.manifest import SplitInfo
 from cache.plans.costs import PlanCost
 

@@ -10,7 +10,7 @@ from cache import Cache, Split
 from cache.common.drawing import Figure, render_page, require_drawing
 from cache.errors import InputError
 
-from ..sources.corpus import describe_source
+from ..corpus.source import describe_source
 from . import figures
 from .figures_data import PlanView, Truncation, length_curve, plan_views, rows_at_limit, smaller_limits, truncations
 from .figures_tokens import marked_rows

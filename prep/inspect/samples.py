@@ -9,12 +9,12 @@ import numpy as np
 
 from cache import Row, Split, open_cache
 from cache.common.hub import user_path
-from cache.common.text import counted
+from cache.console.text import counted
 from cache.errors import CacheError, LengthwiseError, StorageError
 from cache.format.manifest import MANIFEST, Manifest
 from cache.format.tasks import IGNORED
-from cache.sharing.remotes import find_remote_caches
-from cache.sharing.urls import is_url
+from cache.remote.urls import is_url
+from cache.sharing.listing import find_remote_caches
 
 
 @dataclass(frozen=True)

@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from cache import Cache, Split
-from cache.common.text import counted
+from cache.console.text import counted
 from cache.format.manifest import Manifest
 from cache.format.plan_file import StoredPlan
 from cache.format.tasks import IGNORED
 from cache.plans.costs import PlanCost, packed_cost, plan_cost
 from cache.plans.spec import PlanSpec
 
-from ..sources.presets import Preset
+from ..corpus.presets import Preset
 
 if TYPE_CHECKING:
     from ..build import BuildResult

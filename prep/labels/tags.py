@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from cache.common.arrays import Array
-from cache.common.text import counted
+from cache.console.text import counted
 from cache.errors import InputError
 from cache.format.tasks import IGNORED, MAX_TOKEN_LABELS
 

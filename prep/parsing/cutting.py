@@ -10,8 +10,8 @@ from codecs import BOM_UTF8
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
-from cache.sharing.remote import CHUNK_BYTES
-from cache.sharing.transfer import WORKERS
+from cache.remote.base import CHUNK_BYTES
+from cache.remote.transfer import WORKERS
 
 from .diagnose import reading
 from .formats import ARCHIVE, COMPRESSIONS, LINES, Span, TableFile, table_file

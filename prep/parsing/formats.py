@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from cache.common.table_files import CSV, DELIMITERS, TSV
 from cache.common.table_files import FORMATS as TABLE_FORMATS
-from cache.common.text import counted
+from cache.console.text import counted
 from cache.errors import InputError
 
 from .remote_path import SourcePath, open_bytes

@@ -19,12 +19,12 @@ from typing import Any, BinaryIO, TypeVar, cast
 
 from cache.common.files import open_regular
 from cache.errors import InputError
-from cache.sharing.bucket import Bucket
-from cache.sharing.hub import HubDataset
-from cache.sharing.ranges import RemoteFile
-from cache.sharing.remotes import open_remote
-from cache.sharing.transfer import WORKERS, watched
-from cache.sharing.urls import StoreUrl, parse_url
+from cache.remote.bucket import Bucket
+from cache.remote.hub import HubDataset
+from cache.remote.opening import open_remote
+from cache.remote.ranges import RemoteFile
+from cache.remote.transfer import WORKERS, watched
+from cache.remote.urls import StoreUrl, parse_url
 
 Found = TypeVar("Found")
 

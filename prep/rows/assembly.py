@@ -10,15 +10,15 @@ from typing import Any
 import numpy as np
 
 from cache.common.arrays import Array
-from cache.common.progress import ConsoleProgress, Progress
-from cache.common.text import sized
+from cache.console.progress import ConsoleProgress, Progress
+from cache.console.text import sized
 from cache.errors import InputError, StorageError
 from cache.format.tasks import MLM, Task
 
 from ..columns import Mask
+from ..corpus.source import Source
 from ..labels.class_labels import Coded
 from ..labels.tags import Tags
-from ..sources.corpus import Source
 from ..tokenization.encoder import Encoder
 from ..tokenization.words import packed_type
 from .encoding import RUNS_SHARE, EncodedPart, encode_part, id_type

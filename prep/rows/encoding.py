@@ -12,9 +12,9 @@ from cache.common.arrays import Array
 from cache.errors import InputError
 
 from ..columns import PAIR, TEXT, checked_texts, kept
+from ..corpus.missing import FilledRows
 from ..labels.class_labels import Coded
 from ..labels.tags import TaggedWords, tagged_words
-from ..sources.missing import FilledRows
 from ..tokenization.encoder import Encoder
 from ..tokenization.engines import RowError
 from ..tokenization.words import WordEncoder, pack

@@ -5,14 +5,14 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from cache.common.arrays import Array
-from cache.common.progress import ConsoleProgress
-from cache.common.text import counted, listed
+from cache.console.progress import ConsoleProgress
+from cache.console.text import counted, listed
 from cache.errors import InputError
 from cache.format.tasks import MLM, TOKENS, Task
 
+from ..corpus.source import Source
 from ..labels.class_labels import Coded, find_task, resolve_classes, resolve_numbers
 from ..labels.tags import Tags
-from ..sources.corpus import Source
 
 MISSING_NAMES = ("", "nan", "none", "null", "n/a")
 """Names of classes that may well stand for a missing label, in small letters."""

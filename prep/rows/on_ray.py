@@ -17,7 +17,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from cache.common.progress import ConsoleProgress
+from cache.console.progress import ConsoleProgress
 from cache.errors import InputError, LengthwiseError
 
 from ..columns import Stream, parts

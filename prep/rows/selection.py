@@ -10,8 +10,8 @@ from cache.common.arrays import Array
 from cache.errors import InputError
 
 from ..columns import Mask
+from ..corpus.source import Source
 from ..labels.class_labels import Coded, find_task, resolve_classes
-from ..sources.corpus import Source
 
 FLAGS = {"test": "--holdout", "validation": "--validation"}
 """The splits that can be held out, and the flag of each."""

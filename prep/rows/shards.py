@@ -8,7 +8,7 @@ import numpy as np
 
 from cache.common.arrays import Array
 from cache.common.folder import Folder
-from cache.common.progress import ConsoleProgress
+from cache.console.progress import ConsoleProgress
 from cache.format.manifest import ShardInfo, SplitInfo
 from cache.format.tasks import Task
 from cache.writing.writer import ShardColumns, write_shard

@@ -1,1 +1,1 @@
-"""From what the user names to a stream of texts and labels."""
+"""From what the user names to a corpus that can be read."""

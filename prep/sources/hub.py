@@ -9,8 +9,8 @@ from cache.common.hub import hub_reachable
 from cache.errors import InputError
 
 from ..columns import Columns
-from .corpus import Source
-from .presets import PRESETS
+from ..corpus.presets import PRESETS
+from ..corpus.source import Source
 from .saved import arrow_frame
 from .tables import class_names, frames_source
 

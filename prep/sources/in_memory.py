@@ -15,7 +15,7 @@ from cache.errors import InputError
 from cache.format.tasks import MLM, TOKENS
 
 from ..columns import LABEL, PAIR, TEXT, Columns, Stream
-from .corpus import Source, check_split_name
+from ..corpus.source import Source, check_split_name
 from .tables import Frame, dataset_frame, frames_source
 
 if TYPE_CHECKING:

@@ -14,15 +14,15 @@ from cache.format.checksummed_json import Json
 from cache.format.files import sha256_file
 
 from ..columns import Columns
+from ..corpus.source import Source, cache_name, check_split_name
+from ..corpus.splits import by_split, check_all_named, split_of_folder
+from ..corpus.usual_columns import choose_columns, column_note, unread_labels
 from ..parsing.diagnose import reading
 from ..parsing.formats import ARCHIVE, EXPECTED, FORMATS, LINES, check_known, format_of
 from ..parsing.remote_path import RemotePath, SourcePath
-from .corpus import Source, cache_name, check_split_name
 from .files import column_names, holds_words, table_stream, text_files_stream
 from .remote import is_remote_glob, matching, source_path, without_scheme
 from .saved import is_saved, open_saved
-from .splits import by_split, check_all_named, split_of_folder
-from .usual_columns import choose_columns, column_note, unread_labels
 
 DESCRIPTIONS = {"dataset_info.json", "dataset_infos.json"}
 """Files beside a dataset's tables that hold none."""

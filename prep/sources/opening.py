@@ -15,15 +15,15 @@ from cache.errors import InputError
 from cache.format.checksummed_json import NAME_PATTERN
 
 from ..columns import Columns
+from ..corpus.presets import PRESETS, Preset
+from ..corpus.source import STDIN, Source
+from ..corpus.usual_columns import choose_columns
 from ..parsing.formats import ARCHIVE, TEXT, format_of
-from .corpus import STDIN, Source
 from .files import column_names, table_stream
 from .hub import open_hub
 from .local import files_identity, names_files, open_file, open_files, open_folder
-from .presets import PRESETS, Preset
 from .remote import is_remote_glob, source_path, without_scheme
 from .stdin import open_stdin
-from .usual_columns import choose_columns
 
 ANY = Columns()
 """No column named: the usual ones."""

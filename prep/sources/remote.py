@@ -6,9 +6,9 @@ from pathlib import Path, PurePosixPath
 from cache.common.forked import Forked
 from cache.common.hub import user_path
 from cache.errors import InputError
-from cache.sharing.hub import HubDataset
-from cache.sharing.transfer import Report, transfer, watched
-from cache.sharing.urls import StoreUrl, is_url, parse_url
+from cache.remote.hub import HubDataset
+from cache.remote.transfer import Report, transfer, watched
+from cache.remote.urls import StoreUrl, is_url, parse_url
 
 from ..parsing.formats import ARCHIVE, TEXT, format_of
 from ..parsing.remote_path import Listed, RemotePath, SourcePath, below, connected, is_meant

@@ -10,9 +10,9 @@ from cache.common.forked import BATCH_ROWS, Forked
 from cache.errors import InputError
 
 from ..columns import Columns, Stream, plain
+from ..corpus.source import Source, check_split_name
 from ..parsing.diagnose import reading
 from ..parsing.remote_path import SourcePath
-from .corpus import Source, check_split_name
 from .files import watch
 from .tables import Classes, Frame, class_names, frames_source
 

@@ -15,7 +15,7 @@ from cache.common.forked import Forked
 from cache.errors import InputError
 
 from ..columns import Columns, Stream
-from .corpus import STDIN, Source
+from ..corpus.source import STDIN, Source
 from .local import open_file
 
 if TYPE_CHECKING:

@@ -31,11 +31,11 @@ from ..columns import (
     list_counts,
     plain,
 )
+from ..corpus.missing import FilledRows, noting_left_out
+from ..corpus.source import Source, cache_name
+from ..corpus.usual_columns import choose_columns, column_note, unread_labels
 from ..labels.class_labels import Coded, code_batch
 from ..parsing.readers import named
-from .corpus import Source, cache_name
-from .missing import FilledRows, noting_left_out
-from .usual_columns import choose_columns, column_note, unread_labels
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -15,8 +15,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cache.common.command_line import run_command
-from cache.common.output import Output, printable
+from cache.console.command_line import run_command
+from cache.console.output import Output, printable
 from cache.errors import StorageError
 
 ROOT = Path(__file__).parents[2]
@@ -112,7 +112,7 @@ def test_what_the_system_refuses_is_a_message(
 @pytest.mark.slow
 def test_no_file_takes_the_descriptor_of_a_stream_that_was_closed(tmp_path: Path) -> None:
     code = (
-        "import sys; from cache.common.output import guard_streams; guard_streams(); opened = open('file', 'w');"
+        "import sys; from cache.console.output import guard_streams; guard_streams(); opened = open('file', 'w');"
         "print('text'); print('text', file=sys.stderr, flush=True); assert sys.stdin.read() == '';"
         "assert opened.fileno() > 2"
     )

@@ -2,7 +2,7 @@
 
 import pytest
 
-from cache.common.text import counted, sized
+from cache.console.text import counted, sized
 
 
 @pytest.mark.parametrize(

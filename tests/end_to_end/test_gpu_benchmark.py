@@ -16,7 +16,7 @@ from benchmarks.gpu.common import Place
 from benchmarks.gpu.page import page
 from benchmarks.timing import Json
 from tests.helpers.caches import write_cache
-from train.device import device_name
+from train.runtime.device import device_name
 
 ROOT = Path(__file__).parent.parent.parent
 

@@ -25,8 +25,8 @@ from train.cli import cli
 from train.models.heads import quiet_transformers
 from train.run import resume_run, start_run
 from train.run_folder.records import read_records
+from train.runtime.signals import Stopped
 from train.settings import Settings
-from train.signals import Stopped
 
 pytestmark = pytest.mark.slow
 
@@ -98,7 +98,7 @@ def test_files_with_and_without_labels_are_taken(tmp_path: Path, ending: str) ->
 
 
 def build_saying(source: Path, out: Path, said: list[str]):  # type: ignore[no-untyped-def]
-    from cache.common.progress import ConsoleProgress
+    from cache.console.progress import ConsoleProgress
     from prep.build import build
     from prep.settings import BuildSettings
 

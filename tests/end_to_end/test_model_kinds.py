@@ -20,11 +20,11 @@ from tests.helpers.children import stop_after
 from tests.helpers.corpora import sentences
 from tests.helpers.models import KINDS, Kind, write_encoder
 from train.cli import cli as train_cli
+from train.forward.inputs import model_inputs
 from train.metrics.evaluation import evaluate
 from train.models.fit import CacheRequirements
-from train.models.inputs import model_inputs
 from train.models.loading import load_model
-from train.signals import Stopped
+from train.runtime.signals import Stopped
 
 pytestmark = pytest.mark.slow
 

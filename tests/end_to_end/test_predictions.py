@@ -16,10 +16,10 @@ from cache.plans.costs import rank_use
 from prep.inspect.memory import ELEMENT_BYTES, format_memory, kept_bytes, memory_facts, peak_bytes
 from prep.inspect.model_size import DEFAULTS, DISTILBERT_NAMES, ModelSize, read_size
 from prep.inspect.ranks import RankTable
+from train.forward.inputs import attention_length
+from train.forward.pooled import FORWARDS, use_pooled_only
 from train.kernels.cpu_attention import use_cpu_kernels
 from train.models.fit import usable_positions
-from train.models.inputs import attention_length
-from train.models.pooled import FORWARDS, use_pooled_only
 from train.settings import PRECISIONS
 
 from ..helpers.caches import write_cache

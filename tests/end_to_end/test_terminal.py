@@ -14,8 +14,8 @@ from typing import Any
 
 import pytest
 
-from cache.common import progress
-from cache.common.progress import Progress
+from cache.console import progress
+from cache.console.progress import Progress
 from train.run_folder.console import TrainingProgress
 
 from ..helpers.children import ended, spawn

@@ -38,7 +38,7 @@ def folder(tmp_path: Path) -> Path:
     """A folder with a tokenizer, a corpus of some 20 parts, and its cache built locally."""
     write_tokenizer(tmp_path / "tokenizer")
     write_rows(tmp_path / "a.jsonl", toy_rows(8000))
-    build = "from prep import build; from prep.settings import BuildSettings; from cache.common.progress import *; "
+    build = "from prep import build; from prep.settings import BuildSettings; from cache.console.progress import *; "
     settings = "name='a', out='local', tokenizer='tokenizer', epochs=1, holdout=0.2, shard_bytes=40_000"
     python(tmp_path, "-c", f"{build}build.build(BuildSettings('a.jsonl', {settings}), ConsoleProgress(True))")
     return tmp_path

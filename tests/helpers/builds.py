@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from cache import Cache
-from cache.common.progress import ConsoleProgress
+from cache.console.progress import ConsoleProgress
 from prep.build import BuildResult, build
 from prep.settings import BuildSettings
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from cache import LengthwiseError
-from cache.common.progress import ConsoleProgress
+from cache.console.progress import ConsoleProgress
 from prep.build import build
 from prep.settings import BuildSettings
 

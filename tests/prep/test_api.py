@@ -15,7 +15,7 @@ import pytest
 
 import prep
 from cache import Cache, InputError, MismatchError
-from cache.common.sizes import parse_bytes
+from cache.console.sizes import parse_bytes
 from prep import build_cache
 from prep.settings import BuildSettings
 from tests.helpers.builds import build_toy, check_rows, content

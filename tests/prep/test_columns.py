@@ -6,7 +6,7 @@ import pytest
 
 from cache import InputError, open_cache
 from prep.columns import Columns
-from prep.sources.usual_columns import choose_columns
+from prep.corpus.usual_columns import choose_columns
 
 from ..helpers.commands import GOOD, Prep, build, write
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from cache import InputError
-from cache.common.sizes import parse_bytes
+from cache.console.sizes import parse_bytes
 from prep.inspect.memory import format_memory, memory_facts, peak_bytes
 from prep.inspect.model_size import read_size
 

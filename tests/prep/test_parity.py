@@ -11,7 +11,7 @@ import pytest
 from tokenizers import Tokenizer, normalizers, pre_tokenizers
 
 from cache.common.arrays import Array
-from cache.common.progress import ConsoleProgress
+from cache.console.progress import ConsoleProgress
 from prep.tokenization import engines
 from prep.tokenization.encoder import Encoder
 from prep.tokenization.engines import (

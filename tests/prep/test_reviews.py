@@ -11,7 +11,7 @@ import pytest
 from cache import Cache, PlanSpec
 from cache.common.arrays import Array
 from cache.common.hub import package_folder, packaged_model
-from cache.common.progress import ConsoleProgress
+from cache.console.progress import ConsoleProgress
 from cache.plans.costs import PlanCost, plan_cost
 from prep.build import build
 from prep.inspect.summary import token_table

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from cache import InputError
-from cache.common.progress import ConsoleProgress
+from cache.console.progress import ConsoleProgress
 from prep.build import build
 from prep.settings import BuildSettings
 from prep.tokenization.tokenizer_files import find_tokenizer

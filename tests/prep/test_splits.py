@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from cache import InputError
-from prep.sources.splits import by_split
+from prep.corpus.splits import by_split
 
 from ..helpers.builds import build_toy, check_rows
 from ..helpers.corpora import toy_rows, write_rows

@@ -67,7 +67,7 @@ def gs(store: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ObjectServer]:
 
     with running(GsServer()) as server:
         monkeypatch.setenv("STORAGE_EMULATOR_HOST", server.endpoint)
-        monkeypatch.setattr("cache.sharing.bucket._RETRY_LIMIT", timedelta(milliseconds=10))
+        monkeypatch.setattr("cache.remote.bucket._RETRY_LIMIT", timedelta(milliseconds=10))
         yield server
 
 

@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 
 from cache import Cache, PlanSpec, open_cache
-from cache.common.progress import ConsoleProgress
+from cache.console.progress import ConsoleProgress
 from cache.errors import InputError
+from cache.remote.urls import parse_url
 from cache.sharing.pulling import pull
-from cache.sharing.urls import parse_url
 from prep import build, build_cache
 from prep.at_url import _around, push_built
 

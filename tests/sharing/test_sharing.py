@@ -10,10 +10,10 @@ from unittest.mock import Mock
 import pytest
 
 from cache import Cache, CorruptCacheError, InputError, NotACacheError, PlanSpec, StorageError, open_cache
-from cache.common.progress import ConsoleProgress
+from cache.console.progress import ConsoleProgress
+from cache.sharing.listing import find_remote_caches
 from cache.sharing.pulling import pull
 from cache.sharing.pushing import PUSHING
-from cache.sharing.remotes import find_remote_caches
 from cache.sharing.store import collect_garbage
 
 from ..helpers.caches import write_cache
@@ -111,7 +111,7 @@ def test_a_cache_that_is_here_is_used_without_writing_to_the_store(
 def test_a_store_that_does_not_answer_is_no_way_to_what_was_pulled_but_that_is_named(
     small: Cache, s3: ObjectServer, store: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("cache.sharing.transfer.ATTEMPTS", 1)
+    monkeypatch.setattr("cache.remote.transfer.ATTEMPTS", 1)
     s3.fault = lambda method, key, count: "cut"
     with pytest.raises(StorageError, match=rf"did not open or was cut.*prep list {store}"):
         fetch(URL)
@@ -223,7 +223,7 @@ def test_a_cache_with_a_wrong_byte_is_not_pushed(small: Cache, s3: ObjectServer)
 def test_a_file_that_does_not_come_whole_never_gets_its_name(
     fault: str, small: Cache, bucket: Shared, store: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("cache.sharing.transfer.ATTEMPTS", 1)
+    monkeypatch.setattr("cache.remote.transfer.ATTEMPTS", 1)
     url, server = bucket.cache, bucket.server
     small.push(url, progress=QUIET)
     first = "HEAD" if url.startswith("s3") else "GET"  # what is asked first for a file
@@ -282,7 +282,7 @@ def test_a_wrong_byte_from_the_hub_is_found(small: Cache, hub: ObjectServer, sto
 def test_silence_ends_a_command(
     scheme: str, small: Cache, s3: ObjectServer, hub: ObjectServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("cache.sharing.transfer.PATIENCE_S", 0.3)
+    monkeypatch.setattr("cache.remote.transfer.PATIENCE_S", 0.3)
     for server in (s3, hub):
         server.fault = lambda method, key, count: "hang"
     with pytest.raises(StorageError, match=r"nothing came or went for .* repeat the command"):
@@ -337,7 +337,7 @@ def test_what_is_not_there_is_said(small: Cache, bucket: Shared, store: Path, tm
 
 
 def test_nobody_listens(small: Cache, s3: ObjectServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("cache.sharing.transfer.ATTEMPTS", 1)
+    monkeypatch.setattr("cache.remote.transfer.ATTEMPTS", 1)
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:1")
     with pytest.raises(StorageError, match="did not open or was cut"):
         fetch(URL)

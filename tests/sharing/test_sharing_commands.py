@@ -12,7 +12,7 @@ import pytest
 
 from cache import Cache, NotACacheError, open_cache
 from cache.common.folder import Folder
-from cache.common.progress import ConsoleProgress
+from cache.console.progress import ConsoleProgress
 from cache.sharing.pulling import pull
 from train.run_folder.folder import read_run
 

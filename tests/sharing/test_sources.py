@@ -13,9 +13,9 @@ import pyarrow.parquet
 import pytest
 
 from cache import InputError, MismatchError
-from cache.sharing.bucket import Bucket
-from cache.sharing.ranges import RemoteFile
-from cache.sharing.urls import parse_url
+from cache.remote.bucket import Bucket
+from cache.remote.ranges import RemoteFile
+from cache.remote.urls import parse_url
 from prep.columns import parts
 from prep.parsing.remote_path import RemotePath, is_meant
 from prep.sources.opening import open_source

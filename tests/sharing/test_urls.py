@@ -4,8 +4,8 @@ import pyarrow as pa
 import pytest
 
 from cache import InputError, StorageError
-from cache.sharing.failures import redacted, remote_errors, translated
-from cache.sharing.urls import is_url, parse_url
+from cache.remote.failures import redacted, remote_errors, translated
+from cache.remote.urls import is_url, parse_url
 
 
 @pytest.mark.parametrize(

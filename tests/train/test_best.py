@@ -21,8 +21,8 @@ from train.compare.table import read_result
 from train.loop.resolution import resolve_settings
 from train.metrics.scores import is_better
 from train.run import resume_run, run_facts, start_run
+from train.runtime.signals import Stopped
 from train.settings import Settings
-from train.signals import Stopped
 
 pytestmark = pytest.mark.slow
 

@@ -14,16 +14,16 @@ from cache import Cache
 from tests.helpers.caches import write_cache
 from tests.helpers.models import DEBERTA_V3, DISTIL, KINDS, write_model
 from train.compare.table import read_result
+from train.forward.frozen import freeze, use_gradient_checkpointing
+from train.forward.masked_lm import masked_forward
+from train.forward.packed import use_packed
+from train.forward.pooled import use_pooled_only
 from train.kernels.cpu_attention import use_cpu_kernels
 from train.loop.speed import SpeedMeter
 from train.metrics import peaks
 from train.metrics.flops import ModelFlops, count_flops
 from train.metrics.peaks import peak_tflops
-from train.models.frozen import freeze, use_gradient_checkpointing
 from train.models.heads import quiet_transformers
-from train.models.masked_lm import masked_forward
-from train.models.packed import use_packed
-from train.models.pooled import use_pooled_only
 from train.run import run_facts, start_run
 from train.settings import Settings
 

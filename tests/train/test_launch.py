@@ -22,9 +22,9 @@ from tests.helpers.children import ended, print_to, spawn, wait_for_lines
 from tests.helpers.hostile import at, resealed
 from tests.helpers.models import write_model
 from tests.helpers.ranks import errors_of, free_port, spawn_ranks
-from train.device import pick_device
-from train.distributed import ALONE, Ranks
-from train.launch import FIRST_PORT, launched_ranks
+from train.runtime.device import pick_device
+from train.runtime.distributed import ALONE, Ranks
+from train.runtime.launch import FIRST_PORT, launched_ranks
 
 TORCHRUN = {"RANK": "3", "WORLD_SIZE": "8", "LOCAL_RANK": "1", "MASTER_ADDR": "node1", "MASTER_PORT": "29500"}
 SRUN = {

@@ -15,15 +15,15 @@ from cache.format.tasks import IGNORED
 from tests.helpers.builds import build_toy
 from tests.helpers.caches import write_cache
 from tests.helpers.models import check_same_run, resume_from_first_checkpoint, write_model
+from train.forward.frozen import layers_of
+from train.forward.inputs import model_inputs
+from train.forward.losses import balanced_weights, resolve_weights
 from train.loop.resolution import cache_requirements, resolve_settings
 from train.loop.setup import TrainingSetup, prepare_training
 from train.loop.step import backward
 from train.models.configuration import read_config
 from train.models.folder import ModelFolder
-from train.models.frozen import layers_of
-from train.models.inputs import model_inputs
 from train.models.loading import load_model, load_weights
-from train.models.losses import balanced_weights, resolve_weights
 from train.run import start_run
 from train.settings import Settings
 

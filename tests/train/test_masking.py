@@ -20,7 +20,7 @@ from transformers import (
 
 from cache import Cache, InputError, PlanSpec
 from cache.common.hub import package_folder, packaged_model
-from cache.common.progress import ConsoleProgress
+from cache.console.progress import ConsoleProgress
 from cache.format.special_tokens import read_specials
 from cache.format.tasks import IGNORED
 from prep.build import build
@@ -28,13 +28,13 @@ from prep.settings import BuildSettings
 from tests.helpers.caches import write_cache
 from tests.helpers.models import write_model
 from tests.train.test_pooled import SMALL, SUPPORTED
+from train.forward.masked_lm import Masking, masked_forward, masked_tokens, split_mix, summed_loss
 from train.loop.setup import prepare_training
 from train.loop.state import Meter, State
 from train.loop.step import backward, update
 from train.metrics.evaluation import evaluate
 from train.models.fit import CacheRequirements
 from train.models.loading import load_model
-from train.models.masked_lm import Masking, masked_forward, masked_tokens, split_mix, summed_loss
 from train.settings import Settings
 
 CPU = torch.device("cpu")

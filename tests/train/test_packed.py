@@ -23,14 +23,14 @@ from cache.errors import MismatchError
 from cache.format.tasks import IGNORED
 from tests.helpers.models import check_same_run, resume_from_first_checkpoint, write_model
 from tests.helpers.tasks import build_task, task_settings, train_task
-from train import device as devices
+from train.forward.inputs import attention_length, model_inputs
+from train.forward.masked_lm import Masking, masked_forward, summed_loss
+from train.forward.packed import attention, check_packed, use_packed
+from train.forward.pooled import use_pooled_only
 from train.kernels.cpu_attention import use_cpu_kernels
 from train.kernels.packed_attention import packed_attention
-from train.models.inputs import attention_length, model_inputs
-from train.models.masked_lm import Masking, masked_forward, summed_loss
-from train.models.packed import attention, check_packed, use_packed
-from train.models.pooled import use_pooled_only
 from train.run import start_run
+from train.runtime import device as devices
 
 from .test_pooled import SMALL, SUPPORTED
 

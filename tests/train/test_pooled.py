@@ -19,7 +19,7 @@ from transformers import (
     XLMRobertaConfig,
 )
 
-from train.models.pooled import use_pooled_only
+from train.forward.pooled import use_pooled_only
 
 SMALL: dict[str, Any] = {
     "vocab_size": 100,

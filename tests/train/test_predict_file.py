@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from cache.common.progress import ConsoleProgress
+from cache.console.progress import ConsoleProgress
 from cache.errors import InputError
 from tests.helpers.corpora import WORDS
 from tests.helpers.models import KINDS, write_encoder

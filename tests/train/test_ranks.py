@@ -17,14 +17,14 @@ from tests.helpers.children import ended, stop_after
 from tests.helpers.models import write_model
 from tests.helpers.ranks import call_ranks, check_alike, errors_of, meet_elsewhere, run_ranks
 from tests.helpers.tasks import build_task, quiet
-from train.distributed import process_group
-from train.launch import launched_ranks
 from train.metrics.evaluation import evaluate
 from train.models.fit import CacheRequirements
 from train.models.loading import load_model
 from train.run import resume_run, start_run
+from train.runtime.distributed import process_group
+from train.runtime.launch import launched_ranks
+from train.runtime.signals import Stopped
 from train.settings import Settings
-from train.signals import Stopped
 
 pytestmark = pytest.mark.slow
 

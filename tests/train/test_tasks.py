@@ -19,10 +19,10 @@ from tests.helpers.models import check_same_run, resume_from_first_checkpoint, w
 from tests.helpers.scores import entities, f1, rank_correlation
 from tests.helpers.tasks import TAGS, build_task, rows_of, train_task
 from train.compare.table import comparison, read_result
+from train.forward.inputs import model_inputs
 from train.metrics.evaluation import evaluate
 from train.metrics.scores import main_score
 from train.models.fit import CacheRequirements
-from train.models.inputs import model_inputs
 from train.models.trained import load_for_evaluation
 from train.predict import Predictor
 from train.run_folder.export import trained_model_folder

@@ -23,8 +23,8 @@ from tests.helpers.wandb_files import read_history
 from tests.test_imports import ROOT, at_load, imported
 from train.run import resume_run, start_run
 from train.run_folder.records import joined_records, read_records
+from train.runtime.signals import Stopped
 from train.settings import Settings
-from train.signals import Stopped
 
 pytestmark = pytest.mark.slow
 

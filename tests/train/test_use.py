@@ -11,7 +11,7 @@ from click.testing import CliRunner
 from safetensors.torch import load_file, save_file
 
 from cache.common.folder import Folder
-from cache.common.progress import clock
+from cache.console.progress import clock
 from cache.errors import InputError, LengthwiseError
 from tests.helpers.caches import write_cache
 from tests.helpers.corpora import WORDS

@@ -19,9 +19,9 @@ from tests.helpers.corpora import write_jsonl
 from tests.helpers.tasks import build_task, quiet, task_settings, train_task
 from train.cli import cli
 from train.compare.table import comparison, read_result
+from train.forward.masked_lm import Masking
 from train.metrics.evaluation import evaluate
 from train.models.fit import CacheRequirements
-from train.models.masked_lm import Masking
 from train.models.trained import load_for_evaluation
 from train.run import start_run
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from cache.common.drawing import SERIES, Figure, Key, Palette, Panel, render_page, require_drawing, write_page
-from cache.common.progress import clock
+from cache.console.progress import clock
 from cache.errors import InputError
 
 from ..metrics.scores import TITLES

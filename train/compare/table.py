@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean, stdev
 
-from cache.common.progress import clock
+from cache.console.progress import clock
 
 from ..metrics.scores import TITLES, main_score
 from ..run_folder.folder import METRICS, TIMING, Json, RunInfo, open_run, read_run, read_summary

@@ -12,8 +12,6 @@ from cache.common.files import storage_errors
 from cache.common.folder import Folder
 from cache.format.files import FileInfo
 
-from .. import device as devices
-from ..distributed import StopVote
 from ..metrics.base import Scores
 from ..metrics.evaluation import evaluate
 from ..metrics.scores import is_better
@@ -21,7 +19,9 @@ from ..run_folder.console import TrainingProgress
 from ..run_folder.folder import CHECKPOINTS, METRICS, TIMING, Json
 from ..run_folder.records import NoRecords, Records, finite, joined_records
 from ..run_folder.trackers import Trackers
-from ..signals import StopRequest
+from ..runtime import device as devices
+from ..runtime.distributed import StopVote
+from ..runtime.signals import StopRequest
 from .checkpoint import load_weights, prune, save_checkpoint
 from .epoch_row import epoch_row
 from .non_finite import non_finite

@@ -26,10 +26,10 @@ from cache.errors import CorruptCacheError, FormatVersionError, MismatchError
 from cache.format.checksummed_json import MAX_COUNT, Fields, seal, unseal
 from cache.format.files import FileInfo, file_info
 
-from .. import device as devices
 from ..models.library_errors import library_errors
 from ..run_folder.folder import METRICS, TIMING, Json, listed_files
 from ..run_folder.records import is_number
+from ..runtime import device as devices
 from .setup import TrainingSetup
 from .state import Meter, State, Sums
 from .tensor_files import Tensors, check_tensors, read_tensors, write_tensors

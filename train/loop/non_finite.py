@@ -1,7 +1,7 @@
 """A loss or gradient that is not finite: which rows it came of, and where to go back to."""
 
 from cache.common.folder import Folder
-from cache.common.text import listed
+from cache.console.text import listed
 from cache.errors import LengthwiseError
 
 from .checkpoint import checkpoints

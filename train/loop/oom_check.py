@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 import torch
 
-from .. import device as devices
+from ..runtime import device as devices
 from .setup import TrainingSetup
 from .state import State
 from .step import backward, batch_size

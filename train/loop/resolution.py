@@ -10,16 +10,16 @@ from cache import Cache, Split
 from cache.common.hub import user_path
 from cache.errors import InputError
 from cache.format.tasks import MLM
-from cache.sharing.urls import is_url
+from cache.remote.urls import is_url
 
-from .. import device as devices
 from ..declarations import flag
-from ..distributed import ALONE, Ranks
+from ..forward.losses import ONE_CLASS, resolve_weights
+from ..forward.masked_lm import PROBABILITY
 from ..metrics.evaluation import score_names
 from ..metrics.scores import main_score
 from ..models.fit import CacheRequirements
-from ..models.losses import ONE_CLASS, resolve_weights
-from ..models.masked_lm import PROBABILITY
+from ..runtime import device as devices
+from ..runtime.distributed import ALONE, Ranks
 from ..settings import AUTO, NO_SPLIT, OFF, Settings
 
 

@@ -14,18 +14,18 @@ from cache.batches.batch import Batches
 from cache.format.tasks import MLM, TOKENS
 from cache.plans.spec import PlanSpec
 
-from .. import device as devices
-from ..distributed import ALONE, Ranks
+from ..forward.frozen import freeze, use_gradient_checkpointing
+from ..forward.inputs import PADDING_SIDE, attention_length, use_ready_masks
+from ..forward.losses import Loss, model_loss, training_loss
+from ..forward.masked_lm import PROBABILITY, Masking, masked_forward, summed_loss
+from ..forward.packed import check_packed, use_packed
+from ..forward.pooled import use_pooled_only
 from ..kernels.cpu_attention import use_cpu_kernels
-from ..launch import launch_id
-from ..models.frozen import freeze, use_gradient_checkpointing
-from ..models.inputs import PADDING_SIDE, attention_length, use_ready_masks
-from ..models.losses import Loss, model_loss, training_loss
-from ..models.masked_lm import PROBABILITY, Masking, masked_forward, summed_loss
-from ..models.packed import check_packed, use_packed
-from ..models.pooled import use_pooled_only
 from ..run_folder.export import exported_tokenizer
 from ..run_folder.folder import Json, RunInfo
+from ..runtime import device as devices
+from ..runtime.distributed import ALONE, Ranks
+from ..runtime.launch import launch_id
 from ..settings import FREE_ON_RESUME, NO_SPLIT, Settings
 from .resolution import corpus_metric, training_split
 

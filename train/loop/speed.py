@@ -4,10 +4,10 @@ from collections.abc import Iterable
 
 from cache.plans.strategies import EpochPlan
 
-from .. import device as devices
 from ..metrics.flops import count_flops
 from ..metrics.peaks import peak_tflops
 from ..run_folder.folder import Json
+from ..runtime import device as devices
 from .setup import TrainingSetup
 from .state import Sums
 

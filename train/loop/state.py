@@ -10,7 +10,7 @@ import torch
 
 from cache import Batch
 
-from ..distributed import ALONE, Ranks
+from ..runtime.distributed import ALONE, Ranks
 
 
 @dataclass(frozen=True)

@@ -13,11 +13,11 @@ from contextlib import nullcontext
 import torch
 
 from cache import Batch
-from cache.common.text import counted
+from cache.console.text import counted
 from cache.errors import LengthwiseError
 
-from .. import device as devices
-from ..models.inputs import model_inputs
+from ..forward.inputs import model_inputs
+from ..runtime import device as devices
 from .setup import TrainingSetup
 from .state import State
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from ..distributed import Ranks
+from ..runtime.distributed import Ranks
 
 
 @dataclass(frozen=True)

@@ -10,9 +10,9 @@ from typing import Any
 
 import torch
 
-from cache.common.text import counted
+from cache.console.text import counted
 
-from ..distributed import Ranks
+from ..runtime.distributed import Ranks
 from .base import Metric, Scores
 
 MAX_CONFUSION_CLASSES = 1024

@@ -17,7 +17,7 @@ import torch
 
 from cache.format.tasks import IGNORED
 
-from ..distributed import Ranks
+from ..runtime.distributed import Ranks
 from .base import Metric, Scores
 from .classification import f1_score
 

@@ -11,12 +11,12 @@ from cache.errors import InputError, MismatchError
 from cache.format.tasks import Task
 from cache.plans.spec import PlanSpec
 
-from .. import device as devices
-from ..distributed import ALONE, Ranks
+from ..forward.inputs import PADDING_SIDE, model_inputs
+from ..forward.masked_lm import Masking, is_masked_model, masked_forward, summed_loss
 from ..models.classes import map_classes
-from ..models.inputs import PADDING_SIDE, model_inputs
 from ..models.library_errors import library_errors
-from ..models.masked_lm import Masking, is_masked_model, masked_forward, summed_loss
+from ..runtime import device as devices
+from ..runtime.distributed import ALONE, Ranks
 from .base import Metric, Scores
 from .perplexity import MaskedLMMetric
 from .scores import metric_of

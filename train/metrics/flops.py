@@ -24,9 +24,9 @@ from transformers import PreTrainedModel
 
 from cache.common.arrays import Array
 
-from ..models.frozen import layers_of
+from ..forward.frozen import layers_of
+from ..forward.masked_lm import is_masked_model, masked_forward
 from ..models.heads import quiet_transformers
-from ..models.masked_lm import is_masked_model, masked_forward
 
 EAGER = "eager"
 SLIDING = "sliding_attention"

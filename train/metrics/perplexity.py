@@ -10,10 +10,10 @@ from typing import Any
 
 import torch
 
-from cache.common.text import counted
+from cache.console.text import counted
 from cache.format.tasks import IGNORED
 
-from ..distributed import Ranks
+from ..runtime.distributed import Ranks
 from .base import Metric, Scores
 
 

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from ..distributed import Ranks
+from ..runtime.distributed import Ranks
 from .base import Metric, Scores
 
 

@@ -1,1 +1,1 @@
-"""Models: loaded, fitted to a cache, computed faster."""
+"""Models: their folders read and checked, fitted to a cache."""

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from cache.common.panics import panics_as_errors
 from cache.errors import LengthwiseError
 
-from .. import device as devices
+from ..runtime import device as devices
 
 
 @contextlib.contextmanager

@@ -10,8 +10,9 @@ from transformers import PretrainedConfig, PreTrainedModel
 from cache.errors import InputError, MismatchError
 from cache.format.tasks import MLM
 
-from .. import device as devices
+from ..forward.pooled import use_pooled_only
 from ..kernels.cpu_attention import use_cpu_kernels
+from ..runtime import device as devices
 from .classes import map_classes
 from .configuration import read_config
 from .fit import CacheRequirements, check_fit, usable_positions
@@ -19,7 +20,6 @@ from .folder import MAX_LENGTH, MAX_TOKENIZER_BYTES, TOKENIZER, TOKENIZER_CONFIG
 from .heads import PROBLEMS, has_trained_head, is_masked, kind_of
 from .library_errors import library_errors
 from .loading import load_weights
-from .pooled import use_pooled_only
 
 DEFAULT_MAX_LENGTH = 512
 """Tokens a text is truncated to where neither the model nor its folder gives a limit."""
@@ -70,7 +70,8 @@ def _load_classifier(folder: ModelFolder, device: torch.device, required: CacheR
         )
     if not has_trained_head(config):
         raise InputError(
-            f"{path} is not a trained classifier ({config.architectures}); train it with `train run --model`"
+            f"{path} is not a trained classifier ({config.architectures}); train one from it: "
+            f"train run --cache CACHE --model {path}"
         )
     if required is not None:
         _check_labels(folder, required)
@@ -78,6 +79,8 @@ def _load_classifier(folder: ModelFolder, device: torch.device, required: CacheR
         map_classes(config, required.cache.manifest.task, device)
         config.pad_token_id = required.cache.manifest.tokenizer.pad_id
     kind = kind_of(config)
+    if kind == "regression" and config.num_labels != 1:
+        raise InputError(f"{path} gives {config.num_labels} numbers for each text, expected one; pass another model")
     config.problem_type = PROBLEMS[kind]
     model = _with_trained_head(folder, config, kind)
     use_pooled_only(model)  # the same logits

@@ -2,9 +2,9 @@
 
 from collections.abc import Callable, Mapping
 
-from cache.common.progress import Progress
+from cache.console.progress import Progress
 
-from ..distributed import Ranks
+from ..runtime.distributed import Ranks
 
 CELL = 8
 """Minimum width of a column of the table of epochs."""
@@ -40,7 +40,7 @@ class TrainingProgress:
 
     def update(self, step: int, loss: float | None, tokens_per_second: float) -> None:
         """Show that `step` steps are done."""
-        text = f"loss {loss:.4f}" if loss is not None else "loss not finite"
+        text = f"loss {loss:.4f}" if loss is not None else "no finite loss"
         self.steps.update(step - self.steps.done, f"{text}, {tokens_per_second:,.0f} tokens/s")
 
     def evaluating(self, split: str, rows: int) -> Progress:

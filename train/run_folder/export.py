@@ -15,9 +15,9 @@ from cache.errors import CorruptCacheError, InputError
 from cache.format.files import FileInfo, open_file_info
 from cache.format.manifest import Manifest
 
+from ..forward.inputs import PADDING_SIDE
 from ..models.folder import CONFIG, DETAILS, TOKENIZER, TOKENIZER_CONFIG, WEIGHTS
 from ..models.heads import quiet_transformers
-from ..models.inputs import PADDING_SIDE
 from ..models.loading import find_model
 from .folder import MODEL, SETTINGS, Json, RunInfo
 from .model_card import README, model_card

@@ -13,8 +13,8 @@ from typing import Any
 from transformers import PretrainedConfig
 
 from cache.common.hub import PACKAGED
-from cache.common.output import printable
-from cache.common.progress import clock
+from cache.console.output import printable
+from cache.console.progress import clock
 from cache.format.manifest import Manifest
 from cache.format.tasks import MLM
 

@@ -12,9 +12,9 @@ from functools import cache, cached_property
 from typing import Any, BinaryIO
 
 from ..errors import InputError, StorageError
+from .base import CHUNK_BYTES, ObjectStore, Readable
 from .failures import DeniedError, UnreachableError, remote_errors, translated
 from .ranges import RemoteFile
-from .remote import CHUNK_BYTES, ObjectStore, Readable
 from .transfer import Report
 from .urls import StoreUrl
 

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import InputError, LengthwiseError, StorageError
+from .base import Readable, Remote
 from .failures import UnreachableError, redacted, remote_errors, translated
 from .ranges import RemoteFile
-from .remote import Readable, Remote
 from .urls import StoreUrl
 
 TIMEOUT_S = 20.0

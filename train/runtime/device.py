@@ -12,7 +12,7 @@ from contextlib import AbstractContextManager
 
 import torch
 
-from cache.common.text import counted
+from cache.console.text import counted
 from cache.errors import InputError
 
 

@@ -9,11 +9,11 @@ part-0.parquet  0000.parquet  reviews.csv                          no split: par
 import re
 from collections.abc import Mapping, Sequence
 
-from cache.common.text import listed
+from cache.console.text import listed
 from cache.errors import InputError
 
 from ..parsing.remote_path import SourcePath
-from .corpus import check_split_name
+from .source import check_split_name
 
 SPLITS = {
     "train": "train",

@@ -9,7 +9,7 @@ from typing import BinaryIO
 from ..common.files import storage_errors
 from ..common.folder import Folder
 from ..errors import StorageError
-from .remote import CHUNK_BYTES, ObjectStore, Readable
+from .base import CHUNK_BYTES, ObjectStore, Readable
 from .transfer import Report
 
 

@@ -24,9 +24,9 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from cache import Batch
 from cache.errors import MismatchError
 
-from .. import device as devices
 from ..kernels.cpu_attention import NAME as BLOCKED
 from ..kernels.packed_attention import packed_attention
+from ..runtime import device as devices
 from .inputs import MODERNBERT, model_inputs
 from .masked_lm import is_masked_model
 

@@ -9,7 +9,7 @@ import threading
 from collections.abc import Callable, Iterable
 from typing import TypeVar
 
-from ..common.progress import ABANDONED, Progress
+from ..console.progress import ABANDONED, Progress
 from .failures import UnreachableError
 
 WORKERS = 8
