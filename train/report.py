@@ -77,8 +77,8 @@ def small_batch_warning(setup: TrainingSetup) -> str | None:
         return None
     if not setup.ranks.several:
         return (
-            f"warning: the {counted(size, 'row')} of --batch-size are divided among {accumulation} micro-batches, so "
-            f"some of them are empty; for {size} rows in each of them pass --batch-size {turns * size}"
+            f"warning: --batch-size {size} is less than {accumulation} micro-batches, so some of them are empty; for "
+            f"{counted(size, 'row')} in each of them pass --batch-size {turns * size}"
         )
     return (
         f"warning: --batch-size {size} is less than {setup.ranks.world_size} ranks x {accumulation} micro-batches, so "

@@ -11,7 +11,7 @@ import torch
 from cache import Cache, open_cache
 from cache.common.files import storage_errors
 from cache.common.folder import Folder
-from cache.common.hub import local_folder
+from cache.common.hub import local_folder, user_path
 from cache.errors import LengthwiseError, MismatchError
 from cache.format.files import FileInfo
 
@@ -49,9 +49,12 @@ def resumed_settings(folder: Path, info: RunInfo, given: Mapping[str, Any]) -> S
     """The settings of a run to resume, with those that were given where they may differ.
 
     Raises:
-        MismatchError: what was given would change the run's numbers.
+        MismatchError: what was given would change the run's numbers, or names another folder for them.
     """
-    _refuse(folder, contradictions(info.settings, _resolve_given(given)))
+    differences = contradictions(info.settings, _resolve_given(given))
+    if "out" in given and user_path(given["out"]).resolve() != folder.resolve():
+        differences.append(f"--out is {given['out']}, but a run is resumed in its own folder, {folder}")
+    _refuse(folder, differences)
     return replace(info.settings, **{name: value for name, value in given.items() if name in FREE_ON_RESUME})
 
 

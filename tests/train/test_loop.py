@@ -15,6 +15,7 @@ from cache.plans.spec import PlanSpec
 from tests.helpers.caches import write_cache
 from tests.helpers.models import write_model
 from train.forward.inputs import READY_MASKS, model_inputs, use_ready_masks
+from train.loop.epoch_row import epoch_row
 from train.loop.oom_check import check_memory
 from train.loop.setup import TrainingSetup, epoch_steps, epochs_reached, keep_plan, make_optimizer
 from train.loop.state import Meter, State, Sums
@@ -194,11 +195,17 @@ def ids_of(inputs: dict[str, torch.Tensor]) -> list[tuple[int, ...]]:
     return [tuple(id_ for id_ in row if id_) for row in inputs["input_ids"].tolist()]
 
 
+@pytest.mark.parametrize(("sums", "shown"), [(Sums(), "none"), (Sums(skipped_steps=3), "not finite")])
+def test_an_epoch_without_a_loss_says_why(make_job, sums, shown):
+    """No token was masked, or every update was skipped."""
+    assert epoch_row(make_job(), State(Meter(CPU), epoch_sums=sums), {}, 0.0, None)["train loss"] == shown
+
+
 def test_a_batch_of_fewer_rows_than_micro_batches_is_warned_of(make_job):
     assert small_batch_warning(make_job(PlanSpec("tight", 8), gradient_accumulation_steps=8)) is None
     warning = small_batch_warning(make_job(PlanSpec("tight", 8), gradient_accumulation_steps=32))
     assert warning is not None
-    assert "8 rows of --batch-size are divided among 32 micro-batches" in warning
+    assert "--batch-size 8 is less than 32 micro-batches" in warning
     assert "--batch-size 256" in warning
 
 

@@ -256,6 +256,8 @@ def test_every_key_that_transformers_reads_of_a_configuration_is_taken() -> None
         ({"architectures": "BertModel"}, "architectures"),
         ({"architectures": [3]}, "architectures"),
         ({"id2label": 3}, "cannot be used"),
+        ({"id2label": {"0": "pos", "1": "pos"}}, "calls two classes 'pos'"),
+        ({"problem_type": "regression"}, "gives 2 numbers for each text, expected one"),
     ],
 )
 def test_a_configuration_that_cannot_be_used_is_an_error_of_ours(model: Path, changes: Any, said: str) -> None:

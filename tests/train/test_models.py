@@ -7,6 +7,7 @@ import pytest
 import safetensors.torch
 import torch
 from safetensors.torch import load_file
+from transformers import AutoModelForSequenceClassification
 
 from cache.errors import InputError, MismatchError
 from tests.helpers.caches import write_cache
@@ -71,6 +72,36 @@ def test_a_classifier_gets_a_new_head_where_one_is_asked_for(tmp_path, needs, ki
     for name, tensor in model.state_dict().items():
         if tensor.is_floating_point() and tensor.std() > 0:  # of no bias or norm
             assert torch.equal(tensor, weights.get(name, tensor + 1)) == name.startswith(model.base_model_prefix), name
+
+
+@pytest.mark.parametrize("kind", ["bert", "distilbert", "roberta", "electra", "modernbert"])
+def test_a_classifier_goes_on_with_its_classes_by_their_names(tmp_path, needs, kind):
+    """The model's are pos and neg, the cache's neg and pos: what was said for a class is said for it again."""
+    ids = dict.fromkeys(["bos_token_id", "cls_token_id", "eos_token_id", "sep_token_id"], 0)
+    folder = write_model(tmp_path / "model", kind=kind, classes=2, **ids)
+    stock = AutoModelForSequenceClassification.from_pretrained(folder).eval()
+    rename_classes(folder, "pos", "neg")
+    lines = []
+    model = load_model(folder, needs, 0, lines.append).eval()
+    assert lines == ["head       the model's own, its classes in the order of the cache's"]
+    row = torch.tensor([[2, 7, 9, 3]])
+    with torch.no_grad():
+        torch.testing.assert_close(model(row).logits, stock(row).logits.flip(1))
+    assert model.config.id2label == {0: "neg", 1: "pos"}
+
+
+def test_a_head_that_was_trained_for_other_classes_is_told_of(tmp_path, needs):
+    folder = write_model(tmp_path / "model", classes=2)
+    rename_classes(folder, "ham", "spam")
+    lines = []
+    load_model(folder, needs, 0, lines.append)
+    assert lines == ["head       the model's own, trained for 'ham', 'spam'; --new-head makes a new one"]
+
+
+def rename_classes(folder, *names):
+    config = json.loads((folder / "config.json").read_text())
+    config |= {"id2label": dict(enumerate(names)), "label2id": {name: number for number, name in enumerate(names)}}
+    (folder / "config.json").write_text(json.dumps(config))
 
 
 def test_all_reasons_are_given_at_once(tmp_path, needs):

@@ -320,7 +320,7 @@ def halfway(place):
 
 
 def test_flags_that_contradict_the_run_are_refused_all_at_once(halfway):
-    given = {"lr": 1.0, "seed": 5, "batch_size": 4, "precision": "bf16", "epochs": 2, "keep_checkpoints": 1}
+    given = {"lr": 1.0, "seed": 5, "batch_size": 4, "precision": "bf16", "epochs": 2, "keep_checkpoints": 1, "out": "b"}
     with pytest.raises(MismatchError) as error:
         resume_run(halfway, given, quiet_say, quiet_say)
     text = str(error.value)
@@ -329,6 +329,7 @@ def test_flags_that_contradict_the_run_are_refused_all_at_once(halfway):
         "--seed is 321 in the run, 5 was given",
         "--batch-size is 8 in the run, 4 was given",
         "--precision is fp32 in the run, bf16 was given",
+        f"--out is b, but a run is resumed in its own folder, {halfway}",
     ):
         assert line in text
     assert "--epochs" not in text
@@ -340,7 +341,8 @@ def test_the_same_settings_spelled_otherwise_are_no_contradiction(halfway, place
     monkeypatch.chdir(place)
     monkeypatch.setattr("train.runtime.device._native_bf16", lambda device: False)
     shutil.copytree(halfway, tmp_path / "same")
-    given = {"model": "model", "precision": "auto", "cache": "toy", "lr": 1e-3, "device": "auto"}
+    out = str(tmp_path / "x" / ".." / "same")
+    given = {"model": "model", "precision": "auto", "cache": "toy", "lr": 1e-3, "device": "auto", "out": out}
     resume_run(tmp_path / "same", given, quiet_say, quiet_say, quiet=True)
     assert result(tmp_path / "same") == result(place / "whole")
 

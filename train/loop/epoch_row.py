@@ -5,7 +5,7 @@ from cache.console.progress import clock
 from ..metrics.scores import TITLES
 from ..run_folder.folder import Json
 from .setup import TrainingSetup
-from .state import State
+from .state import State, Sums
 
 
 def epoch_row(
@@ -23,10 +23,10 @@ def epoch_row(
     sums = state.epoch_sums
     done = state.epoch + state.epoch_step / max(setup.steps[state.epoch], 1)
     scores = {name: value for name, value in result.items() if name not in ("loss", "rows")}
-    row = {"epoch": f"{round(done, 2):g}/{len(setup.steps)}", "train loss": _number(sums.mean_loss)}
+    row = {"epoch": f"{round(done, 2):g}/{len(setup.steps)}", "train loss": _loss(sums)}
     if result:
-        row["eval loss"] = _number(result["loss"])
-    row |= {TITLES.get(name, name): _number(value) for name, value in scores.items()}
+        row["eval loss"] = f"{result['loss']:.4f}"
+    row |= {TITLES.get(name, name): f"{value:.4f}" for name, value in scores.items()}
     row["tokens/s"] = f"{sums.real_tokens / max(state.epoch_seconds, 1e-9):,.0f}"
     if mfu is not None:
         row["MFU"] = f"{mfu:.1%}"
@@ -35,5 +35,8 @@ def epoch_row(
     return row | ({"eval time": clock(eval_seconds)} if result else {})
 
 
-def _number(value: float | None) -> str:
-    return "not finite" if value is None else f"{value:.4f}"
+def _loss(sums: Sums) -> str:
+    """The mean loss; without one, whether it was not finite or there was nothing to predict."""
+    if sums.mean_loss is None:
+        return "not finite" if sums.skipped_steps else "none"
+    return f"{sums.mean_loss:.4f}"

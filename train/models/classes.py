@@ -7,10 +7,12 @@ scores are those of the model, and a class that the cache lacks counts as wrong 
 Shapes: B rows, W columns, C classes of the model, K of the cache.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
-from transformers import PretrainedConfig
+from torch import nn
+from transformers import PretrainedConfig, PreTrainedModel
 
 from cache.console.text import listed
 from cache.errors import MismatchError
@@ -62,13 +64,41 @@ def map_classes(config: PretrainedConfig, task: Task, device: torch.device) -> C
     if not missing:
         numbers = torch.tensor([names.index(name) for name in wanted], device=device)
         return ClassMap(replace(task, label_names=names), numbers)
-    if len(names) == len(wanted) and all(name.startswith("LABEL_") for name in names):
+    if len(names) == len(wanted) and are_unnamed(names):
         return ClassMap(task, None)
     lacking, known = (listed([*map(repr, some)], 8) for some in (missing, names))
     raise MismatchError(
         f"the model has no class {lacking}, which the cache has; the model's classes are {known}; "
         "evaluate it on a cache of these classes, all or some of them, in any order"
     )
+
+
+def are_unnamed(names: Sequence[str]) -> bool:
+    """Whether a model's classes have no names but transformers' own."""
+    return all(name.startswith("LABEL_") for name in names)
+
+
+def renumber_classes(model: PreTrainedModel, names: Sequence[str], wanted: Sequence[str]) -> str:
+    """Give a classifier that is trained on the cache's numbers of its classes, where both have the same ones.
+
+    Args:
+        model: a trained classifier, whose last matrix has a row for each class.
+        names: its classes as it numbers them.
+        wanted: the cache's; as many.
+
+    Returns:
+        What was done, for the report; of other classes, which the head is trained on for, what they were.
+    """
+    if names == wanted or are_unnamed(names):
+        return "the model's own"
+    if sorted(names) != sorted(wanted):
+        return f"the model's own, trained for {listed([*map(repr, names)], 8)}; --new-head makes a new one"
+    layers = [layer for layer in model.modules() if isinstance(layer, nn.Linear) and layer.out_features == len(names)]
+    order = [names.index(name) for name in wanted]
+    with torch.no_grad():
+        for parameter in layers[-1].parameters():  # (C, H), (C,)
+            parameter.copy_(parameter[order])
+    return "the model's own, its classes in the order of the cache's"
 
 
 def scored_classes(config: PretrainedConfig, task: Task) -> tuple[str, ...]:

@@ -5,6 +5,7 @@ kernels from the Hub, or read other files. Only the keys that describe an archit
 size, so that no configuration can ask for more than its weights hold.
 """
 
+from collections import Counter
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from cache.errors import InputError
 from cache.format.checksummed_json import Json
 
 from .folder import CONFIG, ModelFolder
-from .heads import ENCODERS, quiet_transformers
+from .heads import ENCODERS, has_trained_head, label_names, quiet_transformers
 from .library_errors import library_errors
 
 COMMON = frozenset({"architectures", "id2label", "label2id", "num_labels", "problem_type", "tie_word_embeddings"})
@@ -43,7 +44,7 @@ def read_config(folder: ModelFolder) -> PretrainedConfig:
 
     Raises:
         InputError: there is none, its type is unknown to transformers, whose own code alone is run, a value is out of
-            bounds, or the model reads the last column of a batch, as XLNet does.
+            bounds, two classes have one name, or the model reads the last column of a batch, as XLNet does.
     """
     raw = folder.read_json(CONFIG)
     if raw is None:
@@ -62,6 +63,10 @@ def read_config(folder: ModelFolder) -> PretrainedConfig:
         assert isinstance(config, PretrainedConfig)
     if not isinstance(layers, int) or layers > MAX_LAYERS:
         raise InputError(f"{path}: asks for {layers!r:.80} layers, expected at most {MAX_LAYERS:,}")
+    names = label_names(config) if has_trained_head(config) else ()
+    if len(set(names)) < len(names):
+        double = Counter(names).most_common(1)[0][0]
+        raise InputError(f"{path}: 'id2label' calls two classes {double!r:.80}; give each class a name of its own")
     if getattr(config, "summary_type", None) == "last":
         raise InputError(
             f"{folder.path}: a model of type {model_type!r} reads the last column of a batch, so it needs padding on "

@@ -135,9 +135,12 @@ def _head_problems(config: PretrainedConfig, required: CacheRequirements, evalua
     if kind_of(config) != required.kind:
         yield f"task: its head was trained for {kind_of(config)}, the cache is for {required.kind}"
     elif not by_name and config.num_labels != required.outputs:
+        names = ", ".join(required.label_names[:8])
         yield (
             f"labels: its classifier was trained for {config.num_labels} classes, the cache has "
-            f"{len(required.label_names)} ({', '.join(required.label_names[:8])})"
+            f"{len(required.label_names)} ({names})"
+            if names
+            else f"outputs: its head gives {config.num_labels} numbers, the cache has one for each row"
         )
 
 

@@ -12,10 +12,11 @@ from cache.common.hub import PACKAGED, hub_folder, local_folder
 from cache.errors import InputError, MismatchError
 from cache.format.tasks import MLM
 
+from .classes import renumber_classes
 from .configuration import read_config
 from .fit import CacheRequirements, check_fit, usable_positions
 from .folder import CONFIG, TOKENIZER, WEIGHTS, ModelFolder
-from .heads import PROBLEMS, as_model, empty_model, quiet_transformers
+from .heads import PROBLEMS, as_model, empty_model, label_names, quiet_transformers
 from .library_errors import library_errors
 
 HUB_FILES = [CONFIG, "*.safetensors", "*.safetensors.index.json", TOKENIZER]
@@ -76,11 +77,14 @@ def load_model(
         if new_head:
             config.architectures = None
         check_fit(opened, config, required)
+        names = label_names(config)
         write_labels(config, required)
         torch.manual_seed(seed)
         model, new = load_weights(opened, config, required.kind, new_head)
-    reason = "--new-head" if new_head else f"the model has none for {required.kind}"
-    source = f"new, from seed {seed}: {reason}" if new else "the model's own"
+    if new:
+        source = f"new, from seed {seed}: {'--new-head' if new_head else f'the model has none for {required.kind}'}"
+    else:
+        source = renumber_classes(model, names, required.label_names) if required.label_names else "the model's own"
     log(f"head       {source}")
     return model
 

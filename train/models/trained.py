@@ -70,7 +70,8 @@ def _load_classifier(folder: ModelFolder, device: torch.device, required: CacheR
         )
     if not has_trained_head(config):
         raise InputError(
-            f"{path} is not a trained classifier ({config.architectures}); train it with `train run --model`"
+            f"{path} is not a trained classifier ({config.architectures}); train one from it: "
+            f"train run --cache CACHE --model {path}"
         )
     if required is not None:
         _check_labels(folder, required)
@@ -78,6 +79,8 @@ def _load_classifier(folder: ModelFolder, device: torch.device, required: CacheR
         map_classes(config, required.cache.manifest.task, device)
         config.pad_token_id = required.cache.manifest.tokenizer.pad_id
     kind = kind_of(config)
+    if kind == "regression" and config.num_labels != 1:
+        raise InputError(f"{path} gives {config.num_labels} numbers for each text, expected one; pass another model")
     config.problem_type = PROBLEMS[kind]
     model = _with_trained_head(folder, config, kind)
     use_pooled_only(model)  # the same logits

@@ -40,7 +40,7 @@ class TrainingProgress:
 
     def update(self, step: int, loss: float | None, tokens_per_second: float) -> None:
         """Show that `step` steps are done."""
-        text = f"loss {loss:.4f}" if loss is not None else "loss not finite"
+        text = f"loss {loss:.4f}" if loss is not None else "no finite loss"
         self.steps.update(step - self.steps.done, f"{text}, {tokens_per_second:,.0f} tokens/s")
 
     def evaluating(self, split: str, rows: int) -> Progress:
