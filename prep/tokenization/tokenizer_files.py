@@ -70,7 +70,7 @@ def find_tokenizer(name: str | None) -> TokenizerFiles:
             else the packaged BERT's, which has the same vocabulary.
 
     Raises:
-        InputError: it cannot be had.
+        InputError: it is neither here nor on the Hub, or its files do not parse.
     """
     wanted = name or DEFAULT_MODEL
     folder = local_folder(wanted)
