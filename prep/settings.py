@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TypedDict
 
+from cache.common.table_files import is_delimiter
 from cache.errors import InputError
 from cache.format.checksummed_json import NAME_PATTERN
 from cache.format.manifest import DEFAULT_SHARD_BYTES, MAX_LENGTH
@@ -122,7 +123,7 @@ class BuildSettings:
         mark = self.columns.delimiter
         if self.source == STDIN and self.name is None:
             wrong.append("--name is missing, for text from standard input has none; pass --name NAME")
-        if mark is not None and (len(mark) != 1 or not mark.isascii() or mark in '"\r\n'):
+        if mark is not None and not is_delimiter(mark):
             wrong.append(f"--delimiter {self.delimiter!r} is not one character such as ';' (a tab is '\\t')")
         return wrong
 

@@ -1,5 +1,6 @@
 """The command `train predict`: texts from the arguments, standard input or a file, and their labels."""
 
+import shlex
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 )
 @click.option("--text", metavar="COLUMN", help="Column of the text.  [default: text, or the only one]")
 @click.option("--text-pair", metavar="COLUMN", help="Column of the second text, for a model of pairs.")
+@click.option("--delimiter", help="What separates the cells of a csv file.  [default: as its name says]")
 @click.option("--force", is_flag=True, help="Replace the file of --out.")
 @click.option("--batch-size", type=click.IntRange(1), default=32, show_default=True, help="Texts of a batch.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, …")
@@ -45,6 +47,7 @@ def predict(
     out: Path | None,
     text: str | None,
     text_pair: str | None,
+    delimiter: str | None,
     force: bool,
     quiet: bool,
     as_json: bool,
@@ -66,13 +69,14 @@ def predict(
     if texts and file is not None:
         raise InputError("texts and --file are both given, expected one of them")
     if out is not None and file is not None:
-        done = _predict_file(model, file, out, (text, text_pair), force, quiet, options)
+        done = _predict_file(model, file, out, (text, text_pair), delimiter, force, quiet, options)
         if as_json:
             print_json(done.to_json())
         elif not quiet:
             click.echo("\n".join(done.lines()))
         return
-    _check_lines(file, {"--out": out, "--text": text, "--text-pair": text_pair, "--force": force})
+    of_rows = {"--text": text, "--text-pair": text_pair, "--delimiter": delimiter, "--force": force}
+    _check_lines(file, {"--out": out, **of_rows})
     if not texts and file is None and (sys.stdin is None or sys.stdin.isatty()):
         raise InputError('no text was given; pass texts, --file FILE, or pipe them in: echo "…" | train predict MODEL')
     from .tables.lines import read_file, read_stdin
@@ -93,6 +97,7 @@ def _predict_file(
     file: Path,
     out: Path,
     columns: tuple[str | None, str | None],
+    delimiter: str | None,
     force: bool,
     quiet: bool,
     options: dict[str, Any],
@@ -102,7 +107,7 @@ def _predict_file(
     from .tables.writing import check_out
 
     check_out(out, file, force)
-    table = open_table(file)
+    table = open_table(file, "\t" if delimiter == "\\t" else delimiter)
     texts = table.text_columns(*columns)
     predictor = _predictor(model, **options)
     from cache.console.progress import ConsoleProgress
@@ -129,6 +134,11 @@ def _check_lines(file: Path | None, given: dict[str, object]) -> None:
         others = "--file" if flags[0] == "--out" else "--file and --out"
         raise InputError(f"{flags[0]} goes with {others}; pass {'--out' if file else '--file'} FILE too")
     kind = None if file is None else format_of(file)
+    if file is not None and file.suffix.lower() == ".gz":
+        raise InputError(
+            f"--file {file} is packed; pass --out with a file to write its rows to, such as --out out.csv, or unpack "
+            f"it: gzip -dc {shlex.quote(str(file))} | train predict MODEL"
+        )
     if kind not in (None, TEXT):
         raise InputError(
             f"--file {file} is {kind}, a file of rows; pass --out with a file to write them to, such as --out out.csv"

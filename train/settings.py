@@ -283,13 +283,14 @@ def read_settings(path: Path) -> dict[str, Any]:
     Raises:
         InputError: the file cannot be read, or is not a table of settings.
     """
+    kind = "TOML" if path.suffix.lower() == ".toml" else "JSON"
     try:
         text = path.read_text("utf-8")
-        content = tomllib.loads(text) if path.suffix == ".toml" else json.loads(text)
+        content = tomllib.loads(text) if kind == "TOML" else json.loads(text)
     except OSError as error:
         raise InputError(f"--config {path}: {error.strerror}; expected a .toml or .json file") from None
     except (ValueError, RecursionError) as error:
-        raise InputError(f"--config {path} does not parse: {error}") from None
+        raise InputError(f"--config {path} does not parse as {kind}: {error}; expected a .toml or .json file") from None
     if isinstance(content, dict) and isinstance(content.get("settings"), dict):
         content = {name: value for name, value in content["settings"].items() if name != "out"}
     if not isinstance(content, dict):

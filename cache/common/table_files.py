@@ -18,6 +18,18 @@ FORMATS = {
 DELIMITERS = {CSV: ",", TSV: "\t"}
 """What separates the cells."""
 
+OTHER_DELIMITERS = {";": "';'", "\t": "'\\t'", "|": "'|'"}
+"""What may separate cells in place of commas, and how it is typed."""
+
+MAX_NAME = 60
+"""Characters of a column's name, beyond which it looks like a text."""
+
+
+def is_delimiter(mark: str) -> bool:
+    """Whether a file's cells can be separated by this."""
+    return len(mark) == 1 and mark.isascii() and mark not in '"\r\n'
+
+
 UTF16_MARKS = (b"\xff\xfe", b"\xfe\xff")
 
 

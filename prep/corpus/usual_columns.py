@@ -5,6 +5,7 @@ import shlex
 from collections.abc import Sequence
 from dataclasses import replace
 
+from cache.common.table_files import MAX_NAME, OTHER_DELIMITERS
 from cache.errors import InputError
 
 from ..columns import Columns
@@ -28,12 +29,6 @@ PAIRS = (
     ("question", "sentence"),
 )
 """Columns taken for pairs of texts where none is called as a text that comes alone."""
-
-DELIMITERS = {";": "';'", "\t": "'\\t'", "|": "'|'"}
-"""What may separate cells in place of commas, and how it is typed."""
-
-MAX_NAME = 60
-"""Characters of a column's name, beyond which it looks like a text."""
 
 
 def choose_columns(names: Sequence[str], asked: Columns, where: SourcePath | str) -> Columns:
@@ -115,7 +110,7 @@ def _usual(what: str, names: Sequence[str], usual: Sequence[str], more: Sequence
         if found:
             listed = " or ".join(map(repr, found))
             raise InputError(f"{where}: which column is the {what}, {listed}? Name one with --{what} COLUMN")
-    marks = [mark for mark in DELIMITERS if len(names) == 1 and mark in names[0]]
+    marks = [mark for mark in OTHER_DELIMITERS if len(names) == 1 and mark in names[0]]
     near = [name for name in names if not marks and {*usual, *more} & set(_plain(name).split("_"))][:3]
     hints = [f"name one with --{what} {' or '.join(map(shlex.quote, near)) or 'COLUMN'}"]
     if what == "label":
@@ -123,7 +118,9 @@ def _usual(what: str, names: Sequence[str], usual: Sequence[str], more: Sequence
     if any(len(name) > MAX_NAME or name.strip().isdigit() for name in names) and not marks:
         hints.append("is its first line a row already? Put one above it that names the columns, such as text,label")
     if marks:
-        hints.append(f"are its cells separated by something else than commas? Pass --delimiter {DELIMITERS[marks[0]]}")
+        hints.append(
+            f"are its cells separated by something else than commas? Pass --delimiter {OTHER_DELIMITERS[marks[0]]}"
+        )
     raise InputError(f"{where}: which column is the {what}? It has {', '.join(map(repr, names))}; {'; '.join(hints)}")
 
 

@@ -17,7 +17,7 @@ from tests.helpers.pages import CHROMIUM, check_in_browser, check_page
 from train.cli import cli
 from train.compare.curves import group_runs, read_curves, smooth
 from train.compare.figures import comparison_page, learning
-from train.compare.table import comparison
+from train.compare.table import comparison, read_result, to_json
 from train.run_folder.folder import METRICS, TIMING, RunInfo, Summary, write_settings, write_summary
 from train.run_folder.records import Records
 from train.settings import Settings
@@ -31,6 +31,7 @@ def write_run(
     strategy: str = "smart",
     steps: int = 60,
     score: str = "accuracy",
+    split: str = "test",
     resumed: int | None = None,
     **changes,
 ) -> Path:
@@ -56,7 +57,7 @@ def write_run(
                 "kind": "eval",
                 "epoch": 1,
                 "step": steps,
-                "split": "test",
+                "split": split,
                 "rows": 9,
                 "loss": 1.0,
                 score: 0.7 + seed / 100,
@@ -140,6 +141,13 @@ def test_runs_without_accuracy_show_their_task_s_score(tmp_path) -> None:
     for heading in ("Perplexity against time", "Micro F1 against time", "Accuracy against time"):
         assert heading in page.text
     assert "micro F1 0.7100" in page.text
+
+
+def test_a_score_of_another_split_than_test_says_so(tmp_path) -> None:
+    tested, validated = (read_result(write_run(tmp_path / split, 1, split=split)) for split in ("test", "validation"))
+    assert "| 0.7100 " in comparison([tested])
+    assert "| 0.7100 on validation " in comparison([validated])
+    assert to_json(validated)["split"] == "validation"
 
 
 def test_the_page_s_table_has_the_columns_of_the_terminal_s(runs, page, tmp_path) -> None:

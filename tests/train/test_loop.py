@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from cache.errors import LengthwiseError
 from cache.format import tasks
 from cache.plans.spec import PlanSpec
 from tests.helpers.caches import write_cache
@@ -520,6 +521,15 @@ def test_compiled_training_compiles_few_times_however_many_widths(make_job, tmp_
     assert counters["stats"]["unique_graphs"] == 2
     np.testing.assert_allclose(callbacks.losses, plain, atol=1e-5)
     torch._dynamo.reset()
+
+
+def test_a_failure_of_torch_compile_says_what_it_needs(make_job):
+    def forward(**inputs):
+        raise torch._dynamo.exc.TorchDynamoException("no compiler\nand a long story")
+
+    job = replace(make_job(compile=True), forward=forward)
+    with pytest.raises(LengthwiseError, match=r"torch.compile failed \(no compiler\); on a CPU it needs a C\+\+"):
+        backward(job, next(iter(job.batches(0, 0))))
 
 
 @pytest.mark.cuda

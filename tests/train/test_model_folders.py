@@ -267,6 +267,11 @@ def test_a_configuration_that_cannot_be_used_is_an_error_of_ours(model: Path, ch
         load_text_classifier(model, CPU)
 
 
+def test_a_folder_that_is_no_model_is_told_so_before_its_tokenizer_is_missed(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"holds no config\.json, so it is not a model"):
+        load_text_classifier(tmp_path, CPU)
+
+
 # --- tokenizers
 
 

@@ -13,8 +13,10 @@ from cache.errors import InputError, MismatchError
 from tests.helpers.caches import write_cache
 from tests.helpers.models import write_model
 from tests.helpers.tokenizers import write_tokenizer
+from train.loop.resolution import resolve_settings
 from train.models.fit import CacheRequirements, usable_positions
 from train.models.loading import load_model, model_digest, model_folder
+from train.settings import Settings
 
 
 @pytest.fixture(scope="module")
@@ -102,6 +104,12 @@ def rename_classes(folder, *names):
     config = json.loads((folder / "config.json").read_text())
     config |= {"id2label": dict(enumerate(names)), "label2id": {name: number for number, name in enumerate(names)}}
     (folder / "config.json").write_text(json.dumps(config))
+
+
+def test_a_model_is_asked_for_where_the_tokenizer_s_folder_holds_none(toy, tmp_path, monkeypatch):
+    monkeypatch.chdir(write_tokenizer(tmp_path / "toy").parent)
+    with pytest.raises(InputError, match=r"--model is missing: .*/toy, whose tokenizer made the cache, holds no"):
+        resolve_settings(Settings(cache=str(toy.folder)), toy)
 
 
 def test_all_reasons_are_given_at_once(tmp_path, needs):

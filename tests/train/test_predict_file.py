@@ -261,6 +261,10 @@ HOSTILE: dict[str, tuple[str, bytes | str, list[str], str]] = {
     "no gzip": ("in.csv.gz", GOOD, [], "line 1 cannot be read (Not a gzipped file"),
     "no column": ("in.csv", GOOD, ["--text", "review"], "has no column 'review' for --text; it has 'text', 'label'"),
     "which column": ("in.csv", "a,b\nc,d\n", [], "nothing tells which column of in.csv is the text; pass --text"),
+    "semicolons": ("in.csv", "text;label\nword1;x\n", [], "separated by something else than commas? Then pass --delim"),
+    "no header": ("in.csv", f"{'word ' * 13}\nword2\n", [], "is its first line a row? Then put a line such as"),
+    "delimiter of json": ("in.jsonl", "{}", ["--delimiter", ";"], "--delimiter is for csv and tsv, but --file"),
+    "long delimiter": ("in.csv", GOOD, ["--delimiter", ";;"], "--delimiter ';;' is not one character such as ';'"),
     "two columns": ("in.csv", "text,text\nc,d\n", [], "has 2 columns 'text'; rename all but one"),
     "latin1": ("in.csv", "text\nna\xefve\n".encode("latin1"), [], "line 2 is not UTF-8 (byte 0xef at position 2 of"),
     "utf-16": ("in.csv", GOOD.encode("utf-16"), [], "iconv -f utf-16 -t utf-8 in.csv > utf8-in.csv"),
@@ -297,12 +301,22 @@ def test_what_is_wrong_is_said_with_the_remedy_and_leaves_nothing(run: Run, case
     assert Path("there.csv").read_text() == "mine"
 
 
+def test_a_csv_of_another_separator_is_read_by_it_and_written_with_commas(run: Run) -> None:
+    Path("in.csv").write_text('text;note\n"word1; word2";a,b\n')
+    assert run("classes", "--file", "in.csv", "--delimiter", ";", "--out", "out.csv")[0] == 0
+    Path("in.csv").write_text("text\tnote\nword1; word2\ta,b\n")
+    assert run("classes", "--file", "in.csv", "--delimiter", "\\t", "--out", "tabs.csv")[0] == 0
+    assert read_csv("out.csv") == read_csv("tabs.csv")
+    assert {"text": "word1; word2", "note": "a,b"}.items() <= read_csv("out.csv")[0].items()
+
+
 def test_options_that_go_together_are_asked_for(models: Path, run: Run) -> None:
     Path("in.csv").write_text(GOOD)
     for arguments, message in (
         (["--file", "in.csv"], "--file in.csv is csv, a file of rows; pass --out"),
         (["a text", "--out", "o.csv"], "--out goes with --file; pass --file FILE too"),
         (["--file", "in.txt", "--text", "a"], "--text goes with --file and --out; pass --out FILE too"),
+        (["--file", "in.txt.gz"], "--file in.txt.gz is packed; pass --out with a file to write its rows to"),
     ):
         code, _, err = run("classes", *arguments)
         assert code == 2

@@ -23,7 +23,8 @@ def test_toml_and_json_say_the_same(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "text", "message"),
     [
-        ("a.toml", "lr = ", "does not parse"),
+        ("a.toml", "lr = ", "does not parse as TOML"),
+        ("a.yaml", "lr: 1", r"does not parse as JSON: .*; expected a \.toml or \.json file"),
         ("a.json", "[1]", "holds a list, expected names and values"),
         ("a.json", "{" * 5000, "does not parse"),
     ],

@@ -37,6 +37,7 @@ class RunResult:
         folder: of the run.
         info: its settings.
         score: name and value of the main score of its model, see `exported_evaluation`; None where there is none.
+        split: that the score is of; empty where there is none.
         epoch_seconds: training time of each epoch, seconds.
         steps: optimizer steps done.
         padded_tokens: tokens computed in training, padding included.
@@ -46,6 +47,7 @@ class RunResult:
     folder: Path
     info: RunInfo
     score: tuple[str, float] | None
+    split: str
     epoch_seconds: tuple[float, ...]
     steps: int
     padded_tokens: int
@@ -72,6 +74,7 @@ def read_result(folder: Path) -> RunResult:
         folder=folder,
         info=info,
         score=None if evaluation is None else main_score(evaluation, info.metric),
+        split="" if evaluation is None else evaluation["split"],
         epoch_seconds=tuple(record["seconds"] for record in timing if record["kind"] == "epoch"),
         steps=steps[-1]["step"] if steps else 0,
         padded_tokens=sum(record["padded_tokens"] for record in steps),
@@ -104,6 +107,8 @@ def cells(name: str, results: Sequence[RunResult]) -> tuple[str, ...]:
     score = mean_text([value for _, value in scores], ".4f")
     if scores and scores[0][0] != "accuracy":
         score = f"{TITLES.get(scores[0][0], scores[0][0])} {score}"
+    if scores and results[0].split != "test":
+        score += f" on {results[0].split}"
     epochs = [fmean(result.epoch_seconds) for result in results if result.epoch_seconds]
     return (
         name + note,
@@ -132,7 +137,7 @@ def to_json(result: RunResult) -> Json:
         "run": str(result.folder),
         "settings": result.info.settings.to_json(),
         "accuracy": result.accuracy,
-        **({} if result.score is None else dict([result.score])),
+        **({} if result.score is None else {**dict([result.score]), "split": result.split}),
         "epoch_seconds": list(result.epoch_seconds),
         "steps": result.steps,
         "padded_tokens": result.padded_tokens,

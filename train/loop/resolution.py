@@ -3,6 +3,7 @@ and this machine."""
 
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import torch
 
@@ -18,6 +19,7 @@ from ..forward.masked_lm import PROBABILITY
 from ..metrics.evaluation import score_names
 from ..metrics.scores import main_score
 from ..models.fit import CacheRequirements
+from ..models.folder import CONFIG
 from ..runtime import device as devices
 from ..runtime.distributed import ALONE, Ranks
 from ..settings import AUTO, NO_SPLIT, OFF, Settings
@@ -42,7 +44,7 @@ def resolve_settings(settings: Settings, cache: Cache, ranks: Ranks = ALONE) -> 
         mlm_probability=(settings.mlm_probability or PROBABILITY) if task == MLM else None,
         class_weights=resolve_weights(settings.class_weights, settings.label_smoothing, cache.manifest.task, task),
         cache=settings.cache if is_url(settings.cache) else str(cache.folder.resolve()),
-        model=absolute_model(settings.model or cache.manifest.tokenizer.name),
+        model=_resolve_model(settings, cache),
         device=device.type if ranks.several else str(device),
         precision=devices.pick_precision(settings.precision, device),
         pad_to_multiple_of=settings.pad_to_multiple_of or (8 if device.type == "cuda" else 1),
@@ -127,6 +129,21 @@ def _resolve_task(settings: Settings, cache: Cache) -> str:
 def _absolute_folder(folder: str | None) -> str | None:
     """A tracker's folder as an absolute path, so that a resumed run finds it from any working directory."""
     return folder if folder in (None, AUTO, OFF) else str(user_path(str(folder)).resolve())
+
+
+def _resolve_model(settings: Settings, cache: Cache) -> str:
+    """The model to start from: the one given, else the one whose tokenizer made the cache.
+
+    Raises:
+        InputError: none is given, and the tokenizer's folder holds no model.
+    """
+    model = absolute_model(settings.model or cache.manifest.tokenizer.name)
+    if settings.model is None and Path(model).is_dir() and not (Path(model) / CONFIG).is_file():
+        raise InputError(
+            f"--model is missing: {model}, whose tokenizer made the cache, holds no {CONFIG}, so it is not a model; "
+            "pass --model with a model that takes this tokenizer's ids"
+        )
+    return model
 
 
 def absolute_model(model: str) -> str:

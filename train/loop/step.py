@@ -49,6 +49,7 @@ def backward(setup: TrainingSetup, batch: Batch) -> torch.Tensor:
 
     Raises:
         OutOfMemoryError: it does not fit into memory.
+        LengthwiseError: torch.compile failed.
     """
     counts = bool(len(batch) if setup.masking is not None else batch.targets)
     step_counts = bool(batch.step_rows if setup.masking is not None else batch.step_targets)
@@ -73,6 +74,12 @@ def backward(setup: TrainingSetup, batch: Batch) -> torch.Tensor:
     except (RuntimeError, MemoryError) as error:
         if devices.is_out_of_memory(error):
             raise _out_of_memory(setup, batch) from None
+        if setup.settings.compile and isinstance(error, torch._dynamo.exc.TorchDynamoException):
+            reason = str(error).strip().partition("\n")[0]
+            raise LengthwiseError(
+                f"--compile: torch.compile failed ({reason:.300}); on a CPU it needs a C++ compiler and the package "
+                "setuptools; install them, or leave out --compile"
+            ) from error
         raise
     return loss.detach() * targets
 

@@ -52,6 +52,7 @@ def load_text_classifier(path: Path, device: torch.device) -> TextClassifier:
     with ModelFolder(path) as folder:
         data = folder.read(TOKENIZER, MAX_TOKENIZER_BYTES)
         if data is None:
+            read_config(folder)  # refuses a folder that is no model
             raise InputError(f"{path} holds no {TOKENIZER}, expected one beside the model")
         tokenizer = parse_tokenizer(data, path / TOKENIZER)
         model = _load_classifier(folder, device, None)

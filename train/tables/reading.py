@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
 from cache.common.files import open_regular
 from cache.common.forked import Forked
-from cache.common.table_files import DELIMITERS, FORMATS, JSON, PARQUET
+from cache.common.table_files import DELIMITERS, FORMATS, JSON, MAX_NAME, OTHER_DELIMITERS, PARQUET, is_delimiter
 from cache.errors import InputError
 
 from .parsing import Lines, Row, check_header, csv_rows, json_rows
@@ -94,6 +94,8 @@ class Table:
             InputError: there is no such column, or nothing tells which one it is.
         """
         names = ", ".join(map(repr, self.columns[:20]))
+        if text is None and len(self.columns) == 1:
+            self._check_name(self.columns[0])
         for flag, name in (("--text", text), ("--text-pair", pair)):
             if name is not None and name not in self.columns:
                 raise InputError(f"{self.path} has no column {name!r} for {flag}; it has {names}")
@@ -101,6 +103,23 @@ class Table:
             raise InputError(f"nothing tells which column of {self.path} is the text; pass --text with one of {names}")
         first = text or (TEXT_COLUMN if TEXT_COLUMN in self.columns else self.columns[0])
         return (first,) if pair is None else (first, pair)
+
+    def _check_name(self, name: str) -> None:
+        """Refuse an only column whose name looks like several names, or like a text.
+
+        Raises:
+            InputError: it does.
+        """
+        marks = [mark for mark in OTHER_DELIMITERS if mark in name and self.kind in DELIMITERS]
+        if not marks and len(name) <= MAX_NAME:
+            return
+        reason = "is its first line a row? Then put a line such as text above it"
+        if marks:
+            mark = OTHER_DELIMITERS[marks[0]]
+            reason = f"are its cells separated by something else than commas? Then pass --delimiter {mark}"
+        raise InputError(
+            f"{self.path} has one column, called {name!r:.100}; {reason}; if that is its name, pass it as --text"
+        )
 
 
 def format_of(path: Path) -> str | None:
@@ -110,8 +129,12 @@ def format_of(path: Path) -> str | None:
     return None if kind == PARQUET and name.endswith(".gz") else kind
 
 
-def open_table(path: Path) -> Table:
+def open_table(path: Path, delimiter: str | None = None) -> Table:
     """Open a file of rows and read its first chunk.
+
+    Args:
+        path: of the file.
+        delimiter: what separates the cells of csv, where its ending does not say it.
 
     Raises:
         InputError: it cannot be read as what its ending says, its ending says nothing, or it has no rows.
@@ -122,9 +145,13 @@ def open_table(path: Path) -> Table:
             f"--file {path}: its ending does not say what it is; expected {', '.join(READABLE)}, or .gz behind one "
             "that is not parquet; without --out a file is read as one text per line"
         )
+    if delimiter is not None and kind not in DELIMITERS:
+        raise InputError(f"--delimiter is for {' and '.join(DELIMITERS)}, but --file {path} is {kind}; leave it out")
+    if delimiter is not None and not is_delimiter(delimiter):
+        raise InputError(f"--delimiter {delimiter!r} is not one character such as ';' (a tab is '\\t')")
     try:
         size = path.stat().st_size
-        chunks = _parquet_chunks(path, size) if kind == PARQUET else _text_chunks(path, kind)
+        chunks = _parquet_chunks(path, size) if kind == PARQUET else _text_chunks(path, kind, delimiter)
         first = next(chunks, None)
     except OSError as error:
         raise InputError(f"--file {path} cannot be read ({error.strerror or error})") from None
@@ -135,11 +162,11 @@ def open_table(path: Path) -> Table:
     return Table(path, kind, first.columns, size, itertools.chain([first], chunks))
 
 
-def _text_chunks(path: Path, kind: str) -> Iterator[Chunk]:
+def _text_chunks(path: Path, kind: str, delimiter: str | None) -> Iterator[Chunk]:
     parse: Callable[[Path, Iterable[str]], Iterator[Row]] = {
         JSON: json_rows,
         TEXT: lambda _, lines: ({TEXT_COLUMN: line.rstrip("\r\n")} for line in lines),
-    }.get(kind) or (lambda path, lines: csv_rows(path, lines, DELIMITERS[kind]))
+    }.get(kind) or (lambda path, lines: csv_rows(path, lines, delimiter or DELIMITERS[kind]))
     with open_regular(path) as stored:
         packed = path.suffix.lower() == ".gz"
         plain = cast(BinaryIO, gzip.GzipFile(fileobj=stored)) if packed else stored
