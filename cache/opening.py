@@ -23,7 +23,7 @@ from .console.text import counted
 from .errors import CacheError, CorruptCacheError, InputError, MismatchError, NotACacheError, StorageError
 from .format.files import FileInfo, open_file_info, open_listed
 from .format.manifest import MANIFEST, TOKENIZER, Manifest
-from .format.plan_file import PLAN_FILE, PLANS
+from .format.plan_file import PLAN_FILE, PLANS, plan_remedy
 from .plans.spec import PlanSpec
 from .reading.in_place import in_place
 from .reading.manifest import naming_remedy, open_folder, read_manifest
@@ -168,6 +168,10 @@ class Cache(Mapping[str, Split]):
             raise InputError(f"{self.folder} has no split {split!r}; it has {', '.join(self._splits) or 'none'}")
         return self._splits[split]
 
+    def get(self, split: str, default: Any = None) -> Any:
+        """The split of that name; `default` where there is none."""
+        return self._splits.get(split, default)
+
     def __contains__(self, split: object) -> bool:
         return split in self._splits
 
@@ -223,8 +227,7 @@ class Cache(Mapping[str, Split]):
 
     def _plan_remedy(self, file: str) -> str:
         """What to do where a file of a plan is damaged; empty for other files."""
-        folder = self.folder / file.rpartition("/")[0]
-        return f"; delete {folder}: its plans are then drawn again" if f"/{PLANS}/" in file else ""
+        return plan_remedy(self.folder / file.rpartition("/")[0]) if f"/{PLANS}/" in file else ""
 
     def unlisted(self) -> list[Finding]:
         """What lies in the folder and does not belong to the cache, by name; and files of it that anybody may change.

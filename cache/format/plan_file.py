@@ -7,6 +7,7 @@ An epoch is drawn, written and read by itself, so that a plan of any number of e
 
 import contextlib
 import re
+import shlex
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -110,13 +111,21 @@ class StoredPlan:
         }
 
 
+def plan_remedy(folder: Path) -> str:
+    """The end of a message about a damaged plan, and the command to type."""
+    return f"{PLAN_REMEDY}rm -r {shlex.quote(str(folder))}"
+
+
+PLAN_REMEDY = "; the plan is drawn again once its folder is removed: "
+
+
 @contextlib.contextmanager
 def _naming_folder(folder: Folder) -> Iterator[None]:
     """Within it, the message of a `CorruptCacheError` ends with what to do where only a plan is damaged."""
     try:
         yield
     except CorruptCacheError as error:
-        raise CorruptCacheError(f"{error}; delete {folder.path}: its plans are then drawn again") from None
+        raise CorruptCacheError(f"{error}{plan_remedy(folder.path)}") from None
 
 
 def _fault(plan: EpochPlan, lengths: Array) -> str:

@@ -98,12 +98,14 @@ class SplitReader:
 
     @functools.cached_property
     def lengths(self) -> Array:
-        """(rows,) int32, tokens of each row, ascending."""
+        """(rows,) int32, tokens of each row, ascending; read-only."""
         histogram = np.array(self.info.length_histogram, np.int64)
         try:
-            return np.repeat(np.arange(len(histogram), dtype=np.int32), histogram)
+            lengths = np.repeat(np.arange(len(histogram), dtype=np.int32), histogram)
         except MemoryError:
             raise StorageError(f"{self.folder}: {len(self):,} rows do not fit in this machine's memory") from None
+        lengths.flags.writeable = False
+        return lengths
 
     @property
     def labels(self) -> Array:

@@ -259,7 +259,7 @@ def test_a_damaged_plan_is_told_at_opening_and_gone_when_its_folder_is(cache: Ca
     cache["train"].keep_plan(SPEC, 1)
     folder = cache.folder / "train" / "plans" / SPEC.id
     (folder / "epoch-0000.safetensors").write_bytes(b"")
-    with pytest.raises(CorruptCacheError, match=f"delete {folder}: its plans are then drawn again"):
+    with pytest.raises(CorruptCacheError, match=f"once its folder is removed: rm -r {folder}$"):
         open_cache(cache.folder)
     shutil.rmtree(folder)
     assert open_cache(cache.folder, verify=True)["train"].plan(SPEC, 0)

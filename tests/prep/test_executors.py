@@ -8,6 +8,7 @@ import socket
 import sys
 from collections.abc import Callable
 from contextlib import nullcontext
+from importlib.machinery import ModuleSpec
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -361,7 +362,8 @@ def test_a_cluster_that_refuses_a_connection_is_an_error_with_rays_reason(monkey
         raise ConnectionError("InvalidAuthToken: Authentication token is missing or incorrect.\nmore")
 
     errors = SimpleNamespace(RayError=type("RayError", (Exception,), {}))
-    monkeypatch.setitem(sys.modules, "ray", SimpleNamespace(is_initialized=bool, init=init, exceptions=errors))
+    ray = SimpleNamespace(is_initialized=bool, init=init, exceptions=errors, __spec__=ModuleSpec("ray", None))
+    monkeypatch.setitem(sys.modules, "ray", ray)
     monkeypatch.setenv("RAY_ADDRESS", "auto")
     expected = "RAY_ADDRESS=auto cannot be used: InvalidAuthToken: .*incorrect.; .*, and set RAY_AUTH_MODE=token"
     with pytest.raises(InputError, match=expected):
