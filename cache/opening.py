@@ -23,7 +23,7 @@ from .console.text import counted
 from .errors import CacheError, CorruptCacheError, InputError, MismatchError, NotACacheError, StorageError
 from .format.files import FileInfo, open_file_info, open_listed
 from .format.manifest import MANIFEST, TOKENIZER, Manifest
-from .format.plan_file import PLAN_FILE, PLANS
+from .format.plan_file import PLAN_FILE, PLANS, plan_remedy
 from .plans.spec import PlanSpec
 from .reading.in_place import in_place
 from .reading.manifest import naming_remedy, open_folder, read_manifest
@@ -168,6 +168,10 @@ class Cache(Mapping[str, Split]):
             raise InputError(f"{self.folder} has no split {split!r}; it has {', '.join(self._splits) or 'none'}")
         return self._splits[split]
 
+    def get(self, split: str, default: Any = None) -> Any:
+        """The split of that name; `default` where there is none."""
+        return self._splits.get(split, default)
+
     def __contains__(self, split: object) -> bool:
         return split in self._splits
 
@@ -223,8 +227,7 @@ class Cache(Mapping[str, Split]):
 
     def _plan_remedy(self, file: str) -> str:
         """What to do where a file of a plan is damaged; empty for other files."""
-        folder = self.folder / file.rpartition("/")[0]
-        return f"; delete {folder}: its plans are then drawn again" if f"/{PLANS}/" in file else ""
+        return plan_remedy(self.folder / file.rpartition("/")[0]) if f"/{PLANS}/" in file else ""
 
     def unlisted(self) -> list[Finding]:
         """What lies in the folder and does not belong to the cache, by name; and files of it that anybody may change.
@@ -243,7 +246,7 @@ class Cache(Mapping[str, Split]):
             progress: where to show it.
 
         Raises:
-            InputError: `url` is none, names no bucket, or holds another cache.
+            InputError: `url` is not a URL, names no bucket, or holds another cache.
             CorruptCacheError: a byte of this cache differs from its checksum; nothing is sent.
             StorageError: the store or the network refuses.
         """
@@ -264,10 +267,8 @@ class Cache(Mapping[str, Split]):
         return [*(info.file for info in self._listed()), *plans]
 
     def _listed(self) -> Iterator[FileInfo]:
-        """Every file that is read: those of the tokenizer, the shards, the epochs of plans; paths below the cache."""
-        for info in self.manifest.tokenizer.files:
-            yield replace(info, file=f"{TOKENIZER}/{info.file}")
+        """Every file that is read: those of the manifest, the epochs of plans; paths below the cache."""
+        yield from self.manifest.files
         for split in self.values():
-            yield from split.info.shards
             for spec, plan in split.stored_plans().items():
                 yield from (replace(info, file=f"{split.name}/{PLANS}/{spec.id}/{info.file}") for info in plan.epochs)

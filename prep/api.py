@@ -2,9 +2,10 @@
 
 import os
 from collections.abc import Mapping
-from typing import Any, Unpack
+from typing import Any, Unpack, get_type_hints
 
 from cache import Cache
+from cache.common.arguments import checked
 from cache.console.progress import ConsoleProgress
 from cache.errors import InputError
 
@@ -23,7 +24,8 @@ def build_cache(
             anything else with `__arrow_c_stream__`, a `datasets.Dataset`, a list of dicts, one for each row, or a dict
             of lists, one for each column; or a dict of tables, the keys the names of splits, such as a `DatasetDict`;
             or what `prep build` takes: a preset, a Hub id, a file, a folder, a glob, or a dict of such files by split.
-        labels: of the texts: numbers, names of classes, or lists of them; none where the task is mlm.
+        labels: of the texts: numbers, names of classes, lists of them, or lists of 0 and 1, one for each class; none
+            where the task is mlm.
         text_pairs: a second text for each of the texts, for rows of two; or let `data` hold pairs.
         quiet: print warnings alone.
 
@@ -62,6 +64,7 @@ def build_cache(
     if unknown:
         known = ", ".join(BuildOptions.__annotations__)
         raise InputError(f"build_cache has no option {', '.join(sorted(unknown))}; it has {known}")
+    options = BuildOptions(**checked(options, get_type_hints(BuildOptions)))  # type: ignore[typeddict-item]
     typed = _typed(data)
     if typed is None:
         settings = BuildSettings("", **options)

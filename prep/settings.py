@@ -28,7 +28,7 @@ class BuildOptions(TypedDict, total=False):
     text_pair: str | None
     label: str | Sequence[str] | None
     task: str
-    tokenizer: str | None
+    tokenizer: str | os.PathLike[str] | None
     engine: str
     max_length: int | None
     holdout: float | None
@@ -66,7 +66,7 @@ class BuildSettings:
     text_pair: str | None = None
     label: str | Sequence[str] | None = None
     task: str = "auto"
-    tokenizer: str | None = None
+    tokenizer: str | os.PathLike[str] | None = None
     engine: str = "auto"
     max_length: int | None = None
     holdout: float | None = None
@@ -99,6 +99,8 @@ class BuildSettings:
             wrong.append(f"--validation {self.validation} is not a fraction from 0 to below 1")
         if self.limit is not None and self.limit < 1:
             wrong.append(f"--limit {self.limit} is not 1 or more")
+        if self.memory_bytes < 1:
+            wrong.append(f"--memory {self.memory_bytes} is not 1 byte or more")
         if self.epochs < 0:
             wrong.append(f"--epochs {self.epochs} is not 0 or more")
         try:

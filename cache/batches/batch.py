@@ -9,6 +9,7 @@ from typing import Any, Unpack
 
 import torch
 
+from ..common.arguments import checked
 from ..common.arrays import Array
 from ..console.text import counted
 from ..errors import InputError
@@ -114,17 +115,18 @@ class Batches:
         options: see `BatchOptions`.
 
     Raises:
-        InputError: an option is out of range.
+        InputError: an option is of a wrong type or out of range.
     """
 
     def __init__(
         self, split: SplitReader, epoch: int = 0, spec: PlanSpec | str | None = None, **options: Unpack[BatchOptions]
     ) -> None:
         expect_split(split)
+        epoch = checked({"epoch": epoch}, {"epoch": int})["epoch"]
         chosen = resolve(options, split.tokenizer.padding_side)
         self.split = split
         self.spec = split.chosen_spec(spec)
-        self.plan = split.plan(self.spec, epoch)
+        self.epoch, self.plan = epoch, split.plan(self.spec, epoch)
         self.start, self.feed, self.device = chosen["start"], chosen["feed"], torch.device(chosen["device"])
         if not 0 <= self.start <= len(self.plan):
             raise InputError(f"start is step {self.start}, but the epoch has {counted(len(self.plan), 'step')}")
@@ -150,7 +152,9 @@ class Batches:
         return self._batches(self.start, len(self.plan))
 
     def step(self, step: int) -> list[Batch]:
-        """This rank's micro-batches of one step."""
+        """This rank's micro-batches of one step, from 0."""
+        if not 0 <= step < len(self.plan):
+            raise IndexError(f"step {step} of an epoch of {counted(len(self.plan), 'step')}")
         return list(self._batches(step, step + 1))
 
     def heaviest_step(self, end: int | None = None) -> tuple[int, int]:

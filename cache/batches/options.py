@@ -1,7 +1,9 @@
 """Options of batches: sharing among ranks, padding, device. Loads without torch."""
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, TypedDict
 
+from ..common.arguments import checked
 from ..errors import InputError
 from ..plans.shares import ATTENTION_LENGTH
 
@@ -61,16 +63,26 @@ DEFAULTS = BatchOptions(
 )
 
 
-def resolve(options: BatchOptions, padding_side: str) -> BatchOptions:
-    """The options with none left out; `padding_side` is the tokenizer's.
+KINDS = {name: type(value) for name, value in DEFAULTS.items() if isinstance(value, int)}
+"""The types of whole numbers and of yes or no."""
+
+
+def resolve(options: BatchOptions, padding_side: str, without: Sequence[str] = ()) -> BatchOptions:
+    """The options with none left out.
+
+    Args:
+        options: those given.
+        padding_side: the tokenizer's.
+        without: options that are settled otherwise.
 
     Raises:
-        InputError: an option is unknown or out of range.
+        InputError: an option is unknown, of a wrong type or out of range.
     """
-    unknown = options.keys() - DEFAULTS.keys()
+    known = [name for name in DEFAULTS if name not in without]
+    unknown = options.keys() - set(known)
     if unknown:
-        raise InputError(f"batches have no option {', '.join(sorted(unknown))}; they have spec, {', '.join(DEFAULTS)}")
-    found = BatchOptions(**{**DEFAULTS, **options})
+        raise InputError(f"there is no option {', '.join(sorted(unknown))}; there are spec, {', '.join(known)}")
+    found = BatchOptions(**{**DEFAULTS, **checked(options, KINDS)})  # type: ignore[typeddict-item]
     if not 0 <= found["rank"] < found["world_size"]:
         raise InputError(
             f"rank {found['rank']} is not one of {found['world_size']} ranks, 0..{found['world_size'] - 1}"

@@ -1,4 +1,4 @@
-"""Batches for training loops of one's own: all epochs as one resumable stream, or an epoch as a torch dataset."""
+"""Batches for your own training loop: all epochs as one resumable stream, or an epoch as a torch dataset."""
 
 from collections.abc import Iterator
 from typing import Any, Unpack
@@ -6,12 +6,12 @@ from typing import Any, Unpack
 import torch
 from torch.utils.data import Dataset
 
-from ..console.text import counted
+from ..common.arguments import checked
 from ..errors import InputError, MismatchError
 from ..plans.spec import PlanSpec
 from ..reading.split_reader import SplitReader, expect_split
 from .batch import Batch, Batches
-from .options import BatchOptions
+from .options import BatchOptions, resolve
 
 
 class BatchStream:
@@ -22,6 +22,9 @@ class BatchStream:
         epochs: how many.
         spec: the plan's settings, or a strategy; default: the plan the cache was built with.
         options: as for `Split.batches`, but for `start`.
+
+    Raises:
+        InputError: an option is unknown, of a wrong type or out of range.
 
     Example:
         stream = BatchStream(imdb["train"], epochs=3, device="cuda")
@@ -34,9 +37,11 @@ class BatchStream:
     def __init__(
         self, split: SplitReader, epochs: int, spec: PlanSpec | str | None = None, **options: Unpack[BatchOptions]
     ) -> None:
+        expect_split(split)
+        epochs = checked({"epochs": epochs}, {"epochs": int})["epochs"]
         if epochs < 0:
             raise InputError(f"epochs is {epochs}, expected 0 or more")
-        expect_split(split)
+        resolve(options, split.tokenizer.padding_side, without=("start",))
         self.split, self.epochs, self.spec, self.options = split, epochs, split.chosen_spec(spec), options
         self.epoch = self.step = 0
 
@@ -63,6 +68,7 @@ class BatchStream:
 
         Raises:
             MismatchError: it is the state of another cache, split or plan.
+            InputError: it is no position in one.
         """
         mine = self.state_dict()
         for key in ("cache", "split", "plan"):
@@ -71,7 +77,8 @@ class BatchStream:
                     f"this is a position in a stream of {key} {state.get(key)!r}, not {mine[key]!r}; "
                     "load it into a stream over the same cache, split and plan"
                 )
-        self.epoch, self.step = int(state["epoch"]), int(state["step"])
+        position = checked({key: state.get(key) for key in ("epoch", "step")}, {"epoch": int, "step": int})
+        self.epoch, self.step = position["epoch"], position["step"]
 
 
 class StepDataset(Dataset[dict[str, torch.Tensor]]):
@@ -87,22 +94,29 @@ class StepDataset(Dataset[dict[str, torch.Tensor]]):
         split: whose rows.
         spec: the plan's settings, or a strategy; default: the plan the cache was built with.
         options: as for `Split.batches`, but for `start` and `gradient_accumulation_steps`.
+
+    Raises:
+        InputError: an option is unknown, of a wrong type or out of range.
     """
 
     def __init__(self, split: SplitReader, spec: PlanSpec | str | None = None, **options: Unpack[BatchOptions]) -> None:
+        expect_split(split)
         equal: BatchOptions = {"equal_rows": True, **options}
+        resolve(equal, split.tokenizer.padding_side, without=("start", "gradient_accumulation_steps"))
         self.split, self.spec, self.options = split, spec, equal
+        self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()  # workers may last for many epochs
         self.set_epoch(0)
 
     def set_epoch(self, epoch: int) -> None:
         """Take the plan of this epoch from now on."""
         self.batches = Batches(self.split, epoch, self.spec, **self.options)
+        self._epoch.fill_(self.batches.epoch)
 
     def __len__(self) -> int:
         return len(self.batches)
 
     def __getitem__(self, step: int) -> dict[str, torch.Tensor]:
-        if not 0 <= step < len(self):
-            raise IndexError(f"step {step} of an epoch of {counted(len(self), 'step')}")
+        if (epoch := int(self._epoch)) != self.batches.epoch:
+            self.set_epoch(epoch)
         (batch,) = self.batches.step(step)
         return batch.model_inputs()

@@ -28,14 +28,15 @@ class PlanSpec:
 
     def __post_init__(self) -> None:
         wrong = []
+        sizes = f"given: batch_size={self.batch_size!r}, max_tokens={self.max_tokens!r}"
         if self.strategy not in STRATEGIES:
             wrong.append(f"--strategy {self.strategy!r} is not one of {', '.join(STRATEGIES)}")
         if self.strategy == "budget" and (self.batch_size is not None or not _positive(self.max_tokens)):
-            wrong.append("--strategy budget takes --max-tokens, 1 or more, and no --batch-size")
+            wrong.append(f"--strategy budget takes --max-tokens, 1 or more, and no --batch-size; {sizes}")
         if self.strategy != "budget" and (self.max_tokens is not None or not _positive(self.batch_size)):
             wrong.append(
                 f"--strategy {self.strategy} takes --batch-size, 1 or more, and no --max-tokens, which goes with "
-                "--strategy budget"
+                f"--strategy budget; {sizes}"
             )
         if type(self.seed) is not int or not 0 <= self.seed < 1 << 63:
             wrong.append(f"the plan's seed {self.seed!r} is not an integer of 0 or more")

@@ -11,6 +11,7 @@ from ..common.files import storage_errors
 from ..common.folder import Folder
 from ..errors import CorruptCacheError, NotACacheError
 from ..format.manifest import MANIFEST, MAX_MANIFEST_BYTES, Manifest
+from ..format.plan_file import PLAN_REMEDY
 
 
 def open_folder(path: Path) -> Folder:
@@ -53,12 +54,12 @@ def _no_cache(path: Path, what: str) -> NotACacheError:
 
 @contextlib.contextmanager
 def naming_remedy(argument: object) -> Iterator[None]:
-    """Add the way out to the message of a `CorruptCacheError`: the command that builds a cache of source `argument`,
-    which may be a list."""
+    """Add the way out to the message of a `CorruptCacheError` that has none: the command that builds a cache of source
+    `argument`, which may be a list."""
     try:
         yield
     except CorruptCacheError as error:
-        if _REMEDY in str(error):
+        if _REMEDY in str(error) or PLAN_REMEDY in str(error):
             raise
         given = argument if isinstance(argument, list) else [argument]
         usable = all(isinstance(part, str) and part and part.isprintable() for part in given)

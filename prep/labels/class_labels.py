@@ -4,6 +4,7 @@ Labels pass by in pieces, one per record batch, and only their distinct values a
 """
 
 from dataclasses import dataclass
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -199,7 +200,8 @@ def resolve_classes(
     """Give every label its class id.
 
     Whole numbers, also as text, are classes sorted as numbers; other text alphabetically. A number with a fraction is
-    no class. Where the class names are known, a label is a name or a class id.
+    no class. Where the class names are known, a label is a name or a class id. Lists of 0 and 1 that all are equally
+    long hold a mark for each class: as numbers of classes, they would all be the same.
 
     Args:
         pieces: split name to the pieces of its label column, in order.
@@ -212,6 +214,8 @@ def resolve_classes(
     Raises:
         InputError: a label is not a class; names split, row and value. Or there are too many classes.
     """
+    if known is None and (marks := _marks(pieces)):
+        return _marked(pieces, marks)
     classes = {split: classes_of(split, coded, known) for split, coded in pieces.items()}
     found = {value for parts in classes.values() for part in parts for value in part.values()}
     names, ids = number_classes(found, known)
@@ -226,6 +230,26 @@ def resolve_classes(
             columns[split] = np.concatenate([np.zeros((0, len(names)), np.uint8), *sets])
         else:
             columns[split] = np.concatenate([np.zeros(0, np.int64), *parts])
+    return names, columns
+
+
+def _marks(pieces: dict[str, list[Coded]]) -> int:
+    """How many marks the list of every row has, each of them 0 or 1; 0 where lists hold something else."""
+    coded = list(chain.from_iterable(pieces.values()))
+    counts = {count for piece in coded for count in ({1} if piece.counts is None else set(piece.counts.tolist()))}
+    values = [value for piece in coded for value in piece.values]
+    marked = len(counts) == 1 and all(not isinstance(value, str) and value in (0, 1) for value in values)
+    return max(counts) if marked and max(counts) > 1 else 0
+
+
+def _marked(pieces: dict[str, list[Coded]], classes: int) -> tuple[tuple[str, ...], dict[str, npt.NDArray[Any]]]:
+    """What `resolve_classes` gives for lists of so many marks."""
+    names = tuple(map(str, range(classes)))
+    _check_count(names)
+    columns = {}
+    for split, coded in pieces.items():
+        flat = [np.array([value == 1 for value in piece.values], np.uint8)[piece.codes] for piece in coded]
+        columns[split] = np.concatenate([np.zeros(0, np.uint8), *flat]).reshape(-1, classes)
     return names, columns
 
 

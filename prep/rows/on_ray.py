@@ -216,8 +216,9 @@ def on_ray(part_bytes: int, building: Path, console: ConsoleProgress) -> Iterato
         try:
             ray.init(log_to_driver=False, logging_level=logging.ERROR, **({} if address else settings))
         except (ray.exceptions.RayError, OSError, RuntimeError, ValueError) as error:
-            what = f"no Ray cluster answers at RAY_ADDRESS={address}" if address else "Ray cannot be started"
-            raise InputError(f"{what}: {str(error).strip().partition(chr(10))[0]}; see ray status") from error
+            what = f"the Ray cluster at RAY_ADDRESS={address} cannot be used" if address else "Ray cannot be started"
+            hint = ", and set RAY_AUTH_MODE=token if the cluster requires a token" * bool(address)
+            raise InputError(f"{what}: {str(error).strip().partition(chr(10))[0]}; see ray status{hint}") from error
     with contextlib.ExitStack() as stack:
         stack.enter_context(contextlib.redirect_stdout(sys.stderr))  # Ray tells of lost workers on standard output
         if not found:

@@ -57,8 +57,9 @@ def _from_stdin(stream: Stream, path: Path) -> Stream:
 
 @contextlib.contextmanager
 def _named_stdin(path: Path) -> Iterator[None]:
-    """Leave the folder of the temporary file out of messages."""
+    """Let messages name standard input, not the temporary file."""
     try:
         yield
     except InputError as error:
-        raise InputError(str(error).replace(str(path), path.name)) from error
+        of_file = f" {path.name} > utf8-{path.name}"  # what `utf8_remedy` ends with
+        raise InputError(str(error).replace(of_file, "").replace(str(path), "standard input")) from error

@@ -10,6 +10,7 @@ from typing import Any
 
 from cache.format.checksummed_json import Json
 
+BERT = "BertNormalizer"
 BERT_SETTINGS = (
     ("do_lower_case", "lowercase", True),
     ("strip_accents", "strip_accents", None),
@@ -19,12 +20,22 @@ BERT_SETTINGS = (
 
 GENERIC = ("PreTrainedTokenizerFast", "TokenizersBackend", "PreTrainedTokenizer")
 """Classes that take tokenizer.json as it is."""
+BERTS = ("BertTokenizer", "DistilBertTokenizer", "ElectraTokenizer", "MobileBertTokenizer", "MPNetTokenizer")
+"""Classes that only set BERT's normalizer."""
 
 DEFAULTS: dict[str, Json] = {"ByteLevel": {"type": "ByteLevel", "trim_offsets": True, "use_regex": True}}
 SPACES: Json = {"type": "Replace", "pattern": {"Regex": r"\s{2,}|[\n\r\t]"}, "content": " "}
 STRIP_END: Json = {"type": "Strip", "strip_left": False, "strip_right": True}
 WORDS: Json = {"type": "WhitespaceSplit"}
 PUNCTUATION: Json = {"type": "Punctuation", "behavior": "Isolated"}
+
+
+def is_known(parts: Json, config: Json) -> bool:
+    """Whether `made_anew` knows what transformers makes of a tokenizer; arguments as there."""
+    name = str(config.get("tokenizer_class") or GENERIC[0])
+    plain = name.removesuffix("Fast")
+    by_normalizer = plain in BERTS and _as_object(parts.get("normalizer")).get("type") == BERT
+    return name in GENERIC or plain in CLASSES or by_normalizer
 
 
 def made_anew(parts: Json, config: Json) -> Json:
@@ -43,7 +54,7 @@ def made_anew(parts: Json, config: Json) -> Json:
         return {key: part for key, part in made.items() if _spelled_out(part) != _spelled_out(parts.get(key))}
     changed: Json = {}
     normalizer, splitter = (_as_object(parts.get(key)) for key in ("normalizer", "pre_tokenizer"))
-    if normalizer.get("type") == "BertNormalizer":
+    if normalizer.get("type") == BERT:
         keys = [row for row in BERT_SETTINGS if row[0] in config or name]
         changed["normalizer"] = {**normalizer, **{ours: config.get(key, default) for key, ours, default in keys}}
     if splitter.get("type") == "ByteLevel" and isinstance(config.get("add_prefix_space"), bool):
@@ -84,7 +95,7 @@ CLASSES: dict[str, Callable[[Json, Json], Json]] = {
     "CamembertTokenizer": _xlm_roberta,
     "DebertaV2Tokenizer": _deberta,
 }
-"""What a class of transformers makes anew; BERT's and those like it are known by their normalizer."""
+"""What a class of transformers makes anew. `BERTS` are known by their normalizer, others are left to transformers."""
 
 
 def _as_object(part: Any) -> Json:

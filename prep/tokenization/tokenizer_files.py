@@ -1,22 +1,25 @@
 """Tokenizers as files: found by name, settled as transformers would.
 
-No library that is slow to import is needed. Only a folder without a tokenizer.json (an old vocab.txt) goes through
-transformers, once.
+No library that is slow to import is needed. Only a folder without a tokenizer.json (an old vocab.txt), or of a class
+that is rarely used, goes through transformers, once.
 """
 
+import contextlib
 import hashlib
 import json
+import os
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from cache.common.hub import DEFAULT_MODEL, PACKAGED, hub_folder, local_folder, packaged_model, path_text
+from cache.common.panics import panics_as_errors
 from cache.errors import InputError
 from cache.format.checksummed_json import Json
 from cache.format.manifest import MAX_LENGTH
 
-from .classes import made_anew
+from .classes import is_known, made_anew
 
 TOKENIZER_JSON = "tokenizer.json"
 CONFIG_FILES = ("tokenizer_config.json", "special_tokens_map.json")
@@ -62,7 +65,7 @@ class TokenizerFiles:
         return config
 
 
-def find_tokenizer(name: str | None) -> TokenizerFiles:
+def find_tokenizer(name: str | os.PathLike[str] | None) -> TokenizerFiles:
     """Get a tokenizer's files.
 
     Args:
@@ -70,9 +73,9 @@ def find_tokenizer(name: str | None) -> TokenizerFiles:
             else the packaged BERT's, which has the same vocabulary.
 
     Raises:
-        InputError: it cannot be had.
+        InputError: it is neither here nor on the Hub, or its files do not parse.
     """
-    wanted = name or DEFAULT_MODEL
+    wanted = os.fspath(name or DEFAULT_MODEL)
     folder = local_folder(wanted)
     if folder:
         return _from_folder(path_text(wanted), folder)
@@ -98,7 +101,8 @@ def _from_folder(name: str, folder: Path) -> TokenizerFiles:
         raise InputError(f"cannot read the tokenizer in {folder}: {error}") from error
     if TOKENIZER_JSON not in files:
         files[TOKENIZER_JSON] = _converted(folder)
-    return configured(TokenizerFiles(name, None, files))
+        return TokenizerFiles(name, None, files)
+    return configured(TokenizerFiles(name, None, files), folder)
 
 
 def _converted(folder: Path) -> bytes:
@@ -112,15 +116,28 @@ def _converted(folder: Path) -> bytes:
         raise InputError(
             f"{folder} holds its tokenizer as {held[0]}, which needs sentencepiece: pip install sentencepiece"
         )
-    from transformers import AutoTokenizer
-
     try:
-        slow: Any = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-        return bytes(slow.backend_tokenizer.to_str(), "utf-8")
-    except (OSError, ValueError, AttributeError, KeyError, TypeError, ImportError) as error:
+        return _by_transformers(folder)
+    except ValueError as error:
         raise InputError(
             f"{folder} holds no tokenizer.json, and its {held[0]} cannot be converted to one: {error}"
         ) from error
+
+
+def _by_transformers(folder: Path) -> bytes:
+    """tokenizer.json as transformers has it in memory.
+
+    Raises:
+        ValueError: it does not load the tokenizer.
+    """
+    from transformers import AutoTokenizer
+
+    try:
+        with panics_as_errors():
+            loaded: Any = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+            return bytes(loaded.backend_tokenizer.to_str(), "utf-8")
+    except Exception as error:
+        raise ValueError(str(error)) from error
 
 
 def _from_hub(name: str) -> TokenizerFiles | None:
@@ -131,9 +148,13 @@ def _from_hub(name: str) -> TokenizerFiles | None:
     return None if folder is None else replace(_from_folder(name, folder), revision=folder.name)
 
 
-def configured(tokenizer: TokenizerFiles) -> TokenizerFiles:
-    """Settle contradictions between tokenizer.json and tokenizer_config.json as transformers does: the latter wins."""
+def configured(tokenizer: TokenizerFiles, folder: Path) -> TokenizerFiles:
+    """Settle contradictions between tokenizer.json and tokenizer_config.json, which lie in `folder`, as transformers
+    does: the latter wins."""
     parts = _parsed(tokenizer)
+    if not is_known(parts, tokenizer.config):
+        with contextlib.suppress(ValueError):
+            return replace(tokenizer, files={**tokenizer.files, TOKENIZER_JSON: _by_transformers(folder)})
     settled = {**parts, **made_anew(parts, tokenizer.config)}
     if settled == parts:
         return tokenizer

@@ -166,11 +166,22 @@ def test_starting_at_a_step_gives_the_rest_of_the_epoch(cache: Cache) -> None:
         ({"padding_side": "top"}, "padding_side 'top' is neither right nor left"),
         ({"start": -1}, "step -1"),
         ({"start": 1000}, "step 1000"),
+        ({"epoch": "1"}, "epoch is '1', expected int"),
+        ({"start": 1.5, "rank": True}, "start is 1.5, expected int; rank is True, expected int"),
+        ({"packed": "yes"}, "packed is 'yes', expected bool"),
     ],
 )
 def test_options_out_of_range_are_refused(cache: Cache, options: dict, named: str) -> None:
     with pytest.raises(InputError, match=named):
-        cache["train"].batches(0, **options)
+        cache["train"].batches(**options)
+
+
+def test_numbers_of_numpy_are_numbers_and_a_step_outside_the_epoch_is_refused(cache: Cache) -> None:
+    batches = cache["train"].batches(np.int64(1), start=np.int32(2))
+    assert (batches.epoch, batches.start) == (1, 2)
+    for outside in (-1, len(batches.plan)):
+        with pytest.raises(IndexError, match=f"step {outside} of an epoch of"):
+            batches.step(outside)
 
 
 @pytest.mark.parametrize("spec", SPECS, ids=lambda spec: spec.id)
@@ -213,8 +224,9 @@ def test_rows_are_read_like_a_list(tmp_path: Path) -> None:
     for outside in (11, -12):
         with pytest.raises(IndexError):
             split[outside]
-    with pytest.raises(ValueError, match="read-only"):
-        rows[0].input_ids[0] = 1
+    for array in (rows[0].input_ids, split.lengths):
+        with pytest.raises(ValueError, match="read-only"):
+            array[0] = 1
 
 
 def test_an_unknown_split_is_refused_with_those_there_are(tmp_path: Path) -> None:
@@ -222,6 +234,8 @@ def test_an_unknown_split_is_refused_with_those_there_are(tmp_path: Path) -> Non
     with pytest.raises(InputError, match="no split 'dev'; it has train, test"):
         cache["dev"]
     assert "dev" not in cache
+    assert cache.get("dev") is None
+    assert cache.get("test") is cache["test"]
     assert list(cache) == ["train", "test"]
     assert "train: 3 rows" in repr(cache)
 

@@ -4,13 +4,14 @@ import json
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from torch.utils.data import DataLoader
 
-from cache import BatchStream, Cache, InputError, MismatchError, PlanSpec, StepDataset, open_cache
+from cache import BatchStream, Cache, InputError, MismatchError, PlanSpec, Split, StepDataset, open_cache
 from prep import to_dataset
 from tests.helpers.caches import write_cache
 from tests.helpers.children import CONTEXT, ended
@@ -54,8 +55,31 @@ def test_the_name_of_a_strategy_is_a_plan_with_the_built_ones_batch_size(corpus:
 
 
 def test_an_unknown_option_of_batches_is_told_those_there_are(corpus: Cache) -> None:
-    with pytest.raises(InputError, match="no option strategy; they have spec, device, rank"):
+    with pytest.raises(InputError, match="no option strategy; there are spec, device, rank"):
         corpus["train"].batches(strategy="tight")  # type: ignore[call-arg]
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda split: BatchStream(split, "3"), "epochs is '3', expected int"),
+        (lambda split: BatchStream(split, 1, start=2), "no option start; there are spec"),
+        (lambda split: StepDataset(split, gradient_accumulation_steps=2), "no option gradient_accumulation_steps"),
+        (lambda split: StepDataset(split).set_epoch(1.0), "epoch is 1.0, expected int"),
+        (lambda split: BatchStream(split, 1).load_state_dict(without_step(split)), "step is None, expected int"),
+    ],
+)
+def test_what_a_stream_or_dataset_does_not_take_is_refused_at_once(
+    corpus: Cache, make: Callable[[Split], object], message: str
+) -> None:
+    with pytest.raises(InputError, match=message):
+        make(corpus["train"])
+
+
+def without_step(split: Split) -> dict[str, object]:
+    state = BatchStream(split, 1).state_dict()
+    del state["step"]
+    return state
 
 
 @pytest.mark.parametrize("take", [StepDataset, lambda cache: BatchStream(cache, 1), to_dataset])
@@ -166,13 +190,12 @@ def test_the_state_of_another_stream_is_refused(corpus: Cache) -> None:
 @pytest.mark.filterwarnings("ignore:This DataLoader will create")  # more workers than this machine has cores
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_data_loader_gives_the_planned_batches(corpus: Cache, workers: int) -> None:
-    """In the plan's order, with workers and without, in every epoch."""
+    """In the plan's order, with workers and without, in every epoch; workers that stay take up the new one, too."""
     dataset = StepDataset(corpus["train"], TIGHT)
+    apart: dict[str, Any] = {"multiprocessing_context": CONTEXT, "persistent_workers": True} if workers else {}
+    loader = DataLoader(dataset, batch_size=None, num_workers=workers, **apart)
     for epoch in range(2):
         dataset.set_epoch(epoch)
-        loader = DataLoader(
-            dataset, batch_size=None, num_workers=workers, multiprocessing_context=CONTEXT if workers else None
-        )
         expected = [batch.model_inputs() for batch in corpus["train"].batches(epoch, TIGHT)]
         found = list(loader)
         assert len(found) == len(expected)

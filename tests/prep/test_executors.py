@@ -5,9 +5,12 @@ import json
 import random
 import re
 import socket
+import sys
 from collections.abc import Callable
 from contextlib import nullcontext
+from importlib.machinery import ModuleSpec
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -350,3 +353,18 @@ def test_without_ray_the_error_says_how_to_install_it(monkeypatch: pytest.Monkey
     monkeypatch.setattr("prep.rows.on_ray.find_spec", lambda _: None)
     with pytest.raises(InputError, match=r"needs Ray, which is not installed; next: pip install 'lengthwise\[ray\]'"):
         build("a.parquet", "", executor="ray")
+
+
+def test_a_cluster_that_refuses_a_connection_is_an_error_with_rays_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+    write("a.jsonl", jsonl(ROWS))
+
+    def init(**_: Any) -> None:
+        raise ConnectionError("InvalidAuthToken: Authentication token is missing or incorrect.\nmore")
+
+    errors = SimpleNamespace(RayError=type("RayError", (Exception,), {}))
+    ray = SimpleNamespace(is_initialized=bool, init=init, exceptions=errors, __spec__=ModuleSpec("ray", None))
+    monkeypatch.setitem(sys.modules, "ray", ray)
+    monkeypatch.setenv("RAY_ADDRESS", "auto")
+    expected = "RAY_ADDRESS=auto cannot be used: InvalidAuthToken: .*incorrect.; .*, and set RAY_AUTH_MODE=token"
+    with pytest.raises(InputError, match=expected):
+        build("a.jsonl", "", executor="ray")

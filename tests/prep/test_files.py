@@ -262,9 +262,11 @@ def test_standard_input_is_read_and_leaves_no_file(prep: Prep, monkeypatch: pyte
     Path("temporary").mkdir()
     monkeypatch.setattr("tempfile.tempdir", "temporary")
     from_stdin(monkeypatch, b'{"text": "caf\xe9", "label": 1}')
-    assert "error: stdin.jsonl: not UTF-8 text at byte 13" in refused(prep, "-")
+    assert refused(prep, "-").startswith(
+        "error: standard input: not UTF-8 text at byte 13; convert it first, for example: iconv -f latin1 -t utf-8\n"
+    )
     from_stdin(monkeypatch, b"")
-    assert "cannot read stdin.jsonl: Empty JSON" in refused(prep, "-")
+    assert "cannot read standard input: Empty JSON" in refused(prep, "-")
     for expected in ("built cache/a", "cache/a is up to date"):
         from_stdin(monkeypatch, LINES.encode())
         done = build(prep, "-", "--holdout", "0.5", "--task", "mlm")

@@ -4,10 +4,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from cache import Cache, InputError, MismatchError
-from prep.labels.class_labels import Coded
+from prep.labels.class_labels import Coded, code_labels, resolve_classes
 from prep.labels.tags import Tags
 from tests.helpers.builds import build_toy
 from tests.helpers.corpora import write_jsonl
@@ -53,6 +54,22 @@ def test_lists_are_sets_of_classes(tmp_path: Path) -> None:
     cache = build_toy(source, tmp_path).cache
     assert cache.manifest.task.label_names == ("2", "10")
     assert labels_by_source_row(cache) == {0: [1, 1], 1: [1, 0], 2: [0, 0]}
+
+
+@pytest.mark.parametrize("kind", [int, float, bool])
+def test_lists_of_0_and_1_are_marks_of_classes(kind: type) -> None:
+    """As transformers takes several labels a row; lists of unequal length, or of other numbers, name classes."""
+    marks = [[0, 1, 0], [1, 1, 0], [0, 0, 0]]
+
+    def resolved(rows: list[list[Any]], known: tuple[str, ...] | None = None) -> tuple[Any, list[list[int]]]:
+        names, labels = resolve_classes({"train": [code_labels(pa.array(rows), "train", 0)]}, known)
+        return names, labels["train"].tolist()
+
+    assert resolved([[kind(mark) for mark in row] for row in marks]) == (("0", "1", "2"), marks)
+    assert resolved([[0, 1], [1, 0]]) == (("0", "1"), [[0, 1], [1, 0]])
+    assert resolved([[0, 1], [1]]) == (("0", "1"), [[1, 1], [0, 1]])
+    assert resolved([[0, 2], [1, 0]]) == (("0", "1", "2"), [[1, 0, 1], [1, 1, 0]])
+    assert resolved([[0, 1], [1, 0]], ("a", "b")) == (("a", "b"), [[1, 1], [1, 1]])
 
 
 def test_columns_of_yes_and_no_are_sets_of_classes(tmp_path: Path) -> None:

@@ -25,7 +25,14 @@ from prep.tokenization.tokenizer_files import find_tokenizer
 from ..helpers.builds import build_toy, content, decoded, ids_by_transformers
 from ..helpers.corpora import toy_rows, write_rows
 from ..helpers.models import KINDS, write_tokenizer_of
-from ..helpers.tokenizers import engine_json, tokenizer_json, write_tokenizer
+from ..helpers.tokenizers import (
+    deberta_unigram,
+    engine_json,
+    packaged_wordpiece,
+    roberta_bpe,
+    tokenizer_json,
+    write_tokenizer,
+)
 from ..helpers.tokenizers import texts as sentence_texts
 
 # --- proof of parity
@@ -217,6 +224,30 @@ def test_ids_are_those_of_the_tokenizer_class(tmp_path: Path, name: str, parts: 
     texts = [*FOREIGN, *sentence_texts()[:20]]
     found, lengths = Encoder(find_tokenizer(str(folder)), 64, "tokenizers").encode(texts)
     assert [row.tolist() for row in split_rows(found, lengths)] == ids_by_transformers(texts, folder, 64)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "make"),
+    [
+        ("AlbertTokenizer", deberta_unigram),
+        ("GPT2Tokenizer", roberta_bpe),
+        ("ElectraTokenizer", packaged_wordpiece),
+        ("UnheardOfTokenizer", packaged_wordpiece),
+    ],
+)
+def test_other_classes_are_left_to_transformers(tmp_path: Path, name: str, make: Callable[[], Tokenizer]) -> None:
+    """Whose defaults are their own: Albert's class keeps capitals where told so. A class that nobody knows says
+    nothing, and tokenizer.json counts."""
+    folder, tokenizer = write_tokenizer(tmp_path / "tokenizer"), make()
+    tokenizer.normalizer = normalizers.Lowercase()
+    tokenizer.save(str(folder / "tokenizer.json"))
+    config = {"tokenizer_class": name, "do_lower_case": False, "pad_token": tokenizer.id_to_token(0)}
+    (folder / "tokenizer_config.json").write_text(json.dumps(config))
+    found = split_rows(*Encoder(find_tokenizer(str(folder)), 16, "tokenizers").encode(FOREIGN))
+    if name == "UnheardOfTokenizer":
+        (folder / "tokenizer_config.json").write_text("{}")
+    assert [row.tolist() for row in found] == ids_by_transformers(FOREIGN, folder, 16)
 
 
 @pytest.mark.slow
