@@ -6,7 +6,6 @@ A build by parts, as on a cluster, each task in a process of its own, one after 
 reviews as parquet. CPU seconds, which other work on the machine changes little, not the clock's.
 """
 
-import argparse
 import os
 import resource
 import shutil
@@ -19,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from . import timing
-from .timing import WORK, Json, python
+from .timing import WORK, Json, apart
 
 OUT = WORK / "build-cost"
 READ, ENCODE, SORT, SPILL, REST = "read and parse", "encode", "sort", "write sorted runs", "between them"
@@ -32,16 +31,9 @@ MACHINES, CORES, GBIT = 32, 16, 10
 def main() -> None:
     parser = timing.arguments(__doc__, memory="1GiB")
     parser.add_argument("--copies", type=int, help="of the reviews; 100 are 3.3 GB")
-    parser.add_argument("--make", action="store_true", help=argparse.SUPPRESS)
     settings = parser.parse_args()
     copies = settings.copies or (4 if settings.quick else 100)
-    path = WORK / f"imdb-x{copies}.parquet"
-    if settings.make:
-        from .corpus import salted_parquet
-
-        salted_parquet(copies)
-        return
-    timing.measure(python("build_cost", "--make", "--copies", copies))  # apart, for its memory is not the build's
+    path = Path(apart("corpus", "salted_parquet", copies)[1])  # apart, for its memory is not the build's
     try:
         found = build(path, settings.memory)
     finally:

@@ -98,11 +98,9 @@ def _write_csv(path: Path, tables: Iterable[Any]) -> None:
     temporary.rename(path)
 
 
-def imdb_cache(
-    name: str = "imdb", shard_bytes: int | None = None, limit: int | None = None, holdout: float = 0.0
-) -> Path:
+def imdb_cache(name: str = "imdb", holdout: float = 0.0, **given: Any) -> Path:
     """The cache of the reviews, built by `prep.build` at max length 400 with the packaged BERT's tokenizer."""
-    return _cache("imdb", name=name, shard_bytes=shard_bytes, limit=limit, holdout=holdout)
+    return _cache("imdb", name=name, holdout=holdout, **given)
 
 
 def sentences_cache(name: str, holdout: float) -> Path:
@@ -110,15 +108,13 @@ def sentences_cache(name: str, holdout: float) -> Path:
     return _cache(str(sentences_csv()), name=name, holdout=holdout)
 
 
-def _cache(source: str, shard_bytes: int | None = None, **given: Any) -> Path:
+def _cache(source: str, **given: Any) -> Path:
     from cache.console.progress import ConsoleProgress
     from cache.errors import CacheError
     from prep.build import build
     from prep.settings import BuildSettings
 
     settings = BuildSettings(source, out=WORK / "cache", tokenizer="minilm", **given)
-    if shard_bytes is not None:
-        settings = replace(settings, shard_bytes=shard_bytes)
     try:
         return build(settings, ConsoleProgress(quiet=True)).cache.folder
     except CacheError:  # made by an older release
@@ -185,6 +181,7 @@ def sample_cache(split: "Split", plan: "EpochPlan", spec: "PlanSpec", place: Pat
     from cache import open_cache
     from cache.common.folder import Folder
     from cache.format.manifest import SplitInfo, fingerprint_of
+    from cache.format.plan_file import PlanOwner
     from cache.plans.strategies import EpochPlan
     from cache.writing.plans import store_plan
     from cache.writing.publishing import publish, staging
@@ -216,7 +213,7 @@ def sample_cache(split: "Split", plan: "EpochPlan", spec: "PlanSpec", place: Pat
     renumbered = np.searchsorted(chosen, plan.rows).astype(np.uint32)
     part = EpochPlan(renumbered, plan.batch_offsets, plan.widths)
     with Folder.open(place) as opened:
-        store_plan(opened, "train", manifest.fingerprint, len(rows), spec, 1, lambda epoch: part)
+        store_plan(opened, PlanOwner(manifest.fingerprint, "train", len(rows)), spec, 1, lambda epoch: part)
     return place
 
 

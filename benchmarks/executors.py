@@ -8,15 +8,15 @@ clock: what counts is the build. The shards of all builds must be equal to the b
 gets the same rows in two; it writes the same ids, does not sort them and keeps no labels.
 """
 
-import argparse
 import hashlib
 import os
 import shutil
 import sys
 import time
+from pathlib import Path
 
 from . import timing
-from .timing import WORK, Json, Worker, interleave, median_of, python, ratio, say
+from .timing import WORK, Json, Worker, apart, calling, interleave, median_of, ratio, say
 
 OUT = WORK / "executors"
 LOCAL = "prep build"
@@ -29,25 +29,15 @@ PART_BYTES = 16 << 20
 
 
 def main() -> None:
-    parser = timing.arguments(__doc__, memory="1GiB")
-    parser.add_argument("--serve", help=argparse.SUPPRESS)
-    settings = parser.parse_args()
-    if settings.serve:
-        serve(settings.serve)
-        return
+    settings = timing.arguments(__doc__, memory="1GiB").parse_args()
     copies = 2 if settings.quick else 10
     rounds = settings.rounds or (1 if settings.quick else 3)
-    timing.measure(python("executors", "--serve", f"make-{copies}"))
-    path = WORK / f"imdb-x{copies}.parquet"
-    names = {
-        LOCAL: "local",
-        **{f"{LOCAL} --executor ray, {n} workers": f"ray-{n}" for n in (1, 2, 4)},
-        **PEERS,
-    }
+    path = Path(apart("executors", "make", copies)[1])
+    names = {LOCAL: "local", **{f"{LOCAL} --executor ray, {n} workers": f"ray-{n}" for n in (1, 2, 4)}, **PEERS}
     if not (timing.ROOT / ".peers" / "datatrove").is_dir():
         say("left out: datatrove; run: pip install --no-deps --target .peers -r benchmarks/peers.txt")
         names = {name: short for name, short in names.items() if short != "datatrove"}
-    workers = {name: Worker(name, python("executors", "--serve", short)) for name, short in names.items()}
+    workers = {name: Worker(name, calling("executors", "serve", short)) for name, short in names.items()}
     samples = interleave(list(workers), rounds, lambda name: workers[name].ask(path=str(path)), say)
     digests = {found["digest"] for name, rows in samples.items() if name not in PEERS for found in rows}
     if len(digests) != 1:
@@ -69,10 +59,7 @@ def main() -> None:
 
 
 def serve(what: str) -> None:
-    """Be one of the peers, or make the text."""
-    if what.startswith("make-"):
-        make(int(what.removeprefix("make-")))
-        return
+    """Be one of the peers."""
     workers = int(what.removeprefix("ray-")) if what.startswith("ray-") else 0
     if workers:
         os.environ |= {"RAY_USAGE_STATS_ENABLED": "0", "RAY_worker_niceness": "0"}
@@ -83,8 +70,8 @@ def serve(what: str) -> None:
     timing.serve(peers.get(what) or (lambda path: by_prep(path, bool(workers))))
 
 
-def make(copies: int) -> None:
-    """The reviews so many times, a different word put before each of each copy; whole, and in two files."""
+def make(copies: int) -> Path:
+    """The reviews so many times, a different word put before each of each copy; whole, and in two files beside it."""
     import pyarrow.parquet
 
     from .corpus import salted_parquet
@@ -98,6 +85,7 @@ def make(copies: int) -> None:
         for number in range(2):
             part = table.slice(number * half, half)
             pyarrow.parquet.write_table(part, folder / f"{number}.parquet", row_group_size=5000)
+    return path
 
 
 def by_prep(path: str, ray: bool) -> Json:
@@ -124,19 +112,14 @@ def by_prep(path: str, ray: bool) -> Json:
 
 def by_datasets(path: str) -> Json:
     """The usual way: load, map in two processes, sort by length, save."""
-    import datasets
-    from transformers import AutoTokenizer
+    import transformers  # noqa: F401  # before the clock starts
 
-    from cache.common.hub import packaged_model
+    from .prepare_peers import datasets
 
-    datasets.disable_progress_bars()
     folder = OUT / "datasets"
     shutil.rmtree(folder, ignore_errors=True)
     start = time.perf_counter()
-    tokenizer = AutoTokenizer.from_pretrained(packaged_model())
-    rows = datasets.load_dataset("parquet", data_files=path, split="train", cache_dir=str(folder / "loaded"))
-    rows = rows.map(lambda batch: _encoded(tokenizer, batch["text"]), batched=True, num_proc=2, remove_columns=["text"])
-    rows.sort("length").flatten_indices().save_to_disk(folder / "saved")
+    datasets(path, str(folder))
     wall_s = time.perf_counter() - start
     shutil.rmtree(folder)
     return {"wall_s": wall_s, "digest": ""}
@@ -167,11 +150,6 @@ def by_datatrove(path: str) -> Json:
     wall_s = time.perf_counter() - start
     shutil.rmtree(folder)
     return {"wall_s": wall_s, "digest": ""}
-
-
-def _encoded(tokenizer: object, texts: list[str]) -> Json:
-    ids = tokenizer(texts, truncation=True, max_length=400)["input_ids"]  # type: ignore[operator]
-    return {"input_ids": ids, "length": list(map(len, ids))}
 
 
 if __name__ == "__main__":

@@ -7,13 +7,11 @@ batches are taken once and compared: same rows, same masks, and the same batches
 """
 
 import argparse
-import json
-import sys
 import time
 from pathlib import Path
 
 from . import timing
-from .timing import ROOT, FailedError, Json, Worker, interleave, measure, median_of, python, ratio, say
+from .timing import ROOT, FailedError, Json, Worker, apart, interleave, median_of, python, ratio, say
 
 PEERS = {
     "ours": "lengthwise, a mask in every batch",
@@ -139,11 +137,7 @@ def first_batch(settings: argparse.Namespace) -> None:
     rounds = settings.rounds or (5 if settings.quick else 15)
     caches = {"1 shard": _make("imdb"), f"{SHARDS} shards": _make("shards")}
 
-    def once(name: str) -> Json:
-        answer: Json = json.loads(measure(python("feed", "--first", caches[name], settings.device))[1])
-        return answer
-
-    samples = interleave(list(caches), rounds, once)
+    samples = interleave(list(caches), rounds, lambda name: apart("feed", "first", caches[name], settings.device)[1])
     rows = [
         {
             "cache": name,
@@ -160,7 +154,7 @@ def first_batch(settings: argparse.Namespace) -> None:
 
 
 def _make(what: str) -> Path:
-    return Path(measure(python("feed", "--make", what))[1].strip().splitlines()[-1])
+    return Path(apart("feed", "make", what)[1])
 
 
 def make(what: str) -> Path:
@@ -173,7 +167,7 @@ def make(what: str) -> Path:
     return imdb_cache("imdb-shards", shard_bytes=size // SHARDS)
 
 
-def first(folder: Path, device: str) -> Json:
+def first(folder: str, device: str) -> Json:
     """Time one opening."""
     import torch
 
@@ -193,9 +187,4 @@ def first(folder: Path, device: str) -> Json:
 
 
 if __name__ == "__main__":
-    if sys.argv[1:2] == ["--make"]:
-        print(make(sys.argv[2]))
-    elif sys.argv[1:2] == ["--first"]:
-        print(json.dumps(first(Path(sys.argv[2]), sys.argv[3])))
-    else:
-        main()
+    main()

@@ -72,7 +72,7 @@ class Setting:
 
 
 def ours(setting: Setting, always_mask: bool = True) -> Epoch:
-    """`split.batches`, the plan read anew each epoch."""
+    """`split.batches`, the plan read anew each epoch; `train run` takes masks only where rows are shorter."""
 
     def epoch(batch_size: int) -> Iterator[Tensors]:
         spec = PlanSpec("smart", batch_size)
@@ -82,11 +82,6 @@ def ours(setting: Setting, always_mask: bool = True) -> Epoch:
     for batch_size in (16, 32, 64):
         setting.split.try_keep_plan(PlanSpec("smart", batch_size), 1)
     return epoch
-
-
-def ours_without_mask(setting: Setting) -> Epoch:
-    """The same as `train run` takes it: no mask where every row has the batch's width."""
-    return ours(setting, always_mask=False)
 
 
 # --- Hugging Face datasets
@@ -133,11 +128,6 @@ def loader(setting: Setting, workers: int = 0) -> Epoch:
             yield tuple(batch[key].to(setting.device, non_blocking=True) for key in keys)
 
     return epoch
-
-
-def loader_2(setting: Setting) -> Epoch:
-    """The same with two worker processes."""
-    return loader(setting, workers=2)
 
 
 def numpy_format(setting: Setting) -> Epoch:
@@ -268,12 +258,12 @@ def tutorial(setting: Setting) -> Epoch:
 
 PEERS: dict[str, Callable[[Setting], Epoch]] = {
     "ours": ours,
-    "ours_without_mask": ours_without_mask,
+    "ours_without_mask": lambda setting: ours(setting, always_mask=False),
     "arrow": arrow,
     "arrow_planned": arrow_planned,
     "numpy": numpy_format,
     "loader": loader,
-    "loader_2": loader_2,
+    "loader_2": lambda setting: loader(setting, workers=2),
     "mds": mds,
     "litdata": litdata,
     "tutorial": tutorial,

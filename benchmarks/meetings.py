@@ -5,11 +5,8 @@
 What that does to learning is what `python -m benchmarks.quality` measures.
 """
 
-import json
-import sys
-
 from . import timing
-from .timing import Json, measure, python
+from .timing import Json, apart
 
 BUDGET = 4096
 """Padded tokens of a `budget` batch: about 16 reviews of average length."""
@@ -19,7 +16,7 @@ EPOCHS_TO_MEET = 10
 def main() -> None:
     """How often two rows that meet in a batch had met before, over ten epochs of the 25,000 reviews."""
     settings = timing.arguments(__doc__).parse_args()
-    rows: list[Json] = json.loads(measure(python("meetings", "--count"))[1])
+    rows: list[Json] = apart("meetings", "count_meetings")[1]
     columns = {
         "strategy": "strategy",
         "meetings": "pairs in a batch, 10 epochs",
@@ -61,7 +58,4 @@ def count_meetings() -> list[Json]:
 
 
 if __name__ == "__main__":
-    if sys.argv[1:2] == ["--count"]:
-        print(json.dumps(count_meetings()))
-    else:
-        main()
+    main()

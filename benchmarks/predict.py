@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from . import timing
-from .timing import WORK, Json, interleave, measure, median_of, python, ratio, say
+from .timing import WORK, Json, apart, interleave, measure, ratio, say, usage_of
 
 TRAIN = Path(sys.executable).parent / "train"
 OURS, INPUT_ORDER, LENGTH_ORDER = "train predict", "pipeline, input order", "pipeline, length order"
@@ -28,7 +28,7 @@ def main() -> None:
     settings = timing.arguments(__doc__, rows=2000).parse_args()
     rows = min(settings.rows, 64) if settings.quick else settings.rows
     rounds = settings.rounds or (1 if settings.quick else 3)
-    measure(python("predict", "--prepare", rows))
+    apart("predict", "prepare", rows)
     for name in (OURS, INPUT_ORDER, LENGTH_ORDER):
         say(f"to compare: {name}")
         _predict(name)
@@ -42,7 +42,7 @@ def main() -> None:
         for name, target in TARGETS.items()
         for part, key in (("seconds", "wall_s"), ("CPU seconds", "cpu_s"))
     }
-    columns = {"peer": "", "seconds": "seconds", "cpu_s": "CPU s", "rows_per_s": "rows/s", "peak_mib": "peak, MiB"}
+    columns = {"peer": "", "wall_s": "seconds", "cpu_s": "CPU s", "rows_per_s": "rows/s", "peak_mib": "peak, MiB"}
     title = f"Predict: a csv of {rows:,} reviews, whole processes, fp32; medians of {rounds}"
     timing.report("predict", title, table, columns, ratios, settings)
 
@@ -50,21 +50,14 @@ def main() -> None:
 def _predict(name: str) -> Json:
     out = _out(name)
     out.unlink(missing_ok=True)
-    ours = [TRAIN, "predict", _model(), "--file", _source(), "--out", out, "--device", "cpu", "--quiet"]
-    theirs = python("predict", "--pipeline", "length" if name == LENGTH_ORDER else "input", _model(), _source(), out)
-    return measure(ours if name == OURS else theirs)[0]
+    if name == OURS:
+        return measure([TRAIN, "predict", _model(), "--file", _source(), "--out", out, "--device", "cpu", "--quiet"])[0]
+    return apart("predict", "pipe", name == LENGTH_ORDER, _model(), _source(), out)[0]
 
 
 def _row(name: str, found: list[Json], rows: int) -> Json:
-    seconds = median_of(found, "wall_s")
-    peak = median_of(found, "peak_bytes") / 2**20
-    return {
-        "peer": name,
-        "seconds": seconds,
-        "cpu_s": median_of(found, "cpu_s"),
-        "rows_per_s": rows / seconds,
-        "peak_mib": peak,
-    }
+    usage = usage_of(found)
+    return {"peer": name, **usage, "rows_per_s": rows / usage["wall_s"]}
 
 
 def _compare() -> None:
@@ -80,6 +73,13 @@ def _compare() -> None:
 def _read(path: Path) -> list[dict[str, str]]:
     with path.open(newline="", encoding="utf-8") as file:
         return list(csv.DictReader(file))
+
+
+def _write(path: Path, rows: list[dict[str, str]]) -> None:
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
 
 
 def _model() -> Path:
@@ -107,19 +107,16 @@ def prepare(rows: int) -> None:
         measure([TRAIN, "run", "--cache", cache, *flags, "--device", "cpu"])
     every = _read(reviews_csv())
     chosen = every[:: len(every) // rows][:rows]
-    with _source().open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, ["text", "label"])
-        writer.writeheader()
-        writer.writerows(chosen)
+    _write(_source(), chosen)
 
 
-def pipe(order: str, model: str, source: str, out: str) -> None:
+def pipe(by_length: bool, model: str, source: str, out: str) -> None:
     """What users write: the whole file through transformers' pipeline."""
     from transformers import pipeline
 
     rows = _read(Path(source))
     places = list(range(len(rows)))
-    if order == "length":
+    if by_length:
         places.sort(key=lambda place: len(rows[place]["text"]))
     classify: Any = pipeline("text-classification", model=model, device="cpu", top_k=None)
     texts = [rows[place]["text"] for place in places]
@@ -129,16 +126,8 @@ def pipe(order: str, model: str, source: str, out: str) -> None:
         rows[place]["predicted_label"] = found[0]["label"]
         scores = {one["label"]: one["score"] for one in found}
         rows[place] |= {f"probability_{label}": scores[label] for label in sorted(scores)}
-    with Path(out).open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, list(rows[0]))
-        writer.writeheader()
-        writer.writerows(rows)
+    _write(Path(out), rows)
 
 
 if __name__ == "__main__":
-    if sys.argv[1:2] == ["--prepare"]:
-        prepare(int(sys.argv[2]))
-    elif sys.argv[1:2] == ["--pipeline"]:
-        pipe(*sys.argv[2:])
-    else:
-        main()
+    main()

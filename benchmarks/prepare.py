@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 
 from . import timing
-from .timing import WORK, Json, interleave, median_of, python, ratio, say
+from .timing import WORK, Json, apart, interleave, measure, median_of, ratio, say, usage_of
 
 PREP = Path(sys.executable).parent / "prep"
 TRAIN = Path(sys.executable).parent / "train"
@@ -30,7 +30,7 @@ COPIES = (1, 10, 100)
 
 def main() -> None:
     settings = timing.arguments(__doc__, memory="1GiB").parse_args()
-    timing.measure(python("prepare", "--make", "reviews"))
+    apart("corpus", "reviews_csv")
     compare(settings)
     sizes(settings)
     starts(settings)
@@ -50,9 +50,7 @@ def compare(settings: argparse.Namespace) -> None:
     rows = [
         {
             "peer": PEERS.get(name, name),
-            "wall_s": median_of(found, "wall_s"),
-            "cpu_s": median_of(found, "cpu_s"),
-            "peak_mib": median_of(found, "peak_bytes") / 2**20,
+            **usage_of(found),
             "times_ours": ratio(samples, name, OURS, "wall_s"),
             "times_floor": median_of(found, "wall_s") / floor,
         }
@@ -79,19 +77,18 @@ def _run(name: str) -> Json:
     """One whole process, into a fresh folder."""
     folder = _fresh(OUT / name.replace(" ", "-"))
     if name == OURS:
-        return timing.measure([PREP, "build", "imdb", "--holdout", "0", "--out", folder])[0]
-    return timing.measure(python("prepare_peers", name, WORK / "imdb.csv", folder))[0]
+        return measure([PREP, "build", "imdb", "--holdout", "0", "--out", folder])[0]
+    return apart("prepare_peers", name, WORK / "imdb.csv", folder)[0]
 
 
 def _digest(name: str) -> str:
     """What a peer makes of the reviews; also warms the page cache for what it reads."""
     say(f"checking: {name}")
     if name == "tutorial":
-        return timing.measure(python("prepare_peers", "tutorial-digest", WORK / "imdb.csv"))[1].strip()
+        return str(apart("prepare_peers", "tutorial_digest", WORK / "imdb.csv")[1])
     _run(name)
     folder = OUT / name.replace(" ", "-")
-    folder = folder / "imdb" if name == OURS else folder
-    return timing.measure(python("prepare_peers", "digest", folder))[1].strip()
+    return str(apart("prepare_peers", "digest_of", folder / "imdb" if name == OURS else folder)[1])
 
 
 def _fresh(folder: Path) -> Path:
@@ -109,8 +106,7 @@ def sizes(settings: argparse.Namespace) -> None:
     copies = COPIES[:2] if settings.quick else COPIES
     rows: list[Json] = []
     for count in copies:
-        timing.measure(python("prepare", "--make", str(count)))
-        csv = WORK / f"imdb-x{count}.csv"
+        csv = Path(apart("corpus", "salted_csv", count)[1])
         usages = []
         for number in range(rounds):
             say(f"round {number + 1}/{rounds}: {csv.name}, {csv.stat().st_size / 1e6:,.0f} MB")
@@ -136,7 +132,7 @@ def sizes(settings: argparse.Namespace) -> None:
 def _build(csv: Path, memory: str) -> Json:
     folder = _fresh(OUT / "sizes")
     flags = ["--tokenizer", "minilm", "--max-length", "400", "--memory", memory, "--name", "salted"]
-    return timing.measure([PREP, "build", csv, *flags, "--out", folder])[0]
+    return measure([PREP, "build", csv, *flags, "--out", folder])[0]
 
 
 def _size_row(csv: Path, copies: int, usages: list[Json]) -> Json:
@@ -164,7 +160,7 @@ def starts(settings: argparse.Namespace) -> None:
         "prep --help": [PREP, "--help"],
         "train --help": [TRAIN, "--help"],
     }
-    samples = interleave(list(commands), rounds + 1, lambda name: timing.measure(commands[name])[0])
+    samples = interleave(list(commands), rounds + 1, lambda name: measure(commands[name])[0])
     samples = {name: found[1:] for name, found in samples.items()}  # the first round may compile bytecode
     click = next(iter(commands))
     rows = [
@@ -181,18 +177,5 @@ def starts(settings: argparse.Namespace) -> None:
     timing.report("start", f"Start: medians of {rounds}", rows, columns, ratios, settings)
 
 
-def make(what: str) -> None:
-    """Write an input file, in a process of its own."""
-    from . import corpus
-
-    if what == "reviews":
-        corpus.reviews_csv()
-    else:
-        corpus.salted_csv(int(what))
-
-
 if __name__ == "__main__":
-    if sys.argv[1:2] == ["--make"]:
-        make(sys.argv[2])
-    else:
-        main()
+    main()

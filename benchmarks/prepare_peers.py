@@ -1,19 +1,17 @@
-"""Text to disk as others do it, each a whole process: `python -m benchmarks.prepare_peers PEER CSV FOLDER`.
+"""Text to disk as others do it, each a whole process.
 
 Every one reads the csv's columns text and label, encodes with bert-base-uncased's WordPiece vocabulary, truncates
-to 400 tokens and sorts by length. `digest FOLDER` prints what a folder holds, to compare their rows.
+to 400 tokens and sorts by length. Digests of what they made tell whether their rows are the same.
 """
 
 import random
-import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 MAX_LENGTH = 400
 
 
-def bare(csv: Path, out: Path) -> None:
+def bare(csv: str, out: str) -> None:
     """The floor: read, encode, sort, one file. No proof, no checksums, no fsync, no plans."""
     import nanotoken
     import numpy as np
@@ -29,26 +27,27 @@ def bare(csv: Path, out: Path) -> None:
     ends = np.cumsum(sizes)
     positions = np.repeat(begins - (ends - sizes), sizes) + np.arange(ends[-1])
     tensors = {"input_ids": ids[positions], "lengths": sizes, "labels": table["label"].to_numpy()[order]}
-    save_file(tensors, out / "rows.safetensors")
+    save_file(tensors, Path(out, "rows.safetensors"))
 
 
-def datasets(csv: Path, out: Path) -> None:
-    """Hugging Face `datasets`: csv, map in two processes, sort, save_to_disk."""
+def datasets(path: str, out: str) -> None:
+    """Hugging Face `datasets`: load csv or parquet, map in two processes, sort, save_to_disk."""
     from datasets import load_dataset
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(_model())
-    rows = load_dataset("csv", data_files=str(csv), split="train", cache_dir=str(out / "cache"))
+    kind = Path(path).suffix[1:]
+    rows = load_dataset(kind, data_files=path, split="train", cache_dir=f"{out}/cache")
 
     def encode(batch: dict[str, Any]) -> dict[str, Any]:
         ids = tokenizer(batch["text"], truncation=True, max_length=MAX_LENGTH)["input_ids"]
         return {"input_ids": ids, "length": [len(row) for row in ids]}
 
     rows = rows.map(encode, batched=True, num_proc=2, remove_columns=["text"]).sort("length")
-    rows.save_to_disk(out / "rows")
+    rows.save_to_disk(f"{out}/rows")
 
 
-def tutorial(csv: Path, out: Path, keep: list[Any] | None = None) -> None:
+def tutorial(csv: str, out: str = "", keep: list[Any] | None = None) -> None:
     """McCormick's notebook, in memory: one row at a time, sort, select batches at random, pad, make tensors."""
     import pandas
     import torch
@@ -85,11 +84,11 @@ def _model() -> Path:
 # --- what they made
 
 
-def digest_of(folder: Path) -> str:
+def digest_of(folder: str) -> str:
     """The digest of the rows in a peer's folder, or in a cache of ours."""
     from .checks import digest, hash_rows
 
-    return digest(hash_rows(*_read(folder)))
+    return digest(hash_rows(*_read(Path(folder))))
 
 
 def _read(folder: Path) -> tuple[Any, Any, Any]:
@@ -113,26 +112,13 @@ def _read(folder: Path) -> tuple[Any, Any, Any]:
     return np.concatenate([row.input_ids for row in split]), split.lengths, split.labels
 
 
-def tutorial_digest(csv: Path) -> str:
+def tutorial_digest(csv: str) -> str:
     """The digest of what the tutorial's tensors hold."""
     from .checks import BatchDigest
 
     batches: list[Any] = []
-    tutorial(csv, csv.parent, batches)
+    tutorial(csv, keep=batches)
     found = BatchDigest(pad_id=0)
     for tensors in batches:
         found.add(*(tensor.numpy() for tensor in tensors))
     return found.to_json()["rows_digest"]
-
-
-PEERS: dict[str, Callable[[Path, Path], None]] = {"bare": bare, "datasets": datasets, "tutorial": tutorial}
-
-
-if __name__ == "__main__":
-    what, *paths = sys.argv[1:]
-    if what == "digest":
-        print(digest_of(Path(paths[0])))
-    elif what == "tutorial-digest":
-        print(tutorial_digest(Path(paths[0])))
-    else:
-        PEERS[what](Path(paths[0]), Path(paths[1]))

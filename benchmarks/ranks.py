@@ -70,16 +70,9 @@ def run(name: str, flags: list[object]) -> Json:
     ranks, threads, _ = WAYS[name]
     out = WORK / f"ranks-{name}"
     shutil.rmtree(out, ignore_errors=True)
-    launcher = [
-        sys.executable,
-        "-m",
-        "torch.distributed.run",
-        "--standalone",
-        f"--nproc-per-node={ranks}",
-        "--no-python",
-    ]
+    launcher = f"-m torch.distributed.run --standalone --nproc-per-node={ranks} --no-python".split()
     train = [sys.executable, "-c", "from train.cli import main; main()", "run", "--quiet", *flags, "--out", out]
-    command = [str(word) for word in ([*launcher, *train] if ranks else train)]
+    command = [str(word) for word in ([sys.executable, *launcher, *train] if ranks else train)]
     usage, _ = measure(command, {**os.environ, "OMP_NUM_THREADS": str(threads)})
     return {**read_run(out), "cpu_seconds": usage["cpu_s"]}
 

@@ -79,6 +79,25 @@ def python(module: str, *arguments: object) -> list[str]:
     return [sys.executable, "-m", f"benchmarks.{module}", *map(str, arguments)]
 
 
+CALL = """
+import importlib, json, sys
+module, name, arguments = json.loads(sys.argv[1])
+print(json.dumps(getattr(importlib.import_module(module), name)(*arguments), default=str))
+"""
+
+
+def calling(module: str, name: str, *arguments: object) -> list[str]:
+    """The command that calls a function of a module of this folder and prints what it returns, as JSON; so are its
+    arguments passed, paths as text."""
+    return [sys.executable, "-c", CALL, json.dumps([f"benchmarks.{module}", name, arguments], default=str)]
+
+
+def apart(module: str, name: str, *arguments: object) -> tuple[Json, Any]:
+    """Call a function in a process of its own, see `calling`; what that took, see `measure`, and what it returned."""
+    usage, out = measure(calling(module, name, *arguments))
+    return usage, json.loads(out.splitlines()[-1])
+
+
 # --- workers: processes that stay and take turns
 
 
@@ -168,6 +187,12 @@ def say(text: str) -> None:
 def median_of(samples: Sequence[Json], key: str) -> float:
     """The median of one number over rounds."""
     return statistics.median(float(sample[key]) for sample in samples)
+
+
+def usage_of(samples: Sequence[Json]) -> Json:
+    """The medians of what `measure` gives, the peak in MiB."""
+    peak = median_of(samples, "peak_bytes") / 2**20
+    return {"wall_s": median_of(samples, "wall_s"), "cpu_s": median_of(samples, "cpu_s"), "peak_mib": peak}
 
 
 def ratio(samples: Mapping[str, Sequence[Json]], above: str, below: str, key: str) -> float:

@@ -246,7 +246,7 @@ class Cache(Mapping[str, Split]):
             progress: where to show it.
 
         Raises:
-            InputError: `url` is none, names no bucket, or holds another cache.
+            InputError: `url` is not a URL, names no bucket, or holds another cache.
             CorruptCacheError: a byte of this cache differs from its checksum; nothing is sent.
             StorageError: the store or the network refuses.
         """
@@ -267,10 +267,8 @@ class Cache(Mapping[str, Split]):
         return [*(info.file for info in self._listed()), *plans]
 
     def _listed(self) -> Iterator[FileInfo]:
-        """Every file that is read: those of the tokenizer, the shards, the epochs of plans; paths below the cache."""
-        for info in self.manifest.tokenizer.files:
-            yield replace(info, file=f"{TOKENIZER}/{info.file}")
+        """Every file that is read: those of the manifest, the epochs of plans; paths below the cache."""
+        yield from self.manifest.files
         for split in self.values():
-            yield from split.info.shards
             for spec, plan in split.stored_plans().items():
                 yield from (replace(info, file=f"{split.name}/{PLANS}/{spec.id}/{info.file}") for info in plan.epochs)

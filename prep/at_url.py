@@ -98,7 +98,7 @@ def check_other_push(url: StoreUrl, built: Path, force: bool) -> None:
 
 
 def lacks_epochs(url: StoreUrl, cache: Cache, plan: PlanSpec, epochs: int) -> bool:
-    """Whether fewer epochs of a plan than that are at the URL of a cache; False where the store lets nobody look."""
+    """Whether fewer epochs of a plan than that are at the URL of a cache; False where the store does not tell."""
     if not epochs or "train" not in cache:
         return False
     remote, name = open_remote(url), f"train/{PLANS}/{plan.id}/{PLAN_FILE}"

@@ -183,7 +183,7 @@ def check_filled(texts: "pa.Array", split: str, first_row: int) -> None:
 
 
 def checked_texts(texts: "pa.Array", split: str, first_row: int) -> "pa.Array":
-    """A column of text, or an `InputError`: it is none, or a text is missing."""
+    """A column of text; an `InputError` where it holds something else, or a text is missing."""
     check_filled(texts, split, first_row)
     if len(texts) and not is_text(texts.type):
         raise InputError(f"the text column of split {split!r} holds {texts.type}, expected text; see --text")

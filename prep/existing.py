@@ -21,7 +21,7 @@ def wanted_manifest(settings: BuildSettings, source: Source, tokenizer: Tokenize
     """The manifest of a cache to build, without what follows from the rows.
 
     Raises:
-        InputError: the source has not the splits that rows are to be held out of.
+        InputError: the source lacks the split that rows are to be held out of.
     """
     holdout = source.holdout if settings.holdout is None else settings.holdout
     if holdout and (set(source.splits) != {"train"}):

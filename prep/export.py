@@ -29,7 +29,7 @@ def to_dataset(split: Split) -> "datasets.Dataset":
         the row's index in the source split. There is no mask: collators make it as they pad.
 
     Raises:
-        InputError: `split` is none, or the package `datasets` is not installed.
+        InputError: `split` is not a split, or the package `datasets` is not installed.
         CorruptCacheError: the split holds an id that its vocabulary lacks, or other wrong content.
 
     Example:

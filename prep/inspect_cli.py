@@ -1,6 +1,5 @@
 """The commands of `prep` that look at caches: info, show, report, verify, list."""
 
-from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import click
@@ -9,7 +8,7 @@ from cache.console.command_line import cache_argument, complete_folder, json_opt
 from cache.console.text import counted, sized
 
 if TYPE_CHECKING:
-    from cache import Cache, PlanSpec
+    from cache import Cache
 
 
 @click.command()
@@ -33,27 +32,30 @@ def info(cache: str, model: str | None, ranks: int | None, as_json: bool) -> Non
     from cache import open_cache
 
     from .inspect.memory import format_memory, memory_facts
-    from .inspect.ranks import RankTable, format_ranks
-    from .inspect.summary import cache_facts
+    from .inspect.ranks import format_ranks, rank_facts
+    from .inspect.summary import cache_facts, first_split, table_specs
 
     opened = open_cache(cache)
-    used = RankTable(opened, ranks, model) if ranks is not None else None
-    seen = used.add if used else lambda spec: None
+    used, held = None, []
+    if ranks is not None:
+        split = first_split(opened)
+        held = [split.plan(spec, 0) for spec in table_specs(split)]  # so that each plan is drawn once
+        used = rank_facts(opened, ranks, model)
     memory = memory_facts(opened, model) if model is not None else None
     if as_json:
-        facts = cache_facts(opened, seen)
-        more = {"ranks": used and used.facts(), "memory": memory}
-        print_json(facts | {name: found for name, found in more.items() if found})
+        more = {"ranks": used, "memory": memory}
+        print_json(cache_facts(opened) | {name: found for name, found in more.items() if found})
         return
-    print_cache(opened, seen)
+    print_cache(opened)
+    del held
     if used:
-        click.echo(f"\n{format_ranks(used.facts())}")
+        click.echo(f"\n{format_ranks(used)}")
     if memory:
         click.echo(f"\n{format_memory(memory)}")
 
 
-def print_cache(cache: "Cache", seen: Callable[["PlanSpec"], object] = lambda spec: None) -> None:
-    """Print what a cache holds, and what each way of batching its first split costs; `seen` as for `token_table`."""
+def print_cache(cache: "Cache") -> None:
+    """Print what a cache holds, and what each way of batching its first split costs."""
     from cache.console.progress import ConsoleProgress
 
     from .corpus.source import describe_missing, describe_source
@@ -69,12 +71,7 @@ def print_cache(cache: "Cache", seen: Callable[["PlanSpec"], object] = lambda sp
         click.echo(missing)
     split = first_split(cache)
     with ConsoleProgress().bar("planning", len(table_specs(split)), "plans") as bar:
-
-        def done(spec: "PlanSpec") -> None:
-            seen(spec)
-            bar.update(1)
-
-        rows = token_table(split, done)
+        rows = token_table(split, lambda: bar.update(1))
     click.echo(f"\nAn epoch of {split.name!r}, {split.info.tokens:,} real tokens:")
     click.echo(format_token_table([*rows, packed_row(rows)]))
 

@@ -3,7 +3,7 @@
 import shlex
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -49,11 +49,9 @@ def predict(
     text_pair: str | None,
     delimiter: str | None,
     force: bool,
-    batch_size: int,
-    device: str,
-    precision: str,
     quiet: bool,
     as_json: bool,
+    **options: Any,
 ) -> None:
     """Label texts: from the arguments, from a file, or from standard input, one per line.
 
@@ -71,9 +69,7 @@ def predict(
     if texts and file is not None:
         raise InputError("texts and --file are both given, expected one of them")
     if out is not None and file is not None:
-        done = _predict_file(
-            model, file, out, (text, text_pair), delimiter, force, batch_size, device, precision, quiet
-        )
+        done = _predict_file(model, file, out, (text, text_pair), delimiter, force, quiet, options)
         if as_json:
             print_json(done.to_json())
         elif not quiet:
@@ -86,7 +82,7 @@ def predict(
     from .tables.lines import read_file, read_stdin
 
     given = list(texts) or (read_stdin() if file is None else read_file(file))
-    predictor = _predictor(model, device, precision, batch_size)
+    predictor = _predictor(model, **options)
     from .run_folder.records import finite
 
     for result in predictor(given):
@@ -103,10 +99,8 @@ def _predict_file(
     columns: tuple[str | None, str | None],
     delimiter: str | None,
     force: bool,
-    batch_size: int,
-    device: str,
-    precision: str,
     quiet: bool,
+    options: dict[str, Any],
 ) -> "FilePredictions":
     """What is wrong with the files shows before torch is loaded."""
     from .tables.reading import open_table
@@ -115,7 +109,7 @@ def _predict_file(
     check_out(out, file, force)
     table = open_table(file, "\t" if delimiter == "\\t" else delimiter)
     texts = table.text_columns(*columns)
-    predictor = _predictor(model, device, precision, batch_size)
+    predictor = _predictor(model, **options)
     from cache.console.progress import ConsoleProgress
 
     from .predict_file import predict_file
@@ -123,7 +117,7 @@ def _predict_file(
     return predict_file(predictor, table, texts, out, ConsoleProgress(quiet))
 
 
-def _predictor(model: str, device: str, precision: str, batch_size: int) -> "Predictor":
+def _predictor(model: str, batch_size: int, device: str, precision: str) -> "Predictor":
     load_libraries()
     from .predict import Predictor
     from .runtime.device import pick_device, pick_precision

@@ -147,23 +147,13 @@ def correctness(results: Results, workers: Workers, quick: bool) -> None:
         return
     files = [path for path in sorted((ROOT / "tests").rglob("test_*.py")) if TESTS.search(path.read_text())]
     say(f"correctness: {len(files)} files of tests")
-    command = [
-        sys.executable,
-        "-m",
-        "pytest",
-        "-q",
-        "-m",
-        "cuda",
-        "-p",
-        "no:cacheprovider",
-        *map(str, files[: 1 if quick else None]),
-    ]
+    flags = ["-m", "pytest", "-q", "-m", "cuda", "-p", "no:cacheprovider"]
+    command = [sys.executable, *flags, *map(str, files[: 1 if quick else None])]
     done = subprocess.run(command, cwd=ROOT, env=environment(), capture_output=True, text=True)
     lines = done.stdout.strip().splitlines()
-    for line in lines:
-        if line.startswith(("FAILED", "ERROR")):
-            say(line)
     failed = [line for line in lines if line.startswith(("FAILED", "ERROR"))]
+    for line in failed:
+        say(line)
     result = {"summary": lines[-1] if lines else done.stderr[-400:], "failed": failed, "returncode": done.returncode}
     results.add("correctness", "pytest", {}, result, name)
 

@@ -1,4 +1,4 @@
-"""Batches for training loops of one's own: all epochs as one resumable stream, or an epoch as a torch dataset."""
+"""Batches for your own training loop: all epochs as one resumable stream, or an epoch as a torch dataset."""
 
 from collections.abc import Iterator
 from typing import Any, Unpack

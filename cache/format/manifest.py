@@ -13,7 +13,7 @@ byte is noticed at open. It is parsed as if a stranger had written it, with ever
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -106,6 +106,12 @@ class Manifest:
     splits: dict[str, SplitInfo]
     build: Json = field(default_factory=dict)
     created: str = ""
+
+    @property
+    def files(self) -> list[FileInfo]:
+        """Every file that it lists, by the paths below the cache: those of the tokenizer, the shards."""
+        tokenizer = [replace(info, file=f"{TOKENIZER}/{info.file}") for info in self.tokenizer.files]
+        return [*tokenizer, *(shard for split in self.splits.values() for shard in split.shards)]
 
     def to_bytes(self) -> bytes:
         """The manifest's file content."""

@@ -11,6 +11,7 @@ import shlex
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -31,6 +32,20 @@ PLAN_FILE = "plan.json"
 MAX_PLAN_BYTES = 16 * 1024 * 1024
 PLAN_ID = re.compile(rf"({'|'.join(STRATEGIES)})-[bt]\d+-s\d+")
 """What the folder of a plan is called: `PlanSpec.id`."""
+
+
+class PlanOwner(NamedTuple):
+    """What a plan was drawn for.
+
+    Attributes:
+        cache: its fingerprint.
+        split: the name of the split.
+        rows: of the split.
+    """
+
+    cache: str
+    split: str
+    rows: int
 
 
 @dataclass(frozen=True)
@@ -145,7 +160,7 @@ def _unfit(plan: EpochPlan, spec: PlanSpec, lengths: Array, max_length: int) -> 
     return f"a batch of {most:,} passes the plan's limit of {limit:,}" if most > limit else ""
 
 
-def read_plan(folder: Folder, fingerprint: str, split: str, rows: int) -> StoredPlan:
+def read_plan(folder: Folder, owner: PlanOwner) -> StoredPlan:
     """Read the plan.json in a plan's folder; see `stored_plans` for what it raises.
 
     Raises:
@@ -153,24 +168,25 @@ def read_plan(folder: Folder, fingerprint: str, split: str, rows: int) -> Stored
     """
     path = folder.path / PLAN_FILE
     with _naming_folder(folder):
-        return parse_plan(folder.read(PLAN_FILE, MAX_PLAN_BYTES), path, fingerprint, split, rows)
+        return parse_plan(folder.read(PLAN_FILE, MAX_PLAN_BYTES), path, owner)
 
 
-def parse_plan(data: bytes, path: Path, fingerprint: str, split: str, rows: int) -> StoredPlan:
+def parse_plan(data: bytes, path: Path, owner: PlanOwner) -> StoredPlan:
     """Parse the content of a plan.json; see `stored_plans` for what it raises.
 
     Args:
         data: the content.
         path: of the file, in a folder named by the plan; named in errors.
-        fingerprint, split, rows: of what it must be a plan.
+        owner: what it must be a plan of.
     """
     raw = unseal(data, path, PLAN_FORMAT, PLAN_VERSION)
     fields = Fields(raw, path)
-    owner = (fields.digest("cache"), fields.name("split"), fields.integer("rows", 0, MAX_COUNT))
-    if owner != (fingerprint, split, rows):
+    found = PlanOwner(fields.digest("cache"), fields.name("split"), fields.integer("rows", 0, MAX_COUNT))
+    if found != owner:
         raise MismatchError(
-            f"{path}: this plan was drawn for {owner[2]:,} rows of split {owner[1]!r} of the cache {owner[0][:12]}, "
-            f"not for {rows:,} rows of {split!r} of {fingerprint[:12]}; delete {path.parent} and run `prep plan` again"
+            f"{path}: this plan was drawn for {found.rows:,} rows of split {found.split!r} of the cache "
+            f"{found.cache[:12]}, not for {owner.rows:,} rows of {owner.split!r} of {owner.cache[:12]}; delete "
+            f"{path.parent} and run `prep plan` again"
         )
     try:
         settings: Json = {name: raw.get(name) for name in ("strategy", "batch_size", "max_tokens", "seed")}
@@ -179,8 +195,8 @@ def parse_plan(data: bytes, path: Path, fingerprint: str, split: str, rows: int)
         raise CorruptCacheError(f"{path}: {error}") from None
     if path.parent.name != spec.id:
         raise CorruptCacheError(f"{path}: holds the plan {spec.id}, not {path.parent.name}")
-    epochs = tuple(_epoch(item, epoch_name(epoch), rows) for epoch, item in enumerate(fields.objects("epochs")))
-    return StoredPlan(spec, rows, epochs)
+    epochs = tuple(_epoch(item, epoch_name(epoch), owner.rows) for epoch, item in enumerate(fields.objects("epochs")))
+    return StoredPlan(spec, owner.rows, epochs)
 
 
 def _epoch(fields: Fields, name: str, rows: int) -> EpochInfo:
@@ -191,19 +207,11 @@ def _epoch(fields: Fields, name: str, rows: int) -> EpochInfo:
     )
 
 
-def plan_json(plan: StoredPlan, fingerprint: str, split: str) -> bytes:
+def plan_json(plan: StoredPlan, owner: PlanOwner) -> bytes:
     """The content of the plan.json of a split's plan."""
-    return seal(
-        {
-            "format": PLAN_FORMAT,
-            "version": PLAN_VERSION,
-            "cache": fingerprint,
-            "split": split,
-            "rows": plan.rows,
-            **asdict(plan.spec),
-            "epochs": [asdict(info) for info in plan.epochs],
-        }
-    )
+    epochs = [asdict(info) for info in plan.epochs]
+    head = {"format": PLAN_FORMAT, "version": PLAN_VERSION, **owner._asdict()}
+    return seal({**head, **asdict(plan.spec), "epochs": epochs})
 
 
 def epoch_name(epoch: int) -> str:

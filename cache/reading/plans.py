@@ -5,18 +5,12 @@ from collections.abc import Iterator
 
 from ..common.files import storage_errors
 from ..common.folder import Folder
-from ..format.plan_file import PLANS, StoredPlan, read_plan
+from ..format.plan_file import PLANS, PlanOwner, StoredPlan, read_plan
 from ..plans.spec import PlanSpec
 
 
-def stored_plans(cache: Folder, split: str, fingerprint: str, rows: int) -> dict[PlanSpec, StoredPlan]:
-    """The complete plans of a split.
-
-    Args:
-        cache: the folder of the cache.
-        split: the name of the split.
-        fingerprint: of the cache.
-        rows: of the split.
+def stored_plans(cache: Folder, owner: PlanOwner) -> dict[PlanSpec, StoredPlan]:
+    """The complete plans of a split, in the folder of its cache.
 
     Raises:
         MismatchError: a plan belongs to another cache or split.
@@ -24,10 +18,13 @@ def stored_plans(cache: Folder, split: str, fingerprint: str, rows: int) -> dict
         StorageError: the system does not let one be read.
     """
     found = {}
-    with storage_errors(cache.path / split / PLANS, "read"):
-        for name in _names(cache, split):
-            with contextlib.suppress(FileNotFoundError, NotADirectoryError), plan_folder(cache, split, name) as folder:
-                plan = read_plan(folder, fingerprint, split, rows)
+    with storage_errors(cache.path / owner.split / PLANS, "read"):
+        for name in _names(cache, owner.split):
+            with (
+                contextlib.suppress(FileNotFoundError, NotADirectoryError),
+                plan_folder(cache, owner.split, name) as folder,
+            ):
+                plan = read_plan(folder, owner)
                 plan.check_headers(folder)
                 found[plan.spec] = plan
     return found

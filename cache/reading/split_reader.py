@@ -20,7 +20,7 @@ from ..errors import CacheError, CorruptCacheError, InputError, StorageError
 from ..format.files import listed
 from ..format.labels import fault, labelled
 from ..format.manifest import Manifest, ShardInfo, shard_tensors
-from ..format.plan_file import StoredPlan, read_plan
+from ..format.plan_file import PlanOwner, StoredPlan, read_plan
 from ..format.safetensors_file import MappedFile
 from ..plans.spec import STRATEGIES, PlanSpec
 from ..plans.strategies import EpochPlan, plan_epoch
@@ -63,6 +63,7 @@ class SplitReader:
         self.folder, self.task = files.path, manifest.task
         self.tokenizer, self.max_length = manifest.tokenizer, manifest.max_length
         self.fingerprint = manifest.fingerprint
+        self._owner = PlanOwner(self.fingerprint, name, self.info.rows)
         self._built_from, self._built_plan = manifest.source.get("argument"), manifest.plan
         self.first_rows = np.cumsum([0, *(shard.rows for shard in self.info.shards)])
         self._shards = self._map()
@@ -229,7 +230,7 @@ class SplitReader:
     def stored_plans(self) -> dict[PlanSpec, StoredPlan]:
         """The complete plans that are stored in the cache."""
         with naming_remedy(self._built_from):
-            return stored_plans(self._files, self.name, self.fingerprint, len(self))
+            return stored_plans(self._files, self._owner)
 
     def check_plans(self) -> None:
         """Check that every epoch of every stored plan is a plan of this split's rows.
@@ -251,7 +252,7 @@ class SplitReader:
         with that strategy.
 
         Raises:
-            InputError: there is no such strategy, or it is none of the three.
+            InputError: there is no such strategy, or it is of another type.
         """
         built = self.default_spec()
         if isinstance(given, str):
@@ -263,7 +264,7 @@ class SplitReader:
     def plan(self, spec: PlanSpec, epoch: int) -> EpochPlan:
         """The plan of one epoch: read where it is stored, drawn where it is not. Both give the same batches.
 
-        As long as somebody holds a plan, whoever asks for it gets the same object.
+        As long as a plan is referenced somewhere, asking for it again gives the same object.
 
         Raises:
             CorruptCacheError: a stored plan is damaged.
@@ -282,7 +283,7 @@ class SplitReader:
                 naming_remedy(self._built_from),
                 plan_folder(self._files, self.name, spec.id) as folder,
             ):
-                plan = read_plan(folder, self.fingerprint, self.name, len(self))
+                plan = read_plan(folder, self._owner)
                 return plan.load(folder, epoch, self.lengths, self.max_length) if epoch < len(plan.epochs) else None
         except OSError as error:
             raise StorageError(f"cannot read the plan {spec.id} of {self.folder}: {error.strerror or error}") from error
@@ -320,7 +321,7 @@ class SplitReader:
             stored = self.stored_plans().get(spec)
             there = len(stored.epochs) if stored else 0
             if there < epochs:
-                store_plan(self._files, self.name, self.fingerprint, len(self), spec, epochs, draw)
+                store_plan(self._files, self._owner, spec, epochs, draw)
         return there, max(0, epochs - there)
 
     def try_keep_plan(self, spec: PlanSpec, epochs: int) -> bool:

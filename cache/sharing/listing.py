@@ -4,13 +4,13 @@ All of it may be a stranger's. Names and sizes are those that the parsers of man
 is fetched only if it is listed with a checksum.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import CacheError, CorruptCacheError, MismatchError, NotACacheError
 from ..format.files import FileInfo
-from ..format.manifest import MANIFEST, MAX_MANIFEST_BYTES, TOKENIZER, Manifest
-from ..format.plan_file import MAX_PLAN_BYTES, PLAN_FILE, PLAN_ID, PLANS, parse_plan
+from ..format.manifest import MANIFEST, MAX_MANIFEST_BYTES, Manifest
+from ..format.plan_file import MAX_PLAN_BYTES, PLAN_FILE, PLAN_ID, PLANS, PlanOwner, parse_plan
 from ..remote.base import Remote
 from ..remote.failures import DeniedError
 from ..remote.opening import open_remote
@@ -32,11 +32,6 @@ class RemoteCache:
 
     data: bytes
     manifest: Manifest
-
-    def files(self) -> list[FileInfo]:
-        """The files that the manifest lists."""
-        tokenizer = [replace(info, file=f"{TOKENIZER}/{info.file}") for info in self.manifest.tokenizer.files]
-        return [*tokenizer, *(shard for split in self.manifest.splits.values() for shard in split.shards)]
 
 
 @dataclass(frozen=True)
@@ -98,12 +93,12 @@ def stored_epochs(remote: Remote, name: str, manifest: Manifest, report: Report)
         report: called while it is read.
 
     Raises:
-        DeniedError: the store lets nobody look.
+        DeniedError: the store does not let these credentials look.
     """
     split = name.partition("/")[0]
     try:
         data = remote.read(name, MAX_PLAN_BYTES, report)
-        plan = parse_plan(data, Path(name), manifest.fingerprint, split, manifest.splits[split].rows)
+        plan = parse_plan(data, Path(name), PlanOwner(manifest.fingerprint, split, manifest.splits[split].rows))
     except (FileNotFoundError, CacheError):
         return 0
     return len(plan.epochs)
@@ -129,7 +124,8 @@ def read_plans(remote: Remote, manifest: Manifest, report: Report) -> list[Remot
             folder = f"{split}/{PLANS}/{plan_id}"
             try:
                 data = remote.read(f"{folder}/{PLAN_FILE}", MAX_PLAN_BYTES, report)
-                plan = parse_plan(data, Path(plan_id, PLAN_FILE), manifest.fingerprint, split, info.rows)
+                owner = PlanOwner(manifest.fingerprint, split, info.rows)
+                plan = parse_plan(data, Path(plan_id, PLAN_FILE), owner)
             except (MismatchError, FileNotFoundError):
                 continue
             except CorruptCacheError as error:
@@ -145,7 +141,7 @@ def find_remote_caches(url: str) -> list[tuple[str, Manifest]]:
     """The URLs and manifests of the caches at a URL or directly below it, by name; those that are damaged are left out.
 
     Raises:
-        InputError: `url` is none, or names no bucket.
+        InputError: `url` is not a URL, or names no bucket.
         StorageError: the store or the network refuses.
     """
     root = open_remote(parse_url(url))

@@ -70,7 +70,7 @@ def pull(url: str, to: str | Path | None = None, progress: ConsoleProgress | Non
         progress: where to show it.
 
     Raises:
-        InputError: `url` is none, names no bucket, or `to` holds something else.
+        InputError: `url` is not a URL, names no bucket, or `to` holds something else.
         NotACacheError: there is no cache.
         CorruptCacheError, FormatVersionError: it is not what its writer wrote.
         StorageError: the store, the network or the file system refuses.
@@ -111,7 +111,7 @@ def pull(url: str, to: str | Path | None = None, progress: ConsoleProgress | Non
 
 def _size(cache: RemoteCache) -> tuple[int, int]:
     """How many files its manifest lists, with itself, and their bytes."""
-    infos = cache.files()
+    infos = cache.manifest.files
     return len(infos) + 1, sum(info.bytes for info in infos) + len(cache.data)
 
 
@@ -174,7 +174,7 @@ class _Download:
 
     def __init__(self, remote: Remote, cache: RemoteCache, plans: list[RemotePlan], progress: ConsoleProgress) -> None:
         self.remote, self.cache, self.plans, self.progress = remote, cache, plans, progress
-        self.infos = [*cache.files(), *(info for plan in plans for info in plan.files)]
+        self.infos = [*cache.manifest.files, *(info for plan in plans for info in plan.files)]
         self.files = len(self.infos) + len(plans) + 1
         self.bytes = sum(info.bytes for info in self.infos) + sum(len(plan.data) for plan in plans) + len(cache.data)
         self.fetched_bytes = 0

@@ -123,7 +123,7 @@ def _replaced(remote: Remote, force: bool, report: Report) -> RemoteCache | None
 
 
 def _longer_plans(remote: Remote, local: _Local, report: Report) -> list[str]:
-    """The folders of the plans that have more epochs there than here; none where the store lets nobody look.
+    """The folders of the plans that have more epochs there than here; none where the store does not let them be read.
 
     The epochs here are the first of those there: a plan of the same name is the same plan."""
     folders = [name.removesuffix(f"/{PLAN_FILE}") for name in local.sizes if name.endswith(f"/{PLAN_FILE}")]

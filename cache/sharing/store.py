@@ -4,8 +4,8 @@
       imdb-4f1c0a9be2d7-<32 hex digits>/            a cache: name, fingerprint, sha256 of its manifest
       .imdb-4f1c0a9be2d7-….pulling-1a2b3c4d/        a download under way, or one that was stopped
       .imdb-4f1c0a9be2d7-….lock                     held by the process that downloads or removes it
-    imdb-4f1c0a9be2d7/                            a cache that was built for a URL, until it is pushed
-    .imdb-4f1c0a9be2d7.building-1a2b3c4d/         its build under way, or one that was killed
+      imdb-4f1c0a9be2d7/                            a cache that was built for a URL, until it is pushed
+      .imdb-4f1c0a9be2d7.building-1a2b3c4d/         its build under way, or one that was killed
 
 Whoever has a cache open holds its folder's lock, shared, so that what is in use is never removed. The time of a folder
 is that of its last use. Two caches with one fingerprint but other manifests are two: a stranger cannot name the

@@ -10,7 +10,17 @@ from collections.abc import Callable
 from ..common.files import storage_errors
 from ..common.folder import Folder
 from ..format.files import file_info
-from ..format.plan_file import PLAN_FILE, PLAN_ID, PLANS, EpochInfo, StoredPlan, epoch_name, plan_json, read_plan
+from ..format.plan_file import (
+    PLAN_FILE,
+    PLAN_ID,
+    PLANS,
+    EpochInfo,
+    PlanOwner,
+    StoredPlan,
+    epoch_name,
+    plan_json,
+    read_plan,
+)
 from ..format.safetensors_writer import Tensor, write_safetensors
 from ..plans.spec import PlanSpec
 from ..plans.strategies import EpochPlan
@@ -19,13 +29,7 @@ _EPOCH = re.compile(r"epoch-\d{4,}\.safetensors")
 
 
 def store_plan(
-    cache: Folder,
-    split: str,
-    fingerprint: str,
-    rows: int,
-    spec: PlanSpec,
-    epochs: int,
-    draw: Callable[[int], EpochPlan],
+    cache: Folder, owner: PlanOwner, spec: PlanSpec, epochs: int, draw: Callable[[int], EpochPlan]
 ) -> StoredPlan:
     """Write those of the first `epochs` epochs of a plan that are not stored yet.
 
@@ -34,9 +38,7 @@ def store_plan(
 
     Args:
         cache: the folder of the cache.
-        split: the name of the split.
-        fingerprint: of the cache.
-        rows: of the split.
+        owner: the split.
         spec: the plan's settings.
         epochs: how many epochs are wanted.
         draw: makes the plan of one epoch.
@@ -45,7 +47,7 @@ def store_plan(
         StorageError: the folder cannot be written.
         CorruptCacheError: a folder of the cache is a link.
     """
-    name = f"{split}/{PLANS}"
+    name = f"{owner.split}/{PLANS}"
     with (
         storage_errors(cache.path / name / spec.id),
         cache.folder(name, make=True) as plans,
@@ -54,25 +56,25 @@ def store_plan(
         if alone:
             _remove_unfinished(plans)
         with plans.folder(spec.id, make=True) as folder:
-            infos = _epochs_there(folder, fingerprint, split, rows)
+            infos = _epochs_there(folder, owner)
             if alone:
                 _remove_unlisted(folder, infos)
             try:
                 for epoch in range(len(infos), epochs):
                     infos.append(_write_epoch(folder, epoch_name(epoch), draw(epoch)))
-                stored = StoredPlan(spec, rows, tuple(infos))
-                folder.write(PLAN_FILE, plan_json(stored, fingerprint, split))
+                stored = StoredPlan(spec, owner.rows, tuple(infos))
+                folder.write(PLAN_FILE, plan_json(stored, owner))
             except OSError:
                 with contextlib.suppress(OSError):
-                    _remove_unlisted(folder, _epochs_there(folder, fingerprint, split, rows))
+                    _remove_unlisted(folder, _epochs_there(folder, owner))
                     _remove_unfinished(plans)
                 raise
     return stored
 
 
-def _epochs_there(folder: Folder, fingerprint: str, split: str, rows: int) -> list[EpochInfo]:
+def _epochs_there(folder: Folder, owner: PlanOwner) -> list[EpochInfo]:
     try:
-        return list(read_plan(folder, fingerprint, split, rows).epochs)
+        return list(read_plan(folder, owner).epochs)
     except FileNotFoundError:
         return []
 

@@ -86,6 +86,6 @@ def describe_source(source: Json) -> str:
 
 
 def describe_missing(source: Json) -> str:
-    """How many rows were left out for want of a text or a label; empty if none."""
+    """How many rows were left out because a text or a label was missing; empty if none."""
     counts = [f"{rows:,} of {split!r}" for split, rows in source.get(MISSING_ROWS, {}).items()]
     return f"rows left out, for a text or label is missing: {', '.join(counts)}" if counts else ""

@@ -17,8 +17,9 @@ from .summary import align, first_split, table_specs
 MOST_RANKS = 4096
 
 
-class RankTable:
-    """How well `ranks` are used with each plan of the token table, and with batches of as many rows for each rank.
+def rank_facts(cache: Cache, ranks: int, model: str | None = None) -> dict[str, Any]:
+    """Everything `prep info --ranks --json` says: how well `ranks` are used with each plan of the token table, and with
+    batches of as many rows for each rank.
 
     Args:
         cache: what is trained on.
@@ -28,41 +29,27 @@ class RankTable:
     Raises:
         InputError: there cannot be so many ranks, or the model cannot be read.
     """
+    if not 1 <= ranks <= MOST_RANKS:
+        raise InputError(f"--ranks is {ranks:,}, expected 1 to {MOST_RANKS:,}; pass for example --ranks 8")
+    size, length = None if model is None else read_size(model, 1), ATTENTION_LENGTH
+    if size is not None:
+        length = attention_length(size.hidden, size.intermediate)
+    split = first_split(cache)
+    specs = table_specs(split)
+    larger = [replace(spec, batch_size=spec.batch_size * ranks) for spec in specs if spec.batch_size]
+    fitting = [spec for spec in larger if (spec.batch_size or 0) <= len(split)]
+    plans = [_plan_use(split, spec, ranks, length) for spec in dict.fromkeys([*specs, *fitting])]
+    return {"ranks": ranks, "model": model, "plans": plans, "too_small": _too_small(split, specs, ranks)}
 
-    def __init__(self, cache: Cache, ranks: int, model: str | None = None) -> None:
-        if not 1 <= ranks <= MOST_RANKS:
-            raise InputError(f"--ranks is {ranks:,}, expected 1 to {MOST_RANKS:,}; pass for example --ranks 8")
-        self._length = ATTENTION_LENGTH
-        if model is not None:
-            size = read_size(model, 1)
-            self._length = attention_length(size.hidden, size.intermediate)
-        self._split, self._ranks, self._model = first_split(cache), ranks, model
-        self._plans: dict[PlanSpec, dict[str, Any]] = {}
 
-    def add(self, spec: PlanSpec) -> None:
-        """Measure a plan, unless it is measured already: those whose plans somebody holds are not drawn for it."""
-        if spec in self._plans:
-            return
-        split, plan = self._split, self._split.plan(spec, 0)
-        width = split.max_length if spec.strategy == "fixed" else None
-        padded, packed = (
-            rank_use(plan, split.lengths, self._ranks, packed=kind, fixed_width=width, attention_length=self._length)
-            for kind in (False, True)
-        )
-        used = {"padded": vars(padded), "padding_free": vars(packed)}
-        sizes = {"batch_size": spec.batch_size, "max_tokens": spec.max_tokens}
-        self._plans[spec] = {"strategy": spec.strategy, **sizes, **used}
-
-    def facts(self) -> dict[str, Any]:
-        """Everything `prep info --ranks --json` says; what was not added is measured now."""
-        split, specs = self._split, table_specs(self._split)
-        sizes = {spec: (spec.batch_size or 0) * self._ranks for spec in specs}
-        larger = [replace(spec, batch_size=size) for spec, size in sizes.items() if 0 < size <= len(split)]
-        for spec in [*specs, *larger]:
-            self.add(spec)
-        plans = list(self._plans.values())
-        too_small = _too_small(split, specs, self._ranks)
-        return {"ranks": self._ranks, "model": self._model, "plans": plans, "too_small": too_small}
+def _plan_use(split: Split, spec: PlanSpec, ranks: int, length: int) -> dict[str, Any]:
+    plan, width = split.plan(spec, 0), split.max_length if spec.strategy == "fixed" else None
+    padded, packed = (
+        vars(rank_use(plan, split.lengths, ranks, packed=kind, fixed_width=width, attention_length=length))
+        for kind in (False, True)
+    )
+    sizes = {"batch_size": spec.batch_size, "max_tokens": spec.max_tokens}
+    return {"strategy": spec.strategy, **sizes, "padded": padded, "padding_free": packed}
 
 
 def _too_small(split: Split, specs: list[PlanSpec], ranks: int) -> dict[str, str]:
@@ -77,7 +64,7 @@ def _too_small(split: Split, specs: list[PlanSpec], ranks: int) -> dict[str, str
 
 
 def format_ranks(facts: dict[str, Any]) -> str:
-    """`RankTable.facts` as text."""
+    """`rank_facts` as text."""
     lines = [["padding", "batch", "busy", "with tokens", "--padding-free"]]
     for plan in facts["plans"]:
         size = f"{plan['batch_size']:,}" if plan["batch_size"] else f"{plan['max_tokens']:,} tokens"

@@ -52,15 +52,13 @@ def table_specs(split: Split) -> list[PlanSpec]:
     return specs + [spec for spec in split.stored_plans() if spec not in specs]
 
 
-def token_table(split: Split, seen: Callable[[PlanSpec], object] = lambda spec: None) -> list[TokenRow]:
-    """The cost of each of `table_specs`; `seen` is called with each while its plan is held."""
+def token_table(split: Split, progress: Callable[[], object] = lambda: None) -> list[TokenRow]:
+    """The cost of each of `table_specs`; `progress` is called after each."""
     stored = split.stored_plans()
     rows = []
     for spec in table_specs(split):
-        plan = split.plan(spec, 0)  # held meanwhile, so that it is drawn once
         rows.append(token_row(split, spec, stored))
-        seen(spec)
-        del plan
+        progress()
     return rows
 
 
@@ -179,12 +177,12 @@ def _balance(split: Split) -> str:
     return ", ".join(shown + more)
 
 
-def cache_facts(cache: Cache, seen: Callable[[PlanSpec], object] = lambda spec: None) -> dict[str, Any]:
-    """Everything `prep info --json` says; `seen` is called as by `token_table` of the first split."""
+def cache_facts(cache: Cache) -> dict[str, Any]:
+    """Everything `prep info --json` says."""
     manifest = cache.manifest
     splits = {}
     for name, split in cache.items():
-        rows = token_table(split, seen) if split is first_split(cache) else token_table(split)
+        rows = token_table(split)
         splits[name] = {
             "rows": split.info.rows,
             "tokens": split.info.tokens,

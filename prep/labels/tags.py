@@ -81,7 +81,7 @@ def tagged_words(batch: "pa.RecordBatch", split: str, first_row: int, tags: Tags
     """The rows of a record batch, each checked to have a tag for each word.
 
     Raises:
-        InputError: it has not, or a word or tag is missing or of a wrong kind; names split and row.
+        InputError: one has none, or a word or tag is missing or of a wrong kind; names split and row.
     """
     texts = batch.column(TEXT)
     check_filled(texts, split, first_row)

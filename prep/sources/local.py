@@ -186,7 +186,7 @@ def open_folder(argument: str, path: SourcePath, asked: Columns, forked: Forked)
     own a text each, else a text per line.
 
     Raises:
-        InputError: it is none of them, or its files cannot be read or have not the columns.
+        InputError: it is none of them, or its files cannot be read or lack the columns.
     """
     if is_saved(path):
         if isinstance(path, RemotePath):

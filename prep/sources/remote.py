@@ -32,7 +32,7 @@ def source_path(argument: str, forked: Forked) -> SourcePath:
     """The file or folder that an argument names, which may be a URL; only a local one may not be there.
 
     Raises:
-        InputError: nothing is at the URL, or it is none.
+        InputError: nothing is at the URL, or it is not one.
         StorageError: the store or the network refuses.
     """
     if not is_url(argument):

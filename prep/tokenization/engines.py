@@ -228,7 +228,7 @@ def has_young_letters(text: str) -> bool:
     """Whether `text` has letters, digits or marks that came to Unicode after version 3.2 (2002), or may have.
 
     Tables of different age agree on all characters but these: what one calls a letter is nothing yet to the other.
-    Symbols such as emoji are no matter, for tokenizers treat an unknown character as a symbol.
+    Symbols such as emoji do not matter, for tokenizers treat an unknown character as a symbol.
     """
     return any(map(_is_young, set(_OLD.sub("", text))))
 

@@ -73,7 +73,7 @@ def find_tokenizer(name: str | os.PathLike[str] | None) -> TokenizerFiles:
             else the packaged BERT's, which has the same vocabulary.
 
     Raises:
-        InputError: it cannot be had.
+        InputError: it is neither here nor on the Hub, or its files do not parse.
     """
     wanted = os.fspath(name or DEFAULT_MODEL)
     folder = local_folder(wanted)

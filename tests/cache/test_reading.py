@@ -15,7 +15,7 @@ import pytest
 
 from cache import Cache, CorruptCacheError, PlanSpec, StorageError, open_cache
 from cache.common.folder import Folder
-from cache.format.plan_file import StoredPlan
+from cache.format.plan_file import PlanOwner, StoredPlan
 from cache.writing.plans import store_plan
 
 from ..helpers.build_server import ROOT
@@ -203,10 +203,8 @@ def test_two_that_store_one_plan_at_once_store_each_epoch_once_and_right(cache: 
     def store() -> None:
         meet.wait(30)
         with Folder.open(cache.folder) as folder:
-            fingerprint = cache.manifest.fingerprint
-            store_plan(
-                folder, "train", fingerprint, 40, SPEC, 4, lambda epoch: (begun.set(), split.draw(SPEC, epoch))[1]
-            )
+            owner = PlanOwner(cache.manifest.fingerprint, "train", 40)
+            store_plan(folder, owner, SPEC, 4, lambda epoch: (begun.set(), split.draw(SPEC, epoch))[1])
 
     threads = [threading.Thread(target=store) for _ in range(2)]
     for thread in threads:

@@ -15,7 +15,7 @@ from cache.common.hub import packaged_model
 from cache.plans.costs import rank_use
 from prep.inspect.memory import ELEMENT_BYTES, format_memory, kept_bytes, memory_facts, peak_bytes
 from prep.inspect.model_size import DEFAULTS, DISTILBERT_NAMES, ModelSize, read_size
-from prep.inspect.ranks import RankTable
+from prep.inspect.ranks import rank_facts
 from train.forward.inputs import attention_length
 from train.forward.pooled import FORWARDS, use_pooled_only
 from train.kernels.cpu_attention import use_cpu_kernels
@@ -187,7 +187,7 @@ def test_the_model_says_what_attention_costs(tmp_path: Path, kind: str) -> None:
     config.save_pretrained(tmp_path / "model")
     cache = write_cache(tmp_path / "toy", {"train": 200})
     split = cache["train"]
-    facts = RankTable(cache, 4, str(tmp_path / "model")).facts()
+    facts = rank_facts(cache, 4, str(tmp_path / "model"))
     assert attention_length(config) == 2 * 32 + 64
     spec = PlanSpec("dynamic", 4 * (split.default_spec().batch_size or 0))
     (plan,) = (
@@ -195,4 +195,4 @@ def test_the_model_says_what_attention_costs(tmp_path: Path, kind: str) -> None:
     )
     use = rank_use(split.plan(spec, 0), split.lengths, 4, attention_length=2 * 32 + 64)
     assert plan["padded"] == vars(use)
-    assert plan not in RankTable(cache, 4).facts()["plans"]
+    assert plan not in rank_facts(cache, 4)["plans"]

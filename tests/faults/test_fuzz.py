@@ -15,7 +15,7 @@ import pytest
 from cache import CorruptCacheError, FormatVersionError, LengthwiseError, MismatchError, PlanSpec, plan_epoch
 from cache.format.checksummed_json import seal
 from cache.format.manifest import Manifest, shard_tensors
-from cache.format.plan_file import _fault, _unfit, parse_plan
+from cache.format.plan_file import PlanOwner, _fault, _unfit, parse_plan
 from cache.format.safetensors_file import check_header
 from cache.plans.strategies import EpochPlan
 
@@ -70,7 +70,7 @@ def sealed(read: Callable[[bytes], None]) -> Callable[[Any], None]:
 
 def read_plan(cache: str, data: bytes) -> None:
     path = Path("train/plans/smart-b2-s0/plan.json")
-    plan = parse_plan(data, path, cache, "train", 6)
+    plan = parse_plan(data, path, PlanOwner(cache, "train", 6))
     assert plan.spec == PlanSpec("smart", 2)
     assert [epoch.file for epoch in plan.epochs] == [f"epoch-{i:04d}.safetensors" for i in range(len(plan.epochs))]
 

@@ -7,7 +7,7 @@ import pytest
 
 from cache import InputError, PlanSpec, Split, open_cache
 from cache.plans.costs import rank_use
-from prep.inspect.ranks import RankTable, format_ranks
+from prep.inspect.ranks import format_ranks, rank_facts
 
 from ..helpers.caches import write_cache
 from ..helpers.commands import Prep
@@ -25,7 +25,7 @@ def test_the_facts_are_those_of_the_plans(folder: Path, prep: Prep) -> None:
     """Each plan of the token table, and batches of as many rows for every rank."""
     cache, split = open_cache(folder), open_cache(folder)["train"]
     batch_size = split.default_spec().batch_size
-    facts = RankTable(cache, 4).facts()
+    facts = rank_facts(cache, 4)
     assert json.loads(prep("info", str(folder), "--ranks", "4", "--json").out)["ranks"] == facts
     found = {(plan["strategy"], plan["batch_size"] or plan["max_tokens"]): plan for plan in facts["plans"]}
     sizes = [(name, size) for size in (batch_size, 4 * batch_size) for name in ("fixed", "dynamic", "smart", "tight")]
@@ -44,7 +44,7 @@ def test_batches_smaller_than_the_ranks_are_warned_about_with_the_size_that_fits
     said = prep("info", str(folder), "--ranks", "40").out
     assert f"with --batch-size {batch_size} some of 40 ranks have no row; train with --batch-size 40 or more" in said
     assert f"with --max-tokens 300 some of 40 ranks have no row; train with --max-tokens {40 * longest} or more" in said
-    assert "warning" not in format_ranks(RankTable(cache, 2).facts())
+    assert "warning" not in format_ranks(rank_facts(cache, 2))
 
 
 def test_info_draws_each_plan_once(folder: Path, prep: Prep, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -60,5 +60,5 @@ def test_info_draws_each_plan_once(folder: Path, prep: Prep, monkeypatch: pytest
 @pytest.mark.parametrize("ranks", [0, -1, 4097])
 def test_impossible_numbers_of_ranks_are_refused(folder: Path, prep: Prep, ranks: int) -> None:
     with pytest.raises(InputError, match=f"--ranks is {ranks:,}, expected 1 to 4,096; pass for example --ranks 8"):
-        RankTable(open_cache(folder), ranks).facts()
+        rank_facts(open_cache(folder), ranks)
     assert prep("info", str(folder), "--ranks", str(ranks)).code == 2

@@ -8,6 +8,7 @@ import numpy as np
 
 from cache.common.drawing import SERIES, Figure, Key, Palette, Panel, render_page, require_drawing, write_page
 from cache.console.progress import clock
+from cache.console.text import counted
 from cache.errors import InputError
 
 from ..metrics.scores import TITLES
@@ -46,10 +47,10 @@ def comparison_page(groups: Sequence[Group]) -> str:
     heading = f"Runs on {', '.join(sorted({result.info.cache_name for result in results}))}"
     rows = []
     for group in groups:
-        name = f"{group.name}, {_count(len(group.runs), 'run')}"
+        name = f"{group.name}, {counted(len(group.runs), 'run')}"
         rows.append(cells(name, [run.result for run in group.runs]))
     about = (
-        f"{_count(len(results), 'run')} in {_count(len(groups), 'group')}; runs that differ only by seed are grouped"
+        f"{counted(len(results), 'run')} in {counted(len(groups), 'group')}; runs that differ only by seed are grouped"
     )
     return render_page(
         Path(__file__).with_name("comparison.html"),
@@ -57,14 +58,10 @@ def comparison_page(groups: Sequence[Group]) -> str:
         heading=heading,
         about=about,
         figures=[learning(drawn), pace(drawn)],
-        table_title=f"{_count(len(groups), 'group')} side by side",
+        table_title=f"{counted(len(groups), 'group')} side by side",
         note="Means over the runs of a group, ± their standard deviation." if _several(groups) else "",
         rows=(("runs", *column_names(results)[1:]), rows),
     )
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
 # --- figures

@@ -17,18 +17,17 @@ from ..metrics.evaluation import evaluate
 from ..metrics.scores import is_better
 from ..run_folder.console import TrainingProgress
 from ..run_folder.folder import CHECKPOINTS, METRICS, TIMING, Json
-from ..run_folder.records import NoRecords, Records, finite, joined_records
+from ..run_folder.records import Records, finite, joined_records
 from ..run_folder.trackers import Trackers
 from ..runtime import device as devices
 from ..runtime.distributed import StopVote
 from ..runtime.signals import StopRequest
-from .checkpoint import load_weights, prune, save_checkpoint
+from .checkpoint import checkpoints, load_weights, prune, save_checkpoint
 from .epoch_row import epoch_row
-from .non_finite import non_finite
 from .setup import TrainingSetup
 from .speed import SpeedMeter
 from .state import Meter, State, Sums
-from .step import learning_rate
+from .step import learning_rate, non_finite
 
 
 class Callbacks(Protocol):
@@ -76,10 +75,8 @@ class RunCallbacks:
             self.checkpoints = run.folder(CHECKPOINTS, make=True)
             run.sync()
         self.ranks, self.vote = setup.ranks, StopVote(setup.ranks)
-        self.metrics, self.timing = (
-            Records(run, name, kept.get(name), progress.warn) if self.ranks.first else NoRecords()
-            for name in (METRICS, TIMING)
-        )
+        names = (METRICS, TIMING) if self.ranks.first else ()
+        self.records = {name: Records(run, name, kept.get(name), progress.warn) for name in names}
         self.speed = SpeedMeter(setup, self.ranks.world_size)
         self.lap_start, self.window_seconds = time.monotonic(), 0.0
 
@@ -113,9 +110,9 @@ class RunCallbacks:
     def _record(self, kind: str, result: Json, times: Json | None = None, epoch: int | None = None) -> None:
         """Write a record of the current step; `result` is the same in two equal runs, `times` is not."""
         position = {"kind": kind, "step": self.state.step, "epoch": epoch or self.state.epoch + 1}
-        self.metrics.add({**position, **result})
-        if times:
-            self.timing.add({**position, **times})
+        for name, content in ((METRICS, result), (TIMING, times)):
+            if content and name in self.records:
+                self.records[name].add({**position, **content})
         self.trackers.log({**position, **result, **(times or {})})
 
     def on_resume(self) -> bool:
@@ -246,17 +243,17 @@ class RunCallbacks:
 
     def sync(self) -> dict[str, FileInfo]:
         """Flush the record files to disk; returns size and checksum of each."""
-        return {METRICS: self.metrics.sync(), TIMING: self.timing.sync()}
+        return {name: records.sync() for name, records in self.records.items()}
 
     def results(self) -> list[Json]:
-        """The records of the epochs and their evaluations, with their times."""
-        return joined_records(self.metrics.results, self.timing.results)
+        """The records of the epochs and their evaluations, with their times; of the first rank alone."""
+        return joined_records(*(records.results for records in self.records.values())) if self.records else []
 
     def close(self) -> None:
         """Close the record files and the progress bar."""
         self.progress.close()
-        self.metrics.close()
-        self.timing.close()
+        for records in self.records.values():
+            records.close()
 
     def _evaluate(self, split: Split, limit: int | None) -> Scores | None:
         """Scores of the model on a split, on about `limit` rows of it; None if told to stop meanwhile."""
@@ -294,4 +291,5 @@ class RunCallbacks:
         """Stop the run for its first bad step, if there is one and the settings ask for it."""
         if bad_step >= 0 and self.setup.settings.on_nonfinite == "stop":
             with self.ranks.together():
-                raise non_finite(self.setup, bad_step, self.checkpoints)
+                saved = checkpoints(self.checkpoints)
+                raise non_finite(self.setup, bad_step, self.checkpoints.path / saved[0] if saved else None)

@@ -9,11 +9,12 @@ Shapes: B rows of a micro-batch; () a number.
 
 import math
 from contextlib import nullcontext
+from pathlib import Path
 
 import torch
 
 from cache import Batch
-from cache.console.text import counted
+from cache.console.text import counted, listed
 from cache.errors import LengthwiseError
 
 from ..forward.inputs import model_inputs
@@ -21,9 +22,16 @@ from ..runtime import device as devices
 from .setup import TrainingSetup
 from .state import State
 
+MAX_ROWS_LISTED = 16
+"""Number of rows that the error about a loss that is not finite lists."""
+
 
 class OutOfMemoryError(LengthwiseError):
     """A batch does not fit into the device's memory."""
+
+
+class NonFiniteError(LengthwiseError):
+    """A loss or gradient was infinite or not a number."""
 
 
 def backward(setup: TrainingSetup, batch: Batch) -> torch.Tensor:
@@ -127,6 +135,26 @@ def update(setup: TrainingSetup, state: State) -> None:
     optimizer.zero_grad(set_to_none=True)
     state.step += 1
     state.epoch_step += 1
+
+
+def non_finite(setup: TrainingSetup, step: int, saved: Path | None) -> NonFiniteError:
+    """The error for a step of the run, counted from 0; `saved` is its newest checkpoint, None where there is none."""
+    epoch, epoch_step = 0, step
+    while epoch_step >= setup.steps[epoch]:
+        epoch_step -= setup.steps[epoch]
+        epoch += 1
+    plan = setup.split.plan(setup.spec, epoch)
+    begin, end = plan.batch_offsets[epoch_step : epoch_step + 2]
+    rows = plan.rows[begin:end].astype("int64")
+    numbers, source_rows = (
+        listed(list(map(str, found)), MAX_ROWS_LISTED) for found in (rows, setup.split.source_rows[rows])
+    )
+    good = f"the last good checkpoint is {saved}" if saved else "no checkpoint was written before it"
+    return NonFiniteError(
+        f"the loss or its gradients were not finite at step {step + 1:,} (epoch {epoch + 1}); its batch holds the "
+        f"rows {numbers} of split {setup.split.name!r} (source rows {source_rows}); "
+        f"{good}; start again with a lower --lr, with --precision fp32, or with --on-nonfinite skip"
+    )
 
 
 def learning_rate(setup: TrainingSetup, step: int) -> float:

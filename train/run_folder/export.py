@@ -30,7 +30,7 @@ def exported_tokenizer(cache: Cache) -> dict[str, bytes]:
     """The tokenizer's files by name, set to pad on the side that the model is trained with.
 
     Raises:
-        CorruptCacheError: a file is damaged, or is none of a tokenizer.
+        CorruptCacheError: a file is damaged, or does not belong to a tokenizer.
     """
     files = dict(cache.tokenizer_files())
     if strange := sorted(files.keys() - TOKENIZER_FILES):

@@ -112,7 +112,7 @@ def _front_matter(name: str, info: RunInfo, task: str | None, manifest: Manifest
 
 
 def _scores(record: Json) -> Iterable[tuple[str, float]]:
-    """Name and value of each score of an evaluation; those that could not be had are left out."""
+    """Name and value of each score of an evaluation; those without a value are left out."""
     for name, value in record.items():
         if name not in ("kind", "step", "epoch", "rows") and isinstance(value, int | float):
             yield name, value

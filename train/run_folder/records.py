@@ -99,19 +99,6 @@ class Records:
         self.file.close()
 
 
-class NoRecords(Records):
-    """What a rank that writes no files has in place of `Records`: nothing is kept."""
-
-    def __init__(self) -> None:
-        self.results = []
-
-    def add(self, record: Json) -> None:
-        """Keep nothing."""
-
-    def close(self) -> None:
-        """Nothing is open."""
-
-
 def finite(content: Json) -> Json:
     """A copy in which every number that is not finite is None, so that it is valid JSON."""
     return {name: _finite(value) for name, value in content.items()}
