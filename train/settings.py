@@ -206,7 +206,7 @@ class Settings:
         default_text="all",
         minimum=1,
     )
-    eval_batch_size: int = setting(64, "Rows of one evaluation batch.", minimum=1)
+    eval_batch_size: int = setting(64, "Rows of one evaluation batch.", minimum=1, free_on_resume=True)
     save_steps: int | None = setting(
         None, "Steps between checkpoints.", default_text="one at the end of each epoch", minimum=1, free_on_resume=True
     )
@@ -301,8 +301,9 @@ class Settings:
 
 
 FREE_ON_RESUME = frozenset(item.name for item in declarations(Settings) if item.rule.free_on_resume)
-"""Settings that may differ when a run is resumed, because they change none of its numbers: a cache that was moved is
-recognized by its fingerprint, and a device by its type; see `train.resume`."""
+"""Settings that may differ when a run is resumed, because they change none of its numbers (evaluations in other batches
+are the same up to rounding): a cache that was moved is recognized by its fingerprint, and a device by its type; see
+`train.resume`."""
 
 
 def read_settings(path: Path) -> dict[str, Any]:
