@@ -4,6 +4,7 @@ import itertools
 import json
 import os
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -383,6 +384,17 @@ def test_a_cut_metrics_file_is_set_aside_and_the_run_finishes(halfway, place, tm
     assert "metrics.jsonl.damaged-1" in said[0]
     assert (run / "metrics.jsonl.damaged-1").read_bytes() == b"cut"
     assert {**result(run), "metrics.jsonl": b""} == {**result(place / "whole"), "metrics.jsonl": b""}
+
+
+def test_another_environment_is_warned_of(halfway, tmp_path, monkeypatch):
+    shutil.copytree(halfway, tmp_path / "elsewhere")
+    monkeypatch.setattr("train.loop.setup.transformers.__version__", "9.9")
+    monkeypatch.setattr("train.run.check_memory", lambda setup, state: signal.raise_signal(signal.SIGTERM))
+    said = []
+    with pytest.raises(Stopped):
+        resume_run(tmp_path / "elsewhere", {}, quiet_say, said.append, quiet=True)
+    assert len(said) == 1
+    assert re.search(r"may differ from those of an uninterrupted run: transformers was [\d.]+, is 9\.9$", said[0])
 
 
 def test_a_moved_cache_and_a_moved_run_go_on(halfway, place, tmp_path):
