@@ -191,7 +191,7 @@ class _Build:
         task = self.source.task if self.settings.task == "auto" else self.settings.task
         held = {"test": self.manifest.source["holdout"], "validation": self.settings.validation}
         wanted = {name: fraction for name, fraction in held.items() if fraction}
-        selection = Selection(task, wanted, self.settings.limit)
+        selection = Selection(task, wanted, self.settings.limit, self.settings.plan.max_tokens)
         memory = self.settings.memory_bytes
         arguments = (self.source, self.encoder, selection, spill, memory, executor, self.console)
         with noting_left_out(self.settings.missing == DROP):

@@ -28,15 +28,16 @@ class PlanSpec:
 
     def __post_init__(self) -> None:
         wrong = []
-        sizes = f"given: batch_size={self.batch_size!r}, max_tokens={self.max_tokens!r}"
+        sizes = (("--batch-size", self.batch_size), ("--max-tokens", self.max_tokens))
+        given = "".join(f"; {flag} is {value!r}" for flag, value in sizes if value is not None)
         if self.strategy not in STRATEGIES:
             wrong.append(f"--strategy {self.strategy!r} is not one of {', '.join(STRATEGIES)}")
         if self.strategy == "budget" and (self.batch_size is not None or not _positive(self.max_tokens)):
-            wrong.append(f"--strategy budget takes --max-tokens, 1 or more, and no --batch-size; {sizes}")
+            wrong.append(f"--strategy budget takes --max-tokens, 1 or more, and no --batch-size{given}")
         if self.strategy != "budget" and (self.max_tokens is not None or not _positive(self.batch_size)):
             wrong.append(
                 f"--strategy {self.strategy} takes --batch-size, 1 or more, and no --max-tokens, which goes with "
-                f"--strategy budget; {sizes}"
+                f"--strategy budget{given}"
             )
         if type(self.seed) is not int or not 0 <= self.seed < 1 << 63:
             wrong.append(f"the plan's seed {self.seed!r} is not an integer of 0 or more")

@@ -154,9 +154,12 @@ def _staging(parent: Folder, name: str, cache: RemoteCache) -> Iterator[Folder]:
     for other in filter(unfinished.fullmatch, parent.names()):
         if other != own:
             parent.remove(other)
-    with parent.folder(own, make=True) as staging:
-        yield staging
-    parent.remove(own)  # an empty folder, if one was at the cache's place
+    try:
+        with parent.folder(own, make=True) as staging:
+            yield staging
+    finally:
+        with contextlib.suppress(OSError):  # it is empty if nothing was fetched, or if it was at the cache's place
+            os.rmdir(own, dir_fd=parent.handle)
 
 
 class _Download:
@@ -204,8 +207,8 @@ class _Download:
         if self.fetched_bytes > free:
             raise StorageError(
                 f"{self.remote.url} takes {sized(self.fetched_bytes)} more, {staging.path.parent} has "
-                f"{sized(free)} free; make room (`prep gc --max-size SIZE`), or set LENGTHWISE_STORE to a "
-                "folder on another disk"
+                f"{sized(free)} free; make room (`prep gc --max-size SIZE`), or pull to another disk: `prep pull --to "
+                "FOLDER`, or set LENGTHWISE_STORE"
             )
 
     def _fetch(self, staging: Folder, info: FileInfo, report: Report) -> None:

@@ -9,6 +9,7 @@ from collections.abc import Callable
 
 from ..common.files import storage_errors
 from ..common.folder import Folder
+from ..errors import InputError
 from ..format.files import file_info
 from ..format.plan_file import (
     PLAN_FILE,
@@ -64,7 +65,7 @@ def store_plan(
                     infos.append(_write_epoch(folder, epoch_name(epoch), draw(epoch)))
                 stored = StoredPlan(spec, owner.rows, tuple(infos))
                 folder.write(PLAN_FILE, plan_json(stored, owner))
-            except OSError:
+            except (OSError, InputError):
                 with contextlib.suppress(OSError):
                     _remove_unlisted(folder, _epochs_there(folder, owner))
                     _remove_unfinished(plans)

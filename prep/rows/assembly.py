@@ -125,7 +125,8 @@ def encode_source(
     """
     labelled = selection.task != MLM
     kept = KEPT_BYTES // len(source.splits) if executor.in_place and source.splits else 0
-    shared = Shared(encoder, labelled, Tags(source.label_names), spill, memory_bytes, kept, executor.in_place)
+    tags, in_place = Tags(source.label_names), executor.in_place
+    shared = Shared(encoder, labelled, tags, spill, memory_bytes, kept, in_place, selection.max_tokens)
     splits = {
         name: SourceSplit([Part(stream, name, masks={name: None}) for stream in executor.parts(stream)])
         for name, stream in source.splits.items()

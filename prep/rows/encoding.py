@@ -91,6 +91,8 @@ def encode_part(shared: Shared, part: Part, report: Report) -> EncodedPart:
         else:
             coded += [chunk.coded()] if shared.labelled else []
             tokens = [_encode_texts(chunk, encoder, part, name, split) for name, split in splits.items()]
+        if shared.max_tokens is not None and "train" in splits:
+            _check_budget(splits["train"].lengths[-1:], shared.max_tokens, encoder.max_length)
         rows += chunk.batch.num_rows
         report(chunk.batch.nbytes, sum(tokens))
     encoder.settle()
@@ -100,6 +102,16 @@ def encode_part(shared: Shared, part: Part, report: Report) -> EncodedPart:
     if isinstance(part.stream, FilledRows):
         left_out, numbers = part.stream.left_out, part.stream.numbers()
     return EncodedPart(rows, splits, coded, left_out, numbers, encoder.rows_checked - checked)
+
+
+def _check_budget(lengths: list[Array], max_tokens: int, max_length: int) -> None:
+    """Refuse rows of so many tokens that no batch of the plan has room for them: rather now than after hours."""
+    longest = max((int(of_chunk.max(initial=0)) for of_chunk in lengths), default=0)
+    if longest > max_tokens:
+        raise InputError(
+            f"--max-tokens {max_tokens:,} is less than a row of split 'train', {longest:,} tokens; pass --max-tokens "
+            f"{max_length} or more, which is the max length, or --max-length {max_tokens}"
+        )
 
 
 def _encode_texts(chunk: Chunk, encoder: Encoder, part: Part, name: str, split: EncodedRows) -> int:

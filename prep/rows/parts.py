@@ -36,6 +36,7 @@ class Shared:
         memory_bytes: about how much a task may take.
         keep_bytes: record batches of a source up to this size stay in memory from `survey` to `encode_part`.
         in_place: whether tasks run in the process that writes the shards, one after the other.
+        max_tokens: see `Selection`.
     """
 
     encoder: Encoder
@@ -45,6 +46,7 @@ class Shared:
     memory_bytes: int
     keep_bytes: int
     in_place: bool
+    max_tokens: int | None
 
 
 @dataclass(frozen=True)

@@ -25,11 +25,13 @@ class Selection:
         task: what the labels are, one of `cache.format.tasks.KINDS`, or "auto": a class is held out evenly.
         holdout: for each split that is held out, the fraction of split `train` that it takes.
         limit: most rows of each source split; None = all.
+        max_tokens: of a row of split `train`, which the plan's batches must have room for; None = any.
     """
 
     task: str
     holdout: dict[str, float]
     limit: int | None
+    max_tokens: int | None = None
 
     def fractions(self, split: str) -> dict[str, float]:
         """The splits that are held out of a source split, and the fraction of it that each takes."""

@@ -95,6 +95,8 @@ def _lists(data: Any, labels: Any, text_pairs: Any, task: str) -> tuple[Frame, C
 
 
 def _listed(values: Any, name: str) -> list[Any]:
+    if _is(values, "pandas", "Series"):  # what is missing there has several names
+        values = values.astype(object).where(values.notna(), None)
     if isinstance(values, str | bytes | Mapping) or not hasattr(values, "__iter__"):
         raise InputError(f"{name} is {_short(values)}, expected a list; data may be {KINDS}")
     return list(values.tolist() if hasattr(values, "tolist") else values)
@@ -171,7 +173,8 @@ def _frame(data: Any, split: str) -> Frame:
     if _is_table(data):
         return _plain_frame(data if isinstance(data, Mapping) else _columns(data, split), split)
     if not hasattr(data, "__arrow_c_stream__"):
-        hint = "; call collect() first" if hasattr(data, "collect") else ""
+        lazy = hasattr(data, "__iter__") and not hasattr(data, "__len__")
+        hint = "; call collect() first" if hasattr(data, "collect") else "; make it a list first: list(…)" * lazy
         raise InputError(f"split {split!r} is {_short(data)}, expected {KINDS}{hint}")
     table = _arrow_table(data, split)
     return Frame(table.column_names, lambda names: _stream(table.select(names)))

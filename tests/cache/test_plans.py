@@ -177,7 +177,7 @@ def test_another_process_draws_the_same_plans() -> None:
         ({"strategy": "wise"}, ["--strategy 'wise'", "smart, tight"]),
         ({"strategy": ["smart"]}, ["--strategy ['smart']"]),
         ({"batch_size": 0}, ["--batch-size, 1 or more"]),
-        ({"batch_size": "16"}, ["--batch-size, 1 or more", "given: batch_size='16', max_tokens=None"]),
+        ({"batch_size": "16"}, ["--batch-size, 1 or more", "--batch-size is '16'"]),
         ({"batch_size": None}, ["--batch-size, 1 or more"]),
         ({"batch_size": True}, ["--batch-size, 1 or more"]),
         ({"batch_size": 1 << 31}, ["--batch-size, 1 or more"]),

@@ -165,6 +165,10 @@ def test_arrays_and_series_are_lists(tmp_path: Path) -> None:
     before = content(cache.folder)
     give(tmp_path, pandas.Series(TEXTS), pandas.Series(np.arange(len(TEXTS)) % 3))
     assert content(cache.folder) == before
+    gaps = pandas.Series(["a", None, "c", float("nan")]), pandas.Series([0, 1, pandas.NA, 1], dtype="Int64")
+    assert give(tmp_path, *gaps, missing="drop", force=True)["train"].source_rows.tolist() == [0]
+    with pytest.raises(InputError, match=r"row 1 of split 'train' \(counted from 0\) has no text"):
+        give(tmp_path, *gaps)
 
 
 def test_splits_keep_their_names_and_classes(tmp_path: Path) -> None:
@@ -229,6 +233,7 @@ WRONG: dict[str, tuple[tuple[Any, ...], dict[str, Any], str]] = {
     "no memory": ((TEXTS, LABELS), {"memory_bytes": 0}, "--memory 0 is not 1 byte or more"),
     "no table": ((3,), {}, "split 'train' is int 3, expected texts="),
     "lazy": ((Lazy(),), {}, r"call collect\(\) first"),
+    "a generator": ((({} for _ in "ab"),), {}, r"make it a list first: list\("),
     "a split's name": (({"../x": ONE},), {}, "is not a valid name for a split"),
     "no rows": (([], []), {}, "the data given holds no rows"),
     "broken text": (

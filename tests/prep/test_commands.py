@@ -49,6 +49,15 @@ def test_commands_tell_what_a_cache_holds(prep: Prep) -> None:
     assert "cache/a" in listed
 
 
+def test_a_token_budget_below_a_row_is_refused_before_all_is_encoded_and_leaves_nothing(prep: Prep) -> None:
+    budget = ("--strategy", "budget", "--max-tokens", "2")
+    refused = build(prep, write("a.csv", GOOD), *budget)
+    assert "--max-tokens 2 is less than a row of split 'train', 3 tokens; pass --max-tokens 128 or more" in refused.err
+    build(prep, "a.csv")
+    assert prep("plan", "cache/a", *budget).code == 2
+    assert prep("verify", "cache/a").out.count("\n") == 1
+
+
 def test_a_cache_that_cannot_be_read_is_left_out_of_the_list(prep: Prep) -> None:
     build(prep, write("a.csv", GOOD))
     shutil.copytree("cache/a", "cache/b")

@@ -407,6 +407,7 @@ def test_a_cache_larger_than_the_disk_is_refused_before_a_byte_comes(
     with pytest.raises(StorageError, match=r"takes .* kB more, .* free; make room"):
         fetch(URL)
     assert s3.count("GET", ".safetensors") == 0
+    assert list(store.iterdir()) == []
 
 
 def test_a_folder_that_holds_something_is_not_written(small: Cache, s3: ObjectServer, tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from tests.helpers.tokenizers import write_tokenizer
 from train.loop.resolution import resolve_settings
 from train.models.fit import CacheRequirements, usable_positions
 from train.models.loading import load_model, model_digest, model_folder
+from train.models.trained import load_for_evaluation
 from train.settings import Settings
 
 
@@ -186,6 +187,30 @@ def test_a_trained_head_of_as_many_classes_is_kept(tmp_path, needs):
     loaded = load_model(folder, needs, 1).state_dict()
     saved = safetensors.torch.load_file(folder / "model.safetensors")
     assert torch.equal(loaded["classifier.weight"], saved["classifier.weight"])
+
+
+def test_a_trained_head_without_its_pooler_is_new(tmp_path, needs):
+    """Which is the head's input; with random numbers in it a trained classifier is none."""
+    folder = write_model(tmp_path / "model", classes=2)
+    weights = load_file(folder / "model.safetensors")
+    kept = {name: tensor for name, tensor in weights.items() if "pooler" not in name}
+    safetensors.torch.save_file(kept, folder / "model.safetensors", {"format": "pt"})
+    lines = []
+    load_model(folder, needs, 7, lines.append)
+    assert lines == ["head       new, from seed 7: the model has none for classification"]
+    with pytest.raises(InputError, match="have no head for classification, though its configuration says so"):
+        load_for_evaluation(folder, torch.device("cpu"), needs)
+
+
+@pytest.mark.parametrize("number", [torch.nan, torch.inf])
+def test_weights_that_are_not_finite_are_refused(tmp_path, needs, number):
+    """Some attention kernels compute finite numbers with them."""
+    folder = write_model(tmp_path / "model")
+    weights = load_file(folder / "model.safetensors")
+    weights["embeddings.LayerNorm.bias"][3] = number
+    safetensors.torch.save_file(weights, folder / "model.safetensors", {"format": "pt"})
+    with pytest.raises(MismatchError, match=r"'bert.embeddings.LayerNorm.bias' holds numbers that are not finite"):
+        load_model(folder, needs, 0)
 
 
 def test_labels_get_the_names_of_the_cache(tmp_path, needs):

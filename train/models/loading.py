@@ -110,7 +110,8 @@ def load_weights(
 
     Raises:
         InputError, CorruptCacheError: as for `ModelFolder.weights`.
-        MismatchError: weights are missing outside the head, have other shapes, or are too few for the configuration.
+        MismatchError: weights are missing outside the head, have other shapes, are not finite, or are too few for the
+            configuration.
     """
     empty = empty_model(config, kind)
     encoder = empty.base_model_prefix + "."
@@ -136,13 +137,16 @@ def load_weights(
         raise MismatchError(
             f"{path}: the tensor {name!r} is {list(found)} in the files, {list(expected)} by {CONFIG}{remedy}"
         )
-    new = any(not name.startswith(encoder) for name in report["missing_keys"])
-    missing = sorted(name for name in report["missing_keys"] if name.startswith(encoder) and "pooler" not in name)
-    if missing:
+    of_encoder = {name for name in report["missing_keys"] if name.startswith(encoder) and "pooler" not in name}
+    new = bool(report["missing_keys"] - of_encoder)  # an encoder has a pooler for its head's sake alone
+    if of_encoder:
         raise MismatchError(
-            f"{path}: the weights lack {len(missing)} tensors of the encoder ({missing[0]}, …), so training would "
-            f"start from random numbers{remedy}"
+            f"{path}: the weights lack {len(of_encoder)} tensors of the encoder ({min(of_encoder)}, …), so it would "
+            f"compute with random numbers{remedy}"
         )
+    for name, parameter in model.named_parameters():
+        if not parameter.sum().isfinite() and not parameter.isfinite().all():
+            raise MismatchError(f"{path}: the tensor {name!r} holds numbers that are not finite{remedy}")
     width = min(8, usable_positions(model) or 8)
     with torch.inference_mode(), quiet_transformers(), library_errors(MismatchError, f"{path}: fails on a row", remedy):
         model(input_ids=torch.full((1, width), config.pad_token_id or 0))
