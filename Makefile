@@ -20,7 +20,7 @@ FORKING_PYTEST = GLIBC_TUNABLES=glibc.malloc.hugetlb=1 PYTHONMALLOC=malloc $(PYT
 
 demo: .venv/demo.stamp
 	$(BIN)/prep build imdb
-	$(BIN)/train run --cache cache/imdb --strategy tight --lr 1e-4 --max-steps 60 --eval-rows 500
+	$(BIN)/train run --cache cache/imdb --strategy tight --lr 1e-4 --max-steps 40 --eval-rows 400
 
 test: .venv/dev.stamp
 	$(FORKING_PYTEST) $(FORKING)

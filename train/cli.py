@@ -12,10 +12,10 @@ from cache.console.output import finish_without_stdout
 from cache.console.text import sized
 from cache.errors import InputError
 
-from .declarations import declarations
+from .declarations import declarations, flag
 from .libraries import load_libraries
 from .predict_cli import predict
-from .settings import PRECISIONS, Settings, read_settings
+from .settings import PRECISIONS, TRAINER_NAMES, Settings, read_settings
 
 Command = Callable[..., Any]
 
@@ -36,6 +36,21 @@ def cli() -> None:
     """
 
 
+class RunCommand(click.Command):
+    """A command that answers an option by the Trainer's name with the name it has here."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """As for every command."""
+        try:
+            return super().parse_args(ctx, args)
+        except click.NoSuchOption as error:
+            given = error.option_name
+            name = TRAINER_NAMES.get(given.lstrip("-").replace("-", "_"))
+            if name is None:
+                raise
+            raise click.UsageError(f"No such option {given!r}, which is {flag(name)} here.", ctx) from None
+
+
 def settings_options(command: Command) -> Command:
     """Give a command a flag for each setting."""
     for item in reversed(list(declarations(Settings))):
@@ -51,7 +66,7 @@ def settings_options(command: Command) -> Command:
     return command
 
 
-@cli.command()
+@cli.command(cls=RunCommand)
 @settings_options
 @click.option(
     "--resume",

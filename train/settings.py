@@ -27,6 +27,31 @@ NO_SPLIT = "none"
 AUTO, OFF = "auto", "none"
 """Values of a tracker's setting: write to the usual destination, or do not track."""
 
+TRAINER_NAMES = {
+    "adam_beta1": "beta1",
+    "adam_beta2": "beta2",
+    "adam_epsilon": "eps",
+    "bf16": "precision",
+    "data_seed": "plan_seed",
+    "eval_strategy": "eval_steps",
+    "fp16": "precision",
+    "group_by_length": "strategy",
+    "label_smoothing_factor": "label_smoothing",
+    "learning_rate": "lr",
+    "load_best_model_at_end": "keep_best",
+    "metric_for_best_model": "keep_best",
+    "model_name_or_path": "model",
+    "num_train_epochs": "epochs",
+    "output_dir": "out",
+    "per_device_eval_batch_size": "eval_batch_size",
+    "per_device_train_batch_size": "batch_size",
+    "report_to": "tensorboard",
+    "resume_from_checkpoint": "resume",
+    "save_total_limit": "keep_checkpoints",
+    "torch_compile": "compile",
+}
+"""Names of the Hugging Face Trainer's arguments, and what is nearest to them here."""
+
 
 @dataclass(frozen=True)
 class Settings:
@@ -181,7 +206,7 @@ class Settings:
         default_text="all",
         minimum=1,
     )
-    eval_batch_size: int = setting(64, "Rows of one evaluation batch.", minimum=1)
+    eval_batch_size: int = setting(64, "Rows of one evaluation batch.", minimum=1, free_on_resume=True)
     save_steps: int | None = setting(
         None, "Steps between checkpoints.", default_text="one at the end of each epoch", minimum=1, free_on_resume=True
     )
@@ -237,7 +262,10 @@ class Settings:
         known = [field.name for field in fields(cls)]
         unknown = [name for name in content if name not in known]
         if unknown or "cache" not in content:
-            reason = f"no setting is called {', '.join(map(repr, unknown))}" if unknown else "the cache is not named"
+            named = [
+                f"{name!r} (here {TRAINER_NAMES[name]})" if name in TRAINER_NAMES else repr(name) for name in unknown
+            ]
+            reason = f"no setting is called {', '.join(named)}" if named else "the cache is not named"
             raise InputError(f"{reason}; the settings are {', '.join(known)}")
         return cls(**content)
 
@@ -273,8 +301,9 @@ class Settings:
 
 
 FREE_ON_RESUME = frozenset(item.name for item in declarations(Settings) if item.rule.free_on_resume)
-"""Settings that may differ when a run is resumed, because they change none of its numbers: a cache that was moved is
-recognized by its fingerprint, and a device by its type; see `train.resume`."""
+"""Settings that may differ when a run is resumed, because they change none of its numbers (evaluations in other batches
+are the same up to rounding): a cache that was moved is recognized by its fingerprint, and a device by its type; see
+`train.resume`."""
 
 
 def read_settings(path: Path) -> dict[str, Any]:

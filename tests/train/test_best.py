@@ -3,6 +3,7 @@
 import json
 import shutil
 import signal
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from tests.helpers.children import stop_after
 from tests.helpers.models import check_same_run, resume_from_first_checkpoint, write_model
 from train.compare.table import read_result
 from train.loop.resolution import resolve_settings
+from train.loop.step import OutOfMemoryError
 from train.metrics.scores import is_better
 from train.run import resume_run, run_facts, start_run
 from train.runtime.signals import Stopped
@@ -65,8 +67,8 @@ def patch_accuracy(patch: pytest.MonkeyPatch, values: list[float]) -> list[str]:
     return evaluated
 
 
-def stop_in_evaluation(patch: pytest.MonkeyPatch, number: int) -> None:
-    """Let SIGTERM come within an evaluation of the validation split, counted from 1."""
+def happen_in_evaluation(patch: pytest.MonkeyPatch, number: int, happen: Callable[[], object]) -> None:
+    """Let something happen within an evaluation of the validation split, counted from 1."""
     from train.loop import callbacks
 
     own, begun = callbacks.evaluate, []
@@ -74,7 +76,7 @@ def stop_in_evaluation(patch: pytest.MonkeyPatch, number: int) -> None:
     def evaluate(*arguments: Any) -> Any:
         begun.append(arguments)
         if len(begun) == number:
-            signal.raise_signal(signal.SIGTERM)
+            happen()
         return own(*arguments)
 
     patch.setattr(callbacks, "evaluate", evaluate)
@@ -186,12 +188,32 @@ def test_a_run_stopped_within_an_evaluation_within_an_epoch_evaluates_when_it_go
     whole = begin(settings(folder, tmp_path / "whole", **flags))
     stopped = settings(folder, tmp_path / "stopped", **flags)
     with monkeypatch.context() as patch:
-        stop_in_evaluation(patch, 3)
+        happen_in_evaluation(patch, 3, lambda: signal.raise_signal(signal.SIGTERM))
         with pytest.raises(Stopped):
             begin(stopped)
     assert (tmp_path / "stopped" / "checkpoints" / "step-000004").is_dir()
     resume_run(tmp_path / "stopped", {}, print, print, quiet=True)
     check_same_run(whole, tmp_path / "stopped")
+
+
+@pytest.mark.parametrize(("number", "step"), [(2, 3), (3, 4)])
+def test_an_evaluation_that_does_not_fit_saves_the_run_which_goes_on_with_fewer_rows(
+    folder, tmp_path, monkeypatch, number, step
+):
+    """At the end of an epoch and within one; the weights are those of a run that had the memory."""
+
+    def run_out() -> None:
+        raise MemoryError
+
+    whole, short = (settings(folder, tmp_path / name, epochs=2, eval_steps=2) for name in ("whole", "short"))
+    with monkeypatch.context() as patch:
+        happen_in_evaluation(patch, number, run_out)
+        with pytest.raises(OutOfMemoryError, match=r"--resume .*short --eval-batch-size 16"):
+            begin(short)
+    assert [path.name for path in (tmp_path / "short" / "checkpoints").iterdir()] == [f"step-{step:06d}"]
+    run = resume_run(tmp_path / "short", {"eval_batch_size": 16}, print, print, quiet=True)
+    weights = "model/model.safetensors"
+    assert (run / weights).read_bytes() == (begin(whole) / weights).read_bytes()
 
 
 def test_a_run_that_ended_early_is_not_trained_on_by_resuming(folder, tmp_path, monkeypatch):

@@ -10,7 +10,7 @@ from cache import InputError
 from tests.helpers.caches import write_cache
 from tests.helpers.models import write_model
 from train.cli import cli
-from train.settings import read_settings
+from train.settings import TRAINER_NAMES, read_settings
 
 
 def test_toml_and_json_say_the_same(tmp_path: Path) -> None:
@@ -56,8 +56,25 @@ def test_a_runs_settings_reproduce_it(tmp_path: Path, monkeypatch: pytest.Monkey
     assert {key for key in settings[0] if settings[0][key] != settings[1][key]} <= {"seed", "out"}
 
 
+@pytest.mark.parametrize(
+    ("given", "name"),
+    [("--learning-rate", "--lr"), ("--per_device_train_batch_size=8", "--batch-size"), ("--fp16", "--precision")],
+)
+def test_an_option_by_the_trainer_s_name_is_answered_with_ours(given: str, name: str) -> None:
+    done = CliRunner().invoke(cli, ["run", "--cache", "x", given])
+    assert done.exit_code == 2
+    assert f"No such option '{given.partition('=')[0]}', which is {name} here." in done.stderr
+
+
+def test_what_the_trainer_s_names_stand_for_is_there() -> None:
+    assert set(TRAINER_NAMES.values()) <= {param.name for param in cli.commands["run"].params}
+    assert not set(TRAINER_NAMES) & {param.name for param in cli.commands["run"].params}
+
+
 def test_an_unknown_setting_lists_the_known_ones(tmp_path: Path) -> None:
     """Misspelled names do not pass in silence."""
-    (tmp_path / "a.toml").write_text('cache = "x"\nlearning_rate = 1\n')
-    with pytest.raises(InputError, match=r"no setting is called 'learning_rate'; the settings are cache, model"):
+    (tmp_path / "a.toml").write_text('cache = "x"\nlearning_rate = 1\nrate = 1\n')
+    with pytest.raises(
+        InputError, match=r"is called 'learning_rate' \(here lr\), 'rate'; the settings are cache, model"
+    ):
         CliRunner().invoke(cli, ["run", "--config", str(tmp_path / "a.toml")], catch_exceptions=False)

@@ -10,6 +10,7 @@ from typing import Protocol
 from cache import Split
 from cache.common.files import storage_errors
 from cache.common.folder import Folder
+from cache.console.text import counted
 from cache.format.files import FileInfo
 
 from ..metrics.base import Scores
@@ -27,7 +28,7 @@ from .epoch_row import epoch_row
 from .setup import TrainingSetup
 from .speed import SpeedMeter
 from .state import Meter, State, Sums
-from .step import learning_rate, non_finite
+from .step import OutOfMemoryError, learning_rate, non_finite
 
 
 class Callbacks(Protocol):
@@ -256,20 +257,33 @@ class RunCallbacks:
             records.close()
 
     def _evaluate(self, split: Split, limit: int | None) -> Scores | None:
-        """Scores of the model on a split, on about `limit` rows of it; None if told to stop meanwhile."""
+        """Scores of the model on a split, on about `limit` rows of it; None if told to stop meanwhile.
+
+        Raises:
+            OutOfMemoryError: a batch does not fit into memory; a process alone has saved a checkpoint.
+        """
         settings = self.setup.settings
         with self.progress.evaluating(split.name, limit or len(split)) as bar:
-            return evaluate(
-                self.setup.model,
-                split,
-                self.setup.device,
-                settings.precision,
-                settings.eval_batch_size,
-                limit,
-                lambda: bool(self.stop),
-                bar.update,
-                self.ranks,
-            )
+            try:
+                return evaluate(
+                    self.setup.model,
+                    split,
+                    self.setup.device,
+                    settings.precision,
+                    settings.eval_batch_size,
+                    limit,
+                    lambda: bool(self.stop),
+                    bar.update,
+                    self.ranks,
+                )
+            except MemoryError as error:
+                if not self.ranks.several:  # others are in the evaluation, and would not take part in saving
+                    self.save()
+                size = settings.eval_batch_size
+                raise OutOfMemoryError(
+                    f"out of memory while evaluating split {split.name!r} in batches of {counted(size, 'row')}; go on "
+                    f"with: train run --resume {self.checkpoints.path.parent} --eval-batch-size {max(1, size // 4)}"
+                ) from error
 
     def _counts(self, sums: Sums) -> Json:
         masked = {"masked_tokens": int(sums.weight)} if self.setup.masking is not None else {}
