@@ -13,7 +13,6 @@ import time
 from pathlib import Path
 
 import pytest
-import torch
 
 from cache import open_cache
 from cache.common.folder import Folder
@@ -50,11 +49,8 @@ def place(tmp_path_factory):
     write_cache(folder / "toy", {"train": 70, "test": 20})
     write_cache(folder / "other", {"train": 70, "test": 20}, seed=1)
     write_model(folder / "model")
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
     begin(folder, "whole")
-    yield folder
-    torch.set_num_threads(threads)
+    return folder
 
 
 def begin(folder: Path, out: str, **flags) -> Path:
