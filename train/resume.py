@@ -17,11 +17,11 @@ from cache.format.files import FileInfo
 
 from .loop.checkpoint import Checkpoint, clean, load_checkpoint, newest_checkpoint, read_checkpoint
 from .loop.resolution import absolute_model, cache_requirements
-from .loop.setup import TrainingSetup, checkpoint_owner, keep_plan, prepare_training
+from .loop.setup import TrainingSetup, checkpoint_owner, environment, keep_plan, prepare_training
 from .loop.state import Meter, State
 from .models.folder import CONFIG
 from .models.loading import load_model, model_digest, model_folder
-from .run_folder.folder import CHECKPOINTS, RUNS, RunInfo, open_run, read_run, read_summary
+from .run_folder.folder import CHECKPOINTS, RUNS, Json, RunInfo, open_run, read_run, read_summary
 from .runtime import device as devices
 from .runtime.distributed import Ranks
 from .runtime.launch import is_restarted, launch_id
@@ -91,6 +91,8 @@ def load_resume_point(
             found = newest_checkpoint(root, checkpoint_owner(info), warn)
             name = "" if found is None else found.folder.path.name
             keep_plan(cache, settings)
+            if changed := _changes(info.environment, environment(device, ranks)):
+                warn(f"warning: its numbers may differ from those of an uninterrupted run: {'; '.join(changed)}")
     name = ranks.gather(name)[0]
     with ranks.together():
         if name and found is None:
@@ -130,6 +132,16 @@ def _differences(info: RunInfo, settings: Settings, cache: Cache, device: torch.
     if source is not None and (source / CONFIG).is_file() and model_digest(source) != info.model_digest:
         found.append(f"--model {settings.model}: its files are no longer those the run started from")
     return found
+
+
+def _changes(before: Json, here: Json) -> list[str]:
+    """What differs between two environments; a device's name counts the threads of a CPU, which matter there alone."""
+    names = ("torch", "transformers", "device", "ranks")
+    return [
+        f"{name} was {before.get(name, 1)}, is {here.get(name, 1)}"
+        for name in names
+        if before.get(name) != here.get(name)
+    ]
 
 
 def _refuse(folder: Path, differences: list[str]) -> None:

@@ -147,8 +147,9 @@ def _serve(sender: Connection, items: Callable[[], Iterator[Any]], memory_bytes:
         for item in items():
             if isinstance(item, pa.RecordBatch):
                 for part in _parts(item):
+                    packed = _packed(part)  # before it is announced, for this may take too much memory
                     sender.send(("batch", None))
-                    sender.send_bytes(_packed(part))
+                    sender.send_bytes(packed)
             else:
                 sender.send(("value", item))
         sender.send(("end", None))
@@ -168,7 +169,8 @@ def _limit(memory_bytes: int) -> None:
     """Limit this process to what it has and so much more."""
     import pyarrow as pa
 
-    pa.set_memory_pool(pa.system_memory_pool())  # the default one reserves a gigabyte at once
+    pa.allocate_buffer(1)  # the default pool reserves a gigabyte for its first byte: here that counts as held
+    pa.set_memory_pool(pa.system_memory_pool())
     pa.set_cpu_count(2)
     pa.set_io_thread_count(2)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))

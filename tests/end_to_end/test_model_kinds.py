@@ -2,7 +2,6 @@
 
 import json
 import shutil
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -95,15 +94,6 @@ def rows_of(count: int) -> list[dict[str, str]]:
     texts = [*(text for text, _ in sentences()[:count]), *ODD]
     names = [str(label) for _, label in sentences()[: len(texts)]]
     return [{"text": t, "other": o, "label": n} for t, o, n in zip(texts, texts[::-1], names, strict=True)]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    """Tiny models are faster so, and sums come out the same."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 SAME = {"minilm": pytest.mark.faults}

@@ -8,14 +8,13 @@ import shutil
 import signal
 import stat
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
 import train.run
 from cache import CorruptCacheError, LengthwiseError, open_cache
@@ -54,19 +53,16 @@ def silent(text: str) -> None:
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a finished run, `whole`, and the same run before its model was written, `sound`."""
     folder = tmp_path_factory.mktemp("trained")
     write_cache(folder / "toy", {"train": 40, "test": 8})
     write_model(folder / "base")
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
     train_in(folder, "whole")
     shutil.copytree(folder / "whole", folder / "sound")
     shutil.rmtree(folder / "sound" / "model")
     (folder / "sound" / "summary.json").unlink()
-    yield folder
-    torch.set_num_threads(threads)
+    return folder
 
 
 def train_in(folder: Path, out: str, **flags: Any) -> Path:

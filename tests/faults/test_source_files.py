@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import mmap
 import os
 import resource
 import signal
@@ -292,6 +293,32 @@ def test_errors_arrive_as_they_were_raised() -> None:
         Forked(0).call(Path("a"), wrong, KeyError)
     with pytest.raises(InputError, match=r"crashed \(SIGKILL\)"):
         Forked(0).call(Path("a"), lambda: os.kill(os.getpid(), signal.SIGKILL))
+
+
+def test_addresses_that_arrow_reserves_do_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its default pool reserves a gigabyte of addresses as a batch's second part is packed."""
+    monkeypatch.setattr(forked, "BATCH_ROWS", 1)
+
+    def large() -> Any:
+        yield pa.record_batch({"text": ["a", "b"]})
+        held = mmap.mmap(-1, 700 * MIB)  # never touched: addresses alone
+        yield pa.record_batch({"text": [str(len(held))]})
+
+    [*_, last] = Forked(1024 * MIB).stream(Path("a"), large)
+    assert last["text"].to_pylist() == [str(700 * MIB)]
+
+
+def test_a_batch_too_large_to_be_packed_is_refused() -> None:
+    def large() -> Any:
+        batch = pa.record_batch({"text": ["a" * (60 * MIB)]})
+        held = []
+        with pytest.raises(MemoryError):
+            while True:
+                held.append(bytearray(8 * MIB))
+        yield batch
+
+    with pytest.raises(InputError, match="takes more than 32 MiB of memory"):
+        next(Forked(0).stream(Path("a"), large))
 
 
 # --- the Hub

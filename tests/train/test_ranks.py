@@ -78,8 +78,6 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     without_dropout = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
     write_model(folder / "still", num_hidden_layers=1, **without_dropout)
     write_model(folder / "deep", **without_dropout)
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         train_cases(CASES, "1")
@@ -87,7 +85,6 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
             cases = {name: CASES[name] for name in names}
             finish(folder, call_ranks(folder, world_size, partial(train_cases, cases, str(world_size))))
         yield folder
-    torch.set_num_threads(threads)
 
 
 def begin(out: str, **given: Any) -> Path:

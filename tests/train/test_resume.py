@@ -4,6 +4,7 @@ import itertools
 import json
 import os
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -12,7 +13,6 @@ import time
 from pathlib import Path
 
 import pytest
-import torch
 
 from cache import open_cache
 from cache.common.folder import Folder
@@ -49,11 +49,8 @@ def place(tmp_path_factory):
     write_cache(folder / "toy", {"train": 70, "test": 20})
     write_cache(folder / "other", {"train": 70, "test": 20}, seed=1)
     write_model(folder / "model")
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
     begin(folder, "whole")
-    yield folder
-    torch.set_num_threads(threads)
+    return folder
 
 
 def begin(folder: Path, out: str, **flags) -> Path:
@@ -383,6 +380,17 @@ def test_a_cut_metrics_file_is_set_aside_and_the_run_finishes(halfway, place, tm
     assert "metrics.jsonl.damaged-1" in said[0]
     assert (run / "metrics.jsonl.damaged-1").read_bytes() == b"cut"
     assert {**result(run), "metrics.jsonl": b""} == {**result(place / "whole"), "metrics.jsonl": b""}
+
+
+def test_another_environment_is_warned_of(halfway, tmp_path, monkeypatch):
+    shutil.copytree(halfway, tmp_path / "elsewhere")
+    monkeypatch.setattr("train.loop.setup.transformers.__version__", "9.9")
+    monkeypatch.setattr("train.run.check_memory", lambda setup, state: signal.raise_signal(signal.SIGTERM))
+    said = []
+    with pytest.raises(Stopped):
+        resume_run(tmp_path / "elsewhere", {}, quiet_say, said.append, quiet=True)
+    assert len(said) == 1
+    assert re.search(r"may differ from those of an uninterrupted run: transformers was [\d.]+, is 9\.9$", said[0])
 
 
 def test_a_moved_cache_and_a_moved_run_go_on(halfway, place, tmp_path):

@@ -6,13 +6,12 @@ import json
 import shutil
 import sys
 import types
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from importlib.machinery import ModuleSpec
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
 from cache.common.folder import Folder
 from cache.errors import InputError, LengthwiseError
@@ -41,16 +40,13 @@ FLAGS = {
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a cache, a model, and the run `plain`, which no tracker watched."""
     folder = tmp_path_factory.mktemp("tracked")
     write_cache(folder / "toy", {"train": 70, "test": 20})
     write_model(folder / "model")
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
     begin(folder, "plain")
-    yield folder
-    torch.set_num_threads(threads)
+    return folder
 
 
 def begin(folder: Path, out: str, warn: Callable[[str], None] = print, say: Any = print, **flags: Any) -> Path:

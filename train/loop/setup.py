@@ -280,15 +280,19 @@ def run_info(setup: TrainingSetup, digest: str) -> RunInfo:
         max_length=manifest.max_length,
         total_steps=setup.total_steps,
         metric=corpus_metric(setup.cache, str(setup.settings.task)),
-        environment={
-            "torch": torch.__version__,
-            "transformers": transformers.__version__,
-            "device": devices.device_name(setup.device),
-            "threads": torch.get_num_threads(),
-            **({"ranks": setup.ranks.world_size} if setup.ranks.several else {}),
-            **({"launch": launch} if launch else {}),
-        },
+        environment={**environment(setup.device, setup.ranks), **({"launch": launch} if launch else {})},
     )
+
+
+def environment(device: torch.device, ranks: Ranks) -> Json:
+    """What a run's numbers depend on beside its settings, in their last digits or in dropout's choices."""
+    return {
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+        "device": devices.device_name(device),
+        "threads": torch.get_num_threads(),
+        **({"ranks": ranks.world_size} if ranks.several else {}),
+    }
 
 
 def checkpoint_owner(info: RunInfo) -> Json:
