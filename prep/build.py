@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from cache import Cache, open_cache
+from cache import Cache, PlanSpec, open_cache
 from cache.common.folder import Folder
 from cache.common.hub import user_path
 from cache.console.progress import ConsoleProgress
@@ -69,6 +69,11 @@ class BuildResult:
         """The URL, or the folder."""
         return str(self.url or self.cache.folder)
 
+    @property
+    def default_plan(self) -> PlanSpec:
+        """The plan that the cache was built with, which training takes where no other is named."""
+        return PlanSpec(**self.cache.manifest.plan)
+
 
 def build(settings: BuildSettings, console: ConsoleProgress, source: Source | None = None) -> BuildResult:
     """Build a cache, or open it where it exists already; draw the epochs of the plan that are missing.
@@ -110,7 +115,14 @@ def build(settings: BuildSettings, console: ConsoleProgress, source: Source | No
     encoder = Encoder(tokenizer, max_length, settings.engine, source.pair, source.words)
     manifest = wanted_manifest(settings, source, tokenizer, encoder)
     work = _Build(settings, source, encoder, manifest, console)
-    return work.in_folder(user_path(settings.out) / manifest.name) if url is None else work.at_url(url / manifest.name)
+    place = user_path(settings.out) / manifest.name
+    result = work.in_folder(place) if url is None else work.at_url(url / manifest.name)
+    if result.default_plan != settings.plan:
+        console.warn(
+            f"{result.place} was built with the plan {result.default_plan.id}, which stays its default; "
+            f"{settings.plan.id} is taken where it is named, from Python as spec={settings.plan!r}"
+        )
+    return result
 
 
 class _Build:

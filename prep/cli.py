@@ -166,7 +166,9 @@ def _print_built(result: "BuildResult", spec: "PlanSpec", took: str) -> None:
     else:
         print_cache(result.cache)
         click.echo(f"\nbuilt {result.place} in {took}")
-    click.echo(f"next: train run --cache {shlex.quote(result.place)}")
+    default = result.default_plan
+    flags = f" {_plan_flags(spec, default.seed)}" if spec != default else ""
+    click.echo(f"next: train run --cache {shlex.quote(result.place)}{flags}")
 
 
 @cli.command()

@@ -20,7 +20,7 @@ def checked(given: Mapping[str, Any], kinds: Mapping[str, Any]) -> dict[str, Any
     """
     plain = {name: value.item() if isinstance(value, np.generic) else value for name, value in given.items()}
     wrong = [
-        f"{name} is {value!r}, expected {kinds[name].__name__ if isinstance(kinds[name], type) else kinds[name]}"
+        f"{name} is {value!r:.80}, expected {kinds[name].__name__ if isinstance(kinds[name], type) else kinds[name]}"
         for name, value in plain.items()
         if name in kinds and not _fits(value, kinds[name])
     ]

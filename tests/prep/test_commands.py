@@ -49,6 +49,15 @@ def test_commands_tell_what_a_cache_holds(prep: Prep) -> None:
     assert "cache/a" in listed
 
 
+def test_another_plan_for_a_cache_that_is_there_is_told_how_it_is_taken(prep: Prep) -> None:
+    """Its default stays the plan that it was built with."""
+    build(prep, write("a.csv", GOOD))
+    again = build(prep, "a.csv", "--strategy", "tight", "--batch-size", "4")
+    assert again.out.endswith("next: train run --cache cache/a --strategy tight --batch-size 4\n")
+    assert "was built with the plan smart-b16-s0, which stays its default; tight-b4-s0 is taken where" in again.err
+    assert "warning" not in build(prep, "a.csv").err
+
+
 def test_a_token_budget_below_a_row_is_refused_before_all_is_encoded_and_leaves_nothing(prep: Prep) -> None:
     budget = ("--strategy", "budget", "--max-tokens", "2")
     refused = build(prep, write("a.csv", GOOD), *budget)

@@ -102,6 +102,9 @@ def test_a_folder_that_holds_no_tokenizer_is_refused(prep: Prep) -> None:
     done = build(prep, write("a.csv", GOOD), "--tokenizer", "none")
     assert done.code == 2
     assert "none holds no tokenizer.json, nor an older form" in done.err
+    write("some/tokenizer.json", "{}")
+    done = build(prep, "a.csv", "--tokenizer", "some/tokenizer.json")
+    assert done.err == "error: --tokenizer 'some/tokenizer.json' is a file, expected its folder: --tokenizer some\n"
 
 
 def test_an_old_vocab_txt_is_converted(prep: Prep) -> None:
