@@ -12,7 +12,7 @@ from cache.console.output import finish_without_stdout
 from cache.console.text import sized
 from cache.errors import InputError
 
-from .declarations import declarations, flag
+from .declarations import declarations
 from .libraries import load_libraries
 from .predict_cli import predict
 from .settings import PRECISIONS, TRAINER_NAMES, Settings, read_settings
@@ -48,7 +48,7 @@ class RunCommand(click.Command):
             name = TRAINER_NAMES.get(given.lstrip("-").replace("-", "_"))
             if name is None:
                 raise
-            raise click.UsageError(f"No such option {given!r}, which is {flag(name)} here.", ctx) from None
+            raise click.UsageError(f"No such option {given!r}, which is {name} here.", ctx) from None
 
 
 def settings_options(command: Command) -> Command:

@@ -1,15 +1,18 @@
 """`train run --config`: settings from a file, flags on top, and a run's own settings give the run again."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
 
 from cache import InputError
+from prep.cli import cli as prep
 from tests.helpers.caches import write_cache
 from tests.helpers.models import write_model
 from train.cli import cli
+from train.declarations import flag
 from train.settings import TRAINER_NAMES, read_settings
 
 
@@ -58,7 +61,7 @@ def test_a_runs_settings_reproduce_it(tmp_path: Path, monkeypatch: pytest.Monkey
 
 @pytest.mark.parametrize(
     ("given", "name"),
-    [("--learning-rate", "--lr"), ("--per_device_train_batch_size=8", "--batch-size"), ("--fp16", "--precision")],
+    [("--learning-rate", "--lr"), ("--per_device_train_batch_size=8", "--batch-size"), ("--fp16", "--precision bf16")],
 )
 def test_an_option_by_the_trainer_s_name_is_answered_with_ours(given: str, name: str) -> None:
     done = CliRunner().invoke(cli, ["run", "--cache", "x", given])
@@ -67,14 +70,18 @@ def test_an_option_by_the_trainer_s_name_is_answered_with_ours(given: str, name:
 
 
 def test_what_the_trainer_s_names_stand_for_is_there() -> None:
-    assert set(TRAINER_NAMES.values()) <= {param.name for param in cli.commands["run"].params}
-    assert not set(TRAINER_NAMES) & {param.name for param in cli.commands["run"].params}
+    ours = {"run": cli.commands["run"], "build": prep.commands["build"]}
+    flags = {name: {flag for param in command.params for flag in param.opts} for name, command in ours.items()}
+    for given, text in TRAINER_NAMES.items():
+        assert flag(given) not in flags["run"]
+        command = "build" if "of `prep build`" in text else "run"
+        assert set(re.findall(r"--[\w-]+", text)) <= flags[command]
 
 
 def test_an_unknown_setting_lists_the_known_ones(tmp_path: Path) -> None:
     """Misspelled names do not pass in silence."""
     (tmp_path / "a.toml").write_text('cache = "x"\nlearning_rate = 1\nrate = 1\n')
     with pytest.raises(
-        InputError, match=r"is called 'learning_rate' \(here lr\), 'rate'; the settings are cache, model"
+        InputError, match=r"is called 'learning_rate' \(here --lr\), 'rate'; the settings are cache, model"
     ):
         CliRunner().invoke(cli, ["run", "--config", str(tmp_path / "a.toml")], catch_exceptions=False)
