@@ -31,11 +31,33 @@ PUNCTUATION: Json = {"type": "Punctuation", "behavior": "Isolated"}
 
 
 def is_known(parts: Json, config: Json) -> bool:
-    """Whether `made_anew` knows what transformers makes of a tokenizer; arguments as there."""
+    """Whether `made_anew` knows what transformers makes of a tokenizer; arguments as there. Special tokens that
+    tokenizer.json does not list are added by transformers."""
     name = str(config.get("tokenizer_class") or GENERIC[0])
     plain = name.removesuffix("Fast")
     by_normalizer = plain in BERTS and _as_object(parts.get("normalizer")).get("type") == BERT
-    return name in GENERIC or plain in CLASSES or by_normalizer
+    added = {*map(_text, _listed(parts.get("added_tokens")))}
+    return (name in GENERIC or plain in CLASSES or by_normalizer) and _special_tokens(config) <= added
+
+
+def _special_tokens(config: Json) -> set[str]:
+    """The special tokens that tokenizer_config.json names; without that of padding, which is looked for later."""
+    named = [token for role, token in config.items() if role.endswith("_token") and role != "pad_token"]
+    for key in ("additional_special_tokens", "extra_special_tokens", "added_tokens_decoder"):
+        named += _listed(config.get(key))
+    return {text for text in map(_text, named) if text}
+
+
+def _listed(tokens: Any) -> list[Any]:
+    """Tokens that come in a list, or by a name or id each."""
+    tokens = list(tokens.values()) if isinstance(tokens, dict) else tokens
+    return tokens if isinstance(tokens, list) else []
+
+
+def _text(token: Any) -> str:
+    """A token as text: it may be an object; empty where it is neither."""
+    text = token.get("content") if isinstance(token, dict) else token
+    return text if isinstance(text, str) else ""
 
 
 def made_anew(parts: Json, config: Json) -> Json:

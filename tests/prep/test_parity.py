@@ -169,6 +169,7 @@ def test_enough_rows_are_checked_the_longest_and_foreign_ones_first() -> None:
         {"tokenizer_class": "PreTrainedTokenizerFast", "do_lower_case": None},
         {"tokenizer_class": "PreTrainedTokenizerFast", "do_lower_case": False},
         {"padding_side": "left", "truncation_side": "left"},
+        {"additional_special_tokens": ["WORD"]},
     ],
     ids=str,
 )
