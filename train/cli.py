@@ -180,7 +180,9 @@ def evaluate(
     with Progress(f"evaluating {split}", limit or len(rows), "rows", quiet=quiet, delay_s=1) as progress:
         scores = score(trained, rows, on, resolved, batch_size, limit, progress=progress.update)
     assert scores is not None
-    if not math.isfinite(scores.mean_loss):
+    if not scores.targets:
+        _warn("warning: nothing is to be predicted in these rows: no word has a tag, or no token was masked")
+    elif not math.isfinite(scores.mean_loss):
         _warn("warning: the loss is not finite: some of the model's outputs are no numbers, so its scores mean nothing")
     names = scored_classes(trained.config, rows.task)
     if as_json:

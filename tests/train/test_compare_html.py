@@ -176,6 +176,12 @@ def test_a_run_of_one_record_is_a_dot_and_no_line_lies_on_the_frame(tmp_path) ->
     assert axes.get_ylim() == (0, pytest.approx(1.05 * 2))
 
 
+def test_a_run_without_a_finite_loss_is_drawn_beside_no_curve(tmp_path) -> None:
+    """All of its updates were skipped."""
+    curves = read_curves(write_run(tmp_path / "skipped", 1))
+    check_page(comparison_page(group_runs([replace(curves, loss=np.full_like(curves.loss, np.nan))])))
+
+
 def test_runs_without_a_step_are_refused(tmp_path) -> None:
     """Before the first log point there is nothing to draw; beside a run that has some, it is in the table alone."""
     empty = read_curves(write_run(tmp_path / "empty", 1, steps=0))

@@ -12,8 +12,10 @@ from tests.helpers.scores import entities
 from train.metrics.classification import ClassificationMetric, MultiLabelMetric
 from train.metrics.entities import TokenMetric
 from train.metrics.evaluation import score_names
+from train.metrics.perplexity import MaskedLMScores
 from train.metrics.regression import correlation, ranks
-from train.metrics.scores import MAIN
+from train.metrics.scores import MAIN, is_better
+from train.run_folder.records import finite
 
 CPU = torch.device("cpu")
 
@@ -36,6 +38,13 @@ def test_every_task_has_scores_before_it_has_rows(kind: str) -> None:
     classes = () if kind in ("regression", MLM) else ("B-A", "O")
     names = score_names(Task(kind, classes), kind == MLM)
     assert names[0] == "loss" and set(MAIN) & set(names)
+
+
+def test_where_nothing_is_to_be_predicted_there_is_no_loss() -> None:
+    """Rows without a masked token; a loss of 0 and a perplexity of 1 would be the best of all evaluations."""
+    scores = MaskedLMScores(rows=3, loss=0.0, tokens=0, correct=0)
+    assert np.isnan([scores.mean_loss, scores.perplexity]).all()
+    assert not is_better("loss", finite(scores.summary())["loss"], None)
 
 
 def test_f1_by_hand() -> None:

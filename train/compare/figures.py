@@ -181,7 +181,7 @@ def _panel(
                 _draw_curve(axes, x, y, smoothing, colors[color], "o" + line if dots or len(x) == 1 else line)
         if not dots:
             highest = axes.dataLim.ymax
-            axes.set_ylim(0, 1.05 * highest if highest > 0 else 1)
+            axes.set_ylim(0, 1.05 * highest if 0 < highest < np.inf else 1)  # infinite where nothing is drawn
         axes.set(xlim=(0, last), xlabel=x_label, ylabel=y_label)
 
     return Panel(heading, draw, f"{heading}, of {', '.join(group.name for group in groups)}")

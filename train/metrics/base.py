@@ -3,6 +3,7 @@
 Shapes: B rows of a batch, W columns, C classes.
 """
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -32,8 +33,8 @@ class Scores(ABC):
 
     @property
     def mean_loss(self) -> float:
-        """Loss per target."""
-        return self.loss / self.targets if self.targets else 0.0
+        """Loss per target; not a number where there is none, which is no perfect score."""
+        return self.loss / self.targets if self.targets else math.nan
 
     @abstractmethod
     def summary(self) -> dict[str, Any]:
