@@ -66,7 +66,7 @@ def plan_epoch(lengths: Array, spec: PlanSpec, epoch: int, max_length: int) -> E
     """
     if epoch < 0:
         raise InputError(f"epoch {epoch} is negative")
-    words = _words(spec, epoch)
+    words, lengths = _words(spec, epoch), np.asarray(lengths)
     if len(lengths) == 0:
         return EpochPlan(np.zeros(0, np.uint32), np.zeros(1, np.int64), np.zeros(0, np.int32))
     if np.any(lengths[1:] < lengths[:-1]) or lengths[0] < 0 or lengths[-1] > max_length:

@@ -123,7 +123,8 @@ def test_epochs_and_seeds_differ_and_repeat(spec: PlanSpec) -> None:
 
 @pytest.mark.parametrize("spec", SPECS, ids=lambda spec: spec.id)
 def test_the_type_of_the_lengths_does_not_matter(spec: PlanSpec) -> None:
-    plans = [plan_epoch(some_lengths().astype(kind), spec, 0, MAX_LENGTH) for kind in (np.uint8, np.int32, np.int64)]
+    kinds = [*(some_lengths().astype(kind) for kind in (np.uint8, np.int32, np.int64)), some_lengths().tolist()]
+    plans = [plan_epoch(lengths, spec, 0, MAX_LENGTH) for lengths in kinds]
     assert len({fingerprint(plan) for plan in plans}) == 1
     assert {str(array.dtype) for array in vars(plans[0]).values()} == {"uint32", "int64", "int32"}
 
