@@ -189,6 +189,16 @@ def test_runs_without_a_step_are_refused(tmp_path) -> None:
         comparison_page(group_runs([empty]))
     other = read_curves(write_run(tmp_path / "other", 1, "fixed"))
     assert "smart, 1 run" in check_page(comparison_page(group_runs([empty, other]))).text
+    seed = read_curves(write_run(tmp_path / "seed", 2))
+    assert "smart, 2 runs" in check_page(comparison_page(group_runs([empty, seed]))).text
+
+
+def test_runs_with_records_of_other_steps_are_no_group(tmp_path) -> None:
+    runs = [write_run(tmp_path / str(steps), steps, logging_steps=steps) for steps in (5, 10)]
+    assert [group.name for group in group_runs([read_curves(run) for run in runs])] == [
+        "logging steps 5",
+        "logging steps 10",
+    ]
 
 
 def test_smoothing_leaves_out_what_is_not_finite() -> None:

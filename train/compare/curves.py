@@ -19,8 +19,9 @@ from .table import RunResult, read_result
 
 Floats = npt.NDArray[np.float64]
 
-NOT_COMPARED = FREE_ON_RESUME | {"seed", "plan_seed", "logging_steps"}
-"""Settings in which the runs of a group may differ. Caches are compared by fingerprint, devices as they were found."""
+NOT_COMPARED = FREE_ON_RESUME | {"seed", "plan_seed"}
+"""Settings in which the runs of a group may differ: their records are of the same steps. Caches are compared by
+fingerprint, devices as they were found."""
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,7 @@
 """`train compare --html`: the curves of runs on one page, and the tutorial's table of them."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -40,7 +41,8 @@ def comparison_page(groups: Sequence[Group]) -> str:
         InputError: no run has recorded a step yet.
     """
     results = [run.result for group in groups for run in group.runs]
-    drawn = [group for group in groups if all(len(run.steps) for run in group.runs)]
+    begun = [replace(group, runs=tuple(run for run in group.runs if len(run.steps))) for group in groups]
+    drawn = [group for group in begun if group.runs]
     if not drawn:
         folders = ", ".join(str(result.folder) for result in results)
         raise InputError(f"no step is recorded yet in {folders}; wait for the first log point (--logging-steps steps)")
