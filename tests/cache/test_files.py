@@ -17,7 +17,7 @@ from cache import (
 )
 
 from ..helpers.build_server import ROOT
-from ..helpers.hostile import REMEDY, read_everything, refused, sound_cache
+from ..helpers.hostile import REMEDY, read_everything, refused, remedy_for, sound_cache
 
 
 @pytest.fixture
@@ -91,7 +91,7 @@ def test_a_file_that_is_not_as_listed_is_refused_at_opening(
     place: Path, name: str, damage: Callable[[Path], Any], says: str
 ) -> None:
     damage(place / name)
-    refused(place, str(place / name), says, REMEDY)
+    refused(place, str(place / name), says, remedy_for(place / name))
 
 
 @pytest.mark.parametrize("name", ["train", "tokenizer", "train/plans", "train/plans/smart-b8-s0"])

@@ -57,6 +57,11 @@ def read_everything(cache: Cache) -> int:
     return rows
 
 
+def remedy_for(path: Path) -> str:
+    """What the message about a damaged file must tell to type: plans are drawn again, anything else is built again."""
+    return f"rm -r {path.parent}" if "plans" in path.parts else REMEDY
+
+
 def refused(place: Path, *named: str, kind: type[LengthwiseError] = CorruptCacheError, verify: bool = False) -> str:
     """Opening is refused, with a message that holds each of `named`, and a line long at most."""
     with pytest.raises(kind) as error:
