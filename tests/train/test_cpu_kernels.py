@@ -135,6 +135,13 @@ def classifier(config: object) -> PreTrainedModel:
     return model
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float64], ids=str)
+def test_a_probability_next_to_0_or_1_is_met_to_within_2_to_the_minus_15(dtype: torch.dtype) -> None:
+    ones = torch.ones(100_000, dtype=dtype)
+    assert (dropout(nn.Dropout(1e-9), ones) == 0).double().mean() < 1e-3
+    assert (dropout(nn.Dropout(1 - 1e-9), ones) == 0).double().mean() > 1 - 1e-3
+
+
 def test_a_models_numbers_follow_torchs_seed() -> None:
     """The same seed, the same dropout; another, another."""
     model = classifier(BertConfig(vocab_size=50, hidden_size=32, num_hidden_layers=2, num_attention_heads=4)).train()

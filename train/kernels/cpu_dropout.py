@@ -1,10 +1,10 @@
 """Dropout on the CPU from raw random bits.
 
 torch draws a CPU's dropout one number at a time, which costs more than the matrix products around it. Here 64-bit
-words of numpy's SFC64 are cut into numbers as wide as the values they decide on, and the masking is integer arithmetic
-on sign bits. A value is dropped with probability p, to within 2^-15, independently of the others, as by
-`torch.nn.Dropout`; only the choice of values differs. The generator's seed comes from torch's own generator, so a run
-whose random state is restored draws the same numbers.
+words of numpy's SFC64 are cut into numbers of 16 bits, and the masking is integer arithmetic on sign bits. A value is
+dropped with probability p, to within 2^-15, independently of the others, as by `torch.nn.Dropout`; only the choice of
+values differs. The generator's seed comes from torch's own generator, so a run whose random state is restored draws the
+same numbers.
 """
 
 from functools import partial
@@ -17,6 +17,8 @@ from torch.autograd.function import once_differentiable
 
 INTEGERS = {torch.bfloat16: torch.int16, torch.float32: torch.int32, torch.float64: torch.int64}
 """Supported precisions, and integers of the same size."""
+TOP = 1 << 15
+"""How many different numbers are drawn: 16 bits for each value, of which one is the sign."""
 
 
 def random_source() -> np.random.SFC64:
@@ -26,11 +28,10 @@ def random_source() -> np.random.SFC64:
 
 def sign_bits(source: np.random.SFC64, shape: torch.Size, kept: float, integer: torch.dtype) -> torch.Tensor:
     """Integers of `shape` whose sign bit is set with probability `kept`; their other bits are noise."""
-    bytes_each = integer.itemsize
-    words = source.random_raw(-(-shape.numel() * bytes_each // 8))
-    numbers = torch.from_numpy(words.view(np.int8)).view(integer)[: shape.numel()].view(shape)
-    top = 1 << (8 * bytes_each - 1)
-    return numbers.bitwise_and_(top - 1).sub_(round(kept * top))  # 0 … top - 1 less the threshold
+    words = source.random_raw(-(-shape.numel() // 4))
+    numbers = torch.from_numpy(words.view(np.int16))[: shape.numel()].view(shape)
+    threshold = min(round(kept * TOP), TOP - 1)
+    return numbers.bitwise_and_(TOP - 1).sub_(threshold).to(integer)  # 0 … TOP - 1 less the threshold
 
 
 class _Dropout(torch.autograd.Function):
