@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from cache import Cache, PlanSpec, open_cache
+from cache import Cache, open_cache
 from cache.common.folder import Folder
 from cache.common.hub import user_path
 from cache.console.progress import ConsoleProgress
@@ -69,11 +69,6 @@ class BuildResult:
         """The URL, or the folder."""
         return str(self.url or self.cache.folder)
 
-    @property
-    def default_plan(self) -> PlanSpec:
-        """The plan that the cache was built with, which training takes where no other is named."""
-        return PlanSpec(**self.cache.manifest.plan)
-
 
 def build(settings: BuildSettings, console: ConsoleProgress, source: Source | None = None) -> BuildResult:
     """Build a cache, or open it where it exists already; draw the epochs of the plan that are missing.
@@ -117,9 +112,10 @@ def build(settings: BuildSettings, console: ConsoleProgress, source: Source | No
     work = _Build(settings, source, encoder, manifest, console)
     place = user_path(settings.out) / manifest.name
     result = work.in_folder(place) if url is None else work.at_url(url / manifest.name)
-    if result.default_plan != settings.plan:
+    default = result.cache.manifest.default_plan
+    if default != settings.plan:
         console.warn(
-            f"{result.place} was built with the plan {result.default_plan.id}, which stays its default; "
+            f"{result.place} was built with the plan {default.id}, which stays its default; "
             f"{settings.plan.id} is taken where it is named, from Python as spec={settings.plan!r}"
         )
     return result

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TypedDict
 
-from cache.common.table_files import is_delimiter
+from cache.common.table_files import parse_delimiter
 from cache.errors import InputError
 from cache.format.checksummed_json import NAME_PATTERN
 from cache.format.manifest import DEFAULT_SHARD_BYTES, MAX_LENGTH
@@ -122,11 +122,13 @@ class BuildSettings:
             for flag, (value, allowed) in chosen.items()
             if value not in allowed
         ]
-        mark = self.columns.delimiter
         if self.source == STDIN and self.name is None:
             wrong.append("--name is missing, for text from standard input has none; pass --name NAME")
-        if mark is not None and not is_delimiter(mark):
-            wrong.append(f"--delimiter {self.delimiter!r} is not one character such as ';' (a tab is '\\t')")
+        if self.delimiter is not None:
+            try:
+                parse_delimiter(self.delimiter)
+            except InputError as error:
+                wrong.append(str(error))
         return wrong
 
     @property
@@ -138,5 +140,5 @@ class BuildSettings:
     def columns(self) -> Columns:
         """The columns to read."""
         labels = (self.label,) if isinstance(self.label, str) else tuple(self.label or ())
-        delimiter = "\t" if self.delimiter == "\\t" else self.delimiter
+        delimiter = None if self.delimiter is None else parse_delimiter(self.delimiter)
         return Columns(self.text, self.text_pair, labels, self.task != MLM, delimiter, self.missing == DROP)

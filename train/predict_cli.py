@@ -107,7 +107,7 @@ def _predict_file(
     from .tables.writing import check_out
 
     check_out(out, file, force)
-    table = open_table(file, "\t" if delimiter == "\\t" else delimiter)
+    table = open_table(file, delimiter)
     texts = table.text_columns(*columns)
     predictor = _predictor(model, **options)
     from cache.console.progress import ConsoleProgress

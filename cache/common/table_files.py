@@ -2,6 +2,8 @@
 
 import shlex
 
+from ..errors import InputError
+
 CSV, TSV, JSON, PARQUET = "csv", "tsv", "json", "parquet"
 
 FORMATS = {
@@ -18,16 +20,28 @@ FORMATS = {
 DELIMITERS = {CSV: ",", TSV: "\t"}
 """What separates the cells."""
 
-OTHER_DELIMITERS = {";": "';'", "\t": "'\\t'", "|": "'|'"}
+_OTHER_DELIMITERS = {";": "';'", "\t": "'\\t'", "|": "'|'"}
 """What may separate cells in place of commas, and how it is typed."""
 
 MAX_NAME = 60
 """Characters of a column's name, beyond which it looks like a text."""
 
 
-def is_delimiter(mark: str) -> bool:
-    """Whether a file's cells can be separated by this."""
-    return len(mark) == 1 and mark.isascii() and mark not in '"\r\n'
+def parse_delimiter(typed: str) -> str:
+    """What separates a file's cells, from what was typed: a tab as \\t.
+
+    Raises:
+        InputError: nothing can be separated by it.
+    """
+    mark = "\t" if typed == "\\t" else typed
+    if len(mark) != 1 or not mark.isascii() or mark in '"\r\n':
+        raise InputError(f"--delimiter {typed!r} is not one character such as ';' (a tab is '\\t')")
+    return mark
+
+
+def other_delimiter(name: str) -> str:
+    """What seems to separate the cells of a file whose only column has this name, as it is typed; empty if nothing."""
+    return next((typed for mark, typed in _OTHER_DELIMITERS.items() if mark in name), "")
 
 
 UTF16_MARKS = (b"\xff\xfe", b"\xfe\xff")

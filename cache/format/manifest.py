@@ -113,6 +113,11 @@ class Manifest:
         tokenizer = [replace(info, file=f"{TOKENIZER}/{info.file}") for info in self.tokenizer.files]
         return [*tokenizer, *(shard for split in self.splits.values() for shard in split.shards)]
 
+    @property
+    def default_plan(self) -> PlanSpec:
+        """`plan`, parsed."""
+        return PlanSpec(**self.plan)
+
     def to_bytes(self) -> bytes:
         """The manifest's file content."""
         return seal({"format": FORMAT, "version": VERSION, **asdict(self)})

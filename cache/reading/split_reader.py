@@ -64,7 +64,7 @@ class SplitReader:
         self.tokenizer, self.max_length = manifest.tokenizer, manifest.max_length
         self.fingerprint = manifest.fingerprint
         self._owner = PlanOwner(self.fingerprint, name, self.info.rows)
-        self._built_from, self._built_plan = manifest.source.get("argument"), manifest.plan
+        self._built_from, self._built_plan = manifest.source.get("argument"), manifest.default_plan
         self.first_rows = np.cumsum([0, *(shard.rows for shard in self.info.shards)])
         self._shards = self._map()
         self._sound: set[int] = set()
@@ -245,7 +245,7 @@ class SplitReader:
 
     def default_spec(self) -> PlanSpec:
         """The plan settings the build was asked for."""
-        return PlanSpec(**self._built_plan)
+        return self._built_plan
 
     def chosen_spec(self, given: PlanSpec | str | None) -> PlanSpec:
         """The plan settings that a caller gave; for the name of a strategy and for None those the build was asked for,

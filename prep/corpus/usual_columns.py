@@ -5,7 +5,7 @@ import shlex
 from collections.abc import Sequence
 from dataclasses import replace
 
-from cache.common.table_files import MAX_NAME, OTHER_DELIMITERS
+from cache.common.table_files import MAX_NAME, other_delimiter
 from cache.errors import InputError
 
 from ..columns import Columns
@@ -110,17 +110,15 @@ def _usual(what: str, names: Sequence[str], usual: Sequence[str], more: Sequence
         if found:
             listed = " or ".join(map(repr, found))
             raise InputError(f"{where}: which column is the {what}, {listed}? Name one with --{what} COLUMN")
-    marks = [mark for mark in OTHER_DELIMITERS if len(names) == 1 and mark in names[0]]
-    near = [name for name in names if not marks and {*usual, *more} & set(_plain(name).split("_"))][:3]
+    mark = other_delimiter(names[0]) if len(names) == 1 else ""
+    near = [name for name in names if not mark and {*usual, *more} & set(_plain(name).split("_"))][:3]
     hints = [f"name one with --{what} {' or '.join(map(shlex.quote, near)) or 'COLUMN'}"]
     if what == "label":
         hints.append("without labels pass --task mlm, to adapt a model to the texts")
-    if any(len(name) > MAX_NAME or name.strip().isdigit() for name in names) and not marks:
+    if any(len(name) > MAX_NAME or name.strip().isdigit() for name in names) and not mark:
         hints.append("is its first line a row already? Put one above it that names the columns, such as text,label")
-    if marks:
-        hints.append(
-            f"are its cells separated by something else than commas? Pass --delimiter {OTHER_DELIMITERS[marks[0]]}"
-        )
+    if mark:
+        hints.append(f"are its cells separated by something else than commas? Pass --delimiter {mark}")
     raise InputError(f"{where}: which column is the {what}? It has {', '.join(map(repr, names))}; {'; '.join(hints)}")
 
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
 from cache.common.files import open_regular
 from cache.common.forked import Forked
-from cache.common.table_files import DELIMITERS, FORMATS, JSON, MAX_NAME, OTHER_DELIMITERS, PARQUET, is_delimiter
+from cache.common.table_files import DELIMITERS, FORMATS, JSON, MAX_NAME, PARQUET, other_delimiter, parse_delimiter
 from cache.errors import InputError
 
 from .parsing import Lines, Row, check_header, csv_rows, json_rows
@@ -110,12 +110,11 @@ class Table:
         Raises:
             InputError: it does.
         """
-        marks = [mark for mark in OTHER_DELIMITERS if mark in name and self.kind in DELIMITERS]
-        if not marks and len(name) <= MAX_NAME:
+        mark = other_delimiter(name) if self.kind in DELIMITERS else ""
+        if not mark and len(name) <= MAX_NAME:
             return
         reason = "is its first line a row? Then put a line such as text above it"
-        if marks:
-            mark = OTHER_DELIMITERS[marks[0]]
+        if mark:
             reason = f"are its cells separated by something else than commas? Then pass --delimiter {mark}"
         raise InputError(
             f"{self.path} has one column, called {name!r:.100}; {reason}; if that is its name, pass it as --text"
@@ -134,7 +133,7 @@ def open_table(path: Path, delimiter: str | None = None) -> Table:
 
     Args:
         path: of the file.
-        delimiter: what separates the cells of csv, where its ending does not say it.
+        delimiter: what separates the cells of csv, as it is typed, where its ending does not say it.
 
     Raises:
         InputError: it cannot be read as what its ending says, its ending says nothing, or it has no rows.
@@ -147,11 +146,10 @@ def open_table(path: Path, delimiter: str | None = None) -> Table:
         )
     if delimiter is not None and kind not in DELIMITERS:
         raise InputError(f"--delimiter is for {' and '.join(DELIMITERS)}, but --file {path} is {kind}; leave it out")
-    if delimiter is not None and not is_delimiter(delimiter):
-        raise InputError(f"--delimiter {delimiter!r} is not one character such as ';' (a tab is '\\t')")
+    mark = None if delimiter is None else parse_delimiter(delimiter)
     try:
         size = path.stat().st_size
-        chunks = _parquet_chunks(path, size) if kind == PARQUET else _text_chunks(path, kind, delimiter)
+        chunks = _parquet_chunks(path, size) if kind == PARQUET else _text_chunks(path, kind, mark)
         first = next(chunks, None)
     except OSError as error:
         raise InputError(f"--file {path} cannot be read ({error.strerror or error})") from None
