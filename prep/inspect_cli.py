@@ -9,6 +9,7 @@ from cache.console.text import counted, sized
 
 if TYPE_CHECKING:
     from cache import Cache
+    from cache.plans.strategies import EpochPlan
 
 
 @click.command()
@@ -33,14 +34,11 @@ def info(cache: str, model: str | None, ranks: int | None, as_json: bool) -> Non
 
     from .inspect.memory import format_memory, memory_facts
     from .inspect.ranks import format_ranks, rank_facts
-    from .inspect.summary import cache_facts, first_split, table_specs
+    from .inspect.summary import cache_facts
 
     opened = open_cache(cache)
-    used, held = None, []
-    if ranks is not None:
-        split = first_split(opened)
-        held = [split.plan(spec, 0) for spec in table_specs(split)]  # so that each plan is drawn once
-        used = rank_facts(opened, ranks, model)
+    held: list[EpochPlan] = []  # so that each plan is drawn once
+    used = None if ranks is None else rank_facts(opened, ranks, model, held)
     memory = memory_facts(opened, model) if model is not None else None
     if as_json:
         more = {"ranks": used, "memory": memory}

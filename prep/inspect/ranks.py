@@ -7,9 +7,11 @@ from dataclasses import replace
 from typing import Any
 
 from cache import Cache, PlanSpec, Split
+from cache.console.progress import ConsoleProgress
 from cache.errors import InputError
 from cache.plans.costs import rank_use
 from cache.plans.shares import ATTENTION_LENGTH, attention_length
+from cache.plans.strategies import EpochPlan
 
 from .model_size import read_size
 from .summary import align, first_split, table_specs
@@ -17,7 +19,9 @@ from .summary import align, first_split, table_specs
 MOST_RANKS = 4096
 
 
-def rank_facts(cache: Cache, ranks: int, model: str | None = None) -> dict[str, Any]:
+def rank_facts(
+    cache: Cache, ranks: int, model: str | None = None, held: list[EpochPlan] | None = None
+) -> dict[str, Any]:
     """Everything `prep info --ranks --json` says: how well `ranks` are used with each plan of the token table, and with
     batches of as many rows for each rank.
 
@@ -25,6 +29,7 @@ def rank_facts(cache: Cache, ranks: int, model: str | None = None) -> dict[str, 
         cache: what is trained on.
         ranks: R.
         model: whose attention counts, a folder, Hub id, or `minilm`; None: BERT-base's.
+        held: receives the plans of the token table; while they are held, they are not drawn again.
 
     Raises:
         InputError: there cannot be so many ranks, or the model cannot be read.
@@ -38,12 +43,19 @@ def rank_facts(cache: Cache, ranks: int, model: str | None = None) -> dict[str, 
     specs = table_specs(split)
     larger = [replace(spec, batch_size=spec.batch_size * ranks) for spec in specs if spec.batch_size]
     fitting = [spec for spec in larger if (spec.batch_size or 0) <= len(split)]
-    plans = [_plan_use(split, spec, ranks, length) for spec in dict.fromkeys([*specs, *fitting])]
+    chosen, plans = list(dict.fromkeys([*specs, *fitting])), []
+    with ConsoleProgress().bar("measuring", len(chosen), "plans") as bar:
+        for spec in chosen:
+            plan = split.plan(spec, 0)
+            if held is not None and spec in specs:
+                held.append(plan)
+            plans.append(_plan_use(split, plan, spec, ranks, length))
+            bar.update(1)
     return {"ranks": ranks, "model": model, "plans": plans, "too_small": _too_small(split, specs, ranks)}
 
 
-def _plan_use(split: Split, spec: PlanSpec, ranks: int, length: int) -> dict[str, Any]:
-    plan, width = split.plan(spec, 0), split.max_length if spec.strategy == "fixed" else None
+def _plan_use(split: Split, plan: EpochPlan, spec: PlanSpec, ranks: int, length: int) -> dict[str, Any]:
+    width = split.max_length if spec.strategy == "fixed" else None
     padded, packed = (
         vars(rank_use(plan, split.lengths, ranks, packed=kind, fixed_width=width, attention_length=length))
         for kind in (False, True)
