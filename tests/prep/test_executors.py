@@ -168,6 +168,7 @@ SOURCES: list[tuple[Callable[[], str], dict[str, Any]]] = [
     (of_splits_in_several_formats, {"limit": 20}),
     (of_text_files, {}),
     (of_lines_of_text, {"task": "mlm", "holdout": 0.2}),
+    (of_rows_with_gaps, {"task": "mlm", "missing": "drop", "long_texts": "chunk", "max_length": 6, "holdout": 0.2}),
     (of_pairs, {"holdout": 0.3}),
     (of_numbers, {}),
     (of_sets, {}),

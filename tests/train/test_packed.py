@@ -195,6 +195,14 @@ def test_a_weight_is_dropped_with_the_given_probability_and_gradients_follow(dty
     assert float(value.grad.float().sum()) == pytest.approx(float(out.detach().sum()), rel=0.01)
 
 
+def test_a_dropout_of_1_drops_every_weight_as_torch_s_does():
+    query, key = torch.randn(2, 1, 2, 5, 4, requires_grad=True)
+    cu_seq_lens = torch.tensor([0, 2, 5], dtype=torch.int32)
+    out = packed_attention(query, key, key, 1.0, 0.5, (cu_seq_lens, cu_seq_lens), (3, 3))
+    assert out.shape == (1, 5, 2, 4)
+    assert not out.any()
+
+
 def test_gradients_with_dropout_are_those_of_the_numbers_that_were_drawn():
     """Finite differences under the same seed, in double precision."""
     cu = torch.tensor([0, 2, 4, 9]).int()
