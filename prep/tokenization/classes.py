@@ -141,7 +141,8 @@ CLASSES: dict[str, tuple[str, Callable[[Json, Json], Json]]] = {
     **dict.fromkeys(("XLMRobertaTokenizer", "CamembertTokenizer"), ("Unigram", _xlm_roberta)),
     "DebertaV2Tokenizer": ("Unigram", _deberta),
 }
-"""What a class of transformers makes anew, of which model of `tokenizers`. `BERTS` are known by their normalizer, others are left to transformers."""
+"""What a class of transformers makes anew, of which model of `tokenizers`. `BERTS` are known by their normalizer,
+others are left to transformers."""
 
 
 def _as_object(part: Any) -> Json:

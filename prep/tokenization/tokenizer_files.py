@@ -160,7 +160,7 @@ def configured(tokenizer: TokenizerFiles, folder: Path) -> TokenizerFiles:
         except ValueError as error:
             raise InputError(
                 f"transformers cannot load the tokenizer {tokenizer.name!r}: {error}; to take its tokenizer.json as it "
-                f'is, copy it and its tokenizer_config.json to a folder, and set "tokenizer_class" there to "{GENERIC[0]}"'
+                f"is, copy it to a folder with its tokenizer_config.json, and set tokenizer_class there to {GENERIC[0]}"
             ) from error
     settled = {**parts, **made_anew(parts, config)}
     if settled == parts:
