@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from cache.errors import LengthwiseError
+from cache.errors import LengthwiseError, MismatchError
 from cache.format import tasks
 from cache.plans.spec import PlanSpec
 from tests.helpers.caches import write_cache
@@ -289,6 +289,17 @@ def test_the_trial_takes_the_step_with_the_most_padded_tokens_that_lies_ahead(ma
         plan = job.split.draw(job.spec, epoch)
         ahead += [int(plan.sizes[step] * plan.widths[step]) for step in steps]
     assert [batch.padded_tokens for batch in tried] == [max(ahead)]
+
+
+def test_a_model_that_fails_in_bf16_is_found_before_step_1(make_job):
+    """As DeBERTa's first version does, whose mask overflows."""
+
+    def fail(**inputs):
+        raise RuntimeError("value cannot be converted to type c10::BFloat16 without overflow")
+
+    job = replace(make_job(precision="bf16"), forward=fail)
+    with pytest.raises(MismatchError, match=r"cannot compute a batch in bf16 \(value .*; pass --precision fp32"):
+        check_memory(job, State(Meter(CPU)))
 
 
 def test_want_of_memory_names_the_batch_and_the_flags_that_help(make_job):
