@@ -214,7 +214,7 @@ def test_steps_that_the_run_does_not_have_are_warned_of(make_job):
     """22 steps an epoch."""
     assert run_warnings(make_job(epochs=2, max_steps=44, warmup_steps=43)) == []
     short, warm_up = run_warnings(make_job(epochs=2, max_steps=45, warmup_steps=44))
-    assert "2 epochs of --epochs have 44 steps, fewer than --max-steps 45; for as many pass --epochs 3" in short
+    assert "--epochs 2 gives 44 steps, fewer than --max-steps 45; for as many pass --epochs 3" in short
     assert "the warm-up takes 44 steps and the run has 44" in warm_up
 
 
