@@ -179,7 +179,7 @@ def test_masked_language_models_mask_the_same_tokens_and_give_the_padded_loss_an
     torch.testing.assert_close(losses[1], losses[0], atol=1e-10, rtol=1e-9)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 def test_a_weight_is_dropped_with_the_given_probability_and_gradients_follow(dtype):
     """Of equal scores and ones for values a token's result is the share of weights that were kept, over 1 - p."""
     tokens, p = 64, 0.3
