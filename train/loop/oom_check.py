@@ -33,7 +33,7 @@ def check_memory(setup: TrainingSetup, state: State) -> HeaviestStep:
 
     Raises:
         OutOfMemoryError: it does not fit.
-        MismatchError: the model cannot compute it in bf16.
+        MismatchError: the model cannot compute it in half precision.
     """
     heaviest: tuple[int, int, int] = (0, 0, 0)  # tokens, -epoch, -step: of equal ones the first
     for epoch in range(state.epoch, len(setup.steps)):
@@ -46,9 +46,9 @@ def check_memory(setup: TrainingSetup, state: State) -> HeaviestStep:
     setup.model.train()
     moments = [] if setup.optimizer.state else [torch.empty_like(p) for p in setup.trained_parameters for _ in range(2)]
     sizes = []
-    failed = f"{type(setup.model).__name__} cannot compute a batch in bf16"
-    bf16 = setup.settings.precision == "bf16"
-    with library_errors(MismatchError, failed, "; pass --precision fp32") if bf16 else nullcontext():
+    precision = setup.settings.precision
+    failed = f"{type(setup.model).__name__} cannot compute a batch in {precision}"
+    with nullcontext() if precision == "fp32" else library_errors(MismatchError, failed, "; pass --precision fp32"):
         for batch in setup.batches(-heaviest[1], -heaviest[2]):
             backward(setup, batch)
             sizes.append((batch.padded_tokens, batch_size(batch)))
