@@ -59,8 +59,10 @@ def use_packed(model: PreTrainedModel, device: torch.device, precision: str, fir
         return f"its attention is {padded}, not sdpa"
     if device.type not in ("cpu", "cuda"):
         return f"there is no attention for it on {device.type}"
-    if device.type == "cuda" and kind == MODERNBERT and precision == "fp32":
+    if precision not in _precisions(model, device):
         return "its sliding window needs bf16 on CUDA"
+    if device.type == "cuda" and precision == "bf16" and torch.cuda.get_device_capability(device) < (8, 0):
+        return "its attention in bf16 needs CUDA 8.0"
     name = f"{NAME}_{padded}"
     ALL_ATTENTION_FUNCTIONS.register(name, partial(attention, padded=ALL_ATTENTION_FUNCTIONS[padded]))
     ALL_MASK_ATTENTION_FUNCTIONS.register(name, ALL_MASK_ATTENTION_FUNCTIONS[padded])
@@ -74,6 +76,12 @@ def use_packed(model: PreTrainedModel, device: torch.device, precision: str, fir
         pool = _pooled_already if first_only else _mean_of_rows if mean else _first_of_rows
         encoder.register_forward_hook(partial(_replace_output, pool), with_kwargs=True)
     return None
+
+
+def _precisions(model: PreTrainedModel, device: torch.device) -> tuple[str, ...]:
+    """The precisions in which a model can attend to packed rows, the finest first."""
+    windowed = device.type == "cuda" and model.config.model_type == MODERNBERT
+    return ("bf16",) if windowed else ("fp32", "bf16")
 
 
 def attention(
@@ -150,7 +158,7 @@ def check_packed(model: PreTrainedModel, packed: Batch, padded: Batch, precision
     Args:
         model: from `use_packed`.
         packed, padded: the same rows.
-        precision: to compute in, beside fp32.
+        precision: to compute in, beside fp32 where the model can.
 
     Raises:
         MismatchError: logits, or the hidden states of a masked language model, differ by more than rounding.
@@ -166,7 +174,7 @@ def check_packed(model: PreTrainedModel, packed: Batch, padded: Batch, precision
     )
     training = model.training
     model.eval()
-    for used in dict.fromkeys(("fp32", precision)):
+    for used in dict.fromkeys((_precisions(model, packed.input_ids.device)[0], precision)):
         with torch.no_grad(), devices.autocast(packed.input_ids.device, used):
             found, expected = (_output(model, replace(batch, labels=None)) for batch in (packed, few))
         if len(found) == 1:  # a vector per token: (1, T, …) and (2, W, …)
