@@ -141,7 +141,9 @@ def of_tagged_words() -> str:
 
 
 def of_rows_with_gaps() -> str:
-    write("a.jsonl", jsonl([{**row, "text": None} if number % 5 == 2 else row for number, row in enumerate(ROWS)]))
+    """Among them a part that holds nothing else."""
+    gaps = [number % 5 == 2 or number in range(12, 36) for number in range(len(ROWS))]
+    write("a.jsonl", jsonl([{**row, "text": None} if gap else row for row, gap in zip(ROWS, gaps, strict=True)]))
     return "a.jsonl"
 
 

@@ -17,6 +17,7 @@ from train.forward.inputs import use_ready_masks
 from train.forward.packed import use_packed
 from train.forward.pooled import use_pooled_only
 from train.kernels.packed_attention import packed_attention
+from train.loop.loss_scale import LossScale
 from train.loop.setup import TrainingSetup, make_optimizer
 from train.loop.state import Meter, State
 from train.loop.step import backward, update
@@ -45,8 +46,11 @@ class Calls(TorchDispatchMode):
 
 @pytest.mark.parametrize(("dtype", "name"), [(torch.bfloat16, "_flash"), (torch.float32, "_efficient")])
 @pytest.mark.parametrize("width", [26, 32])
-def test_cuda_attention_gets_heads_of_a_multiple_of_8(dtype: torch.dtype, name: str, width: int) -> None:
+def test_cuda_attention_gets_heads_of_a_multiple_of_8(
+    monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype, name: str, width: int
+) -> None:
     """Others, such as TinyBERT's 26, are padded; values and gradients have the shapes of what was given."""
+    monkeypatch.setattr("train.kernels.packed_attention.has_flash_attention", lambda device: True)
     parts = [torch.empty(1, 4, tokens, width, dtype=dtype, device=META, requires_grad=True) for tokens in (3, 20, 20)]
     ends = [torch.empty(4, dtype=torch.int32, device=META) for _ in range(2)]
     with Calls() as calls:
@@ -81,7 +85,8 @@ def prepared(toy: Cache, folder: Path, kind: str, packed: bool = False) -> Train
         assert use_packed(model, CUDA, "bf16", first_only) is None
     model.to(META)
     optimizer = make_optimizer(model, settings)
-    return TrainingSetup(model, model, optimizer, toy, toy["train"], PlanSpec("dynamic", 8), settings, META, (5,), {})
+    setup = TrainingSetup(model, model, optimizer, toy, toy["train"], PlanSpec("dynamic", 8), settings, META, (2,), {})
+    return replace(setup, loss_scale=LossScale(META)) if packed else setup
 
 
 @pytest.mark.slow

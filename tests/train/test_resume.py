@@ -341,7 +341,7 @@ def test_flags_that_contradict_the_run_are_refused_all_at_once(halfway):
 def test_the_same_settings_spelled_otherwise_are_no_contradiction(halfway, place, tmp_path, monkeypatch):
     """A relative path of the model, `auto` where the run found out the same."""
     monkeypatch.chdir(place)
-    monkeypatch.setattr("train.runtime.device._native_bf16", lambda device: False)
+    monkeypatch.setattr("train.runtime.device.native_bf16", lambda device: False)
     shutil.copytree(halfway, tmp_path / "same")
     out = str(tmp_path / "x" / ".." / "same")
     given = {"model": "model", "precision": "auto", "cache": "toy", "lr": 1e-3, "device": "auto", "out": out}

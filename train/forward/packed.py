@@ -25,7 +25,7 @@ from cache import Batch
 from cache.errors import MismatchError
 
 from ..kernels.cpu_attention import NAME as BLOCKED
-from ..kernels.packed_attention import packed_attention
+from ..kernels.packed_attention import has_flash_attention, packed_attention
 from ..runtime import device as devices
 from .inputs import MODERNBERT, model_inputs
 from .masked_lm import is_masked_model
@@ -36,7 +36,7 @@ NAME = "lengthwise_packed"
 SUPPORTED = frozenset({"bert", "camembert", "distilbert", "electra", MODERNBERT, "roberta", "xlm-roberta"})
 """Model types whose attention all goes through transformers' interface, `cu_seq_lens_q` and positions included."""
 
-TOLERANCES = {"fp32": 1e-3, "bf16": 0.1}
+TOLERANCES = {"fp32": 1e-3, "bf16": 0.1, "fp16": 0.02}
 """Precision to the difference in logits that is rounding, as a fraction of the largest logit or of 1."""
 
 
@@ -46,7 +46,7 @@ def use_packed(model: PreTrainedModel, device: torch.device, precision: str, fir
     Args:
         model: on `device`.
         device: where it computes.
-        precision: "fp32" or "bf16".
+        precision: "fp32", "bf16" or "fp16".
         first_only: whether the last layer is computed for the pooled token alone, see `pooled`.
 
     Returns:
@@ -59,10 +59,10 @@ def use_packed(model: PreTrainedModel, device: torch.device, precision: str, fir
         return f"its attention is {padded}, not sdpa"
     if device.type not in ("cpu", "cuda"):
         return f"there is no attention for it on {device.type}"
-    if precision not in _precisions(model, device):
-        return "its sliding window needs bf16 on CUDA"
-    if device.type == "cuda" and precision == "bf16" and torch.cuda.get_device_capability(device) < (8, 0):
-        return "its attention in bf16 needs CUDA 8.0"
+    if device.type == "cuda" and kind == MODERNBERT and (precision == "fp32" or not has_flash_attention(device)):
+        return "its sliding window needs bf16 or fp16 on CUDA, of compute capability 8.0 or newer"
+    if device.type == "cuda" and precision == "bf16" and not has_flash_attention(device):
+        return "its attention in bf16 needs CUDA of compute capability 8.0 or newer"
     name = f"{NAME}_{padded}"
     ALL_ATTENTION_FUNCTIONS.register(name, partial(attention, padded=ALL_ATTENTION_FUNCTIONS[padded]))
     ALL_MASK_ATTENTION_FUNCTIONS.register(name, ALL_MASK_ATTENTION_FUNCTIONS[padded])
@@ -76,12 +76,6 @@ def use_packed(model: PreTrainedModel, device: torch.device, precision: str, fir
         pool = _pooled_already if first_only else _mean_of_rows if mean else _first_of_rows
         encoder.register_forward_hook(partial(_replace_output, pool), with_kwargs=True)
     return None
-
-
-def _precisions(model: PreTrainedModel, device: torch.device) -> tuple[str, ...]:
-    """The precisions in which a model can attend to packed rows, the finest first."""
-    windowed = device.type == "cuda" and model.config.model_type == MODERNBERT
-    return ("bf16",) if windowed else ("fp32", "bf16")
 
 
 def attention(
@@ -174,7 +168,8 @@ def check_packed(model: PreTrainedModel, packed: Batch, padded: Batch, precision
     )
     training = model.training
     model.eval()
-    for used in dict.fromkeys((_precisions(model, packed.input_ids.device)[0], precision)):
+    windowed = model.config.model_type == MODERNBERT and packed.input_ids.device.type == "cuda"  # unknown there in fp32
+    for used in dict.fromkeys((precision,) if windowed else ("fp32", precision)):
         with torch.no_grad(), devices.autocast(packed.input_ids.device, used):
             found, expected = (_output(model, replace(batch, labels=None)) for batch in (packed, few))
         if len(found) == 1:  # a vector per token: (1, T, …) and (2, W, …)

@@ -99,7 +99,7 @@ def packed_attention(
     width = query.shape[-1]
     if width % 8:  # which the kernels do not take; zeros at the end of each head change nothing
         query, key, value = (pad(part, (0, -width % 8)) for part in (query, key, value))
-    if query.dtype != torch.float32:
+    if query.dtype in (torch.float16, torch.bfloat16) and has_flash_attention(query.device):
         flat = (part[0].transpose(0, 1) for part in (query, key, value))  # (Q or T, N, D)
         side = -1 if window is None else window
         out: torch.Tensor = torch.ops.aten._flash_attention_forward(
@@ -115,13 +115,18 @@ def packed_attention(
         )[0]
         return out[None, :, :, :width]
     if window is not None and window < longest[1] - 1:
-        raise NotImplementedError("attention in a sliding window in fp32, other than on the CPU")
+        raise NotImplementedError("attention in a sliding window, other than in half precision on CUDA 8.0 or newer")
     rows = (part.transpose(1, 2) for part in (query, key, value))  # (1, Q or T, N, D)
     grad = any(part.requires_grad for part in (query, key, value))
     found: torch.Tensor = torch.ops.aten._efficient_attention_forward(
         *rows, None, *cu_seq_lens, *longest, dropout, 0, grad, scale=scale
     )[0]
     return found[..., :width]
+
+
+def has_flash_attention(device: torch.device) -> bool:
+    """Whether torch's flash attention, which takes half precision alone, runs on a CUDA device."""
+    return torch.cuda.get_device_capability(device) >= (8, 0)
 
 
 class _Packed(torch.autograd.Function):

@@ -70,7 +70,10 @@ def backward(setup: TrainingSetup, batch: Batch) -> torch.Tensor:
         with nullcontext() if setup.parallel is None or summing else setup.parallel.no_sync():
             with devices.autocast(setup.device, setup.settings.precision):
                 loss: torch.Tensor = (setup.parallel or setup.compute_loss)(inputs, counts)
-            (loss if weight == 1 else loss * weight).backward()
+            weighted = loss if weight == 1 else loss * weight
+            if setup.loss_scale is not None:
+                weighted = weighted * setup.loss_scale.value
+            weighted.backward()
     except (RuntimeError, MemoryError) as error:
         if devices.is_out_of_memory(error):
             raise _out_of_memory(setup, batch) from None
@@ -122,13 +125,18 @@ def update(setup: TrainingSetup, state: State) -> None:
     if setup.masking is not None:
         tokens = torch.as_tensor(state.meter.step_weight, device=setup.device).clamp(min=1)
         torch._foreach_div_(gradients, tokens.float())
+    if setup.loss_scale is not None and gradients:
+        torch._foreach_div_(gradients, setup.loss_scale.value)
     # Of no gradients, where no row of a step has a label, torch would give a norm on the CPU.
     norm = torch.nn.utils.get_total_norm(gradients) if gradients else torch.zeros((), device=setup.device)
     if settings.max_grad_norm:
         torch.nn.utils.clip_grads_with_norm_(parameters, settings.max_grad_norm, norm)
-    bad = state.meter.close_step(state.step, norm)
+    overflow = None if setup.loss_scale is None else setup.loss_scale.adapt(norm)
+    bad = state.meter.close_step(state.step, norm, overflow)
     if settings.on_nonfinite == "stop":  # nothing is learned between a bad step and the log point that finds it
         bad = (state.meter.bad_step >= 0).float()
+    if overflow is not None:
+        bad = torch.maximum(bad, overflow.float())
     for group in optimizer.param_groups:
         group["lr"] = learning_rate(setup, state.step)
     optimizer.found_inf = bad  # type: ignore[attr-defined]  # the fused step changes nothing where this is 1
