@@ -26,7 +26,7 @@ from train.metrics.evaluation import evaluate
 from train.models.fit import CacheRequirements
 from train.models.loading import load_model
 from train.report import run_warnings, small_batch_warning
-from train.run import train
+from train.run import resume_run, start_run, train
 from train.runtime import device as devices
 from train.settings import SCHEDULES, Settings
 
@@ -330,6 +330,24 @@ def test_want_of_memory_names_the_batch_and_the_flags_that_help(make_job):
         assert "8 rows x 48 tokens" in text
         for flag in ("--batch-size", "--gradient-accumulation-steps", "--max-tokens", "--precision bf16"):
             assert flag in text
+
+
+def test_a_lack_of_memory_for_something_other_than_a_batch_is_a_memory_error(make_job, toy, monkeypatch):
+    """For the model, say, while another program holds the memory: the commands then print what torch says of it."""
+
+    def short(*_, **__):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate")
+
+    settings = Settings(cache="none")
+    for name in ("train.run._start", "train.run._resume", "train.metrics.evaluation._labelled"):
+        monkeypatch.setattr(name, short)
+    for function in (
+        lambda: start_run(settings, print, print),
+        lambda: resume_run(Path("none"), {}, print, print),
+        lambda: evaluate(make_job().model, toy["test"], CPU, "fp32"),
+    ):
+        with pytest.raises(MemoryError, match=r"\(CUDA out of memory. Tried to allocate\)"):
+            function()
 
 
 def test_an_error_that_is_not_about_memory_passes(make_job):
