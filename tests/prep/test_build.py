@@ -78,7 +78,7 @@ def test_a_validation_split_that_cannot_be_is_refused(tmp_path: Path, options: d
 
 def test_rows_with_numbers_are_not_said_to_be_taken_from_each_class(tmp_path: Path) -> None:
     path = write_rows(tmp_path / "a.csv", toy_rows(60, classes=(0.5, 1.5)))
-    with pytest.raises(InputError, match="a holdout of 0.001 of 60 rows leaves no row to validation"):
+    with pytest.raises(InputError, match=r"a holdout of 0.001 of 60 rows leaves no row to validation"):
         build_toy(path, tmp_path, validation=0.001)
 
 
