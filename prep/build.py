@@ -27,7 +27,7 @@ from cache.writing.publishing import building, publish, remove_leftovers, stagin
 from cache.writing.writer import write_manifest, write_tokenizer
 
 from .at_url import check_other_push, existing_at_url, find_place, lacks_epochs, push_built, stored
-from .choices import DROP, LOCAL
+from .choices import CHUNK, DROP, LOCAL
 from .corpus.missing import FilledRows, noting_left_out
 from .corpus.source import STDIN, Source
 from .existing import existing_cache, wanted_manifest
@@ -107,7 +107,10 @@ def build(settings: BuildSettings, console: ConsoleProgress, source: Source | No
             f"--max-length {max_length}, but {tokenizer.name} is the tokenizer of a model whose rows have at "
             f"most {limit} tokens (model_max_length); such a model cannot train on this cache"
         )
-    encoder = Encoder(tokenizer, max_length, settings.engine, source.pair, source.words)
+    chunked = settings.long_texts == CHUNK
+    if chunked and source.pair:
+        raise InputError(f"--long-texts {CHUNK} takes one text per row, but {source.where} has two; leave it out")
+    encoder = Encoder(tokenizer, max_length, settings.engine, source.pair, source.words, chunked)
     manifest = wanted_manifest(settings, source, tokenizer, encoder)
     work = _Build(settings, source, encoder, manifest, console)
     place = user_path(settings.out) / manifest.name

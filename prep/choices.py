@@ -9,6 +9,9 @@ ENGINES = ("auto", "nanotoken", "gigatoken", "tokenizers")
 DROP = "drop"
 MISSING = ("error", DROP)
 """What may become of rows without a text or a label."""
+TRUNCATE, CHUNK = "truncate", "chunk"
+LONG_TEXTS = (TRUNCATE, CHUNK)
+"""What may become of texts beyond the max length."""
 LOCAL = "local"
 EXECUTORS = (LOCAL, "ray")
 """Where a build may run."""

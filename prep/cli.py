@@ -21,7 +21,7 @@ from cache.console.text import counted
 from cache.errors import InputError
 from cache.plans.spec import STRATEGIES, PlanSpec
 
-from .choices import ENGINES, EXECUTORS, MISSING, TASKS
+from .choices import ENGINES, EXECUTORS, LONG_TEXTS, MISSING, TASKS, TRUNCATE
 from .inspect_cli import info, list_caches, print_cache, report, show, verify
 from .sharing_cli import gc, pull, push
 
@@ -104,6 +104,13 @@ def _sources(context: click.Context, parameter: click.Parameter, incomplete: str
     help="Library that tokenizes; the fast ones are checked on every build.",
 )
 @click.option("--max-length", type=int, help="Truncate rows to this many tokens.  [default: the preset's, else ≤ 512]")
+@click.option(
+    "--long-texts",
+    type=click.Choice(LONG_TEXTS),
+    default=TRUNCATE,
+    show_default=True,
+    help="What becomes of longer texts; chunk, for --task mlm, makes several rows of them.",
+)
 @click.option("--holdout", type=float, help="Fraction to hold out as test where train is the only split.")
 @click.option(
     "--validation",
@@ -142,7 +149,7 @@ def build(source: tuple[str, ...], quiet: bool, as_json: bool, memory: str, **op
       prep build sentences.jsonl --text tokens --label ner_tags
       prep build comments.csv --label toxic --label insult --label threat
       prep build saved_dataset --tokenizer bert-base-cased
-      prep build notes.txt --task mlm
+      prep build notes.txt --task mlm --long-texts chunk
     """
     from cache.console.progress import ConsoleProgress, clock
 

@@ -6,11 +6,12 @@ from typing import Any
 
 from cache import Cache, open_cache
 from cache.errors import CacheError, InputError, MismatchError, NotACacheError
-from cache.format.manifest import MISSING_ROWS, Manifest, TokenizerInfo, fingerprint_of
+from cache.format.manifest import LONG_TEXTS, MISSING_ROWS, Manifest, TokenizerInfo, fingerprint_of
 from cache.format.tasks import Task
 from cache.reading.manifest import open_folder, read_manifest
 from cache.remote.urls import StoreUrl
 
+from .choices import TRUNCATE
 from .corpus.source import Source
 from .settings import BuildSettings
 from .tokenization.encoder import Encoder
@@ -38,6 +39,7 @@ def wanted_manifest(settings: BuildSettings, source: Source, tokenizer: Tokenize
         raise InputError(f"--holdout {holdout} and --validation {settings.validation} leave no rows to train on")
     asked: dict[str, Any] = {} if settings.task == "auto" else {"task": settings.task}
     asked |= {"validation": settings.validation} if settings.validation else {}
+    asked |= {LONG_TEXTS: settings.long_texts} if settings.long_texts != TRUNCATE else {}
     identity = {**source.identity, "holdout": holdout, "limit": settings.limit, **asked}
     content = {
         "source": identity,

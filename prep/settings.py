@@ -12,7 +12,7 @@ from cache.format.manifest import DEFAULT_SHARD_BYTES, MAX_LENGTH
 from cache.format.tasks import MLM
 from cache.plans.spec import PlanSpec
 
-from .choices import DROP, ENGINES, EXECUTORS, LOCAL, MISSING, TASKS
+from .choices import CHUNK, DROP, ENGINES, EXECUTORS, LOCAL, LONG_TEXTS, MISSING, TASKS, TRUNCATE
 from .columns import Columns
 from .corpus.source import STDIN
 
@@ -31,6 +31,7 @@ class BuildOptions(TypedDict, total=False):
     tokenizer: str | os.PathLike[str] | None
     engine: str
     max_length: int | None
+    long_texts: str
     holdout: float | None
     validation: float
     limit: int | None
@@ -69,6 +70,7 @@ class BuildSettings:
     tokenizer: str | os.PathLike[str] | None = None
     engine: str = "auto"
     max_length: int | None = None
+    long_texts: str = TRUNCATE
     holdout: float | None = None
     validation: float = 0.0
     limit: int | None = None
@@ -91,6 +93,8 @@ class BuildSettings:
             wrong.append(f"--name {self.name!r} is not a plain name (letters, digits, '.', '_', '-')")
         if self.task == MLM and self.label:
             wrong.append("--label is given, but --task mlm takes no labels; leave one of them out")
+        if self.long_texts == CHUNK and self.task != MLM:
+            wrong.append(f"--long-texts {CHUNK} is for --task {MLM}, for a label belongs to a whole text; leave it out")
         if self.max_length is not None and not 1 <= self.max_length <= MAX_LENGTH:
             wrong.append(f"--max-length {self.max_length} is not from 1 to {MAX_LENGTH}")
         if self.holdout is not None and not 0 <= self.holdout < 1:
@@ -115,6 +119,7 @@ class BuildSettings:
             "--task": (self.task, TASKS),
             "--engine": (self.engine, ENGINES),
             "--missing": (self.missing, MISSING),
+            "--long-texts": (self.long_texts, LONG_TEXTS),
             "--executor": (self.executor, EXECUTORS),
         }
         wrong = [

@@ -204,22 +204,22 @@ def evaluate(
 @json_option
 @click.option("--html", type=click.Path(path_type=Path), help="Also draw the runs' curves, on one HTML page.")
 def compare(runs: tuple[Path, ...], as_json: bool, html: Path | None) -> None:
-    """Print runs side by side, as a table in Markdown.
+    """Print runs side by side, as a table in Markdown. What cannot be read as a run is left out with a warning.
 
     \b
     Examples:
       train compare runs/imdb-1 runs/imdb-2
       train compare runs/imdb-* --html runs.html
     """
-    from .compare.table import comparison, read_result, to_json
+    from .compare.table import comparison, read_results, to_json
     from .run_folder.records import finite
 
+    results = read_results(runs, _warn)
     if html is not None:
         from .compare.figures import write_comparison
 
-        size = write_comparison(runs, html)
+        size = write_comparison([result.folder for result in results], html)
         click.echo(f"wrote {html} ({sized(size)})", err=True)
-    results = [read_result(folder) for folder in runs]
     if as_json:
         print_json(finite({"runs": [to_json(result) for result in results]}))
     else:

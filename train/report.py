@@ -13,6 +13,7 @@ from .loop.setup import TrainingSetup
 from .metrics.scores import TITLES, main_score
 from .run_folder.folder import METRICS, MODEL, Json
 from .run_folder.trackers import Trackers
+from .runtime.device import native_bf16
 from .settings import NO_SPLIT
 
 Log = Callable[[str], None]
@@ -66,6 +67,8 @@ def run_warnings(setup: TrainingSetup) -> list[str]:
             f"warning: the warm-up takes {settings.warmup_steps:,} steps and the run has {total:,}, so the learning "
             "rate never reaches --lr; lower --warmup-steps, or pass --warmup-ratio 0.1 instead"
         )
+    if settings.precision == "fp32" and setup.device.type == "cuda" and not native_bf16(setup.device):
+        warnings.append("this GPU computes no bf16, and the run is in fp32; try --precision fp16")
     return [warning for warning in warnings if warning]
 
 

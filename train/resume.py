@@ -1,5 +1,6 @@
 """Where an interrupted run is resumed, and whether it can be resumed exactly."""
 
+import json
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -14,9 +15,11 @@ from cache.common.folder import Folder
 from cache.common.hub import local_folder, user_path
 from cache.errors import LengthwiseError, MismatchError
 from cache.format.files import FileInfo
+from cache.format.tasks import MLM, Task
 
+from .forward.losses import BALANCED, resolve_weights
 from .loop.checkpoint import Checkpoint, clean, load_checkpoint, newest_checkpoint, read_checkpoint
-from .loop.resolution import absolute_model, cache_requirements
+from .loop.resolution import absolute_model, cache_requirements, main_metric
 from .loop.setup import TrainingSetup, checkpoint_owner, environment, keep_plan, prepare_training
 from .loop.state import Meter, State
 from .models.folder import CONFIG
@@ -25,7 +28,7 @@ from .run_folder.folder import CHECKPOINTS, RUNS, Json, RunInfo, open_run, read_
 from .runtime import device as devices
 from .runtime.distributed import Ranks
 from .runtime.launch import is_restarted, launch_id
-from .settings import FREE_ON_RESUME, Settings, contradictions
+from .settings import AUTO, FREE_ON_RESUME, Settings, contradictions
 
 
 @dataclass(frozen=True)
@@ -51,16 +54,21 @@ def resumed_settings(folder: Path, info: RunInfo, given: Mapping[str, Any]) -> S
     Raises:
         MismatchError: what was given would change the run's numbers, or names another folder for them.
     """
-    differences = contradictions(info.settings, _resolve_given(given))
+    differences = contradictions(info.settings, _resolve_given(given, info))
     if "out" in given and user_path(given["out"]).resolve() != folder.resolve():
         differences.append(f"--out is {given['out']}, but a run is resumed in its own folder, {folder}")
     _refuse(folder, differences)
     return replace(info.settings, **{name: value for name, value in given.items() if name in FREE_ON_RESUME})
 
 
-def _resolve_given(given: Mapping[str, Any]) -> dict[str, Any]:
-    """What was given on the command line, as the resolved settings of a run would hold it."""
-    resolved = dict(given)
+def _resolve_given(given: Mapping[str, Any], info: RunInfo) -> dict[str, Any]:
+    """What was given on the command line, as the resolved settings of the run would hold it."""
+    resolved, run = dict(given), info.settings
+    if given.get("keep_best") == AUTO:
+        resolved["keep_best"] = main_metric(Task(str(run.task), ()), run.task == MLM, info.metric)
+    if "class_weights" in given and run.class_weights not in (None, BALANCED):
+        task = Task(str(run.task), tuple(json.loads(run.class_weights)))
+        resolved["class_weights"] = resolve_weights(given["class_weights"], 0, task, task.kind)
     if "model" in given:
         resolved["model"] = absolute_model(given["model"])
     if given.get("precision") == "auto":

@@ -18,7 +18,7 @@ from cache.plans.spec import STRATEGIES, PlanSpec
 
 from .declarations import declarations, described, flag, setting
 
-PRECISIONS = ("auto", "fp32", "bf16")
+PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 SCHEDULES = ("linear", "cosine", "constant")
 ON_NONFINITE = ("stop", "skip")
 NO_SPLIT = "none"
@@ -35,7 +35,7 @@ TRAINER_NAMES = {
     "data_seed": "--plan-seed",
     "dataset_name": "--cache",
     "eval_strategy": "--eval-steps",
-    "fp16": "--precision bf16",
+    "fp16": "--precision fp16",
     "group_by_length": "--strategy",
     "label_smoothing_factor": "--label-smoothing",
     "learning_rate": "--lr",
@@ -132,7 +132,10 @@ class Settings:
         False, "Compute activations again in backward instead of keeping them: less memory, about a third more time."
     )
     precision: str = setting(
-        "auto", "fp32, bf16 (autocast), or auto: bf16 where the hardware computes it natively.", choices=PRECISIONS
+        "auto",
+        "fp32, bf16 (autocast), fp16 (autocast and loss scaling, for GPUs without bf16), or auto: bf16 where the "
+        "hardware computes it natively, else fp32.",
+        choices=PRECISIONS,
     )
     padding_free: bool = setting(
         False,

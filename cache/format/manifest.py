@@ -29,6 +29,8 @@ MANIFEST = "manifest.json"
 TOKENIZER = "tokenizer"
 MISSING_ROWS = "missing_rows"
 """Key of a source, there if rows were left out that have no text or label: split to how many."""
+LONG_TEXTS = "long_texts"
+"""Key of a source, there if texts longer than the max length are several rows."""
 
 MAX_MANIFEST_BYTES = 32 * 1024 * 1024
 MAX_TOKENIZER_BYTES = 256 * 1024 * 1024
@@ -90,7 +92,7 @@ class Manifest:
         name: the cache's name.
         fingerprint: sha256 over what determines the content; see `fingerprint_of`.
         source: where the text came from: kind, name, revision or file hashes, columns, selection.
-        max_length: rows were truncated to this many tokens.
+        max_length: texts were truncated to this many tokens, or cut into rows of so many.
         plan: settings of the plan the build was asked for, the default of `train run`.
         build: how it was built (engine, versions); not part of the fingerprint.
         created: UTC time, ISO 8601; not part of the fingerprint.
@@ -112,6 +114,11 @@ class Manifest:
         """Every file that it lists, by the paths below the cache: those of the tokenizer, the shards."""
         tokenizer = [replace(info, file=f"{TOKENIZER}/{info.file}") for info in self.tokenizer.files]
         return [*tokenizer, *(shard for split in self.splits.values() for shard in split.shards)]
+
+    @property
+    def chunked(self) -> bool:
+        """Whether texts longer than the max length are several rows; else they were truncated."""
+        return LONG_TEXTS in self.source
 
     @property
     def default_plan(self) -> PlanSpec:

@@ -148,10 +148,15 @@ def _draw_lengths(curve: LengthCurve, max_length: int, axes: "Axes", colors: Pal
 # --- max length and classes
 
 
-def histogram(info: SplitInfo, max_length: int, cuts: Sequence[Truncation]) -> Figure:
-    """The distribution of row lengths, and the share that smaller max lengths would cut."""
+def histogram(info: SplitInfo, max_length: int, cuts: Sequence[Truncation], chunked: bool = False) -> Figure:
+    """The distribution of row lengths, and the share that smaller max lengths would cut.
+
+    Where texts longer than the max length are `chunked`, no token was cut.
+    """
     at_limit = rows_at_limit(info, max_length)
-    if at_limit:
+    if chunked:
+        title = f"{share(at_limit, info.rows)} of the rows are {max_length:,} tokens long, the limit"
+    elif at_limit:
         title = (
             f"{share(at_limit, info.rows)} of the rows are {max_length:,} tokens long, the limit, and may have been cut"
         )
@@ -160,7 +165,8 @@ def histogram(info: SplitInfo, max_length: int, cuts: Sequence[Truncation]) -> F
     if cuts:
         cut = cuts[len(cuts) // 2]
         title += f"; at {cut.max_length:,} it would be {share(cut.rows_cut, info.rows)}"
-    caption = "Rows as the cache holds them; how long they were before they were cut is not recorded."
+    longer = "longer texts are several rows" if chunked else "how long they were before they were cut is not recorded"
+    caption = f"Rows as the cache holds them; {longer}."
     panel = Panel("Rows by length", partial(_draw_histogram, info, max_length))
     return Figure("truncation", title, caption, (panel,), columns=1)
 

@@ -59,12 +59,13 @@ def make_report(cache: Cache, split_name: str | None = None) -> Report:
         raise InputError(f"the split {split.name!r} of {cache.folder} has no rows, expected some to draw{more}")
     views, limit, default = plan_views(split), manifest.max_length, split.default_spec()
     chosen = next((view for view in views if view.row.spec == default), views[2])
-    cuts = truncations(split.info, limit, smaller_limits(limit, split.info.longest))
+    cuts = [] if manifest.chunked else truncations(split.info, limit, smaller_limits(limit, split.info.longest))
+    in_source_order = split.lengths[np.argsort(split.source_rows, kind="stable")]
     drawn = [
         figures.batches(views, limit),
         figures.costs(views, chosen),
-        figures.lengths(length_curve(split.lengths[np.argsort(split.source_rows)]), length_curve(split.lengths), limit),
-        figures.histogram(split.info, limit, cuts),
+        figures.lengths(length_curve(in_source_order), length_curve(split.lengths), limit),
+        figures.histogram(split.info, limit, cuts, manifest.chunked),
     ]
     if counts := class_counts(split):
         total, what = (sum(counts), "labelled token") if manifest.task.per_token else (len(split), "row")
@@ -97,7 +98,7 @@ def report_page(report: Report) -> str:
         figures=report.figures,
         tables={
             "costs": cost_table(report.views),
-            "truncation": truncation_table(report),
+            **({} if manifest.chunked else {"truncation": truncation_table(report)}),
         },
         samples=marked_rows(split),
         rows=f"{split.info.rows:,}",

@@ -114,7 +114,8 @@ def align(lines: Sequence[Sequence[str]]) -> str:
 def format_splits(cache: Cache) -> str:
     """Rows, tokens, lengths and classes of each split."""
     task = cache.manifest.task
-    lines = [["split", "rows", "tokens", "shortest", "median", "longest", "truncated at"]]
+    cut = "in chunks of" if cache.manifest.chunked else "truncated at"
+    lines = [["split", "rows", "tokens", "shortest", "median", "longest", cut]]
     if task.labelled:
         lines[0].append("labels" if task.kind == "regression" else "tags of words" if task.per_token else "classes")
     for name, split in cache.items():

@@ -38,8 +38,8 @@ class EncodedSplit:
 
     Attributes:
         runs: ids as sorted runs, in source order; where tokens have labels, ids and marks.
-        rows: (rows,) the rows of the source split that belong to it, ascending, those that were left out not counted;
-            None for all.
+        rows: (rows,) the row of the source split that each one comes from, ascending, those that were left out not
+            counted; None where it has all of them, each once.
         lengths: (rows,) tokens of each.
         labels: (source rows,) or (source rows, classes); None where tokens have labels, or nothing has.
         first_lengths: (rows,) tokens of token type 0; None without pairs.

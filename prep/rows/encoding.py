@@ -31,7 +31,8 @@ class EncodedRows:
 
     Attributes:
         store: their ids as sorted runs; where tokens have labels, ids and marks, see `prep.tokenization.words`.
-        rows: (chunk rows,) each, their numbers in the part; none where all rows belong to the split.
+        rows: (chunk rows,) each, their numbers in the part, one after another where a text has several rows; none where
+            all rows belong to the split, and each text is one.
         lengths: (chunk rows,) each, their tokens.
         first_lengths: likewise their tokens of token type 0, for pairs.
     """
@@ -131,10 +132,13 @@ def _encode_texts(chunk: Chunk, encoder: Encoder, part: Part, name: str, split: 
     with _naming_rows(encoder, rows, chunk.split):
         if encoder.pairs:
             ids, lengths, first_lengths = encoder.pairs.encode(columns[0].to_pylist(), columns[1].to_pylist())
+        elif encoder.chunks:
+            ids, lengths, texts = encoder.chunks.encode(columns[0].to_pylist())
+            rows = rows[texts]
         else:
             ids, lengths = encoder.encode(columns[0].to_pylist())
     check_tokens(ids, lengths, encoder.vocab_size, rows, chunk.split)
-    own = None if mask is None else rows - part.first_row
+    own = None if mask is None and not encoder.chunks else rows - part.first_row
     split.add(ids.astype(id_type(encoder.vocab_size)), lengths, own, first_lengths)
     return len(ids)
 

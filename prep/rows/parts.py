@@ -112,7 +112,7 @@ def survey(shared: Shared, part: Part, report: Report) -> Survey:
     Raises:
         InputError: the part cannot be read, or a label is missing or of a wrong kind.
     """
-    found, size = Survey(batches=[]), 0
+    found, size = Survey(batches=[] if shared.in_place else None), 0
     for chunk in part.chunks():
         found.rows += chunk.batch.num_rows
         size += chunk.batch.nbytes

@@ -5,7 +5,7 @@ characters from there. How text is normalized and split it knows itself, from to
 Ids are to be those that transformers gives, so that is written into the cache's tokenizer.json as well.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 from cache.format.checksummed_json import Json
@@ -23,6 +23,18 @@ GENERIC = ("PreTrainedTokenizerFast", "TokenizersBackend", "PreTrainedTokenizer"
 BERTS = ("BertTokenizer", "DistilBertTokenizer", "ElectraTokenizer", "MobileBertTokenizer", "MPNetTokenizer")
 """Classes that only set BERT's normalizer."""
 
+MODELS = {
+    **dict.fromkeys(("bert", "convbert", "distilbert", "electra", "ernie", "nomic_bert"), "BertTokenizer"),
+    "mobilebert": "MobileBertTokenizer",
+    "mpnet": "MPNetTokenizer",
+    **dict.fromkeys(("roberta", "bart", "longformer"), "RobertaTokenizer"),
+    **dict.fromkeys(("xlm-roberta", "xmod"), "XLMRobertaTokenizer"),
+    "camembert": "CamembertTokenizer",
+    "deberta-v2": "DebertaV2Tokenizer",
+    **dict.fromkeys(("modernbert", "nystromformer", "xlm-roberta-xl"), "TokenizersBackend"),
+}
+"""Types of models, and the class that transformers takes for the tokenizer of each where no file names one."""
+
 DEFAULTS: dict[str, Json] = {"ByteLevel": {"type": "ByteLevel", "trim_offsets": True, "use_regex": True}}
 SPACES: Json = {"type": "Replace", "pattern": {"Regex": r"\s{2,}|[\n\r\t]"}, "content": " "}
 STRIP_END: Json = {"type": "Strip", "strip_left": False, "strip_right": True}
@@ -30,14 +42,29 @@ WORDS: Json = {"type": "WhitespaceSplit"}
 PUNCTUATION: Json = {"type": "Punctuation", "behavior": "Isolated"}
 
 
-def is_known(parts: Json, config: Json) -> bool:
-    """Whether `made_anew` knows what transformers makes of a tokenizer; arguments as there. Special tokens that
-    tokenizer.json does not list are added by transformers."""
+def class_name(config: Json, model: Json) -> Any:
+    """The class of a tokenizer, as transformers finds it; None where no file says so.
+
+    Args:
+        config: the content of tokenizer_config.json.
+        model: the content of config.json; empty where there is none.
+    """
+    kind = model.get("model_type")
+    usual = MODELS.get(str(kind), kind)
+    if usual in GENERIC or (kind and str(kind) not in MODELS):  # of other models transformers alone knows the class
+        return usual
+    return config.get("tokenizer_class") or model.get("tokenizer_class") or usual
+
+
+def is_known(parts: Json, config: Json, more: Collection[str]) -> bool:
+    """Whether `made_anew` knows what transformers makes of a tokenizer; arguments as there. Tokens that tokenizer.json
+    does not list, special ones and those of added_tokens.json, `more`, are added by transformers."""
     name = str(config.get("tokenizer_class") or GENERIC[0])
     plain = name.removesuffix("Fast")
     by_normalizer = plain in BERTS and _as_object(parts.get("normalizer")).get("type") == BERT
     added = {*map(_text, _listed(parts.get("added_tokens")))}
-    return (name in GENERIC or plain in CLASSES or by_normalizer) and _special_tokens(config) <= added
+    by_model = plain in CLASSES and _as_object(parts.get("model")).get("type") == CLASSES[plain][0]
+    return (name in GENERIC or by_model or by_normalizer) and {*_special_tokens(config), *more} <= added
 
 
 def _special_tokens(config: Json) -> set[str]:
@@ -70,7 +97,7 @@ def made_anew(parts: Json, config: Json) -> Json:
     name = config.get("tokenizer_class")
     if name in GENERIC:
         return {}
-    make = CLASSES.get(str(name).removesuffix("Fast"))
+    _, make = CLASSES.get(str(name).removesuffix("Fast"), ("", None))
     if make:
         made = make(parts, config)
         return {key: part for key, part in made.items() if _spelled_out(part) != _spelled_out(parts.get(key))}
@@ -109,15 +136,13 @@ def _deberta(parts: Json, config: Json) -> Json:
     }
 
 
-CLASSES: dict[str, Callable[[Json, Json], Json]] = {
-    "RobertaTokenizer": _roberta,
-    "BartTokenizer": _roberta,
-    "LongformerTokenizer": _roberta,
-    "XLMRobertaTokenizer": _xlm_roberta,
-    "CamembertTokenizer": _xlm_roberta,
-    "DebertaV2Tokenizer": _deberta,
+CLASSES: dict[str, tuple[str, Callable[[Json, Json], Json]]] = {
+    **dict.fromkeys(("RobertaTokenizer", "BartTokenizer", "LongformerTokenizer"), ("BPE", _roberta)),
+    **dict.fromkeys(("XLMRobertaTokenizer", "CamembertTokenizer"), ("Unigram", _xlm_roberta)),
+    "DebertaV2Tokenizer": ("Unigram", _deberta),
 }
-"""What a class of transformers makes anew. `BERTS` are known by their normalizer, others are left to transformers."""
+"""What a class of transformers makes anew, of which model of `tokenizers`. `BERTS` are known by their normalizer,
+others are left to transformers."""
 
 
 def _as_object(part: Any) -> Json:

@@ -10,6 +10,7 @@ from cache.common.panics import panics_as_errors
 from cache.errors import InputError
 from cache.format.checksummed_json import Json
 
+from .chunks import ChunkEncoder
 from .engines import Rules, TokenizersEngine, choose_engine, failures_as_differences
 from .pairs import PairEncoder
 from .parity import ParityCheck
@@ -33,15 +34,22 @@ class Encoder:
         check: what proves a fast engine right; None with `tokenizers` itself.
         pairs: the encoder of pairs of texts; None where texts come alone.
         words: the encoder of lists of words; None where texts are text.
+        chunks: the encoder of long texts in several rows; None where they are truncated.
     """
 
     def __init__(
-        self, files: TokenizerFiles, max_length: int, engine: str = "auto", pair: bool = False, words: bool = False
+        self,
+        files: TokenizerFiles,
+        max_length: int,
+        engine: str = "auto",
+        pair: bool = False,
+        words: bool = False,
+        chunked: bool = False,
     ) -> None:
         """
         Raises:
             InputError: tokenizer.json does not parse, there is no padding token, `max_length` has no room for text,
-                or the engine does not take this tokenizer.
+                or the engine or the way to cut long texts does not take this tokenizer.
         """
         from tokenizers import Tokenizer
 
@@ -71,7 +79,7 @@ class Encoder:
                 f"pass at least {specials + 1}"
             )
         self.rules = Rules(text, max_length, self.truncation_side, self.pad_id)
-        self.pair, self.takes_words = pair, words
+        self.pair, self.takes_words, self.chunked = pair, words, chunked
         self.reference = TokenizersEngine(self.rules, backend)
         try:
             with panics_as_errors():
@@ -85,6 +93,7 @@ class Encoder:
         self.check = None if self.engine.name == "tokenizers" else ParityCheck(self.reference)
         self.pairs = PairEncoder(self.rules, self.engine, self.check) if self.pair else None
         self.words = WordEncoder(self.rules, self.engine, self.check) if self.takes_words else None
+        self.chunks = ChunkEncoder(self.rules, self.engine, self.check) if self.chunked else None
         self.checking: Future[None] | None = None
 
     def encode(self, texts: Sequence[str]) -> tuple[Array, Array]:
@@ -121,7 +130,7 @@ class Encoder:
     def release(self) -> None:
         """Let go of the engine, whose caches take hundreds of megabytes; there is nothing more to encode."""
         self.engine, self.check, self.checking = self.reference, None, None
-        self.pairs = self.words = None  # they hold the engine too
+        self.pairs = self.words = self.chunks = None  # they hold the engine too
 
     @property
     def rows_checked(self) -> int:
@@ -134,7 +143,7 @@ class Encoder:
 
     def __reduce__(self) -> Any:
         """An encoder is pickled as its settings. A process that is given several of one kind makes one of them."""
-        return _encoder, (self.files, self.max_length, self.engine.name, self.pair, self.takes_words)
+        return _encoder, (self.files, self.max_length, self.engine.name, self.pair, self.takes_words, self.chunked)
 
 
 _last: tuple[tuple[Any, ...], Encoder] | None = None

@@ -19,6 +19,7 @@ class ParityCheck:
     """Encodes some rows of every chunk again with `tokenizers`: its longest, some with non-ASCII text, a random sample.
 
     Attributes:
+        most: characters that a row of the max length has room for.
         rows: how many rows were checked so far.
     """
 
@@ -29,6 +30,7 @@ class ParityCheck:
 
     def __init__(self, reference: TokenizersEngine) -> None:
         self.reference = reference
+        self.most = reference.rules.max_length * LONG_TOKEN
         self.rows = 0
         self.chunks = 0
 
@@ -53,8 +55,7 @@ class ParityCheck:
 
         Where that makes a difference, it is taken for the engine's: the build is then slow, but right.
         """
-        most = self.reference.rules.max_length * LONG_TOKEN
-        return text[:most] if self.reference.rules.truncation_side == "right" else text[-most:]
+        return text[: self.most] if self.reference.rules.truncation_side == "right" else text[-self.most :]
 
     def choose(self, texts: Sequence[str]) -> list[int]:
         """The rows of the next chunk to check; they are counted."""

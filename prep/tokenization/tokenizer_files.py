@@ -1,10 +1,9 @@
 """Tokenizers as files: found by name, settled as transformers would.
 
-No library that is slow to import is needed. Only a folder without a tokenizer.json (an old vocab.txt), or of a class
-that is rarely used, goes through transformers, once.
+No library that is slow to import is needed. Only a folder without a tokenizer.json (an old vocab.txt), with tokens
+that it does not list, or of a class or model that is rarely used, goes through transformers, once.
 """
 
-import contextlib
 import hashlib
 import json
 import os
@@ -19,10 +18,12 @@ from cache.errors import InputError
 from cache.format.checksummed_json import Json
 from cache.format.manifest import MAX_LENGTH
 
-from .classes import is_known, made_anew
+from .classes import GENERIC, class_name, is_known, made_anew
 
 TOKENIZER_JSON = "tokenizer.json"
 CONFIG_FILES = ("tokenizer_config.json", "special_tokens_map.json")
+MODEL_FILES = ("config.json", "added_tokens.json")
+"""Files that may say more of a tokenizer; a cache does not keep them."""
 SENTENCEPIECE = ("spm.model", "spiece.model", "sentencepiece.bpe.model", "tokenizer.model")
 VOCABULARIES = ("vocab.txt", "vocab.json", *SENTENCEPIECE)
 """Older forms of a tokenizer: one of these, with merges.txt beside a vocab.json."""
@@ -137,29 +138,43 @@ def _by_transformers(folder: Path) -> bytes:
             loaded: Any = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
             return bytes(loaded.backend_tokenizer.to_str(), "utf-8")
     except Exception as error:
-        raise ValueError(str(error)) from error
+        raise ValueError(f"{type(error).__name__}: {error}") from error
 
 
 def _from_hub(name: str) -> TokenizerFiles | None:
     """From the Hub, or from its local cache; None where neither has it."""
-    folder = hub_folder(name, (TOKENIZER_JSON, *CONFIG_FILES), "--tokenizer")
+    folder = hub_folder(name, (TOKENIZER_JSON, *CONFIG_FILES, *MODEL_FILES), "--tokenizer")
     if folder is not None and not (folder / TOKENIZER_JSON).is_file():
-        folder = hub_folder(name, (*CONFIG_FILES, *VOCABULARIES, "merges.txt", "config.json"), "--tokenizer")
+        folder = hub_folder(name, (*CONFIG_FILES, *MODEL_FILES, *VOCABULARIES, "merges.txt"), "--tokenizer")
     return None if folder is None else replace(_from_folder(name, folder), revision=folder.name)
 
 
 def configured(tokenizer: TokenizerFiles, folder: Path) -> TokenizerFiles:
     """Settle contradictions between tokenizer.json and tokenizer_config.json, which lie in `folder`, as transformers
     does: the latter wins."""
-    parts = _parsed(tokenizer)
-    if not is_known(parts, tokenizer.config):
-        with contextlib.suppress(ValueError):
+    parts, name = _parsed(tokenizer), class_name(tokenizer.config, _beside(folder, "config.json"))
+    config = {**tokenizer.config, "tokenizer_class": name}
+    if not is_known(parts, config, _beside(folder, "added_tokens.json")):
+        try:
             return replace(tokenizer, files={**tokenizer.files, TOKENIZER_JSON: _by_transformers(folder)})
-    settled = {**parts, **made_anew(parts, tokenizer.config)}
+        except ValueError as error:
+            raise InputError(
+                f"transformers cannot load the tokenizer {tokenizer.name!r}: {error}; to take its tokenizer.json as it "
+                f"is, copy it to a folder with its tokenizer_config.json, and set tokenizer_class there to {GENERIC[0]}"
+            ) from error
+    settled = {**parts, **made_anew(parts, config)}
     if settled == parts:
         return tokenizer
     text = json.dumps(settled, ensure_ascii=False, separators=(",", ":"))
     return replace(tokenizer, files={**tokenizer.files, TOKENIZER_JSON: text.encode()})
+
+
+def _beside(folder: Path, name: str) -> Json:
+    """The content of a JSON file of a model that is not kept; empty where there is none, or it is no object."""
+    try:
+        return dict(json.loads((folder / name).read_bytes()))
+    except (OSError, ValueError, TypeError, RecursionError):
+        return {}
 
 
 def with_space_before(tokenizer: TokenizerFiles) -> TokenizerFiles:

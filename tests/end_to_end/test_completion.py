@@ -36,7 +36,7 @@ CASES = [
     ("prep build im", {"imdb"}),
     ("prep plan --strategy t", {"tight"}),
     ("prep plan --batch", {"--batch-size"}),
-    ("train run --precision ", {"auto", "fp32", "bf16"}),
+    ("train run --precision ", {"auto", "fp32", "bf16", "fp16"}),
     ("train run --tensor", {"--tensorboard"}),
     ("train e", {"eval"}),
 ]

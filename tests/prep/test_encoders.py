@@ -1,12 +1,13 @@
 """Rows put together from a fast engine's tokens: equal to the library tokenizers' own, and a wrong engine is found."""
 
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from prep.tokenization.engines import ParityError, Rules, TokenizersEngine, choose_engine
+from prep.tokenization.engines import ParityError, Rules, TokenizersEngine, choose_engine, split_rows
 from prep.tokenization.pairs import PairEncoder, longest_first
 from prep.tokenization.parity import ParityCheck
 from prep.tokenization.tokenizer_files import TokenizerFiles, with_space_before
@@ -88,6 +89,26 @@ def test_truncation_takes_from_the_longer_text_as_tokenizers_does(tmp_path: Path
         expected = [(e.ids.count(6), e.ids.count(7)) for e in backend.encode_batch_fast(pairs)]
         kept = longest_first(firsts, seconds, most)
         assert list(zip(kept[0].tolist(), kept[1].tolist(), strict=True)) == expected
+
+
+@pytest.mark.parametrize("side", ["right", "left"])
+def test_the_reference_for_pairs_truncates_as_tokenizers_does_and_keeps_nothing_that_is_cut_off(
+    tmp_path: Path, side: str
+) -> None:
+    """`tokenizers` itself would keep every combination of the pieces, gigabytes of two long texts."""
+    from tokenizers import Tokenizer
+
+    rules = Rules((write_tokenizer(tmp_path / "t") / "tokenizer.json").read_text(), 9, side, 0)
+    counts = list(product(range(9), range(9)))
+    firsts, seconds = ([" ".join(f"word{n}" for n in range(pair[text])) for pair in counts] for text in (0, 1))
+    encoder = PairEncoder(rules, TokenizersEngine(rules), None)
+    assert encoder.reference.backend.truncation is None
+    ids, lengths, zeros = encoder.encode(firsts, seconds)
+    backend = Tokenizer.from_str(rules.tokenizer_json)
+    backend.enable_truncation(9, direction=side)
+    expected = backend.encode_batch_fast(list(zip(firsts, seconds, strict=True)))
+    assert [row.tolist() for row in split_rows(ids, lengths)] == [row.ids for row in expected]
+    assert zeros.tolist() == [row.type_ids.count(0) for row in expected]
 
 
 def test_marks_that_are_off_are_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -141,7 +141,9 @@ def of_tagged_words() -> str:
 
 
 def of_rows_with_gaps() -> str:
-    write("a.jsonl", jsonl([{**row, "text": None} if number % 5 == 2 else row for number, row in enumerate(ROWS)]))
+    """Among them a part that holds nothing else."""
+    gaps = [number % 5 == 2 or number in range(12, 36) for number in range(len(ROWS))]
+    write("a.jsonl", jsonl([{**row, "text": None} if gap else row for row, gap in zip(ROWS, gaps, strict=True)]))
     return "a.jsonl"
 
 
@@ -168,6 +170,7 @@ SOURCES: list[tuple[Callable[[], str], dict[str, Any]]] = [
     (of_splits_in_several_formats, {"limit": 20}),
     (of_text_files, {}),
     (of_lines_of_text, {"task": "mlm", "holdout": 0.2}),
+    (of_rows_with_gaps, {"task": "mlm", "missing": "drop", "long_texts": "chunk", "max_length": 6, "holdout": 0.2}),
     (of_pairs, {"holdout": 0.3}),
     (of_numbers, {}),
     (of_sets, {}),

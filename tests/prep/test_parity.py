@@ -12,6 +12,7 @@ from tokenizers import Tokenizer, normalizers, pre_tokenizers
 
 from cache.common.arrays import Array
 from cache.console.progress import ConsoleProgress
+from cache.errors import InputError
 from prep.tokenization import engines
 from prep.tokenization.encoder import Encoder
 from prep.tokenization.engines import (
@@ -249,6 +250,40 @@ def test_other_classes_are_left_to_transformers(tmp_path: Path, name: str, make:
     if name == "UnheardOfTokenizer":
         (folder / "tokenizer_config.json").write_text("{}")
     assert [row.tolist() for row in found] == ids_by_transformers(FOREIGN, folder, 16)
+
+
+@pytest.mark.parametrize(
+    ("named", "model", "added"),
+    [
+        (None, {"model_type": "electra"}, {}),
+        (None, {"tokenizer_class": "BertTokenizerFast"}, {}),
+        ("BertTokenizer", {"model_type": "modernbert"}, {}),
+        ("BertTokenizer", {}, {"word1,": 205}),
+    ],
+)
+def test_files_beside_a_tokenizer_count_as_in_transformers(
+    tmp_path: Path, named: str | None, model: dict[str, Any], added: dict[str, int]
+) -> None:
+    """Of a tokenizer whose tokenizer.json keeps capitals, unlike BERT's class: the model's configuration, which names
+    its class or makes another's name void, and tokens that only added_tokens.json lists."""
+    folder = write_tokenizer(tmp_path / "tokenizer")
+    raw = json.loads((folder / "tokenizer.json").read_text())
+    raw["normalizer"]["lowercase"] = False
+    (folder / "tokenizer.json").write_text(json.dumps(raw))
+    files = {"tokenizer_config": {"tokenizer_class": named} if named else {}, "config": model, "added_tokens": added}
+    for name, said in files.items():
+        (folder / f"{name}.json").write_text(json.dumps(said))
+    texts = ["Word1, word1, word2"]
+    found, _ = Encoder(find_tokenizer(str(folder)), 16, "tokenizers").encode(texts)
+    assert [found.tolist()] == ids_by_transformers(texts, folder, 16)
+
+
+def test_a_tokenizer_that_transformers_cannot_load_is_refused(tmp_path: Path) -> None:
+    """Its tokenizer.json alone does not say what its class would make of it."""
+    folder = write_tokenizer(tmp_path / "tokenizer")
+    (folder / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "AlbertTokenizer"}))
+    with pytest.raises(InputError, match=r"cannot load the tokenizer .*set tokenizer_class there to"):
+        find_tokenizer(str(folder))
 
 
 @pytest.mark.slow

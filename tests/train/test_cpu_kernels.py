@@ -113,7 +113,7 @@ def test_a_row_that_sees_nothing_is_finite() -> None:
         assert all(part.isfinite().all() for part in torch.autograd.grad(out.sum(), (query, key, value)))
 
 
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32], ids=str)
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32], ids=str)
 def test_dropout_scales_what_it_keeps_forward_and_backward(dtype: torch.dtype) -> None:
     """A value is 0 or divided by 1 - p, its gradient likewise, at the rate p; not at all in evaluation."""
     module = nn.Dropout(0.1)

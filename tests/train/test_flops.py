@@ -178,6 +178,8 @@ def test_a_model_that_computes_no_such_rows_has_no_count(monkeypatch: pytest.Mon
         ("Tesla T4", "fp32", 8.1),
         ("Tesla T4", "bf16", None),
         ("Tesla V100-SXM2-32GB", "fp32", 15.7),
+        ("Tesla V100-SXM2-32GB", "fp16", 125.0),
+        ("Tesla T4", "bf16", None),
         ("NVIDIA GeForce RTX 3090", "bf16", 71.0),
         ("NVIDIA GeForce RTX 3090 Ti", "bf16", None),
         ("NVIDIA GeForce RTX 4090 Laptop GPU", "bf16", None),
@@ -216,7 +218,7 @@ def test_records_table_and_summary_have_model_flops(
 ) -> None:
     """Steps add up to their epoch, epochs to the run; a share of the peak appears where the peak is known."""
     if peak is not None:
-        monkeypatch.setattr(peaks, "PEAK_TFLOPS", {r"CPU, \d+ threads?": (None, peak)})
+        monkeypatch.setattr(peaks, "PEAK_TFLOPS", {r"CPU, \d+ threads?": (1.0, peak)})
     lines: list[str] = []
     model = write_model(tmp_path / "model")
     run = start_run(settings(toy, model, tmp_path / "run", precision="fp32"), lines.append, lines.append)

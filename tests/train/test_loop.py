@@ -17,6 +17,7 @@ from tests.helpers.caches import write_cache
 from tests.helpers.models import DISTIL, write_model
 from train.forward.inputs import READY_MASKS, model_inputs, use_ready_masks
 from train.loop.epoch_row import epoch_row
+from train.loop.loss_scale import LossScale
 from train.loop.oom_check import check_memory
 from train.loop.setup import TrainingSetup, epoch_steps, epochs_reached, keep_plan, make_optimizer
 from train.loop.state import Meter, State, Sums
@@ -58,7 +59,10 @@ def make_job(toy, model_folder):
         model = load_model(model_folder, CacheRequirements(toy, 48), settings.seed)
         steps = epoch_steps(toy["train"], spec, settings)
         optimizer = make_optimizer(model, settings)
-        return TrainingSetup(model, model, optimizer, toy, toy["train"], spec, settings, CPU, steps, {})
+        scale = LossScale(CPU) if settings.precision == "fp16" else None
+        return TrainingSetup(
+            model, model, optimizer, toy, toy["train"], spec, settings, CPU, steps, {}, loss_scale=scale
+        )
 
     return make
 
@@ -92,18 +96,21 @@ def run(job: TrainingSetup) -> Recorder:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("fused", "budget"), [(True, None), (False, None), (True, 256)])
-def test_20_steps_equal_a_plain_loop_loss_by_loss(toy, model_folder, make_job, fused, budget):
-    """fp32, dropout on, the same seed: bit by bit with the same fused AdamW, within 1e-5 with the plain one.
+@pytest.mark.parametrize(
+    ("fused", "budget", "fp16"), [(True, None, False), (False, None, False), (True, 256, False), (True, None, True)]
+)
+def test_20_steps_equal_a_plain_loop_loss_by_loss(toy, model_folder, make_job, fused, budget, fp16):
+    """Dropout on, the same seed: bit by bit with the same fused AdamW, within 1e-5 with the plain one.
 
-    With a budget each row counts the same.
+    In fp16 the plain loop has autocast and `torch.amp.GradScaler`. With a budget each row counts the same.
     """
     from transformers import AutoModelForSequenceClassification, get_linear_schedule_with_warmup
 
     from train.models.heads import quiet_transformers
 
     spec = PlanSpec("budget", None, budget) if budget else PlanSpec("smart", 8)
-    ours = run(make_job(spec, lr=1e-3, warmup_steps=4, max_steps=20, logging_steps=1)).losses
+    precision = "fp16" if fp16 else "fp32"
+    ours = run(make_job(spec, lr=1e-3, warmup_steps=4, max_steps=20, logging_steps=1, precision=precision)).losses
 
     torch.manual_seed(321)
     with quiet_transformers():
@@ -111,6 +118,7 @@ def test_20_steps_equal_a_plain_loop_loss_by_loss(toy, model_folder, make_job, f
     model.train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, eps=1e-8, weight_decay=0.0, fused=fused)
     scheduler = get_linear_schedule_with_warmup(optimizer, 4, 20)
+    scaler = torch.amp.GradScaler("cpu", enabled=fp16)
     torch.manual_seed(321)
     plain = []
     plan = toy["train"].draw(spec, 0)
@@ -121,10 +129,13 @@ def test_20_steps_equal_a_plain_loop_loss_by_loss(toy, model_folder, make_job, f
         ids = torch.tensor([row.input_ids.tolist() + [0] * (width - len(row.input_ids)) for row in rows])
         mask = torch.tensor([[1] * len(row.input_ids) + [0] * (width - len(row.input_ids)) for row in rows])
         labels = torch.tensor([row.label for row in rows])
-        loss = model(input_ids=ids, attention_mask=None if mask.all() else mask, labels=labels).loss
-        (loss * (len(rows) / mean_rows) if budget else loss).backward()
+        with torch.autocast("cpu", torch.float16, enabled=fp16):
+            loss = model(input_ids=ids, attention_mask=None if mask.all() else mask, labels=labels).loss
+        scaler.scale(loss * (len(rows) / mean_rows) if budget else loss).backward()
+        scaler.unscale_(optimizer)
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
+        scaler.step(optimizer)
+        scaler.update()
         scheduler.step()
         optimizer.zero_grad()
         plain.append(loss.item())
@@ -334,11 +345,15 @@ class Syncs(TorchDispatchMode):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("kind", "on_nonfinite"), [("bert", "stop"), ("bert", "skip"), ("modernbert", "stop")])
-def test_a_step_never_waits_for_the_device(make_job, tmp_path, kind, on_nonfinite):
+@pytest.mark.parametrize(
+    ("kind", "on_nonfinite", "precision"),
+    [("bert", "stop", "fp32"), ("bert", "skip", "fp16"), ("modernbert", "stop", "fp32")],
+)
+def test_a_step_never_waits_for_the_device(make_job, tmp_path, kind, on_nonfinite, precision):
     """No value is read back between two log points, by the loop, the model or the optimizer."""
     model = write_model(tmp_path / "model", kind=kind, **TOKENS[kind])
-    job = make_job(PlanSpec("tight", 4), model, on_nonfinite=on_nonfinite, gradient_accumulation_steps=2)
+    flags = {"on_nonfinite": on_nonfinite, "precision": precision, "gradient_accumulation_steps": 2}
+    job = make_job(PlanSpec("tight", 4), model, **flags)
     use_ready_masks(job.model)
     batches = list(job.batches(0, 0))[:12]
     assert {batch.attention_mask is None for batch in batches} == {True, False}
@@ -473,17 +488,27 @@ def test_logits_do_not_depend_on_the_padding_of_the_batch(make_job, padding):
 
 
 @pytest.mark.slow
-def test_bf16_computes_in_bf16_and_learns_in_fp32(make_job):
-    job = make_job(precision="bf16")
+@pytest.mark.parametrize(("precision", "dtype"), [("bf16", torch.bfloat16), ("fp16", torch.float16)])
+def test_half_precision_computes_in_half_and_learns_in_fp32(make_job, precision, dtype):
+    job = make_job(precision=precision)
     kinds = []
     job.model.bert.encoder.layer[0].attention.self.query.register_forward_hook(
         lambda module, inputs, output: kinds.append(output.dtype)
     )
     backward(job, next(iter(job.batches(0, 0))))
-    assert kinds == [torch.bfloat16]
+    assert kinds == [dtype]
     assert (
         {p.dtype for p in job.model.parameters()} == {p.grad.dtype for p in job.model.parameters()} == {torch.float32}
     )
+
+
+def test_a_gpu_without_bf16_is_told_of_fp16(make_job, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: False)
+    on_gpu = {
+        precision: replace(make_job(precision=precision), device=torch.device("cuda")) for precision in ("fp32", "fp16")
+    }
+    assert run_warnings(on_gpu["fp32"]) == ["this GPU computes no bf16, and the run is in fp32; try --precision fp16"]
+    assert run_warnings(on_gpu["fp16"]) == run_warnings(make_job()) == []
 
 
 def test_auto_precision_follows_the_hardware(monkeypatch):

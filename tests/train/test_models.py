@@ -239,6 +239,19 @@ def test_weights_without_part_of_the_encoder_are_refused(tmp_path, needs):
         load_model(folder, needs, 0)
 
 
+@pytest.mark.parametrize("classes", [None, 2])  # tensors of an encoder alone have no prefix
+def test_layers_that_the_configuration_does_not_describe_are_told_of(tmp_path, needs, classes):
+    folder = write_model(tmp_path / "model", classes=classes)
+    config = json.loads((folder / "config.json").read_text())
+    lines = []
+    load_model(folder, CacheRequirements(needs.cache, 48, "token-classification"), 0, lines.append, new_head=True)
+    assert len(lines) == 1  # the pooler is left out without a word
+    (folder / "config.json").write_text(json.dumps({**config, "num_hidden_layers": 1}))
+    load_model(folder, needs, 0, lines.append)
+    name = ("" if classes is None else "bert.") + "encoder.layer.1.attention.output.LayerNorm.bias"
+    assert lines[1] == f"weights    16 tensors left out ({name}, …): not described by config.json"
+
+
 @pytest.mark.parametrize("content", [b"", b"\x00" * 64], ids=["empty", "zeros"])
 def test_damaged_weights_are_an_error_of_ours(tmp_path, needs, content):
     folder = write_model(tmp_path / "model")

@@ -185,7 +185,7 @@ def test_masked_language_models_mask_the_same_tokens_and_give_the_padded_loss_an
     torch.testing.assert_close(losses[1], losses[0], atol=1e-10, rtol=1e-9)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 def test_a_weight_is_dropped_with_the_given_probability_and_gradients_follow(dtype):
     """Of equal scores and ones for values a token's result is the share of weights that were kept, over 1 - p."""
     tokens, p = 64, 0.3
@@ -199,6 +199,14 @@ def test_a_weight_is_dropped_with_the_given_probability_and_gradients_follow(dty
     assert float(kept.std()) > 0.03
     out.float().sum().backward()
     assert float(value.grad.float().sum()) == pytest.approx(float(out.detach().sum()), rel=0.01)
+
+
+def test_a_dropout_of_1_drops_every_weight_as_torch_s_does():
+    query, key = torch.randn(2, 1, 2, 5, 4, requires_grad=True)
+    cu_seq_lens = torch.tensor([0, 2, 5], dtype=torch.int32)
+    out = packed_attention(query, key, key, 1.0, 0.5, (cu_seq_lens, cu_seq_lens), (3, 3))
+    assert out.shape == (1, 5, 2, 4)
+    assert not out.any()
 
 
 def test_gradients_with_dropout_are_those_of_the_numbers_that_were_drawn():

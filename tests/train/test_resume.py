@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -18,11 +19,15 @@ from cache import open_cache
 from cache.common.folder import Folder
 from cache.errors import InputError, MismatchError, StorageError
 from cache.format.checksummed_json import seal
+from cache.format.tasks import MLM, TOKENS
 from tests.helpers.caches import write_cache
 from tests.helpers.children import ended, kill_in_second_checkpoint, spawn, stop_after, wait_for_lines
 from tests.helpers.models import write_model
+from train.forward.losses import ONE_CLASS
 from train.loop.checkpoint import checkpoints as checkpoint_names
+from train.resume import resumed_settings
 from train.run import resume_run, start_run
+from train.run_folder.folder import RunInfo
 from train.runtime.signals import Stopped, StopRequest
 from train.settings import Settings
 
@@ -336,12 +341,34 @@ def test_flags_that_contradict_the_run_are_refused_all_at_once(halfway):
 def test_the_same_settings_spelled_otherwise_are_no_contradiction(halfway, place, tmp_path, monkeypatch):
     """A relative path of the model, `auto` where the run found out the same."""
     monkeypatch.chdir(place)
-    monkeypatch.setattr("train.runtime.device._native_bf16", lambda device: False)
+    monkeypatch.setattr("train.runtime.device.native_bf16", lambda device: False)
     shutil.copytree(halfway, tmp_path / "same")
     out = str(tmp_path / "x" / ".." / "same")
     given = {"model": "model", "precision": "auto", "cache": "toy", "lr": 1e-3, "device": "auto", "out": out}
     resume_run(tmp_path / "same", given, quiet_say, quiet_say, quiet=True)
     assert result(tmp_path / "same") == result(place / "whole")
+
+
+@pytest.mark.parametrize(
+    ("task", "metric", "main"),
+    [("classification", "", "accuracy"), ("classification", "Matthews", "matthews"), (TOKENS, "", "entity_f1"),
+     ("regression", "", "spearman"), ("multi-label", "", "f1_micro"), (MLM, "", "perplexity")],
+)  # fmt: skip
+def test_a_bare_keep_best_and_a_file_of_class_weights_are_compared_by_what_they_stand_for(tmp_path, task, metric, main):
+    weights = tmp_path / "weights.json"
+    weights.write_text('{"b": 2, "a": 1}')
+    settings = Settings(
+        cache="c", task=task, keep_best=main, class_weights='{"a": 1.0, "b": 2.0}' if task in ONE_CLASS else None
+    )
+    info = RunInfo(settings, "c", "0" * 64, "0" * 64, 48, 1, {"device": "CPU"}, metric)
+    given = {"keep_best": "auto"} | ({"class_weights": str(weights)} if task in ONE_CLASS else {})
+    assert resumed_settings(tmp_path, info, given) == settings
+    with pytest.raises(MismatchError, match="--keep-best is loss in the run"):
+        resumed_settings(tmp_path, replace(info, settings=replace(settings, keep_best="loss")), given)
+    weights.write_text('{"b": 2, "a": 2}')
+    if task in ONE_CLASS:
+        with pytest.raises(MismatchError, match="--class-weights is"):
+            resumed_settings(tmp_path, info, given)
 
 
 def test_another_cache_is_refused_by_its_fingerprint(halfway, place):

@@ -31,7 +31,7 @@ def test_all_wrong_settings_are_reported_at_once_by_flag():
     ]  # fmt: skip
     assert sorted(line.split()[0] for line in lines) == sorted(flags)
     assert "--epochs is 0, expected an integer of 1 or more" in lines
-    assert "--precision is 'fp8', expected one of auto, fp32, bf16" in lines
+    assert "--precision is 'fp8', expected one of auto, fp32, bf16, fp16" in lines
 
 
 @pytest.mark.parametrize("value", [float("inf"), 10**400, -(10**400)])

@@ -237,6 +237,7 @@ def test_compare_prints_the_tutorials_table(place, command):
     assert re.fullmatch(r"\d:\d\d:\d\d", cells[2][7])
     runs = json.loads(command("compare", "runs/toy-1", "runs/toy-2", "--json"))["runs"]
     assert [run["steps"] for run in runs] == [114, 5]
+    assert command("compare", "model", "runs/toy-1", "runs/toy-2").splitlines() == lines
 
 
 def test_the_same_run_with_a_plan_that_is_not_stored_works_on_a_read_only_cache(place, command, monkeypatch):

@@ -1,12 +1,13 @@
 """The table of `train compare` in Markdown: the tutorial's columns, one row per run."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean, stdev
 
 from cache.console.progress import clock
+from cache.errors import LengthwiseError
 
 from ..metrics.scores import TITLES, main_score
 from ..run_folder.folder import METRICS, TIMING, Json, RunInfo, open_run, read_run, read_summary
@@ -80,6 +81,25 @@ def read_result(folder: Path) -> RunResult:
         padded_tokens=sum(record["padded_tokens"] for record in steps),
         finished=finished,
     )
+
+
+def read_results(folders: Sequence[Path], warn: Callable[[str], None]) -> list[RunResult]:
+    """Read the results of the runs among some folders; `warn` receives why another one is left out.
+
+    Raises:
+        LengthwiseError: none of them can be read; what is wrong with each is named.
+    """
+    results, errors = [], []
+    for folder in folders:
+        try:
+            results.append(read_result(folder))
+        except LengthwiseError as error:
+            errors.append(error)
+    if not results:
+        raise type(errors[0])("\n".join(map(str, errors)))
+    for text in errors:
+        warn(f"warning: left out: {text}")
+    return results
 
 
 def column_names(results: Sequence[RunResult]) -> tuple[str, ...]:

@@ -25,7 +25,7 @@ from cache import Batch
 from cache.errors import MismatchError
 
 from ..kernels.cpu_attention import NAME as BLOCKED
-from ..kernels.packed_attention import packed_attention
+from ..kernels.packed_attention import has_flash_attention, packed_attention
 from ..runtime import device as devices
 from .inputs import MODERNBERT, model_inputs
 from .masked_lm import is_masked_model
@@ -36,7 +36,7 @@ NAME = "lengthwise_packed"
 SUPPORTED = frozenset({"bert", "camembert", "distilbert", "electra", MODERNBERT, "roberta", "xlm-roberta"})
 """Model types whose attention all goes through transformers' interface, `cu_seq_lens_q` and positions included."""
 
-TOLERANCES = {"fp32": 1e-3, "bf16": 0.1}
+TOLERANCES = {"fp32": 1e-3, "bf16": 0.1, "fp16": 0.02}
 """Precision to the difference in logits that is rounding, as a fraction of the largest logit or of 1."""
 
 
@@ -46,7 +46,7 @@ def use_packed(model: PreTrainedModel, device: torch.device, precision: str, fir
     Args:
         model: on `device`.
         device: where it computes.
-        precision: "fp32" or "bf16".
+        precision: "fp32", "bf16" or "fp16".
         first_only: whether the last layer is computed for the pooled token alone, see `pooled`.
 
     Returns:
@@ -59,8 +59,8 @@ def use_packed(model: PreTrainedModel, device: torch.device, precision: str, fir
         return f"its attention is {padded}, not sdpa"
     if device.type not in ("cpu", "cuda"):
         return f"there is no attention for it on {device.type}"
-    if device.type == "cuda" and kind == MODERNBERT and precision == "fp32":
-        return "its sliding window needs bf16 on CUDA"
+    if device.type == "cuda" and kind == MODERNBERT and (precision == "fp32" or not has_flash_attention(device)):
+        return "its sliding window needs bf16 or fp16 on CUDA, of compute capability 8.0 or newer"
     name = f"{NAME}_{padded}"
     ALL_ATTENTION_FUNCTIONS.register(name, partial(attention, padded=ALL_ATTENTION_FUNCTIONS[padded]))
     ALL_MASK_ATTENTION_FUNCTIONS.register(name, ALL_MASK_ATTENTION_FUNCTIONS[padded])

@@ -15,7 +15,12 @@ import torch
 from torch import nn
 from torch.autograd.function import once_differentiable
 
-INTEGERS = {torch.bfloat16: torch.int16, torch.float32: torch.int32, torch.float64: torch.int64}
+INTEGERS = {
+    torch.bfloat16: torch.int16,
+    torch.float16: torch.int16,
+    torch.float32: torch.int32,
+    torch.float64: torch.int64,
+}
 """Supported precisions, and integers of the same size."""
 TOP = 1 << 15
 """How many different numbers are drawn: 16 bits for each value, of which one is the sign."""

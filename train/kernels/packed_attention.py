@@ -88,12 +88,14 @@ def packed_attention(
     Returns:
         (1, Q, N, D)
     """
+    if dropout == 1:
+        return query.transpose(1, 2) * 0
     if query.device.type == "cpu":
         packed: torch.Tensor = _Packed.apply(  # type: ignore[no-untyped-call]
             query[0], key[0], value[0], dropout, scale, *(cu.tolist() for cu in cu_seq_lens), window
         )
         return packed[None]
-    if query.dtype in (torch.float16, torch.bfloat16) and torch.cuda.get_device_capability(query.device) >= (8, 0):
+    if query.dtype in (torch.float16, torch.bfloat16) and has_flash_attention(query.device):
         flat = (part[0].transpose(0, 1) for part in (query, key, value))  # (Q or T, N, D)
         side = -1 if window is None else window
         out: torch.Tensor = torch.ops.aten._flash_attention_forward(
@@ -116,6 +118,11 @@ def packed_attention(
         *rows, None, *cu_seq_lens, *longest, dropout, 0, grad, scale=scale
     )[0]
     return found
+
+
+def has_flash_attention(device: torch.device) -> bool:
+    """Whether torch's flash attention, which takes half precision alone, runs on a CUDA device."""
+    return torch.cuda.get_device_capability(device) >= (8, 0)
 
 
 class _Packed(torch.autograd.Function):

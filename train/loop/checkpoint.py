@@ -30,6 +30,7 @@ from ..models.library_errors import library_errors
 from ..run_folder.folder import METRICS, TIMING, Json, listed_files
 from ..run_folder.records import is_number
 from ..runtime import device as devices
+from .loss_scale import INTERVAL
 from .setup import TrainingSetup
 from .state import Meter, State, Sums
 from .tensor_files import Tensors, check_tensors, read_tensors, write_tensors
@@ -90,6 +91,7 @@ def save_checkpoint(
             "version": VERSION,
             **owner,
             **{name: getattr(state, name) for name in _PROGRESS},
+            **({} if setup.loss_scale is None else {"loss_scale": setup.loss_scale.to_json()}),
             "window": asdict(window),
             "epoch_sums": asdict(state.epoch_sums),
             "records": [asdict(info) for info in records.values()],
@@ -216,6 +218,10 @@ def read_checkpoint(root: Folder, name: str) -> Checkpoint:
         keys = ("epoch_seconds", "seconds") if values is content else [field.name for field in fields(Sums)]
         if not all(is_number(values.get(key)) for key in keys):
             raise CorruptCacheError(f"{path}: not all of {', '.join(keys)} are numbers")
+    if "loss_scale" in content:
+        of_scale = Fields(state.mapping("loss_scale"), path)
+        of_scale.check("value", "a positive number", lambda value: is_number(value) and value > 0)
+        of_scale.integer("steps", 0, INTERVAL - 1)
     state.check("scores", "an object or null", lambda value: value is None or isinstance(value, dict))
     best = state.check("best", "an object or null", lambda value: value is None or isinstance(value, dict))
     if best is not None:
@@ -252,6 +258,11 @@ def load_checkpoint(checkpoint: Checkpoint, setup: TrainingSetup) -> State:
         )
     with library_errors(MismatchError, f"{folder.path}: its tensors are not those of this model"):
         _restore(folder, setup)
+    if setup.loss_scale is not None:
+        scale = content.get("loss_scale")
+        if scale is None:
+            raise MismatchError(f"{folder.path}: it holds no loss scale, which a run in fp16 needs; start a new run")
+        setup.loss_scale.set(scale["value"], scale["steps"])
     return state
 
 

@@ -10,7 +10,7 @@ import torch
 from cache import Cache, Split
 from cache.common.hub import user_path
 from cache.errors import InputError
-from cache.format.tasks import MLM
+from cache.format.tasks import MLM, Task
 from cache.remote.urls import is_url
 
 from ..declarations import flag
@@ -88,13 +88,25 @@ def _resolve_metric(settings: Settings, cache: Cache, task: str) -> str | None:
     metric = settings.keep_best or (AUTO if settings.early_stopping else None)
     if metric is None:
         return None
-    names = score_names(cache.manifest.task, task == MLM)
     if metric == AUTO:
-        main = main_score(dict.fromkeys(names, 0.0), corpus_metric(cache, task))
-        return main[0] if main else names[0]
+        return main_metric(cache.manifest.task, task == MLM, corpus_metric(cache, task))
+    names = score_names(cache.manifest.task, task == MLM)
     if metric not in names:
         raise InputError(f"--keep-best {metric}: no score of this task; expected one of {', '.join(names)}")
     return metric
+
+
+def main_metric(task: Task, masked: bool, corpus: str) -> str:
+    """The score that --keep-best stands for without a metric: `corpus`, by its title, or that of the task.
+
+    Args:
+        task: of the cache.
+        masked: whether a masked language model is trained.
+        corpus: from `corpus_metric`.
+    """
+    names = score_names(task, masked)
+    main = main_score(dict.fromkeys(names, 0.0), corpus)
+    return main[0] if main else names[0]
 
 
 def corpus_metric(cache: Cache, task: str) -> str:

@@ -27,6 +27,7 @@ from ..runtime import device as devices
 from ..runtime.distributed import ALONE, Ranks
 from ..runtime.launch import launch_id
 from ..settings import FREE_ON_RESUME, NO_SPLIT, Settings
+from .loss_scale import LossScale
 from .resolution import corpus_metric, training_split
 
 
@@ -64,6 +65,7 @@ class TrainingSetup:
         optimizations: which optimizations the model computes with.
         masking: how tokens are masked; None unless the task is masked language modelling.
         loss: mean loss of a batch; not used in masked language modelling.
+        loss_scale: the factor of losses in fp16; None in other precisions.
         ranks: the processes that share the run.
         parallel: `compute_loss` as a module that takes the mean of gradients over ranks; None for a process alone.
     """
@@ -81,6 +83,7 @@ class TrainingSetup:
     optimizations: ModelOptimizations = ModelOptimizations()
     masking: Masking | None = None
     loss: Loss = model_loss
+    loss_scale: LossScale | None = None
     ranks: Ranks = ALONE
     parallel: DistributedDataParallel | None = None
 
@@ -223,6 +226,7 @@ def prepare_training(
         optimizations=ModelOptimizations(all_tokens, torch_kernels, padded),
         masking=masking,
         loss=training_loss(split, str(settings.task), settings.class_weights, settings.label_smoothing, device),
+        loss_scale=LossScale(device) if settings.precision == "fp16" else None,
         ranks=ranks,
     )
 

@@ -85,13 +85,16 @@ class Meter:
                 weight = torch.full((), float(weight), device=self.device)
             self.step_loss, self.step_weight = self.ranks.sum_(torch.stack([self.step_loss.float(), weight.float()]))
 
-    def close_step(self, step: int, norm: torch.Tensor) -> torch.Tensor:
-        """Count a step; returns () float32, 1 where its loss or its gradients' norm is not finite."""
-        finite = torch.isfinite(self.step_loss + norm)
+    def close_step(self, step: int, norm: torch.Tensor, overflow: torch.Tensor | None = None) -> torch.Tensor:
+        """Count a step; returns () float32, 1 where its loss or its gradients' norm is not finite.
+
+        In fp16 () `overflow` says whether the norm is so for the loss scale alone: the step is skipped, but not bad.
+        """
+        finite = torch.isfinite(self.step_loss + (norm if overflow is None else torch.where(overflow, 0.0, norm)))
         bad = torch.where(finite, 0.0, 1.0)
         self.loss += torch.where(finite, self.step_loss, 0.0)
         self.weight += (1 - bad) * self.step_weight
-        self.skipped_steps += bad
+        self.skipped_steps += bad if overflow is None else torch.maximum(bad, overflow.float())
         self.bad_step = torch.where(finite | (self.bad_step >= 0), self.bad_step, step)
         self.norm = norm
         self.rows += self.step_rows

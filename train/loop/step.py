@@ -70,7 +70,10 @@ def backward(setup: TrainingSetup, batch: Batch) -> torch.Tensor:
         with nullcontext() if setup.parallel is None or summing else setup.parallel.no_sync():
             with devices.autocast(setup.device, setup.settings.precision):
                 loss: torch.Tensor = (setup.parallel or setup.compute_loss)(inputs, counts)
-            (loss if weight == 1 else loss * weight).backward()
+            weighted = loss if weight == 1 else loss * weight
+            if setup.loss_scale is not None:
+                weighted = weighted * setup.loss_scale.value
+            weighted.backward()
     except (RuntimeError, MemoryError) as error:
         if devices.is_out_of_memory(error):
             raise _out_of_memory(setup, batch) from None
@@ -121,13 +124,18 @@ def update(setup: TrainingSetup, state: State) -> None:
     if setup.masking is not None:
         tokens = torch.as_tensor(state.meter.step_weight, device=setup.device).clamp(min=1)
         torch._foreach_div_([p.grad for p in parameters if p.grad is not None], tokens.float())
+    if setup.loss_scale is not None:
+        torch._foreach_div_([p.grad for p in parameters if p.grad is not None], setup.loss_scale.value)
     if settings.max_grad_norm:
         norm = torch.nn.utils.clip_grad_norm_(parameters, settings.max_grad_norm)
     else:
         norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
-    bad = state.meter.close_step(state.step, norm)
+    overflow = None if setup.loss_scale is None else setup.loss_scale.adapt(norm)
+    bad = state.meter.close_step(state.step, norm, overflow)
     if settings.on_nonfinite == "stop":  # nothing is learned between a bad step and the log point that finds it
         bad = (state.meter.bad_step >= 0).float()
+    if overflow is not None:
+        bad = torch.maximum(bad, overflow.float())
     for group in optimizer.param_groups:
         group["lr"] = learning_rate(setup, state.step)
     optimizer.found_inf = bad  # type: ignore[attr-defined]  # the fused step changes nothing where this is 1

@@ -9,6 +9,7 @@ import torch
 from transformers import PretrainedConfig, PreTrainedModel
 
 from cache.common.hub import PACKAGED, hub_folder, local_folder
+from cache.console.text import counted
 from cache.errors import InputError, MismatchError
 from cache.format.tasks import MLM
 
@@ -65,7 +66,7 @@ def load_model(
         folder: from `model_folder`.
         required: what the cache requires of it; its label names become the model's.
         seed: of the new head.
-        log: receives a line that says whether the head is new.
+        log: receives a line that says whether the head is new, and one where weights are left out.
         new_head: leave out a head that it was saved with.
 
     Raises:
@@ -80,7 +81,7 @@ def load_model(
         names = label_names(config)
         write_labels(config, required)
         torch.manual_seed(seed)
-        model, new = load_weights(opened, config, required.kind, new_head)
+        model, new = load_weights(opened, config, required.kind, log, new_head)
     if new:
         source = f"new, from seed {seed}: {'--new-head' if new_head else f'the model has none for {required.kind}'}"
     else:
@@ -101,9 +102,15 @@ def write_labels(config: PretrainedConfig, required: CacheRequirements) -> None:
 
 
 def load_weights(
-    folder: ModelFolder, config: PretrainedConfig, kind: str, new_head: bool = False
+    folder: ModelFolder,
+    config: PretrainedConfig,
+    kind: str,
+    log: Callable[[str], None] = lambda text: None,
+    new_head: bool = False,
 ) -> tuple[PreTrainedModel, bool]:
     """A task's model of `config` with the weights in `folder`; only its head may be new, and with `new_head` is.
+
+    `log` receives a line where the files hold more of the encoder than `config` describes.
 
     Returns:
         The model, which has computed a short row, and whether its head is new.
@@ -144,6 +151,10 @@ def load_weights(
             f"{path}: the weights lack {len(of_encoder)} tensors of the encoder ({min(of_encoder)}, …), so it would "
             f"compute with random numbers{remedy}"
         )
+    prefixed = any(name.startswith(encoder) for name in weights)  # or the encoder was saved alone
+    left_out = [n for n in report["unexpected_keys"] if n.startswith(encoder * prefixed) and "pooler" not in n]
+    if left_out:
+        log(f"weights    {counted(len(left_out), 'tensor')} left out ({min(left_out)}, …): not described by {CONFIG}")
     for name, parameter in model.named_parameters():
         if not parameter.sum().isfinite() and not parameter.isfinite().all():
             raise MismatchError(f"{path}: the tensor {name!r} holds numbers that are not finite{remedy}")

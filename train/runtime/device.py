@@ -15,6 +15,9 @@ import torch
 from cache.console.text import counted
 from cache.errors import InputError
 
+AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
+"""Precisions that autocast computes in, its weights in fp32."""
+
 
 def pick_device(name: str, local_rank: int | None = None) -> torch.device:
     """The device called `name`; `auto` is the accelerator, or the CPU where there is none.
@@ -51,19 +54,20 @@ def pick_device(name: str, local_rank: int | None = None) -> torch.device:
 
 
 def pick_precision(name: str, device: torch.device) -> str:
-    """`fp32` or `bf16`; `auto` is bf16 where the device computes it natively.
+    """`fp32`, `bf16` or `fp16`; `auto` is bf16 where the device computes it natively, else fp32.
 
     Raises:
-        InputError: bf16 was asked for on a device that autocast cannot serve.
+        InputError: another one than fp32 was asked for on a device that autocast cannot serve.
     """
     if name == "auto":
-        return "bf16" if _native_bf16(device) else "fp32"
-    if name == "bf16" and not torch.amp.autocast_mode.is_autocast_available(device.type):
-        raise InputError(f"--precision bf16 does not work on {device}; pass --precision fp32")
+        return "bf16" if native_bf16(device) else "fp32"
+    if name in AUTOCAST and not torch.amp.autocast_mode.is_autocast_available(device.type):
+        raise InputError(f"--precision {name} does not work on {device}; pass --precision fp32")
     return name
 
 
-def _native_bf16(device: torch.device) -> bool:
+def native_bf16(device: torch.device) -> bool:
+    """Whether a device computes bf16 natively."""
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     if device.type == "cpu":  # torch has no public function for these
@@ -82,8 +86,8 @@ def device_name(device: torch.device) -> str:
 
 def autocast(device: torch.device, precision: str) -> AbstractContextManager[None]:
     """The context in which a forward pass computes at `precision`."""
-    if precision == "bf16":
-        return torch.autocast(device.type, dtype=torch.bfloat16)
+    if precision in AUTOCAST:
+        return torch.autocast(device.type, dtype=AUTOCAST[precision])
     return contextlib.nullcontext()
 
 

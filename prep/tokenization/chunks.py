@@ -1,0 +1,92 @@
+"""Long texts in several rows: every token of a text is kept, in chunks of the max length.
+
+`tokenizers` cuts texts in the same way for `return_overflowing_tokens`. Shapes: N texts, T tokens, R rows.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from cache.common.arrays import Array
+from cache.errors import InputError
+
+from .engines import Engine, ParityError, Rules, TokenizersEngine, failures_as_differences, special_ids, split_rows
+from .parity import ParityCheck
+
+ChunkedRows = tuple[Array, Array, Array]
+"""(T,) uint32 ids, rows end to end; (R,) int64 lengths; (R,) int64 the text that each row is a chunk of."""
+
+
+def chunk_rows(ids: Array, lengths: Array, before: Sequence[int], after: Sequence[int], max_length: int) -> ChunkedRows:
+    """Cut texts into rows; the last row of a text has what is left of it.
+
+    Args:
+        ids: (T,) of the texts without special tokens, end to end.
+        lengths: (N,) tokens of each.
+        before, after: the special tokens of a row.
+        max_length: tokens of a row at most, special tokens included.
+    """
+    room = max_length - len(before) - len(after)
+    chunks = np.maximum(-(-lengths // room), 1)  # (N,): a text without tokens is a row, too
+    texts = np.repeat(np.arange(len(lengths)), chunks)  # (R,)
+    chunk = np.arange(len(texts)) - np.repeat(np.cumsum(chunks) - chunks, chunks)  # (R,) its number in the text
+    row_lengths = np.minimum(lengths[texts] - chunk * room, room) + len(before) + len(after)
+    ends = np.cumsum(row_lengths)
+    rows = np.empty(int(row_lengths.sum()), np.uint32)
+    of_text = np.ones(len(rows), bool)
+    for begins, special in ((ends - row_lengths, before), (ends - len(after), after)):
+        for offset, number in enumerate(special):
+            rows[begins + offset] = number
+            of_text[begins + offset] = False
+    rows[of_text] = ids
+    return rows, row_lengths, texts
+
+
+class ChunkEncoder:
+    """A tokenizer that turns a text into as many rows as it needs.
+
+    Args:
+        rules: as for single rows.
+        engine: who encodes.
+        check: counts the texts that were encoded again by `tokenizers`; None where that is the engine.
+
+    Raises:
+        InputError: the tokenizer does not simply put special tokens before and after a text.
+    """
+
+    def __init__(self, rules: Rules, engine: Engine, check: ParityCheck | None) -> None:
+        self.rules, self.engine, self.check = rules, engine, check
+        self.reference = TokenizersEngine(rules)
+        try:
+            self.before, self.after = special_ids(self.reference.backend)
+        except ValueError as error:
+            raise InputError(f"--long-texts chunk does not take this tokenizer: {error}; leave it out") from error
+
+    def encode(self, texts: Sequence[str]) -> ChunkedRows:
+        """Encode texts.
+
+        Raises:
+            ParityError: a fast engine was wrong, or failed.
+            RowError: `tokenizers` fails on a text.
+        """
+        if self.check is None:
+            ids, lengths = self.reference.encode_bare(texts)
+        else:
+            with failures_as_differences(self.engine.name):
+                ids, lengths = self.engine.encode_bare(texts)
+            self._compare(texts, ids, lengths.astype(np.int64), self.check)
+        return chunk_rows(ids, lengths.astype(np.int64), self.before, self.after, self.rules.max_length)
+
+    def _compare(self, texts: Sequence[str], ids: Array, lengths: Array, check: ParityCheck) -> None:
+        """Encode some of the texts again, of texts of megabytes the beginning, which makes a row."""
+        if len(lengths) != len(texts) or int(lengths.sum()) != len(ids):
+            raise ParityError(f"{self.engine.name} gave {len(lengths):,} rows for {len(texts):,} texts")
+        chosen = check.choose(texts)
+        heads = [texts[row][: check.most] for row in chosen]
+        begins = np.cumsum(lengths) - lengths
+        for row, head, wanted in zip(chosen, heads, split_rows(*self.reference.encode_bare(heads)), strict=True):
+            found = ids[begins[row] : begins[row] + lengths[row]]
+            if len(head) < len(texts[row]):
+                found, wanted = found[: self.rules.max_length], wanted[: self.rules.max_length]
+            if not np.array_equal(found, wanted):
+                raise ParityError.differing(self.engine.name, texts[row], found.tolist(), wanted.tolist())
