@@ -241,7 +241,7 @@ def test_weights_without_part_of_the_encoder_are_refused(tmp_path, needs):
 
 @pytest.mark.parametrize("classes", [None, 2])  # tensors of an encoder alone have no prefix
 def test_layers_that_the_configuration_does_not_describe_are_told_of(tmp_path, needs, classes):
-    folder = write_model(tmp_path / "model", classes=classes)
+    folder = write_model(tmp_path / "model", classes=classes, num_hidden_layers=2)
     config = json.loads((folder / "config.json").read_text())
     lines = []
     load_model(folder, CacheRequirements(needs.cache, 48, "token-classification"), 0, lines.append, new_head=True)
