@@ -241,12 +241,12 @@ class Predictor:
         if rows[0].first_length is not None:
             first = np.array([row.first_length for row in rows])
             inputs["token_type_ids"] = token_types(first, lengths, width, left=False)
-        tensors = {name: torch.from_numpy(np.array(a, np.int64)).to(self.device) for name, a in inputs.items()}
         with (
             torch.inference_mode(),
             devices.autocast(self.device, self.precision),
             library_errors(MismatchError, f"the model {self.name} cannot compute a batch of {len(rows)} x {width}"),
         ):
+            tensors = {name: torch.from_numpy(np.array(a, np.int64)).to(self.device) for name, a in inputs.items()}
             logits = self.model(**tensors).logits.float()  # (B, C) or (B, W, C)
         if self.kind == "classification":
             logits = logits.softmax(dim=1)

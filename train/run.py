@@ -66,6 +66,7 @@ from .settings import Settings
 Log = Callable[[str], None]
 
 
+@devices.memory_errors()
 def start_run(settings: Settings, log: Log, warn: Log, quiet: bool = False) -> Path:
     """Train with these settings, in a new run folder; as one of several ranks, if a launcher started this process so.
 
@@ -80,6 +81,7 @@ def start_run(settings: Settings, log: Log, warn: Log, quiet: bool = False) -> P
 
     Raises:
         LengthwiseError: something does not fit; before the first step, nothing is left behind.
+        MemoryError: memory lacks for something other than a batch.
         Stopped: by a signal; a checkpoint was written.
         FailedTogether: on ranks other than the first, where that raises an error.
     """
@@ -94,6 +96,7 @@ def start_run(settings: Settings, log: Log, warn: Log, quiet: bool = False) -> P
         return _start(settings, ranks, progress)
 
 
+@devices.memory_errors()
 def resume_run(path: Path, given: Mapping[str, Any], log: Log, warn: Log, quiet: bool = False) -> Path:
     """Resume an interrupted run exactly where its newest checkpoint is, on any number of ranks.
 
@@ -104,7 +107,7 @@ def resume_run(path: Path, given: Mapping[str, Any], log: Log, warn: Log, quiet:
 
     Raises:
         MismatchError: settings, cache or model are not those of the run.
-        LengthwiseError, Stopped, FailedTogether: as for `start_run`.
+        LengthwiseError, MemoryError, Stopped, FailedTogether: as for `start_run`.
     """
     ranks = launched_ranks()
     with process_group(ranks):

@@ -83,6 +83,15 @@ def test_the_one_file_of_a_zip_archive_is_read(prep: Prep, name: str) -> None:
     assert done.rows() == ROWS
 
 
+def test_an_archive_in_a_folder_is_read_where_its_name_says_what_it_holds(prep: Prep) -> None:
+    write("d/train.csv", GOOD)
+    zipped("d/test.csv.zip", {"rows.csv": GOOD})
+    zipped("d/download.zip", {"train.csv": GOOD})
+    done = build(prep, "d")
+    assert [done.rows("train"), done.rows("test")] == [ROWS, ROWS]
+    assert "not read: download.zip; if it holds rows, call it something like rows.csv.zip" in done.err
+
+
 def test_a_long_list_of_json_is_read_in_parts(prep: Prep, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("prep.parsing.json_files.PART_CHARACTERS", 7)
     labels = ("x", "a\nb", "y")

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from cache.errors import LengthwiseError
+from cache.errors import LengthwiseError, MismatchError
 from cache.format import tasks
 from cache.plans.spec import PlanSpec
 from tests.helpers.caches import write_cache
@@ -26,7 +26,7 @@ from train.metrics.evaluation import evaluate
 from train.models.fit import CacheRequirements
 from train.models.loading import load_model
 from train.report import run_warnings, small_batch_warning
-from train.run import train
+from train.run import resume_run, start_run, train
 from train.runtime import device as devices
 from train.settings import SCHEDULES, Settings
 
@@ -228,7 +228,7 @@ def test_steps_that_the_run_does_not_have_are_warned_of(make_job):
     """22 steps an epoch."""
     assert run_warnings(make_job(epochs=2, max_steps=44, warmup_steps=43)) == []
     short, warm_up = run_warnings(make_job(epochs=2, max_steps=45, warmup_steps=44))
-    assert "2 epochs of --epochs have 44 steps, fewer than --max-steps 45; for as many pass --epochs 3" in short
+    assert "--epochs 2 gives 44 steps, fewer than --max-steps 45; for as many pass --epochs 3" in short
     assert "the warm-up takes 44 steps and the run has 44" in warm_up
 
 
@@ -305,6 +305,17 @@ def test_the_trial_takes_the_step_with_the_most_padded_tokens_that_lies_ahead(ma
     assert [batch.padded_tokens for batch in tried] == [max(ahead)]
 
 
+def test_a_model_that_fails_in_bf16_is_found_before_step_1(make_job):
+    """As DeBERTa's first version does, whose mask overflows."""
+
+    def fail(**inputs):
+        raise RuntimeError("value cannot be converted to type c10::BFloat16 without overflow")
+
+    job = replace(make_job(precision="bf16"), forward=fail)
+    with pytest.raises(MismatchError, match=r"cannot compute a batch in bf16 \(value .*; pass --precision fp32"):
+        check_memory(job, State(Meter(CPU)))
+
+
 def test_want_of_memory_names_the_batch_and_the_flags_that_help(make_job):
     for error in (
         torch.OutOfMemoryError("CUDA out of memory. Tried to allocate"),
@@ -322,6 +333,24 @@ def test_want_of_memory_names_the_batch_and_the_flags_that_help(make_job):
         assert "8 rows x 48 tokens" in text
         for flag in ("--batch-size", "--gradient-accumulation-steps", "--max-tokens", "--precision bf16"):
             assert flag in text
+
+
+def test_a_lack_of_memory_for_something_other_than_a_batch_is_a_memory_error(make_job, toy, monkeypatch):
+    """For the model, say, while another program holds the memory: the commands then print what torch says of it."""
+
+    def short(*_, **__):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate")
+
+    settings = Settings(cache="none")
+    for name in ("train.run._start", "train.run._resume", "train.metrics.evaluation._labelled"):
+        monkeypatch.setattr(name, short)
+    for function in (
+        lambda: start_run(settings, print, print),
+        lambda: resume_run(Path("none"), {}, print, print),
+        lambda: evaluate(make_job().model, toy["test"], CPU, "fp32"),
+    ):
+        with pytest.raises(MemoryError, match=r"\(CUDA out of memory. Tried to allocate\)"):
+            function()
 
 
 def test_an_error_that_is_not_about_memory_passes(make_job):

@@ -4,7 +4,9 @@ import copy
 import itertools
 import json
 import shutil
+from contextlib import nullcontext
 from dataclasses import fields, replace
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -220,6 +222,27 @@ def test_gradients_with_dropout_are_those_of_the_numbers_that_were_drawn():
         return packed_attention(*parts, 0.4, 0.5, (cu, cu), (5, 5), 3)
 
     assert torch.autograd.gradcheck(seeded, parts)
+
+
+def test_on_cuda_packed_rows_are_checked_in_the_precisions_that_its_kernels_have(monkeypatch):
+    """Those for a sliding window know no fp32; those for bf16 and for a sliding window need CUDA 8.0."""
+    cuda, used = torch.device("cuda"), []
+    monkeypatch.setattr("train.forward.packed._output", lambda _, batch: torch.zeros(2 if batch.longest == 0 else 6, 3))
+    monkeypatch.setattr(devices, "autocast", lambda device, precision: used.append(precision) or nullcontext())
+    padded, packed = batches()
+    for name, precisions, needed in (
+        ("bert", ["fp32", "bf16"], "its attention in bf16 needs CUDA"),
+        ("modernbert", ["bf16"], "its sliding window needs bf16 or fp16 on CUDA"),
+    ):
+        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (7, 5))
+        assert use_packed(tiny(name), cuda, "bf16", False).startswith(needed)
+        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (8, 0))
+        model = tiny(name)
+        assert use_packed(model, cuda, "bf16", False) is None
+        used.clear()
+        check_packed(model, replace(packed, input_ids=SimpleNamespace(device=cuda)), padded, "bf16")
+        assert used == precisions
+    assert use_packed(tiny("modernbert"), cuda, "fp32", False).startswith("its sliding window needs bf16")
 
 
 def test_deberta_is_computed_padded_and_says_so():

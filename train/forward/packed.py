@@ -61,6 +61,8 @@ def use_packed(model: PreTrainedModel, device: torch.device, precision: str, fir
         return f"there is no attention for it on {device.type}"
     if device.type == "cuda" and kind == MODERNBERT and (precision == "fp32" or not has_flash_attention(device)):
         return "its sliding window needs bf16 or fp16 on CUDA, of compute capability 8.0 or newer"
+    if device.type == "cuda" and precision == "bf16" and not has_flash_attention(device):
+        return "its attention in bf16 needs CUDA of compute capability 8.0 or newer"
     name = f"{NAME}_{padded}"
     ALL_ATTENTION_FUNCTIONS.register(name, partial(attention, padded=ALL_ATTENTION_FUNCTIONS[padded]))
     ALL_MASK_ATTENTION_FUNCTIONS.register(name, ALL_MASK_ATTENTION_FUNCTIONS[padded])
@@ -150,7 +152,7 @@ def check_packed(model: PreTrainedModel, packed: Batch, padded: Batch, precision
     Args:
         model: from `use_packed`.
         packed, padded: the same rows.
-        precision: to compute in, beside fp32.
+        precision: to compute in, beside fp32 where the model can.
 
     Raises:
         MismatchError: logits, or the hidden states of a masked language model, differ by more than rounding.
@@ -166,7 +168,8 @@ def check_packed(model: PreTrainedModel, packed: Batch, padded: Batch, precision
     )
     training = model.training
     model.eval()
-    for used in dict.fromkeys(("fp32", precision)):
+    windowed = model.config.model_type == MODERNBERT and packed.input_ids.device.type == "cuda"  # unknown there in fp32
+    for used in dict.fromkeys((precision,) if windowed else ("fp32", precision)):
         with torch.no_grad(), devices.autocast(packed.input_ids.device, used):
             found, expected = (_output(model, replace(batch, labels=None)) for batch in (packed, few))
         if len(found) == 1:  # a vector per token: (1, T, …) and (2, W, …)

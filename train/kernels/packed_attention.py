@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch.autograd.function import once_differentiable
+from torch.nn.functional import pad
 
 from .cpu_attention import BLOCK_BYTES, kept, weigh, weigh_backward
 from .cpu_dropout import random_source
@@ -95,6 +96,9 @@ def packed_attention(
             query[0], key[0], value[0], dropout, scale, *(cu.tolist() for cu in cu_seq_lens), window
         )
         return packed[None]
+    width = query.shape[-1]
+    if width % 8:  # which the kernels do not take; zeros at the end of each head change nothing
+        query, key, value = (pad(part, (0, -width % 8)) for part in (query, key, value))
     if query.dtype in (torch.float16, torch.bfloat16) and has_flash_attention(query.device):
         flat = (part[0].transpose(0, 1) for part in (query, key, value))  # (Q or T, N, D)
         side = -1 if window is None else window
@@ -109,7 +113,7 @@ def packed_attention(
             window_size_left=side,
             window_size_right=side,
         )[0]
-        return out[None]
+        return out[None, :, :, :width]
     if window is not None and window < longest[1] - 1:
         raise NotImplementedError("attention in a sliding window, other than in half precision on CUDA 8.0 or newer")
     rows = (part.transpose(1, 2) for part in (query, key, value))  # (1, Q or T, N, D)
@@ -117,7 +121,7 @@ def packed_attention(
     found: torch.Tensor = torch.ops.aten._efficient_attention_forward(
         *rows, None, *cu_seq_lens, *longest, dropout, 0, grad, scale=scale
     )[0]
-    return found
+    return found[..., :width]
 
 
 def has_flash_attention(device: torch.device) -> bool:

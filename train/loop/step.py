@@ -121,15 +121,16 @@ def update(setup: TrainingSetup, state: State) -> None:
     settings, optimizer = setup.settings, setup.optimizer
     parameters = setup.trained_parameters
     state.meter.sum_step()
+    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
     if setup.masking is not None:
         tokens = torch.as_tensor(state.meter.step_weight, device=setup.device).clamp(min=1)
-        torch._foreach_div_([p.grad for p in parameters if p.grad is not None], tokens.float())
-    if setup.loss_scale is not None:
-        torch._foreach_div_([p.grad for p in parameters if p.grad is not None], setup.loss_scale.value)
+        torch._foreach_div_(gradients, tokens.float())
+    if setup.loss_scale is not None and gradients:
+        torch._foreach_div_(gradients, setup.loss_scale.value)
+    # Of no gradients, where no row of a step has a label, torch would give a norm on the CPU.
+    norm = torch.nn.utils.get_total_norm(gradients) if gradients else torch.zeros((), device=setup.device)
     if settings.max_grad_norm:
-        norm = torch.nn.utils.clip_grad_norm_(parameters, settings.max_grad_norm)
-    else:
-        norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+        torch.nn.utils.clip_grads_with_norm_(parameters, settings.max_grad_norm, norm)
     overflow = None if setup.loss_scale is None else setup.loss_scale.adapt(norm)
     bad = state.meter.close_step(state.step, norm, overflow)
     if settings.on_nonfinite == "stop":  # nothing is learned between a bad step and the log point that finds it

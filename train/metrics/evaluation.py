@@ -22,6 +22,7 @@ from .perplexity import MaskedLMMetric
 from .scores import metric_of
 
 
+@devices.memory_errors()
 def evaluate(
     model: PreTrainedModel,
     split: Split,
@@ -53,6 +54,7 @@ def evaluate(
     Raises:
         InputError: the split has no rows, or there is no mask token.
         MismatchError: the split has a class that the model lacks.
+        MemoryError: a batch does not fit.
     """
     if not len(split):
         raise InputError(f"split {split.name!r} of {split.folder} has no rows, so there is nothing to evaluate")

@@ -118,7 +118,8 @@ def _with_trained_head(folder: ModelFolder, config: PretrainedConfig, kind: str)
 
 def _ready(model: PreTrainedModel, device: torch.device) -> PreTrainedModel:
     devices.prepare(device)
-    model.to(device)  # type: ignore[arg-type]  # transformers types `to` as for half-loaded models
+    with devices.memory_errors():
+        model.to(device)  # type: ignore[arg-type]  # transformers types `to` as for half-loaded models
     use_cpu_kernels(model, device)
     model.eval()
     return model

@@ -8,6 +8,7 @@ import ctypes
 import os
 import resource
 import sys
+from collections.abc import Iterator
 from contextlib import AbstractContextManager
 
 import torch
@@ -152,3 +153,14 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, torch.OutOfMemoryError | MemoryError) or (
         isinstance(error, RuntimeError) and ("out of memory" in text or "can't allocate memory" in text)
     )
+
+
+@contextlib.contextmanager
+def memory_errors() -> Iterator[None]:
+    """Turn a lack of memory, for which torch raises RuntimeErrors, into a MemoryError, which the commands report."""
+    try:
+        yield
+    except RuntimeError as error:
+        if is_out_of_memory(error):
+            raise MemoryError(f"({' '.join(str(error).split()):.300})") from error
+        raise
