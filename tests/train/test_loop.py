@@ -14,7 +14,7 @@ from cache.errors import LengthwiseError, MismatchError
 from cache.format import tasks
 from cache.plans.spec import PlanSpec
 from tests.helpers.caches import write_cache
-from tests.helpers.models import write_model
+from tests.helpers.models import DISTIL, write_model
 from train.forward.inputs import READY_MASKS, model_inputs, use_ready_masks
 from train.loop.epoch_row import epoch_row
 from train.loop.loss_scale import LossScale
@@ -32,7 +32,10 @@ from train.settings import SCHEDULES, Settings
 
 CPU = torch.device("cpu")
 SPECIAL = {f"{name}_token_id": 0 for name in ("bos", "cls", "eos", "sep")}
-TOKENS = {"bert": {}, "modernbert": {**SPECIAL, "local_attention": 8, "global_attn_every_n_layers": 2}}
+TOKENS = {
+    "bert": {},
+    "modernbert": {**SPECIAL, "num_hidden_layers": 2, "local_attention": 8, "global_attn_every_n_layers": 2},
+}
 """Kind of a model to what its configuration says beside its sizes."""
 
 
@@ -43,7 +46,7 @@ def toy(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def model_folder(tmp_path_factory):
-    return write_model(tmp_path_factory.mktemp("model") / "model")
+    return write_model(tmp_path_factory.mktemp("model") / "model", num_hidden_layers=2)
 
 
 @pytest.fixture
@@ -417,8 +420,8 @@ def test_ready_masks_give_modernbert_the_logits_of_the_usual_one(tmp_path, toy, 
 @pytest.mark.parametrize("kind", sorted(READY_MASKS))
 def test_a_mask_that_is_ready_gives_the_logits_of_the_usual_one(tmp_path, toy, kind):
     """Bit by bit, for each model type that is given one."""
-    names = {"dim": 32, "hidden_dim": 64, "n_layers": 2, "n_heads": 2} if kind == "distilbert" else {}
-    model = load_model(write_model(tmp_path / kind, kind=kind, **names), CacheRequirements(toy, 48), 0).eval()
+    layers = DISTIL if kind == "distilbert" else {"num_hidden_layers": 2}
+    model = load_model(write_model(tmp_path / kind, kind=kind, **layers), CacheRequirements(toy, 48), 0).eval()
     seen = 0
     for batch in toy["train"].batches(0):
         with torch.no_grad():
@@ -560,7 +563,7 @@ def test_compiled_training_compiles_few_times_however_many_widths(make_job, tmp_
     """Once for batches with a mask and once for those without; no batch here has one row, which would be one more."""
     from torch._dynamo.utils import counters
 
-    model = write_model(tmp_path / "model", num_hidden_layers=1)
+    model = write_model(tmp_path / "model")
     jobs = [make_job(model_folder=model, lr=1e-3, compile=compiled) for compiled in (False, True)]
     for module in (module for job in jobs for module in job.model.modules()):
         if isinstance(module, torch.nn.Dropout):
