@@ -1,8 +1,10 @@
 """Reading of source files, in the forked process: tables of every format, files of text. Parsing is pyarrow's."""
 
 import contextlib
+import re
 from collections.abc import Iterator
 from dataclasses import replace
+from itertools import product
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -106,9 +108,13 @@ def _read(table: TableFile, columns: list[str], texts: int, row_bytes: int) -> I
         yield from _read_parquet(table, columns) if table.kind == "parquet" else read_conll(path, columns, row_bytes)
         return
     done = 0
-    for block_bytes in _block_sizes(BLOCK_BYTES, row_bytes):
+    for fractions, block_bytes in product((False, True), _block_sizes(BLOCK_BYTES, row_bytes)):
         skip = done
-        with _growing(path, block_bytes, row_bytes), _open(table, block_bytes, row_bytes, columns, texts) as blocks:
+        with (
+            _growing(path, block_bytes, row_bytes),
+            _allowing(fractions),
+            _open(table, block_bytes, row_bytes, columns, texts, fractions) as blocks,
+        ):
             for batch in blocks:
                 fresh = batch.slice(min(skip, batch.num_rows))
                 skip -= batch.num_rows - fresh.num_rows
@@ -135,6 +141,18 @@ def _growing(path: SourcePath, block_bytes: int, row_bytes: int) -> Iterator[Non
             raise row_too_long(path, row_bytes) from error
 
 
+@contextlib.contextmanager
+def _allowing(fractions: bool) -> Iterator[None]:
+    """Let a number pass that is not of the type of a JSON file's first ones, as long as `fractions` are to be tried."""
+    import pyarrow as pa
+
+    try:
+        yield
+    except pa.ArrowInvalid as error:
+        if fractions or not re.search(r"couldn't parse:\S*[.eE]|changed from string to number", str(error)):
+            raise
+
+
 def _parquet_schema(path: SourcePath) -> Any:
     import pyarrow.parquet
 
@@ -153,10 +171,17 @@ def _read_parquet(table: TableFile, columns: list[str]) -> Iterator["pa.RecordBa
         yield from file.iter_batches(min(max(fitting, 1), BATCH_ROWS), groups, columns)
 
 
-def _open(table: TableFile, block_bytes: int, row_bytes: int, columns: list[str] | None = None, texts: int = 0) -> Any:
+def _open(
+    table: TableFile,
+    block_bytes: int,
+    row_bytes: int,
+    columns: list[str] | None = None,
+    texts: int = 0,
+    fractions: bool = False,
+) -> Any:
     """A context manager around the batches of a csv or json file."""
     if table.kind == "json":
-        return json_batches(table, block_bytes, row_bytes, columns, texts)
+        return json_batches(table, block_bytes, row_bytes, columns, texts, fractions)
     return _open_csv(table, block_bytes, row_bytes, columns)
 
 
