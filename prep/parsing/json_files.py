@@ -47,13 +47,12 @@ def json_batches(
     import pyarrow as pa
     import pyarrow.json
 
-    parse = None
+    parse = pyarrow.json.ParseOptions(newlines_in_values=True)  # an object may take several lines
     if columns is not None:
         head = json_head(table.path, row_bytes)
         types = [_type(head.get(name, []), name in columns[:texts]) for name in columns]
-        parse = pyarrow.json.ParseOptions(
-            explicit_schema=pa.schema(list(zip(columns, types, strict=True))), unexpected_field_behavior="ignore"
-        )
+        parse.explicit_schema = pa.schema(list(zip(columns, types, strict=True)))
+        parse.unexpected_field_behavior = "ignore"
     read = pyarrow.json.ReadOptions(block_size=block_bytes)
     with (
         _lines(table.path, row_bytes, table.span) as data,

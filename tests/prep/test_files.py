@@ -106,6 +106,17 @@ def test_a_long_list_of_json_is_read_in_parts(prep: Prep, monkeypatch: pytest.Mo
     assert Path("cache", shard).read_bytes() == Path("lines", shard).read_bytes()
 
 
+@pytest.mark.parametrize("between", ["", "\n"])
+@pytest.mark.parametrize("indent", [None, 1])
+def test_concatenated_objects_are_read_wherever_blocks_end(
+    prep: Prep, monkeypatch: pytest.MonkeyPatch, indent: int | None, between: str
+) -> None:
+    """Each on several lines or all on one."""
+    monkeypatch.setattr("prep.parsing.readers.BLOCK_BYTES", 50)
+    write("a.json", between.join(json.dumps(row, indent=indent) for row in OBJECTS * 9))
+    assert build(prep, "a.json").rows() == ROWS * 9
+
+
 def refused(prep: Prep, *arguments: str) -> str:
     done = build(prep, *arguments)
     assert (done.code, done.out) == (2, ""), done
