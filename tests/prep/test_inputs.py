@@ -179,6 +179,14 @@ refused_file(
     '{"text": "word1", "label": 1}\n{"text": "word\\ud800", "label": 1}\n',
     "cannot read a.jsonl",
     "surrogate",
+    "line 2",
+)
+refused_file(
+    "a list among objects",
+    "a.jsonl",
+    '{"text": "word1", "label": 1}\n[1]\n',
+    "cannot read a.jsonl",
+    "line 2: [1] is not an object",
 )
 refused_file(
     "a line that is no JSON",
@@ -197,7 +205,7 @@ refused_file(
     "a.jsonl",
     '{"text": "word1", "text": "word2", "label": 1}\n',
     "cannot read a.jsonl",
-    "specified twice",
+    "specified twice (line 1: a key stands twice in one object",
 )
 refused_file("a broken parquet", "a.parquet", b"PAR1" + b"\0" * 50, "cannot read a.parquet", "Parquet")
 refused_file("a csv that is called parquet", "a.parquet", GOOD, "cannot read a.parquet", "Parquet")
