@@ -99,7 +99,7 @@ def _read_table(
 
 
 def _read(table: TableFile, columns: list[str], texts: int, row_bytes: int) -> Iterator["pa.RecordBatch"]:
-    """The columns of a file, the first `texts` of which are text."""
+    """The columns of a file, the first `texts` of which are text, and perhaps its last one."""
     path = table.path
     if table.kind == LINES:
         yield from read_lines(table, row_bytes)
@@ -107,7 +107,10 @@ def _read(table: TableFile, columns: list[str], texts: int, row_bytes: int) -> I
     if table.kind in ("parquet", "conll"):
         yield from _read_parquet(table, columns) if table.kind == "parquet" else read_conll(path, columns, row_bytes)
         return
-    done = 0
+    done, end, last = 0, "", ""
+    if table.kind == "csv" and table.span is None:
+        last = names_of(path, table.delimiter, row_bytes)[-1]
+        columns = list(dict.fromkeys([*columns, last]))
     for fractions, block_bytes in product((False, True), _block_sizes(BLOCK_BYTES, row_bytes)):
         skip = done
         with (
@@ -120,7 +123,26 @@ def _read(table: TableFile, columns: list[str], texts: int, row_bytes: int) -> I
                 skip -= batch.num_rows - fresh.num_rows
                 done += fresh.num_rows
                 yield fresh
+                if last and batch.num_rows:
+                    end = str(batch.column(last)[-1].as_py())
+            if last:
+                _check_closed(path, end)
             return
+
+
+def _check_closed(path: SourcePath, cell: str) -> None:
+    """Raise an `InputError` where the last `cell` of a csv file holds all lines behind a quote that nothing closes."""
+    if "\n" not in cell and "\r" not in cell:
+        return
+    end = b""
+    with open_unpacked(path) as file:
+        while block := file.read(BLOCK_BYTES):
+            end = block.rstrip() or end
+    if end[-1:] != b'"':
+        raise InputError(
+            f"cannot read {path}: nothing closes the quote before {cell[:40]!r}, so all lines behind it are one cell; "
+            'close it; where it is part of the text, quote the cell and write it twice: "say ""so"""'
+        )
 
 
 def _block_sizes(first: int, row_bytes: int) -> list[int]:

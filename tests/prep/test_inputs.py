@@ -199,6 +199,15 @@ refused_file(
 refused_file(
     "a line cut short", "a.jsonl", '{"text": "word1", "label": 1}\n{"text": "wor', "cannot read a.jsonl", "line 2"
 )
+for name, more in (("a.csv", ""), ("b.csv", ",word1")):
+    refused_file(
+        f"a quote that nothing closes in {name}",
+        name,
+        f'label,text{more}\nx,word1{more}\ny{more},"word2\nx,word3{more}\n',
+        f"cannot read {name}: nothing closes the quote before 'word2\\nx,word3",
+        "close it; where it is part of the text",
+        options=(name,),
+    )
 refused_file("an empty jsonl", "a.jsonl", "", "cannot read a.jsonl", "Empty JSON")
 refused_file(
     "a key twice",
