@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from cache.common.pairs import longest_first
 from prep.tokenization.engines import ParityError, Rules, TokenizersEngine, choose_engine, split_rows
-from prep.tokenization.pairs import PairEncoder, longest_first
+from prep.tokenization.pairs import PairEncoder
 from prep.tokenization.parity import ParityCheck
 from prep.tokenization.tokenizer_files import TokenizerFiles, with_space_before
 from prep.tokenization.words import WordEncoder, Words, pack, unpack
