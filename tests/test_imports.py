@@ -2,10 +2,12 @@
 processes."""
 
 import ast
+import functools
 import importlib
 import subprocess
 import sys
 import tomllib
+from collections.abc import Iterable, Iterator
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
@@ -44,7 +46,12 @@ def name_of(path: Path) -> str:
 
 
 MODULES = {name_of(path): path for room in LAYERS for path in sorted((ROOT / room).rglob("*.py"))}
-TREES = {name: ast.parse(path.read_text()) for name, path in MODULES.items()}
+
+
+@functools.cache
+def tree_of(name: str) -> ast.Module:
+    """The syntax tree of a module."""
+    return ast.parse(MODULES[name].read_text())
 
 
 def room_of(name: str) -> str:
@@ -56,10 +63,11 @@ def module_named(name: str) -> str | None:
     return next((found for found in (name, f"{name}.__init__") if found in MODULES), None)
 
 
+@functools.cache
 def imported_modules(name: str) -> set[str]:
     """The modules of ours that a module imports: anywhere, also for types alone and inside functions."""
     found: set[str | None] = set()
-    for node in ast.walk(TREES[name]):
+    for node in ast.walk(tree_of(name)):
         if isinstance(node, ast.Import):
             found |= {module_named(alias.name) for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
@@ -69,13 +77,10 @@ def imported_modules(name: str) -> set[str]:
     return {module for module in found if module}
 
 
-GRAPH = {name: imported_modules(name) for name in MODULES}
-
-
-def imported(tree: ast.AST) -> set[str]:
-    """Top-level names of the packages that a syntax tree imports from outside its own package."""
+def imported(nodes: Iterable[ast.AST]) -> set[str]:
+    """Top-level names of the packages that nodes of a syntax tree import from outside its own package."""
     names = set()
-    for node in ast.walk(tree):
+    for node in nodes:
         if isinstance(node, ast.Import):
             names |= {alias.name.partition(".")[0] for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.level == 0 and node.module:
@@ -83,52 +88,70 @@ def imported(tree: ast.AST) -> set[str]:
     return names
 
 
-def at_load(tree: ast.Module) -> ast.Module:
+def at_load(tree: ast.AST) -> Iterator[ast.AST]:
     """The statements that run when a module is imported: no function bodies, no TYPE_CHECKING blocks."""
-    body = [
-        node
-        for node in tree.body
-        if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
-        and not (isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test))
-    ]
-    kept = ast.Module(body=list(body), type_ignores=[])
-    for node in ast.walk(kept):
-        if isinstance(node, ast.ClassDef):
-            node.body = [item for item in node.body if not isinstance(item, ast.FunctionDef)] or [ast.Pass()]
-    return kept
+    for node in ast.iter_child_nodes(tree):
+        if isinstance(node, ast.expr | ast.FunctionDef | ast.AsyncFunctionDef):
+            continue
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
+            continue
+        yield node
+        yield from at_load(node)
 
 
-@pytest.mark.parametrize("name", MODULES)
-def test_rooms_import_in_one_direction(name: str) -> None:
+@functools.cache
+def imported_anywhere(name: str) -> set[str]:
+    """The packages that a module imports, also inside functions."""
+    return imported(ast.walk(tree_of(name)))
+
+
+@functools.cache
+def imported_at_load(name: str) -> set[str]:
+    """The packages that a module imports when it is imported itself."""
+    return imported(at_load(tree_of(name)))
+
+
+FORBIDDEN = {
+    "cache": {"prep", "train", "transformers", "datasets", "tqdm", "pyarrow"},
+    "prep": {"train", "torch"},
+    "train": {"prep", "datasets", "pyarrow"},
+}
+"""What no module of a room imports, but for those of `ALLOWED`."""
+
+
+def check_none(wrong: dict[str, set[str]]) -> None:
+    """Nothing is wrong with any module; the failure shows what is, by module."""
+    assert {name: names for name, names in wrong.items() if names} == {}
+
+
+def test_rooms_import_in_one_direction() -> None:
     """prep -> cache <- train; torch stays out of prep, datasets out of train, click in the command-line modules."""
-    names = imported(TREES[name])
-    forbidden = {
-        "cache": {"prep", "train", "transformers", "datasets", "tqdm", "pyarrow"},
-        "prep": {"train", "torch"},
-        "train": {"prep", "datasets", "pyarrow"},
-    }[room_of(name)]
-    assert not names & (forbidden - ALLOWED.get(name, set()))
-    assert "click" not in names or name in CLICK
+    wrong = {}
+    for name in MODULES:
+        forbidden = FORBIDDEN[room_of(name)] - ALLOWED.get(name, set()) | ({"click"} if name not in CLICK else set())
+        wrong[name] = imported_anywhere(name) & forbidden
+    check_none(wrong)
 
 
-@pytest.mark.parametrize("name", MODULES)
-def test_slow_libraries_are_imported_where_they_are_used(name: str) -> None:
-    """cache loads with numpy and safetensors alone but for its batches of tensors; prep and the command-line modules
-    load nothing slow."""
-    names, room = imported(at_load(TREES[name])), room_of(name)
+def slow_at_load(name: str) -> set[str]:
+    """The packages that a module imports at load but should not."""
+    names, room = imported_at_load(name), room_of(name)
+    wrong = set()
     if name in CLICK:
-        assert names - set(sys.stdlib_module_names) <= {"click", "cache"}
+        wrong = names - set(sys.stdlib_module_names) - {"click", "cache"}
     elif room == "cache" and not name.startswith("cache.batches."):
-        assert names - set(sys.stdlib_module_names) <= {"numpy", "safetensors"}
+        wrong = names - set(sys.stdlib_module_names) - {"numpy", "safetensors"}
     if room == "prep":
-        assert not names & {"transformers", "datasets", "pyarrow", "tokenizers", "huggingface_hub", "nanotoken"}
+        wrong |= names & {"transformers", "datasets", "pyarrow", "tokenizers", "huggingface_hub", "nanotoken"}
     if room == "train":
-        assert not names & ({"pyarrow"} if name == "train.predict" else {"pyarrow", "tokenizers"})
+        wrong |= names & ({"pyarrow"} if name == "train.predict" else {"pyarrow", "tokenizers"})
+    return wrong | names & {"matplotlib", "jinja2", "markupsafe"}
 
 
-@pytest.mark.parametrize("name", MODULES)
-def test_libraries_that_draw_are_imported_where_something_is_drawn(name: str) -> None:
-    assert imported(at_load(TREES[name])).isdisjoint({"matplotlib", "jinja2", "markupsafe"})
+def test_slow_libraries_are_imported_where_they_are_used() -> None:
+    """cache loads with numpy and safetensors alone but for its batches of tensors; prep and the command-line modules
+    load nothing slow, and no module what draws."""
+    check_none({name: slow_at_load(name) for name in MODULES})
 
 
 @pytest.mark.parametrize("room", LAYERS)
@@ -136,19 +159,23 @@ def test_the_layers_name_every_part_of_a_room(room: str) -> None:
     assert sorted(LAYERS[room]) == sorted({name.split(".")[1] for name in MODULES if room_of(name) == room})
 
 
-@pytest.mark.parametrize("name", MODULES)
-def test_modules_import_from_their_own_layer_and_those_below(name: str) -> None:
-    """Also for types alone and inside functions. An import of a layer above is named in the failure."""
+def layers_above(name: str) -> set[str]:
+    """The modules of its room that a module imports from a layer above its own."""
     room, layer, *_ = name.split(".")
     allowed = set(LAYERS[room][: LAYERS[room].index(layer) + 1])
-    inside = {other for other in GRAPH[name] if room_of(other) == room}
-    assert not {other for other in inside if other.split(".")[1] not in allowed}
+    inside = {other for other in imported_modules(name) if room_of(other) == room}
+    return {other for other in inside if other.split(".")[1] not in allowed}
+
+
+def test_modules_import_from_their_own_layer_and_those_below() -> None:
+    """Also for types alone and inside functions."""
+    check_none({name: layers_above(name) for name in MODULES})
 
 
 def test_no_module_imports_itself_by_way_of_others() -> None:
     """No cycle between modules, also none within a layer, for types alone, or inside functions."""
     try:
-        TopologicalSorter(GRAPH).prepare()
+        TopologicalSorter({name: imported_modules(name) for name in MODULES}).prepare()
     except CycleError as error:
         pytest.fail(" -> ".join(error.args[1]))
 

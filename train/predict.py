@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from cache.common.pairs import truncated_pair
 from cache.errors import InputError, MismatchError
 from cache.format.labels import token_types
 from cache.format.tasks import TOKENS
@@ -121,6 +122,7 @@ class Predictor:
         self.device, self.precision, self.batch_size = torch.device(device), precision, batch_size
         trained = load_text_classifier(trained_model_folder(name), self.device)
         self.model, self.tokenizer, self.pair = trained.model, trained.tokenizer, trained.pair
+        self.left = self.tokenizer.truncation["direction"] == "left"
         self.name, self.max_length, self.kind = name, trained.max_length, kind_of(self.model.config)
         self.vocabulary = vocabulary_size(self.model)
         self.labels = label_names(self.model.config)
@@ -176,13 +178,18 @@ class Predictor:
     def _encode(self, inputs: Sequence[Input]) -> Iterator["_Encoded"]:
         """Without what a tokenizer's own result holds beside the ids, which is a hundred times their size."""
         words = [text.split() if isinstance(text, str) else text for text in inputs] if self.kind == TOKENS else []
+        pairs = isinstance(inputs[0], tuple)
         with library_errors(InputError, f"the tokenizer of {self.name} cannot encode these texts, expected UTF-8"):
             if words:
                 found = self.tokenizer.encode_batch(words, is_pretokenized=True)  # the fast one gives no words
             else:
+                if pairs:
+                    self.tokenizer.no_truncation()  # `truncated_pair` does it
                 found = self.tokenizer.encode_batch_fast(list(inputs))
         for number, (text, encoding) in enumerate(zip(inputs, found, strict=True)):
-            ids = encoding.ids
+            ids, types = encoding.ids, encoding.type_ids
+            if pairs:
+                ids, types = (part.tolist() for part in truncated_pair(encoding, self.max_length, self.left))
             if len(ids) > self.max_length or max(ids, default=0) >= self.vocabulary:
                 raise InputError(
                     f"the tokenizer of {self.name} does not fit its model: the text {text[:60]!r} is {len(ids):,} ids "
@@ -190,7 +197,7 @@ class Predictor:
                 )
             yield _Encoded(
                 np.array(ids, np.int64),
-                encoding.type_ids.count(0) if self.typed and isinstance(text, tuple) else None,
+                types.count(0) if self.typed and pairs else None,
                 _first_tokens(encoding.word_ids, len(words[number])) if words else None,
             )
 

@@ -59,7 +59,7 @@ def run_warnings(setup: TrainingSetup) -> list[str]:
     if settings.max_steps is not None and total < settings.max_steps:
         enough = -(-settings.max_steps * len(setup.steps) // max(total, 1))
         warnings.append(
-            f"warning: {counted(settings.epochs, 'epoch')} of --epochs have {counted(total, 'step')}, fewer than "
+            f"warning: --epochs {settings.epochs} gives {counted(total, 'step')}, fewer than "
             f"--max-steps {settings.max_steps:,}; for as many pass --epochs {enough}"
         )
     if settings.warmup_steps >= total:

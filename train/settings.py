@@ -167,7 +167,10 @@ class Settings:
         None, "How batches are planned.", default_text="as the cache was built", choices=STRATEGIES
     )
     batch_size: int | None = setting(
-        None, "Rows of one optimizer step, over all micro-batches.", default_text="as the cache was built", minimum=1
+        None,
+        "Rows of one optimizer step, over all ranks and micro-batches.",
+        default_text="as the cache was built",
+        minimum=1,
     )
     max_tokens: int | None = setting(
         None,

@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from cache.console.text import listed
 from cache.errors import InputError
 
+from ..parsing.formats import without_endings
 from ..parsing.remote_path import SourcePath
 from .source import check_split_name
 
@@ -36,10 +37,12 @@ def by_split(paths: Sequence[SourcePath]) -> dict[str, list[SourcePath]]:
     """Table files by the split that their names say, in this order; all are `train` where no name says one.
 
     Raises:
-        InputError: some names say a split and others do not, or two files are one split without being its parts.
+        InputError: some names say a split and others do not, or two files are one split without being its parts, or
+            have one name but for their endings.
     """
     named = {path: _split_of(path) for path in paths}
     if not any(named.values()):
+        _check_names_differ(paths)
         return {"train": list(paths)}
     named |= {path: _split_of_shard(path) for path, split in named.items() if split is None}
     check_all_named(named)
@@ -52,9 +55,22 @@ def by_split(paths: Sequence[SourcePath]) -> dict[str, list[SourcePath]]:
                 f"{files[0]} and {path} would both be the split {split!r}; rename or move away one of them, or name "
                 f"the split of each file: prep build {split}={files[0]} {split}={path}"
             )
+    _check_names_differ(paths)
     for split, files in splits.items():
         check_split_name(split, files[0])
     return splits
+
+
+def _check_names_differ(paths: Sequence[SourcePath]) -> None:
+    """Raise an `InputError` where files such as a.csv and a.jsonl may well hold the same rows."""
+    named: dict[str, SourcePath] = {}
+    for path in paths:
+        other = named.setdefault(without_endings(path), path)
+        if other is not path:
+            raise InputError(
+                f"{other} and {path} differ in their endings alone, and may hold the same rows; move one of them away, "
+                f"or name the split of each file: prep build train={other} train={path}"
+            )
 
 
 def check_all_named(named: Mapping[SourcePath, str | None] | Mapping[str, str | None]) -> None:

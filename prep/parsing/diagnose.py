@@ -14,6 +14,7 @@ from typing import Any, cast
 
 from cache.common.table_files import utf8_remedy
 from cache.errors import InputError
+from cache.format.checksummed_json import unique_keys
 
 from .formats import TableFile, open_unpacked, table_file
 from .remote_path import SourcePath
@@ -53,7 +54,8 @@ def _reason(path: SourcePath, delimiter: str | None, error: Exception) -> str:
             return not_utf8(path, position)
         if mixed := re.match(r"(.* Column\(/([^/]+)\) changed from \w+ to \w+) in row \d+$", text):  # of a block
             return f"cannot read {path}: {mixed[1]}{_mixed_json(table, mixed[2])}"
-        text += {"csv": _ragged_row, "json": _bad_json}.get(table.kind, lambda _: "")(table)
+        where = {"csv": _ragged_row, "json": _bad_json}.get(table.kind, lambda _: "")(table)
+        text = (re.sub(r" in row \d+$", "", text) if where else text) + where  # that row is counted in its block
     return f"cannot read {path}: {text}"
 
 
@@ -104,13 +106,17 @@ def _ragged_row(table: TableFile) -> str:
 
 
 def _bad_json(table: TableFile) -> str:
-    """Where the first line of a JSON lines file is that is not an object."""
+    """Where the first line of a JSON lines file is that is not an object of different names and valid text."""
     with _open(table.path) as file:
         for number, line in enumerate(file, 1):
-            if line.lstrip()[:1] == b"[":
+            if number == 1 and line.lstrip()[:1] == b"[":
                 return ""
             try:
-                json.loads(line.strip() or "{}")
+                text = line.decode("utf-8-sig" if number == 1 else "utf-8").strip()
+                row = json.loads(text or "{}", object_pairs_hook=unique_keys)
+                json.dumps(row, ensure_ascii=False).encode()
+                if not isinstance(row, dict | None):
+                    raise ValueError(f"{text[:40]} is not an object")
             except (ValueError, RecursionError) as error:
                 return f" (line {number}: {error}; expected one JSON object per line)"
     return ""

@@ -71,6 +71,14 @@ def format_of(path: SourcePath, delimiter: str | None = None) -> str | None:
     return None if packed and known == "parquet" else known
 
 
+def without_endings(path: SourcePath) -> str:
+    """The path of a file without the endings that say what it is and what it is packed in."""
+    name = str(path)
+    while (ending := PurePosixPath(name).suffix) and ending.lower() in (*FORMATS, TEXT, *COMPRESSIONS, ARCHIVE):
+        name = name.removesuffix(ending)
+    return name
+
+
 def table_file(path: SourcePath, delimiter: str | None) -> TableFile:
     """What a file is; of an archive, what it holds is.
 

@@ -32,7 +32,12 @@ DECODER = json.JSONDecoder(parse_int=len, parse_float=len)
 
 @contextlib.contextmanager
 def json_batches(
-    table: TableFile, block_bytes: int, row_bytes: int, columns: list[str] | None = None, texts: int = 0
+    table: TableFile,
+    block_bytes: int,
+    row_bytes: int,
+    columns: list[str] | None = None,
+    texts: int = 0,
+    fractions: bool = False,
 ) -> Iterator[Any]:
     """The batches of a file.
 
@@ -43,17 +48,17 @@ def json_batches(
         columns: those wanted, the first `texts` of which are text: other fields are passed over, whatever they hold,
             and text is text even where it looks like a date. None = all.
         texts: how many of the columns hold text.
+        fractions: take whole numbers for such with a fraction, and a column without a first value for numbers.
     """
     import pyarrow as pa
     import pyarrow.json
 
-    parse = None
+    parse = pyarrow.json.ParseOptions(newlines_in_values=True)  # an object may take several lines
     if columns is not None:
         head = json_head(table.path, row_bytes)
-        types = [_type(head.get(name, []), name in columns[:texts]) for name in columns]
-        parse = pyarrow.json.ParseOptions(
-            explicit_schema=pa.schema(list(zip(columns, types, strict=True))), unexpected_field_behavior="ignore"
-        )
+        types = [_type(head.get(name, []), name in columns[:texts], fractions) for name in columns]
+        parse.explicit_schema = pa.schema(list(zip(columns, types, strict=True)))
+        parse.unexpected_field_behavior = "ignore"
     read = pyarrow.json.ReadOptions(block_size=block_bytes)
     with (
         _lines(table.path, row_bytes, table.span) as data,
@@ -77,9 +82,9 @@ def json_head(path: SourcePath, row_bytes: int) -> dict[str, list[Any]]:
     return fields
 
 
-def _type(values: list[Any], text: bool) -> "pa.DataType":
+def _type(values: list[Any], text: bool, fractions: bool) -> "pa.DataType":
     """The type of a field by its first values; that of the very first one where they are mixed. `text` or words are
-    text, whatever they look like."""
+    text, whatever they look like; `fractions` is as for `json_batches`."""
     import pyarrow as pa
 
     values = [value for value in values if value is not None]
@@ -88,9 +93,10 @@ def _type(values: list[Any], text: bool) -> "pa.DataType":
     for sample in (values, values[:1]):
         with contextlib.suppress(pa.ArrowException, OverflowError):
             found = pa.infer_type(sample)
-            if is_list(found) and pa.types.is_null(found.value_type):
-                return pa.list_(pa.string())
-            return pa.string() if pa.types.is_null(found) else found
+            inner = found.value_type if is_list(found) else found
+            if pa.types.is_null(inner) or (fractions and pa.types.is_integer(inner)):
+                inner = pa.float64() if fractions else pa.string()
+            return pa.list_(inner) if is_list(found) else inner
     return pa.string()
 
 

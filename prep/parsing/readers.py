@@ -1,8 +1,10 @@
 """Reading of source files, in the forked process: tables of every format, files of text. Parsing is pyarrow's."""
 
 import contextlib
+import re
 from collections.abc import Iterator
 from dataclasses import replace
+from itertools import product
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -97,7 +99,7 @@ def _read_table(
 
 
 def _read(table: TableFile, columns: list[str], texts: int, row_bytes: int) -> Iterator["pa.RecordBatch"]:
-    """The columns of a file, the first `texts` of which are text."""
+    """The columns of a file, the first `texts` of which are text, and perhaps its last one."""
     path = table.path
     if table.kind == LINES:
         yield from read_lines(table, row_bytes)
@@ -105,16 +107,42 @@ def _read(table: TableFile, columns: list[str], texts: int, row_bytes: int) -> I
     if table.kind in ("parquet", "conll"):
         yield from _read_parquet(table, columns) if table.kind == "parquet" else read_conll(path, columns, row_bytes)
         return
-    done = 0
-    for block_bytes in _block_sizes(BLOCK_BYTES, row_bytes):
+    done, end, last = 0, "", ""
+    if table.kind == "csv" and table.span is None:
+        last = names_of(path, table.delimiter, row_bytes)[-1]
+        columns = list(dict.fromkeys([*columns, last]))
+    for fractions, block_bytes in product((False, True), _block_sizes(BLOCK_BYTES, row_bytes)):
         skip = done
-        with _growing(path, block_bytes, row_bytes), _open(table, block_bytes, row_bytes, columns, texts) as blocks:
+        with (
+            _growing(path, block_bytes, row_bytes),
+            _allowing(fractions),
+            _open(table, block_bytes, row_bytes, columns, texts, fractions) as blocks,
+        ):
             for batch in blocks:
                 fresh = batch.slice(min(skip, batch.num_rows))
                 skip -= batch.num_rows - fresh.num_rows
                 done += fresh.num_rows
                 yield fresh
+                if last and batch.num_rows:
+                    end = str(batch.column(last)[-1].as_py())
+            if last:
+                _check_closed(path, end)
             return
+
+
+def _check_closed(path: SourcePath, cell: str) -> None:
+    """Raise an `InputError` where the last `cell` of a csv file holds all lines behind a quote that nothing closes."""
+    if "\n" not in cell and "\r" not in cell:
+        return
+    end = b""
+    with open_unpacked(path) as file:
+        while block := file.read(BLOCK_BYTES):
+            end = block.rstrip() or end
+    if end[-1:] != b'"':
+        raise InputError(
+            f"cannot read {path}: nothing closes the quote before {cell[:40]!r}, so all lines behind it are one cell; "
+            'close it; where it is part of the text, quote the cell and write it twice: "say ""so"""'
+        )
 
 
 def _block_sizes(first: int, row_bytes: int) -> list[int]:
@@ -135,6 +163,18 @@ def _growing(path: SourcePath, block_bytes: int, row_bytes: int) -> Iterator[Non
             raise row_too_long(path, row_bytes) from error
 
 
+@contextlib.contextmanager
+def _allowing(fractions: bool) -> Iterator[None]:
+    """Let a number pass that is not of the type of a JSON file's first ones, as long as `fractions` are to be tried."""
+    import pyarrow as pa
+
+    try:
+        yield
+    except pa.ArrowInvalid as error:
+        if fractions or not re.search(r"couldn't parse:\S*[.eE]|changed from string to number", str(error)):
+            raise
+
+
 def _parquet_schema(path: SourcePath) -> Any:
     import pyarrow.parquet
 
@@ -153,10 +193,17 @@ def _read_parquet(table: TableFile, columns: list[str]) -> Iterator["pa.RecordBa
         yield from file.iter_batches(min(max(fitting, 1), BATCH_ROWS), groups, columns)
 
 
-def _open(table: TableFile, block_bytes: int, row_bytes: int, columns: list[str] | None = None, texts: int = 0) -> Any:
+def _open(
+    table: TableFile,
+    block_bytes: int,
+    row_bytes: int,
+    columns: list[str] | None = None,
+    texts: int = 0,
+    fractions: bool = False,
+) -> Any:
     """A context manager around the batches of a csv or json file."""
     if table.kind == "json":
-        return json_batches(table, block_bytes, row_bytes, columns, texts)
+        return json_batches(table, block_bytes, row_bytes, columns, texts, fractions)
     return _open_csv(table, block_bytes, row_bytes, columns)
 
 

@@ -67,10 +67,11 @@ def choose_rows(
     without = [name for name, part in parts.items() if not part.any()]
     if rows and without:
         taken = " and ".join(map(str, fractions.values()))
+        each = ", taken from each class," * bool(strata.any())
         flags = " or ".join(f"{FLAGS[name]} 0" for name in fractions)
         raise InputError(
-            f"a holdout of {taken} of {int(chosen.sum()):,} rows{', taken from each class,' * bool(coded)} leaves no "
-            f"row to {' and '.join(without)}; pass {flags} or another fraction"
+            f"a holdout of {taken} of {int(chosen.sum()):,} rows{each} leaves no row to {' and '.join(without)}; "
+            f"pass {flags} or another fraction"
         )
     return parts
 

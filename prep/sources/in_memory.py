@@ -124,9 +124,9 @@ def _words_array(texts: list[Any]) -> "pa.Array":
     import pyarrow as pa
 
     for row, words in enumerate(texts):
-        if not isinstance(words, tuple | list):
+        if words is not None and not isinstance(words, tuple | list):
             raise InputError(f"row {row} of texts (counted from 0) is {_short(words)}, expected a list of words")
-        _text_array(list(words), f"row {row} of texts")
+        _text_array(list(words or ()), f"row {row} of texts")
     return pa.array(texts, pa.large_list(pa.large_string()))
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from cache.common.forked import Forked
 from cache.common.hub import path_text, user_path
+from cache.console.text import listed
 from cache.errors import InputError
 from cache.format.checksummed_json import Json
 from cache.format.files import sha256_file
@@ -177,6 +178,12 @@ def lines_in(folder: SourcePath) -> list[SourcePath]:
     return [file for file in _visible_files(folder) if format_of(file) == LINES]
 
 
+def _unread_archives(folder: SourcePath) -> str:
+    """A line for the user about archives beside the tables of a folder, which may hold the same; empty if none."""
+    names = [file.name for file in _visible_files(folder) if file.suffix.lower() == ARCHIVE and not format_of(file)]
+    return f"not read: {listed(names, 5)}; if it holds rows, call it something like rows.csv.zip" if names else ""
+
+
 def _visible_files(folder: SourcePath) -> list[SourcePath]:
     return sorted(file for file in folder.iterdir() if file.name[0] != "." and file.is_file())
 
@@ -196,7 +203,8 @@ def open_folder(argument: str, path: SourcePath, asked: Columns, forked: Forked)
         return open_saved(argument, path, asked, forked)
     tables = tables_in(path, asked.delimiter)
     if tables:
-        return open_tables(argument, path.resolve().name, by_split(tables), asked, forked)
+        source = open_tables(argument, path.resolve().name, by_split(tables), asked, forked)
+        return replace(source, note="; ".join(filter(None, (source.note, _unread_archives(path)))))
     texts = _texts_below(path, asked.labelled)
     splits = {} if texts else _tables_below(path, asked.delimiter)
     if not texts and not splits and (lines := lines_in(path)):

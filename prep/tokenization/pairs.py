@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from cache.common.arrays import Array
+from cache.common.pairs import longest_first, truncated_pair
 from cache.errors import InputError
 
 from .engines import Engine, ParityError, Rules, TokenizersEngine, failures_as_differences, join_rows, split_rows
@@ -61,21 +62,6 @@ def pair_template(backend: Any) -> Template:
     typed = 1 in types
     between_first = types[between].count(0) if typed else 0
     return Template(ids[: starts[0]], ids[between], ids[ends[1] + 1 :], between_first, typed)
-
-
-def longest_first(firsts: Array, seconds: Array, most: int) -> tuple[Array, Array]:
-    """What is kept of two texts of `firsts` and `seconds` tokens (N,), so that together they have at most `most`.
-
-    The rule of `tokenizers`: the longer one gives way until both are equal, then both; an odd token is the longer's.
-    """
-    short, long = np.minimum(firsts, seconds), np.maximum(firsts, seconds)
-    long = np.minimum(long, np.maximum(short, most - short))
-    halved = short + long > most
-    short, long = np.where(halved, most // 2, short), np.where(halved, most - most // 2, long)
-    swapped = firsts > seconds
-    fits = firsts + seconds <= most
-    kept = np.where(swapped, long, short), np.where(swapped, short, long)
-    return np.where(fits, firsts, kept[0]), np.where(fits, seconds, kept[1])
 
 
 def assemble(
@@ -153,30 +139,15 @@ class PairEncoder:
         return rows
 
     def by_tokenizers(self, firsts: Sequence[str], seconds: Sequence[str]) -> Rows:
-        """The reference, truncated here: of two long texts `tokenizers` keeps every combination of the pieces that it
-        cuts off, half a gigabyte for two texts of 5,000 tokens in a row of 128."""
+        """The reference."""
         rows: list[Array] = []
         zeros: list[int] = []
         pairs = list(zip(firsts, seconds, strict=True))
         for encoding in self.reference.encodings(self.reference.backend.encode_batch_fast, pairs):
-            ids, types = np.array(encoding.ids, np.uint32), np.array(encoding.type_ids)
-            if len(ids) > self.rules.max_length:
-                kept = self._kept(encoding.sequence_ids)
-                ids, types = ids[kept], types[kept]
+            ids, types = truncated_pair(encoding, self.rules.max_length, self.rules.truncation_side == "left")
             rows.append(ids)
             zeros.append(int((types == 0).sum()))
         return *join_rows(rows), np.array(zeros, np.int64)
-
-    def _kept(self, texts: list[int | None]) -> Array:
-        """(tokens,) bool, the tokens of a pair that truncation leaves; `texts` is the text of each, 0 or 1, None for a
-        special token."""
-        own = np.array([-1 if text is None else text for text in texts])
-        places = [np.flatnonzero(own == text) for text in (0, 1)]
-        counts = longest_first(np.array(len(places[0])), np.array(len(places[1])), self.most)
-        kept: Array = own < 0
-        for place, count in zip(places, map(int, counts), strict=True):
-            kept[place[len(place) - count :] if self.rules.truncation_side == "left" else place[:count]] = True
-        return kept
 
     def _compare(self, firsts: Sequence[str], seconds: Sequence[str], found: Rows) -> None:
         """Encode some of the pairs again; the longest and some with non-ASCII text are among them."""

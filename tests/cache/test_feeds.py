@@ -11,8 +11,10 @@ from cache import STRATEGIES, Batch, Cache, InputError, PlanSpec
 from cache.batches.transfer import to_device
 from tests.helpers.caches import write_cache
 
+SIDES = ("right", "left")
 
-@pytest.fixture(scope="module", params=["right", "left"])
+
+@pytest.fixture(scope="module", params=SIDES)
 def corpus(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Cache:
     """300 rows in three shards, padded on either side."""
     place: Path = tmp_path_factory.mktemp("feeds") / "toy"
@@ -40,9 +42,16 @@ def assert_same(found: list[Batch], expected: list[Batch]) -> None:
             assert torch.equal(found.cpu(), value), name
 
 
+FED = [
+    (SIDES[(number + turn) % 2], feed, strategy)
+    for number, feed in enumerate(("resident", "streamed"))
+    for turn, strategy in enumerate(STRATEGIES)
+]
+"""Either feed with every strategy, padded on either side in turn."""
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("strategy", STRATEGIES)
-@pytest.mark.parametrize("feed", ["resident", "streamed"])
+@pytest.mark.parametrize(("corpus", "feed", "strategy"), FED, indirect=["corpus"])
 def test_every_feed_gives_the_same_tensors(corpus: Cache, feed: str, strategy: str) -> None:
     """Resident and streamed batches equal the direct ones, over shards, padding sides and micro-steps."""
     for options in (

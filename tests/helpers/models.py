@@ -25,7 +25,7 @@ SPREAD = 0.2
 
 
 def write_model(folder: Path, *, seed: int = 0, classes: int | None = None, kind: str = "bert", **config: Any) -> Path:
-    """A random encoder of 2 layers, width 32, for the 205 tokens of `tokenizers.write_tokenizer`, saved as a folder.
+    """A random encoder of one layer, width 32, for the 205 tokens of `tokenizers.write_tokenizer`, saved as a folder.
 
     With `classes` it is saved as a classifier of so many classes.
     """
@@ -37,7 +37,7 @@ def write_model(folder: Path, *, seed: int = 0, classes: int | None = None, kind
     sizes = {
         "vocab_size": 205,
         "hidden_size": 32,
-        "num_hidden_layers": 2,
+        "num_hidden_layers": 1,
         "num_attention_heads": 2,
         "intermediate_size": 64,
         "max_position_embeddings": 128,
@@ -151,7 +151,8 @@ def write_encoder(folder: Path, kind: Kind, **config: Any) -> Path:
     special = {name: tokenizer.token_to_id(token) for name, token in kind.tokens.items()}
     numbers = {f"{name}_token_id": special[name] for name in ("pad", "cls", "sep")}
     ends = {"bos_token_id": special["cls"], "eos_token_id": special["sep"]}
-    sizes = {"vocab_size": tokenizer.get_vocab_size(), "max_position_embeddings": 40, "initializer_range": SPREAD}
+    sizes = {"vocab_size": tokenizer.get_vocab_size(), "num_hidden_layers": 2, "max_position_embeddings": 40}
+    sizes["initializer_range"] = SPREAD
     write_model(folder, kind=kind.model, **{**sizes, **numbers, **ends, **kind.config, **config})
     return write_tokenizer_of(folder, kind)
 

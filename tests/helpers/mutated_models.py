@@ -99,7 +99,7 @@ def sound_models(folder: Path) -> list[Files]:
         "modernbert": {**MODERN, "intermediate_size": 64},
     }
     for kind, config in kinds.items():
-        path = write_tokenizer(write_model(folder / kind, kind=kind, classes=2, **config))
+        path = write_tokenizer(write_model(folder / kind, kind=kind, classes=2, num_hidden_layers=2, **config))
         content = json.loads((path / "config.json").read_text())
         content["id2label"], content["label2id"] = {"0": "neg", "1": "pos"}, {"neg": 0, "pos": 1}
         (path / "config.json").write_text(json.dumps(content))

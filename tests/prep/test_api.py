@@ -329,7 +329,12 @@ def test_words_with_tags_are_the_same_from_lists_tables_datasets_and_a_file(tmp_
 
 @pytest.mark.parametrize(
     ("texts", "says"),
-    [([["a", 1]], "row 0 of texts"), (["a b"], "expected a list of words"), ([["a", None]], "a word that is null")],
+    [
+        ([["a", 1]], "row 0 of texts"),
+        (["a b"], "expected a list of words"),
+        ([["a", None]], "a word that is null"),
+        ([None], "row 0 of split 'train' .* has no text"),
+    ],
 )
 def test_words_that_are_none_are_refused(texts: list[Any], says: str, tmp_path: Path) -> None:
     """By row."""

@@ -76,6 +76,12 @@ def test_a_validation_split_that_cannot_be_is_refused(tmp_path: Path, options: d
         build_toy(path, tmp_path, **options)
 
 
+def test_rows_with_numbers_are_not_said_to_be_taken_from_each_class(tmp_path: Path) -> None:
+    path = write_rows(tmp_path / "a.csv", toy_rows(60, classes=(0.5, 1.5)))
+    with pytest.raises(InputError, match=r"a holdout of 0.001 of 60 rows leaves no row to validation"):
+        build_toy(path, tmp_path, validation=0.001)
+
+
 def test_rows_longer_than_the_tokenizers_model_takes_are_said(tmp_path: Path, prep: Prep) -> None:
     """The toy tokenizer's config says 128."""
     path = write_rows(tmp_path / "a.csv", toy_rows(12))

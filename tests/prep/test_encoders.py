@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from cache.common.pairs import longest_first
 from prep.tokenization.engines import ParityError, Rules, TokenizersEngine, choose_engine, split_rows
-from prep.tokenization.pairs import PairEncoder, longest_first
+from prep.tokenization.pairs import PairEncoder
 from prep.tokenization.parity import ParityCheck
 from prep.tokenization.tokenizer_files import TokenizerFiles, with_space_before
 from prep.tokenization.words import WordEncoder, Words, pack, unpack
@@ -33,10 +34,11 @@ def test_a_fast_engine_puts_rows_together_as_tokenizers_does(rows: int, name: st
     texts = [[" ".join(random.choice(ODD, random.integers(0, 25))) for _ in range(rows)] for _ in range(2)]
     words = [random.choice(ODDER, random.integers(0, 25)).tolist() for _ in range(rows)]
     marks = random.integers(1, 9, sum(map(len, words)))
-    files = TokenizerFiles("toy", None, {"tokenizer.json": engine_json(kind).encode()})
+    content = engine_json(kind, small=True)
+    files = TokenizerFiles("toy", None, {"tokenizer.json": content.encode()})
     spaced = with_space_before(files).files["tokenizer.json"].decode()
     for max_length in MAX_LENGTHS[name][: 3 if side == "right" else 2]:  # nothing is cut at 200
-        rules = Rules(engine_json(kind) if name == "pairs" else spaced, max_length, side, 1)
+        rules = Rules(content if name == "pairs" else spaced, max_length, side, 1)
         engine, check = choose_engine("auto", rules), ParityCheck(TokenizersEngine(rules))
         assert engine.name != "tokenizers"
         if name == "pairs":

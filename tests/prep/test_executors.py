@@ -212,20 +212,25 @@ def without_times(cache: Path) -> dict[str, Any]:
     return {**files, "manifest.json": {name: value for name, value in manifest.items() if name not in changing}}
 
 
-@pytest.mark.parametrize(("source", "settings"), SOURCES, ids=lambda value: getattr(value, "__name__", str(value)))
+CASES = [(source, settings, number % 2) for number, (source, settings) in enumerate(SOURCES)]
+"""The sources, in turn in parts of a few rows on one core and in larger ones on two."""
+
+
+@pytest.mark.parametrize(
+    ("source", "settings", "large"), CASES, ids=lambda value: getattr(value, "__name__", str(value))
+)
 def test_caches_are_byte_identical_in_any_partition(
-    source: Callable[[], str], settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+    source: Callable[[], str], settings: dict[str, Any], large: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     name = source()
     settings = {"name": "a", "shard_bytes": 1000, "batch_size": 8, **settings}
     build(name, "local", **settings)
     expected = without_times(Path("local/caches/a"))
-    for seed, part_bytes in enumerate([300, 1500]):
-        cluster = scattered(monkeypatch, part_bytes, seed=seed, cores=seed + 1)
-        built = build(name, f"apart-{part_bytes}", **settings)
-        assert cluster.started > len(expected["manifest.json"]["splits"]), "its tasks ran there"
-        assert without_times(Path(built.folder)) == expected
-        assert list(built.verify())
+    cluster = scattered(monkeypatch, (300, 1500)[large], seed=large, cores=large + 1)
+    built = build(name, "apart", **settings)
+    assert cluster.started > len(expected["manifest.json"]["splits"]), "its tasks ran there"
+    assert without_times(Path(built.folder)) == expected
+    assert list(built.verify())
 
 
 @pytest.mark.parametrize(

@@ -83,6 +83,15 @@ def test_the_one_file_of_a_zip_archive_is_read(prep: Prep, name: str) -> None:
     assert done.rows() == ROWS
 
 
+def test_an_archive_in_a_folder_is_read_where_its_name_says_what_it_holds(prep: Prep) -> None:
+    write("d/train.csv", GOOD)
+    zipped("d/test.csv.zip", {"rows.csv": GOOD})
+    zipped("d/download.zip", {"train.csv": GOOD})
+    done = build(prep, "d")
+    assert [done.rows("train"), done.rows("test")] == [ROWS, ROWS]
+    assert "not read: download.zip; if it holds rows, call it something like rows.csv.zip" in done.err
+
+
 def test_a_long_list_of_json_is_read_in_parts(prep: Prep, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("prep.parsing.json_files.PART_CHARACTERS", 7)
     labels = ("x", "a\nb", "y")
@@ -95,6 +104,33 @@ def test_a_long_list_of_json_is_read_in_parts(prep: Prep, monkeypatch: pytest.Mo
     assert build(prep, "b.jsonl", "--out", "lines").code == 0
     shard = "a/train/shard-00000.safetensors"
     assert Path("cache", shard).read_bytes() == Path("lines", shard).read_bytes()
+
+
+@pytest.mark.parametrize("between", ["", "\n"])
+@pytest.mark.parametrize("indent", [None, 1])
+def test_concatenated_objects_are_read_wherever_blocks_end(
+    prep: Prep, monkeypatch: pytest.MonkeyPatch, indent: int | None, between: str
+) -> None:
+    """Each on several lines or all on one."""
+    monkeypatch.setattr("prep.parsing.readers.BLOCK_BYTES", 50)
+    write("a.json", between.join(json.dumps(row, indent=indent) for row in OBJECTS * 9))
+    assert build(prep, "a.json").rows() == ROWS * 9
+
+
+@pytest.mark.parametrize(("first", "task", "labels"), [(4, "regression", [4.5, 4.0]), (None, "classification", [1, 0])])
+def test_numbers_in_json_may_look_different_at_first(
+    prep: Prep, monkeypatch: pytest.MonkeyPatch, first: int | None, task: str, labels: list[float]
+) -> None:
+    """Whole ones, or none at all, in the part of a file by which the types of its columns are chosen."""
+    monkeypatch.setattr("prep.parsing.json_files.HEAD_BYTES", 100)
+    late = [{"text": "word1", "label": label} for label in labels]
+    write("a.jsonl", [*({"text": "word2", "label": first} for _ in range(9)), *late])
+    assert build(prep, "a.jsonl", "--missing", "drop").code == 0
+    cache = open_cache("cache/a")
+    assert cache.manifest.task.kind == task
+    found = {row.source_row: row.label for row in cache["train"]}
+    assert [found[9], found[10]] == labels
+    assert len(found) == (11 if first else 2)
 
 
 def refused(prep: Prep, *arguments: str) -> str:

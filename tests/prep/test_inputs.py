@@ -179,6 +179,14 @@ refused_file(
     '{"text": "word1", "label": 1}\n{"text": "word\\ud800", "label": 1}\n',
     "cannot read a.jsonl",
     "surrogate",
+    "line 2",
+)
+refused_file(
+    "a list among objects",
+    "a.jsonl",
+    '{"text": "word1", "label": 1}\n[1]\n',
+    "cannot read a.jsonl",
+    "line 2: [1] is not an object",
 )
 refused_file(
     "a line that is no JSON",
@@ -191,13 +199,22 @@ refused_file(
 refused_file(
     "a line cut short", "a.jsonl", '{"text": "word1", "label": 1}\n{"text": "wor', "cannot read a.jsonl", "line 2"
 )
+for name, more in (("a.csv", ""), ("b.csv", ",word1")):
+    refused_file(
+        f"a quote that nothing closes in {name}",
+        name,
+        f'label,text{more}\nx,word1{more}\ny{more},"word2\nx,word3{more}\n',
+        f"cannot read {name}: nothing closes the quote before 'word2\\nx,word3",
+        "close it; where it is part of the text",
+        options=(name,),
+    )
 refused_file("an empty jsonl", "a.jsonl", "", "cannot read a.jsonl", "Empty JSON")
 refused_file(
     "a key twice",
     "a.jsonl",
     '{"text": "word1", "text": "word2", "label": 1}\n',
     "cannot read a.jsonl",
-    "specified twice",
+    "specified twice (line 1: a key stands twice in one object",
 )
 refused_file("a broken parquet", "a.parquet", b"PAR1" + b"\0" * 50, "cannot read a.parquet", "Parquet")
 refused_file("a csv that is called parquet", "a.parquet", GOOD, "cannot read a.parquet", "Parquet")

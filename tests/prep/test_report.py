@@ -1,9 +1,9 @@
 """`prep report`: pages and pictures well formed, self-contained, in accord with the numbers, readable everywhere."""
 
+import io
 import os
 import re
 import sys
-from pathlib import Path
 
 import matplotlib.image
 import numpy as np
@@ -125,8 +125,8 @@ def test_truncation_counts_rows_and_tokens(cache) -> None:
     ],
 )
 def test_odd_caches_are_drawn(tmp_path, monkeypatch, sizes, classes, max_length) -> None:
-    """One row, rows of one length, more classes than are drawn, a limit far above every row; on a page and as PNG.
-    Markup and control characters in a class's name stay text."""
+    """One row, rows of one length, more classes than are drawn, a limit far above every row; on a page, and where
+    markup and control characters in a class's name stay text, as PNG too, of few pixels."""
     monkeypatch.setattr("cache.common.drawing.PNG_DPI", 24)
     made = write_cache(
         tmp_path / "odd", {"train": len(sizes)}, lengths=np.array(sizes), classes=classes, max_length=max_length
@@ -135,7 +135,9 @@ def test_odd_caches_are_drawn(tmp_path, monkeypatch, sizes, classes, max_length)
     page = report_page(drawn)
     check_page(page)
     assert ("&lt;script&gt;" in page) == ("<script>alert(1)</script>" in classes)
-    assert all(figure_png(figure, LIGHT) for figure in drawn.figures)
+    for figure in drawn.figures if "&lt;script&gt;" in page else ():
+        height, width, _ = matplotlib.image.imread(io.BytesIO(figure_png(figure, LIGHT)), format="png").shape
+        assert (width, height) > (150, 50), figure.name
 
 
 def test_tokens_are_marked_by_kind(cache) -> None:
@@ -163,29 +165,6 @@ def test_pieces_of_words_are_found_in_every_kind_of_vocabulary(names, kinds, sho
     assert _marks(names, [name[0] in "[<" for name in names]) == kinds
     byte_level = any(name.startswith("Ġ") for name in names)
     assert [_shown(name, byte_level) for name in names] == shown
-
-
-@pytest.mark.slow
-def test_the_command_writes_page_and_pictures_of_the_reviews(imdb_cache, tmp_path, monkeypatch) -> None:
-    """NAME-report.html is far below 1.5 MB and has the numbers of `prep info`; --png writes each picture
-    in light and dark, here with a fourth of its pixels."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("cache.common.drawing.PNG_DPI", 72)
-    done = CliRunner().invoke(cli, ["report", str(imdb_cache.folder), "--png", "pictures"])
-    assert done.exception is None, done.output
-    assert "wrote imdb-report.html" in done.output
-    text = Path("imdb-report.html").read_text("utf-8")
-    assert len(text.encode()) < 300_000
-    assert figures.overhead(plan_views(imdb_cache["train"])[2].row.cost) in check_page(text).text
-    names = sorted(path.name for path in Path("pictures").iterdir())
-    assert names == sorted(f"{f}{e}.png" for f in FIGURES for e in ("", "-dark"))
-    assert sorted(path.name for path in Path().iterdir()) == ["imdb-report.html", "pictures"]
-    for path in Path("pictures").iterdir():
-        height, width, _ = matplotlib.image.imread(path).shape
-        assert (width, height) > (450, 150), path
-
-
-FIGURES = ("batches", "costs", "lengths", "truncation", "classes")
 
 
 def test_rows_of_several_classes_are_drawn_with_their_share_of_the_rows(tmp_path) -> None:

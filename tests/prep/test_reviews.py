@@ -2,20 +2,27 @@
 
 from pathlib import Path
 
+import matplotlib.image
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv
 import pytest
+from click.testing import CliRunner
 
 from cache import Cache, PlanSpec
+from cache.common import drawing
 from cache.common.arrays import Array
 from cache.common.hub import package_folder, packaged_model
 from cache.console.progress import ConsoleProgress
 from cache.plans.costs import PlanCost, plan_cost
 from prep.build import build
+from prep.cli import cli
+from prep.inspect import figures
+from prep.inspect.figures_data import plan_views
 from prep.inspect.summary import token_table
 from prep.settings import BuildSettings
+from tests.helpers.pages import check_page
 
 pytestmark = pytest.mark.slow
 
@@ -136,3 +143,31 @@ def test_a_fifth_is_held_out_by_default_the_classes_evenly(imdb_cache: Cache, tm
     numbers = np.argsort(whole.source_rows)
     for row in cache["test"]:
         assert np.array_equal(row.input_ids, whole[int(numbers[row.source_row])].input_ids)
+
+
+PICTURES = ("batches", "costs", "lengths", "truncation", "classes")
+
+
+def test_the_command_writes_page_and_pictures(
+    imdb_cache: Cache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """NAME-report.html is far below 1.5 MB and has the numbers of `prep info`; --png writes each picture in light and
+    dark, here the first alone, with a fourth of its pixels."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(drawing, "PNG_DPI", 72)
+    figure_png = drawing.figure_png
+    monkeypatch.setattr(
+        drawing, "figure_png", lambda figure, colors: figure_png(figure, colors) if figure.name == PICTURES[0] else b""
+    )
+    done = CliRunner().invoke(cli, ["report", str(imdb_cache.folder), "--png", "pictures"])
+    assert done.exception is None, done.output
+    assert "wrote imdb-report.html" in done.output
+    text = Path("imdb-report.html").read_text("utf-8")
+    assert len(text.encode()) < 300_000
+    assert figures.overhead(plan_views(imdb_cache["train"])[2].row.cost) in check_page(text).text
+    names = sorted(path.name for path in Path("pictures").iterdir())
+    assert names == sorted(f"{name}{ending}.png" for name in PICTURES for ending in ("", "-dark"))
+    assert sorted(path.name for path in Path().iterdir()) == ["imdb-report.html", "pictures"]
+    for path in Path("pictures").glob(f"{PICTURES[0]}*"):
+        height, width, _ = matplotlib.image.imread(path).shape
+        assert (width, height) > (450, 150), path

@@ -75,6 +75,14 @@ def test_two_files_of_one_split_that_are_no_parts_are_refused(first: str, second
         by_split([Path(first), Path(second)])
 
 
+@pytest.mark.parametrize(("first", "second"), [("a.csv", "a.jsonl.gz"), ("d/train-0.csv.zip", "d/train-0.parquet")])
+def test_two_files_that_differ_in_their_endings_alone_are_refused(first: str, second: str) -> None:
+    """They may well be one corpus in two forms, of which each row would be there twice."""
+    with pytest.raises(InputError, match=f"{first} and {second} differ in their endings alone"):
+        by_split([Path(first), Path(second)])
+    assert by_split([Path("part.0.parquet"), Path("part.1.parquet"), Path("x", "part.0.parquet")])
+
+
 @pytest.mark.parametrize(
     "layout", ["{}-00000-of-00001", "data/{}-00000-of-00001", "plain_text/{}", "{}/0", "data/{}/0"]
 )

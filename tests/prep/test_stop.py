@@ -20,10 +20,17 @@ ROOT = Path(__file__).parents[2]
 CODE = "from prep.cli import main; from prep.parsing import readers; readers.BLOCK_BYTES = 1 << 20; main()"
 """The command, reading in small blocks."""
 
+SLOW = (
+    "import time; from prep.cli import main; from prep.parsing import readers; readers.BLOCK_BYTES = 1 << 14; "
+    "from prep.tokenization.engines import TokenizersEngine; encode = TokenizersEngine.encode; "
+    "TokenizersEngine.encode = lambda engine, texts: time.sleep(0.5) or encode(engine, texts); main()"
+)
+"""The command, reading in blocks of 16 kB, for each of which the slow engine takes half a second, busy or not."""
+
 
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a tokenizer and a csv file that takes the slow engine some seconds."""
+    """A folder with a tokenizer, a csv file of some 20 blocks of 16 kB, and a large one."""
     folder = tmp_path_factory.mktemp("corpus")
     write_tokenizer(folder / "tokenizer")
     write_rows(folder / "large.csv", toy_rows(2000) * 60)
@@ -48,8 +55,8 @@ def prep(*arguments: str, cwd: Path, code: str = CODE) -> subprocess.Popen[str]:
 
 def slow_build(corpus: Path, cwd: Path, *options: str) -> subprocess.Popen[str]:
     tokenizer = str(corpus / "tokenizer")
-    arguments = ("build", str(corpus / "large.csv"), "--tokenizer", tokenizer, "--engine", "tokenizers", "--name", "a")
-    return prep(*arguments, *options, cwd=cwd)
+    arguments = ("build", str(corpus / "small.csv"), "--tokenizer", tokenizer, "--engine", "tokenizers", "--name", "a")
+    return prep(*arguments, *options, cwd=cwd, code=SLOW)
 
 
 def wait_for(process: subprocess.Popen[str], folder: Path, pattern: str) -> None:

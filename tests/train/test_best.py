@@ -135,16 +135,7 @@ def test_a_stopped_run_chooses_as_the_uninterrupted_one(folder, tmp_path, step):
     resume_run(tmp_path / "stopped", {}, print, print, quiet=True)
     check_same_run(whole, tmp_path / "stopped")
     again = tmp_path / "again"
-    shutil.copytree(
-        begin(
-            settings(
-                folder,
-                tmp_path / "kept",
-                **flags,
-            )
-        ),
-        again,
-    )
+    shutil.copytree(whole, again)
     resume_from_first_checkpoint(again)
     check_same_run(whole, again)
 

@@ -30,7 +30,7 @@ CPU = torch.device("cpu")
 
 def named_model(folder: Path, *names: str) -> Path:
     """A random classifier with these classes."""
-    write_model(folder, classes=len(names), initializer_range=SPREAD)
+    write_model(folder, classes=len(names), num_hidden_layers=2, initializer_range=SPREAD)
     config = json.loads((folder / "config.json").read_text())
     config["id2label"] = dict(enumerate(names))
     config["label2id"] = {name: number for number, name in enumerate(names)}

@@ -111,7 +111,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a cache and a model."""
     folder = tmp_path_factory.mktemp("launch")
     write_cache(folder / "toy", {"train": 70})
-    write_model(folder / "model", num_hidden_layers=1)
+    write_model(folder / "model")
     return folder
 
 

@@ -10,11 +10,11 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from cache.errors import LengthwiseError
+from cache.errors import LengthwiseError, MismatchError
 from cache.format import tasks
 from cache.plans.spec import PlanSpec
 from tests.helpers.caches import write_cache
-from tests.helpers.models import write_model
+from tests.helpers.models import DISTIL, write_model
 from train.forward.inputs import READY_MASKS, model_inputs, use_ready_masks
 from train.loop.epoch_row import epoch_row
 from train.loop.loss_scale import LossScale
@@ -32,7 +32,10 @@ from train.settings import SCHEDULES, Settings
 
 CPU = torch.device("cpu")
 SPECIAL = {f"{name}_token_id": 0 for name in ("bos", "cls", "eos", "sep")}
-TOKENS = {"bert": {}, "modernbert": {**SPECIAL, "local_attention": 8, "global_attn_every_n_layers": 2}}
+TOKENS = {
+    "bert": {},
+    "modernbert": {**SPECIAL, "num_hidden_layers": 2, "local_attention": 8, "global_attn_every_n_layers": 2},
+}
 """Kind of a model to what its configuration says beside its sizes."""
 
 
@@ -43,7 +46,7 @@ def toy(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def model_folder(tmp_path_factory):
-    return write_model(tmp_path_factory.mktemp("model") / "model")
+    return write_model(tmp_path_factory.mktemp("model") / "model", num_hidden_layers=2)
 
 
 @pytest.fixture
@@ -225,7 +228,7 @@ def test_steps_that_the_run_does_not_have_are_warned_of(make_job):
     """22 steps an epoch."""
     assert run_warnings(make_job(epochs=2, max_steps=44, warmup_steps=43)) == []
     short, warm_up = run_warnings(make_job(epochs=2, max_steps=45, warmup_steps=44))
-    assert "2 epochs of --epochs have 44 steps, fewer than --max-steps 45; for as many pass --epochs 3" in short
+    assert "--epochs 2 gives 44 steps, fewer than --max-steps 45; for as many pass --epochs 3" in short
     assert "the warm-up takes 44 steps and the run has 44" in warm_up
 
 
@@ -300,6 +303,17 @@ def test_the_trial_takes_the_step_with_the_most_padded_tokens_that_lies_ahead(ma
         plan = job.split.draw(job.spec, epoch)
         ahead += [int(plan.sizes[step] * plan.widths[step]) for step in steps]
     assert [batch.padded_tokens for batch in tried] == [max(ahead)]
+
+
+def test_a_model_that_fails_in_bf16_is_found_before_step_1(make_job):
+    """As DeBERTa's first version does, whose mask overflows."""
+
+    def fail(**inputs):
+        raise RuntimeError("value cannot be converted to type c10::BFloat16 without overflow")
+
+    job = replace(make_job(precision="bf16"), forward=fail)
+    with pytest.raises(MismatchError, match=r"cannot compute a batch in bf16 \(value .*; pass --precision fp32"):
+        check_memory(job, State(Meter(CPU)))
 
 
 def test_want_of_memory_names_the_batch_and_the_flags_that_help(make_job):
@@ -406,8 +420,8 @@ def test_ready_masks_give_modernbert_the_logits_of_the_usual_one(tmp_path, toy, 
 @pytest.mark.parametrize("kind", sorted(READY_MASKS))
 def test_a_mask_that_is_ready_gives_the_logits_of_the_usual_one(tmp_path, toy, kind):
     """Bit by bit, for each model type that is given one."""
-    names = {"dim": 32, "hidden_dim": 64, "n_layers": 2, "n_heads": 2} if kind == "distilbert" else {}
-    model = load_model(write_model(tmp_path / kind, kind=kind, **names), CacheRequirements(toy, 48), 0).eval()
+    layers = DISTIL if kind == "distilbert" else {"num_hidden_layers": 2}
+    model = load_model(write_model(tmp_path / kind, kind=kind, **layers), CacheRequirements(toy, 48), 0).eval()
     seen = 0
     for batch in toy["train"].batches(0):
         with torch.no_grad():
@@ -549,7 +563,7 @@ def test_compiled_training_compiles_few_times_however_many_widths(make_job, tmp_
     """Once for batches with a mask and once for those without; no batch here has one row, which would be one more."""
     from torch._dynamo.utils import counters
 
-    model = write_model(tmp_path / "model", num_hidden_layers=1)
+    model = write_model(tmp_path / "model")
     jobs = [make_job(model_folder=model, lr=1e-3, compile=compiled) for compiled in (False, True)]
     for module in (module for job in jobs for module in job.model.modules()):
         if isinstance(module, torch.nn.Dropout):

@@ -100,7 +100,7 @@ def test_its_table_has_the_records_of_every_epoch(trained: tuple[str, Path]) -> 
 
 def test_it_says_what_the_model_was_made_from_and_names_no_folder_of_this_machine(trained: tuple[str, Path]) -> None:
     _, run = trained
-    info, _, manifest, records = parts_of(run)
+    info, config, manifest, records = parts_of(run)
     text = (run / "model" / "README.md").read_text()
     facts, settings = (dict(table) for table in tables(text)[1:])
     assert facts["cache"] == f"`rows`, fingerprint {manifest.fingerprint}"
@@ -114,6 +114,9 @@ def test_it_says_what_the_model_was_made_from_and_names_no_folder_of_this_machin
     assert f"torch {torch.__version__}" in facts["versions"]
     assert (settings["lr"], settings["epochs"], settings["strategy"]) == ("0.001", "2", "smart")
     assert str(run.parent) not in text
+    assert facts["steps"] == str(info.total_steps)
+    stopped = model_card("run-1", info, config, manifest, [r for r in records if r["epoch"] == 1])
+    assert f"| steps | {info.total_steps // 2} |" in stopped
 
 
 def test_its_code_loads_the_model_in_a_pipeline_with_its_labels(

@@ -231,7 +231,7 @@ def test_weights_saved_in_half_precision_are_trained_in_fp32(tmp_path, needs):
 
 
 def test_weights_without_part_of_the_encoder_are_refused(tmp_path, needs):
-    folder = write_model(tmp_path / "model")
+    folder = write_model(tmp_path / "model", num_hidden_layers=2)
     weights = safetensors.torch.load_file(folder / "model.safetensors")
     kept = {name: tensor for name, tensor in weights.items() if "layer.1" not in name}
     safetensors.torch.save_file(kept, folder / "model.safetensors", {"format": "pt"})
@@ -241,7 +241,7 @@ def test_weights_without_part_of_the_encoder_are_refused(tmp_path, needs):
 
 @pytest.mark.parametrize("classes", [None, 2])  # tensors of an encoder alone have no prefix
 def test_layers_that_the_configuration_does_not_describe_are_told_of(tmp_path, needs, classes):
-    folder = write_model(tmp_path / "model", classes=classes)
+    folder = write_model(tmp_path / "model", classes=classes, num_hidden_layers=2)
     config = json.loads((folder / "config.json").read_text())
     lines = []
     load_model(folder, CacheRequirements(needs.cache, 48, "token-classification"), 0, lines.append, new_head=True)

@@ -3,6 +3,7 @@
 import csv
 import gzip
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -203,6 +204,24 @@ def test_outputs_that_are_not_finite_are_refused_with_the_text(models: Path, mod
     predictor.model.classifier.bias.data[0] = torch.nan
     with pytest.raises(InputError, match="are not finite for the text 'word2 word3' and 1 more of its batch"):
         predictor.outputs(["word1", "word2 word3"])
+
+
+@pytest.mark.parametrize("model", ["classes", "pairs"])
+def test_long_texts_are_truncated_on_the_tokenizers_side(models: Path, tmp_path: Path, model: str) -> None:
+    """As those that the model was trained on. Of two long texts `tokenizers` would keep every combination of the
+    pieces that it cuts off, so it cuts off nothing of pairs."""
+    from transformers import AutoTokenizer
+
+    folder = shutil.copytree(models / model, tmp_path / model)
+    config = json.loads((folder / "tokenizer_config.json").read_text())
+    (folder / "tokenizer_config.json").write_text(json.dumps({**config, "truncation_side": "left"}))
+    columns = [[" ".join(WORDS[:count]) for count in counts] for counts in ([3, 30, 90], [50, 3, 80])]
+    columns = columns[: 2 if model == "pairs" else 1]
+    expected = AutoTokenizer.from_pretrained(folder)(*columns, truncation=True, max_length=40)["input_ids"]
+    predictor = Predictor(str(folder))
+    texts = list(zip(*columns, strict=True)) if model == "pairs" else columns[0]
+    assert [row.ids.tolist() for row in predictor._encode(texts)] == expected
+    assert (predictor.tokenizer.truncation is None) == (model == "pairs")
 
 
 def test_rows_without_text_are_written_without_a_prediction(run: Run) -> None:

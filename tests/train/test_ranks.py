@@ -74,10 +74,10 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_cache(folder / "toy", {"train": 70, "test": 21})
     for kind in ("token-classification", "regression", "multi-label"):
         build_task(kind, folder)
-    write_model(folder / "moving", num_hidden_layers=1)
+    write_model(folder / "moving")
     without_dropout = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
-    write_model(folder / "still", num_hidden_layers=1, **without_dropout)
-    write_model(folder / "deep", **without_dropout)
+    write_model(folder / "still", **without_dropout)
+    write_model(folder / "deep", num_hidden_layers=2, **without_dropout)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         train_cases(CASES, "1")

@@ -1,9 +1,13 @@
 """The OOM check before step 1: whether the micro-batch with the most tokens fits into memory."""
 
+from contextlib import nullcontext
 from typing import NamedTuple
 
 import torch
 
+from cache.errors import MismatchError
+
+from ..models.library_errors import library_errors
 from ..runtime import device as devices
 from .setup import TrainingSetup
 from .state import State
@@ -29,6 +33,7 @@ def check_memory(setup: TrainingSetup, state: State) -> HeaviestStep:
 
     Raises:
         OutOfMemoryError: it does not fit.
+        MismatchError: the model cannot compute it in half precision.
     """
     heaviest: tuple[int, int, int] = (0, 0, 0)  # tokens, -epoch, -step: of equal ones the first
     for epoch in range(state.epoch, len(setup.steps)):
@@ -41,11 +46,14 @@ def check_memory(setup: TrainingSetup, state: State) -> HeaviestStep:
     setup.model.train()
     moments = [] if setup.optimizer.state else [torch.empty_like(p) for p in setup.trained_parameters for _ in range(2)]
     sizes = []
-    for batch in setup.batches(-heaviest[1], -heaviest[2]):
-        backward(setup, batch)
-        sizes.append((batch.padded_tokens, batch_size(batch)))
-        if batch.last:
-            break
+    precision = setup.settings.precision
+    failed = f"{type(setup.model).__name__} cannot compute a batch in {precision}"
+    with nullcontext() if precision == "fp32" else library_errors(MismatchError, failed, "; pass --precision fp32"):
+        for batch in setup.batches(-heaviest[1], -heaviest[2]):
+            backward(setup, batch)
+            sizes.append((batch.padded_tokens, batch_size(batch)))
+            if batch.last:
+                break
     del moments
     some_unused = len({parameter.grad is None for parameter in setup.trained_parameters}) == 2
     setup.optimizer.zero_grad(set_to_none=True)

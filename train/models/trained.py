@@ -57,8 +57,9 @@ def load_text_classifier(path: Path, device: torch.device) -> TextClassifier:
         tokenizer = parse_tokenizer(data, path / TOKENIZER)
         model = _load_classifier(folder, device, None)
         max_length = _max_length(folder, model)
+        side = "left" if (folder.read_json(TOKENIZER_CONFIG) or {}).get("truncation_side") == "left" else "right"
     with library_errors(InputError, f"{path / TOKENIZER}: cannot truncate to {max_length:,} tokens"):
-        tokenizer.enable_truncation(max_length)
+        tokenizer.enable_truncation(max_length, direction=side)
     return TextClassifier(model, tokenizer, max_length, folder.pair)
 
 

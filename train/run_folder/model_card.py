@@ -231,7 +231,7 @@ def _facts(info: RunInfo, manifest: Manifest, records: Sequence[Json]) -> Iterab
             f"{real:,} real tokens, {padded:,} computed: {padded / real - 1:.1%} padding, "
             f"{saved:.1%} less than with every row padded to {info.max_length}",
         )
-    yield "steps", f"{info.total_steps:,}"
+    yield "steps", f"{epochs[-1]['step'] if epochs else info.total_steps:,}"  # fewer where --early-stopping ended it
     yield "device", _plain(str(environment.get("device")))
     versions = {"lengthwise": _version(), **{name: environment.get(name) for name in ("torch", "transformers")}}
     yield (
