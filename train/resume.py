@@ -106,7 +106,8 @@ def load_resume_point(
         if name and found is None:
             found = read_checkpoint(run.folder(CHECKPOINTS), name)
         source = model_folder(str(settings.model)) if found is None else found.folder.path
-        model = load_model(source, cache_requirements(cache, settings), settings.seed, new_head=settings.new_head)
+        new_head = settings.new_head and found is None  # a checkpoint's head is the run's
+        model = load_model(source, cache_requirements(cache, settings), settings.seed, new_head=new_head)
         setup = prepare_training(model, cache, settings, device, ranks)
         if found is not None:
             return ResumePoint(setup, info, load_checkpoint(found, setup), found.records)

@@ -22,7 +22,7 @@ from cache.format.checksummed_json import seal
 from cache.format.tasks import MLM, TOKENS
 from tests.helpers.caches import write_cache
 from tests.helpers.children import ended, kill_in_second_checkpoint, spawn, stop_after, wait_for_lines
-from tests.helpers.models import write_model
+from tests.helpers.models import check_same_run, resume_from_first_checkpoint, write_model
 from train.forward.losses import ONE_CLASS
 from train.loop.checkpoint import checkpoints as checkpoint_names
 from train.resume import resumed_settings
@@ -299,6 +299,16 @@ def test_resuming_a_finished_run_says_so_and_changes_nothing(place):
     resume_run(place / "whole", {}, said.append, said.append)
     assert "is finished: 18 steps" in said[0]
     assert result(place / "whole") == before
+
+
+def test_a_new_head_that_shares_its_weights_with_the_encoder_is_resumed(place):
+    """CamemBERT's checkpoints hold the shared matrix under the name it has in the head."""
+    ids = dict.fromkeys(["bos_token_id", "cls_token_id", "eos_token_id", "sep_token_id"], 0)
+    model = str(write_model(place / "camembert", kind="camembert", **ids))
+    run = begin(place, "adapted", model=model, task="mlm", new_head=True, max_steps=2, save_steps=1, eval_split="none")
+    shutil.copytree(run, place / "adapted-again")
+    resume_from_first_checkpoint(place / "adapted-again")
+    check_same_run(run, place / "adapted-again")
 
 
 def test_a_run_killed_between_its_last_checkpoint_and_its_model_is_finished_by_resume(place):
