@@ -18,7 +18,10 @@ from cache.common.hub import local_folder
 def main(cache_folder: str, model_name: str, steps: int = 20) -> float:
     """Train for some steps; returns the loss of the last one, over all ranks."""
     dist.init_process_group()
-    device = torch.device("cuda", dist.get_node_local_rank()) if torch.cuda.is_available() else torch.device("cpu")
+    device = torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
+    if device.type != "cpu":
+        device = torch.device(device.type, dist.get_node_local_rank())
+        torch.accelerator.set_device_index(device)
     torch.manual_seed(321)  # the same new head on all ranks
     cache = open_cache(cache_folder)
     folder = local_folder(model_name) or model_name

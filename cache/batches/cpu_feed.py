@@ -18,6 +18,7 @@ from ..reading.padding import row_mask
 from ..reading.split_reader import SplitReader
 from .micro_batches import MicroBatches
 from .padded import PaddedTensors, PaddingOptions
+from .transfer import to_device
 
 Given = TypeVar("Given", torch.Tensor, torch.Tensor | None)
 
@@ -109,7 +110,7 @@ class DirectFeed:
             )
 
     def _on_device(self, tensor: Given) -> Given:
-        return tensor if self.on_cpu or tensor is None else tensor.to(self.device, non_blocking=True)
+        return tensor if self.on_cpu or tensor is None else to_device(tensor, self.device)
 
     def _gathered(self, rows: Array, lengths: Array, width: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Rows of many lengths, token by token: ids and mask (B, W)."""

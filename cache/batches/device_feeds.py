@@ -21,6 +21,7 @@ from ..reading.gather import flat_tokens, locate
 from ..reading.split_reader import SplitReader
 from .micro_batches import MicroBatches
 from .padded import PaddedTensors, PaddingOptions
+from .transfer import pinned, to_device
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,7 @@ class DeviceRows:
 
     def to(self, device: torch.device) -> "DeviceRows":
         """The rows on a device, copied without waiting."""
-        return self.each(lambda part: part.to(device, non_blocking=True))
+        return self.each(lambda part: to_device(part, device))
 
     def each(self, change: Callable[[torch.Tensor], torch.Tensor], unchanged: Sequence[str] = ()) -> "DeviceRows":
         """The rows with every tensor changed by a function, except those named as unchanged."""
@@ -167,7 +168,7 @@ class ResidentFeed:
 
     def __call__(self, chunks: Iterator[MicroBatches]) -> Iterator[tuple[MicroBatches, Iterator[PaddedTensors]]]:
         for chunk in chunks:
-            rows = _pinned(torch.from_numpy(chunk.rows), self.device).to(self.device, non_blocking=True)
+            rows = to_device(torch.from_numpy(chunk.rows), self.device)
             yield chunk, self.padder.tensors(chunk, self.store.take(rows))
 
 
@@ -210,7 +211,7 @@ class StreamedFeed:
             None if found.first_lengths is None else torch.from_numpy(found.first_lengths),
             of_tokens,
         )
-        return rows.each(lambda part: _pinned(part, self.device))
+        return rows.each(lambda part: pinned(part, self.device))
 
     def _deliver(
         self, chunk: MicroBatches, gathered: "Future[DeviceRows]"
@@ -231,8 +232,3 @@ def _bits(tokens: Array) -> torch.Tensor:
     signed = np.int16 if tokens.dtype == np.uint16 else np.int32
     view = tokens.view(signed)
     return torch.from_numpy(view if view.flags.writeable else view.copy())
-
-
-def _pinned(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
-    """In page-locked memory, from which a copy to the device need not wait; as it is for a CPU."""
-    return tensor if device.type == "cpu" else tensor.pin_memory()

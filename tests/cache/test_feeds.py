@@ -2,11 +2,13 @@
 
 import threading
 from pathlib import Path
+from unittest.mock import MagicMock
 
 import pytest
 import torch
 
 from cache import STRATEGIES, Batch, Cache, InputError, PlanSpec
+from cache.batches.transfer import to_device
 from tests.helpers.caches import write_cache
 
 SIDES = ("right", "left")
@@ -72,6 +74,15 @@ def test_every_feed_gives_the_same_tensors_on_cuda(corpus: Cache, feed: str, pac
     found = list(corpus["train"].batches(0, spec("smart"), feed=feed, device="cuda", packed=packed))
     assert all(batch.input_ids.device.type == "cuda" for batch in found)
     assert_same(found, direct)
+
+
+@pytest.mark.parametrize(("kind", "waits"), [("cpu", False), ("cuda", False), ("xpu", False), ("mps", True)])
+def test_a_copy_to_the_device_is_not_waited_for_but_on_mps(kind: str, waits: bool) -> None:
+    """There torch reads the source after it was released: rows would be noise, and nothing would tell."""
+    source, device = MagicMock(), torch.device(kind)
+    to_device(source, device)
+    assert source.pin_memory.called == (kind in ("cuda", "xpu"))
+    (source.pin_memory() if source.pin_memory.called else source).to.assert_called_with(device, non_blocking=not waits)
 
 
 def test_auto_is_direct_on_a_cpu(corpus: Cache) -> None:

@@ -350,7 +350,7 @@ def test_classifiers_give_the_padded_logits_and_gradients_on_cuda(name, precisio
     first_only = use_pooled_only(model) is None
     reason = use_packed(model, device, precision, first_only)
     if name.startswith("modernbert") and precision == "fp32":
-        assert reason == "its sliding window needs bf16 on CUDA"
+        assert str(reason).startswith("its sliding window needs bf16 or fp16 on CUDA")
         return
     assert reason is None
     padded, packed = (on_cuda(batch) for batch in batches(pad=model.config.pad_token_id))

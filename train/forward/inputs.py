@@ -14,7 +14,7 @@ from transformers import PretrainedConfig, PreTrainedModel
 from cache import Batch
 from cache.plans import shares
 
-READY_MASKS = frozenset({"bert", "camembert", "distilbert", "electra", "roberta", "xlm-roberta"})
+READY_MASKS = frozenset({"albert", "bert", "camembert", "distilbert", "electra", "ernie", "roberta", "xlm-roberta"})
 """Model types that accept a (B, 1, W, W) mask and number positions without it; a test compares each."""
 
 PADDING_SIDE = "right"

@@ -21,6 +21,7 @@ from torch.nn.functional import cross_entropy
 from transformers import PreTrainedModel
 
 from cache import Batch, Split
+from cache.batches.transfer import to_device
 from cache.format.special_tokens import read_specials
 from cache.format.tasks import IGNORED
 
@@ -87,9 +88,7 @@ class Masking:
         """(B, W) int64: each row is a stream of SplitMix64 of its own, token by token."""
         device, width = batch.input_ids.device, batch.input_ids.shape[1]
         start = int(np.random.SeedSequence([self.seed, epoch]).generate_state(1, np.uint64)[0])
-        rows = torch.from_numpy(batch.rows)
-        if device.type != "cpu":
-            rows = rows.pin_memory().to(device, non_blocking=True)
+        rows = to_device(torch.from_numpy(batch.rows), device)
         streams = split_mix(_signed(start), rows)  # (B,)
         if batch.cu_seq_lens is not None and batch.position_ids is not None:
             return split_mix(streams.repeat_interleave(batch.cu_seq_lens.diff(), output_size=width), batch.position_ids)
