@@ -105,6 +105,17 @@ def prepare(device: torch.device) -> None:
             module.reset_peak_memory_stats(device)
 
 
+@contextlib.contextmanager
+def without_tf32() -> Iterator[None]:
+    """Within it matrix products in fp32 are not rounded to TF32, as `prepare` lets them be."""
+    used = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("highest")
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(used)
+
+
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 """glibc's numbers of options of `mallopt`."""
 
