@@ -158,6 +158,17 @@ def set_random_state(states: dict[str, torch.Tensor], device: torch.device) -> N
         torch.get_device_module(device).set_rng_state(states[device.type], device)
 
 
+def skips_updates(device: torch.device) -> bool:
+    """Whether torch's fused AdamW changes nothing where `found_inf` is 1; on MPS older releases take no notice of it
+    (pytorch/pytorch#186360)."""
+    parameter = torch.nn.Parameter(torch.ones((), device=device))
+    parameter.grad = torch.ones_like(parameter)
+    optimizer = torch.optim.AdamW([parameter], fused=True)
+    optimizer.found_inf = torch.ones((), device=device)  # type: ignore[attr-defined]
+    optimizer.step()
+    return bool(parameter == 1)
+
+
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether torch raised this for lack of memory; on the CPU it raises a plain RuntimeError."""
     text = str(error).lower()
