@@ -24,7 +24,7 @@ def class_of(value: Any, known: tuple[str, ...] | None) -> int | str:
     elif isinstance(value, float | int):
         label = _whole(value)
     else:
-        raise ValueError(f"which is not a class but a {type(value).__name__}")
+        raise ValueError(f"which is not a class but a {type(value).__name__}; make it text or a number")
     if label == "":
         raise ValueError(f"which names no class; give the row a label or remove it, {LEAVE_OUT}")
     if known is None:

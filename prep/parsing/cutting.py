@@ -15,7 +15,8 @@ from cache.remote.transfer import WORKERS
 
 from .diagnose import reading
 from .formats import ARCHIVE, COMPRESSIONS, LINES, Span, TableFile, table_file
-from .json_files import holds_list
+from .json_files import LINES as JSON_LINES
+from .json_files import form_of
 from .remote_path import RemotePath, SourcePath, each, open_bytes
 
 BLOCK_BYTES = 1 << 20
@@ -78,7 +79,7 @@ def _row_groups(path: SourcePath, part_bytes: int) -> list[Span]:
 def _ends_rows_with_lines(table: TableFile) -> bool:
     """Whether the end of a line is always that of a row."""
     if table.kind == "json":
-        return not holds_list(table.path)
+        return form_of(table.path) == JSON_LINES
     if table.kind == LINES:
         return True
     return not _holds_quote(table.path)

@@ -7,6 +7,7 @@ import contextlib
 import io
 import json
 import re
+from codecs import BOM_UTF8
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +15,7 @@ from cache.errors import InputError
 
 from ..columns import is_list
 from .diagnose import row_too_long
-from .formats import Span, TableFile, file_of, open_unpacked
+from .formats import PIECE_BYTES, Span, TableFile, file_of, open_unpacked
 from .remote_path import SourcePath
 
 if TYPE_CHECKING:
@@ -53,7 +54,8 @@ def json_batches(
     import pyarrow as pa
     import pyarrow.json
 
-    parse = pyarrow.json.ParseOptions(newlines_in_values=True)  # an object may take several lines
+    form = form_of(table.path)
+    parse = pyarrow.json.ParseOptions(newlines_in_values=form == OBJECTS)
     if columns is not None:
         head = json_head(table.path, row_bytes)
         types = [_type(head.get(name, []), name in columns[:texts], fractions) for name in columns]
@@ -61,7 +63,7 @@ def json_batches(
         parse.unexpected_field_behavior = "ignore"
     read = pyarrow.json.ReadOptions(block_size=block_bytes)
     with (
-        _lines(table.path, row_bytes, table.span) as data,
+        _lines(table.path, row_bytes, form, table.span) as data,
         pyarrow.json.open_json(data, read_options=read, parse_options=parse) as batches,
     ):
         yield batches
@@ -69,7 +71,7 @@ def json_batches(
 
 def json_head(path: SourcePath, row_bytes: int) -> dict[str, list[Any]]:
     """The fields of the first objects of a file and their values, as far as they parse."""
-    with _lines(path, row_bytes) as file:
+    with _lines(path, row_bytes, form_of(path)) as file:
         text = file.read(HEAD_BYTES).decode("utf-8-sig", "replace").strip()
     decoder, fields, position = json.JSONDecoder(), dict[str, list[Any]](), 0
     with contextlib.suppress(ValueError, AttributeError, RecursionError):  # the head's end, or what pyarrow will refuse
@@ -100,21 +102,39 @@ def _type(values: list[Any], text: bool, fractions: bool) -> "pa.DataType":
     return pa.string()
 
 
-# --- lists
+# --- forms
+
+LIST, LINES, OBJECTS = "list", "lines", "objects"
+"""What a file may be: one list of objects, an object per line, or objects one after the other in any other way."""
 
 
-def holds_list(path: SourcePath) -> bool:
-    """Whether a file holds one list of objects."""
+def form_of(path: SourcePath) -> str:
+    """What a file is, by its beginning."""
     with open_unpacked(path) as file:
         begin: bytes = file.read(HEAD_BYTES)
-    return begin.removeprefix("\ufeff".encode()).lstrip()[:1] == b"["
+    line, end, _ = begin.decode("utf-8-sig", "replace").lstrip().partition("\n")
+    if line.startswith("["):
+        return LIST
+    try:
+        _, stop = DECODER.raw_decode(line)
+    except (ValueError, RecursionError):
+        return OBJECTS if end else LINES  # an object that is longer than what was read
+    return OBJECTS if line[stop:].strip() else LINES
 
 
-def _lines(path: SourcePath, row_bytes: int, span: Span | None = None) -> Any:
+def _lines(path: SourcePath, row_bytes: int, form: str, span: Span | None = None) -> Any:
     """A stream of the bytes of a file; where it holds a list, of its objects as lines."""
-    if not holds_list(path):
+    if form == LINES:
         return open_unpacked(path, span)
-    return file_of(_list_lines(path, row_bytes))
+    return file_of(_list_lines(path, row_bytes) if form == LIST else _without_mark(path))
+
+
+def _without_mark(path: SourcePath) -> Iterator[bytes]:
+    """The bytes of a file but for a mark of their order: pyarrow takes none where an object may take several lines."""
+    with open_unpacked(path) as file:
+        yield file.read(len(BOM_UTF8)).removeprefix(BOM_UTF8)
+        while piece := file.read(PIECE_BYTES):
+            yield piece
 
 
 def _list_lines(path: SourcePath, row_bytes: int) -> Iterator[bytes]:

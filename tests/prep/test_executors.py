@@ -182,6 +182,11 @@ SOURCES: list[tuple[Callable[[], str], dict[str, Any]]] = [
 ]
 
 
+def of_objects_on_several_lines() -> str:
+    write("a.json", "\n".join(json.dumps(row, indent=1) for row in ROWS).encode())
+    return "a.json"
+
+
 @pytest.fixture(autouse=True)
 def in_a_folder_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """With a tokenizer."""
@@ -238,6 +243,7 @@ def test_caches_are_byte_identical_in_any_partition(
     [
         (of_jsonl, 10),
         (of_a_list, 1),
+        (of_objects_on_several_lines, 1),
         (of_csv, 10),
         (of_csv_with_quotes, 1),
         (of_parquet, 9),

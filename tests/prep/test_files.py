@@ -108,12 +108,13 @@ def test_a_long_list_of_json_is_read_in_parts(prep: Prep, monkeypatch: pytest.Mo
 
 @pytest.mark.parametrize("between", ["", "\n"])
 @pytest.mark.parametrize("indent", [None, 1])
-def test_concatenated_objects_are_read_wherever_blocks_end(
-    prep: Prep, monkeypatch: pytest.MonkeyPatch, indent: int | None, between: str
+@pytest.mark.parametrize("mark", ["", "\ufeff"])
+def test_objects_are_read_wherever_blocks_end(
+    prep: Prep, monkeypatch: pytest.MonkeyPatch, indent: int | None, between: str, mark: str
 ) -> None:
-    """Each on several lines or all on one."""
+    """Each on a line or on several, or all on one."""
     monkeypatch.setattr("prep.parsing.readers.BLOCK_BYTES", 50)
-    write("a.json", between.join(json.dumps(row, indent=indent) for row in OBJECTS * 9))
+    write("a.json", mark + between.join(json.dumps(row, indent=indent) for row in OBJECTS * 9))
     assert build(prep, "a.json").rows() == ROWS * 9
 
 
