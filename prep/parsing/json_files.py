@@ -190,7 +190,7 @@ def _objects(text: str, first: bool) -> tuple[list[str], int, tuple[str, int] | 
             value, end = DECODER.raw_decode(text, start)
         except json.JSONDecodeError as error:
             cut = error.msg.startswith("Unterminated string")  # such an error stays where it is while more is read
-            return lines, position, (error.msg, len(text) if cut else error.pos - position)
+            return lines, position, (error.msg, (len(text) if cut else error.pos) - position)
         except (ValueError, RecursionError) as error:
             return lines, position, (str(error), 0)
         if not isinstance(value, dict):

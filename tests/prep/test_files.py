@@ -13,6 +13,7 @@ import pytest
 
 from cache import open_cache
 from prep import build_cache
+from prep.parsing import json_files
 
 from ..helpers.commands import GOOD, Prep, build, write, write_parquet
 from ..helpers.tokenizers import write_tokenizer
@@ -104,6 +105,16 @@ def test_a_long_list_of_json_is_read_in_parts(prep: Prep, monkeypatch: pytest.Mo
     assert build(prep, "b.jsonl", "--out", "lines").code == 0
     shard = "a/train/shard-00000.safetensors"
     assert Path("cache", shard).read_bytes() == Path("lines", shard).read_bytes()
+
+
+def test_a_list_of_json_is_read_wherever_its_parts_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = [{"text": "x" * (7 * number % 41)} for number in range(30)]
+    path = tmp_path / "a.json"
+    path.write_text(json.dumps(rows))
+    for characters in range(5, 60):
+        monkeypatch.setattr(json_files, "PART_CHARACTERS", characters)
+        lines = b"".join(json_files._list_lines(path, 1 << 20)).splitlines()
+        assert list(map(json.loads, lines)) == rows, characters
 
 
 @pytest.mark.parametrize("between", ["", "\n"])

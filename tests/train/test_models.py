@@ -290,6 +290,12 @@ def test_a_model_that_cannot_classify_is_refused(tmp_path, needs):
         load_model(folder, needs, 0)
 
 
+def test_a_model_without_a_vocabulary_is_refused(tmp_path, needs):
+    folder = write_model(tmp_path / "model", kind="canine")
+    with pytest.raises(MismatchError, match="vocabulary: it has 0 embeddings"):
+        load_model(folder, needs, 0)
+
+
 def test_a_model_that_needs_padding_on_the_left_is_refused(tmp_path, needs):
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "xlnet"}))
     with pytest.raises(InputError, match=r"type 'xlnet' reads the last column of a batch, .* padding on the left"):
