@@ -46,8 +46,8 @@ def use_gradient_checkpointing(model: PreTrainedModel, device: torch.device) -> 
         raise InputError(f"--gradient-checkpointing: {type(model).__name__} does not support it; leave it out")
     if not _repeats_dropout(device):
         raise InputError(
-            f"--gradient-checkpointing: torch {torch.__version__} does not repeat dropout's random numbers on {device}, so "
-            "gradients would be wrong; leave it out"
+            f"--gradient-checkpointing: torch {torch.__version__} does not repeat dropout's random numbers on "
+            f"{device}, so gradients would be wrong; leave it out"
         )
     if hasattr(model.config, "use_cache"):
         model.config.use_cache = False  # of decoders only; transformers warns about it
