@@ -138,7 +138,7 @@ def _by_transformers(folder: Path) -> bytes:
             loaded: Any = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
             return bytes(loaded.backend_tokenizer.to_str(), "utf-8")
     except Exception as error:
-        raise ValueError(f"{type(error).__name__}: {error}") from error
+        raise ValueError(f"{type(error).__name__}: {' '.join(str(error).split()):.300}") from error
 
 
 def _from_hub(name: str) -> TokenizerFiles | None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from safetensors.torch import load_file
 from torch import equal, tensor
 from transformers import AutoModelForSequenceClassification
@@ -261,6 +262,19 @@ def test_a_cache_of_one_class_is_refused_but_for_masked_language_modelling(folde
     with pytest.raises(InputError, match="has only the class 'same', and a classifier needs at least two"):
         resolve_settings(given, cache)
     assert resolve_settings(replace(given, task="mlm"), cache)[0].task == "mlm"
+
+
+def test_skipped_updates_are_refused_where_torch_makes_them(folder, tmp_path, monkeypatch):
+    """As on MPS in older releases, whose fused optimizer takes no notice of `found_inf`."""
+    for flags in ({"on_nonfinite": "skip"}, {"precision": "fp16"}):
+        given = settings(folder, tmp_path / "none", **flags)
+        opened = open_cache(given.cache)
+        assert resolve_settings(given, opened)[0].on_nonfinite == given.on_nonfinite
+        with monkeypatch.context() as patch:
+            patch.setattr(torch.optim.AdamW, "step", lambda self: self.param_groups[0]["params"][0].data.zero_())
+            with pytest.raises(InputError, match=r"(skip|fp16): torch .* cannot skip updates on cpu"):
+                resolve_settings(given, opened)
+            resolve_settings(replace(given, on_nonfinite="stop", precision="fp32"), opened)
 
 
 def test_which_score_is_better():

@@ -3,6 +3,7 @@
 import json
 import shutil
 from collections import Counter
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from cache.format.tasks import IGNORED
 from tests.helpers.builds import build_toy
 from tests.helpers.caches import write_cache
 from tests.helpers.models import check_same_run, resume_from_first_checkpoint, write_model
+from train.forward import frozen
 from train.forward.frozen import layers_of
 from train.forward.inputs import model_inputs
 from train.forward.losses import balanced_weights, resolve_weights
@@ -206,6 +208,15 @@ def test_gradient_checkpointing_gives_the_same_gradients_with_dropout_on(folder,
     assert len(calls) == 2  # in forward, and again in backward
     assert loss == same
     assert torch.equal(found, expected)
+
+
+def test_gradient_checkpointing_is_refused_where_dropout_is_not_repeated(folder, monkeypatch):
+    """As on MPS, where torch takes no notice of the device's random state: gradients would be wrong, and nothing would
+    tell."""
+    forgetful = partial(frozen.checkpoint, preserve_rng_state=False)
+    monkeypatch.setattr(frozen, "checkpoint", forgetful)
+    with pytest.raises(InputError, match="does not repeat dropout's random numbers on cpu, so gradients would"):
+        prepared(folder, gradient_checkpointing=True)
 
 
 def test_a_run_with_all_of_them_resumes_bit_by_bit(folder, tmp_path):

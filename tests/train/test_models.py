@@ -182,6 +182,19 @@ def test_the_head_is_new_from_the_seed_and_the_encoder_is_the_model_s(tmp_path, 
     assert all(torch.equal(first["bert." + name], tensor) for name, tensor in saved.items())
 
 
+@pytest.mark.parametrize("kind", ["data2vec-text", "longformer"])
+def test_the_bias_of_a_new_head_is_0_where_transformers_leaves_it_uninitialized(tmp_path, needs, monkeypatch, kind):
+    more = {"attention_window": 8} if kind == "longformer" else {}
+    folder = write_model(tmp_path / "model", kind=kind, **more)
+    monkeypatch.setattr(torch.utils.deterministic, "fill_uninitialized_memory", True)  # with what is not a number
+    torch.use_deterministic_algorithms(True)
+    try:
+        model = load_model(folder, CacheRequirements(needs.cache, 48, "mlm"), 0)
+    finally:
+        torch.use_deterministic_algorithms(False)
+    assert not model.lm_head.bias.any()
+
+
 def test_a_trained_head_of_as_many_classes_is_kept(tmp_path, needs):
     folder = write_model(tmp_path / "model", classes=2)
     loaded = load_model(folder, needs, 1).state_dict()
@@ -287,6 +300,12 @@ def test_a_model_that_cannot_classify_is_refused(tmp_path, needs):
     (folder / "config.json").write_text(json.dumps({"model_type": "vit"}))
     (folder / "model.safetensors").write_bytes(b"")
     with pytest.raises(InputError, match="type 'vit' has no sequence classifier"):
+        load_model(folder, needs, 0)
+
+
+def test_a_model_without_a_vocabulary_is_refused(tmp_path, needs):
+    folder = write_model(tmp_path / "model", kind="canine")
+    with pytest.raises(MismatchError, match="vocabulary: it has 0 embeddings"):
         load_model(folder, needs, 0)
 
 

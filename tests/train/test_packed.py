@@ -227,7 +227,12 @@ def test_gradients_with_dropout_are_those_of_the_numbers_that_were_drawn():
 def test_on_cuda_packed_rows_are_checked_in_the_precisions_that_its_kernels_have(monkeypatch):
     """Those for a sliding window know no fp32; those for bf16 and for a sliding window need CUDA 8.0."""
     cuda, used = torch.device("cuda"), []
-    monkeypatch.setattr("train.forward.packed._output", lambda _, batch: torch.zeros(2 if batch.longest == 0 else 6, 3))
+
+    def output(model, batch):
+        assert torch.get_float32_matmul_precision() == "highest"  # TF32 rounds more than the tolerance of fp32
+        return torch.zeros(2 if batch.longest == 0 else 6, 3)
+
+    monkeypatch.setattr("train.forward.packed._output", output)
     monkeypatch.setattr(devices, "autocast", lambda device, precision: used.append(precision) or nullcontext())
     padded, packed = batches()
     for name, precisions, needed in (
@@ -240,7 +245,12 @@ def test_on_cuda_packed_rows_are_checked_in_the_precisions_that_its_kernels_have
         model = tiny(name)
         assert use_packed(model, cuda, "bf16", False) is None
         used.clear()
-        check_packed(model, replace(packed, input_ids=SimpleNamespace(device=cuda)), padded, "bf16")
+        torch.set_float32_matmul_precision("high")
+        try:
+            check_packed(model, replace(packed, input_ids=SimpleNamespace(device=cuda)), padded, "bf16")
+            assert torch.get_float32_matmul_precision() == "high"
+        finally:
+            torch.set_float32_matmul_precision("highest")
         assert used == precisions
     assert use_packed(tiny("modernbert"), cuda, "fp32", False).startswith("its sliding window needs bf16")
 

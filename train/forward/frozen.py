@@ -2,7 +2,9 @@
 
 from typing import Any
 
+import torch
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 
 from cache.errors import InputError
@@ -34,16 +36,29 @@ def freeze(model: PreTrainedModel, count: int) -> None:
         module.requires_grad_(False)
 
 
-def use_gradient_checkpointing(model: PreTrainedModel) -> None:
+def use_gradient_checkpointing(model: PreTrainedModel, device: torch.device) -> None:
     """Keep only each layer's input for backward and compute the rest again (Chen et al. 2016).
 
     Raises:
-        InputError: the model does not support it.
+        InputError: the model or the device does not support it.
     """
     if not model.supports_gradient_checkpointing:
         raise InputError(f"--gradient-checkpointing: {type(model).__name__} does not support it; leave it out")
+    if not _repeats_dropout(device):
+        raise InputError(
+            f"--gradient-checkpointing: torch {torch.__version__} does not repeat dropout's random numbers on "
+            f"{device}, so gradients would be wrong; leave it out"
+        )
     if hasattr(model.config, "use_cache"):
         model.config.use_cache = False  # of decoders only; transformers warns about it
     # transformers 5.23 gave the method another name
     enable: Any = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
     enable({"use_reentrant": False})
+
+
+def _repeats_dropout(device: torch.device) -> bool:
+    """Whether dropout drops the same values when it is computed again; not on MPS (pytorch/pytorch#127676)."""
+    ones = torch.ones(128, device=device, requires_grad=True)
+    kept: torch.Tensor = checkpoint(nn.functional.dropout, ones, use_reentrant=False)  # 2 where kept
+    (gradient,) = torch.autograd.grad(kept.sum(), ones)  # the same
+    return torch.equal(gradient, kept)

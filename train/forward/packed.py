@@ -170,7 +170,7 @@ def check_packed(model: PreTrainedModel, packed: Batch, padded: Batch, precision
     model.eval()
     windowed = model.config.model_type == MODERNBERT and packed.input_ids.device.type == "cuda"  # unknown there in fp32
     for used in dict.fromkeys((precision,) if windowed else ("fp32", precision)):
-        with torch.no_grad(), devices.autocast(packed.input_ids.device, used):
+        with torch.no_grad(), devices.without_tf32(), devices.autocast(packed.input_ids.device, used):
             found, expected = (_output(model, replace(batch, labels=None)) for batch in (packed, few))
         if len(found) == 1:  # a vector per token: (1, T, …) and (2, W, …)
             spans = [packed.cu_seq_lens[row : row + 2].tolist() for row in rows]

@@ -53,7 +53,23 @@ def resolve_settings(settings: Settings, cache: Cache, ranks: Ranks = ALONE) -> 
         keep_best=_resolve_metric(settings, cache, task),
         tensorboard=_absolute_folder(settings.tensorboard),
     )
+    _check_skipping(resolved, device)
     return resolved, device
+
+
+def _check_skipping(settings: Settings, device: torch.device) -> None:
+    """Refuse settings by which an update may be skipped where torch would make it all the same.
+
+    Raises:
+        InputError: there is one of them.
+    """
+    given = {"--on-nonfinite skip": settings.on_nonfinite, "--precision fp16": settings.precision}
+    flags = [flag for flag, value in given.items() if flag.endswith(f" {value}")]
+    if flags and not devices.skips_updates(device):
+        raise InputError(
+            f"{' and '.join(flags)}: torch {torch.__version__} cannot skip updates on {device}; leave it out, or "
+            "install a newer torch"
+        )
 
 
 def _resolve_split(flag: str, given: str | None, cache: Cache, usual: Sequence[str]) -> str:

@@ -194,7 +194,7 @@ def prepare_training(
     if settings.freeze is not None:
         freeze(model, settings.freeze)
     if settings.gradient_checkpointing:
-        use_gradient_checkpointing(model)
+        use_gradient_checkpointing(model, device)
     torch_kernels: str | None = "--no-cpu-kernels"
     if settings.cpu_kernels:
         torch_kernels = "--compile" if settings.compile else use_cpu_kernels(model, device)

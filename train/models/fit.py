@@ -6,6 +6,7 @@ which allocates no memory, and its embedding tables show what they can hold.
 
 import hashlib
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 
 import torch
@@ -53,8 +54,10 @@ class CacheRequirements:
 
 
 def vocabulary_size(model: PreTrainedModel) -> int:
-    """Entries of a model's table of token embeddings."""
-    return int(getattr(model.get_input_embeddings(), "num_embeddings", 0))
+    """Entries of a model's table of token embeddings; 0 where it has none, as CANINE, which reads characters."""
+    with suppress(NotImplementedError):
+        return int(getattr(model.get_input_embeddings(), "num_embeddings", 0))
+    return 0
 
 
 def position_table(model: PreTrainedModel) -> torch.nn.Embedding | None:

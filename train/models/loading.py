@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 from transformers import PretrainedConfig, PreTrainedModel
 
 from cache.common.hub import PACKAGED, hub_folder, local_folder
@@ -151,6 +152,9 @@ def load_weights(
             f"{path}: the weights lack {len(of_encoder)} tensors of the encoder ({min(of_encoder)}, …), so it would "
             f"compute with random numbers{remedy}"
         )
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        if name in report["missing_keys"] and name.endswith("bias"):
+            nn.init.zeros_(parameter)  # as transformers has it, but for heads whose bias it leaves uninitialized
     prefixed = any(name.startswith(encoder) for name in weights)  # or the encoder was saved alone
     left_out = [n for n in report["unexpected_keys"] if n.startswith(encoder * prefixed) and "pooler" not in n]
     if left_out:

@@ -105,6 +105,17 @@ def prepare(device: torch.device) -> None:
             module.reset_peak_memory_stats(device)
 
 
+@contextlib.contextmanager
+def without_tf32() -> Iterator[None]:
+    """Within it matrix products in fp32 are not rounded to TF32, as `prepare` lets them be."""
+    used = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("highest")
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(used)
+
+
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 """glibc's numbers of options of `mallopt`."""
 
@@ -145,6 +156,17 @@ def set_random_state(states: dict[str, torch.Tensor], device: torch.device) -> N
     torch.set_rng_state(states["cpu"])
     if device.type != "cpu":
         torch.get_device_module(device).set_rng_state(states[device.type], device)
+
+
+def skips_updates(device: torch.device) -> bool:
+    """Whether torch's fused AdamW changes nothing where `found_inf` is 1; on MPS older releases take no notice of it
+    (pytorch/pytorch#186360)."""
+    parameter = torch.nn.Parameter(torch.ones((), device=device))
+    parameter.grad = torch.ones_like(parameter)
+    optimizer = torch.optim.AdamW([parameter], fused=True)
+    optimizer.found_inf = torch.ones((), device=device)  # type: ignore[attr-defined]
+    optimizer.step()
+    return bool(parameter == 1)
 
 
 def is_out_of_memory(error: BaseException) -> bool:
