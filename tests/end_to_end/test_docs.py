@@ -36,11 +36,11 @@ def blocks(document: Path) -> list[tuple[str, str]]:
 
 @pytest.fixture(scope="module")
 def packages(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder of packages in which the packaged BERT has its vocabulary and its layers, but a width of 32."""
+    """A folder of packages in which the packaged BERT has its vocabulary, but four layers of a width of 32."""
     packages, original = tmp_path_factory.mktemp("packages"), packaged_model()
     assert original is not None
     package = packages / original.parent.name
-    write_model(package / "model", vocab_size=30_522, num_hidden_layers=6, max_position_embeddings=512)
+    write_model(package / "model", vocab_size=30_522, num_hidden_layers=4, max_position_embeddings=512)
     for name in ("tokenizer.json", "tokenizer_config.json", "vocab.txt"):
         shutil.copy(original / name, package / "model")
     (package / "__init__.py").touch()

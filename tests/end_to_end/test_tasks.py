@@ -133,12 +133,19 @@ def check_equal(kind: Kind, cache: Cache, rows: list[dict[str, Any]], tokenizer:
         assert all(torch.equal(found[name], expected[name]) for name in found)
 
 
-LENGTHS = [("pairs", 20), ("pairs", 21), ("pairs", 64), ("words", 7), ("words", 20), ("words", 128)]
+CASES = [
+    ("pairs", 20, "nanotoken"),
+    ("pairs", 21, "tokenizers"),
+    ("pairs", 64, "nanotoken"),
+    ("words", 7, "tokenizers"),
+    ("words", 20, "nanotoken"),
+    ("words", 128, "tokenizers"),
+]
+"""Max lengths that truncate most rows, some and none, with either engine in turn."""
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("engine", ["nanotoken", "tokenizers"])
-@pytest.mark.parametrize(("name", "max_length"), LENGTHS)
+@pytest.mark.parametrize(("name", "max_length", "engine"), CASES)
 def test_rows_and_batches_equal_transformers(tmp_path: Path, name: str, max_length: int, engine: str) -> None:
     """Ids, token types, masks and labels, under truncation; in one shard or many, held in memory or spilled."""
     kind = KINDS[name]

@@ -94,6 +94,20 @@ def kill_in_second_checkpoint() -> None:
     Folder.rename = dying
 
 
+def slow_steps(*_: object) -> None:
+    """Let each optimizer step of this process take a tenth of a second, busy or not, so that a signal meets the run
+    before its end however long it takes to come."""
+    import train.run
+
+    update = train.run.update
+
+    def slowed(setup: "TrainingSetup", state: "State") -> None:
+        time.sleep(0.1)
+        update(setup, state)
+
+    train.run.update = slowed
+
+
 def stop_after(patch: pytest.MonkeyPatch, step: int) -> None:
     """Ask the next run in this process to stop, as SIGTERM does, when its `step`-th optimizer step is done."""
     import train.run

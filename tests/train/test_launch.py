@@ -18,7 +18,7 @@ import torch
 
 from cache.errors import InputError
 from tests.helpers.caches import write_cache
-from tests.helpers.children import ended, print_to, spawn, wait_for_lines
+from tests.helpers.children import ended, print_to, slow_steps, spawn, wait_for_lines
 from tests.helpers.hostile import at, resealed
 from tests.helpers.models import write_model
 from tests.helpers.ranks import errors_of, free_port, spawn_ranks
@@ -166,7 +166,8 @@ def test_the_next_attempt_of_torchrun_goes_on_from_the_newest_checkpoint(place: 
     """Attempt 0 is killed on one rank; attempt 1 has the same command line, and the same launcher as parent."""
     for attempt in range(2):
         more = {"TORCHELASTIC_RUN_ID": "none", "TORCHELASTIC_RESTART_COUNT": str(attempt)}
-        processes = spawn_ranks(place, 2, "run", *FLAGS, "--epochs", "2", **more)
+        slowly = slow_steps if attempt == 0 else None
+        processes = spawn_ranks(place, 2, "run", *FLAGS, "--epochs", "2", prepare=slowly, **more)
         if attempt == 0:
             wait_for_lines(place / "runs" / "toy-1" / "metrics.jsonl", 4, processes[0])
             processes[1].kill()

@@ -27,7 +27,10 @@ from train.settings import Settings
 
 META, CUDA = torch.device("meta"), torch.device("cuda")
 SPECIAL = {f"{name}_token_id": 0 for name in ("bos", "cls", "eos", "sep")}
-MODELS = {"bert": {}, "modernbert": {**SPECIAL, "local_attention": 8, "global_attn_every_n_layers": 2}}
+MODELS = {
+    "bert": {},
+    "modernbert": {**SPECIAL, "num_hidden_layers": 2, "local_attention": 8, "global_attn_every_n_layers": 2},
+}
 
 
 class Calls(TorchDispatchMode):

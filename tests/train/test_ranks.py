@@ -32,7 +32,7 @@ CPU = torch.device("cpu")
 COMMON: dict[str, Any] = {
     "model": "still",
     "epochs": 9,
-    "max_steps": 12,
+    "max_steps": 10,
     "batch_size": 8,
     "gradient_accumulation_steps": 2,
     "lr": 1e-3,
@@ -41,7 +41,7 @@ COMMON: dict[str, Any] = {
     "logging_steps": 1,
     "eval_split": "none",
 }
-"""12 steps, into the second epoch, without dropout: `still` is a model that has none."""
+"""10 steps, into the second epoch, without dropout: `still` is a model that has none."""
 
 CASES: dict[str, dict[str, Any]] = {
     "classes": {"cache": "toy", "class_weights": "balanced", "label_smoothing": 0.1, "weight_decay": 0.01},
@@ -111,7 +111,7 @@ def finish(folder: Path, processes: Sequence[Any], code: int = 0) -> None:
 
 @pytest.mark.parametrize(("world_size", "case"), [(size, name) for size, names in NAMES.items() for name in names])
 def test_ranks_train_on_the_rows_of_one_process_to_the_same_weights(place: Path, world_size: int, case: str) -> None:
-    """After 12 steps, with accumulation, short batches and dummy batches."""
+    """After 10 steps, with accumulation, short batches and dummy batches."""
     check_alike(place / "1" / case, place / str(world_size) / case)
 
 

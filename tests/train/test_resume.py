@@ -21,7 +21,7 @@ from cache.errors import InputError, MismatchError, StorageError
 from cache.format.checksummed_json import seal
 from cache.format.tasks import MLM, TOKENS
 from tests.helpers.caches import write_cache
-from tests.helpers.children import ended, kill_in_second_checkpoint, spawn, stop_after, wait_for_lines
+from tests.helpers.children import ended, kill_in_second_checkpoint, slow_steps, spawn, stop_after, wait_for_lines
 from tests.helpers.models import check_same_run, resume_from_first_checkpoint, write_model
 from train.forward.losses import ONE_CLASS
 from train.loop.checkpoint import checkpoints as checkpoint_names
@@ -234,7 +234,7 @@ def test_sigterm_saves_a_checkpoint_and_exits_143_and_says_how_to_go_on(place):
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGHUP, signal.SIGTERM])
 def test_the_first_ctrl_c_and_a_closed_terminal_save_and_say_how_to_go_on(place, signum):
     out = f"interrupted-{signum}"
-    process = spawn(place, *arguments(out, epochs=40))
+    process = spawn(place, *arguments(out, epochs=40), prepare=slow_steps)
     wait_for_lines(place / out / "metrics.jsonl", 1, process)
     os.kill(process.pid, signum)
     assert ended(process) == 128 + signum
