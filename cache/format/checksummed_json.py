@@ -45,8 +45,7 @@ def unseal(data: bytes, path: Path, format_name: str, version: int) -> Json:
         raise CorruptCacheError(f"{path}: 'version' is {raw.get('version')!r:.80}, expected an integer")
     if raw["version"] != version:
         raise FormatVersionError(
-            f"{path}: written in format version {raw['version']}, this release reads version {version}; "
-            "build the cache anew with `prep build … --force`, or install the release that wrote it"
+            f"{path}: written in format version {raw['version']}, this release reads version {version}"
         )
     checksum = raw.pop("checksum", None)
     tail = _TAIL.search(data)

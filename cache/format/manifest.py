@@ -17,7 +17,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from ..errors import InputError
+from ..errors import FormatVersionError, InputError
 from ..plans.spec import PlanSpec
 from .checksummed_json import MAX_COUNT, NAME_PATTERN, Fields, Json, seal, unseal
 from .files import FileInfo, file_entry
@@ -137,7 +137,12 @@ class Manifest:
             FormatVersionError: another version wrote it.
             CorruptCacheError: anything else is not as `to_bytes` writes it.
         """
-        raw = unseal(data, path, FORMAT, VERSION)
+        try:
+            raw = unseal(data, path, FORMAT, VERSION)
+        except FormatVersionError as error:
+            raise FormatVersionError(
+                f"{error}; build the cache anew with `prep build … --force`, or install the release that wrote it"
+            ) from None
         fields = Fields(raw, path)
         splits = fields.check("splits", "an object of one split or more", lambda v: isinstance(v, dict) and bool(v))
         max_length = fields.integer("max_length", 1, MAX_LENGTH)

@@ -17,7 +17,7 @@ import numpy as np
 
 from ..common.arrays import Array
 from ..common.folder import Folder
-from ..errors import CorruptCacheError, InputError, MismatchError
+from ..errors import CorruptCacheError, FormatVersionError, InputError, MismatchError
 from ..plans.spec import STRATEGIES, PlanSpec
 from ..plans.strategies import EpochPlan
 from .checksummed_json import MAX_COUNT, Fields, Json, seal, unseal
@@ -121,11 +121,11 @@ PLAN_REMEDY = "; the plan is drawn again once its folder is removed: "
 
 @contextlib.contextmanager
 def _naming_folder(folder: Folder) -> Iterator[None]:
-    """Within it, the message of a `CorruptCacheError` ends with what to do where only a plan is damaged."""
+    """Within it, the message about a plan that cannot be read ends with what to do where only that is damaged."""
     try:
         yield
-    except CorruptCacheError as error:
-        raise CorruptCacheError(f"{error}{plan_remedy(folder.path)}") from None
+    except (CorruptCacheError, FormatVersionError) as error:
+        raise type(error)(f"{error}{plan_remedy(folder.path)}") from None
 
 
 def _fault(plan: EpochPlan, lengths: Array) -> str:
