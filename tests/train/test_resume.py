@@ -231,10 +231,16 @@ def test_sigterm_saves_a_checkpoint_and_exits_143_and_says_how_to_go_on(place):
     assert checkpoints(run / "checkpoints")
 
 
+def in_a_terminal() -> None:
+    """Heed a closed terminal also where the tests themselves run under nohup, and train slowly."""
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    slow_steps()
+
+
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGHUP, signal.SIGTERM])
 def test_the_first_ctrl_c_and_a_closed_terminal_save_and_say_how_to_go_on(place, signum):
     out = f"interrupted-{signum}"
-    process = spawn(place, *arguments(out, epochs=40), prepare=slow_steps)
+    process = spawn(place, *arguments(out, epochs=40), prepare=in_a_terminal)
     wait_for_lines(place / out / "metrics.jsonl", 1, process)
     os.kill(process.pid, signum)
     assert ended(process) == 128 + signum

@@ -61,7 +61,7 @@ def test_a_runs_settings_reproduce_it(tmp_path: Path, monkeypatch: pytest.Monkey
 
 @pytest.mark.parametrize(
     ("given", "name"),
-    [("--learning-rate", "--lr"), ("--per_device_train_batch_size=8", "--batch-size"), ("--fp16", "--precision bf16")],
+    [("--learning-rate", "--lr"), ("--per_device_train_batch_size=8", "--batch-size"), ("--fp16", "--precision fp16")],
 )
 def test_an_option_by_the_trainer_s_name_is_answered_with_ours(given: str, name: str) -> None:
     done = CliRunner().invoke(cli, ["run", "--cache", "x", given])
