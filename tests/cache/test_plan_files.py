@@ -123,7 +123,7 @@ def test_a_batch_beyond_the_token_budget_is_refused(place: Path) -> None:
         (at("split", value="test"), MismatchError, "of split 'test'"),
         (at("rows", value=19), MismatchError, "19 rows"),
         (at("rows", value=-1), CorruptCacheError, "'rows' is -1"),
-        (at("version", value=9), FormatVersionError, "reads version 1; the plan is drawn again once its folder is removed: rm"),
+        (at("version", value=9), FormatVersionError, "reads version 1; the plan is drawn again"),
         (at("version", value="1"), CorruptCacheError, "'version' is '1'"),
         (lambda content: content.pop("version"), CorruptCacheError, "'version' is None"),
         (lambda content: content.pop("seed"), CorruptCacheError, "seed None"),
