@@ -104,7 +104,7 @@ def test_the_kernels_of_a_run_do_not_change_the_count() -> None:
     for change in (
         lambda: use_cpu_kernels(model, cpu),
         lambda: use_packed(model, cpu, "fp32", False),
-        lambda: use_gradient_checkpointing(model),
+        lambda: use_gradient_checkpointing(model, cpu),
     ):
         assert change() is None
         used = model.config._attn_implementation
