@@ -10,7 +10,7 @@ import numpy as np
 from cache.common.arrays import Array
 from cache.errors import InputError
 
-from .engines import Engine, ParityError, Rules, TokenizersEngine, failures_as_differences, special_ids, split_rows
+from .engines import Engine, Rules, TokenizersEngine, failures_as_differences, special_ids
 from .parity import ParityCheck
 
 ChunkedRows = tuple[Array, Array, Array]
@@ -55,10 +55,9 @@ class ChunkEncoder:
     """
 
     def __init__(self, rules: Rules, engine: Engine, check: ParityCheck | None) -> None:
-        self.rules, self.engine, self.check = rules, engine, check
-        self.reference = TokenizersEngine(rules)
+        self.engine, self.check, self.max_length = engine, check, rules.max_length
         try:
-            self.before, self.after = special_ids(self.reference.backend)
+            self.before, self.after = special_ids(TokenizersEngine(rules).backend)
         except ValueError as error:
             raise InputError(f"--long-texts chunk does not take this tokenizer: {error}; leave it out") from error
 
@@ -70,23 +69,9 @@ class ChunkEncoder:
             RowError: `tokenizers` fails on a text.
         """
         if self.check is None:
-            ids, lengths = self.reference.encode_bare(texts)
+            ids, lengths = self.engine.encode_bare(texts)
         else:
             with failures_as_differences(self.engine.name):
                 ids, lengths = self.engine.encode_bare(texts)
-            self._compare(texts, ids, lengths.astype(np.int64), self.check)
-        return chunk_rows(ids, lengths.astype(np.int64), self.before, self.after, self.rules.max_length)
-
-    def _compare(self, texts: Sequence[str], ids: Array, lengths: Array, check: ParityCheck) -> None:
-        """Encode some of the texts again, of texts of megabytes the beginning, which makes a row."""
-        if len(lengths) != len(texts) or int(lengths.sum()) != len(ids):
-            raise ParityError(f"{self.engine.name} gave {len(lengths):,} rows for {len(texts):,} texts")
-        chosen = check.choose(texts)
-        heads = [texts[row][: check.most] for row in chosen]
-        begins = np.cumsum(lengths) - lengths
-        for row, head, wanted in zip(chosen, heads, split_rows(*self.reference.encode_bare(heads)), strict=True):
-            found = ids[begins[row] : begins[row] + lengths[row]]
-            if len(head) < len(texts[row]):
-                found, wanted = found[: self.rules.max_length], wanted[: self.rules.max_length]
-            if not np.array_equal(found, wanted):
-                raise ParityError.differing(self.engine.name, texts[row], found.tolist(), wanted.tolist())
+            self.check.check(self.engine.name, texts, ids, lengths, bare=True)
+        return chunk_rows(ids, lengths.astype(np.int64), self.before, self.after, self.max_length)

@@ -63,8 +63,8 @@ def _check_skipping(settings: Settings, device: torch.device) -> None:
     Raises:
         InputError: there is one of them.
     """
-    given = {"--on-nonfinite skip": settings.on_nonfinite, "--precision fp16": settings.precision}
-    flags = [flag for flag, value in given.items() if flag.endswith(f" {value}")]
+    asked = {"--on-nonfinite skip": settings.on_nonfinite == "skip", "--precision fp16": settings.precision == "fp16"}
+    flags = [flag for flag, given in asked.items() if given]
     if flags and not devices.skips_updates(device):
         raise InputError(
             f"{' and '.join(flags)}: torch {torch.__version__} cannot skip updates on {device}; leave it out, or "
