@@ -57,7 +57,7 @@ def json_batches(
     form = form_of(table.path)
     parse = pyarrow.json.ParseOptions(newlines_in_values=form == OBJECTS)
     if columns is not None:
-        head = json_head(table.path, row_bytes)
+        head = json_head(table.path, row_bytes, form)
         types = [_type(head.get(name, []), name in columns[:texts], fractions) for name in columns]
         parse.explicit_schema = pa.schema(list(zip(columns, types, strict=True)))
         parse.unexpected_field_behavior = "ignore"
@@ -69,9 +69,9 @@ def json_batches(
         yield batches
 
 
-def json_head(path: SourcePath, row_bytes: int) -> dict[str, list[Any]]:
-    """The fields of the first objects of a file and their values, as far as they parse."""
-    with _lines(path, row_bytes, form_of(path)) as file:
+def json_head(path: SourcePath, row_bytes: int, form: str | None = None) -> dict[str, list[Any]]:
+    """The fields of the first objects of a file and their values, as far as they parse; `form` is its `form_of`."""
+    with _lines(path, row_bytes, form or form_of(path)) as file:
         text = file.read(HEAD_BYTES).decode("utf-8-sig", "replace").strip()
     decoder, fields, position = json.JSONDecoder(), dict[str, list[Any]](), 0
     with contextlib.suppress(ValueError, AttributeError, RecursionError):  # the head's end, or what pyarrow will refuse
