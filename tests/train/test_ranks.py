@@ -96,7 +96,7 @@ def train_cases(cases: Mapping[str, dict[str, Any]], out: str) -> None:
     for name, given in cases.items():
         with pytest.MonkeyPatch.context() as patch:
             if out != "1" and name in FEEDS:
-                patch.setattr("cache.batches.batch.choose_feed", partial(feed_named, FEEDS[name]))
+                patch.setattr("cache.batches.batches.choose_feed", partial(feed_named, FEEDS[name]))
             begin(f"{out}/{name}", **given)
 
 
