@@ -1,9 +1,10 @@
-"""Columns of record batches: their names, checks of their types, conversions between Arrow and numpy.
+"""Columns of record batches: their names, checks of what they hold, conversions between Arrow and numpy.
 
 The conversions avoid slow imports: pyarrow's own ones import pandas (a third of a second), its compute functions take
 a tenth.
 """
 
+import contextlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -99,6 +100,36 @@ def parts(stream: Stream, part_bytes: int) -> list[Stream]:
 LEAVE_OUT = "or leave such rows out with --missing drop"
 """What an error about a missing value ends with."""
 
+
+class BadDataError(InputError):
+    """What a split holds is wrong.
+
+    Args:
+        said: what is wrong; of a row it goes on from "row 7 of split 'train' (counted from 0) ".
+        row: its number in what was read; None where the whole column is wrong.
+        split: named in the message.
+    """
+
+    def __init__(self, said: str, row: int | None = None, split: str = "") -> None:
+        super().__init__(said, row, split)
+        self.said, self.row, self.split = said, row, split
+
+    def __str__(self) -> str:
+        if self.row is None:
+            return f"split {self.split!r}: {self.said}"
+        return f"row {self.row} of split {self.split!r} (counted from 0) {self.said}"
+
+
+@contextlib.contextmanager
+def in_split(split: str, first_row: int = 0) -> Iterator[None]:
+    """Let errors about data name the split that it is of, and rows by their numbers in there."""
+    try:
+        yield
+    except BadDataError as error:
+        row = None if error.row is None else first_row + error.row
+        raise BadDataError(error.said, row, split) from error
+
+
 Mask = npt.NDArray[np.bool_]
 """(rows,) True for the rows that are taken."""
 
@@ -173,18 +204,29 @@ def first_null(column: "pa.Array") -> int:
     return int(column.is_null().to_numpy(zero_copy_only=False).argmax())
 
 
-def check_filled(texts: "pa.Array", split: str, first_row: int) -> None:
-    """Raise an `InputError` that names the first row without a text."""
+def check_filled(texts: "pa.Array") -> None:
+    """Raise a `BadDataError` that names the first row without a text."""
     if texts.null_count:
-        raise InputError(
-            f"row {first_row + first_null(texts)} of split {split!r} (counted from 0) has no text; fill it in or "
-            f"remove the row, {LEAVE_OUT}"
-        )
+        raise BadDataError(f"has no text; fill it in or remove the row, {LEAVE_OUT}", first_null(texts))
 
 
-def checked_texts(texts: "pa.Array", split: str, first_row: int) -> "pa.Array":
-    """A column of text; an `InputError` where it holds something else, or a text is missing."""
-    check_filled(texts, split, first_row)
+def checked_texts(texts: "pa.Array") -> "pa.Array":
+    """A column of text; a `BadDataError` where it holds something else, or a text is missing."""
+    check_filled(texts)
     if len(texts) and not is_text(texts.type):
-        raise InputError(f"the text column of split {split!r} holds {texts.type}, expected text; see --text")
+        raise BadDataError(f"the text column holds {texts.type}, expected text; see --text")
     return texts
+
+
+def flat_lists(column: "pa.Array", what: str) -> tuple[npt.NDArray[np.int64], "pa.Array"]:
+    """(rows,) how many values each list of a column without nulls has, and the values end to end; `what` is one of
+    them, for the `BadDataError` where one is null."""
+    counts, values = list_counts(column), column.flatten()
+    if values.null_count:
+        raise BadDataError(f"has a {what} that is null; remove it", row_of(counts, first_null(values)))
+    return counts, values
+
+
+def row_of(counts: npt.NDArray[np.int64], position: int) -> int:
+    """The row that a value belongs to, where rows of so many values (rows,) lie end to end."""
+    return int(np.searchsorted(np.cumsum(counts), position, side="right"))
