@@ -170,7 +170,7 @@ refused_file(
     "objects as labels",
     "a.jsonl",
     [{"text": "word1", "label": {"a": 1}}],
-    "the label column of split 'train' holds struct",
+    "split 'train': a label is struct",
 )
 refused_file("numbers as text in jsonl", "a.jsonl", [{"text": 5, "label": 1}], "cannot read a.jsonl", "Column(/text)")
 refused_file(
@@ -328,12 +328,12 @@ def _() -> str:
     return "d"
 
 
-@refused("numbers as text in parquet", [], "the text column of split 'train' holds int64, expected text; see --text")
+@refused("numbers as text in parquet", [], "split 'train': the text column holds int64, expected text; see --text")
 def _() -> str:
     return write_parquet("a.parquet", text=[1, 2], label=[0, 1])
 
 
-@refused("lists as text", [], "the text column of split 'train' holds list")
+@refused("lists as text", [], "split 'train': the text column holds list")
 def _() -> str:
     return write_parquet("a.parquet", text=[["word1"], ["word2"]], label=[0, 1])
 
