@@ -28,9 +28,11 @@ from cache.writing.writer import write_manifest, write_tokenizer
 
 from .at_url import check_other_push, existing_at_url, find_place, lacks_epochs, push_built, stored
 from .choices import CHUNK, DROP, LOCAL
+from .columns import BY_NAME
 from .corpus.missing import FilledRows, noting_left_out
 from .corpus.source import STDIN, Source
 from .existing import existing_cache, wanted_manifest
+from .parsing.formats import not_csv
 from .rows.assembly import Encoded, encode_source
 from .rows.executors import Executor
 from .rows.on_ray import check_ray, on_ray
@@ -86,8 +88,8 @@ def build(settings: BuildSettings, console: ConsoleProgress, source: Source | No
     _check_address_space()
     url = find_place(settings.out)
     source = source or open_source(settings.source, settings.columns, settings.memory_bytes)
-    if settings.delimiter is not None and source.identity["kind"] != "files":
-        raise InputError(f"--delimiter is for csv and text files, but {source.where} is neither; leave it out")
+    if settings.columns.cells != BY_NAME and source.identity["kind"] != "files":
+        raise not_csv(settings.columns.cells, source.where)
     _check_executor(settings, source)
     if settings.missing == DROP:
         source = replace(source, splits={split: FilledRows(stream) for split, stream in source.splits.items()})

@@ -26,6 +26,30 @@ and label, or labels: a struct with a field for each class where each has a colu
 
 
 @dataclass(frozen=True)
+class Cells:
+    """How csv and text files are cut into cells.
+
+    Attributes:
+        delimiter: what separates cells; None = what the names of files say.
+        quotes: whether quotes around a cell may hold delimiters and line breaks; where not, they are part of the text.
+            None = they may, but it is an error where cells between tabs hold both, as they do if quotes are text.
+    """
+
+    delimiter: str | None = None
+    quotes: bool | None = None
+
+    @property
+    def identity(self) -> Json:
+        """What a cache's manifest says of them: nothing of what is as the names of files say."""
+        quotes = {} if self.quotes is None else {"quotes": self.quotes}
+        return {**({"delimiter": self.delimiter} if self.delimiter else {}), **quotes}
+
+
+BY_NAME = Cells()
+"""As the names of files say."""
+
+
+@dataclass(frozen=True)
 class Columns:
     """Which columns hold what; what is None or empty is yet to be found.
 
@@ -34,7 +58,7 @@ class Columns:
         pair: the second text of a pair, None where texts come alone.
         labels: one column, or one for each class of a multi-label task, holding 0 or 1.
         labelled: whether labels are wanted; where not, there are no columns of them.
-        delimiter: what separates the cells of csv and text files; None = what their names say.
+        cells: how csv and text files are cut into them.
         drop_missing: whether rows without a text or a label are left out.
     """
 
@@ -42,7 +66,7 @@ class Columns:
     pair: str | None = None
     labels: tuple[str, ...] = ()
     labelled: bool = True
-    delimiter: str | None = None
+    cells: Cells = BY_NAME
     drop_missing: bool = False
 
     @property
@@ -60,8 +84,7 @@ class Columns:
         """What a cache's manifest says of them."""
         pair = {"text_pair": self.pair} if self.pair else {}
         label = {"label": self.labels[0] if len(self.labels) == 1 else list(self.labels)} if self.labelled else {}
-        delimiter = {"delimiter": self.delimiter} if self.delimiter else {}
-        return {"text": self.text, **pair, **label, **delimiter, **self.missing}
+        return {"text": self.text, **pair, **label, **self.cells.identity, **self.missing}
 
     @property
     def missing(self) -> Json:

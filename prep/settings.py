@@ -14,7 +14,7 @@ from cache.format.tasks import MLM
 from cache.plans.spec import PlanSpec
 
 from .choices import CHUNK, DROP, ENGINES, EXECUTORS, LOCAL, LONG_TEXTS, MISSING, TASKS, TRUNCATE
-from .columns import Columns
+from .columns import Cells, Columns
 from .corpus.source import STDIN
 
 DEFAULT_PART_BYTES = 128 << 20
@@ -42,6 +42,7 @@ class BuildOptions(TypedDict, total=False):
     seed: int
     epochs: int
     delimiter: str | None
+    quotes: bool | None
     missing: str
     memory_bytes: int
     executor: str
@@ -81,6 +82,7 @@ class BuildSettings:
     seed: int = 0
     epochs: int = 3
     delimiter: str | None = None
+    quotes: bool | None = None
     missing: str = "error"
     memory_bytes: int = 1 << 30
     executor: str = LOCAL
@@ -138,5 +140,5 @@ class BuildSettings:
     def columns(self) -> Columns:
         """The columns to read."""
         labels = (self.label,) if isinstance(self.label, str) else tuple(self.label or ())
-        delimiter = None if self.delimiter is None else parse_delimiter(self.delimiter)
-        return Columns(self.text, self.text_pair, labels, self.task != MLM, delimiter, self.missing == DROP)
+        cells = Cells(None if self.delimiter is None else parse_delimiter(self.delimiter), self.quotes)
+        return Columns(self.text, self.text_pair, labels, self.task != MLM, cells, self.missing == DROP)

@@ -205,7 +205,7 @@ for name, more in (("a.csv", ""), ("b.csv", ",word1")):
         name,
         f'label,text{more}\nx,word1{more}\ny{more},"word2\nx,word3{more}\n',
         f"cannot read {name}: nothing closes the quote before 'word2\\nx,word3",
-        "close it; where it is part of the text",
+        "close it; where quotes are part of the text, pass --no-quotes",
         options=(name,),
     )
 refused_file("an empty jsonl", "a.jsonl", "", "cannot read a.jsonl", "Empty JSON")
