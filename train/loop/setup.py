@@ -260,7 +260,7 @@ def make_optimizer(model: PreTrainedModel, settings: Settings) -> torch.optim.Op
             {"params": [p for p in trained if p.ndim >= 2], "weight_decay": settings.weight_decay},
             {"params": [p for p in trained if p.ndim < 2], "weight_decay": 0.0},
         ]
-    betas = (settings.beta1, settings.beta2)
+    betas = (float(settings.beta1), float(settings.beta2))  # torch refuses one integer, as a file may hold
     return torch.optim.AdamW(groups, lr=settings.lr, betas=betas, eps=settings.eps, fused=True)
 
 
