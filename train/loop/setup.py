@@ -91,10 +91,10 @@ class TrainingSetup:
 
     @cached_property
     def half_weights(self) -> HalfWeights:
-        """The weights that a process alone casts once for each micro-batch; none where torch.compile does so, or where
-        gradients travel to other ranks as soon as each is there."""
-        casts = not self.settings.compile and not self.ranks.several
-        return HalfWeights(self.model, self.settings.precision if casts else "fp32")
+        """The weights that are cast together; none with torch.compile, or where DistributedDataParallel has to see
+        which ones are not used."""
+        unused = self.parallel is not None and self.parallel.find_unused_parameters
+        return HalfWeights(self.model, "fp32" if self.settings.compile or unused else self.settings.precision)
 
     @property
     def total_steps(self) -> int:
