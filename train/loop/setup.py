@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -15,6 +16,7 @@ from cache.format.tasks import MLM, TOKENS
 from cache.plans.spec import PlanSpec
 
 from ..forward.frozen import freeze, use_gradient_checkpointing
+from ..forward.half_weights import HalfWeights
 from ..forward.inputs import PADDING_SIDE, attention_length, use_ready_masks
 from ..forward.losses import Loss, model_loss, training_loss
 from ..forward.masked_lm import PROBABILITY, Masking, masked_forward, summed_loss
@@ -86,6 +88,13 @@ class TrainingSetup:
     loss_scale: LossScale | None = None
     ranks: Ranks = ALONE
     parallel: DistributedDataParallel | None = None
+
+    @cached_property
+    def half_weights(self) -> HalfWeights:
+        """The weights that are cast together; none with torch.compile, or where DistributedDataParallel has to see
+        which ones are not used."""
+        unused = self.parallel is not None and self.parallel.find_unused_parameters
+        return HalfWeights(self.model, "fp32" if self.settings.compile or unused else self.settings.precision)
 
     @property
     def total_steps(self) -> int:
@@ -251,7 +260,7 @@ def make_optimizer(model: PreTrainedModel, settings: Settings) -> torch.optim.Op
             {"params": [p for p in trained if p.ndim >= 2], "weight_decay": settings.weight_decay},
             {"params": [p for p in trained if p.ndim < 2], "weight_decay": 0.0},
         ]
-    betas = (settings.beta1, settings.beta2)
+    betas = (float(settings.beta1), float(settings.beta2))  # torch refuses one integer, as a file may hold
     return torch.optim.AdamW(groups, lr=settings.lr, betas=betas, eps=settings.eps, fused=True)
 
 
