@@ -83,13 +83,13 @@ def predict_file(
     began = time.monotonic()
     rows = predicted = 0
     counts: Counter[str] = Counter()
-    with progress.bar("predicting", table.size_bytes, "B") as bar, open_writer(out, columns) as writer:
+    with progress.bar("predicting", table.size_bytes, "B") as bar, open_writer(out, columns) as write:
         for chunk in table.chunks:
             _check_names(table, chunk, columns)
             found = _outputs(predictor, chunk, texts, bar, rows)
             values = [[None] * len(columns) if output is None else _values(predictor, output) for output in found]
             added = {name: [row[number] for row in values] for number, name in enumerate(columns)}
-            writer.write(chunk, added)
+            write(chunk, added)
             counts.update(_labels(added))
             rows, predicted = rows + len(chunk), predicted + sum(output is not None for output in found)
     return FilePredictions(out, rows, rows - predicted, dict(counts.most_common()), time.monotonic() - began)

@@ -87,7 +87,6 @@ def load_resume_point(
         MismatchError: settings, cache, device or model are not those of the run.
     """
     found: Checkpoint | None = None
-    name = ""
     with ranks.together():
         cache = open_cache(settings.cache, quiet=not ranks.first)
         device = devices.pick_device(settings.device, ranks.local_rank if ranks.several else None)
@@ -97,11 +96,10 @@ def load_resume_point(
                 root = run.folder(CHECKPOINTS, make=True)
             clean(root)
             found = newest_checkpoint(root, checkpoint_owner(info), warn)
-            name = "" if found is None else found.folder.path.name
             keep_plan(cache, settings)
             if changed := _changes(info.environment, environment(device, ranks)):
                 warn(f"warning: its numbers may differ from those of an uninterrupted run: {'; '.join(changed)}")
-    name = ranks.gather(name)[0]
+    name = ranks.gather(found and found.folder.path.name)[0]
     with ranks.together():
         if name and found is None:
             found = read_checkpoint(run.folder(CHECKPOINTS), name)
