@@ -382,7 +382,7 @@ def test_every_setting_has_a_flag_and_a_help_text():
     names = [item.name for item in declarations(Settings)]
     assert set(flags) - {"resume", "quiet", "as_json", "config"} == set(names)
     for item in declarations(Settings):
-        assert item.rule.help.endswith((".", "…")), item.name
+        assert item.text.endswith((".", "…")), item.name
         assert flags[item.name].help == item.help
         assert item.flag in flags[item.name].opts
 
