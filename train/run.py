@@ -249,8 +249,9 @@ def _train_to_end(run: Folder, start: ResumePoint, launch: Launch, trackers: Tra
             owner = checkpoint_owner(start.info)
             callbacks = RunCallbacks(setup, state, run, owner, start.kept, progress, stop, trackers)
         try:
-            if trackers.fresh and start.kept:
-                trackers.catch_up(joined_records(read_records(run, METRICS), read_records(run, TIMING)))
+            if start.kept and any(tracker.fresh for tracker in trackers.open.values()):
+                for record in joined_records(read_records(run, METRICS), read_records(run, TIMING)):
+                    trackers.log(record, fresh_only=True)
             progress.begin(setup.total_steps, state.step)
             trained = not callbacks.on_resume() and train(setup, state, callbacks)
             summary = _finish(run, start, callbacks) if trained else None
