@@ -120,10 +120,10 @@ class Predictor:
         self, name: str, device: str | torch.device = "cpu", precision: str = "fp32", batch_size: int = 32
     ) -> None:
         self.device, self.precision, self.batch_size = torch.device(device), precision, batch_size
-        trained = load_text_classifier(trained_model_folder(name), self.device)
-        self.model, self.tokenizer, self.pair = trained.model, trained.tokenizer, trained.pair
+        self.model, self.tokenizer, self.pair = load_text_classifier(trained_model_folder(name), self.device)
+        self.max_length = int(self.tokenizer.truncation["max_length"])
         self.left = self.tokenizer.truncation["direction"] == "left"
-        self.name, self.max_length, self.kind = name, trained.max_length, kind_of(self.model.config)
+        self.name, self.kind = name, kind_of(self.model.config)
         self.vocabulary = vocabulary_size(self.model)
         self.labels = label_names(self.model.config)
         self.typed = getattr(self.model.config, "type_vocab_size", 0) > 1
