@@ -19,6 +19,7 @@ from cache.format.labels import token_types
 from cache.format.tasks import TOKENS
 from cache.reading.padding import gather_rows, row_mask
 
+from .forward.half_weights import HalfWeights
 from .models.fit import vocabulary_size
 from .models.heads import kind_of, label_names
 from .models.library_errors import library_errors
@@ -123,6 +124,7 @@ class Predictor:
         self.model, self.tokenizer, self.pair = load_text_classifier(trained_model_folder(name), self.device)
         self.max_length = int(self.tokenizer.truncation["max_length"])
         self.left = self.tokenizer.truncation["direction"] == "left"
+        HalfWeights(self.model, precision).use()
         self.name, self.kind = name, kind_of(self.model.config)
         self.vocabulary = vocabulary_size(self.model)
         self.labels = label_names(self.model.config)

@@ -522,10 +522,10 @@ def test_half_precision_computes_in_half_and_learns_in_fp32(make_job, precision,
     job = make_job(precision=precision)
     kinds = []
     job.model.bert.encoder.layer[0].attention.self.query.register_forward_hook(
-        lambda module, inputs, output: kinds.append(output.dtype)
+        lambda module, inputs, output: kinds.extend([module.weight.dtype, output.dtype])
     )
     backward(job, next(iter(job.batches(0, 0))))
-    assert kinds == [dtype]
+    assert kinds == [dtype, dtype]  # weights are cast once for the pass, and not by the layer
     assert (
         {p.dtype for p in job.model.parameters()} == {p.grad.dtype for p in job.model.parameters()} == {torch.float32}
     )

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -15,6 +16,7 @@ from cache.format.tasks import MLM, TOKENS
 from cache.plans.spec import PlanSpec
 
 from ..forward.frozen import freeze, use_gradient_checkpointing
+from ..forward.half_weights import HalfWeights
 from ..forward.inputs import PADDING_SIDE, attention_length, use_ready_masks
 from ..forward.losses import Loss, model_loss, training_loss
 from ..forward.masked_lm import PROBABILITY, Masking, masked_forward, summed_loss
@@ -86,6 +88,13 @@ class TrainingSetup:
     loss_scale: LossScale | None = None
     ranks: Ranks = ALONE
     parallel: DistributedDataParallel | None = None
+
+    @cached_property
+    def half_weights(self) -> HalfWeights:
+        """The weights that a process alone casts once for each micro-batch; none where torch.compile does so, or where
+        gradients travel to other ranks as soon as each is there."""
+        casts = not self.settings.compile and not self.ranks.several
+        return HalfWeights(self.model, self.settings.precision if casts else "fp32")
 
     @property
     def total_steps(self) -> int:

@@ -66,8 +66,9 @@ def backward(setup: TrainingSetup, batch: Batch) -> torch.Tensor:
         weight *= batch.step_rows / setup.mean_rows
     if setup.parallel is not None:
         weight *= setup.ranks.world_size  # for it takes the mean over ranks
+    synchronizing = nullcontext() if setup.parallel is None or summing else setup.parallel.no_sync()
     try:
-        with nullcontext() if setup.parallel is None or summing else setup.parallel.no_sync():
+        with synchronizing, setup.half_weights.in_use():
             with devices.autocast(setup.device, setup.settings.precision):
                 loss: torch.Tensor = (setup.parallel or setup.compute_loss)(inputs, counts)
             weighted = loss if weight == 1 else loss * weight

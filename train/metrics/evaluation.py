@@ -11,6 +11,7 @@ from cache.errors import InputError, MismatchError
 from cache.format.tasks import Task
 from cache.plans.spec import PlanSpec
 
+from ..forward.half_weights import HalfWeights
 from ..forward.inputs import PADDING_SIDE, model_inputs
 from ..forward.masked_lm import Masking, is_masked_model, masked_forward, summed_loss
 from ..models.classes import map_classes
@@ -65,7 +66,8 @@ def evaluate(
     losses: list[torch.Tensor] = []  # () each, 0 of a batch that another rank computes
     rows, stopped = 0, False
     model.eval()
-    with torch.inference_mode(), devices.autocast(device, precision):
+    half = HalfWeights(model, precision)
+    with torch.inference_mode(), half.in_use(), devices.autocast(device, precision):
         for batch in split.batches(
             0, spec, device=device, padding_side=PADDING_SIDE, gradient_accumulation_steps=parts
         ):
