@@ -227,7 +227,7 @@ def compare(runs: tuple[Path, ...], as_json: bool, html: Path | None) -> None:
     if html is not None:
         from .compare.figures import write_comparison
 
-        size = write_comparison([result.folder for result in results], html)
+        size = write_comparison(results, html)
         click.echo(f"wrote {html} ({sized(size)})", err=True)
     if as_json:
         print_json(finite({"runs": [to_json(result) for result in results]}))

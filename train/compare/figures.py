@@ -13,8 +13,8 @@ from cache.console.text import counted
 from cache.errors import InputError
 
 from ..metrics.scores import TITLES
-from .curves import Floats, Group, group_runs, read_curves, smooth
-from .table import cells, column_names, mean_text
+from .curves import Floats, Group, curves_of, group_runs, smooth
+from .table import RunResult, cells, column_names, mean_text
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -23,15 +23,15 @@ MOST_POINTS = 300
 """Points drawn of a curve."""
 
 
-def write_comparison(folders: Sequence[Path], path: Path) -> int:
+def write_comparison(results: Sequence[RunResult], path: Path) -> int:
     """Write the page that compares some runs; returns its size in bytes.
 
     Raises:
-        InputError: a folder is not a run folder, no run has recorded a step yet, or a library that draws is missing.
+        InputError: no run has recorded a step yet, or a library that draws is missing.
         StorageError: the page cannot be written.
     """
     require_drawing("train compare --html")
-    return write_page(path, comparison_page(group_runs([read_curves(folder) for folder in folders])))
+    return write_page(path, comparison_page(group_runs(list(map(curves_of, results)))))
 
 
 def comparison_page(groups: Sequence[Group]) -> str:
