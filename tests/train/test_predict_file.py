@@ -194,8 +194,8 @@ def test_words_are_taken_as_a_list_or_split_at_spaces(models: Path, run: Run) ->
     alone = Predictor(str(models / "tags"))
     for row, text in zip(lists, TEXTS, strict=True):
         [expected] = alone([text])
-        assert row["predicted_tags"] == list(expected.tags)  # type: ignore[union-attr]
-        assert row["tag_probabilities"] == pytest.approx(list(expected.probabilities), abs=1e-6)  # type: ignore[union-attr]
+        assert row["predicted_tags"] == expected.facts["tags"]
+        assert row["tag_probabilities"] == pytest.approx(expected.facts["probabilities"], abs=1e-6)
 
 
 @pytest.mark.parametrize("model", ["classes", "regression", "multi-label", "tags"])

@@ -120,8 +120,8 @@ def test_the_model_loads_in_a_pipeline_with_its_labels_named(place):
     results = classify([even, odd])
     assert [result["label"] for result in results] == ["neg", "pos"]
     ours = list(Predictor(str(place / "runs" / "toy-1"), device="cpu", precision="fp32")([even, odd]))
-    assert [p.label for p in ours] == ["neg", "pos"]
-    assert [p.probability for p in ours] == pytest.approx([r["score"] for r in results], abs=1e-6)
+    assert [p.facts["label"] for p in ours] == ["neg", "pos"]
+    assert [p.facts["probability"] for p in ours] == pytest.approx([r["score"] for r in results], abs=1e-6)
 
 
 def test_eval_equals_a_plain_count_row_by_row(place, command):
@@ -191,8 +191,10 @@ def test_predictions_come_in_input_order_although_batched_by_length(place):
     texts = [" ".join(random.choice(WORDS, size)) for size in random.integers(0, 60, 40)]
     together, alone = list(predictor(texts)), [next(predictor([text])) for text in texts]
     assert [p.text for p in together] == texts
-    assert [p.label for p in together] == [p.label for p in alone]
-    np.testing.assert_allclose([p.probability for p in together], [p.probability for p in alone], atol=2e-6)
+    assert [p.facts["label"] for p in together] == [p.facts["label"] for p in alone]
+    np.testing.assert_allclose(
+        [p.facts["probability"] for p in together], [p.facts["probability"] for p in alone], atol=2e-6
+    )
 
 
 def test_texts_are_cut_to_the_length_the_model_was_trained_at(place):
@@ -201,7 +203,7 @@ def test_texts_are_cut_to_the_length_the_model_was_trained_at(place):
     assert len(predictor.tokenizer.encode(long).ids) == 48
     cut = " ".join(long.split()[:46])
     results = list(predictor([long, cut]))
-    assert results[0].probability == pytest.approx(results[1].probability, abs=1e-7)
+    assert results[0].facts["probability"] == pytest.approx(results[1].facts["probability"], abs=1e-7)
 
 
 def test_predict_takes_arguments_a_file_or_standard_input(place, command):
