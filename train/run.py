@@ -21,16 +21,16 @@ from cache.console.text import counted
 from cache.errors import LengthwiseError, StorageError
 
 from .forward.masked_lm import masked_tokens
-from .loop.callbacks import Callbacks, RunCallbacks
+from .loop.callbacks import RunCallbacks
 from .loop.oom_check import HeaviestStep, check_memory
 from .loop.parallel import check_agreement, seed_dropout, sum_gradients
 from .loop.resolution import cache_requirements, resolve_settings
-from .loop.setup import TrainingSetup, check_padding_free, checkpoint_owner, keep_plan, prepare_training, run_info
-from .loop.state import Meter, State
+from .loop.setup import TrainingSetup, check_padding_free, keep_plan, prepare_training, run_info
+from .loop.state import Meter, ResumePoint, State
 from .loop.step import backward, update
 from .models.loading import load_model, model_digest, model_folder
 from .report import report_end, report_start, run_warnings
-from .resume import ResumePoint, interrupted_run, load_resume_point, resumed_settings
+from .resume import interrupted_run, load_resume_point, resumed_settings
 from .run_folder.console import TrainingProgress
 from .run_folder.creating import check_out, lock_run, new_run, remove_leftovers
 from .run_folder.export import export_model
@@ -186,11 +186,11 @@ def _checked(start: ResumePoint) -> tuple[ResumePoint, str]:
         if not state.is_finished(len(setup.steps), setup.settings.early_stopping):
             check_padding_free(setup)
             heaviest = check_memory(setup, state)
-    check_agreement(setup, state, start.info.model_digest, start.kept)
+    check_agreement(start)
     return replace(start, setup=sum_gradients(setup, heaviest.some_unused)), heaviest.size
 
 
-def train(setup: TrainingSetup, state: State, callbacks: Callbacks) -> bool:
+def train(setup: TrainingSetup, state: State, callbacks: RunCallbacks) -> bool:
     """Train from `state` to the end of the run; False if it was told to stop before."""
     while not state.is_finished(len(setup.steps), setup.settings.early_stopping):
         setup.model.train()
@@ -246,8 +246,7 @@ def _train_to_end(run: Folder, start: ResumePoint, launch: Launch, trackers: Tra
     setup, state = start.setup, start.state
     with trackers:
         with setup.ranks.together():
-            owner = checkpoint_owner(start.info)
-            callbacks = RunCallbacks(setup, state, run, owner, start.kept, progress, stop, trackers)
+            callbacks = RunCallbacks(start, run, progress, stop, trackers)
         try:
             if start.kept and any(tracker.fresh for tracker in trackers.open.values()):
                 for record in joined_records(read_records(run, METRICS), read_records(run, TIMING)):

@@ -132,7 +132,7 @@ def test_eval_equals_a_plain_count_row_by_row(place, command):
 
     arguments = ("eval", "runs/toy-1", "--cache", "cache/toy", "--precision", "fp32", "--batch-size", "7", "--json")
     scores = json.loads(command(*arguments))
-    model = load_text_classifier(place / "runs" / "toy-1" / "model", torch.device("cpu")).model
+    model = load_text_classifier(place / "runs" / "toy-1" / "model", torch.device("cpu"))[0]
     confusion, loss = np.zeros((2, 2), int), 0.0
     for row in open_cache(place / "cache" / "toy")["test"]:
         with torch.no_grad():
