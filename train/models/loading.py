@@ -165,8 +165,8 @@ def _check_loaded(model: PreTrainedModel, report: dict[str, Any], encoder: str) 
     of_encoder = {name for name in missing if name.startswith(encoder) and "pooler" not in name}
     if of_encoder:
         raise ValueError(
-            f"they lack {len(of_encoder)} tensors of the encoder ({min(of_encoder)}, …), so it would compute with random "
-            "numbers"
+            f"they lack {len(of_encoder)} tensors of the encoder ({min(of_encoder)}, …), so it would compute with "
+            "random numbers"
         )
     for name, parameter in model.named_parameters(remove_duplicate=False):
         if name in missing and name.endswith("bias"):
