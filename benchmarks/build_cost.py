@@ -114,7 +114,7 @@ def build(path: Path, memory: str) -> Json:
     executor = Measured(DEFAULT_PART_BYTES)
     executor.timed(Encoder, "encode", ENCODE)
     executor.timed(encoding, "sort_rows", SORT)
-    executor.timed(external_sort.SpillFile, "append", SPILL, lambda found: len(found) * found.dtype.itemsize)
+    executor.timed(external_sort.SortedRunStore, "_spilled", SPILL, lambda run: len(run.ids) * run.ids.dtype.itemsize)
     executor.timed(external_sort.ShardRows, "read", MERGE, lambda found: found.nbytes)
     building.Executor = lambda: executor  # type: ignore[assignment, misc]  # the tasks of a build are the same anywhere
     start = time.process_time()

@@ -8,8 +8,8 @@ import contextlib
 import datetime
 import resource
 import shutil
-from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 from cache import Cache, open_cache
@@ -18,7 +18,7 @@ from cache.common.hub import user_path
 from cache.console.progress import ConsoleProgress
 from cache.console.text import counted
 from cache.errors import InputError
-from cache.format.manifest import MISSING_ROWS, Manifest, SplitInfo
+from cache.format.manifest import MISSING_ROWS, Manifest
 from cache.format.special_tokens import read_specials
 from cache.format.tasks import MLM, TOKENS
 from cache.remote.urls import StoreUrl
@@ -28,9 +28,11 @@ from cache.writing.writer import write_manifest, write_tokenizer
 
 from .at_url import check_other_push, existing_at_url, find_place, lacks_epochs, push_built, stored
 from .choices import CHUNK, DROP, LOCAL
+from .columns import BY_NAME
 from .corpus.missing import FilledRows, noting_left_out
 from .corpus.source import STDIN, Source
 from .existing import existing_cache, wanted_manifest
+from .parsing.formats import not_csv
 from .rows.assembly import Encoded, encode_source
 from .rows.executors import Executor
 from .rows.on_ray import check_ray, on_ray
@@ -86,8 +88,8 @@ def build(settings: BuildSettings, console: ConsoleProgress, source: Source | No
     _check_address_space()
     url = find_place(settings.out)
     source = source or open_source(settings.source, settings.columns, settings.memory_bytes)
-    if settings.delimiter is not None and source.identity["kind"] != "files":
-        raise InputError(f"--delimiter is for csv and text files, but {source.where} is neither; leave it out")
+    if settings.columns.cells != BY_NAME and source.identity["kind"] != "files":
+        raise not_csv(settings.columns.cells, source.where)
     _check_executor(settings, source)
     if settings.missing == DROP:
         source = replace(source, splits={split: FilledRows(stream) for split, stream in source.splits.items()})
@@ -111,10 +113,12 @@ def build(settings: BuildSettings, console: ConsoleProgress, source: Source | No
     if chunked and source.pair:
         raise InputError(f"--long-texts {CHUNK} takes one text per row, but {source.where} has two; leave it out")
     encoder = Encoder(tokenizer, max_length, settings.engine, source.pair, source.words, chunked)
-    manifest = wanted_manifest(settings, source, tokenizer, encoder)
+    manifest = wanted_manifest(settings, source, encoder)
     work = _Build(settings, source, encoder, manifest, console)
-    place = user_path(settings.out) / manifest.name
-    result = work.in_folder(place) if url is None else work.at_url(url / manifest.name)
+    if url is None:
+        result = work.in_folder(user_path(settings.out) / manifest.name)
+    else:
+        result = work.at_url(url / manifest.name)
     default = result.cache.manifest.default_plan
     if default != settings.plan:
         console.warn(
@@ -124,34 +128,22 @@ def build(settings: BuildSettings, console: ConsoleProgress, source: Source | No
     return result
 
 
+@dataclass(frozen=True)
 class _Build:
-    """What is to be built, wherever it goes.
+    """What is to be built, wherever it goes: `manifest` is the cache's, without what follows from the rows."""
 
-    Args:
-        settings: all settings.
-        source: what to read.
-        encoder: text to ids.
-        manifest: of the cache, without what follows from the rows.
-        console: where progress goes.
-    """
-
-    def __init__(
-        self,
-        settings: BuildSettings,
-        source: Source,
-        encoder: Encoder,
-        manifest: Manifest,
-        console: ConsoleProgress,
-    ) -> None:
-        self.settings, self.source, self.encoder = settings, source, encoder
-        self.manifest, self.console = manifest, console
+    settings: BuildSettings
+    source: Source
+    encoder: Encoder
+    manifest: Manifest
+    console: ConsoleProgress
 
     def in_folder(self, path: Path) -> BuildResult:
         """Build the cache at `path`, or open it."""
-        cache = existing_cache(path, self.manifest, self.settings.force)
-        if cache:
+        found = self._existing(path)
+        if found:
             remove_leftovers(path)
-            return BuildResult(cache, True, _write_plans(cache, self.settings, self.console))
+            return found
         with building(path, self.console.log):
             return self._locked(path)
 
@@ -176,43 +168,48 @@ class _Build:
             push_built(built.cache, url, self.settings.force, self.console)
             return replace(built, cache=stored(built.cache), up_to_date=False, url=url)
 
+    def _existing(self, path: Path) -> BuildResult | None:
+        cache = existing_cache(path, self.manifest, self.settings.force)
+        return BuildResult(cache, True, self._plan(cache)) if cache else None
+
     def _locked(self, path: Path) -> BuildResult:
         """Build the cache at `path`, inside `building`."""
-        # Another process may have built it while this one waited.
-        cache = existing_cache(path, self.manifest, self.settings.force)
-        if cache:
-            return BuildResult(cache, True, _write_plans(cache, self.settings, self.console))
+        found = self._existing(path)  # another process may have built it while this one waited
+        if found:
+            return found
         with staging(path) as folder:
             with _executor(self.settings, folder.path, self.console) as executor:
                 encoded = self._encode(folder.path / SORTED_RUNS, executor)
                 complete = self._write(folder, encoded, executor)
-            planned = _write_plans(Cache(folder, complete), self.settings, self.console)
+            planned = self._plan(Cache(folder, complete))
             publish(folder, path)
         return BuildResult(open_cache(path), False, planned)
 
     def _pulled(self, url: StoreUrl) -> BuildResult:
         cache = open_cache(str(url), quiet=self.console.quiet)
-        planned = _write_plans(cache, self.settings, self.console)
+        planned = self._plan(cache)
         if lacks_epochs(url, cache, self.settings.plan, self.settings.epochs):
             cache.push(str(url), progress=self.console)
         return BuildResult(cache, True, planned, url)
 
     def _encode(self, spill: Path, executor: Executor) -> Encoded:
         """Tokenize the source into sorted runs; with `tokenizers` where a faster engine gives other ids."""
-        task = self.source.task if self.settings.task == "auto" else self.settings.task
-        held = {"test": self.manifest.source["holdout"], "validation": self.settings.validation}
+        settings, source = self.settings, self.source
+        task = source.task if settings.task == "auto" else settings.task
+        held = {"test": self.manifest.source["holdout"], "validation": settings.validation}
         wanted = {name: fraction for name, fraction in held.items() if fraction}
-        selection = Selection(task, wanted, self.settings.limit, self.settings.plan.max_tokens)
-        memory = self.settings.memory_bytes
-        arguments = (self.source, self.encoder, selection, spill, memory, executor, self.console)
-        with noting_left_out(self.settings.missing == DROP):
+        selection = Selection(task, wanted, settings.limit, settings.plan.max_tokens)
+        encode = partial(
+            encode_source, source, self.encoder, selection, spill, settings.memory_bytes, executor, self.console
+        )
+        with noting_left_out(settings.missing == DROP):
             try:
-                return encode_source(*arguments)
+                return encode()
             except ParityError as difference:
                 self.console.warn(f"{difference}; tokenizing everything with tokenizers instead")
                 self.encoder.use("tokenizers")
                 shutil.rmtree(spill, ignore_errors=True)
-                return encode_source(*arguments)
+                return encode()
 
     def _write(self, folder: Folder, encoded: Encoded, executor: Executor) -> Manifest:
         """Write shards, tokenizer and manifest; returns the complete manifest."""
@@ -220,7 +217,11 @@ class _Build:
         self.encoder.release()
         splits = write_splits(folder, encoded, self.settings.shard_bytes, executor, self.console)
         shutil.rmtree(folder.path / SORTED_RUNS, ignore_errors=True)
-        self._warn_of_empty(splits.values())
+        empty = sum(sum(split.length_histogram[: self.encoder.special_tokens + 1]) for split in splits.values())
+        if empty:
+            self.console.warn(
+                f"{counted(empty, 'row')} without text, of special tokens alone; --missing drop leaves such rows out"
+            )
         missing = {MISSING_ROWS: encoded.left_out} if encoded.left_out else {}
         files = write_tokenizer(folder, self.encoder.files.files)
         complete = replace(
@@ -235,13 +236,13 @@ class _Build:
         write_manifest(folder, complete)
         return complete
 
-    def _warn_of_empty(self, splits: Iterable[SplitInfo]) -> None:
-        """Say how many rows hold special tokens alone."""
-        empty = sum(sum(split.length_histogram[: self.encoder.special_tokens + 1]) for split in splits)
-        if empty:
-            self.console.warn(
-                f"{counted(empty, 'row')} without text, of special tokens alone; --missing drop leaves such rows out"
-            )
+    def _plan(self, cache: Cache) -> int:
+        """Draw the epochs of the plan that are missing; returns how many."""
+        if "train" not in cache:
+            return 0
+        epochs = self.settings.epochs
+        with self.console.bar("planning", epochs, "epochs") as bar:
+            return cache["train"].keep_plan(self.settings.plan, epochs, lambda _: bar.update(1))[1]
 
 
 def _executor(
@@ -287,12 +288,3 @@ def _check_words(settings: BuildSettings, source: Source) -> None:
             + f", or build with their tags and adapt a model to them with train run --task {MLM}"
             * (settings.task == MLM)
         )
-
-
-def _write_plans(cache: Cache, settings: BuildSettings, console: ConsoleProgress) -> int:
-    """Draw the epochs of the plan that are missing; returns how many."""
-    if "train" not in cache:
-        return 0
-    with console.bar("planning", settings.epochs, "epochs") as bar:
-        _, added = cache["train"].keep_plan(settings.plan, settings.epochs, lambda _: bar.update(1))
-    return added

@@ -77,6 +77,12 @@ def _sources(context: click.Context, parameter: click.Parameter, incomplete: str
 )
 @click.option("--delimiter", help="What separates the cells of csv and text files.  [default: as their names say]")
 @click.option(
+    "--quotes/--no-quotes",
+    default=None,
+    help="Whether quotes around their cells may hold delimiters and line breaks, or are part of the text.  [default: "
+    "yes; an error where that is unlikely]",
+)
+@click.option(
     "--missing",
     type=click.Choice(MISSING),
     default="error",

@@ -1,9 +1,10 @@
-"""Columns of record batches: their names, checks of their types, conversions between Arrow and numpy.
+"""Columns of record batches: their names, checks of what they hold, conversions between Arrow and numpy.
 
 The conversions avoid slow imports: pyarrow's own ones import pandas (a third of a second), its compute functions take
 a tenth.
 """
 
+import contextlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -25,6 +26,30 @@ and label, or labels: a struct with a field for each class where each has a colu
 
 
 @dataclass(frozen=True)
+class Cells:
+    """How csv and text files are cut into cells.
+
+    Attributes:
+        delimiter: what separates cells; None = what the names of files say.
+        quotes: whether quotes around a cell may hold delimiters and line breaks; where not, they are part of the text.
+            None = they may, but it is an error where cells between tabs hold both, as they do if quotes are text.
+    """
+
+    delimiter: str | None = None
+    quotes: bool | None = None
+
+    @property
+    def identity(self) -> Json:
+        """What a cache's manifest says of them: nothing of what is as the names of files say."""
+        quotes = {} if self.quotes is None else {"quotes": self.quotes}
+        return {**({"delimiter": self.delimiter} if self.delimiter else {}), **quotes}
+
+
+BY_NAME = Cells()
+"""As the names of files say."""
+
+
+@dataclass(frozen=True)
 class Columns:
     """Which columns hold what; what is None or empty is yet to be found.
 
@@ -33,7 +58,7 @@ class Columns:
         pair: the second text of a pair, None where texts come alone.
         labels: one column, or one for each class of a multi-label task, holding 0 or 1.
         labelled: whether labels are wanted; where not, there are no columns of them.
-        delimiter: what separates the cells of csv and text files; None = what their names say.
+        cells: how csv and text files are cut into them.
         drop_missing: whether rows without a text or a label are left out.
     """
 
@@ -41,7 +66,7 @@ class Columns:
     pair: str | None = None
     labels: tuple[str, ...] = ()
     labelled: bool = True
-    delimiter: str | None = None
+    cells: Cells = BY_NAME
     drop_missing: bool = False
 
     @property
@@ -59,8 +84,7 @@ class Columns:
         """What a cache's manifest says of them."""
         pair = {"text_pair": self.pair} if self.pair else {}
         label = {"label": self.labels[0] if len(self.labels) == 1 else list(self.labels)} if self.labelled else {}
-        delimiter = {"delimiter": self.delimiter} if self.delimiter else {}
-        return {"text": self.text, **pair, **label, **delimiter, **self.missing}
+        return {"text": self.text, **pair, **label, **self.cells.identity, **self.missing}
 
     @property
     def missing(self) -> Json:
@@ -98,6 +122,36 @@ def parts(stream: Stream, part_bytes: int) -> list[Stream]:
 
 LEAVE_OUT = "or leave such rows out with --missing drop"
 """What an error about a missing value ends with."""
+
+
+class BadDataError(InputError):
+    """What a split holds is wrong.
+
+    Args:
+        said: what is wrong; of a row it goes on from "row 7 of split 'train' (counted from 0) ".
+        row: its number in what was read; None where the whole column is wrong.
+        split: named in the message.
+    """
+
+    def __init__(self, said: str, row: int | None = None, split: str = "") -> None:
+        super().__init__(said, row, split)
+        self.said, self.row, self.split = said, row, split
+
+    def __str__(self) -> str:
+        if self.row is None:
+            return f"split {self.split!r}: {self.said}"
+        return f"row {self.row} of split {self.split!r} (counted from 0) {self.said}"
+
+
+@contextlib.contextmanager
+def in_split(split: str, first_row: int = 0) -> Iterator[None]:
+    """Let errors about data name the split that it is of, and rows by their numbers in there."""
+    try:
+        yield
+    except BadDataError as error:
+        row = None if error.row is None else first_row + error.row
+        raise BadDataError(error.said, row, split) from error
+
 
 Mask = npt.NDArray[np.bool_]
 """(rows,) True for the rows that are taken."""
@@ -173,18 +227,29 @@ def first_null(column: "pa.Array") -> int:
     return int(column.is_null().to_numpy(zero_copy_only=False).argmax())
 
 
-def check_filled(texts: "pa.Array", split: str, first_row: int) -> None:
-    """Raise an `InputError` that names the first row without a text."""
+def check_filled(texts: "pa.Array") -> None:
+    """Raise a `BadDataError` that names the first row without a text."""
     if texts.null_count:
-        raise InputError(
-            f"row {first_row + first_null(texts)} of split {split!r} (counted from 0) has no text; fill it in or "
-            f"remove the row, {LEAVE_OUT}"
-        )
+        raise BadDataError(f"has no text; fill it in or remove the row, {LEAVE_OUT}", first_null(texts))
 
 
-def checked_texts(texts: "pa.Array", split: str, first_row: int) -> "pa.Array":
-    """A column of text; an `InputError` where it holds something else, or a text is missing."""
-    check_filled(texts, split, first_row)
+def checked_texts(texts: "pa.Array") -> "pa.Array":
+    """A column of text; a `BadDataError` where it holds something else, or a text is missing."""
+    check_filled(texts)
     if len(texts) and not is_text(texts.type):
-        raise InputError(f"the text column of split {split!r} holds {texts.type}, expected text; see --text")
+        raise BadDataError(f"the text column holds {texts.type}, expected text; see --text")
     return texts
+
+
+def flat_lists(column: "pa.Array", what: str) -> tuple[npt.NDArray[np.int64], "pa.Array"]:
+    """(rows,) how many values each list of a column without nulls has, and the values end to end; `what` is one of
+    them, for the `BadDataError` where one is null."""
+    counts, values = list_counts(column), column.flatten()
+    if values.null_count:
+        raise BadDataError(f"has a {what} that is null; remove it", row_of(counts, first_null(values)))
+    return counts, values
+
+
+def row_of(counts: npt.NDArray[np.int64], position: int) -> int:
+    """The row that a value belongs to, where rows of so many values (rows,) lie end to end."""
+    return int(np.searchsorted(np.cumsum(counts), position, side="right"))

@@ -2,7 +2,6 @@
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 from cache import Cache, open_cache
 from cache.errors import CacheError, InputError, MismatchError, NotACacheError
@@ -15,32 +14,30 @@ from .choices import TRUNCATE
 from .corpus.source import Source
 from .settings import BuildSettings
 from .tokenization.encoder import Encoder
-from .tokenization.tokenizer_files import TokenizerFiles
 
 
-def wanted_manifest(settings: BuildSettings, source: Source, tokenizer: TokenizerFiles, encoder: Encoder) -> Manifest:
+def wanted_manifest(settings: BuildSettings, source: Source, encoder: Encoder) -> Manifest:
     """The manifest of a cache to build, without what follows from the rows.
 
     Raises:
         InputError: the source lacks the split that rows are to be held out of.
     """
     holdout = source.holdout if settings.holdout is None else settings.holdout
-    if holdout and (set(source.splits) != {"train"}):
-        raise InputError(
-            f"--holdout takes part of a lone split 'train' as 'test', but {source.where} has "
-            f"the splits {', '.join(source.splits)}; pass --holdout 0"
-        )
+    has = f"but {source.where} has the splits {', '.join(source.splits)}"
+    if holdout and set(source.splits) != {"train"}:
+        raise InputError(f"--holdout takes part of a lone split 'train' as 'test', {has}; pass --holdout 0")
     if settings.validation and ("train" not in source.splits or "validation" in source.splits):
-        raise InputError(
-            f"--validation takes part of the split 'train' as 'validation', but {source.where} has "
-            f"the splits {', '.join(source.splits)}; leave it out"
-        )
+        raise InputError(f"--validation takes part of the split 'train' as 'validation', {has}; leave it out")
     if holdout + settings.validation >= 1:
         raise InputError(f"--holdout {holdout} and --validation {settings.validation} leave no rows to train on")
-    asked: dict[str, Any] = {} if settings.task == "auto" else {"task": settings.task}
-    asked |= {"validation": settings.validation} if settings.validation else {}
-    asked |= {LONG_TEXTS: settings.long_texts} if settings.long_texts != TRUNCATE else {}
-    identity = {**source.identity, "holdout": holdout, "limit": settings.limit, **asked}
+    identity = {**source.identity, "holdout": holdout, "limit": settings.limit}
+    if settings.task != "auto":
+        identity["task"] = settings.task
+    if settings.validation:
+        identity["validation"] = settings.validation
+    if settings.long_texts != TRUNCATE:
+        identity[LONG_TEXTS] = settings.long_texts
+    tokenizer = encoder.files
     content = {
         "source": identity,
         "label_names": source.label_names,
@@ -51,14 +48,11 @@ def wanted_manifest(settings: BuildSettings, source: Source, tokenizer: Tokenize
         "truncation_side": encoder.truncation_side,
         "max_length": encoder.max_length,
     }
+    metric = {"metric": source.metric} if source.metric else {}
     return Manifest(
         name=settings.name or source.name,
         fingerprint=fingerprint_of(content),
-        source={
-            "argument": list(source.arguments) or source.argument,
-            **identity,
-            **({"metric": source.metric} if source.metric else {}),
-        },
+        source={"argument": list(source.arguments) or source.argument, **identity, **metric},
         tokenizer=TokenizerInfo(
             tokenizer.name,
             tokenizer.revision,
@@ -111,22 +105,18 @@ def different(place: Path | StoreUrl, found: Manifest, wanted: Manifest) -> Mism
 
 
 def _differences(found: Manifest, wanted: Manifest) -> list[str]:
+    compared = {
+        "tokenizer": (found.tokenizer.name, wanted.tokenizer.name),
+        "tokenizer.json": (found.tokenizer.sha256[:12], wanted.tokenizer.sha256[:12]),
+        "max length": (found.max_length, wanted.max_length),
+    }
+    for key in {**found.source, **wanted.source}:
+        if key not in ("argument", MISSING_ROWS):
+            compared[key] = found.source.get(key), wanted.source.get(key)
+    long = {"files": "the content of the source's files", "tables": "the texts or labels"}
     lines = [
-        f"{name} {before!r} there, {after!r} asked for"
-        for name, before, after in (
-            ("tokenizer", found.tokenizer.name, wanted.tokenizer.name),
-            ("tokenizer.json", found.tokenizer.sha256[:12], wanted.tokenizer.sha256[:12]),
-            ("max length", found.max_length, wanted.max_length),
-        )
+        long.get(name, f"{name} {before!r} there, {after!r} asked for")
+        for name, (before, after) in compared.items()
         if before != after
     ]
-    keys = [key for key in {**found.source, **wanted.source} if key not in ("argument", MISSING_ROWS)]
-    for key in keys:
-        before, after = found.source.get(key), wanted.source.get(key)
-        if before != after and key == "files":
-            lines.append("the content of the source's files")
-        elif before != after and key == "tables":
-            lines.append("the texts or labels")
-        elif before != after:
-            lines.append(f"{key} {before!r} there, {after!r} asked for")
     return lines or ["settings of the tokenizer"]

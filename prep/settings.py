@@ -1,7 +1,8 @@
 """The settings of a build, and what makes them invalid."""
 
+import math
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TypedDict
 
@@ -13,7 +14,7 @@ from cache.format.tasks import MLM
 from cache.plans.spec import PlanSpec
 
 from .choices import CHUNK, DROP, ENGINES, EXECUTORS, LOCAL, LONG_TEXTS, MISSING, TASKS, TRUNCATE
-from .columns import Columns
+from .columns import Cells, Columns
 from .corpus.source import STDIN
 
 DEFAULT_PART_BYTES = 128 << 20
@@ -41,6 +42,7 @@ class BuildOptions(TypedDict, total=False):
     seed: int
     epochs: int
     delimiter: str | None
+    quotes: bool | None
     missing: str
     memory_bytes: int
     executor: str
@@ -80,6 +82,7 @@ class BuildSettings:
     seed: int = 0
     epochs: int = 3
     delimiter: str | None = None
+    quotes: bool | None = None
     missing: str = "error"
     memory_bytes: int = 1 << 30
     executor: str = LOCAL
@@ -88,53 +91,45 @@ class BuildSettings:
     part_bytes: int = DEFAULT_PART_BYTES
 
     def __post_init__(self) -> None:
-        wrong = self._wrong_input()
+        wrong = [*self._wrong_choices(), *self._wrong_numbers()]
+        for made in ("columns", "plan"):
+            try:
+                getattr(self, made)
+            except InputError as error:
+                wrong.append(str(error))
+        if self.source == STDIN and self.name is None:
+            wrong.append("--name is missing, for text from standard input has none; pass --name NAME")
         if self.name is not None and not NAME_PATTERN.fullmatch(self.name):
             wrong.append(f"--name {self.name!r} is not a plain name (letters, digits, '.', '_', '-')")
         if self.task == MLM and self.label:
             wrong.append("--label is given, but --task mlm takes no labels; leave one of them out")
         if self.long_texts == CHUNK and self.task != MLM:
             wrong.append(f"--long-texts {CHUNK} is for --task {MLM}, for a label belongs to a whole text; leave it out")
-        if self.max_length is not None and not 1 <= self.max_length <= MAX_LENGTH:
-            wrong.append(f"--max-length {self.max_length} is not from 1 to {MAX_LENGTH}")
-        if self.holdout is not None and not 0 <= self.holdout < 1:
-            wrong.append(f"--holdout {self.holdout} is not a fraction from 0 to below 1")
-        if not 0 <= self.validation < 1:
-            wrong.append(f"--validation {self.validation} is not a fraction from 0 to below 1")
-        if self.limit is not None and self.limit < 1:
-            wrong.append(f"--limit {self.limit} is not 1 or more")
-        if self.memory_bytes < 1:
-            wrong.append(f"--memory {self.memory_bytes} is not 1 byte or more")
-        if self.epochs < 0:
-            wrong.append(f"--epochs {self.epochs} is not 0 or more")
-        try:
-            _ = self.plan
-        except InputError as error:
-            wrong.append(str(error))
         if wrong:
             raise InputError("; ".join(wrong))
 
-    def _wrong_input(self) -> list[str]:
-        chosen = {
-            "--task": (self.task, TASKS),
-            "--engine": (self.engine, ENGINES),
-            "--missing": (self.missing, MISSING),
-            "--long-texts": (self.long_texts, LONG_TEXTS),
-            "--executor": (self.executor, EXECUTORS),
-        }
-        wrong = [
-            f"{flag} {value!r} is not one of {', '.join(allowed)}"
-            for flag, (value, allowed) in chosen.items()
-            if value not in allowed
-        ]
-        if self.source == STDIN and self.name is None:
-            wrong.append("--name is missing, for text from standard input has none; pass --name NAME")
-        if self.delimiter is not None:
-            try:
-                parse_delimiter(self.delimiter)
-            except InputError as error:
-                wrong.append(str(error))
-        return wrong
+    def _wrong_choices(self) -> Iterator[str]:
+        for flag, value, allowed in (
+            ("--task", self.task, TASKS),
+            ("--engine", self.engine, ENGINES),
+            ("--missing", self.missing, MISSING),
+            ("--long-texts", self.long_texts, LONG_TEXTS),
+            ("--executor", self.executor, EXECUTORS),
+        ):
+            if value not in allowed:
+                yield f"{flag} {value!r} is not one of {', '.join(allowed)}"
+
+    def _wrong_numbers(self) -> Iterator[str]:
+        for flag, value, least, below, expected in (
+            ("--max-length", self.max_length, 1, MAX_LENGTH + 1, f"from 1 to {MAX_LENGTH}"),
+            ("--holdout", self.holdout, 0, 1, "a fraction from 0 to below 1"),
+            ("--validation", self.validation, 0, 1, "a fraction from 0 to below 1"),
+            ("--limit", self.limit, 1, math.inf, "1 or more"),
+            ("--memory", self.memory_bytes, 1, math.inf, "1 byte or more"),
+            ("--epochs", self.epochs, 0, math.inf, "0 or more"),
+        ):
+            if value is not None and not least <= value < below:
+                yield f"{flag} {value} is not {expected}"
 
     @property
     def plan(self) -> PlanSpec:
@@ -145,5 +140,5 @@ class BuildSettings:
     def columns(self) -> Columns:
         """The columns to read."""
         labels = (self.label,) if isinstance(self.label, str) else tuple(self.label or ())
-        delimiter = None if self.delimiter is None else parse_delimiter(self.delimiter)
-        return Columns(self.text, self.text_pair, labels, self.task != MLM, delimiter, self.missing == DROP)
+        cells = Cells(None if self.delimiter is None else parse_delimiter(self.delimiter), self.quotes)
+        return Columns(self.text, self.text_pair, labels, self.task != MLM, cells, self.missing == DROP)

@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from cache.common.arrays import Array
-from cache.errors import InputError
 
-from ..columns import LABELS, PAIR, TEXT, Mask, Stream, kept, parts
+from ..columns import LABELS, PAIR, TEXT, BadDataError, Mask, Stream, kept, parts
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -47,18 +46,16 @@ class FilledRows:
         return np.flatnonzero(np.concatenate([np.zeros(0, bool), *self._filled]))
 
 
-NOTE = "(rows that --missing drop leaves out are not counted)"
-
-
 @contextlib.contextmanager
 def noting_left_out(drop_missing: bool) -> Iterator[None]:
     """Where rows are left out, end an error that names a row of a split by saying that those are not counted."""
     try:
         yield
-    except InputError as error:
-        if not drop_missing or "' (counted from 0)" not in str(error) or NOTE in str(error):
+    except BadDataError as error:
+        if not drop_missing or error.row is None:
             raise
-        raise InputError(f"{error} {NOTE}") from error
+        note = "(rows that --missing drop leaves out are not counted)"
+        raise BadDataError(f"{error.said} {note}", error.row, error.split) from error
 
 
 def _filled_rows(batch: "pa.RecordBatch") -> Mask:
@@ -66,8 +63,7 @@ def _filled_rows(batch: "pa.RecordBatch") -> Mask:
     filled = np.ones(batch.num_rows, bool)
     for name in batch.schema.names:
         column = batch.column(name)
-        parts = [column.field(number) for number in range(column.type.num_fields)] if name == LABELS else [column]
-        for part in parts:
+        for part in column.flatten() if name == LABELS else [column]:
             values = part.to_pylist()
             filled &= np.fromiter((_is_filled(value, name in (TEXT, PAIR)) for value in values), bool, len(values))
     return filled

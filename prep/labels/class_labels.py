@@ -3,21 +3,36 @@
 Labels pass by in pieces, one per record batch, and only their distinct values are looked at one by one.
 """
 
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from itertools import chain
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
+from cache.common.arrays import Array
 from cache.errors import InputError
 from cache.format.tasks import MAX_MULTI_LABELS
 
-from ..columns import LABEL, LABELS, LEAVE_OUT, distinct, first_null, is_list, list_counts
+from ..columns import (
+    LABEL,
+    LABELS,
+    LEAVE_OUT,
+    BadDataError,
+    distinct,
+    first_null,
+    flat_lists,
+    in_split,
+    is_list,
+    row_of,
+)
 from .values import class_of, number_of
 
 if TYPE_CHECKING:
     import pyarrow as pa
+
+Found = TypeVar("Found")
 
 
 @dataclass(frozen=True)
@@ -26,12 +41,12 @@ class Coded:
 
     Attributes:
         values: the distinct labels, as Python values.
-        codes: (rows,) int64; where rows have any number of labels, all of them end to end.
+        codes: (rows,) of integers; where rows have any number of labels, all of them end to end.
         counts: (rows,) int64, labels of each row; None where each has one.
     """
 
     values: list[Any]
-    codes: npt.NDArray[np.int64]
+    codes: npt.NDArray[Any]
     counts: npt.NDArray[np.int64] | None = None
 
     @property
@@ -39,88 +54,65 @@ class Coded:
         """How many rows the piece has."""
         return len(self.codes if self.counts is None else self.counts)
 
-    def row_of(self, position: int) -> int:
-        """The row whose label stands at a position of `codes`."""
-        if self.counts is None:
-            return position
-        return row_of(self.counts, position)
+    def row_of(self, code: int) -> int:
+        """The first row that has a label."""
+        position = int(np.argmax(self.codes == code))
+        return position if self.counts is None else row_of(self.counts, position)
 
 
-def row_of(counts: npt.NDArray[np.int64], position: int) -> int:
-    """The row that a value belongs to, where rows of so many values (rows,) lie end to end."""
-    return int(np.searchsorted(np.cumsum(counts), position, side="right"))
+def code_batch(batch: "pa.RecordBatch") -> Coded:
+    """The labels of a batch, from one column or from one for each class; raises what `code_labels` does."""
+    names = batch.schema.names
+    coded = code_columns(batch.column(LABELS)) if LABELS in names else code_labels(batch.column(LABEL))
+    return replace(coded, codes=coded.codes.astype(np.min_scalar_type(len(coded.values))))
 
 
-def code_batch(batch: "pa.RecordBatch", split: str, first_row: int) -> Coded:
-    """The labels of a batch, from one column or from one for each class."""
-    if LABELS in batch.schema.names:
-        return code_columns(batch.column(LABELS), split, first_row)
-    return code_labels(batch.column(LABEL), split, first_row)
-
-
-def code_labels(labels: "pa.Array", split: str, first_row: int) -> Coded:
+def code_labels(labels: "pa.Array", what: str = "label") -> Coded:
     """Take a piece of a label column apart into distinct values and codes.
 
     Args:
         labels: Arrow array of any plain type, or of lists of one.
-        split: named in errors.
-        first_row: number of its first row in the split, for errors.
+        what: one of them, for errors.
 
     Raises:
-        InputError: a label is missing, or the column holds no single values.
+        BadDataError: a label is missing, or the column holds no single values.
     """
     if labels.null_count:
-        raise InputError(
-            f"row {first_row + first_null(labels)} of split {split!r} (counted from 0) has no label; give it one or "
-            f"remove the row, {LEAVE_OUT}"
-        )
+        raise BadDataError(f"has no {what}; give it one or remove the row, {LEAVE_OUT}", first_null(labels))
     if is_list(labels.type):
-        return _code_lists(labels, split, first_row)
+        counts, flat = flat_lists(labels, what)
+        coded = code_labels(flat)
+        if coded.counts is not None:
+            raise BadDataError(f"the label column holds {labels.type}, expected lists of classes")
+        return replace(coded, counts=counts)
     try:
         return Coded(*distinct(labels))
     except TypeError:
-        raise InputError(
-            f"the label column of split {split!r} holds {labels.type}, expected one class per row, or a list of them; "
-            "see --label"
+        raise BadDataError(
+            f"a {what} is {labels.type}, expected one class per row, or a list of them; see --label"
         ) from None
-
-
-def _code_lists(labels: "pa.Array", split: str, first_row: int) -> Coded:
-    """Lists of classes, a list per row."""
-    counts = list_counts(labels)
-    flat = labels.flatten()
-    if flat.null_count:
-        row = first_row + row_of(counts, first_null(flat))
-        raise InputError(f"row {row} of split {split!r} (counted from 0) has a label that is null; remove it")
-    coded = code_labels(flat, split, first_row)
-    if coded.counts is not None:
-        raise InputError(f"the label column of split {split!r} holds {labels.type}, expected lists of classes")
-    return Coded(coded.values, coded.codes, counts)
 
 
 YES_NO = {"0": False, "1": True, "false": False, "true": True, "0.0": False, "1.0": True}
 """What the column of a class may say of a row."""
 
 
-def code_columns(labels: "pa.Array", split: str, first_row: int) -> Coded:
+def code_columns(labels: "pa.Array") -> Coded:
     """The same for structs with a field for each class, which holds 0 or 1."""
     names = [field.name for field in labels.type]
     held = np.zeros((len(labels), len(names)), bool)  # (N, C)
     for number, name in enumerate(names):
-        try:
-            coded = code_labels(labels.field(number), split, first_row)
-        except InputError as error:
-            raise InputError(f"column {name!r}: {error}") from None
+        coded = code_labels(labels.field(number), f"label in column {name!r}")
         said = [YES_NO.get(str(value).lower()) for value in coded.values]
-        wrong = [code for code in np.unique(coded.codes).tolist() if coded.counts is not None or said[code] is None]
-        if wrong:
-            row = first_row + int(np.argmax(coded.codes == wrong[0]))
-            raise InputError(
-                f"row {row} of split {split!r} (counted from 0) has {coded.values[wrong[0]]!r} in column {name!r}, "
-                "expected 0 or 1: with several --label each column says whether a row is of that class"
+        if coded.values and (coded.counts is not None or None in said):
+            wrong = said.index(None) if None in said else 0
+            raise BadDataError(
+                f"has {coded.values[wrong]!r} in column {name!r}, expected 0 or 1: with several --label each column "
+                "says whether a row is of that class",
+                coded.row_of(wrong),
             )
-        held[:, number] = np.array([bool(value) for value in said] or [False])[coded.codes]
-    return Coded(list(names), np.nonzero(held)[1].astype(np.int64), held.sum(axis=1))
+        held[:, number] = np.array(said, bool)[coded.codes]
+    return Coded(names, np.nonzero(held)[1], held.sum(axis=1))
 
 
 def find_task(asked: str, pieces: dict[str, list[Coded]], known: tuple[str, ...] | None) -> str:
@@ -134,7 +126,7 @@ def find_task(asked: str, pieces: dict[str, list[Coded]], known: tuple[str, ...]
     Raises:
         InputError: the labels do not fit what was asked for.
     """
-    listed = any(piece.counts is not None for coded in pieces.values() for piece in coded)
+    listed = _are_lists(pieces)
     if asked == "auto":
         if listed:
             return "multi-label"
@@ -159,39 +151,56 @@ def find_task(asked: str, pieces: dict[str, list[Coded]], known: tuple[str, ...]
 def _holds_fractions(pieces: dict[str, list[Coded]]) -> bool:
     """Whether all labels are numbers, and not all of them whole."""
     fraction = False
-    for piece in (piece for coded in pieces.values() for piece in coded):
-        for code in np.unique(piece.codes).tolist():
-            number = number_of(piece.values[code])
-            if number is None:
-                return False
-            fraction = fraction or not number.is_integer()
+    for value in chain.from_iterable(piece.values for piece in _each(pieces)):
+        number = number_of(value)
+        if number is None:
+            return False
+        fraction = fraction or not number.is_integer()
     return fraction
+
+
+def _each(pieces: dict[str, list[Coded]]) -> Iterator[Coded]:
+    return chain.from_iterable(pieces.values())
+
+
+def _are_lists(pieces: dict[str, list[Coded]]) -> bool:
+    """Whether rows have any number of labels."""
+    return any(piece.counts is not None for piece in _each(pieces))
+
+
+def _converted(pieces: dict[str, list[Coded]], convert: Callable[[Coded], Found]) -> dict[str, list[Found]]:
+    """What a function gives for each piece of each split; the row that it refuses is named by its number there."""
+    found: dict[str, list[Found]] = {split: [] for split in pieces}
+    for split, coded in pieces.items():
+        first_row = 0
+        for piece in coded:
+            with in_split(split, first_row):
+                found[split].append(convert(piece))
+            first_row += piece.rows
+    return found
 
 
 def resolve_numbers(pieces: dict[str, list[Coded]]) -> dict[str, npt.NDArray[np.float32]]:
     """Labels as numbers: for each split (rows,).
 
     Raises:
-        InputError: a label is not a finite number of 32 bits; names split, row and value.
+        BadDataError: a label is not a finite number of 32 bits; names split, row and value.
     """
-    columns = {}
-    for split, coded in pieces.items():
-        parts, first_row = [np.zeros(0, np.float32)], 0
-        for piece in coded:
-            table = np.zeros(max(len(piece.values), 1), np.float32)
-            for code in np.unique(piece.codes).tolist():
-                number = number_of(piece.values[code])
-                if number is None:
-                    row = first_row + int(np.argmax(piece.codes == code))
-                    raise InputError(
-                        f"row {row} of split {split!r} (counted from 0) has the label {piece.values[code]!r}, which is "
-                        f"not a finite number; correct it or remove the row, or pass --task classification, {LEAVE_OUT}"
-                    )
-                table[code] = number
-            parts.append(table[piece.codes])
-            first_row += piece.rows
-        columns[split] = np.concatenate(parts)
-    return columns
+    found = _converted(pieces, _numbers)
+    return {split: np.concatenate([np.zeros(0, np.float32), *parts]) for split, parts in found.items()}
+
+
+def _numbers(piece: Coded) -> npt.NDArray[np.float32]:
+    numbers = [number_of(value) for value in piece.values]
+    if None in numbers:
+        code = numbers.index(None)
+        raise BadDataError(
+            f"has the label {piece.values[code]!r}, which is not a finite number; correct it or remove the row, or "
+            f"pass --task classification, {LEAVE_OUT}",
+            piece.row_of(code),
+        )
+    labels: npt.NDArray[np.float32] = np.array(numbers, np.float32)[piece.codes]
+    return labels
 
 
 def resolve_classes(
@@ -212,32 +221,33 @@ def resolve_classes(
         uint8, 1 at those a row has.
 
     Raises:
-        InputError: a label is not a class; names split, row and value. Or there are too many classes.
+        BadDataError: a label is not a class; names split, row and value.
+        InputError: there are too many classes.
     """
     if known is None and (marks := _marks(pieces)):
         return _marked(pieces, marks)
-    classes = {split: classes_of(split, coded, known) for split, coded in pieces.items()}
-    found = {value for parts in classes.values() for part in parts for value in part.values()}
+    classes = _converted(pieces, lambda piece: classes_of(piece, known))
+    found = {value for parts in classes.values() for part in parts for value in part}
     names, ids = number_classes(found, known)
-    listed = any(piece.counts is not None for coded in pieces.values() for piece in coded)
+    listed = _are_lists(pieces)
     if listed:
         _check_count(names)
+    none = np.zeros((0, len(names)), np.uint8) if listed else np.zeros(0, np.int64)
     columns: dict[str, npt.NDArray[Any]] = {}
     for split, coded in pieces.items():
         parts = [class_ids(piece, part, ids) for piece, part in zip(coded, classes[split], strict=True)]
         if listed:
-            sets = [_sets(piece, part, len(names)) for piece, part in zip(coded, parts, strict=True)]
-            columns[split] = np.concatenate([np.zeros((0, len(names)), np.uint8), *sets])
-        else:
-            columns[split] = np.concatenate([np.zeros(0, np.int64), *parts])
+            parts = [_sets(piece, part, len(names)) for piece, part in zip(coded, parts, strict=True)]
+        columns[split] = np.concatenate([none, *parts])
     return names, columns
 
 
 def _marks(pieces: dict[str, list[Coded]]) -> int:
     """How many marks the list of every row has, each of them 0 or 1; 0 where lists hold something else."""
-    coded = list(chain.from_iterable(pieces.values()))
-    counts = {count for piece in coded for count in ({1} if piece.counts is None else set(piece.counts.tolist()))}
-    values = [value for piece in coded for value in piece.values]
+    counts: set[int] = set()
+    for piece in _each(pieces):
+        counts |= {1} if piece.counts is None else set(piece.counts.tolist())
+    values = chain.from_iterable(piece.values for piece in _each(pieces))
     marked = len(counts) == 1 and all(not isinstance(value, str) and value in (0, 1) for value in values)
     return max(counts) if marked and max(counts) > 1 else 0
 
@@ -280,34 +290,22 @@ def _sets(piece: Coded, ids: npt.NDArray[Any], classes: int) -> npt.NDArray[np.u
     return held
 
 
-def classes_of(
-    split: str, coded: list[Coded], known: tuple[str, ...] | None, first_row: int = 0
-) -> list[dict[int, int | str]]:
-    """For each piece of a split, from `first_row` on: code to class, of the codes that occur. A class is an id where
-    the names are `known`, else a whole number or text.
+def classes_of(piece: Coded, known: tuple[str, ...] | None) -> list[int | str]:
+    """The class of each value of a piece: an id where the names are `known`, else a whole number or text.
 
     Raises:
-        InputError: a label is not a class; names split, row and value.
+        BadDataError: a label is not a class; names row and value.
     """
-    result = []
-    for piece in coded:
-        classes = {}
-        for code in np.flatnonzero(np.bincount(piece.codes)).tolist():
-            value = piece.values[code]
-            try:
-                classes[code] = class_of(value, known)
-            except ValueError as error:
-                row = first_row + piece.row_of(int(np.argmax(piece.codes == code)))
-                where = f"row {row} of split {split!r} (counted from 0)"
-                raise InputError(f"{where} has the label {value!r}, {error}") from None
-        result.append(classes)
-        first_row += piece.rows
-    return result
+    classes = []
+    for code, value in enumerate(piece.values):
+        try:
+            classes.append(class_of(value, known))
+        except ValueError as error:
+            raise BadDataError(f"has the label {value!r}, {error}", piece.row_of(code)) from None
+    return classes
 
 
-def class_ids(piece: Coded, classes: dict[int, int | str], ids: dict[Any, int]) -> npt.NDArray[np.int64]:
+def class_ids(piece: Coded, classes: list[int | str], ids: dict[Any, int]) -> Array:
     """(labels,) the id of each label of a piece, whose `classes` are what `classes_of` found."""
-    table = np.zeros(max(len(piece.values), 1), np.int64)
-    for code, value in classes.items():
-        table[code] = ids[value]
-    return table[piece.codes]
+    found: Array = np.array([ids[value] for value in classes], np.int64)[piece.codes]
+    return found

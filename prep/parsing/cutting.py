@@ -1,6 +1,7 @@
 """Where files can be cut, so that several processes read one file.
 
-jsonl, lines of text, csv without quotes    at the ends of lines; all of a csv file is read to see whether it has any
+jsonl, lines of text, csv without quotes    at the ends of lines; all of a csv file is read to see whether it has any,
+                                            unless they are part of the text
 parquet                                     between row groups
 all others                                  nowhere: a quote may hold the end of a line, what is compressed is read
                                             from its beginning
@@ -13,6 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from cache.remote.base import CHUNK_BYTES
 from cache.remote.transfer import WORKERS
 
+from ..columns import Cells
 from .diagnose import reading
 from .formats import ARCHIVE, COMPRESSIONS, LINES, Span, TableFile, table_file
 from .json_files import LINES as JSON_LINES
@@ -25,7 +27,7 @@ FilePart = tuple[SourcePath, Span | None]
 """A file, and which rows of it are meant; None = all."""
 
 
-def cut_tables(paths: Sequence[SourcePath], delimiter: str | None, part_bytes: int) -> list[list[FilePart]]:
+def cut_tables(paths: Sequence[SourcePath], cells: Cells, part_bytes: int) -> list[list[FilePart]]:
     """Table files in parts of about `part_bytes`: of a large file, or several small ones. Runs in a forked process.
 
     Raises:
@@ -33,7 +35,7 @@ def cut_tables(paths: Sequence[SourcePath], delimiter: str | None, part_bytes: i
     """
     groups: list[list[FilePart]] = []
     room = 0
-    for path, (size, spans) in zip(paths, each(_spans, paths, delimiter, part_bytes), strict=True):
+    for path, (size, spans) in zip(paths, each(_spans, paths, cells, part_bytes), strict=True):
         if spans:
             groups += [[(path, span)] for span in spans]
             room = 0
@@ -46,13 +48,13 @@ def cut_tables(paths: Sequence[SourcePath], delimiter: str | None, part_bytes: i
     return groups
 
 
-def _spans(path: SourcePath, delimiter: str | None, part_bytes: int) -> tuple[int, list[Span | None]]:
+def _spans(path: SourcePath, cells: Cells, part_bytes: int) -> tuple[int, list[Span | None]]:
     """The bytes of a file and, where it is larger than a part, its parts in order."""
-    with reading(path, delimiter):
+    with reading(path, cells):
         size = path.stat().st_size
         if size <= part_bytes:
             return size, []
-        table = table_file(path, delimiter)
+        table = table_file(path, cells)
         if table.kind == "parquet":
             return size, [*_row_groups(path, part_bytes)]
         packed = path.suffix.lower() in (*COMPRESSIONS, ARCHIVE)
@@ -82,7 +84,7 @@ def _ends_rows_with_lines(table: TableFile) -> bool:
         return form_of(table.path) == JSON_LINES
     if table.kind == LINES:
         return True
-    return not _holds_quote(table.path)
+    return table.quotes is False or not _holds_quote(table.path)
 
 
 def _holds_quote(path: SourcePath) -> bool:

@@ -16,8 +16,12 @@ from cache.common.table_files import utf8_remedy
 from cache.errors import InputError
 from cache.format.checksummed_json import unique_keys
 
+from ..columns import BY_NAME, Cells
 from .formats import TableFile, open_unpacked, table_file
 from .remote_path import SourcePath
+
+TEXT_QUOTES = "where quotes are part of the text, pass --no-quotes"
+"""What to do where quotes do not hold cells together."""
 
 
 def row_too_long(path: SourcePath, row_bytes: int) -> InputError:
@@ -29,9 +33,9 @@ def row_too_long(path: SourcePath, row_bytes: int) -> InputError:
 
 
 @contextlib.contextmanager
-def reading(path: SourcePath, delimiter: str | None = None) -> Iterator[None]:
+def reading(path: SourcePath, cells: Cells = BY_NAME) -> Iterator[None]:
     """Turn the complaints of pyarrow, of archives and of the system about `path` into an `InputError` that names it and
-    says why. `delimiter` is as for `table_file`."""
+    says why. `cells` are as for `table_file`."""
     try:
         yield
     except MemoryError:  # also pyarrow's
@@ -39,16 +43,16 @@ def reading(path: SourcePath, delimiter: str | None = None) -> Iterator[None]:
     except Exception as error:
         library = type(error).__module__.partition(".")[0]
         if isinstance(error, OSError | EOFError | UnicodeDecodeError) or library in ("pyarrow", "zipfile", "zlib"):
-            raise InputError(_reason(path, delimiter, error)) from error
+            raise InputError(_reason(path, cells, error)) from error
         raise
 
 
-def _reason(path: SourcePath, delimiter: str | None, error: Exception) -> str:
+def _reason(path: SourcePath, cells: Cells, error: Exception) -> str:
     text = str(error).strip()
     if isinstance(error, OSError) and error.strerror:
         return f"cannot read {path}: {error.strerror}"
     with contextlib.suppress(Exception):  # it may be no table, what it is packed in broken itself, a row too long
-        table = table_file(path, delimiter)
+        table = table_file(path, cells)
         position = first_invalid_byte(path) if table.kind != "parquet" else None
         if position is not None:
             return not_utf8(path, position)
@@ -89,14 +93,22 @@ def _ragged_row(table: TableFile) -> str:
     limit = csv.field_size_limit(1 << 30)
     try:
         with _open(table.path) as file:
-            rows = csv.reader((line.decode("utf-8-sig") for line in file), delimiter=table.delimiter)
+            rows = csv.reader(
+                (line.decode("utf-8-sig") for line in file),
+                delimiter=table.delimiter,
+                quoting=csv.QUOTE_NONE if table.quotes is False else csv.QUOTE_MINIMAL,
+            )
             header = next(rows, [])
             for number, row in enumerate(filter(None, rows)):
                 if len(row) != len(header):
+                    remedy = (
+                        "replace delimiters and line breaks within texts, or quote such texts and leave out --no-quotes"
+                        if table.quotes is False
+                        else f"put quotes around text that holds {table.delimiter!r} or line breaks; {TEXT_QUOTES}"
+                    )
                     return (
                         f" (row {number}, counted from 0, which ends on line {rows.line_num}, has {len(row)} cells, "
-                        f"the header has {len(header)}; put quotes around text that holds {table.delimiter!r} or line "
-                        "breaks)"
+                        f"the header has {len(header)}; {remedy})"
                     )
     except csv.Error:
         return ""

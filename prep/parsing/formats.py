@@ -14,6 +14,7 @@ from cache.common.table_files import FORMATS as TABLE_FORMATS
 from cache.console.text import counted
 from cache.errors import InputError
 
+from ..columns import BY_NAME, Cells
 from .remote_path import SourcePath, open_bytes
 
 if TYPE_CHECKING:
@@ -43,12 +44,13 @@ class Span:
 
 @dataclass(frozen=True)
 class TableFile:
-    """A table file: csv, json, parquet, conll or lines of text, what separates its cells, and which rows are meant;
+    """A table file: csv, json, parquet, conll or lines of text, how it is cut into cells, and which rows are meant;
     None = all."""
 
     path: SourcePath
     kind: str
     delimiter: str
+    quotes: bool | None = None
     span: Span | None = None
 
 
@@ -79,14 +81,14 @@ def without_endings(path: SourcePath) -> str:
     return name
 
 
-def table_file(path: SourcePath, delimiter: str | None) -> TableFile:
+def table_file(path: SourcePath, cells: Cells = BY_NAME) -> TableFile:
     """What a file is; of an archive, what it holds is.
 
     Raises:
         InputError: it is not a table file.
     """
     inner = Path(_lone_member(path).filename) if path.suffix.lower() == ARCHIVE else path
-    kind = format_of(inner, delimiter)
+    kind = format_of(inner, cells.delimiter)
     if inner is not path and kind == "parquet":
         raise InputError(f"{path} holds {inner}, and parquet is not read from archives; unzip it: unzip {path.name}")
     if kind is None:
@@ -94,7 +96,13 @@ def table_file(path: SourcePath, delimiter: str | None) -> TableFile:
         raise InputError(f"{path}{held}: of no known kind; expected one of {EXPECTED}")
     endings = [suffix.lower() for suffix in inner.suffixes]
     tabs = any(TABLE_FORMATS.get(ending) == TSV for ending in endings)
-    return TableFile(path, kind, delimiter or DELIMITERS[TSV if tabs else CSV])
+    return TableFile(path, kind, cells.delimiter or DELIMITERS[TSV if tabs else CSV], cells.quotes)
+
+
+def not_csv(cells: Cells, where: object) -> InputError:
+    """The error for saying how to cut what has no cells to cut."""
+    flag = "--delimiter" if cells.delimiter else "--quotes" if cells.quotes else "--no-quotes"
+    return InputError(f"{flag} is for csv and text files, but {where} is neither; leave it out")
 
 
 def check_known(path: SourcePath, delimiter: str | None, labelled: bool) -> None:

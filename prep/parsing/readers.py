@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from cache.common.forked import BATCH_BYTES, BATCH_ROWS
+from cache.console.text import counted
 from cache.errors import InputError
 
-from ..columns import LABEL, LABELS, PAIR, TEXT, Columns, distinct, is_list, kept, plain
+from ..columns import LABEL, LABELS, PAIR, TEXT, Cells, Columns, distinct, is_list, kept, plain
 from .conll import conll_names, read_conll
 from .cutting import FilePart
-from .diagnose import not_utf8, reading, row_too_long
+from .diagnose import TEXT_QUOTES, not_utf8, reading, row_too_long
 from .formats import LINES, Span, TableFile, open_unpacked, table_file
 from .json_files import HEAD_BYTES, json_batches, json_head
 from .remote_path import SourcePath, check_unchanged, open_bytes
@@ -28,10 +29,10 @@ BLOCK_BYTES = 16 << 20
 """Files are parsed in blocks of this many bytes; where a row is longer, in blocks of the longest row allowed."""
 
 
-def names_of(path: SourcePath, delimiter: str | None, row_bytes: int) -> list[str]:
+def names_of(path: SourcePath, cells: Cells, row_bytes: int) -> list[str]:
     """The columns of a table file."""
-    with reading(path, delimiter):
-        table = table_file(path, delimiter)
+    with reading(path, cells):
+        table = table_file(path, cells)
         if table.kind == "parquet":
             return list(_parquet_schema(path).names)
         if table.kind == LINES:
@@ -49,8 +50,8 @@ def names_of(path: SourcePath, delimiter: str | None, row_bytes: int) -> list[st
 
 def holds_lists(path: SourcePath, columns: Columns, row_bytes: int) -> bool:
     """Whether the column of text of a table file holds lists, by its schema or first value."""
-    with reading(path, columns.delimiter):
-        kind = table_file(path, columns.delimiter).kind
+    with reading(path, columns.cells):
+        kind = table_file(path, columns.cells).kind
         if kind == "json":
             values = [value for value in json_head(path, row_bytes).get(str(columns.text), []) if value is not None]
             return bool(values) and isinstance(values[0], list)
@@ -87,8 +88,8 @@ def _read_table(
     path: SourcePath, span: Span | None, columns: Columns, where: tuple[str, str] | None, row_bytes: int
 ) -> Iterator["pa.RecordBatch"]:
     wanted = list(dict.fromkeys([*columns.names, *([where[0]] if where else [])]))
-    with reading(path, columns.delimiter):
-        table = replace(table_file(path, columns.delimiter), span=span)
+    with reading(path, columns.cells):
+        table = replace(table_file(path, columns.cells), span=span)
         for batch in _read(table, wanted, len(columns.texts), row_bytes):
             if where:
                 values, codes = distinct(batch.column(where[0]))
@@ -108,9 +109,11 @@ def _read(table: TableFile, columns: list[str], texts: int, row_bytes: int) -> I
         yield from _read_parquet(table, columns) if table.kind == "parquet" else read_conll(path, columns, row_bytes)
         return
     done, end, last = 0, "", ""
-    if table.kind == "csv" and table.span is None:
-        last = names_of(path, table.delimiter, row_bytes)[-1]
-        columns = list(dict.fromkeys([*columns, last]))
+    doubtful = table.kind == "csv" and table.delimiter == "\t" and table.quotes is None
+    if table.kind == "csv" and table.quotes is not False and table.span is None:
+        names = names_of(path, Cells(table.delimiter), row_bytes)
+        last = names[-1]
+        columns = list(dict.fromkeys([*columns, *(names if doubtful else [last])]))
     for fractions, block_bytes in product((False, True), _block_sizes(BLOCK_BYTES, row_bytes)):
         skip = done
         with (
@@ -121,6 +124,8 @@ def _read(table: TableFile, columns: list[str], texts: int, row_bytes: int) -> I
             for batch in blocks:
                 fresh = batch.slice(min(skip, batch.num_rows))
                 skip -= batch.num_rows - fresh.num_rows
+                if doubtful:
+                    _check_unlikely(path, fresh, done)
                 done += fresh.num_rows
                 yield fresh
                 if last and batch.num_rows:
@@ -141,8 +146,25 @@ def _check_closed(path: SourcePath, cell: str) -> None:
     if end[-1:] != b'"':
         raise InputError(
             f"cannot read {path}: nothing closes the quote before {cell[:40]!r}, so all lines behind it are one cell; "
-            'close it; where it is part of the text, quote the cell and write it twice: "say ""so"""'
+            f"close it; {TEXT_QUOTES}"
         )
+
+
+def _check_unlikely(path: SourcePath, rows: "pa.RecordBatch", first_row: int) -> None:
+    """Raise an `InputError` where a cell of a file with tabs holds a tab and a line break: two quotes that are part of
+    texts would make one cell of all rows between them."""
+    for name, column in zip(rows.schema.names, rows.columns, strict=True):
+        text = column.buffers()[2]
+        if text is None or ord("\n") not in np.frombuffer(text, np.uint8):
+            continue
+        for row, cell in enumerate(column.to_pylist()):
+            if cell and "\t" in cell and "\n" in cell:
+                breaks = counted(cell.count("\n"), "line break")
+                raise InputError(
+                    f"{path}: row {first_row + row} (counted from 0) holds tabs and {breaks} in {name!r}, "
+                    f"{cell[:40]!r}…, which are between two quotes; {TEXT_QUOTES}; where they are part of this cell, "
+                    "pass --quotes"
+                )
 
 
 def _block_sizes(first: int, row_bytes: int) -> list[int]:
@@ -216,9 +238,12 @@ def _open_csv(table: TableFile, block_bytes: int, row_bytes: int, columns: list[
 
     header = None
     if table.span and table.span.begin:
-        header = names_of(table.path, table.delimiter, row_bytes)
+        header = names_of(table.path, Cells(table.delimiter, table.quotes), row_bytes)
     read = pyarrow.csv.ReadOptions(block_size=block_bytes, column_names=header)
-    parse = pyarrow.csv.ParseOptions(newlines_in_values=True, delimiter=table.delimiter)
+    quoted = table.quotes is not False
+    parse = pyarrow.csv.ParseOptions(
+        newlines_in_values=quoted, delimiter=table.delimiter, quote_char='"' if quoted else False
+    )
     convert = pyarrow.csv.ConvertOptions(
         column_types={name: pa.string() for name in columns or ()},
         include_columns=columns,

@@ -2,8 +2,8 @@
 
 import shutil
 import time
-from dataclasses import dataclass, field, replace
-from itertools import chain
+from dataclasses import dataclass, replace
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,6 @@ from cache.format.tasks import MLM, Task
 
 from ..columns import Mask
 from ..corpus.source import Source
-from ..labels.class_labels import Coded
 from ..labels.tags import Tags
 from ..tokenization.encoder import Encoder
 from ..tokenization.words import packed_type
@@ -38,12 +37,11 @@ class EncodedSplit:
 
     Attributes:
         runs: ids as sorted runs, in source order; where tokens have labels, ids and marks.
-        rows: (rows,) the row of the source split that each one comes from, ascending, those that were left out not
-            counted; None where it has all of them, each once.
+        rows: (rows,) the row of the source split that each one comes from, ascending; None where it has all of them,
+            each once.
         lengths: (rows,) tokens of each.
-        labels: (source rows,) or (source rows, classes); None where tokens have labels, or nothing has.
+        labels: (rows,) or (rows, classes); None where tokens have labels, or nothing has.
         first_lengths: (rows,) tokens of token type 0; None without pairs.
-        numbers: (source rows,) their numbers with those that were left out; None where none can be.
     """
 
     runs: list[SortedRun]
@@ -51,7 +49,6 @@ class EncodedSplit:
     lengths: Array
     labels: Array | None
     first_lengths: Array | None
-    numbers: Array | None
 
 
 @dataclass(frozen=True)
@@ -80,24 +77,6 @@ def stored_type(encoder: Encoder) -> type[Any]:
     return packed_type(encoder.vocab_size) if encoder.words else id_type(encoder.vocab_size)
 
 
-@dataclass
-class SourceSplit:
-    """A split of the source: its parts, and what became of them."""
-
-    parts: list[Part]
-    encoded: list[EncodedPart] = field(default_factory=list)
-
-    @property
-    def coded(self) -> list[Coded]:
-        """Its labels."""
-        return list(chain.from_iterable(part.coded for part in self.encoded))
-
-    @property
-    def left_out(self) -> int:
-        """How many rows were left out."""
-        return sum(part.left_out for part in self.encoded)
-
-
 def encode_source(
     source: Source,
     encoder: Encoder,
@@ -123,45 +102,40 @@ def encode_source(
         ParityError: a fast engine failed, or gave other ids than `tokenizers`.
         StorageError: the disk has no room for the cache, estimated from what came first; or writing fails.
     """
-    labelled = selection.task != MLM
-    kept = KEPT_BYTES // len(source.splits) if executor.in_place and source.splits else 0
-    tags, in_place = Tags(source.label_names), executor.in_place
-    shared = Shared(encoder, labelled, tags, spill, memory_bytes, kept, in_place, selection.max_tokens)
+    keep_bytes = KEPT_BYTES // max(len(source.splits), 1)
+    labelled, tags, in_place = selection.task != MLM, Tags(source.label_names), executor.in_place
+    shared = Shared(encoder, labelled, tags, spill, memory_bytes, keep_bytes, in_place, selection.max_tokens)
     splits = {
-        name: SourceSplit([Part(stream, name, masks={name: None}) for stream in executor.parts(stream)])
-        for name, stream in source.splits.items()
+        name: [Part(stream, name, {name: None}) for stream in executor.parts(whole)]
+        for name, whole in source.splits.items()
     }
     _choose(splits, source, selection, shared, executor, console)
     with console.bar("tokenizing", source.size_bytes, "B") as bar:
-        parts = [part for split in splits.values() for part in split.parts]
+        parts = list(chain.from_iterable(splits.values()))
         report = _Reporting(bar, spill.parent, source.size_bytes, len(parts), shared)
-        for part, found in zip(parts, run_parts(executor, encode_part, shared, parts, report), strict=True):
-            splits[part.split].encoded.append(found)
-    left_out = {name: split.left_out for name, split in splits.items() if split.left_out}
-    if not any(rows.lengths for split in splits.values() for part in split.encoded for rows in part.splits.values()):
+        found = run_parts(executor, encode_part, shared, parts, report)
+        encoded = {name: list(islice(found, len(own))) for name, own in splits.items()}
+    left_out = {name: rows for name, own in encoded.items() if (rows := sum(part.left_out for part in own))}
+    done = list(chain.from_iterable(encoded.values()))
+    if not any(rows.lengths for part in done for rows in part.splits.values()):
         raise InputError(f"{source.where} holds no rows{' with a text and a label' * bool(left_out)}")
+    labels: dict[str, Array] = {}
+    marked = None
     if encoder.words:
-        task, marked = tags_task(selection.task, shared.tags, console)
-        labels: dict[str, Array] = {}
+        task, marked = tags_task(selection.task, tags, console)
     else:
-        coded = {name: split.coded for name, split in splits.items()}
-        marked, (task, labels) = None, labels_task(selection.task, coded, source, console)
-    return Encoded(
-        task,
-        {
-            name: _assembled(name, split, labels.get(origin))
-            for origin, split in splits.items()
-            for name in split.parts[0].masks
-        },
-        stored_type(encoder),
-        marked,
-        left_out,
-        sum(part.rows_checked for split in splits.values() for part in split.encoded),
-    )
+        coded = {name: [piece for part in own for piece in part.coded] for name, own in encoded.items()}
+        task, labels = labels_task(selection.task, coded, source, console)
+    assembled = {
+        name: _assembled(name, encoded[origin], labels.get(origin))
+        for origin, own in splits.items()
+        for name in own[0].masks
+    }
+    return Encoded(task, assembled, stored_type(encoder), marked, left_out, sum(part.rows_checked for part in done))
 
 
 def _choose(
-    splits: dict[str, SourceSplit],
+    splits: dict[str, list[Part]],
     source: Source,
     selection: Selection,
     shared: Shared,
@@ -177,50 +151,59 @@ def _choose(
     looked = [name for name in splits if numbering or not selection.takes_all(name)]
     if not looked:
         return
-    parts = [part for name in looked for part in splits[name].parts]
+    parts = [part for name in looked for part in splits[name]]
     with console.bar("reading", source.size_bytes, "B") as bar:
-        found = run_parts(executor, survey, shared, parts, lambda size, _: bar.update(size))
-        surveys = dict(zip(map(id, parts), found, strict=True))
+        found = list(run_parts(executor, survey, shared, parts, lambda size, _: bar.update(size)))
+    for tag in chain.from_iterable(seen.tags for seen in found):
+        shared.tags.number(tag)
+    surveys = iter(found)
     for name in looked:
-        _settle(splits[name], [surveys[id(part)] for part in splits[name].parts], source, selection, shared)
+        splits[name] = _settled(splits[name], list(islice(surveys, len(splits[name]))), source, selection)
 
 
-def _settle(split: SourceSplit, surveys: list[Survey], source: Source, selection: Selection, shared: Shared) -> None:
-    """Give the parts of a source split what their surveys say."""
-    name = split.parts[0].split
+def _settled(parts: list[Part], surveys: list[Survey], source: Source, selection: Selection) -> list[Part]:
+    """The parts of a source split with what their surveys say."""
+    name = parts[0].split
     masks: dict[str, Mask | None] = {name: None}
     if not selection.takes_all(name):
-        coded = list(chain.from_iterable(found.coded for found in surveys))
-        masks = choose_rows(name, sum(found.rows for found in surveys), coded, source, selection)
-    first = 0
-    for number, found in enumerate(surveys):
-        last = first + found.rows
+        coded = list(chain.from_iterable(seen.coded for seen in surveys))
+        masks = choose_rows(name, sum(seen.rows for seen in surveys), coded, source, selection)
+    settled, first = [], 0
+    for part, seen in zip(parts, surveys, strict=True):
+        last = first + seen.rows
         own = {held: None if mask is None else mask[first:last] for held, mask in masks.items()}
-        part = replace(split.parts[number], first_row=first, masks=own, batches=found.batches)
-        split.parts[number], first = part, last
-        for tag in found.tags:
-            shared.tags.number(tag)
+        settled.append(replace(part, masks=own, batches=seen.batches))
+        first = last
+    return settled
 
 
-def _assembled(name: str, split: SourceSplit, labels: Array | None) -> EncodedSplit:
-    """A split of the cache from its rows in each part of a split of the source."""
-    held = [part.splits[name] for part in split.encoded]
-    first_rows = np.cumsum([0, *(part.rows for part in split.encoded)]).tolist()
-    all_rows = np.cumsum([0, *(part.rows + part.left_out for part in split.encoded)]).tolist()
-    numbers = [
-        part.numbers + first for part, first in zip(split.encoded, all_rows, strict=False) if part.numbers is not None
-    ]
-    rows = [piece + first for own, first in zip(held, first_rows, strict=False) for piece in own.rows]
+def _assembled(name: str, parts: list[EncodedPart], labels: Array | None) -> EncodedSplit:
+    """A split of the cache from its rows in each part of a split of the source, which has these `labels`."""
+    held = [part.splits[name] for part in parts]
+    rows = _joined([own.rows for own in held], [part.rows for part in parts])
+    numbers = _joined(
+        [[] if part.numbers is None else [part.numbers] for part in parts],
+        [part.rows + part.left_out for part in parts],
+    )
     firsts = [piece for own in held for piece in own.first_lengths]
     lengths = [piece for own in held for piece in own.lengths]
+    if rows is not None:
+        labels = None if labels is None else labels[rows]
+        rows = rows if numbers is None else numbers[rows]
     return EncodedSplit(
         runs=[run for own in held for run in own.store.sorted_runs],
-        rows=np.concatenate(rows) if rows else None,
+        rows=numbers if rows is None else rows,
         lengths=np.concatenate(lengths or [np.zeros(0, np.uint8)]),
         labels=labels,
         first_lengths=np.concatenate(firsts) if firsts else None,
-        numbers=np.concatenate(numbers) if numbers else None,
     )
+
+
+def _joined(pieces: list[list[Array]], sizes: list[int]) -> Array | None:
+    """Numbers of rows in parts of so many rows as numbers in all of them; None where there are none."""
+    firsts = np.cumsum([0, *sizes]).tolist()
+    joined = [piece + first for part, first in zip(pieces, firsts, strict=False) for piece in part]
+    return np.concatenate(joined) if joined else None
 
 
 class _Reporting:

@@ -4,22 +4,25 @@ import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from secrets import token_hex
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from cache.common.arrays import Array
 from cache.errors import InputError
 
-from ..columns import PAIR, TEXT, checked_texts, kept
+from ..columns import PAIR, TEXT, BadDataError, Mask, checked_texts, in_split, kept, row_of
 from ..corpus.missing import FilledRows
-from ..labels.class_labels import Coded
-from ..labels.tags import TaggedWords, tagged_words
+from ..labels.class_labels import Coded, code_batch
+from ..labels.tags import tagged_words
 from ..tokenization.encoder import Encoder
 from ..tokenization.engines import RowError
-from ..tokenization.words import WordEncoder, pack
+from ..tokenization.words import Words, pack
 from .external_sort import SortedRunStore, sort_rows
-from .parts import Chunk, Part, Report, Shared
+from .parts import Part, Report, Shared
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 RUNS_SHARE = 16
 """Ids of a split may take 1/16 of a task's memory; the engine's caches, a shard and the text under way take more."""
@@ -85,17 +88,20 @@ def encode_part(shared: Shared, part: Part, report: Report) -> EncodedPart:
     checked = encoder.rows_checked
     splits = {name: EncodedRows(SortedRunStore(shared.spill / f"{name}-{token_hex(8)}", limit)) for name in part.masks}
     coded, rows = [], 0
-    for chunk in part.chunks():
-        if encoder.words:
-            words = tagged_words(chunk.batch, chunk.split, chunk.first_row, shared.tags)
-            tokens = [_encode_words(words, encoder, encoder.words, part, name, split) for name, split in splits.items()]
-        else:
-            coded += [chunk.coded()] if shared.labelled else []
-            tokens = [_encode_texts(chunk, encoder, part, name, split) for name, split in splits.items()]
+    for batch in part.read():
+        with in_split(part.split, rows):
+            content = _content(batch, shared)
+            if shared.labelled and not encoder.words:
+                coded.append(code_batch(batch))
+            tokens = 0
+            for name, split in splits.items():
+                mask = part.masks[name]
+                own = None if mask is None else mask[rows : rows + batch.num_rows]
+                tokens += _encode(content, own, rows, encoder, split)
         if shared.max_tokens is not None and "train" in splits:
             _check_budget(splits["train"].lengths[-1:], shared.max_tokens, encoder.max_length)
-        rows += chunk.batch.num_rows
-        report(chunk.batch.nbytes, sum(tokens))
+        rows += batch.num_rows
+        report(batch.nbytes, tokens)
     encoder.settle()
     for split in splits.values() if not shared.in_place else ():
         split.store.settle()
@@ -115,84 +121,86 @@ def _check_budget(lengths: list[Array], max_tokens: int, max_length: int) -> Non
         )
 
 
-def _encode_texts(chunk: Chunk, encoder: Encoder, part: Part, name: str, split: EncodedRows) -> int:
-    """Encode the rows of a chunk that belong to a split of the cache, as one sorted run; returns how many tokens."""
-    batch = chunk.batch
-    rows = np.arange(chunk.first_row, chunk.first_row + batch.num_rows)
-    columns = [
-        checked_texts(batch.column(column), chunk.split, chunk.first_row)
-        for column in ((TEXT, PAIR) if encoder.pairs else (TEXT,))
-    ]
-    if (mask := part.masks[name]) is not None:
-        taken = mask[rows - part.first_row]
-        columns, rows = [kept(texts, taken) for texts in columns], rows[taken]
-    if not len(rows):
+def _content(batch: "pa.RecordBatch", shared: Shared) -> "list[pa.Array] | Words":
+    """What is encoded of a batch: its words, or its columns of text."""
+    if shared.encoder.words:
+        return tagged_words(batch, shared.tags)
+    return [checked_texts(batch.column(name)) for name in ((TEXT, PAIR) if shared.encoder.pairs else (TEXT,))]
+
+
+def _encode(
+    content: "list[pa.Array] | Words", mask: Mask | None, first_row: int, encoder: Encoder, split: EncodedRows
+) -> int:
+    """Encode the rows of a batch that belong to a split of the cache, as one sorted run.
+
+    Args:
+        content: of all rows of the batch.
+        mask: (rows,) those that belong to the split; None = all.
+        first_row: number of the batch's first row in the part.
+        encoder: the tokenizer.
+        split: receives the rows.
+
+    Returns:
+        How many tokens they have.
+    """
+    if mask is not None:
+        content = content.kept(mask) if isinstance(content, Words) else [kept(texts, mask) for texts in content]
+    count = len(content.counts) if isinstance(content, Words) else len(content[0])
+    rows = np.arange(count) if mask is None else np.flatnonzero(mask)
+    if not count:
         return 0
-    first_lengths = None
-    with _naming_rows(encoder, rows, chunk.split):
-        if encoder.pairs:
-            ids, lengths, first_lengths = encoder.pairs.encode(columns[0].to_pylist(), columns[1].to_pylist())
+    marks = first_lengths = None
+    with _naming_rows(encoder, rows):
+        if isinstance(content, Words):
+            assert encoder.words
+            ids, lengths, marks = encoder.words.encode(content)
+        elif encoder.pairs:
+            ids, lengths, first_lengths = encoder.pairs.encode(*(texts.to_pylist() for texts in content))
         elif encoder.chunks:
-            ids, lengths, texts = encoder.chunks.encode(columns[0].to_pylist())
+            ids, lengths, texts = encoder.chunks.encode(content[0].to_pylist())
             rows = rows[texts]
         else:
-            ids, lengths = encoder.encode(columns[0].to_pylist())
-    check_tokens(ids, lengths, encoder.vocab_size, rows, chunk.split)
-    own = None if mask is None and not encoder.chunks else rows - part.first_row
-    split.add(ids.astype(id_type(encoder.vocab_size)), lengths, own, first_lengths)
-    return len(ids)
-
-
-def _encode_words(
-    words: TaggedWords, encoder: Encoder, by_words: WordEncoder, part: Part, name: str, split: EncodedRows
-) -> int:
-    """The same for rows of words: their ids and marks."""
-    if (mask := part.masks[name]) is not None:
-        words = words.kept(mask[words.rows - part.first_row])
-    if not len(words.rows):
-        return 0
-    with _naming_rows(encoder, words.rows, words.split):
-        ids, lengths, marks = by_words.encode(words.words)
-    check_tokens(ids, lengths, encoder.vocab_size, words.rows, words.split)
-    own = None if mask is None else words.rows - part.first_row
-    split.add(pack(ids, marks, encoder.vocab_size), lengths, own)
+            ids, lengths = encoder.encode(content[0].to_pylist())
+    check_tokens(ids, lengths, encoder.vocab_size, rows)
+    packed = ids.astype(id_type(encoder.vocab_size)) if marks is None else pack(ids, marks, encoder.vocab_size)
+    split.add(packed, lengths, None if mask is None and not encoder.chunks else rows + first_row, first_lengths)
     return len(ids)
 
 
 @contextlib.contextmanager
-def _naming_rows(encoder: Encoder, rows: Array, split: str) -> Iterator[None]:
-    """Say which of some source rows it is that `tokenizers` fails on."""
+def _naming_rows(encoder: Encoder, rows: Array) -> Iterator[None]:
+    """Say which of some rows it is that `tokenizers` fails on."""
     try:
         yield
     except RowError as error:
         if encoder.check is not None:  # the row is one of those checked; the build tries again without a fast engine
             raise
-        raise InputError(
-            f"row {rows[error.row]} of split {split!r} (counted from 0) cannot be tokenized: {error.reason}; shorten "
-            "or remove the row, or pass another --tokenizer"
+        raise BadDataError(
+            f"cannot be tokenized: {error.reason}; shorten or remove the row, or pass another --tokenizer",
+            int(rows[error.row]),
         ) from error
 
 
-def check_tokens(ids: Array, lengths: Array, vocab_size: int, rows: Array, split: str) -> None:
-    """Raise an `InputError` that names the first of some source rows with no tokens, or with one not of the vocabulary.
+def check_tokens(ids: Array, lengths: Array, vocab_size: int, rows: Array) -> None:
+    """Raise a `BadDataError` that names the first of some rows with no tokens, or with one not of the vocabulary.
 
     Args:
         ids: (T,) of the rows, end to end.
         lengths: (N,) tokens of each.
         vocab_size: ids are below it.
         rows: (N,) their numbers.
-        split: named in errors.
     """
     if ids.size and int(ids.max()) >= vocab_size:
-        row = np.searchsorted(np.cumsum(lengths), np.argmax(ids >= vocab_size), side="right")
-        raise InputError(
-            f"row {rows[row]} of split {split!r} (counted from 0) has the id {ids.max():,}, but the tokenizer has only "
-            f"{vocab_size:,} tokens; correct the post_processor of its tokenizer.json, or pass another --tokenizer"
+        row = int(rows[row_of(lengths, int(np.argmax(ids >= vocab_size)))])
+        raise BadDataError(
+            f"has the id {ids.max():,}, but the tokenizer has only {vocab_size:,} tokens; correct the post_processor "
+            "of its tokenizer.json, or pass another --tokenizer",
+            row,
         )
     if not lengths.all():
-        raise InputError(
-            f"row {rows[np.argmin(lengths)]} of split {split!r} (counted from 0) has no tokens: its text is empty, and "
-            "the tokenizer adds no special tokens; remove the row"
+        raise BadDataError(
+            "has no tokens: its text is empty, and the tokenizer adds no special tokens; remove the row",
+            int(rows[np.argmin(lengths)]),
         )
 
 

@@ -5,12 +5,9 @@ it may run anywhere, in any order, and once more where it was cut off: the cache
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import replace
 from typing import Any, TypeVar
 
-from cache.errors import InputError
-
-from ..columns import Stream
+from ..columns import Stream, in_split
 from .encoding import EncodedPart
 from .parts import Part, Report, Survey
 
@@ -54,22 +51,13 @@ Found = TypeVar("Found", Survey, EncodedPart)
 def run_parts(
     executor: Executor, task: Callable[[Any, Part, Report], Found], shared: Any, parts: Sequence[Part], report: Report
 ) -> Iterator[Found]:
-    """Run a task for the parts of source splits, in order.
-
-    Raises:
-        InputError: as the task raises it; it names rows by their numbers in the source split. Where those were not
-            known yet, that part is read once more.
-    """
+    """Run a task for the parts of source splits, in order; errors name rows by their numbers in the source split."""
     results = executor.run(task, shared, parts, report)
     split, first_row = "", 0
     for part in parts:
         if part.split != split:
             split, first_row = part.split, 0
-        try:
+        with in_split(split, first_row):
             found = next(results)
-        except InputError:
-            if part.first_row != first_row:
-                list(executor.run(task, shared, [replace(part, first_row=first_row)], report))
-            raise
         first_row += found.rows
         yield found

@@ -8,7 +8,6 @@ do not fit in memory are kept in a file until then.
 Both steps are stable, so that rows of one length stay in source order.
 """
 
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -56,29 +55,6 @@ def length_order(lengths: Array) -> Array:
     return order
 
 
-class SpillFile:
-    """A file that ids are appended to, for `Spilled` to read; the caller who named it removes it."""
-
-    def __init__(self, path: Path) -> None:
-        path.parent.mkdir(exist_ok=True)  # alone: the folder of a build that has ended is not made anew
-        self.path = path
-        self.handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-        self.size = 0
-
-    def append(self, ids: Array) -> "Spilled":
-        """Write ids at the end."""
-        data = np.ascontiguousarray(ids).data.cast("B")
-        begin = self.size
-        while len(data):
-            written = os.pwrite(self.handle, data, self.size)
-            data, self.size = data[written:], self.size + written
-        return Spilled(self.path, begin, len(ids), ids.dtype)
-
-    def __del__(self) -> None:
-        if hasattr(self, "handle"):  # not where Ctrl-C came first
-            os.close(self.handle)
-
-
 @dataclass(frozen=True)
 class Spilled:
     """Ids in a file: slices of them are read when asked for. (A memory map would count as memory in use.)
@@ -101,9 +77,8 @@ class Spilled:
     def __getitem__(self, part: slice) -> Array:
         start, stop, _ = part.indices(self.size)
         width = self.dtype.itemsize
-        with storage_errors(self.path, "read"), self.path.open("rb", buffering=0) as file:
-            file.seek(self.begin + start * width)
-            ids: Array = np.fromfile(file, self.dtype, stop - start)
+        with storage_errors(self.path, "read"):
+            ids: Array = np.fromfile(self.path, self.dtype, stop - start, offset=self.begin + start * width)
         if len(ids) < stop - start:
             raise StorageError(f"{self.path} has become shorter than it was written; build again")
         return ids
@@ -123,7 +98,6 @@ class SortedRunStore:
     limit_bytes: int
     sorted_runs: list[SortedRun] = field(default_factory=list)
     held_bytes: int = 0
-    file: SpillFile | None = None
 
     def add(self, run: SortedRun) -> None:
         """Add the next sorted run.
@@ -132,7 +106,7 @@ class SortedRunStore:
             StorageError: its ids cannot be written.
         """
         size = run.ids[:].nbytes
-        if self.held_bytes + size > self.limit_bytes and size:
+        if self.held_bytes + size > self.limit_bytes:
             run = self._spilled(run)
         else:
             self.held_bytes += size
@@ -146,17 +120,22 @@ class SortedRunStore:
             StorageError: they cannot be written.
         """
         runs = self.sorted_runs
-        if self.file is None and runs:
+        if runs and not any(isinstance(run.ids, Spilled) for run in runs):
             counts = total_counts(runs)
             [whole] = cut_shards(runs, counts, 1, 1 << 62, 0)
             runs = [SortedRun(whole.read(runs[0].ids[:0].dtype), counts)]
         self.sorted_runs = [run if isinstance(run.ids, Spilled) else self._spilled(run) for run in runs]
-        self.file = None  # closes it, which is when network file systems show it to others
 
     def _spilled(self, run: SortedRun) -> SortedRun:
+        """The run, its ids appended to the file, which is closed: network file systems then show it to others."""
+        ids = run.ids[:]
         with storage_errors(self.path):
-            self.file = self.file or SpillFile(self.path)
-            return SortedRun(self.file.append(run.ids[:]), run.counts)
+            self.path.parent.mkdir(exist_ok=True)  # alone: the folder of a build that has ended is not made anew
+            self.path.touch(0o600)
+            with self.path.open("ab") as file:
+                begin = file.tell()
+                file.write(np.ascontiguousarray(ids).data)
+        return SortedRun(Spilled(self.path, begin, len(ids), ids.dtype), run.counts)
 
 
 def total_counts(sorted_runs: Sequence[SortedRun]) -> Array:

@@ -119,7 +119,7 @@ def perform(call: tuple[Place, Callable[..., Any], Any], item: Any) -> Done:
     except LengthwiseError as error:
         host = socket.gethostname()
         where = "" if host == place.host else f" (on the machine {host})"
-        return Done(None, type(error)(f"{error}{where}"))
+        return Done(None, type(error)(f"{error.args[0]}{where}", *error.args[1:]))
     return Done(result, None, *reported)
 
 

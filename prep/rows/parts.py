@@ -1,18 +1,16 @@
 """Parts of a source split, the tasks of a build, and a survey of what they hold before anything is encoded.
 
 Each task reads its part and needs nothing of the others, so that an executor may run them anywhere
-(`prep.rows.executors`). Rows have their numbers within the part; only in messages do they have those within the source
-split, which `Part.first_row` gives.
+(`prep.rows.executors`). Rows have their numbers within the part; only messages name them by those within the source
+split (`prep.rows.executors.run_parts`).
 """
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
-
-from ..columns import Mask, Stream
+from ..columns import Mask, Stream, in_split
 from ..labels.class_labels import Coded, code_batch
 from ..labels.tags import Tags, tagged_words
 from ..tokenization.encoder import Encoder
@@ -56,37 +54,18 @@ class Part:
     Attributes:
         stream: reads it.
         split: the source split.
-        first_row: number of its first row in there, as far as it is known: messages name rows by it.
         masks: for each split of the cache that takes rows of it, which they are: (rows,) or None for all.
         batches: its record batches, where they were kept.
     """
 
     stream: Stream
     split: str
-    first_row: int = 0
-    masks: dict[str, Mask | None] = field(default_factory=dict)
+    masks: dict[str, Mask | None]
     batches: "list[pa.RecordBatch] | None" = None
 
-    def chunks(self) -> "Iterator[Chunk]":
+    def read(self) -> "Iterator[pa.RecordBatch]":
         """Its record batches in order."""
-        first_row = self.first_row
-        for batch in self.stream() if self.batches is None else self.batches:
-            yield Chunk(batch, self.split, first_row)
-            first_row += batch.num_rows
-
-
-@dataclass(frozen=True)
-class Chunk:
-    """A record batch of the source split `split`; `first_row` is its first row's number in there."""
-
-    batch: "pa.RecordBatch"
-    split: str
-    first_row: int
-
-    def coded(self) -> Coded:
-        """Its labels."""
-        coded = code_batch(self.batch, self.split, self.first_row)
-        return replace(coded, codes=coded.codes.astype(np.min_scalar_type(len(coded.values))))
+        return self.stream() if self.batches is None else iter(self.batches)
 
 
 @dataclass
@@ -113,16 +92,17 @@ def survey(shared: Shared, part: Part, report: Report) -> Survey:
         InputError: the part cannot be read, or a label is missing or of a wrong kind.
     """
     found, size = Survey(batches=[] if shared.in_place else None), 0
-    for chunk in part.chunks():
-        found.rows += chunk.batch.num_rows
-        size += chunk.batch.nbytes
-        if shared.encoder.words and not shared.in_place:
-            tagged_words(chunk.batch, chunk.split, chunk.first_row, shared.tags)
-        elif shared.labelled and not shared.encoder.words:
-            found.coded.append(chunk.coded())
+    for batch in part.read():
+        with in_split(part.split, found.rows):
+            if shared.encoder.words and not shared.in_place:
+                tagged_words(batch, shared.tags)
+            elif shared.labelled and not shared.encoder.words:
+                found.coded.append(code_batch(batch))
+        found.rows += batch.num_rows
+        size += batch.nbytes
         if found.batches is not None:
-            found.batches.append(chunk.batch)
+            found.batches.append(batch)
             found.batches = found.batches if size <= shared.keep_bytes else None
-        report(chunk.batch.nbytes, 0)
+        report(batch.nbytes, 0)
     found.tags = list(shared.tags.numbers)
     return found

@@ -105,14 +105,13 @@ def _parts(name: str, split: EncodedSplit, counts: Array, form: ShardFormat, sha
     row_bytes = ROW_BYTES + (0 if labels is None else labels[:1].nbytes) + (4 if form.task.pair else 0)
     for number, rows in enumerate(cut_shards(split.runs, counts, width, shard_bytes, row_bytes)):
         own = order[rows.first_row : rows.first_row + len(rows.lengths)]
-        source_rows = own if split.rows is None else split.rows[own]
         yield ShardPart(
             name,
             number,
             rows,
-            source_rows if split.numbers is None else split.numbers[source_rows],
-            None if labels is None else labels[source_rows],
-            None if split.first_lengths is None else split.first_lengths[own],
+            source_rows=own if split.rows is None else split.rows[own],
+            labels=None if labels is None else labels[own],
+            first_lengths=None if split.first_lengths is None else split.first_lengths[own],
         )
 
 

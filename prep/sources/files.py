@@ -16,7 +16,7 @@ import numpy as np
 from cache.common.forked import BATCH_BYTES, Forked
 from cache.errors import InputError
 
-from ..columns import Columns, PartedStream, Stream
+from ..columns import Cells, Columns, PartedStream, Stream
 from ..parsing.cutting import FilePart, cut_tables
 from ..parsing.readers import holds_lists, names_of, read_tables, read_texts
 from ..parsing.remote_path import SourcePath, each
@@ -35,19 +35,19 @@ def longest_row(memory_bytes: int) -> int:
     return min(memory_bytes // ROW_SHARE, MAX_ROW_BYTES)
 
 
-def column_names(paths: Sequence[SourcePath], delimiter: str | None, forked: Forked) -> list[list[str]]:
+def column_names(paths: Sequence[SourcePath], cells: Cells, forked: Forked) -> list[list[str]]:
     """The columns of each of some table files.
 
     Args:
         paths: the files.
-        delimiter: what separates the cells of a csv or text file; None = what its name says.
+        cells: how a csv or text file is cut into them.
         forked: reads them.
 
     Raises:
         InputError: a file cannot be read as what its ending says.
     """
     row_bytes = longest_row(forked.memory_bytes)
-    return forked.call(_together(paths), each, names_of, paths, delimiter, row_bytes)  # type: ignore[no-any-return]
+    return forked.call(_together(paths), each, names_of, paths, cells, row_bytes)  # type: ignore[no-any-return]
 
 
 def holds_words(paths: Sequence[SourcePath], columns: Columns, forked: Forked) -> bool:
@@ -63,7 +63,7 @@ def table_stream(
     """Some columns of table files, one file after the other; `where` = (column, value) keeps the rows that have it."""
 
     def cut(part_bytes: int) -> list[Stream]:
-        found = forked.call(_together(paths), cut_tables, list(paths), columns.delimiter, part_bytes)
+        found = forked.call(_together(paths), cut_tables, list(paths), columns.cells, part_bytes)
         return [_parts_stream(files, columns, forked, where) for files in found]
 
     return PartedStream(_parts_stream([(path, None) for path in paths], columns, forked, where), cut)

@@ -14,12 +14,12 @@ from cache.errors import InputError
 from cache.format.checksummed_json import Json
 from cache.format.files import sha256_file
 
-from ..columns import Columns
+from ..columns import BY_NAME, Columns
 from ..corpus.source import Source, cache_name, check_split_name
 from ..corpus.splits import by_split, check_all_named, split_of_folder
 from ..corpus.usual_columns import choose_columns, column_note, unread_labels
 from ..parsing.diagnose import reading
-from ..parsing.formats import ARCHIVE, EXPECTED, FORMATS, LINES, check_known, format_of
+from ..parsing.formats import ARCHIVE, EXPECTED, FORMATS, LINES, check_known, format_of, not_csv
 from ..parsing.remote_path import RemotePath, SourcePath
 from .files import column_names, holds_words, table_stream, text_files_stream
 from .remote import is_remote_glob, matching, source_path, without_scheme
@@ -53,7 +53,7 @@ def open_files(arguments: Sequence[str], asked: Columns, forked: Forked) -> Sour
         InputError: there is no such file, or one twice; the splits are not plain; or as `open_file`.
     """
     given = [_split_and_files(argument) for argument in arguments]
-    found = [_matching(without_scheme(pattern), asked.delimiter, forked) for _, pattern in given]
+    found = [_matching(without_scheme(pattern), asked.cells.delimiter, forked) for _, pattern in given]
     paths = [path for files in found for path in files]
     twice = {path for path in paths if paths.count(path) > 1} if len(set(paths)) < len(paths) else set()
     if twice:
@@ -114,14 +114,14 @@ def open_tables(
         InputError: a file cannot be read, or its columns are not there.
     """
     paths = [path for files in splits.values() for path in files]
-    if asked.delimiter and not any(
-        format_of(path, asked.delimiter) == "csv" or path.suffix.lower() == ARCHIVE for path in paths
+    if asked.cells != BY_NAME and not any(
+        format_of(path, asked.cells.delimiter) == "csv" or path.suffix.lower() == ARCHIVE for path in paths
     ):
-        raise InputError(f"--delimiter is for csv and text files, but {paths[0]} is neither; leave it out")
+        raise not_csv(asked.cells, paths[0])
     for path in paths:
-        check_known(path, asked.delimiter, asked.labelled)
+        check_known(path, asked.cells.delimiter, asked.labelled)
     unread = note = ""
-    for path, names in zip(paths, column_names(paths, asked.delimiter, forked), strict=True):
+    for path, names in zip(paths, column_names(paths, asked.cells, forked), strict=True):
         chosen = choose_columns(names, asked, path)
         note = note or column_note(names, asked, chosen)
         asked = chosen
@@ -201,12 +201,12 @@ def open_folder(argument: str, path: SourcePath, asked: Columns, forked: Forked)
                 f"{path} was written by save_to_disk, expected files; copy it to this machine and build from it"
             )
         return open_saved(argument, path, asked, forked)
-    tables = tables_in(path, asked.delimiter)
+    tables = tables_in(path, asked.cells.delimiter)
     if tables:
         source = open_tables(argument, path.resolve().name, by_split(tables), asked, forked)
         return replace(source, note="; ".join(filter(None, (source.note, _unread_archives(path)))))
     texts = _texts_below(path, asked.labelled)
-    splits = {} if texts else _tables_below(path, asked.delimiter)
+    splits = {} if texts else _tables_below(path, asked.cells.delimiter)
     if not texts and not splits and (lines := lines_in(path)):
         splits = by_split(lines)
     if splits:

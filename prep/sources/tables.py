@@ -26,9 +26,9 @@ from ..columns import (
     Stream,
     check_filled,
     checked_texts,
+    flat_lists,
+    in_split,
     is_list,
-    is_text,
-    list_counts,
     plain,
 )
 from ..corpus.missing import FilledRows, noting_left_out
@@ -224,34 +224,38 @@ def digest(split: str, stream: Stream) -> Digest:
     """Read a stream to its end.
 
     Raises:
-        InputError: a text or label is missing or of a wrong kind.
+        BadDataError: a text or label is missing or of a wrong kind.
     """
     parts = {name: hashlib.sha256() for name in (TEXT, f"{TEXT} bytes", PAIR, f"{PAIR} bytes", "labels", "counts")}
     rows = size = 0
     for batch in stream():
-        for name in (TEXT, PAIR):
-            if name in batch.schema.names:
-                texts = batch.column(name)
-                words = is_list(texts.type)
-                if words:
-                    check_filled(texts, split, rows)
-                    parts[name].update(list_counts(texts).astype("<i8").tobytes())
-                    texts = texts.flatten()
-                if not (words and is_text(texts.type)):  # of words, `tagged_words` finds what is wrong
-                    texts = checked_texts(texts, split, rows)
-                lengths, data = _text_bytes(texts)
-                parts[name].update(lengths)
-                parts[f"{name} bytes"].update(data)
-        if LABEL in batch.schema.names or LABELS in batch.schema.names:
-            coded = code_batch(batch, split, rows)
-            parts["labels"].update(_label_bytes(coded))
-            if coded.counts is not None:
-                parts["counts"].update(coded.counts.astype("<i8").tobytes())
+        with in_split(split, rows):
+            _add_batch(parts, batch)
         rows, size = rows + batch.num_rows, size + batch.nbytes
     if isinstance(stream, FilledRows):
         parts["numbers"] = hashlib.sha256(stream.numbers().astype("<i8").tobytes())
     listed = json.dumps({name: part.hexdigest() for name, part in parts.items()})
     return Digest(rows, size, hashlib.sha256(listed.encode()).hexdigest())
+
+
+def _add_batch(parts: dict[str, Any], batch: "pa.RecordBatch") -> None:
+    """Add the texts and labels of a batch to the hashes of each."""
+    for name in (TEXT, PAIR):
+        if name not in batch.schema.names:
+            continue
+        texts = batch.column(name)
+        if is_list(texts.type):
+            check_filled(texts)
+            counts, texts = flat_lists(texts, "word")
+            parts[name].update(counts.astype("<i8").tobytes())
+        lengths, data = _text_bytes(checked_texts(texts))
+        parts[name].update(lengths)
+        parts[f"{name} bytes"].update(data)
+    if {LABEL, LABELS} & {*batch.schema.names}:
+        coded = code_batch(batch)
+        parts["labels"].update(_label_bytes(coded))
+        if coded.counts is not None:
+            parts["counts"].update(coded.counts.astype("<i8").tobytes())
 
 
 def _text_bytes(texts: "pa.Array") -> tuple[bytes, memoryview]:

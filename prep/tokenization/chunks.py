@@ -10,7 +10,7 @@ import numpy as np
 from cache.common.arrays import Array
 from cache.errors import InputError
 
-from .engines import Engine, Rules, TokenizersEngine, failures_as_differences, special_ids
+from .engines import Rules, TokenizersEngine, special_ids
 from .parity import ParityCheck
 
 ChunkedRows = tuple[Array, Array, Array]
@@ -47,17 +47,16 @@ class ChunkEncoder:
 
     Args:
         rules: as for single rows.
-        engine: who encodes.
-        check: counts the texts that were encoded again by `tokenizers`; None where that is the engine.
+        check: a fast engine; None for `tokenizers`.
 
     Raises:
         InputError: the tokenizer does not simply put special tokens before and after a text.
     """
 
-    def __init__(self, rules: Rules, engine: Engine, check: ParityCheck | None) -> None:
-        self.engine, self.check, self.max_length = engine, check, rules.max_length
+    def __init__(self, rules: Rules, check: ParityCheck | None) -> None:
+        self.check, self.max_length, self.reference = check, rules.max_length, TokenizersEngine(rules)
         try:
-            self.before, self.after = special_ids(TokenizersEngine(rules).backend)
+            self.before, self.after = special_ids(self.reference.backend)
         except ValueError as error:
             raise InputError(f"--long-texts chunk does not take this tokenizer: {error}; leave it out") from error
 
@@ -68,10 +67,7 @@ class ChunkEncoder:
             ParityError: a fast engine was wrong, or failed.
             RowError: `tokenizers` fails on a text.
         """
-        if self.check is None:
-            ids, lengths = self.engine.encode_bare(texts)
-        else:
-            with failures_as_differences(self.engine.name):
-                ids, lengths = self.engine.encode_bare(texts)
-            self.check.check(self.engine.name, texts, ids, lengths, bare=True)
+        ids, lengths = (self.check or self.reference).encode(texts, bare=True)
+        if self.check:
+            self.check.check(texts, ids, lengths, bare=True)
         return chunk_rows(ids, lengths.astype(np.int64), self.before, self.after, self.max_length)

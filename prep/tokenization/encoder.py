@@ -11,7 +11,7 @@ from cache.errors import InputError
 from cache.format.checksummed_json import Json
 
 from .chunks import ChunkEncoder
-from .engines import Rules, TokenizersEngine, choose_engine, failures_as_differences
+from .engines import Rules, TokenizersEngine, fast_engine
 from .pairs import PairEncoder
 from .parity import ParityCheck
 from .tokenizer_files import TOKENIZER_JSON, TokenizerFiles
@@ -30,8 +30,7 @@ class Encoder:
         special_tokens: those that every row has.
         padding_side, truncation_side: "right" or "left".
         max_length: tokens of the longest row.
-        engine: who encodes.
-        check: what proves a fast engine right; None with `tokenizers` itself.
+        check: a fast engine, and what proves it right; None with `tokenizers` itself.
         pairs: the encoder of pairs of texts; None where texts come alone.
         words: the encoder of lists of words; None where texts are text.
         chunks: the encoder of long texts in several rows; None where they are truncated.
@@ -89,11 +88,11 @@ class Encoder:
 
     def use(self, engine: str) -> None:
         """Choose the engine, one of `prep.choices.ENGINES`."""
-        self.engine = self.reference if engine == "tokenizers" else choose_engine(engine, self.rules)
-        self.check = None if self.engine.name == "tokenizers" else ParityCheck(self.reference)
-        self.pairs = PairEncoder(self.rules, self.engine, self.check) if self.pair else None
-        self.words = WordEncoder(self.rules, self.engine, self.check) if self.takes_words else None
-        self.chunks = ChunkEncoder(self.rules, self.engine, self.check) if self.chunked else None
+        fast = fast_engine(engine, self.rules)
+        self.check = None if fast is None else ParityCheck(fast, self.reference)
+        self.pairs = PairEncoder(self.rules, self.check) if self.pair else None
+        self.words = WordEncoder(self.rules, self.check) if self.takes_words else None
+        self.chunks = ChunkEncoder(self.rules, self.check) if self.chunked else None
         self.checking: Future[None] | None = None
 
     def encode(self, texts: Sequence[str]) -> tuple[Array, Array]:
@@ -109,12 +108,11 @@ class Encoder:
             RowError: `tokenizers` fails on a text.
         """
         if self.check is None:
-            return self.engine.encode(texts)
-        with failures_as_differences(self.engine.name):
-            ids, lengths = self.engine.encode(texts)
+            return self.reference.encode(texts)
+        ids, lengths = self.check.encode(texts)
         self.settle()
         thread = ThreadPoolExecutor(1)
-        self.checking = thread.submit(self.check.check, self.engine.name, texts, ids, lengths)
+        self.checking = thread.submit(self.check.check, texts, ids, lengths)
         thread.shutdown(wait=False)
         return ids, lengths
 
@@ -129,8 +127,12 @@ class Encoder:
 
     def release(self) -> None:
         """Let go of the engine, whose caches take hundreds of megabytes; there is nothing more to encode."""
-        self.engine, self.check, self.checking = self.reference, None, None
-        self.pairs = self.words = self.chunks = None  # they hold the engine too
+        self.check = self.checking = self.pairs = self.words = self.chunks = None
+
+    @property
+    def engine(self) -> str:
+        """Name of the library that encodes."""
+        return self.check.engine.name if self.check else self.reference.name
 
     @property
     def rows_checked(self) -> int:
@@ -139,11 +141,11 @@ class Encoder:
 
     def facts(self) -> Json:
         """Engine and version, for the manifest."""
-        return {"engine": self.engine.name, "version": version(self.engine.name)}
+        return {"engine": self.engine, "version": version(self.engine)}
 
     def __reduce__(self) -> Any:
         """An encoder is pickled as its settings. A process that is given several of one kind makes one of them."""
-        return _encoder, (self.files, self.max_length, self.engine.name, self.pair, self.takes_words, self.chunked)
+        return _encoder, (self.files, self.max_length, self.engine, self.pair, self.takes_words, self.chunked)
 
 
 _last: tuple[tuple[Any, ...], Encoder] | None = None

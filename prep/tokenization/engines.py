@@ -3,7 +3,6 @@
 The fast ones are young, so no build trusts them: see `parity`.
 """
 
-import contextlib
 import functools
 import json
 import re
@@ -44,18 +43,6 @@ class RowError(ParityError):
         return RowError, (self.row, self.reason)
 
 
-@contextlib.contextmanager
-def failures_as_differences(engine: str) -> Iterator[None]:
-    """Raise whatever a fast engine raises, but for a lack of memory, as a `ParityError`."""
-    try:
-        with panics_as_errors():
-            yield
-    except MemoryError:
-        raise
-    except Exception as error:
-        raise ParityError(f"{engine} failed: {error}") from error
-
-
 @dataclass(frozen=True)
 class Rules:
     """What an engine needs to know beside tokenizer.json.
@@ -93,16 +80,13 @@ class TokenizersEngine:
         """Truncate as the rules say."""
         self.backend.enable_truncation(self.rules.max_length, direction=self.rules.truncation_side)
 
-    def encode(self, texts: Sequence[str]) -> tuple[Array, Array]:
-        """Texts to (tokens,) uint32 ids, rows end to end, and (rows,) int64 lengths."""
-        encodings = self.encodings(self.backend.encode_batch_fast, texts)
-        return join_rows([np.array(encoding.ids, np.uint32) for encoding in encodings])
-
-    def encode_bare(self, texts: Sequence[str]) -> tuple[Array, Array]:
-        """The same without special tokens, not truncated."""
-        self.backend.no_truncation()
+    def encode(self, texts: Sequence[str], bare: bool = False) -> tuple[Array, Array]:
+        """Texts to (tokens,) uint32 ids, rows end to end, and (rows,) int64 lengths; `bare` ones without special
+        tokens, not truncated."""
+        if bare:
+            self.backend.no_truncation()
         try:
-            encodings = self.encodings(self.backend.encode_batch_fast, texts, add_special_tokens=False)
+            encodings = self.encodings(self.backend.encode_batch_fast, texts, add_special_tokens=not bare)
             return join_rows([np.array(encoding.ids, np.uint32) for encoding in encodings])
         finally:
             self.truncate()
@@ -145,13 +129,13 @@ class NanotokenEngine:
         self.rules = rules
         self.backend = nanotoken.Tokenizer.from_json(rules.tokenizer_json)
 
-    def encode(self, texts: Sequence[str]) -> tuple[Array, Array]:
-        rules = self.rules
-        rows = self.backend.encode_batch(texts, max_length=rules.max_length, truncation_side=rules.truncation_side)
-        return rows.ids, rows.lengths
-
-    def encode_bare(self, texts: Sequence[str]) -> tuple[Array, Array]:
-        rows = self.backend.encode_batch(texts, add_special_tokens=False)
+    def encode(self, texts: Sequence[str], bare: bool = False) -> tuple[Array, Array]:
+        rows = self.backend.encode_batch(
+            texts,
+            add_special_tokens=not bare,
+            max_length=None if bare else self.rules.max_length,
+            truncation_side=self.rules.truncation_side,
+        )
         return rows.ids, rows.lengths
 
 
@@ -175,38 +159,23 @@ class GigatokenEngine:
         self.before, self.after = special_ids(Tokenizer.from_str(rules.tokenizer_json))
         self.careful = TokenizersEngine(rules)
 
-    def encode(self, texts: Sequence[str]) -> tuple[Array, Array]:
-        return self._all(texts, self.rules.max_length, (self.before, self.after), self.careful.encode)
-
-    def encode_bare(self, texts: Sequence[str]) -> tuple[Array, Array]:
-        return self._all(texts, None, ([], []), self.careful.encode_bare)
-
-    def _all(
-        self,
-        texts: Sequence[str],
-        max_length: int | None,
-        around: tuple[list[int], list[int]],
-        careful: Callable[[Sequence[str]], tuple[Array, Array]],
-    ) -> tuple[Array, Array]:
+    def encode(self, texts: Sequence[str], bare: bool = False) -> tuple[Array, Array]:
         rows: list[Array] = []
         for first in range(0, len(texts), self.ROWS):
-            rows += self._encode(texts[first : first + self.ROWS], max_length, *around)
+            matrix, lengths = self.backend.encode_batch_padded(
+                list(texts[first : first + self.ROWS]),
+                self.rules.pad_id,
+                max_length=None if bare else self.rules.max_length,
+                truncate=not bare,
+                truncate_left=self.rules.truncation_side == "left",
+                prefix=[] if bare else self.before,
+                suffix=[] if bare else self.after,
+            )
+            rows += [row[:length] for row, length in zip(matrix, lengths, strict=True)]
         young = [row for row, text in enumerate(texts) if not text.isascii() and has_young_letters(text)]
-        for row, ids in zip(young, split_rows(*careful([texts[row] for row in young])), strict=True):
+        for row, ids in zip(young, split_rows(*self.careful.encode([texts[row] for row in young], bare)), strict=True):
             rows[row] = ids
         return join_rows(rows)
-
-    def _encode(self, texts: Sequence[str], max_length: int | None, before: list[int], after: list[int]) -> list[Array]:
-        matrix, lengths = self.backend.encode_batch_padded(
-            list(texts),
-            self.rules.pad_id,
-            max_length=max_length,
-            truncate=max_length is not None,
-            truncate_left=self.rules.truncation_side == "left",
-            prefix=before,
-            suffix=after,
-        )
-        return [row[:length] for row, length in zip(matrix, lengths, strict=True)]
 
 
 def join_rows(rows: Sequence[Array]) -> tuple[Array, Array]:
@@ -254,37 +223,34 @@ def special_ids(backend: Any) -> tuple[list[int], list[int]]:
     raise ValueError("its special tokens are not simply put around the text")
 
 
-Engine = TokenizersEngine | NanotokenEngine | GigatokenEngine
-
-FAST: dict[str, tuple[str, Callable[[Rules], Engine]]] = {
+FastEngine = NanotokenEngine | GigatokenEngine
+FAST: dict[str, tuple[str, Callable[[Rules], FastEngine]]] = {
     "nanotoken": ("WordPiece", NanotokenEngine),
     "gigatoken": ("BPE", GigatokenEngine),
 }
 """Fast engines: the tokenizer model each is for, and how to make it."""
 
 
-def choose_engine(name: str, rules: Rules) -> Engine:
-    """The engine asked for; for "auto" the fastest one that is installed and takes this tokenizer.
+def fast_engine(name: str, rules: Rules) -> FastEngine | None:
+    """The engine asked for; for "auto" the one that is installed and takes this tokenizer. None for `tokenizers`.
 
     Raises:
         InputError: the engine asked for is not installed, or does not take this tokenizer.
     """
-    if name == "tokenizers":
-        return TokenizersEngine(rules)
     model = str((json.loads(rules.tokenizer_json).get("model") or {}).get("type"))
-    for engine, (kind, make) in FAST.items():
-        if name not in ("auto", engine) or (name == "auto" and kind != model):
-            continue
-        try:
-            with panics_as_errors():
-                return make(rules)
-        except ImportError:
-            if name != "auto":
-                raise InputError(f"--engine {engine} is not installed: pip install {engine}") from None
-        except Exception as error:  # each library has errors of its own for what it does not take
-            if name != "auto":
-                reason = next(iter(str(error).splitlines()), type(error).__name__)
-                raise InputError(
-                    f"--engine {engine} does not take this {model} tokenizer: {reason}; pass --engine tokenizers"
-                ) from error
-    return TokenizersEngine(rules)
+    engine = next((fast for fast, (kind, _) in FAST.items() if kind == model), "") if name == "auto" else name
+    if engine not in FAST:
+        return None
+    try:
+        with panics_as_errors():
+            return FAST[engine][1](rules)
+    except ImportError:
+        if name != "auto":
+            raise InputError(f"--engine {engine} is not installed: pip install {engine}") from None
+    except Exception as error:  # each library has errors of its own for what it does not take
+        if name != "auto":
+            reason = next(iter(str(error).splitlines()), type(error).__name__)
+            raise InputError(
+                f"--engine {engine} does not take this {model} tokenizer: {reason}; pass --engine tokenizers"
+            ) from error
+    return None

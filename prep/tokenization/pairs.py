@@ -16,7 +16,7 @@ from cache.common.arrays import Array
 from cache.common.pairs import longest_first, truncated_pair
 from cache.errors import InputError
 
-from .engines import Engine, ParityError, Rules, TokenizersEngine, failures_as_differences, join_rows, split_rows
+from .engines import ParityError, Rules, TokenizersEngine, join_rows
 from .parity import ParityCheck
 
 Rows = tuple[Array, Array, Array]
@@ -103,15 +103,14 @@ class PairEncoder:
 
     Args:
         rules: as for single texts; `max_length` counts the special tokens of a pair.
-        engine: who encodes the single texts.
-        check: counts the rows that were encoded again by `tokenizers`; None where that is the engine.
+        check: a fast engine for the single texts; None for `tokenizers`.
 
     Raises:
         InputError: the tokenizer's template is not one that a cache can hold, or `max_length` has no room for text.
     """
 
-    def __init__(self, rules: Rules, engine: Engine, check: ParityCheck | None) -> None:
-        self.rules, self.engine, self.check = rules, engine, check
+    def __init__(self, rules: Rules, check: ParityCheck | None) -> None:
+        self.rules, self.check = rules, check
         self.reference = TokenizersEngine(rules)
         self.reference.backend.no_truncation()
         self.template = pair_template(self.reference.backend)
@@ -128,15 +127,21 @@ class PairEncoder:
         Raises:
             ParityError: a fast engine was wrong, or failed.
         """
-        if self.check is None:
+        check = self.check
+        if check is None:
             return self.by_tokenizers(firsts, seconds)
-        with failures_as_differences(self.engine.name):
-            parts = [self.engine.encode_bare(texts) for texts in (firsts, seconds)]
-            if any(len(part[1]) != len(firsts) or int(part[1].sum()) != len(part[0]) for part in parts):
-                raise ValueError("gave other rows than texts")
-            rows = assemble(parts[0], parts[1], self.template, self.most, self.rules.truncation_side == "left")
-        self._compare(firsts, seconds, rows)
-        return rows
+        encoded = [check.encode(texts, bare=True) for texts in (firsts, seconds)]
+        left = self.rules.truncation_side == "left"
+        ids, lengths, zeros = assemble(encoded[0], encoded[1], self.template, self.most, left)
+
+        def again(chosen: list[int]) -> Rows:
+            return self.by_tokenizers(*([check.kept(texts[row]) for row in chosen] for texts in (firsts, seconds)))
+
+        pairs = list(map(" | ".join, zip(firsts, seconds, strict=True)))
+        chosen, wanted = check.compare(pairs, ids, lengths, again)
+        if not np.array_equal(zeros[chosen], wanted[2]):
+            raise ParityError(f"{check.engine.name} and tokenizers disagree where the first text of a pair ends")
+        return ids, lengths, zeros
 
     def by_tokenizers(self, firsts: Sequence[str], seconds: Sequence[str]) -> Rows:
         """The reference."""
@@ -148,17 +153,3 @@ class PairEncoder:
             rows.append(ids)
             zeros.append(int((types == 0).sum()))
         return *join_rows(rows), np.array(zeros, np.int64)
-
-    def _compare(self, firsts: Sequence[str], seconds: Sequence[str], found: Rows) -> None:
-        """Encode some of the pairs again; the longest and some with non-ASCII text are among them."""
-        assert self.check is not None
-        chosen = self.check.choose([first + second for first, second in zip(firsts, seconds, strict=True)])
-        kept = self.check.kept
-        again = [[kept(texts[row]) for row in chosen] for texts in (firsts, seconds)]
-        ids, lengths, zeros = self.by_tokenizers(again[0], again[1])
-        begins = np.cumsum(found[1]) - found[1]
-        for row, wanted, first in zip(chosen, split_rows(ids, lengths), zeros, strict=True):
-            mine = found[0][begins[row] : begins[row] + found[1][row]]
-            if not np.array_equal(mine, wanted) or found[2][row] != first:
-                text = f"{firsts[row][:100]} | {seconds[row][:100]}"
-                raise ParityError.differing(self.engine.name, text, mine.tolist(), wanted.tolist())

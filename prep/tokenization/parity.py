@@ -3,20 +3,23 @@
 A single difference from `tokenizers` sends the whole build back to `tokenizers`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 
 from cache.common.arrays import Array
+from cache.common.panics import panics_as_errors
 
-from .engines import ParityError, TokenizersEngine, split_rows
+from .engines import FastEngine, ParityError, TokenizersEngine, split_rows
 
 LONG_TOKEN = 1000
 """Characters that no token has on average."""
 
 
 class ParityCheck:
-    """Encodes some rows of every chunk again with `tokenizers`: its longest, some with non-ASCII text, a random sample.
+    """A fast engine, some of whose rows of every chunk are encoded again with `tokenizers`: the longest, some with
+    non-ASCII text, a random sample.
 
     Attributes:
         most: characters that a row of the max length has room for.
@@ -28,37 +31,76 @@ class ParityCheck:
     LATER = (4, 12, 16)
     """Likewise of each later chunk."""
 
-    def __init__(self, reference: TokenizersEngine) -> None:
-        self.reference = reference
-        self.most = reference.rules.max_length * LONG_TOKEN
+    def __init__(self, engine: FastEngine, reference: TokenizersEngine) -> None:
+        self.engine, self.reference = engine, reference
+        self.max_length = reference.rules.max_length
+        self.most = self.max_length * LONG_TOKEN
         self.rows = 0
         self.chunks = 0
 
-    def check(self, engine: str, texts: Sequence[str], ids: Array, lengths: Array, bare: bool = False) -> None:
-        """Check a chunk; with `bare` rows without special tokens, not truncated.
+    def encode(self, texts: Sequence[str], bare: bool = False) -> tuple[Array, Array]:
+        """What the engine gives, yet to be checked; see `TokenizersEngine.encode`.
+
+        Raises:
+            ParityError: it fails, but for a lack of memory, or gives other rows than texts.
+        """
+        try:
+            with panics_as_errors():
+                ids, lengths = self.engine.encode(texts, bare)
+        except MemoryError:
+            raise
+        except Exception as error:
+            raise ParityError(f"{self.engine.name} failed: {error}") from error
+        if len(lengths) != len(texts) or int(lengths.sum()) != len(ids):
+            raise ParityError(f"{self.engine.name} gave {len(lengths):,} rows for {len(texts):,} texts")
+        return ids, lengths
+
+    def check(self, texts: Sequence[str], ids: Array, lengths: Array, bare: bool = False) -> None:
+        """Check a chunk that `encode` gave.
 
         Raises:
             ParityError: a row differs.
         """
-        if len(lengths) != len(texts) or int(lengths.sum()) != len(ids):
-            raise ParityError(f"{engine} gave {len(lengths):,} rows for {len(texts):,} texts")
-        chosen = self.choose(texts)
-        begins = np.cumsum(lengths) - lengths
-        encode = self.reference.encode_bare if bare else self.reference.encode
-        heads = [texts[row][: self.most] if bare else self.kept(texts[row]) for row in chosen]
-        for row, head, wanted in zip(chosen, heads, split_rows(*encode(heads)), strict=True):
-            found = ids[begins[row] : begins[row] + lengths[row]]
-            if bare and len(head) < len(texts[row]):  # of a text of megabytes what makes a row
-                found, wanted = (part[: self.reference.rules.max_length] for part in (found, wanted))
-            if not np.array_equal(found, wanted):
-                raise ParityError.differing(engine, texts[row], found.tolist(), wanted.tolist())
 
-    def kept(self, text: str) -> str:
+        def again(chosen: list[int]) -> tuple[Array, Array]:
+            return self.reference.encode([self.kept(texts[row], bare) for row in chosen], bare)
+
+        self.compare(texts, ids, lengths, again)
+
+    def compare(
+        self, texts: Sequence[str], ids: Array, lengths: Array, again: Callable[[list[int]], tuple[Array, ...]]
+    ) -> tuple[list[int], Any]:
+        """Compare some rows of a chunk with what `tokenizers` makes of them.
+
+        Args:
+            texts: of each row.
+            ids, lengths: (T,) of the engine, rows end to end, and (N,).
+            again: called with numbers of rows; gives the same of `tokenizers`, and perhaps more.
+
+        Returns:
+            The rows that were compared, and what `again` gave for them.
+
+        Raises:
+            ParityError: a row differs.
+        """
+        chosen = self.choose(texts)
+        wanted = again(chosen)
+        begins = np.cumsum(lengths) - lengths
+        for row, expected in zip(chosen, split_rows(*wanted[:2]), strict=True):
+            found = ids[begins[row] : begins[row] + lengths[row]]
+            if len(texts[row]) > self.most:  # see `kept`
+                found, expected = found[: self.max_length], expected[: self.max_length]
+            if not np.array_equal(found, expected):
+                raise ParityError.differing(self.engine.name, texts[row], found.tolist(), expected.tolist())
+        return chosen, wanted
+
+    def kept(self, text: str, bare: bool = False) -> str:
         """Of a text of megabytes the side that is not truncated, for the reference would take minutes over all of it.
 
         Where that makes a difference, it is taken for the engine's: the build is then slow, but right.
         """
-        return text[: self.most] if self.reference.rules.truncation_side == "right" else text[-self.most :]
+        left = not bare and self.reference.rules.truncation_side == "left"
+        return text[-self.most :] if left else text[: self.most]
 
     def choose(self, texts: Sequence[str]) -> list[int]:
         """The rows of the next chunk to check; they are counted."""

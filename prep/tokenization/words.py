@@ -20,16 +20,7 @@ import numpy as np
 from cache.common.arrays import Array
 from cache.errors import InputError
 
-from .engines import (
-    Engine,
-    ParityError,
-    Rules,
-    TokenizersEngine,
-    failures_as_differences,
-    join_rows,
-    special_ids,
-    split_rows,
-)
+from .engines import ParityError, Rules, TokenizersEngine, join_rows, special_ids, split_rows
 from .parity import ParityCheck
 
 Marked = tuple[Array, Array, Array]
@@ -105,12 +96,11 @@ class WordEncoder:
 
     Args:
         rules: as for texts.
-        engine: who encodes words.
-        check: counts the rows that were encoded again by `tokenizers`; None where that is the engine.
+        check: a fast engine for words; None for `tokenizers`.
     """
 
-    def __init__(self, rules: Rules, engine: Engine, check: ParityCheck | None) -> None:
-        self.rules, self.engine, self.check = rules, engine, check
+    def __init__(self, rules: Rules, check: ParityCheck | None) -> None:
+        self.rules, self.check = rules, check
         self.reference = TokenizersEngine(rules)
         try:
             self.before, self.after = special_ids(self.reference.backend)
@@ -126,12 +116,8 @@ class WordEncoder:
         """
         if self.check is None:
             return self.by_tokenizers(words.lists(), words.marks)
-        with failures_as_differences(self.engine.name):
-            encoded = self.engine.encode_bare(words.distinct)
-            if len(encoded[1]) != len(words.distinct) or int(encoded[1].sum()) != len(encoded[0]):
-                raise ValueError("gave other rows than words")
-        found = self.assemble(encoded, words)
-        self._compare(words, found)
+        found = self.assemble(self.check.encode(words.distinct, bare=True), words)
+        self._compare(self.check, words, found)
         return found
 
     def assemble(self, encoded: tuple[Array, Array], words: Words) -> Marked:
@@ -175,24 +161,24 @@ class WordEncoder:
             found_marks.append(_first_tokens(encoding.word_ids, marks[begin:]))
         return *join_rows(found), np.concatenate([np.zeros(0, np.int64), *found_marks])
 
-    def _compare(self, words: Words, found: Marked) -> None:
+    def _compare(self, check: ParityCheck, words: Words, found: Marked) -> None:
         """Encode some of the rows again; the longest and some with non-ASCII words are among them."""
-        assert self.check is not None
+        ids, lengths, marks = found
         rows, begins = words.lists(), words.begins
-        chosen = np.sort(self.check.choose([" ".join(row) for row in rows]))
         most, left = self.rules.max_length * KEPT_WORDS, self.rules.truncation_side == "left"
         part = slice(-most, None) if left else slice(most)
-        marks = [words.marks[begins[row] : begins[row + 1]][part] for row in chosen]
-        again = self.by_tokenizers([rows[row][part] for row in chosen], np.concatenate([words.marks[:0], *marks]))
-        positions = np.append(0, np.cumsum(found[1]))
-        wanted = zip(split_rows(again[0], again[1]), split_rows(again[2], again[1]), strict=True)
-        for row, (ids, marked) in zip(chosen, wanted, strict=True):
-            mine, mark = (part[positions[row] : positions[row + 1]] for part in (found[0], found[2]))
-            text, name = " ".join(rows[row]), self.engine.name
-            if not np.array_equal(mine, ids):
-                raise ParityError.differing(name, text, mine.tolist(), ids.tolist())
-            if not np.array_equal(mark, marked):
-                raise ParityError(f"{name} and tokenizers disagree where the words of {text[:200]!r} begin")
+
+        def again(chosen: list[int]) -> Marked:
+            own = [words.marks[begins[row] : begins[row + 1]][part] for row in chosen]
+            return self.by_tokenizers([rows[row][part] for row in chosen], np.concatenate([words.marks[:0], *own]))
+
+        texts = list(map(" ".join, rows))
+        chosen, wanted = check.compare(texts, ids, lengths, again)
+        ends = np.cumsum(lengths)
+        for row, expected in zip(chosen, split_rows(wanted[2], wanted[1]), strict=True):
+            if not np.array_equal(marks[ends[row] - lengths[row] : ends[row]], expected):
+                name = check.engine.name
+                raise ParityError(f"{name} and tokenizers disagree where the words of {texts[row][:200]!r} begin")
 
 
 def _first_tokens(word_ids: list[Any], marks: Array) -> Array:

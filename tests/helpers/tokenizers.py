@@ -20,7 +20,7 @@ from tokenizers import (
 )
 
 from cache.common.hub import packaged_model
-from prep.tokenization.engines import Engine, GigatokenEngine, NanotokenEngine, Rules
+from prep.tokenization.engines import FastEngine, GigatokenEngine, NanotokenEngine, Rules
 
 from .corpora import WORDS, sentences
 
@@ -211,7 +211,7 @@ def sentencepiece_bpe() -> Tokenizer:
     return tokenizer
 
 
-ENGINE_KINDS: dict[str, tuple[Callable[[Rules], Engine], Callable[[], Tokenizer]]] = {
+ENGINE_KINDS: dict[str, tuple[Callable[[Rules], FastEngine], Callable[[], Tokenizer]]] = {
     "bert": (NanotokenEngine, packaged_wordpiece),
     "bert cased": (NanotokenEngine, lambda: cased(packaged_wordpiece())),
     "roberta": (GigatokenEngine, lambda: added(roberta_bpe())),

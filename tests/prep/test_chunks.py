@@ -12,7 +12,7 @@ from prep.inspect.report import make_report, report_page
 from prep.inspect.summary import format_splits
 from prep.tokenization import parity
 from prep.tokenization.chunks import ChunkEncoder
-from prep.tokenization.engines import ParityError, Rules, TokenizersEngine, choose_engine, split_rows
+from prep.tokenization.engines import ParityError, Rules, TokenizersEngine, fast_engine, split_rows
 from prep.tokenization.parity import ParityCheck
 
 from ..helpers.builds import build_toy
@@ -37,10 +37,10 @@ def test_chunks_are_those_of_tokenizers(kind: str, name: str) -> None:
     reference = Tokenizer.from_str(engine_json(kind))
     reference.no_padding()
     reference.enable_truncation(7)
-    engine = choose_engine(name, rules)
-    check = None if engine.name == "tokenizers" else ParityCheck(TokenizersEngine(rules))
-    assert (check is None) == (name == "tokenizers")
-    ids, lengths, rows = ChunkEncoder(rules, engine, check).encode(texts)
+    engine = fast_engine(name, rules)
+    assert (engine is None) == (name == "tokenizers")
+    check = ParityCheck(engine, TokenizersEngine(rules)) if engine else None
+    ids, lengths, rows = ChunkEncoder(rules, check).encode(texts)
     expected = [
         (text, chunk.ids)
         for text, whole in enumerate(reference.encode_batch(texts))
@@ -58,17 +58,18 @@ def test_a_wrong_engine_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     class Wrong(TokenizersEngine):
         name, token = "wrong", -1
 
-        def encode_bare(self, texts: Any) -> Any:
-            ids, lengths = super().encode_bare(texts)
+        def encode(self, texts: Any, bare: bool = False) -> Any:
+            ids, lengths = super().encode(texts, bare)
             ids[self.token] += 1
             return ids, lengths
 
-    engine, check = Wrong(rules), ParityCheck(TokenizersEngine(rules))
+    engine: Any = Wrong(rules)
+    check = ParityCheck(engine, TokenizersEngine(rules))
     if long_token == 10:
-        ChunkEncoder(rules, engine, check).encode(["word1 " * 20])  # the last word is not looked at
+        ChunkEncoder(rules, check).encode(["word1 " * 20])  # the last word is not looked at
         engine.token = 0
     with pytest.raises(ParityError, match="wrong and tokenizers disagree"):
-        ChunkEncoder(rules, engine, check).encode(["word1 " * 20])
+        ChunkEncoder(rules, check).encode(["word1 " * 20])
 
 
 def test_a_cache_holds_every_token_of_every_text(tmp_path: Path) -> None:

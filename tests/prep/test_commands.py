@@ -141,7 +141,7 @@ def test_a_defect_is_not_hidden(prep: Prep, monkeypatch: pytest.MonkeyPatch) -> 
         raise ZeroDivisionError
 
     write("a.csv", GOOD)
-    monkeypatch.setattr("prep.rows.parts.code_batch", defect)
+    monkeypatch.setattr("prep.rows.encoding.code_batch", defect)
     with pytest.raises(ZeroDivisionError):
         build(prep, "a.csv")
     assert not list(Path("cache").iterdir())

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from cache.common.pairs import longest_first
-from prep.tokenization.engines import ParityError, Rules, TokenizersEngine, choose_engine, split_rows
+from prep.tokenization.engines import NanotokenEngine, ParityError, Rules, TokenizersEngine, fast_engine, split_rows
 from prep.tokenization.pairs import PairEncoder
 from prep.tokenization.parity import ParityCheck
 from prep.tokenization.tokenizer_files import TokenizerFiles, with_space_before
@@ -39,13 +39,14 @@ def test_a_fast_engine_puts_rows_together_as_tokenizers_does(rows: int, name: st
     spaced = with_space_before(files).files["tokenizer.json"].decode()
     for max_length in MAX_LENGTHS[name][: 3 if side == "right" else 2]:  # nothing is cut at 200
         rules = Rules(content if name == "pairs" else spaced, max_length, side, 1)
-        engine, check = choose_engine("auto", rules), ParityCheck(TokenizersEngine(rules))
-        assert engine.name != "tokenizers"
+        engine = fast_engine("auto", rules)
+        assert engine
+        check = ParityCheck(engine, TokenizersEngine(rules))
         if name == "pairs":
-            pairs = PairEncoder(rules, engine, check)
+            pairs = PairEncoder(rules, check)
             found, expected = pairs.encode(*texts), pairs.by_tokenizers(*texts)
         else:
-            encoder = WordEncoder(rules, engine, check)
+            encoder = WordEncoder(rules, check)
             found, expected = encoder.encode(Words.of(words, marks)), encoder.by_tokenizers(words, marks)
         for one, other in zip(found, expected, strict=True):
             np.testing.assert_array_equal(one, other)
@@ -62,20 +63,21 @@ def test_a_wrong_engine_is_found(tmp_path: Path, name: str, fault: str) -> None:
     class Wrong(TokenizersEngine):
         name = "wrong"
 
-        def encode_bare(self, texts: Any) -> Any:
-            ids, lengths = super().encode_bare(texts)
+        def encode(self, texts: Any, bare: bool = False) -> Any:
+            ids, lengths = super().encode(texts, bare)
             if fault == "an id":
                 ids[-1] += 1
                 return ids, lengths
             lengths[0] += 1
             return np.insert(ids, 0, 7), lengths
 
-    engine, check = Wrong(rules), ParityCheck(TokenizersEngine(rules))
+    engine: Any = Wrong(rules)
+    check = ParityCheck(engine, TokenizersEngine(rules))
     with pytest.raises(ParityError, match="wrong and tokenizers disagree"):
         if name == "pairs":
-            PairEncoder(rules, engine, check).encode(["word1 word2"], ["word3"])
+            PairEncoder(rules, check).encode(["word1 word2"], ["word3"])
         else:
-            WordEncoder(rules, engine, check).encode(Words.of([["word1", "word2"], ["word3"]], np.array([1, 2, 3])))
+            WordEncoder(rules, check).encode(Words.of([["word1", "word2"], ["word3"]], np.array([1, 2, 3])))
 
 
 def test_truncation_takes_from_the_longer_text_as_tokenizers_does(tmp_path: Path) -> None:
@@ -102,7 +104,7 @@ def test_the_reference_for_pairs_truncates_as_tokenizers_does_and_keeps_nothing_
     rules = Rules((write_tokenizer(tmp_path / "t") / "tokenizer.json").read_text(), 9, side, 0)
     counts = list(product(range(9), range(9)))
     firsts, seconds = ([" ".join(f"word{n}" for n in range(pair[text])) for pair in counts] for text in (0, 1))
-    encoder = PairEncoder(rules, TokenizersEngine(rules), None)
+    encoder = PairEncoder(rules, None)
     assert encoder.reference.backend.truncation is None
     ids, lengths, zeros = encoder.encode(firsts, seconds)
     backend = Tokenizer.from_str(rules.tokenizer_json)
@@ -115,7 +117,7 @@ def test_the_reference_for_pairs_truncates_as_tokenizers_does_and_keeps_nothing_
 def test_marks_that_are_off_are_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Though every id be right."""
     rules = Rules((write_tokenizer(tmp_path / "t") / "tokenizer.json").read_text(), 32, "right", 0)
-    encoder = WordEncoder(rules, TokenizersEngine(rules), ParityCheck(TokenizersEngine(rules)))
+    encoder = WordEncoder(rules, ParityCheck(NanotokenEngine(rules), TokenizersEngine(rules)))
     honest = encoder.assemble
     monkeypatch.setattr(encoder, "assemble", lambda *given: (*honest(*given)[:2], np.roll(honest(*given)[2], 1)))
     with pytest.raises(ParityError, match="disagree where the words of 'word1 word2' begin"):

@@ -325,7 +325,7 @@ def test_a_fast_engine_that_is_wrong_sends_all_parts_to_tokenizers(monkeypatch: 
     def differs(*_: Any) -> None:
         raise parity.ParityError("nanotoken and tokenizers disagree")
 
-    monkeypatch.setattr(parity.ParityCheck, "check", differs)
+    monkeypatch.setattr(parity.ParityCheck, "compare", differs)
     built = build("a.jsonl", "apart", engine="nanotoken")
     assert without_times(Path(built.folder)) == expected
     assert built.manifest.build["engine"] == "tokenizers"

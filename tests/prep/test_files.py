@@ -1,19 +1,24 @@
 """The files that users bring: several, globs, standard input, packed ones, other separators, lists of JSON."""
 
 import bz2
+import csv
 import gzip
 import io
 import json
 import os
+import random
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pytest
 
 from cache import open_cache
 from prep import build_cache
+from prep.columns import Cells, Columns, Stream, parts
 from prep.parsing import json_files
+from prep.sources.opening import open_source
 
 from ..helpers.commands import GOOD, Prep, build, write, write_parquet
 from ..helpers.tokenizers import write_tokenizer
@@ -218,6 +223,68 @@ def test_another_delimiter_is_another_cache(prep: Prep) -> None:
     again = build(prep, "a.csv", "--delimiter", ",")
     assert again.code == 2
     assert "delimiter None there, ',' asked for" in again.err
+
+
+# --- quotes
+
+STRAY = ['"word1', 'word2 "word3"', 'word4"', 'word5 "', "word6", '""word7""', '"word8"']
+
+
+def csv_rows(path: str, quoting: Any) -> list[dict[str, str]]:
+    with Path(path).open(newline="") as file:
+        return list(csv.DictReader(file, delimiter="\t", quoting=quoting))
+
+
+def stream_of(path: str, quotes: bool | None) -> Stream:
+    return open_source(path, Columns(cells=Cells(quotes=quotes)), 1 << 28).splits["train"]
+
+
+def rows_of(stream: Stream) -> list[dict[str, str]]:
+    return [row for batch in stream() for row in batch.to_pylist()]
+
+
+def test_quotes_that_are_text_are_read_as_such(prep: Prep) -> None:
+    """As by Python's csv module without quoting, whole and in parts."""
+    drawn = random.Random(0)
+    rows = [f"{drawn.choice(STRAY)} word9\t{drawn.choice('xy')}" for _ in range(60)]
+    path = write("a.tsv", "text\tlabel\n" + "\n".join(rows) + "\n")
+    expected = csv_rows(path, csv.QUOTE_NONE)
+    assert len(expected) == 60
+    stream = stream_of(path, False)
+    assert rows_of(stream) == expected
+    cut = parts(stream, 100)
+    assert len(cut) == 10
+    assert [row for part in cut for row in rows_of(part)] == expected
+    assert build(prep, path, "--no-quotes").code == 0
+    assert "quotes False there, None asked for" in build(prep, write("a.tsv", GOOD.replace(",", "\t"))).err
+
+
+def test_two_quotes_that_would_make_one_cell_of_several_rows_are_refused(prep: Prep) -> None:
+    """In a column that is not read, too; unless the cell is meant to be so."""
+    lines = ["id\ttext\tlabel", '1\t"word1\tx', '2\tword2"\ty', "3\tword3\tx"]
+    for name, order in (("a.tsv", (0, 1, 2)), ("b.tsv", (1, 0, 2))):
+        cells = [line.split("\t") for line in lines]
+        path = write(name, "".join("\t".join(row[i] for i in order) + "\n" for row in cells))
+        error = refused(prep, path, *(("--text", "id") if name == "b.tsv" else ()))
+        assert f"{name}: row 0 (counted from 0) holds tabs and 1 line break in 'text', 'word1\\t" in error
+        assert "pass --no-quotes" in error
+        assert "pass --quotes" in error
+        assert rows_of(stream_of(path, True)) == [
+            {"text": row["text"], "label": row["label"]} for row in csv_rows(path, csv.QUOTE_MINIMAL)
+        ]
+    assert build(prep, "a.tsv", "--no-quotes", "--out", "first").code == 0
+    write("c.tsv", 'text\tlabel\n"word1\nword2"\tx\n"word1\tword2"\ty\n')
+    assert build(prep, "c.tsv", "--out", "other").code == 0
+    assert "--no-quotes is for csv and text files, but d.jsonl" in refused(
+        prep, write("d.jsonl", OBJECTS), "--no-quotes"
+    )
+    assert "--quotes is for csv and text files, but imdb" in refused(prep, "imdb", "--quotes")
+
+
+def test_a_row_that_is_cut_wrongly_names_both_ways_out(prep: Prep) -> None:
+    path = write("a.csv", 'text,label\n"word1,x\nword2" word3,y,z\n')
+    assert "where quotes are part of the text, pass --no-quotes" in refused(prep, path)
+    assert "quote such texts and leave out --no-quotes" in refused(prep, path, "--no-quotes")
 
 
 # --- several files

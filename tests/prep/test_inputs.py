@@ -170,7 +170,7 @@ refused_file(
     "objects as labels",
     "a.jsonl",
     [{"text": "word1", "label": {"a": 1}}],
-    "the label column of split 'train' holds struct",
+    "split 'train': a label is struct",
 )
 refused_file("numbers as text in jsonl", "a.jsonl", [{"text": 5, "label": 1}], "cannot read a.jsonl", "Column(/text)")
 refused_file(
@@ -205,7 +205,7 @@ for name, more in (("a.csv", ""), ("b.csv", ",word1")):
         name,
         f'label,text{more}\nx,word1{more}\ny{more},"word2\nx,word3{more}\n',
         f"cannot read {name}: nothing closes the quote before 'word2\\nx,word3",
-        "close it; where it is part of the text",
+        "close it; where quotes are part of the text, pass --no-quotes",
         options=(name,),
     )
 refused_file("an empty jsonl", "a.jsonl", "", "cannot read a.jsonl", "Empty JSON")
@@ -328,12 +328,12 @@ def _() -> str:
     return "d"
 
 
-@refused("numbers as text in parquet", [], "the text column of split 'train' holds int64, expected text; see --text")
+@refused("numbers as text in parquet", [], "split 'train': the text column holds int64, expected text; see --text")
 def _() -> str:
     return write_parquet("a.parquet", text=[1, 2], label=[0, 1])
 
 
-@refused("lists as text", [], "the text column of split 'train' holds list")
+@refused("lists as text", [], "split 'train': the text column holds list")
 def _() -> str:
     return write_parquet("a.parquet", text=[["word1"], ["word2"]], label=[0, 1])
 

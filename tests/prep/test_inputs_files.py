@@ -42,7 +42,7 @@ def test_rows_before_a_long_one_are_not_read_twice(prep: Prep, monkeypatch: pyte
 def test_a_file_that_changes_while_it_is_read_is_refused(
     prep: Prep, monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
-    from prep.rows import parts as encode
+    from prep.rows import encoding as encode
 
     name = write("a.csv", GOOD) if kind == "csv" else write("d/train/x/1.txt", "word1")
 

@@ -8,6 +8,7 @@ import pyarrow as pa
 import pytest
 
 from cache import Cache, InputError, MismatchError
+from prep.columns import in_split
 from prep.labels.class_labels import Coded, code_labels, resolve_classes
 from prep.labels.tags import Tags
 from tests.helpers.builds import build_toy
@@ -62,7 +63,7 @@ def test_lists_of_0_and_1_are_marks_of_classes(kind: type) -> None:
     marks = [[0, 1, 0], [1, 1, 0], [0, 0, 0]]
 
     def resolved(rows: list[list[Any]], known: tuple[str, ...] | None = None) -> tuple[Any, list[list[int]]]:
-        names, labels = resolve_classes({"train": [code_labels(pa.array(rows), "train", 0)]}, known)
+        names, labels = resolve_classes({"train": [code_labels(pa.array(rows))]}, known)
         return names, labels["train"].tolist()
 
     assert resolved([[kind(mark) for mark in row] for row in marks]) == (("0", "1", "2"), marks)
@@ -83,13 +84,13 @@ def test_columns_of_yes_and_no_are_sets_of_classes(tmp_path: Path) -> None:
 def test_the_classes_a_source_knows_are_kept(tmp_path: Path) -> None:
     """Tags may then be names or ids."""
     tags = Tags(("O", "B-X", "I-X"))
-    marks = tags.marks(Coded([2, "O"], np.array([0, 1, 0]), np.array([3])), "train", 0)
+    marks = tags.marks(Coded([2, "O"], np.array([0, 1, 0]), np.array([3])))
     names, table = tags.table()
     assert names == ("O", "B-X", "I-X")
     assert table[marks].tolist() == [2, 0, 2]
     assert table[0] == -100
-    with pytest.raises(InputError, match=r"row 4 .* label 3, which is not one of the classes"):
-        tags.marks(Coded([3], np.array([0]), np.array([0, 1])), "train", 3)
+    with pytest.raises(InputError, match=r"row 4 .* label 3, which is not one of the classes"), in_split("train", 3):
+        tags.marks(Coded([3], np.array([0]), np.array([0, 1])))
 
 
 BAD: list[tuple[list[dict[str, Any]], dict[str, Any], str]] = [
@@ -104,7 +105,7 @@ BAD: list[tuple[list[dict[str, Any]], dict[str, Any], str]] = [
     ([{"text": "a", "label": ["x"]}, {"text": "b", "label": ["x", None]}], {}, r"row 1 .* label that is null"),
     ([{"text": "a", "label": ["x"]}, {"text": "b", "label": ["x", ""]}], {}, r"row 1 .* names no class"),
     ([{"text": "a", "x": 1, "y": 2}], {"label": ("x", "y")}, r"row 0 .* has 2 in column 'y', expected 0 or 1"),
-    ([{"text": "a", "x": 1, "y": None}], {"label": ("x", "y")}, r"column 'y': row 0"),
+    ([{"text": "a", "x": 1, "y": None}], {"label": ("x", "y")}, r"row 0 .* has no label in column 'y'"),
     ([{"text": "a", "x": 1}], {"label": ("x", "x")}, r"named twice with --label"),
     ([{"text": "a", "label": "x"}], {"text_pair": "b"}, r"no column 'b' for --text-pair"),
     ([{"text": "a", "label": "x"}], {"text_pair": "text"}, r"cannot be both texts of a pair"),

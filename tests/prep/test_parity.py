@@ -16,6 +16,7 @@ from cache.errors import InputError
 from prep.tokenization import engines
 from prep.tokenization.encoder import Encoder
 from prep.tokenization.engines import (
+    NanotokenEngine,
     Rules,
     TokenizersEngine,
     split_rows,
@@ -50,9 +51,9 @@ class Liar:
         self.honest, self.spoil = TokenizersEngine(rules), spoil
         self.calls = 0
 
-    def encode(self, texts: Sequence[str]) -> tuple[Array, Array]:
+    def encode(self, texts: Sequence[str], bare: bool = False) -> tuple[Array, Array]:
         self.calls += 1
-        rows = split_rows(*self.honest.encode(texts))
+        rows = split_rows(*self.honest.encode(texts, bare))
         return engines.join_rows(
             [self.spoil(row.copy()) if "word77" in text else row for text, row in zip(texts, rows, strict=True)]
         )
@@ -121,10 +122,10 @@ def test_an_engine_that_fails_is_replaced(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], fault: str
 ) -> None:
     class Broken(Liar):
-        def encode(self, texts: Sequence[str]) -> tuple[Array, Array]:
+        def encode(self, texts: Sequence[str], bare: bool = False) -> tuple[Array, Array]:
             if fault == "panic":
                 panic(np.zeros(0))
-            return self.honest.encode(texts[:-1])
+            return self.honest.encode(texts[:-1], bare)
 
     monkeypatch.setitem(engines.FAST, "nanotoken", ("WordPiece", lambda rules: Broken(rules, other_id)))
     monkeypatch.setattr("tests.helpers.builds.ConsoleProgress", lambda quiet: LOUD)
@@ -143,16 +144,16 @@ def test_enough_rows_are_checked_the_longest_and_foreign_ones_first() -> None:
         texts[row] = "é" + texts[row]
     for row in range(5, 325, 5):
         texts[row] += " long" * 50
-    check = ParityCheck(TokenizersEngine(rules))
+    check = ParityCheck(NanotokenEngine(rules), TokenizersEngine(rules))
     chosen = check._choose(texts)
     assert len(chosen) == len(set(chosen)) == 512
     assert len(set(range(5, 325, 5)) & set(chosen)) >= 16
     assert sum(not text.isascii() for text in (texts[row] for row in chosen)) >= 80
     assert check._choose(texts) == chosen, "seeded"
-    check.check("itself", texts, *TokenizersEngine(rules).encode(texts))
+    check.check(texts, *check.encode(texts))
     assert check.rows == 512
     assert len(check._choose(texts)) == 32, "fewer of each later chunk"
-    assert len(ParityCheck(TokenizersEngine(rules))._choose(texts[:100])) == 100
+    assert len(ParityCheck(NanotokenEngine(rules), TokenizersEngine(rules))._choose(texts[:100])) == 100
 
 
 # --- as transformers reads the files
