@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from cache import Split
-from cache.common.arrays import Array
 from cache.errors import InputError
 from cache.reading.split_reader import expect_split
 
@@ -83,7 +82,9 @@ def _shards(split: Split) -> Iterator[list["pa.Array"]]:
         ends = pa.array(offsets.astype(np.int32))  # a shard is far below 2^31 tokens
         columns = [pa.ListArray.from_arrays(ends, pa.array(tensors["input_ids"]))]
         if split.task.pair:
-            types = token_types(offsets, tensors["first_lengths"])
+            firsts = tensors["first_lengths"]
+            counts = np.stack([firsts, np.diff(offsets) - firsts], axis=1)  # tokens of type 0 and of type 1
+            types = np.repeat(np.tile(np.array([0, 1], np.int8), len(firsts)), counts.ravel())
             columns.append(pa.ListArray.from_arrays(ends, pa.array(types)))
         if split.task.labelled:
             labels = tensors["labels"]
@@ -95,17 +96,3 @@ def _shards(split: Split) -> Iterator[list["pa.Array"]]:
             else:
                 columns.append(pa.array(labels))
         yield [*columns, pa.array(tensors["source_rows"])]
-
-
-def token_types(offsets: Array, first_lengths: Array) -> Array:
-    """(tokens,) int8, for rows end to end: 0 for the first tokens of a row, 1 for the others.
-
-    Args:
-        offsets: (rows+1,) where each row begins.
-        first_lengths: (rows,) tokens of type 0 of each.
-    """
-    steps = np.zeros(int(offsets[-1]) + 1, np.int8)
-    np.add.at(steps, offsets[:-1] + first_lengths, 1)
-    np.add.at(steps, offsets[1:], -1)
-    types: Array = np.cumsum(steps[:-1], dtype=np.int8)
-    return types
