@@ -104,10 +104,10 @@ def format_token_table(rows: list[TokenRow]) -> str:
 
 def align(lines: Sequence[Sequence[str]]) -> str:
     """Columns of text: the first flush left, the others flush right."""
-    widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
+    first, *others = (max(map(len, column)) for column in zip(*lines, strict=True))
     return "\n".join(
-        "  ".join(cell.ljust(width) if column == 0 else cell.rjust(width) for column, (cell, width) in enumerate(cells))
-        for cells in (list(zip(line, widths, strict=True)) for line in lines)
+        "  ".join([name.ljust(first), *(cell.rjust(width) for cell, width in zip(cells, others, strict=True))])
+        for name, *cells in lines
     )
 
 

@@ -5,7 +5,6 @@ import time
 from dataclasses import dataclass, replace
 from itertools import chain, islice
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -19,8 +18,7 @@ from ..columns import Mask
 from ..corpus.source import Source
 from ..labels.tags import Tags
 from ..tokenization.encoder import Encoder
-from ..tokenization.words import packed_type
-from .encoding import RUNS_SHARE, EncodedPart, encode_part, id_type
+from .encoding import RUNS_SHARE, EncodedPart, encode_part
 from .executors import Executor, run_parts
 from .external_sort import SortedRun
 from .labelling import labels_task, tags_task
@@ -72,11 +70,6 @@ class Encoded:
     rows_checked: int
 
 
-def stored_type(encoder: Encoder) -> type[Any]:
-    """The type of what sorted runs hold."""
-    return packed_type(encoder.vocab_size) if encoder.words else id_type(encoder.vocab_size)
-
-
 def encode_source(
     source: Source,
     encoder: Encoder,
@@ -103,7 +96,8 @@ def encode_source(
         StorageError: the disk has no room for the cache, estimated from what came first; or writing fails.
     """
     keep_bytes = KEPT_BYTES // max(len(source.splits), 1)
-    labelled, tags, in_place = selection.task != MLM, Tags(source.label_names), executor.in_place
+    labelled = selection.task != MLM and not encoder.words
+    tags, in_place = Tags(source.label_names), executor.in_place
     shared = Shared(encoder, labelled, tags, spill, memory_bytes, keep_bytes, in_place, selection.max_tokens)
     splits = {
         name: [Part(stream, name, {name: None}) for stream in executor.parts(whole)]
@@ -131,7 +125,7 @@ def encode_source(
         for origin, own in splits.items()
         for name in own[0].masks
     }
-    return Encoded(task, assembled, stored_type(encoder), marked, left_out, sum(part.rows_checked for part in done))
+    return Encoded(task, assembled, encoder.id_type, marked, left_out, sum(part.rows_checked for part in done))
 
 
 def _choose(
@@ -236,7 +230,7 @@ class _Reporting:
             StorageError: there is less than the whole source will take, by what was read.
         """
         encoder = self.shared.encoder
-        width = np.dtype(stored_type(encoder)).itemsize
+        width = np.dtype(encoder.id_type).itemsize
         cache = tokens * width * max(self.total, read) // max(read, 1)
         spilled = cache if cache > self.shared.memory_bytes // RUNS_SHARE or not self.shared.in_place else 0
         free = shutil.disk_usage(self.folder).free

@@ -4,7 +4,7 @@ import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from secrets import token_hex
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -91,7 +91,7 @@ def encode_part(shared: Shared, part: Part, report: Report) -> EncodedPart:
     for batch in part.read():
         with in_split(part.split, rows):
             content = _content(batch, shared)
-            if shared.labelled and not encoder.words:
+            if shared.labelled:
                 coded.append(code_batch(batch))
             tokens = 0
             for name, split in splits.items():
@@ -162,7 +162,7 @@ def _encode(
         else:
             ids, lengths = encoder.encode(content[0].to_pylist())
     check_tokens(ids, lengths, encoder.vocab_size, rows)
-    packed = ids.astype(id_type(encoder.vocab_size)) if marks is None else pack(ids, marks, encoder.vocab_size)
+    packed = ids.astype(encoder.id_type) if marks is None else pack(ids, marks, encoder.id_type)
     split.add(packed, lengths, None if mask is None and not encoder.chunks else rows + first_row, first_lengths)
     return len(ids)
 
@@ -202,8 +202,3 @@ def check_tokens(ids: Array, lengths: Array, vocab_size: int, rows: Array) -> No
             "has no tokens: its text is empty, and the tokenizer adds no special tokens; remove the row",
             int(rows[np.argmin(lengths)]),
         )
-
-
-def id_type(vocab_size: int) -> type[Any]:
-    """The type that ids below `vocab_size` are stored in."""
-    return np.uint16 if vocab_size <= 1 << 16 else np.uint32

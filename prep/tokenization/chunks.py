@@ -29,9 +29,8 @@ def chunk_rows(ids: Array, lengths: Array, before: Sequence[int], after: Sequenc
     room = max_length - len(before) - len(after)
     chunks = np.maximum(-(-lengths // room), 1)  # (N,): a text without tokens is a row, too
     texts = np.repeat(np.arange(len(lengths)), chunks)  # (R,)
-    passed = room * (
-        np.arange(len(texts)) - np.repeat(np.cumsum(chunks) - chunks, chunks)
-    )  # (R,) tokens before a chunk
+    chunk = np.arange(len(texts)) - np.repeat(np.cumsum(chunks) - chunks, chunks)  # (R,) its number in the text
+    passed = chunk * room
     slices = ids, (np.cumsum(lengths) - lengths)[texts] + passed, np.minimum(lengths[texts] - passed, room)
     rows = len(texts)
     return *assemble_rows([repeated(before, rows), slices, repeated(after, rows)]), texts

@@ -73,16 +73,10 @@ class Words:
         return Words(distinct, (np.cumsum(used) - 1)[numbers], self.counts[rows], self.marks[each])
 
 
-def pack(ids: Array, marks: Array, vocab_size: int) -> Array:
-    """A token's id and its mark in one integer, (T,) uint32, or uint64 where ids take more than 16 bits."""
-    wide = packed_type(vocab_size)
+def pack(ids: Array, marks: Array, wide: type[Any]) -> Array:
+    """A token's id and its mark in one integer, (T,) of the type `wide`, half of whose bits an id takes."""
     packed: Array = ids.astype(wide) | (marks.astype(wide) << wide(4 * wide().itemsize))
     return packed
-
-
-def packed_type(vocab_size: int) -> type[Any]:
-    """The type that `pack` gives."""
-    return np.uint32 if vocab_size <= 1 << 16 else np.uint64
 
 
 def unpack(packed: Array) -> tuple[Array, Array]:
