@@ -109,7 +109,8 @@ def encode_source(
         report = _Reporting(bar, spill.parent, source.size_bytes, len(parts), shared)
         found = run_parts(executor, encode_part, shared, parts, report)
         encoded = {name: list(islice(found, len(own))) for name, own in splits.items()}
-    left_out = {name: rows for name, own in encoded.items() if (rows := sum(part.left_out for part in own))}
+    filled = {name: [part.filled for part in own if part.filled is not None] for name, own in encoded.items()}
+    left_out = {name: rows for name, masks in filled.items() if (rows := sum(int((~mask).sum()) for mask in masks))}
     done = list(chain.from_iterable(encoded.values()))
     if not any(rows.lengths for part in done for rows in part.splits.values()):
         raise InputError(f"{source.where} holds no rows{' with a text and a label' * bool(left_out)}")
@@ -174,30 +175,26 @@ def _settled(parts: list[Part], surveys: list[Survey], source: Source, selection
 def _assembled(name: str, parts: list[EncodedPart], labels: Array | None) -> EncodedSplit:
     """A split of the cache from its rows in each part of a split of the source, which has these `labels`."""
     held = [part.splits[name] for part in parts]
-    rows = _joined([own.rows for own in held], [part.rows for part in parts])
-    numbers = _joined(
-        [[] if part.numbers is None else [part.numbers] for part in parts],
-        [part.rows + part.left_out for part in parts],
-    )
-    firsts = [piece for own in held for piece in own.first_lengths]
-    lengths = [piece for own in held for piece in own.lengths]
+    first_rows = np.cumsum([0, *(part.rows for part in parts)]).tolist()
+    pieces = [piece + first for own, first in zip(held, first_rows, strict=False) for piece in own.rows]
+    rows = _joined(pieces)
+    filled = _joined([part.filled for part in parts if part.filled is not None])
+    numbers = None if filled is None else np.flatnonzero(filled)
     if rows is not None:
         labels = None if labels is None else labels[rows]
         rows = rows if numbers is None else numbers[rows]
+    lengths = _joined([piece for own in held for piece in own.lengths])
     return EncodedSplit(
         runs=[run for own in held for run in own.store.sorted_runs],
         rows=numbers if rows is None else rows,
-        lengths=np.concatenate(lengths or [np.zeros(0, np.uint8)]),
+        lengths=np.zeros(0, np.uint8) if lengths is None else lengths,
         labels=labels,
-        first_lengths=np.concatenate(firsts) if firsts else None,
+        first_lengths=_joined([piece for own in held for piece in own.first_lengths]),
     )
 
 
-def _joined(pieces: list[list[Array]], sizes: list[int]) -> Array | None:
-    """Numbers of rows in parts of so many rows as numbers in all of them; None where there are none."""
-    firsts = np.cumsum([0, *sizes]).tolist()
-    joined = [piece + first for part, first in zip(pieces, firsts, strict=False) for piece in part]
-    return np.concatenate(joined) if joined else None
+def _joined(pieces: list[Array]) -> Array | None:
+    return np.concatenate(pieces) if pieces else None
 
 
 class _Reporting:

@@ -63,16 +63,14 @@ class EncodedPart:
         rows: how many it has.
         splits: of the cache, the rows of it that each takes.
         coded: the labels of all rows; none where they are not wanted, or are those of words.
-        left_out: rows without a text or label that are not among its rows.
-        numbers: (rows,) each row's number with those that were left out; None where none can be.
+        filled: (rows and those left out,) True for its rows; None where none can be left out.
         rows_checked: on how many rows a fast engine was checked.
     """
 
     rows: int
     splits: dict[str, EncodedRows]
     coded: list[Coded]
-    left_out: int
-    numbers: Array | None
+    filled: Mask | None
     rows_checked: int
 
 
@@ -98,22 +96,19 @@ def encode_part(shared: Shared, part: Part, report: Report) -> EncodedPart:
                 mask = part.masks[name]
                 own = None if mask is None else mask[rows : rows + batch.num_rows]
                 tokens += _encode(content, own, rows, encoder, split)
-        if shared.max_tokens is not None and "train" in splits:
-            _check_budget(splits["train"].lengths[-1:], shared.max_tokens, encoder.max_length)
+        if shared.max_tokens is not None and "train" in splits and splits["train"].lengths:
+            _check_budget(int(splits["train"].lengths[-1].max()), shared.max_tokens, encoder.max_length)
         rows += batch.num_rows
         report(batch.nbytes, tokens)
     encoder.settle()
     for split in splits.values() if not shared.in_place else ():
         split.store.settle()
-    left_out, numbers = 0, None
-    if isinstance(part.stream, FilledRows):
-        left_out, numbers = part.stream.left_out, part.stream.numbers()
-    return EncodedPart(rows, splits, coded, left_out, numbers, encoder.rows_checked - checked)
+    filled = part.stream.filled if isinstance(part.stream, FilledRows) else None
+    return EncodedPart(rows, splits, coded, filled, encoder.rows_checked - checked)
 
 
-def _check_budget(lengths: list[Array], max_tokens: int, max_length: int) -> None:
+def _check_budget(longest: int, max_tokens: int, max_length: int) -> None:
     """Refuse rows of so many tokens that no batch of the plan has room for them: rather now than after hours."""
-    longest = max((int(of_chunk.max(initial=0)) for of_chunk in lengths), default=0)
     if longest > max_tokens:
         raise InputError(
             f"--max-tokens {max_tokens:,} is less than a row of split 'train', {longest:,} tokens; pass --max-tokens "

@@ -226,7 +226,7 @@ def digest(split: str, stream: Stream) -> Digest:
             _add_batch(parts, batch)
         rows, size = rows + batch.num_rows, size + batch.nbytes
     if isinstance(stream, FilledRows):
-        parts["numbers"] = hashlib.sha256(stream.numbers().astype("<i8").tobytes())
+        parts["numbers"] = hashlib.sha256(np.flatnonzero(stream.filled).astype("<i8").tobytes())
     listed = json.dumps({name: part.hexdigest() for name, part in parts.items()})
     return Digest(rows, size, hashlib.sha256(listed.encode()).hexdigest())
 
