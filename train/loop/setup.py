@@ -11,7 +11,7 @@ from torch.nn.parallel import DistributedDataParallel
 from transformers import PreTrainedModel
 
 from cache import Batch, Cache, Split
-from cache.batches.batch import Batches
+from cache.batches.batches import Batches
 from cache.format.tasks import MLM, TOKENS
 from cache.plans.spec import PlanSpec
 
