@@ -73,6 +73,7 @@ def load_resume_point(
         cache = open_cache(settings.cache, quiet=not ranks.first)
         device = devices.pick_device(settings.device, ranks.local_rank if ranks.several else None)
         _refuse(run.path, _differences(info, settings, cache, device))
+        resolve_weights(settings.class_weights, 0, cache.manifest.task, str(settings.task))
         if ranks.first:
             with storage_errors(run.path / CHECKPOINTS):
                 root = run.folder(CHECKPOINTS, make=True)

@@ -56,6 +56,8 @@ def training() -> Iterator[Case]:
     yield from _beside(ours=(PLANNED, TIGHT), trainer=(GROUPED, RANDOM), compile=True)
     yield from _beside(ours=(PLANNED,), trainer=(GROUPED,), compile=True, model="minilm-6")
     yield "ours", {**BASE, **PLANNED, "pooled_only": False}
+    for model in ("bert-base", "minilm-6"):
+        yield "ours", {**BASE, **PLANNED, "model": model, "cast_together": False}
     for max_tokens in (4096, 16384):
         sizes: Json = {"strategy": "budget", "max_tokens": max_tokens}
         for more in ({}, {"padding_free": True}, {"compile": True}):

@@ -14,6 +14,7 @@ from cache import open_cache
 from cache.errors import InputError
 from prep.inspect.memory import peak_bytes
 from prep.inspect.model_size import read_size
+from train.forward.half_weights import HalfWeights
 from train.loop.oom_check import check_memory
 from train.loop.resolution import resolve_settings
 from train.loop.setup import TrainingSetup, check_padding_free, prepare_training
@@ -90,7 +91,7 @@ class Windows:
 def prepared(place: Place, case: Json, steps: int) -> tuple[TrainingSetup, State]:
     """All that `train run` prepares for these settings, its OOM check passed."""
     cache = open_cache(place.cache)
-    options = {name: value for name, value in case.items() if name not in ("model", "peer")}
+    options = {name: value for name, value in case.items() if name not in ("model", "cast_together")}
     settings = Settings(
         cache=place.cache,
         model=case["model"],
@@ -106,6 +107,8 @@ def prepared(place: Place, case: Json, steps: int) -> tuple[TrainingSetup, State
     )
     settings, device = resolve_settings(settings, cache)
     setup = prepare_training(place.model(case["model"]), cache, settings, device)
+    if not case.get("cast_together", True):
+        vars(setup)["half_weights"] = HalfWeights(setup.model, "fp32")
     state = State(Meter(device))
     check_padding_free(setup)
     check_memory(setup, state)

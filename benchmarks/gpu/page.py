@@ -125,6 +125,7 @@ def _who(record: Json) -> str:
         parts = [f"train run, {case['strategy']}"]
         parts += ["padding-free"] * case.get("padding_free", False)
         parts += ["--no-pooled-only"] * (not case.get("pooled_only", True))
+        parts += ["weights cast by autocast"] * (not case.get("cast_together", True))
     parts += ["compiled"] * case.get("compile", False)
     steps = case.get("gradient_accumulation_steps", 1)
     parts += [f"{steps} micro-batches"] * (steps > 1)

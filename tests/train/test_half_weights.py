@@ -34,10 +34,9 @@ def gradients(model: PreTrainedModel, half: HalfWeights, dtype: torch.dtype) -> 
         ids = torch.randint(5, 60, (2, width))
         mask = torch.ones_like(ids)
         mask[1, 6:] = 0
-        with half.in_use():
-            with torch.autocast("cpu", dtype):
-                logits = model(input_ids=ids, attention_mask=mask).logits.float()
-            (logits * torch.linspace(-1, 1, logits.numel()).view_as(logits)).sum().backward()
+        with half.in_use(), torch.autocast("cpu", dtype):
+            logits = model(input_ids=ids, attention_mask=mask).logits.float()
+        (logits * torch.linspace(-1, 1, logits.numel()).view_as(logits)).sum().backward()
     return {"logits": logits.detach(), **{name: weight.grad for name, weight in model.named_parameters()}}
 
 

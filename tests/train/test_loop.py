@@ -516,6 +516,11 @@ def test_logits_do_not_depend_on_the_padding_of_the_batch(make_job, padding):
     assert (unmasked - alone).abs().max() > 1e-4  # the mask is what makes it so
 
 
+def test_a_decay_may_be_an_integer(make_job):
+    """As `beta1 = 0` in a file of settings gives it."""
+    assert make_job(beta1=0).optimizer.defaults["betas"] == (0.0, 0.999)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(("precision", "dtype"), [("bf16", torch.bfloat16), ("fp16", torch.float16)])
 def test_half_precision_computes_in_half_and_learns_in_fp32(make_job, precision, dtype):

@@ -15,8 +15,9 @@ from cache.batches.feeds import choose_feed
 from tests.helpers.caches import write_cache
 from tests.helpers.children import ended, stop_after
 from tests.helpers.models import write_model
-from tests.helpers.ranks import call_ranks, check_alike, errors_of, meet_elsewhere, run_ranks
+from tests.helpers.ranks import call_ranks, check_alike, errors_of, meet_elsewhere, run_ranks, weights
 from tests.helpers.tasks import build_task, quiet
+from train.forward.half_weights import HalfWeights
 from train.metrics.evaluation import evaluate
 from train.models.fit import CacheRequirements
 from train.models.loading import load_model
@@ -60,6 +61,11 @@ CASES: dict[str, dict[str, Any]] = {
 """Three rows do not go round: of 2 ranks and 2 micro-batches one has none; of one row a rank never has any. Some rows
 of `tags` have no word, and some steps no tag."""
 
+CASTS: dict[str, dict[str, Any]] = {
+    name: {"cache": "toy", "precision": "bf16", "max_steps": 3} for name in ("together", "by autocast")
+}
+"""Runs of 2 ranks whose weights are cast in different ways."""
+
 NAMES = {2: [*CASES], 3: ["masked tokens", "tags"]}
 """The cases of 2 and of 3 ranks."""
 
@@ -82,7 +88,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
         patch.chdir(folder)
         train_cases(CASES, "1")
         for world_size, names in NAMES.items():
-            cases = {name: CASES[name] for name in names}
+            cases = {name: CASES[name] for name in names} | (CASTS if world_size == 2 else {})
             finish(folder, call_ranks(folder, world_size, partial(train_cases, cases, str(world_size))))
         yield folder
 
@@ -96,7 +102,9 @@ def train_cases(cases: Mapping[str, dict[str, Any]], out: str) -> None:
     for name, given in cases.items():
         with pytest.MonkeyPatch.context() as patch:
             if out != "1" and name in FEEDS:
-                patch.setattr("cache.batches.batch.choose_feed", partial(feed_named, FEEDS[name]))
+                patch.setattr("cache.batches.batches.choose_feed", partial(feed_named, FEEDS[name]))
+            if name == "by autocast":
+                patch.setattr("train.loop.setup.HalfWeights", lambda model, precision: HalfWeights(model, "fp32"))
             begin(f"{out}/{name}", **given)
 
 
@@ -113,6 +121,12 @@ def finish(folder: Path, processes: Sequence[Any], code: int = 0) -> None:
 def test_ranks_train_on_the_rows_of_one_process_to_the_same_weights(place: Path, world_size: int, case: str) -> None:
     """After 10 steps, with accumulation, short batches and dummy batches."""
     check_alike(place / "1" / case, place / str(world_size) / case)
+
+
+def test_ranks_in_half_precision_train_to_the_weights_of_autocast(place: Path) -> None:
+    """To the bit, though DistributedDataParallel gets gradients that are cast some layers at a time."""
+    together, by_autocast = (weights(place / "2" / name) for name in CASTS)
+    assert all((tensor == by_autocast[name]).all() for name, tensor in together.items())
 
 
 def train_compiled() -> None:

@@ -403,14 +403,27 @@ def test_a_model_whose_files_changed_is_refused(halfway, place, tmp_path):
         kept.write_text(content)
 
 
-def test_a_checkpoint_copied_from_another_run_is_refused(halfway, place, tmp_path):
-    run = tmp_path / "mixed"
-    shutil.copytree(halfway, run)
-    settings = json.loads((run / "settings.json").read_text())
+def with_other_settings(run, copied, **changes):
+    """The copy of a run whose settings.json somebody else wrote."""
+    shutil.copytree(run, copied)
+    settings = json.loads((copied / "settings.json").read_text())
     del settings["checksum"]
-    settings["settings"]["lr"] = 0.5
-    (run / "settings.json").write_bytes(seal(settings))
+    settings["settings"].update(changes)
+    (copied / "settings.json").write_bytes(seal(settings))
+    return copied
+
+
+def test_a_checkpoint_copied_from_another_run_is_refused(halfway, place, tmp_path):
+    run = with_other_settings(halfway, tmp_path / "mixed", lr=0.5)
     with pytest.raises(MismatchError, match="belongs to another run"):
+        resume_run(run, {}, quiet_say, quiet_say)
+
+
+@pytest.mark.parametrize("weights", ["x", "{}", "[1]", '{"a": 1}'])
+def test_class_weights_that_somebody_else_wrote_are_checked(halfway, tmp_path, weights):
+    run = with_other_settings(halfway, tmp_path / "made up", class_weights=weights)
+    shutil.rmtree(run / "checkpoints")
+    with pytest.raises(InputError, match="--class-weights"):
         resume_run(run, {}, quiet_say, quiet_say)
 
 

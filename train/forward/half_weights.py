@@ -2,8 +2,8 @@
 
 Under autocast each linear layer casts its weight and its bias in forward, and their gradients in backward, by an
 operation for each: a quarter of all that a step of BERT starts, and with small batches a GPU has finished an operation
-before the next one is started. Here all weights are cast together, and all gradients back together. The numbers are
-the same to the bit.
+before the next one is started. Here some layers' weights are cast together, and their gradients back together. The
+numbers are the same to the bit.
 """
 
 from collections import Counter
@@ -15,6 +15,10 @@ import torch
 from torch import nn
 
 from ..runtime.device import AUTOCAST
+
+TOGETHER = 24
+"""Weights that are cast together, those of two layers of BERT: gradients in half precision are kept until all of their
+group are there."""
 
 
 class HalfWeights:
@@ -40,7 +44,7 @@ class HalfWeights:
 
     @contextmanager
     def in_use(self) -> Iterator[None]:
-        """Lets the layers compute with copies, forward and backward; gradients arrive at the weights themselves."""
+        """Lets the layers compute with copies in a forward pass; gradients arrive at the weights themselves."""
         weights = self.use()
         try:
             yield
@@ -50,8 +54,10 @@ class HalfWeights:
     def use(self) -> list[torch.Tensor]:
         """Lets the layers compute with copies from now on; returns the weights."""
         weights = [parameters[name] for parameters, name in self.places]
-        if weights:
-            self._put(_Cast.apply(self.dtype, *weights))  # type: ignore[no-untyped-call]
+        copies: list[torch.Tensor] = []
+        for begin in range(0, len(weights), TOGETHER):
+            copies += _Cast.apply(self.dtype, *weights[begin : begin + TOGETHER])  # type: ignore[no-untyped-call]
+        self._put(copies)
         return weights
 
     def _put(self, weights: Sequence[torch.Tensor]) -> None:

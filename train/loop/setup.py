@@ -11,7 +11,7 @@ from torch.nn.parallel import DistributedDataParallel
 from transformers import PreTrainedModel
 
 from cache import Batch, Cache, Split
-from cache.batches.batch import Batches
+from cache.batches.batches import Batches
 from cache.format.tasks import MLM, TOKENS
 from cache.plans.spec import PlanSpec
 
@@ -91,10 +91,10 @@ class TrainingSetup:
 
     @cached_property
     def half_weights(self) -> HalfWeights:
-        """The weights that a process alone casts once for each micro-batch; none where torch.compile does so, or where
-        gradients travel to other ranks as soon as each is there."""
-        casts = not self.settings.compile and not self.ranks.several
-        return HalfWeights(self.model, self.settings.precision if casts else "fp32")
+        """The weights that are cast together; none with torch.compile, or where DistributedDataParallel has to see
+        which ones are not used."""
+        unused = self.parallel is not None and self.parallel.find_unused_parameters
+        return HalfWeights(self.model, "fp32" if self.settings.compile or unused else self.settings.precision)
 
     @property
     def total_steps(self) -> int:
@@ -260,7 +260,7 @@ def make_optimizer(model: PreTrainedModel, settings: Settings) -> torch.optim.Op
             {"params": [p for p in trained if p.ndim >= 2], "weight_decay": settings.weight_decay},
             {"params": [p for p in trained if p.ndim < 2], "weight_decay": 0.0},
         ]
-    betas = (settings.beta1, settings.beta2)
+    betas = (float(settings.beta1), float(settings.beta2))  # torch refuses one integer, as a file may hold
     return torch.optim.AdamW(groups, lr=settings.lr, betas=betas, eps=settings.eps, fused=True)
 
 

@@ -68,8 +68,8 @@ def backward(setup: TrainingSetup, batch: Batch) -> torch.Tensor:
         weight *= setup.ranks.world_size  # for it takes the mean over ranks
     synchronizing = nullcontext() if setup.parallel is None or summing else setup.parallel.no_sync()
     try:
-        with synchronizing, setup.half_weights.in_use():
-            with devices.autocast(setup.device, setup.settings.precision):
+        with synchronizing:
+            with setup.half_weights.in_use(), devices.autocast(setup.device, setup.settings.precision):
                 loss: torch.Tensor = (setup.parallel or setup.compute_loss)(inputs, counts)
             weighted = loss if weight == 1 else loss * weight
             if setup.loss_scale is not None:
