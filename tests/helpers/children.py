@@ -75,6 +75,7 @@ def call(folder: Path, function: Callable[..., object], *arguments: object) -> F
 def _child(
     folder: Path, environment: dict[str, str], function: Callable[..., object], arguments: tuple[object, ...]
 ) -> None:
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # also where the tests run in the background
     os.environ.clear()
     os.environ.update(environment)
     os.chdir(folder)
