@@ -68,11 +68,9 @@ def code_batch(batch: "pa.RecordBatch") -> Coded:
 
 
 def code_labels(labels: "pa.Array", what: str = "label") -> Coded:
-    """Take a piece of a label column apart into distinct values and codes.
+    """Take a piece of a label column, of plain values or lists of them, apart into distinct values and codes.
 
-    Args:
-        labels: Arrow array of any plain type, or of lists of one.
-        what: one of them, for errors.
+    `what` is one of them, for errors.
 
     Raises:
         BadDataError: a label is missing, or the column holds no single values.
