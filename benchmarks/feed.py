@@ -171,7 +171,7 @@ def first(folder: str, device: str) -> Json:
     """Time one opening."""
     import torch
 
-    import cache.batches.batch  # noqa: F401  # with torch, what a first call would import
+    import cache.batches.batches  # noqa: F401  # with torch, what a first call would import
     from cache import open_cache
 
     torch.set_num_threads(1)

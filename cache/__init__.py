@@ -25,13 +25,15 @@ from .errors import (
 from .plans.spec import STRATEGIES, PlanSpec
 
 if TYPE_CHECKING:
-    from .batches.batch import Batch, Batches
+    from .batches.batch import Batch
+    from .batches.batches import Batches
     from .batches.streams import BatchStream, StepDataset
     from .opening import Cache, Row, Split, open_cache
     from .plans.strategies import EpochPlan, plan_epoch
 
 _MODULES = {
-    "batches.batch": ("Batch", "Batches"),
+    "batches.batch": ("Batch",),
+    "batches.batches": ("Batches",),
     "batches.streams": ("BatchStream", "StepDataset"),
     "opening": ("Cache", "Row", "Split", "open_cache"),
     "plans.strategies": ("EpochPlan", "plan_epoch"),

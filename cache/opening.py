@@ -37,7 +37,7 @@ from .writing.publishing import recover
 if TYPE_CHECKING:
     from typing import Unpack
 
-    from .batches.batch import Batches
+    from .batches.batches import Batches
     from .sharing.pushing import Pushed
 
 __all__ = ["Cache", "Row", "Split", "open_cache"]
@@ -112,7 +112,7 @@ class Split(SplitReader):
             for batch in split.batches(epoch=0, spec=PlanSpec("tight", 32), device="cuda"):
                 loss = model(**batch.model_inputs()).loss
         """
-        from .batches.batch import Batches
+        from .batches.batches import Batches
 
         return Batches(self, epoch, spec, **options)
 

@@ -2,6 +2,7 @@
 
 import shlex
 import time
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
@@ -42,6 +43,11 @@ def cli() -> None:
     """
 
 
+def _choice(flag: str, values: Sequence[str], default: str, text: str) -> Callable[[Any], Any]:
+    """An option that takes one of some values; `text` is its help."""
+    return click.option(flag, type=click.Choice(values), default=default, show_default=True, help=text)
+
+
 def plan_options(command: Any) -> Any:
     """The options that determine a plan."""
     for option in (
@@ -49,9 +55,7 @@ def plan_options(command: Any) -> Any:
         click.option("--epochs", default=3, show_default=True, help="Epochs to plan ahead."),
         click.option("--max-tokens", type=int, help="Most padded tokens of a batch (strategy budget)."),
         click.option("--batch-size", type=int, help="Rows of a batch, over all ranks.  [default: 16]"),
-        click.option(
-            "--strategy", type=click.Choice(STRATEGIES), default="smart", show_default=True, help="How to make batches."
-        ),
+        _choice("--strategy", STRATEGIES, "smart", "How to make batches."),
     ):
         command = option(command)
     return command
@@ -82,40 +86,21 @@ def _sources(context: click.Context, parameter: click.Parameter, incomplete: str
     help="Whether quotes around their cells may hold delimiters and line breaks, or are part of the text.  [default: "
     "yes; an error where that is unlikely]",
 )
-@click.option(
-    "--missing",
-    type=click.Choice(MISSING),
-    default="error",
-    show_default=True,
-    help="What becomes of rows whose text or label is missing or empty.",
-)
+@_choice("--missing", MISSING, "error", "What becomes of rows whose text or label is missing or empty.")
 @click.option("--text", help="Column of the text.  [default: text, review, sentence, …]")
 @click.option("--text-pair", help="Column of a second text, for pairs.  [default: sentence2, hypothesis, …]")
 @click.option(
     "--label", multiple=True, help="Column of the label; repeated, a column per class.  [default: label, class, …]"
 )
-@click.option(
-    "--task",
-    type=click.Choice(TASKS),
-    default="auto",
-    show_default=True,
-    help="What the labels are; mlm takes none.",
-)
+@_choice("--task", TASKS, "auto", "What the labels are; mlm takes none.")
 @click.option("--tokenizer", help="Hub id, folder, or minilm.  [default: bert-base-uncased]")
-@click.option(
-    "--engine",
-    type=click.Choice(ENGINES),
-    default="auto",
-    show_default=True,
-    help="Library that tokenizes; the fast ones are checked on every build.",
-)
+@_choice("--engine", ENGINES, "auto", "Library that tokenizes; the fast ones are checked on every build.")
 @click.option("--max-length", type=int, help="Truncate rows to this many tokens.  [default: the preset's, else ≤ 512]")
-@click.option(
+@_choice(
     "--long-texts",
-    type=click.Choice(LONG_TEXTS),
-    default=TRUNCATE,
-    show_default=True,
-    help="What becomes of longer texts; chunk, for --task mlm, makes several rows of them.",
+    LONG_TEXTS,
+    TRUNCATE,
+    "What becomes of longer texts; chunk, for --task mlm, makes several rows of them.",
 )
 @click.option("--holdout", type=float, help="Fraction to hold out as test where train is the only split.")
 @click.option(
@@ -127,13 +112,7 @@ def _sources(context: click.Context, parameter: click.Parameter, incomplete: str
 @click.option("--limit", type=int, help="Take at most this many rows of each split, drawn at random.")
 @plan_options
 @click.option("--memory", default="1GiB", show_default=True, help="About how much memory the build may take.")
-@click.option(
-    "--executor",
-    type=click.Choice(EXECUTORS),
-    default="local",
-    show_default=True,
-    help="Where to encode: here, or on the Ray cluster of RAY_ADDRESS.",
-)
+@_choice("--executor", EXECUTORS, "local", "Where to encode: here, or on the Ray cluster of RAY_ADDRESS.")
 @click.option("--force", is_flag=True, help="Replace a different cache of the same name.")
 @quiet_option
 @json_option

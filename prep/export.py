@@ -2,12 +2,11 @@
 
 import hashlib
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from cache import Split
-from cache.common.arrays import Array
 from cache.errors import InputError
 from cache.reading.split_reader import expect_split
 
@@ -46,7 +45,7 @@ def to_dataset(split: Split) -> "datasets.Dataset":
 
     features = _features(split)
     schema = features.arrow_schema
-    tables = [pa.Table.from_arrays(columns, schema=schema) for columns in _shards(split, schema)]
+    tables = [pa.Table.from_arrays(columns, schema=schema) for columns in _shards(split)]
     identity = f"{split.fingerprint} {split.name} to_dataset"
     return datasets.Dataset(
         pa.concat_tables(tables) if tables else schema.empty_table(),
@@ -72,51 +71,28 @@ def _features(split: Split) -> "datasets.Features":
     return Features({"input_ids": List(Value(ids)), **types, **own, "source_row": Value("int64")})
 
 
-def _shards(split: Split, schema: "pa.Schema") -> Iterator[list["pa.Array"]]:
-    """The columns of each shard."""
+def _shards(split: Split) -> Iterator[list["pa.Array"]]:
+    """The columns of each shard; what has the type of a column is not copied."""
     import pyarrow as pa
 
     for index in range(len(split.info.shards)):
         tensors = split.shard(index)
         split.check_ids(tensors["input_ids"])
-        offsets, labels = tensors["offsets"], tensors.get("labels")
-        columns = [_lists(offsets, tensors["input_ids"], schema.field("input_ids").type)]
+        offsets = tensors["offsets"]
+        ends = pa.array(offsets.astype(np.int32))  # a shard is far below 2^31 tokens
+        columns = [pa.ListArray.from_arrays(ends, pa.array(tensors["input_ids"]))]
         if split.task.pair:
-            types = token_types(offsets, tensors["first_lengths"])
-            columns.append(_lists(offsets, types, schema.field("token_type_ids").type))
-        if labels is not None and split.task.per_token:
-            columns.append(_lists(offsets, labels.astype(np.int64), schema.field("labels").type))
-        elif labels is not None and labels.ndim == 2:
-            flat = _values(labels.astype(np.float32).ravel(), pa.float32())
-            columns.append(pa.FixedSizeListArray.from_arrays(flat, type=schema.field("labels").type))
-        elif labels is not None:
-            columns.append(_values(labels, schema.field("labels").type))
-        yield [*columns, _values(tensors["source_rows"], pa.int64())]
-
-
-def token_types(offsets: Array, first_lengths: Array) -> Array:
-    """(tokens,) int8, for rows end to end: 0 for the first tokens of a row, 1 for the others.
-
-    Args:
-        offsets: (rows+1,) where each row begins.
-        first_lengths: (rows,) tokens of type 0 of each.
-    """
-    steps = np.zeros(int(offsets[-1]) + 1, np.int8)
-    np.add.at(steps, offsets[:-1] + first_lengths, 1)
-    np.add.at(steps, offsets[1:], -1)
-    types: Array = np.cumsum(steps[:-1], dtype=np.int8)
-    return types
-
-
-def _values(values: Array, kind: Any) -> "pa.Array":
-    """An Arrow array over a numpy array, without a copy."""
-    import pyarrow as pa
-
-    return pa.Array.from_buffers(kind, len(values), [None, pa.py_buffer(values)])
-
-
-def _lists(offsets: Array, values: Array, kind: Any) -> "pa.Array":
-    import pyarrow as pa
-
-    ends = pa.py_buffer(offsets.astype(np.int32))  # a shard is far below 2^31 tokens
-    return pa.Array.from_buffers(kind, len(offsets) - 1, [None, ends], children=[_values(values, kind.value_type)])
+            firsts = tensors["first_lengths"]
+            counts = np.stack([firsts, np.diff(offsets) - firsts], axis=1)  # tokens of type 0 and of type 1
+            types = np.repeat(np.tile(np.array([0, 1], np.int8), len(firsts)), counts.ravel())
+            columns.append(pa.ListArray.from_arrays(ends, pa.array(types)))
+        if split.task.labelled:
+            labels = tensors["labels"]
+            if split.task.per_token:
+                columns.append(pa.ListArray.from_arrays(ends, pa.array(labels.astype(np.int64))))
+            elif labels.ndim == 2:
+                flat = pa.array(labels.astype(np.float32).ravel())
+                columns.append(pa.FixedSizeListArray.from_arrays(flat, labels.shape[1]))
+            else:
+                columns.append(pa.array(labels))
+        yield [*columns, pa.array(tensors["source_rows"])]

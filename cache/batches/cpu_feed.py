@@ -3,9 +3,9 @@
 Shapes: B rows, W columns, N rows of a chunk of steps.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from itertools import pairwise
-from typing import TypeVar
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,11 +16,10 @@ from ..format.tasks import IGNORED
 from ..reading.gather import Located, check_once, distinct, locate, padded_rows
 from ..reading.padding import row_mask
 from ..reading.split_reader import SplitReader
+from .batch import Batch
 from .micro_batches import MicroBatches
-from .padded import PaddedTensors, PaddingOptions
+from .options import PaddingOptions
 from .transfer import to_device
-
-Given = TypeVar("Given", torch.Tensor, torch.Tensor | None)
 
 MOST_BLOCKS = 6
 """A batch of more blocks than this, each of rows of one length, is gathered token by token."""
@@ -53,8 +52,8 @@ class _Blocks:
         self._ends = (found.begins[lasts] + chunk.lengths[lasts]).tolist()
         self._whole = (self.positions[lasts] == lasts - starts).tolist()
 
-    def part(self, number: int, name: str = "input_ids") -> Array:
-        """The rows of a block as stored, (rows, length): ids, or the labels of tokens."""
+    def part(self, number: int, name: str) -> Array:
+        """The rows of a block as stored, (rows, length): `input_ids`, or the `labels` of tokens."""
         tokens = self._shards_used[self._shards[number]][name][self._begins[number] : self._ends[number]]
         rectangle: Array = tokens.reshape(-1, self._lengths[number])
         if not self._whole[number]:
@@ -67,86 +66,56 @@ class DirectFeed:
 
     def __init__(self, split: SplitReader, device: torch.device, padding: PaddingOptions) -> None:
         self.split, self.device = split, device
-        self.on_cpu = device.type == "cpu"
         self.one = torch.ones(1, 1, dtype=torch.int64)  # a mask that is all ones needs no memory
-        self.pad_id, (self.always_mask, self.left, _) = split.tokenizer.pad_id, padding
+        self.fill = {"input_ids": split.tokenizer.pad_id, "labels": IGNORED}
+        self.always_mask, self.left, _ = padding
 
-    def __call__(self, chunks: Iterator[MicroBatches]) -> Iterator[tuple[MicroBatches, Iterator[PaddedTensors]]]:
+    def __call__(self, chunks: Iterator[MicroBatches]) -> Iterator[Batch]:
         for chunk in chunks:
-            yield chunk, self._chunk(chunk)
+            found = locate(self.split, chunk.rows)
+            check_once(self.split, found, chunk.lengths)
+            yield from self._chunk(chunk, found, _Blocks(self.split, chunk, found))
 
-    def _chunk(self, chunk: MicroBatches) -> Iterator[PaddedTensors]:
-        found = locate(self.split, chunk.rows)
-        check_once(self.split, found, chunk.lengths)
-        blocks = _Blocks(self.split, chunk, found)
-        labels: Sequence[torch.Tensor | None] = [None] * len(chunk)
-        if found.labels is not None:
-            labels = torch.from_numpy(found.labels).split(np.diff(chunk.offsets).tolist())
-        plain = zip(
+    def _chunk(self, chunk: MicroBatches, found: Located, blocks: _Blocks) -> Iterator[Batch]:
+        sent = self._on_device
+        for facts, (first, stop), width, uniform, span in zip(
+            chunk,
             pairwise(chunk.offsets.tolist()),
             chunk.widths.tolist(),
             chunk.uniform.tolist(),
             pairwise(blocks.first.tolist()),
-            labels,
             strict=True,
-        )
-        for (first, stop), width, uniform, (block, end), label in plain:
-            shape, lengths, mask = (stop - first, width), chunk.lengths[first:stop], None
-            if uniform and end - block == 1:
-                ids = torch.from_numpy(blocks.part(block).astype(np.int64))
-            elif end - block <= MOST_BLOCKS:
-                ids, mask = self._block_by_block(blocks, block, end, shape)
-            else:
-                ids, mask = self._gathered(chunk.rows[first:stop], lengths, width)
-            if label is None and self.split.task.per_token:
-                label = self._token_labels(blocks, (block, end), chunk.rows[first:stop], lengths, width)
-            if uniform:
-                mask = self.one.expand(shape) if self.always_mask else None
-            types = None
+        ):
+            rows, lengths = chunk.rows[first:stop], chunk.lengths[first:stop]
+            ids, mask, types = self._padded("input_ids", blocks, span, rows, lengths, width), None, None
+            if not uniform:
+                mask = torch.from_numpy(row_mask(lengths, width, self.left).astype(np.int64))
+            elif self.always_mask:
+                mask = self.one.expand(len(rows), width)
+            labels = None if found.labels is None else torch.from_numpy(found.labels[first:stop])
+            if self.split.task.per_token:
+                labels = self._padded("labels", blocks, span, rows, lengths, width)
             if found.first_lengths is not None:
                 types = torch.from_numpy(token_types(found.first_lengths[first:stop], lengths, width, self.left))
-            yield PaddedTensors(
-                self._on_device(ids), self._on_device(mask), self._on_device(label), self._on_device(types)
-            )
+            yield Batch(sent(ids), sent(mask), sent(labels), sent(types), *facts)
 
-    def _on_device(self, tensor: Given) -> Given:
-        return tensor if self.on_cpu or tensor is None else to_device(tensor, self.device)
+    def _on_device(self, tensor: Any) -> Any:
+        return tensor if tensor is None or self.device.type == "cpu" else to_device(tensor, self.device)
 
-    def _gathered(self, rows: Array, lengths: Array, width: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Rows of many lengths, token by token: ids and mask (B, W)."""
-        ids = padded_rows(self.split, rows, lengths, width, self.left).astype(np.int64)
-        return torch.from_numpy(ids), torch.from_numpy(row_mask(lengths, width, self.left).astype(np.int64))
-
-    def _block_by_block(
-        self, blocks: _Blocks, block: int, end: int, shape: tuple[int, int]
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Few blocks, each copied at once: ids and mask (B, W)."""
-        ids, mask = np.empty(shape, np.int64), np.empty(shape, np.int64)
-        ids.fill(self.pad_id)
-        mask.fill(0)
-        for part, area in self._parts(blocks, block, end, shape[1]):
-            ids[area] = part
-            mask[area] = 1
-        return torch.from_numpy(ids), torch.from_numpy(mask)
-
-    def _token_labels(
-        self, blocks: _Blocks, span: tuple[int, int], rows: Array, lengths: Array, width: int
+    def _padded(
+        self, name: str, blocks: _Blocks, span: tuple[int, int], rows: Array, lengths: Array, width: int
     ) -> torch.Tensor:
-        """The labels of a micro-batch's tokens, (B, W); as ids, few blocks each at once, many token by token."""
+        """(B, W) `input_ids` or the `labels` of tokens: few blocks each at once, many token by token."""
         if span[1] - span[0] > MOST_BLOCKS:
-            return torch.from_numpy(padded_rows(self.split, rows, lengths, width, self.left, "labels").astype(np.int64))
-        labels = np.full((len(rows), width), IGNORED, np.int64)
-        for part, area in self._parts(blocks, *span, width, "labels"):
-            labels[area] = part
-        return torch.from_numpy(labels)
-
-    def _parts(
-        self, blocks: _Blocks, block: int, end: int, width: int, name: str = "input_ids"
-    ) -> Iterator[tuple[Array, tuple[slice, slice]]]:
-        """The content of each block, and its area in a batch of some width."""
-        top = 0
-        for number in range(block, end):
-            part = blocks.part(number, name)
-            bottom, size = top + len(part), part.shape[1]
-            yield part, (slice(top, bottom), slice(width - size, width) if self.left else slice(size))
-            top = bottom
+            return torch.from_numpy(padded_rows(self.split, rows, lengths, width, self.left, name).astype(np.int64))
+        parts = [blocks.part(number, name) for number in range(*span)]
+        if parts[0].shape == (len(rows), width):
+            return torch.from_numpy(parts[0].astype(np.int64))
+        padded, top = np.empty((len(rows), width), np.int64), 0
+        padded.fill(self.fill[name])  # np.full takes twice as long
+        for part in parts:
+            count, size = part.shape
+            begin = width - size if self.left else 0
+            padded[top : top + count, begin : begin + size] = part
+            top += count
+        return torch.from_numpy(padded)

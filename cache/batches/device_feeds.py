@@ -4,7 +4,7 @@ masked on the device.
 Shapes: B rows, W columns, N rows and T tokens of a chunk of steps.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import pairwise
@@ -19,8 +19,9 @@ from ..format.labels import for_model
 from ..format.tasks import IGNORED
 from ..reading.gather import flat_tokens, locate
 from ..reading.split_reader import SplitReader
+from .batch import Batch
 from .micro_batches import MicroBatches
-from .padded import PaddedTensors, PaddingOptions
+from .options import PaddingOptions
 from .transfer import pinned, to_device
 
 
@@ -44,18 +45,28 @@ class DeviceRows:
     first_lengths: torch.Tensor | None
     token_labels: torch.Tensor | None
 
+    @classmethod
+    def end_to_end(cls, tokens: torch.Tensor, lengths: Array, *others: Array | None) -> "DeviceRows":
+        """Rows of these `lengths` (N,) one after the other; `others` are `labels`, `first_lengths`, `token_labels`."""
+        lengths = lengths.astype(np.int64)
+        arrays = (np.cumsum(lengths) - lengths, lengths, *others)
+        tensors: list[Any] = [None if array is None else _tensor(array) for array in arrays]
+        return cls(tokens, *tensors)
+
     def take(self, rows: torch.Tensor) -> "DeviceRows":
         """Some of the rows; the tokens stay where they are."""
-        return self.each(lambda part: part[rows], unchanged=("tokens", "token_labels"))
+        taken = vars(self.each(lambda part: part[rows]))
+        return DeviceRows(**{**taken, "tokens": self.tokens, "token_labels": self.token_labels})
 
-    def to(self, device: torch.device) -> "DeviceRows":
-        """The rows on a device, copied without waiting."""
-        return self.each(lambda part: to_device(part, device))
+    def each(self, change: Callable[[torch.Tensor], torch.Tensor]) -> "DeviceRows":
+        """The rows with every tensor changed by a function."""
+        changed: Any = {name: part if part is None else change(part) for name, part in vars(self).items()}
+        return DeviceRows(**changed)
 
-    def each(self, change: Callable[[torch.Tensor], torch.Tensor], unchanged: Sequence[str] = ()) -> "DeviceRows":
-        """The rows with every tensor changed by a function, except those named as unchanged."""
-        parts = vars(self).items()
-        return DeviceRows(**{name: part if part is None or name in unchanged else change(part) for name, part in parts})
+    def ids(self, positions: torch.Tensor) -> torch.Tensor:
+        """int64, the ids of the tokens at some positions."""
+        ids = self.tokens[positions].long()
+        return ids & 0xFFFF if self.tokens.dtype == torch.int16 else ids
 
 
 class DevicePadder:
@@ -66,12 +77,12 @@ class DevicePadder:
         self.device = device
         self.columns = torch.arange(split.max_length, device=device)
 
-    def tensors(self, chunk: MicroBatches, rows: DeviceRows) -> Iterator[PaddedTensors]:
-        """The tensors of each micro-batch; `rows` are the chunk's, in its order."""
+    def batches(self, chunk: MicroBatches, rows: DeviceRows) -> Iterator[Batch]:
+        """The micro-batches of a chunk, of which `rows` are the rows, in its order."""
         return self.pack(chunk, rows) if self.packed else self.pad(chunk, rows)
 
-    def pack(self, chunk: MicroBatches, rows: DeviceRows) -> Iterator[PaddedTensors]:
-        """Packed tensors: the chunk's tokens are gathered at once, and each micro-batch is a slice of them."""
+    def pack(self, chunk: MicroBatches, rows: DeviceRows) -> Iterator[Batch]:
+        """Packed batches: the chunk's tokens are gathered at once, and each micro-batch is a slice of them."""
         ends = np.append(0, np.cumsum(chunk.lengths, dtype=np.int64))
         total = int(ends[-1])
         starts = torch.zeros(len(rows.lengths) + 1, dtype=torch.int64, device=self.device)
@@ -81,12 +92,11 @@ class DevicePadder:
         )  # (T,) the row of each token
         within = torch.arange(total, device=self.device) - starts[owner]
         positions = rows.begins[owner] + within
-        ids = rows.tokens[positions].long()
-        if rows.tokens.dtype == torch.int16:
-            ids &= 0xFFFF
+        ids = rows.ids(positions)
         token_labels = None if rows.token_labels is None else rows.token_labels[positions].long()
         types = None if rows.first_lengths is None else (within >= rows.first_lengths[owner]).long()
-        for (first, stop), (begin, end), longest in zip(
+        for facts, (first, stop), (begin, end), longest in zip(
+            chunk,
             pairwise(chunk.offsets.tolist()),
             pairwise(ends[chunk.offsets].tolist()),
             chunk.lengths[chunk.offsets[1:] - 1].tolist(),
@@ -95,43 +105,41 @@ class DevicePadder:
             labels = None if rows.labels is None else rows.labels[first:stop]
             if token_labels is not None:
                 labels = token_labels[None, begin:end]
-            yield PaddedTensors(
+            yield Batch(
                 ids[None, begin:end],
                 None,
                 labels,
                 None if types is None else types[None, begin:end],
+                *facts,
                 within[None, begin:end],
                 (starts[first : stop + 1] - begin).int(),
                 longest,
             )
 
-    def pad(self, chunk: MicroBatches, rows: DeviceRows) -> Iterator[PaddedTensors]:
-        """Padded tensors."""
-        plain = zip(pairwise(chunk.offsets.tolist()), chunk.widths.tolist(), chunk.uniform.tolist(), strict=True)
-        for (first, stop), width, uniform in plain:
+    def pad(self, chunk: MicroBatches, rows: DeviceRows) -> Iterator[Batch]:
+        """Padded batches."""
+        for facts, (first, stop), width, uniform in zip(
+            chunk, pairwise(chunk.offsets.tolist()), chunk.widths.tolist(), chunk.uniform.tolist(), strict=True
+        ):
             columns = self.columns[:width]
             lengths = rows.lengths[first:stop, None]  # (B, 1)
             shift = width - lengths if self.left else 0
             positions = rows.begins[first:stop, None] - shift + columns  # (B, W)
             positions.clamp_(0, len(rows.tokens) - 1)
-            ids = rows.tokens[positions].long()
+            ids, mask, types = rows.ids(positions), None, None
             labels: Any = None if rows.labels is None else rows.labels[first:stop]
             if rows.token_labels is not None:
                 labels = rows.token_labels[positions].long()
-            if rows.tokens.dtype == torch.int16:
-                ids &= 0xFFFF
-            mask = None
             if self.always_mask or not uniform:
                 mask = columns >= shift if self.left else columns < lengths
                 ids = torch.where(mask, ids, self.pad_id)
                 if rows.token_labels is not None:
                     labels = torch.where(mask, labels, IGNORED)
                 mask = mask.long()
-            types = None
             if rows.first_lengths is not None:
                 begins = rows.first_lengths[first:stop, None] + shift
                 types = ((columns >= begins) & (columns < shift + lengths)).long()
-            yield PaddedTensors(ids, mask, labels, types)
+            yield Batch(ids, mask, labels, types, *facts)
 
 
 _RESIDENT: WeakKeyDictionary[SplitReader, dict[torch.device, DeviceRows]] = WeakKeyDictionary()
@@ -153,23 +161,19 @@ class ResidentFeed:
         shards = [split.shard(index)["input_ids"] for index in range(len(split.info.shards))]
         for tokens in shards:
             split.check_ids(tokens)
-        lengths = split.lengths.astype(np.int64)
-        parts = [_bits(tokens).to(device) for tokens in shards]
         task = split.task
-        own = task.labelled and not task.per_token
-        return DeviceRows(
-            torch.cat(parts) if len(parts) != 1 else parts[0],
-            torch.from_numpy(np.cumsum(lengths) - lengths).to(device),
-            torch.from_numpy(lengths).to(device),
-            torch.from_numpy(np.array(for_model(split.labels))).to(device) if own else None,
-            torch.from_numpy(np.array(split.first_lengths)).to(device) if task.pair else None,
-            torch.from_numpy(np.array(split.labels)).to(device) if task.per_token else None,
-        )
+        return DeviceRows.end_to_end(
+            torch.cat([_bits(tokens).to(device) for tokens in shards]),
+            split.lengths,
+            for_model(split.labels) if task.labelled and not task.per_token else None,
+            split.first_lengths if task.pair else None,
+            split.labels if task.per_token else None,
+        ).each(lambda part: part.to(device))
 
-    def __call__(self, chunks: Iterator[MicroBatches]) -> Iterator[tuple[MicroBatches, Iterator[PaddedTensors]]]:
+    def __call__(self, chunks: Iterator[MicroBatches]) -> Iterator[Batch]:
         for chunk in chunks:
             rows = to_device(torch.from_numpy(chunk.rows), self.device)
-            yield chunk, self.padder.tensors(chunk, self.store.take(rows))
+            yield from self.padder.batches(chunk, self.store.take(rows))
 
 
 class StreamedFeed:
@@ -182,16 +186,16 @@ class StreamedFeed:
         self.split, self.device = split, device
         self.padder = DevicePadder(split, device, padding)
 
-    def __call__(self, chunks: Iterator[MicroBatches]) -> Iterator[tuple[MicroBatches, Iterator[PaddedTensors]]]:
+    def __call__(self, chunks: Iterator[MicroBatches]) -> Iterator[Batch]:
         thread = ThreadPoolExecutor(1, thread_name_prefix="lengthwise-feed")
         waiting: list[tuple[MicroBatches, Future[DeviceRows]]] = []
         try:
             for chunk in chunks:
                 waiting.append((chunk, thread.submit(self.gather, chunk)))
                 if len(waiting) > self.AHEAD:
-                    yield self._deliver(*waiting.pop(0))
+                    yield from self._delivered(*waiting.pop(0))
             while waiting:
-                yield self._deliver(*waiting.pop(0))
+                yield from self._delivered(*waiting.pop(0))
         finally:
             thread.shutdown(wait=True, cancel_futures=True)
 
@@ -199,36 +203,27 @@ class StreamedFeed:
         """The rows of a chunk end to end in pinned memory, ready to be copied without waiting."""
         found = locate(self.split, chunk.rows)
         tokens = flat_tokens(self.split, found, chunk.lengths)
-        lengths = chunk.lengths.astype(np.int64)
-        of_tokens = None
-        if self.split.task.per_token:
-            of_tokens = torch.from_numpy(flat_tokens(self.split, found, chunk.lengths, "labels"))
-        rows = DeviceRows(
-            _bits(tokens),
-            torch.from_numpy(np.cumsum(lengths) - lengths),
-            torch.from_numpy(lengths),
-            None if found.labels is None else torch.from_numpy(found.labels),
-            None if found.first_lengths is None else torch.from_numpy(found.first_lengths),
-            of_tokens,
-        )
+        of_tokens = flat_tokens(self.split, found, chunk.lengths, "labels") if self.split.task.per_token else None
+        rows = DeviceRows.end_to_end(_bits(tokens), chunk.lengths, found.labels, found.first_lengths, of_tokens)
         return rows.each(lambda part: pinned(part, self.device))
 
-    def _deliver(
-        self, chunk: MicroBatches, gathered: "Future[DeviceRows]"
-    ) -> tuple[MicroBatches, Iterator[PaddedTensors]]:
-        return chunk, self.padder.tensors(chunk, gathered.result().to(self.device))
+    def _delivered(self, chunk: MicroBatches, gathered: "Future[DeviceRows]") -> Iterator[Batch]:
+        return self.padder.batches(chunk, gathered.result().each(lambda part: to_device(part, self.device)))
 
 
 class PackedFeed(StreamedFeed):
     """Packs chunk after chunk without a thread: for a CPU, as `cpu_feed.DirectFeed` does for padded batches."""
 
-    def __call__(self, chunks: Iterator[MicroBatches]) -> Iterator[tuple[MicroBatches, Iterator[PaddedTensors]]]:
+    def __call__(self, chunks: Iterator[MicroBatches]) -> Iterator[Batch]:
         for chunk in chunks:
-            yield chunk, self.padder.tensors(chunk, self.gather(chunk).to(self.device))
+            yield from self.padder.batches(chunk, self.gather(chunk).each(lambda part: to_device(part, self.device)))
+
+
+def _tensor(array: Array) -> torch.Tensor:
+    """An array as a tensor, copied only where it is a read-only view, such as of a mapped file."""
+    return torch.from_numpy(np.require(array, requirements="W"))
 
 
 def _bits(tokens: Array) -> torch.Tensor:
     """Stored ids as a tensor of the signed type of the same size: torch indexes those everywhere."""
-    signed = np.int16 if tokens.dtype == np.uint16 else np.int32
-    view = tokens.view(signed)
-    return torch.from_numpy(view if view.flags.writeable else view.copy())
+    return _tensor(tokens.view(np.int16 if tokens.dtype == np.uint16 else np.int32))

@@ -1,4 +1,4 @@
-"""The choice of a feed, which brings stored ids to the device as padded tensors. All three give the same tensors.
+"""The choice of a feed, which brings stored ids to the device as padded batches. All three give the same tensors.
 
 - direct: padded by numpy on the CPU, from the mapped shards.
 - resident: the split's tokens are copied to the device once, as stored; batches are gathered, padded and masked there.
@@ -6,14 +6,20 @@
   without waiting, and padded on the device.
 """
 
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
 
 from ..reading.split_reader import SplitReader
+from .batch import Batch
 from .cpu_feed import DirectFeed
 from .device_feeds import PackedFeed, ResidentFeed, StreamedFeed
-from .padded import Feed, PaddingOptions
+from .micro_batches import MicroBatches
+from .options import PaddingOptions
+
+Feed = Callable[[Iterator[MicroBatches]], Iterator[Batch]]
+"""Takes chunks of micro-batches and gives each micro-batch with its tensors."""
 
 RESIDENT_SHARE = 8
 """A split stays on the device if it takes at most 1/8 of the memory that is free there."""

@@ -55,7 +55,7 @@ class Sharing:
 
 
 class MicroBatch(NamedTuple):
-    """A micro-batch without its tensors; `cache.batches.batch.Batch` describes each field."""
+    """A micro-batch without its tensors: fields of `cache.batches.batch.Batch`, which describes them, in its order."""
 
     rows: Array
     step: int

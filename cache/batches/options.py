@@ -1,7 +1,7 @@
 """Options of batches: sharing among ranks, padding, device. Loads without torch."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, TypedDict
+from typing import TYPE_CHECKING, NamedTuple, TypedDict
 
 from ..common.arguments import checked
 from ..errors import InputError
@@ -45,6 +45,20 @@ class BatchOptions(TypedDict, total=False):
     nothing. The model must keep the rows apart by `Batch.cu_seq_lens`."""
     feed: str
     """How tokens get to the device, one of `FEEDS`; all give the same tensors."""
+
+
+class PaddingOptions(NamedTuple):
+    """How batches are padded.
+
+    Attributes:
+        always_mask: give a mask even where no row needs one.
+        left: pad on the left.
+        packed: do not pad, but lay the rows end to end.
+    """
+
+    always_mask: bool
+    left: bool
+    packed: bool
 
 
 DEFAULTS = BatchOptions(

@@ -10,7 +10,8 @@ from ..common.arguments import checked
 from ..errors import InputError, MismatchError
 from ..plans.spec import PlanSpec
 from ..reading.split_reader import SplitReader, expect_split
-from .batch import Batch, Batches
+from .batch import Batch
+from .batches import Batches
 from .options import BatchOptions, resolve
 
 

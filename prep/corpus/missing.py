@@ -7,8 +7,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from cache.common.arrays import Array
-
 from ..columns import LABELS, PAIR, TEXT, BadDataError, Mask, Stream, kept, parts
 
 if TYPE_CHECKING:
@@ -17,33 +15,27 @@ if TYPE_CHECKING:
 
 class FilledRows:
     """A stream of the rows of another that have a text and a label: neither null, NaN, white space alone nor a list of
-    no words.
-
-    Attributes:
-        left_out: how many rows were left out, as far as it was read last.
-    """
+    no words."""
 
     def __init__(self, stream: Stream) -> None:
         self.stream = stream
-        self.left_out = 0
         self._filled: list[Mask] = []
 
     def __call__(self) -> Iterator["pa.RecordBatch"]:
         """Read it from the front."""
-        self.left_out, self._filled = 0, []
+        self._filled = []
         for batch in self.stream():
-            filled = _filled_rows(batch)
-            self._filled.append(filled)
-            self.left_out += int(len(filled) - filled.sum())
-            yield kept(batch, filled)
+            self._filled.append(_filled_rows(batch))
+            yield kept(batch, self._filled[-1])
 
     def parts(self, part_bytes: int) -> "list[Stream]":
         """It in parts; see `prep.columns.parts`."""
         return [FilledRows(part) for part in parts(self.stream, part_bytes)]
 
-    def numbers(self) -> Array:
-        """(rows,) for each row its number in the other stream, after reading to the end."""
-        return np.flatnonzero(np.concatenate([np.zeros(0, bool), *self._filled]))
+    @property
+    def filled(self) -> Mask:
+        """(rows,) of the other stream, after reading to the end: True for those that are not left out."""
+        return np.concatenate([np.zeros(0, bool), *self._filled])
 
 
 @contextlib.contextmanager

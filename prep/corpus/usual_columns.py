@@ -2,7 +2,7 @@
 
 import re
 import shlex
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 from cache.common.table_files import MAX_NAME, other_delimiter
@@ -29,6 +29,31 @@ PAIRS = (
     ("question", "sentence"),
 )
 """Columns taken for pairs of texts where none is called as a text that comes alone."""
+
+
+def settle_columns(
+    tables: Iterable[tuple[Sequence[str], SourcePath | str]], asked: Columns
+) -> tuple[Columns, str, str]:
+    """The columns of text and label of several tables, which all have those that the first one settles.
+
+    Args:
+        tables: the columns of each, and its name in errors.
+        asked: what the user asked for.
+
+    Returns:
+        The columns; a line for the user about those whose choice is not plain; what holds labels that are not wanted.
+        Either is empty where there is nothing of the kind.
+
+    Raises:
+        InputError: as `choose_columns`.
+    """
+    note = unread = ""
+    for names, where in tables:
+        chosen = choose_columns(names, asked, where)
+        note = note or column_note(names, asked, chosen)
+        unread = unread or unread_labels(names, chosen)
+        asked = chosen
+    return asked, note, unread
 
 
 def choose_columns(names: Sequence[str], asked: Columns, where: SourcePath | str) -> Columns:

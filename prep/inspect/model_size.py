@@ -1,6 +1,7 @@
 """The sizes of a model that its memory depends on, from its config.json alone."""
 
 from dataclasses import dataclass
+from typing import Any
 
 from cache.common.folder import Folder
 from cache.common.hub import hub_folder, local_folder
@@ -117,23 +118,23 @@ def read_size(name: str, outputs: int) -> ModelSize:
             "train run tries its largest batch before the first step"
         )
     found = {DISTILBERT_NAMES.get(key, key) if kind == "distilbert" else key: value for key, value in config.items()}
-    config = {key: found.get(key, default) for key, default in DEFAULTS[kind].items()}
-    for key, default in DEFAULTS[kind].items():
-        least = 0 if key == "type_vocab_size" else 1
-        if isinstance(default, int) and not (type(config[key]) is int and least <= config[key] < 1 << 32):
-            raise InputError(f"--model {name}: its {CONFIG} has {key} {config[key]!r}, expected a whole number")
-    if config["hidden_act"] != "gelu":
-        raise InputError(f"--model {name}: its activation is {config['hidden_act']!r}; memory is predicted for gelu")
+    sizes: dict[str, Any] = DEFAULTS[kind] | {key: value for key, value in found.items() if key in DEFAULTS[kind]}
+    for key, value in sizes.items():
+        whole = type(value) is int and int(key != "type_vocab_size") <= value < 1 << 32
+        if isinstance(DEFAULTS[kind][key], int) and not whole:
+            raise InputError(f"--model {name}: its {CONFIG} has {key} {value!r}, expected a whole number")
+    if sizes["hidden_act"] != "gelu":
+        raise InputError(f"--model {name}: its activation is {sizes['hidden_act']!r}; memory is predicted for gelu")
     return ModelSize(
         kind=kind,
-        layers=config["num_hidden_layers"],
-        hidden=config["hidden_size"],
-        intermediate=config["intermediate_size"],
-        heads=config["num_attention_heads"],
-        embedding=config.get("embedding_size", config["hidden_size"]),
-        entries=config["vocab_size"] + config["max_position_embeddings"] + config["type_vocab_size"],
+        layers=sizes["num_hidden_layers"],
+        hidden=sizes["hidden_size"],
+        intermediate=sizes["intermediate_size"],
+        heads=sizes["num_attention_heads"],
+        embedding=sizes.get("embedding_size", sizes["hidden_size"]),
+        entries=sizes["vocab_size"] + sizes["max_position_embeddings"] + sizes["type_vocab_size"],
         outputs=outputs,
-        positions=config["max_position_embeddings"] - 2 * (kind in COUNT_FROM_PADDING),
-        hidden_dropout=bool(config["hidden_dropout_prob"]),
-        attention_dropout=bool(config["attention_probs_dropout_prob"]),
+        positions=sizes["max_position_embeddings"] - 2 * (kind in COUNT_FROM_PADDING),
+        hidden_dropout=bool(sizes["hidden_dropout_prob"]),
+        attention_dropout=bool(sizes["attention_probs_dropout_prob"]),
     )

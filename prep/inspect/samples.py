@@ -39,16 +39,19 @@ def random_samples(split: Split, count: int, seed: int | None, special_tokens: b
     """
     task, samples = split.task, []
     tokenizer, rows = random_rows(split, count, seed)
+
+    def decode(ids: list[int]) -> str:
+        return str(tokenizer.decode(ids, skip_special_tokens=not special_tokens)).replace("\n", " ")
+
     for number, row in rows:
         ids, first = row.input_ids.tolist(), row.first_length
         if task.per_token:
             label = f"{sum(label != IGNORED for label in row.label)} tagged words"
-            text = tagged_text(tokenizer, ids, row.label, task.label_names, special_tokens)
+            text = tagged_text(decode, ids, row.label, task.label_names)
         else:
             label = label_text(row.label, task.label_names)
-            parts = [ids] if first is None or special_tokens else [part for part in (ids[:first], ids[first:]) if part]
-            decoded = (tokenizer.decode(part, skip_special_tokens=not special_tokens) for part in parts)
-            text = "\n".join(part.replace("\n", " ") for part in decoded)
+            parts = [ids] if first is None or special_tokens else [ids[:first], ids[first:]]
+            text = "\n".join(decode(part) for part in parts if part)
         samples.append(Sample(number, row.source_row, len(ids), label, text))
     return samples
 
@@ -60,13 +63,12 @@ def random_rows(split: Split, count: int, seed: int | None) -> tuple[Any, list[t
     return tokenizer, [(number, split[number]) for number in chosen.tolist()]
 
 
-def tagged_text(tokenizer: Any, ids: list[int], labels: list[int], names: tuple[str, ...], special_tokens: bool) -> str:
+def tagged_text(decode: Callable[[list[int]], str], ids: list[int], labels: list[int], names: tuple[str, ...]) -> str:
     """The words of a row, each followed by a slash and its tag, except for O, which marks words outside entities."""
     starts = [position for position, label in enumerate(labels) if label != IGNORED]
-    words = [tokenizer.decode(ids[: starts[0] if starts else None], skip_special_tokens=not special_tokens)]
+    words = [decode(ids[: starts[0] if starts else None])]
     for begin, end in zip(starts, [*starts[1:], None], strict=True):
-        tag = names[labels[begin]]
-        word = tokenizer.decode(ids[begin:end], skip_special_tokens=not special_tokens).strip().replace("\n", " ")
+        tag, word = names[labels[begin]], decode(ids[begin:end]).strip()
         words.append(word if tag == "O" else f"{word}/{tag}")
     return " ".join(filter(None, words))
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from cache import Cache, Split
-from cache.console.text import counted
+from cache.console.text import counted, listed
 from cache.format.manifest import Manifest
 from cache.format.plan_file import StoredPlan
 from cache.format.tasks import IGNORED
@@ -104,10 +104,10 @@ def format_token_table(rows: list[TokenRow]) -> str:
 
 def align(lines: Sequence[Sequence[str]]) -> str:
     """Columns of text: the first flush left, the others flush right."""
-    widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
+    first, *others = (max(map(len, column)) for column in zip(*lines, strict=True))
     return "\n".join(
-        "  ".join(cell.ljust(width) if column == 0 else cell.rjust(width) for column, (cell, width) in enumerate(cells))
-        for cells in (list(zip(line, widths, strict=True)) for line in lines)
+        "  ".join([name.ljust(first), *(cell.rjust(width) for cell, width in zip(cells, others, strict=True))])
+        for name, *cells in lines
     )
 
 
@@ -141,41 +141,29 @@ def class_counts(split: Split) -> list[int]:
     task = split.task
     if not task.label_names:
         return []
-    labels = split.labels
-    if task.per_token:
-        labels = labels[labels != IGNORED]
+    labels, classes = split.labels, len(task.label_names)
     if task.kind == "multi-label":
-        counts = labels.sum(axis=0, dtype=np.int64) if len(labels) else np.zeros(len(task.label_names), np.int64)
+        counts = labels.reshape(-1, classes).sum(axis=0, dtype=np.int64)
     else:
-        counts = np.bincount(labels, minlength=len(task.label_names))
+        counts = np.bincount(labels[labels != IGNORED], minlength=classes)
     return [int(count) for count in counts]
-
-
-def _labels(split: Split) -> str:
-    """The labels in a few words: shares of classes, or the range of numbers."""
-    return _balance(split) if split.task.label_names else _range(split)
 
 
 MOST_CLASSES = 6
 """Most classes named in the summary; of the others only the number is given."""
 
 
-def _range(split: Split) -> str:
-    """The range of labels that are numbers."""
-    labels = split.labels
+def _labels(split: Split) -> str:
+    """The labels in a few words: shares of classes, or the range of numbers."""
+    task, labels = split.task, split.labels
+    if task.label_names:
+        counts = class_counts(split)
+        total = max(sum(counts) if task.per_token else split.info.rows, 1)
+        shares = [f"{name} {count / total:.0%}" for name, count in zip(task.label_names, counts, strict=True)]
+        return listed(shares, MOST_CLASSES)
     if not len(labels):
         return "none"
     return f"{labels.min():.4g} to {labels.max():.4g}, mean {labels.mean(dtype=np.float64):.4g}"
-
-
-def _balance(split: Split) -> str:
-    task, counts = split.task, class_counts(split)
-    names, total = task.label_names, sum(counts) if task.per_token else split.info.rows
-    shown = [
-        f"{name} {count / max(total, 1):.0%}" for name, count in list(zip(names, counts, strict=True))[:MOST_CLASSES]
-    ]
-    more = [f"and {len(names) - MOST_CLASSES:,} more"] if len(names) > MOST_CLASSES else []
-    return ", ".join(shown + more)
 
 
 def cache_facts(cache: Cache) -> dict[str, Any]:

@@ -56,7 +56,7 @@ def _sentences(path: SourcePath, row_bytes: int) -> Iterator[list[list[str]]]:
     """Sentences as lists of words, words as lists of cells, the same number throughout."""
     words: list[list[str]] = []
     count = 0
-    with _open(path) as file:
+    with io.TextIOWrapper(open_unpacked(path), encoding="utf-8-sig", newline="\n") as file:
         for number, line in enumerate(iter(lambda: file.readline(row_bytes), ""), 1):
             if len(line) == row_bytes:
                 raise row_too_long(path, row_bytes)
@@ -77,7 +77,3 @@ def _sentences(path: SourcePath, row_bytes: int) -> Iterator[list[list[str]]]:
             words.append(cells)
     if words:
         yield words
-
-
-def _open(path: SourcePath) -> io.TextIOWrapper:
-    return io.TextIOWrapper(open_unpacked(path), encoding="utf-8-sig", newline="\n")

@@ -57,8 +57,7 @@ def _spans(path: SourcePath, cells: Cells, part_bytes: int) -> tuple[int, list[S
         table = table_file(path, cells)
         if table.kind == "parquet":
             return size, [*_row_groups(path, part_bytes)]
-        packed = path.suffix.lower() in (*COMPRESSIONS, ARCHIVE)
-        if packed or table.kind == "conll" or not _ends_rows_with_lines(table):
+        if path.suffix.lower() in (*COMPRESSIONS, ARCHIVE) or not _ends_rows_with_lines(table):
             return size, [None]
         ends = _line_ends(path, size, part_bytes)
         return size, [Span(begin, end) for begin, end in zip([0, *ends], [*ends, size], strict=True)]
@@ -82,9 +81,9 @@ def _ends_rows_with_lines(table: TableFile) -> bool:
     """Whether the end of a line is always that of a row."""
     if table.kind == "json":
         return form_of(table.path) == JSON_LINES
-    if table.kind == LINES:
-        return True
-    return table.quotes is False or not _holds_quote(table.path)
+    if table.kind == "csv":
+        return table.quotes is False or not _holds_quote(table.path)
+    return table.kind == LINES
 
 
 def _holds_quote(path: SourcePath) -> bool:
@@ -112,15 +111,11 @@ def _line_ends(path: SourcePath, size: int, part_bytes: int) -> list[int]:
             if ends and start <= ends[-1]:
                 continue
             file.seek(start)
-            position = start
-            while block := file.read(BLOCK_BYTES):
-                if (found := block.find(b"\n")) >= 0:
-                    position += found + 1
-                    break
-                position += len(block)
+            while (block := file.read(BLOCK_BYTES)) and b"\n" not in block:
+                pass
+            position = file.tell() - len(block) + block.find(b"\n") + 1
             file.seek(position)
-            if (
-                position < size and file.read(len(BOM_UTF8)) != BOM_UTF8
-            ):  # a reader would take it for a file's beginning
+            # Behind a mark of byte order there is no cut: a reader would take it for a file's beginning.
+            if block and position < size and file.read(len(BOM_UTF8)) != BOM_UTF8:
                 ends.append(position)
     return ends

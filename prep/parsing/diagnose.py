@@ -10,7 +10,7 @@ import io
 import json
 import re
 from collections.abc import Iterator
-from typing import Any, cast
+from typing import Any
 
 from cache.common.table_files import utf8_remedy
 from cache.errors import InputError
@@ -64,7 +64,7 @@ def _reason(path: SourcePath, cells: Cells, error: Exception) -> str:
 
 
 def _open(path: SourcePath) -> io.BufferedReader:
-    return io.BufferedReader(cast(Any, open_unpacked(path)))
+    return io.BufferedReader(open_unpacked(path))
 
 
 def first_invalid_byte(path: SourcePath) -> int | None:
@@ -72,14 +72,15 @@ def first_invalid_byte(path: SourcePath) -> int | None:
     decoder = codecs.getincrementaldecoder("utf-8")()
     position = 0
     with _open(path) as file:
-        while block := file.read(1 << 20):
-            pending = len(decoder.getstate()[0])
+        while True:
+            block, pending = file.read(1 << 20), len(decoder.getstate()[0])
             try:
-                decoder.decode(block)
+                decoder.decode(block, final=not block)
             except UnicodeDecodeError as error:
                 return position - pending + error.start
+            if not block:
+                return None
             position += len(block)
-    return None if not decoder.getstate()[0] else position - len(decoder.getstate()[0])
 
 
 def not_utf8(path: SourcePath, position: int) -> str:

@@ -79,8 +79,7 @@ def json_head(path: SourcePath, row_bytes: int, form: str | None = None) -> dict
             row, position = decoder.raw_decode(text, position)
             for name, value in row.items():
                 fields.setdefault(name, []).append(value)
-            while text[position : position + 1].isspace():
-                position += 1
+            position = _solid(text, position)
     return fields
 
 

@@ -5,7 +5,6 @@ import time
 from dataclasses import dataclass, replace
 from itertools import chain, islice
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -19,8 +18,7 @@ from ..columns import Mask
 from ..corpus.source import Source
 from ..labels.tags import Tags
 from ..tokenization.encoder import Encoder
-from ..tokenization.words import packed_type
-from .encoding import RUNS_SHARE, EncodedPart, encode_part, id_type
+from .encoding import RUNS_SHARE, EncodedPart, encode_part
 from .executors import Executor, run_parts
 from .external_sort import SortedRun
 from .labelling import labels_task, tags_task
@@ -72,11 +70,6 @@ class Encoded:
     rows_checked: int
 
 
-def stored_type(encoder: Encoder) -> type[Any]:
-    """The type of what sorted runs hold."""
-    return packed_type(encoder.vocab_size) if encoder.words else id_type(encoder.vocab_size)
-
-
 def encode_source(
     source: Source,
     encoder: Encoder,
@@ -103,7 +96,8 @@ def encode_source(
         StorageError: the disk has no room for the cache, estimated from what came first; or writing fails.
     """
     keep_bytes = KEPT_BYTES // max(len(source.splits), 1)
-    labelled, tags, in_place = selection.task != MLM, Tags(source.label_names), executor.in_place
+    labelled = selection.task != MLM and not encoder.words
+    tags, in_place = Tags(source.label_names), executor.in_place
     shared = Shared(encoder, labelled, tags, spill, memory_bytes, keep_bytes, in_place, selection.max_tokens)
     splits = {
         name: [Part(stream, name, {name: None}) for stream in executor.parts(whole)]
@@ -115,7 +109,8 @@ def encode_source(
         report = _Reporting(bar, spill.parent, source.size_bytes, len(parts), shared)
         found = run_parts(executor, encode_part, shared, parts, report)
         encoded = {name: list(islice(found, len(own))) for name, own in splits.items()}
-    left_out = {name: rows for name, own in encoded.items() if (rows := sum(part.left_out for part in own))}
+    filled = {name: [part.filled for part in own if part.filled is not None] for name, own in encoded.items()}
+    left_out = {name: rows for name, masks in filled.items() if (rows := sum(int((~mask).sum()) for mask in masks))}
     done = list(chain.from_iterable(encoded.values()))
     if not any(rows.lengths for part in done for rows in part.splits.values()):
         raise InputError(f"{source.where} holds no rows{' with a text and a label' * bool(left_out)}")
@@ -131,7 +126,7 @@ def encode_source(
         for origin, own in splits.items()
         for name in own[0].masks
     }
-    return Encoded(task, assembled, stored_type(encoder), marked, left_out, sum(part.rows_checked for part in done))
+    return Encoded(task, assembled, encoder.id_type, marked, left_out, sum(part.rows_checked for part in done))
 
 
 def _choose(
@@ -180,30 +175,26 @@ def _settled(parts: list[Part], surveys: list[Survey], source: Source, selection
 def _assembled(name: str, parts: list[EncodedPart], labels: Array | None) -> EncodedSplit:
     """A split of the cache from its rows in each part of a split of the source, which has these `labels`."""
     held = [part.splits[name] for part in parts]
-    rows = _joined([own.rows for own in held], [part.rows for part in parts])
-    numbers = _joined(
-        [[] if part.numbers is None else [part.numbers] for part in parts],
-        [part.rows + part.left_out for part in parts],
-    )
-    firsts = [piece for own in held for piece in own.first_lengths]
-    lengths = [piece for own in held for piece in own.lengths]
+    first_rows = np.cumsum([0, *(part.rows for part in parts)]).tolist()
+    pieces = [piece + first for own, first in zip(held, first_rows, strict=False) for piece in own.rows]
+    rows = _joined(pieces)
+    filled = _joined([part.filled for part in parts if part.filled is not None])
+    numbers = None if filled is None else np.flatnonzero(filled)
     if rows is not None:
         labels = None if labels is None else labels[rows]
         rows = rows if numbers is None else numbers[rows]
+    lengths = _joined([piece for own in held for piece in own.lengths])
     return EncodedSplit(
         runs=[run for own in held for run in own.store.sorted_runs],
         rows=numbers if rows is None else rows,
-        lengths=np.concatenate(lengths or [np.zeros(0, np.uint8)]),
+        lengths=np.zeros(0, np.uint8) if lengths is None else lengths,
         labels=labels,
-        first_lengths=np.concatenate(firsts) if firsts else None,
+        first_lengths=_joined([piece for own in held for piece in own.first_lengths]),
     )
 
 
-def _joined(pieces: list[list[Array]], sizes: list[int]) -> Array | None:
-    """Numbers of rows in parts of so many rows as numbers in all of them; None where there are none."""
-    firsts = np.cumsum([0, *sizes]).tolist()
-    joined = [piece + first for part, first in zip(pieces, firsts, strict=False) for piece in part]
-    return np.concatenate(joined) if joined else None
+def _joined(pieces: list[Array]) -> Array | None:
+    return np.concatenate(pieces) if pieces else None
 
 
 class _Reporting:
@@ -236,7 +227,7 @@ class _Reporting:
             StorageError: there is less than the whole source will take, by what was read.
         """
         encoder = self.shared.encoder
-        width = np.dtype(stored_type(encoder)).itemsize
+        width = np.dtype(encoder.id_type).itemsize
         cache = tokens * width * max(self.total, read) // max(read, 1)
         spilled = cache if cache > self.shared.memory_bytes // RUNS_SHARE or not self.shared.in_place else 0
         free = shutil.disk_usage(self.folder).free

@@ -4,7 +4,7 @@ import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from secrets import token_hex
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -63,16 +63,14 @@ class EncodedPart:
         rows: how many it has.
         splits: of the cache, the rows of it that each takes.
         coded: the labels of all rows; none where they are not wanted, or are those of words.
-        left_out: rows without a text or label that are not among its rows.
-        numbers: (rows,) each row's number with those that were left out; None where none can be.
+        filled: (rows and those left out,) True for its rows; None where none can be left out.
         rows_checked: on how many rows a fast engine was checked.
     """
 
     rows: int
     splits: dict[str, EncodedRows]
     coded: list[Coded]
-    left_out: int
-    numbers: Array | None
+    filled: Mask | None
     rows_checked: int
 
 
@@ -91,29 +89,26 @@ def encode_part(shared: Shared, part: Part, report: Report) -> EncodedPart:
     for batch in part.read():
         with in_split(part.split, rows):
             content = _content(batch, shared)
-            if shared.labelled and not encoder.words:
+            if shared.labelled:
                 coded.append(code_batch(batch))
             tokens = 0
             for name, split in splits.items():
                 mask = part.masks[name]
                 own = None if mask is None else mask[rows : rows + batch.num_rows]
                 tokens += _encode(content, own, rows, encoder, split)
-        if shared.max_tokens is not None and "train" in splits:
-            _check_budget(splits["train"].lengths[-1:], shared.max_tokens, encoder.max_length)
+        if shared.max_tokens is not None and "train" in splits and splits["train"].lengths:
+            _check_budget(int(splits["train"].lengths[-1].max()), shared.max_tokens, encoder.max_length)
         rows += batch.num_rows
         report(batch.nbytes, tokens)
     encoder.settle()
     for split in splits.values() if not shared.in_place else ():
         split.store.settle()
-    left_out, numbers = 0, None
-    if isinstance(part.stream, FilledRows):
-        left_out, numbers = part.stream.left_out, part.stream.numbers()
-    return EncodedPart(rows, splits, coded, left_out, numbers, encoder.rows_checked - checked)
+    filled = part.stream.filled if isinstance(part.stream, FilledRows) else None
+    return EncodedPart(rows, splits, coded, filled, encoder.rows_checked - checked)
 
 
-def _check_budget(lengths: list[Array], max_tokens: int, max_length: int) -> None:
+def _check_budget(longest: int, max_tokens: int, max_length: int) -> None:
     """Refuse rows of so many tokens that no batch of the plan has room for them: rather now than after hours."""
-    longest = max((int(of_chunk.max(initial=0)) for of_chunk in lengths), default=0)
     if longest > max_tokens:
         raise InputError(
             f"--max-tokens {max_tokens:,} is less than a row of split 'train', {longest:,} tokens; pass --max-tokens "
@@ -162,7 +157,7 @@ def _encode(
         else:
             ids, lengths = encoder.encode(content[0].to_pylist())
     check_tokens(ids, lengths, encoder.vocab_size, rows)
-    packed = ids.astype(id_type(encoder.vocab_size)) if marks is None else pack(ids, marks, encoder.vocab_size)
+    packed = ids.astype(encoder.id_type) if marks is None else pack(ids, marks, encoder.id_type)
     split.add(packed, lengths, None if mask is None and not encoder.chunks else rows + first_row, first_lengths)
     return len(ids)
 
@@ -202,8 +197,3 @@ def check_tokens(ids: Array, lengths: Array, vocab_size: int, rows: Array) -> No
             "has no tokens: its text is empty, and the tokenizer adds no special tokens; remove the row",
             int(rows[np.argmin(lengths)]),
         )
-
-
-def id_type(vocab_size: int) -> type[Any]:
-    """The type that ids below `vocab_size` are stored in."""
-    return np.uint16 if vocab_size <= 1 << 16 else np.uint32

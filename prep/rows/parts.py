@@ -28,7 +28,7 @@ class Shared:
 
     Attributes:
         encoder: the tokenizer.
-        labelled: whether labels are wanted.
+        labelled: whether rows have labels of their own, which are wanted.
         tags: those of words as far as they are known; a task adds those that it meets first.
         spill: folder for ids that do not fit in memory.
         memory_bytes: about how much a task may take.
@@ -96,7 +96,7 @@ def survey(shared: Shared, part: Part, report: Report) -> Survey:
         with in_split(part.split, found.rows):
             if shared.encoder.words and not shared.in_place:
                 tagged_words(batch, shared.tags)
-            elif shared.labelled and not shared.encoder.words:
+            elif shared.labelled:
                 found.coded.append(code_batch(batch))
         found.rows += batch.num_rows
         size += batch.nbytes

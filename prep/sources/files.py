@@ -30,9 +30,9 @@ MAX_ROW_BYTES = 1 << 30
 """And no more than this, for pyarrow counts in 32 bits."""
 
 
-def longest_row(memory_bytes: int) -> int:
+def longest_row(forked: Forked) -> int:
     """Bytes of the longest row that is read."""
-    return min(memory_bytes // ROW_SHARE, MAX_ROW_BYTES)
+    return min(forked.memory_bytes // ROW_SHARE, MAX_ROW_BYTES)
 
 
 def column_names(paths: Sequence[SourcePath], cells: Cells, forked: Forked) -> list[list[str]]:
@@ -46,15 +46,14 @@ def column_names(paths: Sequence[SourcePath], cells: Cells, forked: Forked) -> l
     Raises:
         InputError: a file cannot be read as what its ending says.
     """
-    row_bytes = longest_row(forked.memory_bytes)
-    return forked.call(_together(paths), each, names_of, paths, cells, row_bytes)  # type: ignore[no-any-return]
+    found: list[list[str]] = forked.call(_together(paths), each, names_of, paths, cells, longest_row(forked))
+    return found
 
 
 def holds_words(paths: Sequence[SourcePath], columns: Columns, forked: Forked) -> bool:
     """Whether the column of text of each file holds lists, such as the words of a text, by its schema or first
     value."""
-    row_bytes = longest_row(forked.memory_bytes)
-    return bool(forked.call(_together(paths), lambda: all(each(holds_lists, paths, columns, row_bytes))))
+    return all(forked.call(_together(paths), each, holds_lists, paths, columns, longest_row(forked)))
 
 
 def table_stream(
@@ -70,30 +69,25 @@ def table_stream(
 
 
 def _parts_stream(files: Sequence[FilePart], columns: Columns, forked: Forked, where: tuple[str, str] | None) -> Stream:
-    check = watch([path for path, _ in files])
-
     def batches() -> Iterator["pa.RecordBatch"]:
         for group in _groups(files):
-            paths = [path for path, _ in group]
-            yield from forked.stream(
-                _together(paths), read_tables, group, columns, where, longest_row(forked.memory_bytes)
-            )
-        check()
+            called = _together([path for path, _ in group])
+            yield from forked.stream(called, read_tables, group, columns, where, longest_row(forked))
 
-    return batches
+    return watch([path for path, _ in files])(batches)
 
 
 def _groups(files: Sequence[FilePart]) -> Iterator[list[FilePart]]:
     """Files in their order, small ones together, for a process takes longer to start than they to read."""
     group: list[FilePart] = []
-    size = 0
+    room = BATCH_BYTES
     for path, span in files:
-        look = _look(path)
-        size += look[1] if look else 0
-        if group and size > BATCH_BYTES:
+        size = _size(path)
+        if group and size > room:
             yield group
-            group, size = [], look[1] if look else 0
+            group, room = [], BATCH_BYTES
         group.append((path, span))
+        room -= size
     if group:
         yield group
 
@@ -103,16 +97,21 @@ def _together(paths: Sequence[SourcePath]) -> str:
     return str(paths[0]) if len(paths) == 1 else f"{paths[0]} to {paths[-1]}"
 
 
-def watch(paths: Sequence[SourcePath]) -> Callable[[], None]:
-    """Note what files look like now. Returns a function that raises an `InputError` if one looks otherwise by then."""
+def watch(paths: Sequence[SourcePath]) -> Callable[[Stream], Stream]:
+    """Note what files look like now. Returns what makes of a stream that reads them one that raises an `InputError` at
+    its end if a file looks otherwise by then."""
     before = [_look(path) for path in paths]
 
-    def check() -> None:
-        for path, look in zip(paths, before, strict=True):
-            if _look(path) != look:
-                raise InputError(f"{path} changed while it was being read; build again once nothing writes to it")
+    def watched(stream: Stream) -> Stream:
+        def batches() -> Iterator["pa.RecordBatch"]:
+            yield from stream()
+            for path, look in zip(paths, before, strict=True):
+                if _look(path) != look:
+                    raise InputError(f"{path} changed while it was being read; build again once nothing writes to it")
 
-    return check
+        return batches
+
+    return watched
 
 
 def _look(path: SourcePath) -> tuple[int, int, int] | None:
@@ -121,6 +120,11 @@ def _look(path: SourcePath) -> tuple[int, int, int] | None:
     except OSError:
         return None
     return stat.st_ino, stat.st_size, stat.st_mtime_ns
+
+
+def _size(path: SourcePath) -> int:
+    look = _look(path)
+    return look[1] if look else 0
 
 
 # --- folders of text files
@@ -132,17 +136,11 @@ def text_files_stream(
     """One row per file of a folder: its text, and the label given with it where labels are wanted."""
 
     def stream(files: list[tuple[SourcePath, str]]) -> Stream:
-        check = watch([path for path, _ in files])
-
-        def batches() -> Iterator["pa.RecordBatch"]:
-            yield from forked.stream(folder, read_texts, files, labelled, longest_row(forked.memory_bytes))
-            check()
-
-        return batches
+        watched = watch([path for path, _ in files])
+        return watched(lambda: forked.stream(folder, read_texts, files, labelled, longest_row(forked)))
 
     def cut(part_bytes: int) -> list[Stream]:
-        sizes = [look[1] if (look := _look(path)) else 0 for path, _ in files]
-        numbers = np.cumsum([0, *sizes])[:-1] // part_bytes  # of the part that each file begins in
+        numbers = np.cumsum([0, *(_size(path) for path, _ in files)])[:-1] // part_bytes  # the part each begins in
         bounds = [0, *(np.flatnonzero(np.diff(numbers)) + 1).tolist(), len(files)]
         return [stream(files[begin:end]) for begin, end in pairwise(bounds)]
 

@@ -74,9 +74,9 @@ def _lists(data: Any, labels: Any, text_pairs: Any, task: str) -> tuple[Frame, C
         raise InputError("labels= is given, but task='mlm' takes no labels; leave one of them out")
     texts = _listed(data, "texts")
     if text_pairs is None and not words and any(isinstance(text, tuple | list) for text in texts[:1]):
-        wrong = next((row for row, pair in enumerate(texts) if not _is_pair(pair)), None)
-        if wrong is not None:
-            raise InputError(f"row {wrong} of the texts (counted from 0) is {_short(texts[wrong])}, expected two texts")
+        for row, pair in enumerate(texts):
+            if not isinstance(pair, tuple | list) or len(pair) != 2:
+                raise InputError(f"row {row} of the texts (counted from 0) is {_short(pair)}, expected two texts")
         texts, text_pairs = [pair[0] for pair in texts], [pair[1] for pair in texts]
     columns = {TEXT: _words_array(texts) if words else _text_array(texts, "texts")}
     if text_pairs is not None:
@@ -88,10 +88,8 @@ def _lists(data: Any, labels: Any, text_pairs: Any, task: str) -> tuple[Frame, C
         raise InputError(f"the lists are of different lengths ({counts}), expected one text and one label per row")
     import pyarrow as pa
 
-    table = pa.table(columns)
-    return Frame(table.column_names, lambda names: _stream(table.select(names))), Columns(
-        TEXT, PAIR if PAIR in columns else None, (LABEL,) if labelled else (), labelled
-    )
+    pair = PAIR if PAIR in columns else None
+    return _arrow_frame(pa.table(columns)), Columns(TEXT, pair, (LABEL,) if labelled else (), labelled)
 
 
 def _listed(values: Any, name: str) -> list[Any]:
@@ -100,10 +98,6 @@ def _listed(values: Any, name: str) -> list[Any]:
     if isinstance(values, str | bytes | Mapping) or not hasattr(values, "__iter__"):
         raise InputError(f"{name} is {_short(values)}, expected a list; data may be {KINDS}")
     return list(values.tolist() if hasattr(values, "tolist") else values)
-
-
-def _is_pair(value: Any) -> bool:
-    return isinstance(value, tuple | list) and len(value) == 2
 
 
 def _text_array(texts: list[Any], name: str) -> "pa.Array":
@@ -132,25 +126,21 @@ def _words_array(texts: list[Any]) -> "pa.Array":
 
 def _array(values: list[Any], name: str) -> "pa.Array":
     """Values as a column, whose type follows from them."""
+    made = _made(values)
+    if not isinstance(made, Exception):
+        return made
+    row = bisect_left(range(len(values)), True, key=lambda row: isinstance(_made(values[: row + 1]), Exception))
+    raise InputError(f"row {row} of {name} (counted from 0): {made}; expected numbers, texts, or lists of one of them")
+
+
+def _made(values: list[Any]) -> "pa.Array | Exception":
+    """Values as a column, or why they make none."""
     import pyarrow as pa
 
     try:
         return pa.array(values)
     except (pa.ArrowException, TypeError, ValueError, OverflowError) as error:
-        row = bisect_left(range(len(values)), True, key=lambda row: not _makes_column(values[: row + 1]))
-        raise InputError(
-            f"row {row} of {name} (counted from 0): {error}; expected numbers, texts, or lists of one of them"
-        ) from None
-
-
-def _makes_column(values: list[Any]) -> bool:
-    import pyarrow as pa
-
-    try:
-        pa.array(values)
-    except (pa.ArrowException, TypeError, ValueError, OverflowError):
-        return False
-    return True
+        return error
 
 
 def _short(value: Any) -> str:
@@ -176,7 +166,10 @@ def _frame(data: Any, split: str) -> Frame:
         lazy = hasattr(data, "__iter__") and not hasattr(data, "__len__")
         hint = "; call collect() first" if hasattr(data, "collect") else "; make it a list first: list(…)" * lazy
         raise InputError(f"split {split!r} is {_short(data)}, expected {KINDS}{hint}")
-    table = _arrow_table(data, split)
+    return _arrow_frame(_arrow_table(data, split))
+
+
+def _arrow_frame(table: "pa.Table") -> Frame:
     return Frame(table.column_names, lambda names: _stream(table.select(names)))
 
 

@@ -17,7 +17,7 @@ from cache.format.files import sha256_file
 from ..columns import BY_NAME, Columns
 from ..corpus.source import Source, cache_name, check_split_name
 from ..corpus.splits import by_split, check_all_named, split_of_folder
-from ..corpus.usual_columns import choose_columns, column_note, unread_labels
+from ..corpus.usual_columns import settle_columns
 from ..parsing.diagnose import reading
 from ..parsing.formats import ARCHIVE, EXPECTED, FORMATS, LINES, check_known, format_of, not_csv
 from ..parsing.remote_path import RemotePath, SourcePath
@@ -120,12 +120,8 @@ def open_tables(
         raise not_csv(asked.cells, paths[0])
     for path in paths:
         check_known(path, asked.cells.delimiter, asked.labelled)
-    unread = note = ""
-    for path, names in zip(paths, column_names(paths, asked.cells, forked), strict=True):
-        chosen = choose_columns(names, asked, path)
-        note = note or column_note(names, asked, chosen)
-        asked = chosen
-        unread = unread or unread_labels(names, asked)
+    names = column_names(paths, asked.cells, forked)
+    asked, note, unread = settle_columns(zip(names, paths, strict=True), asked)
     streams = {split: table_stream(files, asked, forked) for split, files in splits.items()}
     identity = files_identity(splits, asked)
     return Source(

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator, Mapping
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -54,15 +55,10 @@ def _frame(folder: Path, forked: Forked) -> Frame:
 
 def arrow_frame(files: list[Path], names: list[str], classes: Mapping[str, Classes], forked: Forked) -> Frame:
     """A split in Arrow stream files as `datasets` writes them: its columns, and the classes of those that have some."""
-    check = watch(files)
+    watched = watch(files)
 
     def select(names: list[str]) -> Stream:
-        def batches() -> Iterator["pa.RecordBatch"]:
-            for path in files:
-                yield from forked.stream(path, _batches, path, names)
-            check()
-
-        return batches
+        return watched(lambda: chain.from_iterable(forked.stream(path, _batches, path, names) for path in files))
 
     parts = tuple(arrow_frame([file], names, classes, forked) for file in files) if len(files) > 1 else ()
     return Frame(names, select, classes, parts)

@@ -14,7 +14,7 @@ from cache.common.files import storage_errors
 from cache.common.forked import Forked
 from cache.errors import InputError
 
-from ..columns import Columns, Stream
+from ..columns import Columns
 from ..corpus.source import STDIN, Source
 from .local import open_file
 
@@ -42,17 +42,13 @@ def open_stdin(asked: Columns, forked: Forked) -> Source:
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)
         raise
-    stream = _from_stdin(source.splits["train"], path)
+
+    def stream() -> Iterator["pa.RecordBatch"]:
+        with _named_stdin(path):
+            yield from source.splits["train"]()
+
     weakref.finalize(stream, shutil.rmtree, folder, ignore_errors=True)
     return replace(source, splits={"train": stream})
-
-
-def _from_stdin(stream: Stream, path: Path) -> Stream:
-    def batches() -> Iterator["pa.RecordBatch"]:
-        with _named_stdin(path):
-            yield from stream()
-
-    return batches
 
 
 @contextlib.contextmanager

@@ -8,6 +8,7 @@ import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -33,7 +34,7 @@ from ..columns import (
 )
 from ..corpus.missing import FilledRows, noting_left_out
 from ..corpus.source import Source, cache_name
-from ..corpus.usual_columns import choose_columns, column_note, unread_labels
+from ..corpus.usual_columns import settle_columns
 from ..labels.class_labels import Coded, code_batch
 from ..parsing.readers import named
 
@@ -79,14 +80,11 @@ def class_names(features: Mapping[str, Any]) -> dict[str, Classes]:
 def dataset_frame(rows: Any) -> Frame:
     """A `datasets.Dataset`, its order and selection of rows kept."""
 
-    def select(names: list[str]) -> Stream:
-        def batches() -> Iterator["pa.RecordBatch"]:
-            for table in rows.select_columns(names).with_format("arrow").iter(BATCH_ROWS):
-                yield from table.to_batches()
+    def batches(names: list[str]) -> Iterator["pa.RecordBatch"]:
+        for table in rows.select_columns(names).with_format("arrow").iter(BATCH_ROWS):
+            yield from table.to_batches()
 
-        return batches
-
-    return Frame(list(rows.column_names), select, class_names(rows.features.to_dict()))
+    return Frame(list(rows.column_names), lambda names: partial(batches, names), class_names(rows.features.to_dict()))
 
 
 def split_hidden(frames: Mapping[str, Frame], columns: Columns) -> tuple[dict[str, Frame], str]:
@@ -181,12 +179,7 @@ def frames_source(
         InputError: a column is missing, a text or label is missing or of a wrong kind.
     """
     where = {split: f"{argument or 'the data given'}, split {split!r}" for split in frames}
-    note = ""
-    for split, frame in frames.items():
-        chosen = choose_columns(frame.names, asked, where[split])
-        note = note or column_note(frame.names, asked, chosen)
-        asked = chosen
-    unread = next(filter(None, (unread_labels(frame.names, asked) for frame in frames.values())), "")
+    asked, note, unread = settle_columns(((frame.names, where[split]) for split, frame in frames.items()), asked)
     labelled, hidden = split_hidden(frames, asked)
     classes = known_classes(labelled, asked)
     streams = {split: frame_stream(frame, asked, where[split]) for split, frame in labelled.items()}
@@ -233,7 +226,7 @@ def digest(split: str, stream: Stream) -> Digest:
             _add_batch(parts, batch)
         rows, size = rows + batch.num_rows, size + batch.nbytes
     if isinstance(stream, FilledRows):
-        parts["numbers"] = hashlib.sha256(stream.numbers().astype("<i8").tobytes())
+        parts["numbers"] = hashlib.sha256(np.flatnonzero(stream.filled).astype("<i8").tobytes())
     listed = json.dumps({name: part.hexdigest() for name, part in parts.items()})
     return Digest(rows, size, hashlib.sha256(listed.encode()).hexdigest())
 

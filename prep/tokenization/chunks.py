@@ -10,7 +10,7 @@ import numpy as np
 from cache.common.arrays import Array
 from cache.errors import InputError
 
-from .engines import Rules, TokenizersEngine, special_ids
+from .engines import Rules, TokenizersEngine, assemble_rows, repeated, special_ids
 from .parity import ParityCheck
 
 ChunkedRows = tuple[Array, Array, Array]
@@ -30,16 +30,10 @@ def chunk_rows(ids: Array, lengths: Array, before: Sequence[int], after: Sequenc
     chunks = np.maximum(-(-lengths // room), 1)  # (N,): a text without tokens is a row, too
     texts = np.repeat(np.arange(len(lengths)), chunks)  # (R,)
     chunk = np.arange(len(texts)) - np.repeat(np.cumsum(chunks) - chunks, chunks)  # (R,) its number in the text
-    row_lengths = np.minimum(lengths[texts] - chunk * room, room) + len(before) + len(after)
-    ends = np.cumsum(row_lengths)
-    rows = np.empty(int(row_lengths.sum()), np.uint32)
-    of_text = np.ones(len(rows), bool)
-    for begins, special in ((ends - row_lengths, before), (ends - len(after), after)):
-        for offset, number in enumerate(special):
-            rows[begins + offset] = number
-            of_text[begins + offset] = False
-    rows[of_text] = ids
-    return rows, row_lengths, texts
+    passed = chunk * room
+    slices = ids, (np.cumsum(lengths) - lengths)[texts] + passed, np.minimum(lengths[texts] - passed, room)
+    rows = len(texts)
+    return *assemble_rows([repeated(before, rows), slices, repeated(after, rows)]), texts
 
 
 class ChunkEncoder:

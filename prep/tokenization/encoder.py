@@ -5,6 +5,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from importlib.metadata import version
 from typing import Any
 
+import numpy as np
+
 from cache.common.arrays import Array
 from cache.common.panics import panics_as_errors
 from cache.errors import InputError
@@ -128,6 +130,13 @@ class Encoder:
     def release(self) -> None:
         """Let go of the engine, whose caches take hundreds of megabytes; there is nothing more to encode."""
         self.check = self.checking = self.pairs = self.words = self.chunks = None
+
+    @property
+    def id_type(self) -> type[Any]:
+        """What ids are stored in; those of words, packed with a mark each, in twice as many bits."""
+        if self.vocab_size <= 1 << 16:
+            return np.uint32 if self.takes_words else np.uint16
+        return np.uint64 if self.takes_words else np.uint32
 
     @property
     def engine(self) -> str:

@@ -189,6 +189,26 @@ def split_rows(ids: Array, lengths: Array) -> list[Array]:
     return np.split(ids, np.cumsum(lengths)[:-1]) if len(lengths) else []
 
 
+Slices = tuple[Array, Array, Array]
+"""Of values (T,) some for each row: (N,) where they begin, and (N,) how many they are."""
+
+
+def repeated(values: Sequence[int], rows: int) -> Slices:
+    """The same values for each of some rows."""
+    return np.array(values, np.int64), np.zeros(rows, np.int64), np.full(rows, len(values))
+
+
+def assemble_rows(pieces: Sequence[Slices], dtype: Any = np.uint32) -> tuple[Array, Array]:
+    """Rows of the pieces, one behind the other: their values end to end, and (N,) how many they are."""
+    lengths = np.sum([counts for _, _, counts in pieces], axis=0)
+    flat, positions = np.empty(int(lengths.sum()), dtype), np.cumsum(lengths) - lengths
+    for values, begins, counts in pieces:
+        within = np.arange(int(counts.sum())) - np.repeat(np.cumsum(counts) - counts, counts)
+        flat[np.repeat(positions, counts) + within] = values[np.repeat(begins, counts) + within]
+        positions = positions + counts
+    return flat, lengths
+
+
 _OLD = re.compile("[\u0000-\u021f\u2010-\u2046\u3041-\u3094\u4e00-\u9fa5\uac00-\ud7a3]+")
 """The bulk of most texts, all of it in Unicode 3.2."""
 

@@ -16,7 +16,7 @@ from cache.common.arrays import Array
 from cache.common.pairs import longest_first, truncated_pair
 from cache.errors import InputError
 
-from .engines import ParityError, Rules, TokenizersEngine, join_rows
+from .engines import ParityError, Rules, TokenizersEngine, assemble_rows, join_rows, repeated
 from .parity import ParityCheck
 
 Rows = tuple[Array, Array, Array]
@@ -75,27 +75,17 @@ def assemble(
         most: tokens of both texts together at most.
         left: whether truncation drops tokens on the left.
     """
-    kept = longest_first(firsts[1], seconds[1], most)
-    lengths = kept[0] + kept[1] + template.specials
-    begins = np.cumsum(lengths) - lengths
-    ids = np.zeros(int(lengths.sum()), np.uint32)
-    position = begins
-    for special, texts, count in ((template.before, firsts, kept[0]), (template.between, seconds, kept[1])):
-        position = _put_special(ids, position, special)
-        source = np.cumsum(texts[1]) - texts[1] + (texts[1] - count if left else 0)
-        within = np.arange(int(count.sum())) - np.repeat(np.cumsum(count) - count, count)
-        ids[np.repeat(position, count) + within] = texts[0][np.repeat(source, count) + within]
-        position = position + count
-    _put_special(ids, position, template.after)
-    zeros = kept[0] + len(template.before) + template.between_first
+    counts = longest_first(firsts[1], seconds[1], most)
+    texts = []
+    for (ids, lengths), count in zip((firsts, seconds), counts, strict=True):
+        begins = np.cumsum(lengths) - lengths
+        texts.append((ids, begins + lengths - count if left else begins, count))
+    before, between, after = (
+        repeated(special, len(counts[0])) for special in (template.before, template.between, template.after)
+    )
+    ids, lengths = assemble_rows([before, texts[0], between, texts[1], after])
+    zeros = counts[0] + len(template.before) + template.between_first
     return ids, lengths, zeros if template.typed else lengths.copy()
-
-
-def _put_special(ids: Array, positions: Array, special: list[int]) -> Array:
-    for offset, number in enumerate(special):
-        ids[positions + offset] = number
-    moved: Array = positions + len(special)
-    return moved
 
 
 class PairEncoder:

@@ -55,15 +55,31 @@ class TokenizerFiles:
     @property
     def config(self) -> Json:
         """The content of tokenizer_config.json, and of the older special_tokens_map.json where that says more."""
-        config: Json = {}
-        for file in reversed(CONFIG_FILES):
-            try:
-                config.update(json.loads(self.files.get(file, b"{}")))
-            except (ValueError, TypeError, RecursionError) as error:
-                raise InputError(
-                    f"the {file} of the tokenizer {self.name!r} does not parse as a JSON object: {error}"
-                ) from None
-        return config
+        return self.parsed(CONFIG_FILES[1]) | self.parsed(CONFIG_FILES[0])
+
+    def parsed(self, file: str) -> Json:
+        """The content of a JSON file; empty where there is none.
+
+        Raises:
+            InputError: it is no JSON object.
+        """
+        try:
+            return _json_object(self.files.get(file, b"{}"))
+        except ValueError as error:
+            raise InputError(f"the {file} of {self.name!r} does not parse as a JSON object: {error}") from None
+
+    def settled(self, parts: Json, **more: bytes) -> "TokenizerFiles":
+        """With another content of tokenizer.json, and perhaps of other files."""
+        text = json.dumps(parts, ensure_ascii=False, separators=(",", ":")).encode()
+        return replace(self, files={**self.files, TOKENIZER_JSON: text, **more})
+
+
+def _json_object(data: bytes) -> Json:
+    """A JSON object; a `ValueError` where it is none."""
+    try:
+        return dict(json.loads(data))
+    except (TypeError, RecursionError) as error:
+        raise ValueError(str(error)) from None
 
 
 def find_tokenizer(name: str | os.PathLike[str] | None) -> TokenizerFiles:
@@ -100,10 +116,9 @@ def _from_folder(name: str, folder: Path) -> TokenizerFiles:
         }
     except OSError as error:
         raise InputError(f"cannot read the tokenizer in {folder}: {error}") from error
-    if TOKENIZER_JSON not in files:
-        files[TOKENIZER_JSON] = _converted(folder)
-        return TokenizerFiles(name, None, files)
-    return configured(TokenizerFiles(name, None, files), folder)
+    if TOKENIZER_JSON in files:
+        return configured(TokenizerFiles(name, None, files), folder)
+    return TokenizerFiles(name, None, {**files, TOKENIZER_JSON: _converted(folder)})
 
 
 def _converted(folder: Path) -> bytes:
@@ -152,8 +167,8 @@ def _from_hub(name: str) -> TokenizerFiles | None:
 def configured(tokenizer: TokenizerFiles, folder: Path) -> TokenizerFiles:
     """Settle contradictions between tokenizer.json and tokenizer_config.json, which lie in `folder`, as transformers
     does: the latter wins."""
-    parts, name = _parsed(tokenizer), class_name(tokenizer.config, _beside(folder, "config.json"))
-    config = {**tokenizer.config, "tokenizer_class": name}
+    parts, config = tokenizer.parsed(TOKENIZER_JSON), tokenizer.config
+    config["tokenizer_class"] = class_name(config, _beside(folder, "config.json"))
     if not is_known(parts, config, _beside(folder, "added_tokens.json")):
         try:
             return replace(tokenizer, files={**tokenizer.files, TOKENIZER_JSON: _by_transformers(folder)})
@@ -163,17 +178,14 @@ def configured(tokenizer: TokenizerFiles, folder: Path) -> TokenizerFiles:
                 f"is, copy it to a folder with its tokenizer_config.json, and set tokenizer_class there to {GENERIC[0]}"
             ) from error
     settled = {**parts, **made_anew(parts, config)}
-    if settled == parts:
-        return tokenizer
-    text = json.dumps(settled, ensure_ascii=False, separators=(",", ":"))
-    return replace(tokenizer, files={**tokenizer.files, TOKENIZER_JSON: text.encode()})
+    return tokenizer if settled == parts else tokenizer.settled(settled)
 
 
 def _beside(folder: Path, name: str) -> Json:
     """The content of a JSON file of a model that is not kept; empty where there is none, or it is no object."""
     try:
-        return dict(json.loads((folder / name).read_bytes()))
-    except (OSError, ValueError, TypeError, RecursionError):
+        return _json_object((folder / name).read_bytes())
+    except (OSError, ValueError):
         return {}
 
 
@@ -182,24 +194,15 @@ def with_space_before(tokenizer: TokenizerFiles) -> TokenizerFiles:
 
     transformers asks the same for words: `add_prefix_space=True`.
     """
-    parts = _parsed(tokenizer)
+    parts = tokenizer.parsed(TOKENIZER_JSON)
     splitter = parts.get("pre_tokenizer") or {}
     steps = [step for step in (splitter, *splitter.get("pretokenizers", [])) if step.get("type") == "ByteLevel"]
     if all(step.get("add_prefix_space") for step in steps):
         return tokenizer
     for step in steps:
         step["add_prefix_space"] = True
-    config = json.loads(tokenizer.files.get(CONFIG_FILES[0], b"{}")) | {"add_prefix_space": True}
-    changed = {TOKENIZER_JSON: json.dumps(parts, ensure_ascii=False, separators=(",", ":")).encode()}
-    files = {**tokenizer.files, **changed, CONFIG_FILES[0]: json.dumps(config, ensure_ascii=False, indent=2).encode()}
-    return replace(tokenizer, files=files)
-
-
-def _parsed(tokenizer: TokenizerFiles) -> Json:
-    try:
-        return dict(json.loads(tokenizer.files[TOKENIZER_JSON]))
-    except (ValueError, TypeError, RecursionError) as error:
-        raise InputError(f"the tokenizer.json of {tokenizer.name!r} does not parse as a JSON object: {error}") from None
+    config = tokenizer.parsed(CONFIG_FILES[0]) | {"add_prefix_space": True}
+    return tokenizer.settled(parts, **{CONFIG_FILES[0]: json.dumps(config, ensure_ascii=False, indent=2).encode()})
 
 
 def own_limit(files: TokenizerFiles) -> int | None:

@@ -10,9 +10,8 @@ integer.
 Shapes: N rows, V words, T tokens.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import chain, compress, pairwise
+from itertools import compress, pairwise
 from typing import Any
 
 import numpy as np
@@ -20,7 +19,16 @@ import numpy as np
 from cache.common.arrays import Array
 from cache.errors import InputError
 
-from .engines import ParityError, Rules, TokenizersEngine, join_rows, special_ids, split_rows
+from .engines import (
+    ParityError,
+    Rules,
+    TokenizersEngine,
+    assemble_rows,
+    join_rows,
+    repeated,
+    special_ids,
+    split_rows,
+)
 from .parity import ParityCheck
 
 Marked = tuple[Array, Array, Array]
@@ -46,14 +54,6 @@ class Words:
     counts: Array
     marks: Array
 
-    @classmethod
-    def of(cls, rows: Sequence[Sequence[str]], marks: Array) -> "Words":
-        """Rows of words as lists, and the mark of each word."""
-        positions: dict[str, int] = {}
-        numbers = [positions.setdefault(word, len(positions)) for word in chain.from_iterable(rows)]
-        counts = np.array([len(row) for row in rows], np.int64)
-        return cls(list(positions), np.array(numbers, np.int64), counts, marks)
-
     @property
     def begins(self) -> Array:
         """(N+1,) row i is numbers[begins[i]:begins[i+1]]."""
@@ -73,16 +73,10 @@ class Words:
         return Words(distinct, (np.cumsum(used) - 1)[numbers], self.counts[rows], self.marks[each])
 
 
-def pack(ids: Array, marks: Array, vocab_size: int) -> Array:
-    """A token's id and its mark in one integer, (T,) uint32, or uint64 where ids take more than 16 bits."""
-    wide = packed_type(vocab_size)
+def pack(ids: Array, marks: Array, wide: type[Any]) -> Array:
+    """A token's id and its mark in one integer, (T,) of the type `wide`, half of whose bits an id takes."""
     packed: Array = ids.astype(wide) | (marks.astype(wide) << wide(4 * wide().itemsize))
     return packed
-
-
-def packed_type(vocab_size: int) -> type[Any]:
-    """The type that `pack` gives."""
-    return np.uint32 if vocab_size <= 1 << 16 else np.uint64
 
 
 def unpack(packed: Array) -> tuple[Array, Array]:
@@ -128,25 +122,20 @@ class WordEncoder:
             words: the rows.
         """
         ids, sizes = encoded
-        ends = np.append(0, np.cumsum(sizes[words.numbers]))  # (V+1,) where words begin
-        rows = ends[words.begins]  # (N+1,) where rows begin, before truncation
+        counts = sizes[words.numbers]  # (V,) tokens of each word
+        word = np.repeat(np.arange(len(counts)), counts)  # the word of each token, before truncation
+        within = np.arange(len(word)) - (np.cumsum(counts) - counts)[word]
+        tokens = ids[(np.cumsum(sizes) - sizes)[words.numbers[word]] + within]
+        rows = np.append(0, np.cumsum(counts))[words.begins]  # (N+1,) where rows begin
         kept = np.minimum(np.diff(rows), self.rules.max_length - len(self.before) - len(self.after))
         begins = rows[1:] - kept if self.rules.truncation_side == "left" else rows[:-1]
-        starts = np.cumsum(kept) - kept
-        positions = np.arange(int(kept.sum())) + np.repeat(begins - starts, kept)  # of the tokens that stay, in all
-        word = np.searchsorted(ends, positions, side="right") - 1  # the word of each; empty ones are passed over
-        new = np.ones(len(word), bool)
-        new[1:] = word[1:] != word[:-1]
-        lengths = kept + len(self.before) + len(self.after)
-        out = np.cumsum(lengths) - lengths
-        flat, flat_marks = np.zeros(int(lengths.sum()), np.uint32), np.zeros(int(lengths.sum()), np.int64)
-        inner = np.arange(len(positions)) + np.repeat(out + len(self.before) - starts, kept)
-        flat[inner] = ids[(np.cumsum(sizes) - sizes)[words.numbers[word]] + positions - ends[word]]
-        flat_marks[inner] = np.where(new, words.marks[word], 0)
-        for offset, number in enumerate(self.before):
-            flat[out + offset] = number
-        for offset, number in enumerate(self.after):
-            flat[out + len(self.before) + kept + offset] = number
+        first = within == 0
+        first[begins[kept > 0]] = True  # also of a word whose beginning is cut off
+        marks = np.where(first, words.marks[word], 0)
+        before, after = (repeated(special, len(kept)) for special in (self.before, self.after))
+        flat, lengths = assemble_rows([before, (tokens, begins, kept), after])
+        before, after = (repeated([0] * len(special), len(kept)) for special in (self.before, self.after))
+        flat_marks, _ = assemble_rows([before, (marks, begins, kept), after], np.int64)
         return flat, lengths, flat_marks
 
     def by_tokenizers(self, rows: list[list[str]], marks: Array) -> Marked:

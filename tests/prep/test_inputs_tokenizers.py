@@ -85,8 +85,8 @@ def test_padding_and_truncation_inside_tokenizer_json_do_not_count(prep: Prep) -
         ("tokenizer.json", b"[1]", "the tokenizer.json of 'tok' does not parse as a JSON object"),
         ("tokenizer.json", b"\xff\xfe", "the tokenizer.json of 'tok' does not parse as a JSON object"),
         ("tokenizer.json", b"{}", "transformers cannot load the tokenizer 'tok': KeyError: 'added_tokens'"),
-        ("tokenizer_config.json", b"not json", "the tokenizer_config.json of the tokenizer 'tok' does not parse"),
-        ("tokenizer_config.json", b'"text"', "the tokenizer_config.json of the tokenizer 'tok' does not parse"),
+        ("tokenizer_config.json", b"not json", "the tokenizer_config.json of 'tok' does not parse"),
+        ("tokenizer_config.json", b'"text"', "the tokenizer_config.json of 'tok' does not parse"),
     ],
 )
 def test_a_damaged_tokenizer_is_refused(prep: Prep, file: str, data: bytes, message: str) -> None:

@@ -194,8 +194,8 @@ def test_words_are_taken_as_a_list_or_split_at_spaces(models: Path, run: Run) ->
     alone = Predictor(str(models / "tags"))
     for row, text in zip(lists, TEXTS, strict=True):
         [expected] = alone([text])
-        assert row["predicted_tags"] == list(expected.tags)  # type: ignore[union-attr]
-        assert row["tag_probabilities"] == pytest.approx(list(expected.probabilities), abs=1e-6)  # type: ignore[union-attr]
+        assert row["predicted_tags"] == expected.facts["tags"]
+        assert row["tag_probabilities"] == pytest.approx(expected.facts["probabilities"], abs=1e-6)
 
 
 @pytest.mark.parametrize("model", ["classes", "regression", "multi-label", "tags"])
@@ -280,6 +280,7 @@ HOSTILE: dict[str, tuple[str, bytes | str, list[str], str]] = {
     "no gzip": ("in.csv.gz", GOOD, [], "line 1 cannot be read (Not a gzipped file"),
     "no column": ("in.csv", GOOD, ["--text", "review"], "has no column 'review' for --text; it has 'text', 'label'"),
     "which column": ("in.csv", "a,b\nc,d\n", [], "nothing tells which column of in.csv is the text; pass --text"),
+    "no columns": ("in.jsonl", "{}\n", [], "nothing tells which column of in.jsonl is the text"),
     "semicolons": ("in.csv", "text;label\nword1;x\n", [], "separated by something else than commas? Then pass --delim"),
     "no header": ("in.csv", f"{'word ' * 13}\nword2\n", [], "is its first line a row? Then put a line such as"),
     "delimiter of json": ("in.jsonl", "{}", ["--delimiter", ";"], "--delimiter is for csv and tsv, but --file"),

@@ -102,7 +102,7 @@ def train_cases(cases: Mapping[str, dict[str, Any]], out: str) -> None:
     for name, given in cases.items():
         with pytest.MonkeyPatch.context() as patch:
             if out != "1" and name in FEEDS:
-                patch.setattr("cache.batches.batch.choose_feed", partial(feed_named, FEEDS[name]))
+                patch.setattr("cache.batches.batches.choose_feed", partial(feed_named, FEEDS[name]))
             if name == "by autocast":
                 patch.setattr("train.loop.setup.HalfWeights", lambda model, precision: HalfWeights(model, "fp32"))
             begin(f"{out}/{name}", **given)

@@ -18,38 +18,40 @@ Row = dict[str, Any]
 
 
 class Lines:
-    """The lines of a file of UTF-8 text, none of them longer than a row may be.
+    """The lines of a file of UTF-8 text, or of standard input, which has no path; none is longer than a row may be.
 
     Attributes:
         size: bytes that were read so far, unpacked.
     """
 
-    def __init__(self, path: Path, file: BinaryIO) -> None:
+    def __init__(self, path: Path | None, file: BinaryIO) -> None:
         self.path, self.file, self.size = path, file, 0
 
     def __iter__(self) -> Iterator[str]:
+        source = self.path or "stdin"
         for number in itertools.count(1):
             try:
                 line = self.file.readline(MAX_ROW_BYTES + 1)
             except (OSError, EOFError, zlib.error) as error:
-                raise InputError(f"{self.path}: line {number:,} cannot be read ({error}); restore the file") from None
+                raise InputError(f"{source}: line {number:,} cannot be read ({error}); restore the file") from None
             if not line:
                 return
             self.size += len(line)
             if len(line) > MAX_ROW_BYTES:
-                raise _too_long(self.path, number)
+                raise _too_long(source, number)
             try:
                 yield line.decode("utf-8-sig" if number == 1 else "utf-8")
             except UnicodeDecodeError as error:
+                remedy = utf8_remedy(line if number == 1 else b"", None if self.path is None else self.path.name)
                 raise InputError(
-                    f"{self.path}: line {number:,} is not UTF-8 (byte {line[error.start]:#04x} at position "
-                    f"{error.start:,} of it); {utf8_remedy(line if number == 1 else b'', self.path.name)}"
+                    f"{source}: line {number:,} is not UTF-8 (byte {line[error.start]:#04x} at position "
+                    f"{error.start:,} of it); {remedy}"
                 ) from None
 
 
-def _too_long(path: Path, line: int) -> InputError:
+def _too_long(source: Path | str, line: int) -> InputError:
     return InputError(
-        f"{path}: the row at line {line:,} is longer than {MAX_ROW_BYTES:,} bytes; close the quote or end the line "
+        f"{source}: the row at line {line:,} is longer than {MAX_ROW_BYTES:,} bytes; close the quote or end the line "
         "that is missing"
     )
 
