@@ -97,8 +97,9 @@ def check_header(file: BinaryIO, size: int, expected: Shapes, path: Path) -> dic
     header, begins, end = layout(expected)
     found = file.read(len(header))
     if (found, size) != (header, end):
+        text = found[8 : 8 + int.from_bytes(found[:8], "little")]
         raise CorruptCacheError(
-            f"{path}: is {size:,} bytes long and its header is {found[8:]!r:.500}, expected {end:,} bytes and "
-            f"{header[8:]!r}"
+            f"{path}: is {size:,} bytes long and its header is {text.strip()!r:.500}, expected {end:,} bytes and "
+            f"{header[8:].strip()!r}"
         )
     return begins
