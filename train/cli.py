@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
@@ -16,6 +16,11 @@ from .declarations import declarations
 from .libraries import load_libraries
 from .predict_cli import predict
 from .settings import PRECISIONS, TRAINER_NAMES, Settings, read_settings
+
+if TYPE_CHECKING:
+    from cache import Split
+
+    from .metrics.base import Scores
 
 Command = Callable[..., Any]
 
@@ -54,13 +59,14 @@ class RunCommand(click.Command):
 def settings_options(command: Command) -> Command:
     """Give a command a flag for each setting."""
     for item in reversed(list(declarations(Settings))):
-        rule, options = item.rule, dict[str, Any](default=None, help=item.help, metavar=item.rule.metavar)
-        name = f"{item.flag}/{rule.off or '--no-' + item.flag[2:]}" if item.kind is bool else item.flag
-        if item.kind is not bool:
-            options["type"] = click.Choice(rule.choices) if rule.choices else item.kind
-        if rule.bare is not None:
-            options |= {"is_flag": False, "flag_value": rule.bare}
-        if rule.folder:
+        name, options = item.flag, dict[str, Any](default=None, help=item.help, metavar=item.metavar)
+        if item.kind is bool:
+            name += f"/{item.off or '--no-' + item.flag[2:]}"
+        else:
+            options["type"] = click.Choice(item.choices) if item.choices else item.kind
+        if item.bare is not None:
+            options |= {"is_flag": False, "flag_value": item.bare}
+        if item.folder:
             options["shell_complete"] = complete_folder
         command = click.option(name, **options)(command)
     return command
@@ -105,7 +111,8 @@ def run(resume: Path | None, quiet: bool, as_json: bool, config: Path | None, **
         given = read_settings(config) | given
     if resume is None and "cache" not in given:
         raise InputError("--cache is missing, expected a cache's folder; `prep list` shows the caches here")
-    settings = Settings.from_json(given) if resume is None else None  # what is wrong shows before torch is loaded
+    if resume is None:
+        settings = Settings.from_json(given)  # what is wrong shows before torch is loaded
     load_libraries()
     from . import run as runs
     from .run_folder.records import finite
@@ -113,11 +120,10 @@ def run(resume: Path | None, quiet: bool, as_json: bool, config: Path | None, **
 
     finish_without_stdout()
     log = _warn if as_json else click.echo
-    folder = Path()
-    if resume is not None:
-        folder = runs.resume_run(resume, given, log, _warn, quiet)
-    elif settings is not None:
+    if resume is None:
         folder = runs.start_run(settings, log, _warn, quiet)
+    else:
+        folder = runs.resume_run(resume, given, log, _warn, quiet)
     if as_json and launched_ranks().first:
         print_json(finite(runs.run_facts(folder)))
 
@@ -188,10 +194,13 @@ def evaluate(
     if as_json:
         facts = {"model": model, "cache": cache, "split": split, "labels": names, **scores.to_json()}
         print_json(finite(facts))
-        return
-    if quiet:
-        return
-    click.echo(f"rows       {scores.rows:,} of split {split}")
+    elif not quiet:
+        _print_scores(scores, rows, names)
+
+
+def _print_scores(scores: "Scores", rows: "Split", names: tuple[str, ...]) -> None:
+    """Print what a model of the classes `names` did on a split."""
+    click.echo(f"rows       {scores.rows:,} of split {rows.name}")
     click.echo(f"loss       {scores.mean_loss:.4f}")
     if names != rows.task.label_names:
         click.echo(f"classes    {len(rows.task.label_names):,} of the model's {len(names):,}, matched by name")
@@ -218,7 +227,7 @@ def compare(runs: tuple[Path, ...], as_json: bool, html: Path | None) -> None:
     if html is not None:
         from .compare.figures import write_comparison
 
-        size = write_comparison([result.folder for result in results], html)
+        size = write_comparison(results, html)
         click.echo(f"wrote {html} ({sized(size)})", err=True)
     if as_json:
         print_json(finite({"runs": [to_json(result) for result in results]}))

@@ -1,7 +1,7 @@
 """The declaration of a setting: a dataclass field with its type, default, help text and bounds, all in one place."""
 
 from collections.abc import Iterator
-from dataclasses import MISSING, dataclass, field, fields
+from dataclasses import MISSING, dataclass, field, fields, replace
 from types import NoneType
 from typing import Any, get_args
 
@@ -10,11 +10,11 @@ LARGEST = 1 << 62
 
 
 @dataclass(frozen=True)
-class Rule:
+class Declaration:
     """What a setting means and which values it takes.
 
     Attributes:
-        help: what it is, with its unit.
+        text: what it is, with its unit.
         default_text: the default in words, where the value alone does not say it.
         minimum, above, maximum, below: bounds of a number.
         choices: the texts allowed; empty where any is.
@@ -23,9 +23,13 @@ class Rule:
         bare: the value of a flag given without one; None where the flag needs a value.
         metavar: what the help calls the value.
         free_on_resume: whether it may differ when a run is resumed, because it changes none of the run's numbers.
+        name: of the field.
+        kind: type of its values: bool, int, float or str.
+        optional: whether None is allowed.
+        default: its default; MISSING where it must be given.
     """
 
-    help: str
+    text: str
     default_text: str = ""
     minimum: float | None = None
     above: float | None = None
@@ -37,35 +41,10 @@ class Rule:
     bare: str | None = None
     metavar: str | None = None
     free_on_resume: bool = False
-
-
-def described(text: str, **rule: Any) -> dict[str, Rule]:
-    """The metadata of a field that has no default."""
-    return {"rule": Rule(text, **rule)}
-
-
-def setting(default: Any, text: str, **rule: Any) -> Any:
-    """A field with a default, its help text and the other attributes of its `Rule`."""
-    return field(default=default, metadata=described(text, **rule))
-
-
-@dataclass(frozen=True)
-class Declaration:
-    """A setting as it was declared.
-
-    Attributes:
-        name: of the field.
-        kind: type of its values: bool, int, float or str.
-        optional: whether None is allowed.
-        default: its default; MISSING where it must be given.
-        rule: the rest.
-    """
-
-    name: str
-    kind: type
-    optional: bool
-    default: Any
-    rule: Rule
+    name: str = ""
+    kind: type = str
+    optional: bool = False
+    default: Any = None
 
     @property
     def flag(self) -> str:
@@ -75,29 +54,25 @@ class Declaration:
     @property
     def help(self) -> str:
         """Help text of the flag, with the default."""
-        text = self.rule.default_text
+        text = self.default_text
         if not text and self.default not in (MISSING, None):
             value = {True: "yes", False: "no"}[self.default] if self.kind is bool else self.default
             text = f"{value:g}" if self.kind is float else str(value)
-        return f"{self.rule.help}  [default: {text}]" if text else self.rule.help
+        return f"{self.text}  [default: {text}]" if text else self.text
 
     @property
     def expected(self) -> str:
         """What its values must be, in words."""
-        rule = self.rule
         if self.kind is bool:
             return "true or false"
         if self.kind is str:
-            return "one of " + ", ".join(rule.choices) if rule.choices else "a name"
-        if self.kind is int:
-            return f"an integer of {rule.minimum} or more"
-        if rule.above is not None:
-            return f"a number above {rule.above}" + (f" and below {rule.below}" if rule.below is not None else "")
-        if rule.below is not None:
-            return f"a number from {rule.minimum} to below {rule.below}"
-        if rule.maximum is not None:
-            return f"a number from {rule.minimum} to {rule.maximum}"
-        return f"a number of {rule.minimum} or more"
+            return "one of " + ", ".join(self.choices) if self.choices else "a name"
+        bounds = [
+            f"above {self.above}" if self.above is not None else f"of {self.minimum} or more",
+            *([f"at most {self.maximum}"] if self.maximum is not None else []),
+            *([f"below {self.below}"] if self.below is not None else []),
+        ]
+        return f"{'an integer' if self.kind is int else 'a number'} {' and '.join(bounds)}"
 
     def refusal(self, value: object) -> str:
         """What to say of a value that is not allowed."""
@@ -107,24 +82,27 @@ class Declaration:
 
     def accepts(self, value: object) -> bool:
         """Whether `value` is allowed."""
-        rule = self.rule
         if value is None:
             return self.optional
-        if self.kind is str:
-            return isinstance(value, str) and value != "" and (not rule.choices or value in rule.choices)
-        if self.kind is not float or isinstance(value, bool) or not isinstance(value, int | float):
-            return type(value) is self.kind and (self.kind is bool or self._within(value))
-        return self._within(value)
+        if type(value) is not self.kind and not (self.kind is float and type(value) is int):
+            return False
+        if isinstance(value, str):
+            return value != "" and (not self.choices or value in self.choices)
+        return isinstance(value, bool) or self._within(value)
 
     def _within(self, number: Any) -> bool:
-        rule = self.rule
         return (
             _in_range(number)
-            and (rule.minimum is None or number >= rule.minimum)
-            and (rule.above is None or number > rule.above)
-            and (rule.maximum is None or number <= rule.maximum)
-            and (rule.below is None or number < rule.below)
+            and (self.minimum is None or number >= self.minimum)
+            and (self.above is None or number > self.above)
+            and (self.maximum is None or number <= self.maximum)
+            and (self.below is None or number < self.below)
         )
+
+
+def setting(default: Any, text: str, **rule: Any) -> Any:
+    """A field with a default, MISSING where it has none, its help text and other attributes of its `Declaration`."""
+    return field(default=default, metadata={"declared": Declaration(text, **rule)})
 
 
 def _in_range(number: int | float) -> bool:
@@ -135,7 +113,8 @@ def declarations(settings: type) -> Iterator[Declaration]:
     """The settings that a dataclass declares, in order."""
     for item in fields(settings):
         types = get_args(item.type) or (item.type,)
-        yield Declaration(item.name, types[0], NoneType in types, item.default, item.metadata["rule"])
+        declared: Declaration = item.metadata["declared"]
+        yield replace(declared, name=item.name, kind=types[0], optional=NoneType in types, default=item.default)
 
 
 def flag(name: str) -> str:

@@ -3,9 +3,8 @@
 Shapes: B rows, W columns, C classes.
 """
 
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
@@ -35,67 +34,26 @@ TEXTS_TO_ENCODE = 512
 
 
 @dataclass(frozen=True)
-class Predicted(ABC):
-    """What a model says of a text."""
+class Prediction:
+    """What a model says of a text.
+
+    Attributes:
+        text: the text.
+        shown: what it says, for people.
+        facts: what it says, by name, as plain JSON.
+    """
 
     text: str
+    shown: str
+    facts: dict[str, Any]
 
     def to_json(self) -> dict[str, Any]:
         """All of it, as plain JSON."""
-        return asdict(self)
+        return {"text": self.text, **self.facts}
 
-    @abstractmethod
     def to_line(self) -> str:
         """The prediction, a tab, the text."""
-
-
-@dataclass(frozen=True)
-class Prediction(Predicted):
-    """A text's most probable label."""
-
-    label: str
-    probability: float
-
-    def to_line(self) -> str:
-        return f"{self.label}\t{self.probability:.4f}\t{self.text}"
-
-
-@dataclass(frozen=True)
-class NumberPrediction(Predicted):
-    """The number that a regression predicts for a text."""
-
-    value: float
-
-    def to_line(self) -> str:
-        return f"{self.value:.6g}\t{self.text}"
-
-
-@dataclass(frozen=True)
-class SetPrediction(Predicted):
-    """The labels whose probability is above a half, and the probability of each label."""
-
-    labels: tuple[str, ...]
-    probabilities: dict[str, float]
-
-    def to_line(self) -> str:
-        found = ", ".join(f"{label} {self.probabilities[label]:.4f}" for label in self.labels)
-        return f"{found or 'none'}\t{self.text}"
-
-
-@dataclass(frozen=True)
-class TagPrediction(Predicted):
-    """The most probable tag of each word of a text, and its probability.
-
-    Both are None for a word the model did not see: it was truncated, or has no token.
-    """
-
-    words: tuple[str, ...]
-    tags: tuple[str | None, ...]
-    probabilities: tuple[float | None, ...]
-
-    def to_line(self) -> str:
-        """The tags, separated by spaces, - for none, then a tab and the text."""
-        return f"{' '.join(tag or '-' for tag in self.tags)}\t{self.text}"
+        return f"{self.shown}\t{self.text}"
 
 
 Input = str | tuple[str, str] | list[str]
@@ -121,16 +79,16 @@ class Predictor:
         self, name: str, device: str | torch.device = "cpu", precision: str = "fp32", batch_size: int = 32
     ) -> None:
         self.device, self.precision, self.batch_size = torch.device(device), precision, batch_size
-        trained = load_text_classifier(trained_model_folder(name), self.device)
-        self.model, self.tokenizer, self.pair = trained.model, trained.tokenizer, trained.pair
+        self.model, self.tokenizer, self.pair = load_text_classifier(trained_model_folder(name), self.device)
+        self.max_length = int(self.tokenizer.truncation["max_length"])
         self.left = self.tokenizer.truncation["direction"] == "left"
         HalfWeights(self.model, precision).use()
-        self.name, self.max_length, self.kind = name, trained.max_length, kind_of(self.model.config)
+        self.name, self.kind = name, kind_of(self.model.config)
         self.vocabulary = vocabulary_size(self.model)
         self.labels = label_names(self.model.config)
         self.typed = getattr(self.model.config, "type_vocab_size", 0) > 1
 
-    def __call__(self, texts: Iterable[str]) -> Iterator[Predicted]:
+    def __call__(self, texts: Iterable[str]) -> Iterator[Prediction]:
         """A prediction for each text, in order; reads at most `TEXTS_AT_A_TIME` texts ahead.
 
         A model of pairs takes both in one text, separated by a tab; one of words splits texts at white space.
@@ -224,17 +182,21 @@ class Predictor:
             return [label for label, probability in zip(self.labels, output, strict=True) if probability > 0.5]
         return [self.labels[int(output.argmax())]]
 
-    def _prediction(self, text: str, output: Output) -> Predicted:
+    def _prediction(self, text: str, output: Output) -> Prediction:
+        """Of words a tag each, and its probability; None, shown as -, for a word the model did not see."""
         labels = self.predicted_labels(output)
         if self.kind == TOKENS:
             probabilities = [None if np.isnan(number) else number for number in output[:, 1].tolist()]
-            return TagPrediction(text, tuple(text.split()), tuple(labels), tuple(probabilities))
+            facts = {"words": text.split(), "tags": labels, "probabilities": probabilities}
+            return Prediction(text, " ".join(tag or "-" for tag in labels), facts)
         if self.kind == "regression":
-            return NumberPrediction(text, float(output[0]))
-        found = tuple(filter(None, labels))
+            return Prediction(text, f"{output[0]:.6g}", {"value": float(output[0])})
         if self.kind == "multi-label":
-            return SetPrediction(text, found, dict(zip(self.labels, output.tolist(), strict=True)))
-        return Prediction(text, found[0], float(output.max()))
+            of_labels = dict(zip(self.labels, output.tolist(), strict=True))
+            shown = ", ".join(f"{label} {of_labels[label]:.4f}" for label in filter(None, labels))
+            return Prediction(text, shown or "none", {"labels": labels, "probabilities": of_labels})
+        probability = float(output.max())
+        return Prediction(text, f"{labels[0]}\t{probability:.4f}", {"label": labels[0], "probability": probability})
 
     def _batch(self, rows: list["_Encoded"]) -> Output:
         """(B, C) the outputs for each row: probabilities, or a number; of tokens (B, W, 2), the most probable class

@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from cache.common.table_files import Cells
 from cache.console.command_line import complete_folder, print_json, quiet_option
+from cache.console.progress import ConsoleProgress
 from cache.errors import InputError
 
 from .libraries import load_libraries
@@ -15,7 +17,6 @@ from .settings import PRECISIONS
 
 if TYPE_CHECKING:
     from .predict import Predictor
-    from .predict_file import FilePredictions
 
 
 @click.command()
@@ -34,6 +35,12 @@ if TYPE_CHECKING:
 @click.option("--text", metavar="COLUMN", help="Column of the text.  [default: text, or the only one]")
 @click.option("--text-pair", metavar="COLUMN", help="Column of the second text, for a model of pairs.")
 @click.option("--delimiter", help="What separates the cells of a csv file.  [default: as its name says]")
+@click.option(
+    "--quotes/--no-quotes",
+    default=None,
+    help="Whether quotes around cells may hold delimiters and line breaks, or are part of the text.  [default: yes; an "
+    "error where that is unlikely]",
+)
 @click.option("--force", is_flag=True, help="Replace the file of --out.")
 @click.option("--batch-size", type=click.IntRange(1), default=32, show_default=True, help="Texts of a batch.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, …")
@@ -48,6 +55,7 @@ def predict(
     text: str | None,
     text_pair: str | None,
     delimiter: str | None,
+    quotes: bool | None,
     force: bool,
     quiet: bool,
     as_json: bool,
@@ -66,22 +74,31 @@ def predict(
       train predict runs/imdb-1 --file reviews.txt --json
       train predict runs/imdb-1 --file reviews.csv --text review --out labelled.csv
     """
+    from .tables.lines import read_texts
+    from .tables.reading import open_table
+    from .tables.writing import check_out
+
     if texts and file is not None:
         raise InputError("texts and --file are both given, expected one of them")
-    if out is not None and file is not None:
-        done = _predict_file(model, file, out, (text, text_pair), delimiter, force, quiet, options)
+    if out is not None and file is not None:  # what is wrong with the files shows before torch is loaded
+        check_out(out, file, force)
+        table = open_table(file, Cells.typed(delimiter, quotes))
+        columns = table.text_columns(text, text_pair)
+        predictor = _predictor(model, **options)
+        from .predict_file import predict_file
+
+        done = predict_file(predictor, table, columns, out, ConsoleProgress(quiet))
         if as_json:
             print_json(done.to_json())
         elif not quiet:
             click.echo("\n".join(done.lines()))
         return
-    of_rows = {"--text": text, "--text-pair": text_pair, "--delimiter": delimiter, "--force": force}
+    cells = {"--delimiter": delimiter, "--quotes": quotes, "--no-quotes": quotes is False}
+    of_rows = {"--text": text, "--text-pair": text_pair, **cells, "--force": force}
     _check_lines(file, {"--out": out, **of_rows})
     if not texts and file is None and (sys.stdin is None or sys.stdin.isatty()):
         raise InputError('no text was given; pass texts, --file FILE, or pipe them in: echo "…" | train predict MODEL')
-    from .tables.lines import read_file, read_stdin
-
-    given = list(texts) or (read_stdin() if file is None else read_file(file))
+    given = texts or read_texts(file)
     predictor = _predictor(model, **options)
     from .run_folder.records import finite
 
@@ -90,31 +107,6 @@ def predict(
             print_json(finite(result.to_json()))
         elif not quiet:
             click.echo(result.to_line())
-
-
-def _predict_file(
-    model: str,
-    file: Path,
-    out: Path,
-    columns: tuple[str | None, str | None],
-    delimiter: str | None,
-    force: bool,
-    quiet: bool,
-    options: dict[str, Any],
-) -> "FilePredictions":
-    """What is wrong with the files shows before torch is loaded."""
-    from .tables.reading import open_table
-    from .tables.writing import check_out
-
-    check_out(out, file, force)
-    table = open_table(file, delimiter)
-    texts = table.text_columns(*columns)
-    predictor = _predictor(model, **options)
-    from cache.console.progress import ConsoleProgress
-
-    from .predict_file import predict_file
-
-    return predict_file(predictor, table, texts, out, ConsoleProgress(quiet))
 
 
 def _predictor(model: str, batch_size: int, device: str, precision: str) -> "Predictor":
@@ -133,13 +125,14 @@ def _check_lines(file: Path | None, given: dict[str, object]) -> None:
     if flags := [flag for flag, value in given.items() if value]:
         others = "--file" if flags[0] == "--out" else "--file and --out"
         raise InputError(f"{flags[0]} goes with {others}; pass {'--out' if file else '--file'} FILE too")
-    kind = None if file is None else format_of(file)
-    if file is not None and file.suffix.lower() == ".gz":
+    if file is None:
+        return
+    if file.suffix.lower() == ".gz":
         raise InputError(
             f"--file {file} is packed; pass --out with a file to write its rows to, such as --out out.csv, or unpack "
             f"it: gzip -dc {shlex.quote(str(file))} | train predict MODEL"
         )
-    if kind not in (None, TEXT):
+    if (kind := format_of(file)) not in (None, TEXT):
         raise InputError(
             f"--file {file} is {kind}, a file of rows; pass --out with a file to write them to, such as --out out.csv"
         )

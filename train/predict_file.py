@@ -1,10 +1,8 @@
 """Predictions for a file of rows: the same rows, in order, with the prediction of each; one pass, in chunks."""
 
-import itertools
 import math
 import time
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -83,15 +81,17 @@ def predict_file(
     began = time.monotonic()
     rows = predicted = 0
     counts: Counter[str] = Counter()
-    with progress.bar("predicting", table.size_bytes, "B") as bar, open_writer(out, columns) as writer:
+    with progress.bar("predicting", table.size_bytes, "B") as bar, open_writer(out, columns) as write:
         for chunk in table.chunks:
             _check_names(table, chunk, columns)
-            found = _outputs(predictor, chunk, texts, bar, rows)
-            values = [[None] * len(columns) if output is None else _values(predictor, output) for output in found]
-            added = {name: [row[number] for row in values] for number, name in enumerate(columns)}
-            writer.write(chunk, added)
-            counts.update(_labels(added))
-            rows, predicted = rows + len(chunk), predicted + sum(output is not None for output in found)
+            values = []
+            for output in _outputs(predictor, chunk, texts, bar):
+                labels = [] if output is None else predictor.predicted_labels(output)
+                values.append([None] * len(columns) if output is None else _values(predictor, labels, output))
+                counts.update(label for label in labels if label is not None)
+                predicted += output is not None
+            write(chunk, {name: [row[number] for row in values] for number, name in enumerate(columns)})
+            rows += len(chunk)
     return FilePredictions(out, rows, rows - predicted, dict(counts.most_common()), time.monotonic() - began)
 
 
@@ -124,9 +124,7 @@ def _check_names(table: Table, chunk: Chunk, columns: dict[str, str]) -> None:
         )
 
 
-def _outputs(
-    predictor: Predictor, chunk: Chunk, texts: tuple[str, ...], bar: Progress, rows: int
-) -> list[Output | None]:
+def _outputs(predictor: Predictor, chunk: Chunk, texts: tuple[str, ...], bar: Progress) -> list[Output | None]:
     """What the model says of each row of a chunk, None where there is no text; the bar moves to the chunk's end."""
     columns = [chunk.values(name) for name in texts]
     inputs = {}
@@ -138,7 +136,7 @@ def _outputs(
 
     def move(share: float) -> None:
         position = before + int(share * (chunk.end_bytes - before))
-        bar.update(position - bar.done, f"{rows + int(share * len(chunk)):,} rows")
+        bar.update(position - bar.done, f"{chunk.first_row + int(share * len(chunk)):,} rows")
 
     outputs: list[Output | None] = [None] * len(chunk)
     for row, output in zip(inputs, predictor.outputs(list(inputs.values()), move), strict=True):
@@ -161,9 +159,8 @@ def _input(predictor: Predictor, row: int, names: tuple[str, ...], values: tuple
     return values if len(values) == 2 else values[0]
 
 
-def _values(predictor: Predictor, output: Output) -> list[Any]:
+def _values(predictor: Predictor, labels: list[str | None], output: Output) -> list[Any]:
     """A row's values of the added columns."""
-    labels = predictor.predicted_labels(output)
     if predictor.kind == TOKENS:
         return [labels, _numbers(output[:, 1])]
     if predictor.kind == "multi-label":
@@ -174,12 +171,3 @@ def _values(predictor: Predictor, output: Output) -> list[Any]:
 def _numbers(values: Output) -> list[float | None]:
     """Numbers by the shortest decimals that stand for their float32; None where one is not finite."""
     return [number if math.isfinite(number) else None for number in map(float, values.astype(str))]
-
-
-def _labels(added: dict[str, list[Any]]) -> Iterator[str]:
-    """The labels that were predicted, once for each row or word."""
-    for label in added.get(LABEL) or itertools.chain.from_iterable(
-        filter(None, added.get(LABELS, added.get(TAGS, [])))
-    ):
-        if label is not None:
-            yield label

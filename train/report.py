@@ -74,18 +74,13 @@ def run_warnings(setup: TrainingSetup) -> list[str]:
 
 def small_batch_warning(setup: TrainingSetup) -> str | None:
     """What to say of a batch size that leaves some ranks or micro-batches without a row in every step."""
-    accumulation = setup.settings.gradient_accumulation_steps
+    several, accumulation = setup.ranks.several, setup.settings.gradient_accumulation_steps
     turns, size = setup.ranks.world_size * accumulation, setup.spec.batch_size
     if size is None or size >= turns:
         return None
-    if not setup.ranks.several:
-        return (
-            f"warning: --batch-size {size} is less than {accumulation} micro-batches, so some of them are empty; for "
-            f"{counted(size, 'row')} in each of them pass --batch-size {turns * size}"
-        )
     return (
-        f"warning: --batch-size {size} is less than {setup.ranks.world_size} ranks x {accumulation} micro-batches, so "
-        f"some of them have no row of their own and wait for the others; pass --batch-size {turns} or more"
+        f"warning: --batch-size {size} is less than {f'{setup.ranks.world_size} ranks x ' * several}{accumulation} "
+        f"micro-batches, so some of them are empty in every step; pass --batch-size {turns} or more"
     )
 
 

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +14,13 @@ from cache.common.files import storage_errors
 from cache.common.folder import Folder
 from cache.common.hub import local_folder, user_path
 from cache.errors import LengthwiseError, MismatchError
-from cache.format.files import FileInfo
 from cache.format.tasks import MLM, Task
 
 from .forward.losses import BALANCED, resolve_weights
 from .loop.checkpoint import Checkpoint, clean, load_checkpoint, newest_checkpoint, read_checkpoint
 from .loop.resolution import absolute_model, cache_requirements, main_metric
-from .loop.setup import TrainingSetup, checkpoint_owner, environment, keep_plan, prepare_training
-from .loop.state import Meter, State
+from .loop.setup import checkpoint_owner, environment, keep_plan, prepare_training
+from .loop.state import Meter, ResumePoint, State
 from .models.folder import CONFIG
 from .models.loading import load_model, model_digest, model_folder
 from .run_folder.folder import CHECKPOINTS, RUNS, Json, RunInfo, open_run, read_run, read_summary
@@ -29,23 +28,6 @@ from .runtime import device as devices
 from .runtime.distributed import Ranks
 from .runtime.launch import is_restarted, launch_id
 from .settings import AUTO, FREE_ON_RESUME, Settings, contradictions
-
-
-@dataclass(frozen=True)
-class ResumePoint:
-    """Where training starts: at the beginning of a run, or at a checkpoint.
-
-    Attributes:
-        setup: what is trained.
-        info: content of settings.json.
-        state: the progress of the run.
-        kept: size and checksum of what is kept of each record file; empty at the beginning.
-    """
-
-    setup: TrainingSetup
-    info: RunInfo
-    state: State
-    kept: Mapping[str, FileInfo]
 
 
 def resumed_settings(folder: Path, info: RunInfo, given: Mapping[str, Any]) -> Settings:
@@ -87,7 +69,6 @@ def load_resume_point(
         MismatchError: settings, cache, device or model are not those of the run.
     """
     found: Checkpoint | None = None
-    name = ""
     with ranks.together():
         cache = open_cache(settings.cache, quiet=not ranks.first)
         device = devices.pick_device(settings.device, ranks.local_rank if ranks.several else None)
@@ -98,11 +79,10 @@ def load_resume_point(
                 root = run.folder(CHECKPOINTS, make=True)
             clean(root)
             found = newest_checkpoint(root, checkpoint_owner(info), warn)
-            name = "" if found is None else found.folder.path.name
             keep_plan(cache, settings)
             if changed := _changes(info.environment, environment(device, ranks)):
                 warn(f"warning: its numbers may differ from those of an uninterrupted run: {'; '.join(changed)}")
-    name = ranks.gather(name)[0]
+    name = ranks.gather(found and found.folder.path.name)[0]
     with ranks.together():
         if name and found is None:
             found = read_checkpoint(run.folder(CHECKPOINTS), name)

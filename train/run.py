@@ -5,11 +5,11 @@ Everything that can be refused is refused before the run folder is created.
 
 import signal
 import time
-from collections.abc import Callable, Mapping
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -21,23 +21,16 @@ from cache.console.text import counted
 from cache.errors import LengthwiseError, StorageError
 
 from .forward.masked_lm import masked_tokens
-from .loop.callbacks import Callbacks, RunCallbacks
-from .loop.oom_check import check_memory
+from .loop.callbacks import RunCallbacks
+from .loop.oom_check import HeaviestStep, check_memory
 from .loop.parallel import check_agreement, seed_dropout, sum_gradients
 from .loop.resolution import cache_requirements, resolve_settings
-from .loop.setup import (
-    TrainingSetup,
-    check_padding_free,
-    checkpoint_owner,
-    keep_plan,
-    prepare_training,
-    run_info,
-)
-from .loop.state import Meter, State
+from .loop.setup import TrainingSetup, check_padding_free, keep_plan, prepare_training, run_info
+from .loop.state import Meter, ResumePoint, State
 from .loop.step import backward, update
 from .models.loading import load_model, model_digest, model_folder
 from .report import report_end, report_start, run_warnings
-from .resume import ResumePoint, interrupted_run, load_resume_point, resumed_settings
+from .resume import interrupted_run, load_resume_point, resumed_settings
 from .run_folder.console import TrainingProgress
 from .run_folder.creating import check_out, lock_run, new_run, remove_leftovers
 from .run_folder.export import export_model
@@ -66,7 +59,31 @@ from .settings import Settings
 Log = Callable[[str], None]
 
 
-@devices.memory_errors()
+class Launch(NamedTuple):
+    """This process as one rank of a run.
+
+    Attributes:
+        ranks: all of them.
+        progress: what this one shows.
+        stop: whether it was told to stop.
+        stack: holds the run folder and its lock.
+    """
+
+    ranks: Ranks
+    progress: TrainingProgress
+    stop: StopRequest
+    stack: ExitStack
+
+
+@contextmanager
+def _launched(log: Log, warn: Log, quiet: bool) -> Iterator[Launch]:
+    """Connect the ranks of a run, of which the first one alone prints."""
+    ranks = launched_ranks()
+    progress = TrainingProgress(quiet, log, warn) if ranks.first else TrainingProgress(True, log, lambda text: None)
+    with devices.memory_errors(), process_group(ranks), StopRequest(progress.warn) as stop, ExitStack() as stack:
+        yield Launch(ranks, progress, stop, stack)
+
+
 def start_run(settings: Settings, log: Log, warn: Log, quiet: bool = False) -> Path:
     """Train with these settings, in a new run folder; as one of several ranks, if a launcher started this process so.
 
@@ -87,16 +104,11 @@ def start_run(settings: Settings, log: Log, warn: Log, quiet: bool = False) -> P
     """
     if settings.out is not None:
         settings = replace(settings, out=str(user_path(settings.out)))
-    ranks = launched_ranks()
-    progress = TrainingProgress.of_rank(ranks, quiet, log, warn)
-    with process_group(ranks):
-        interrupted = ranks.gather(interrupted_run(settings) if ranks.first else None)[0]
-        if interrupted is not None:
-            return _resume(interrupted, {}, ranks, progress)
-        return _start(settings, ranks, progress)
+    with _launched(log, warn, quiet) as launch:
+        interrupted = launch.ranks.gather(interrupted_run(settings) if launch.ranks.first else None)[0]
+        return _start(settings, launch) if interrupted is None else _resume(interrupted, {}, launch)
 
 
-@devices.memory_errors()
 def resume_run(path: Path, given: Mapping[str, Any], log: Log, warn: Log, quiet: bool = False) -> Path:
     """Resume an interrupted run exactly where its newest checkpoint is, on any number of ranks.
 
@@ -109,79 +121,76 @@ def resume_run(path: Path, given: Mapping[str, Any], log: Log, warn: Log, quiet:
         MismatchError: settings, cache or model are not those of the run.
         LengthwiseError, MemoryError, Stopped, FailedTogether: as for `start_run`.
     """
-    ranks = launched_ranks()
-    with process_group(ranks):
-        return _resume(path, given, ranks, TrainingProgress.of_rank(ranks, quiet, log, warn))
+    with _launched(log, warn, quiet) as launch:
+        return _resume(path, given, launch)
 
 
-def _start(settings: Settings, ranks: Ranks, progress: TrainingProgress) -> Path:
-    with StopRequest(progress.warn) as stop, ExitStack() as stack:
-        with ranks.together():
-            if ranks.first:
-                check_out(settings.out)
-            check_installed(settings)
-            cache = open_cache(settings.cache, quiet=progress.quiet)
-            settings, device = resolve_settings(settings, cache, ranks)
-            if ranks.first:
-                keep_plan(cache, settings)
-        with ranks.together():
-            source = model_folder(str(settings.model))
-            required = cache_requirements(cache, settings)
-            model = load_model(source, required, settings.seed, progress.log, settings.new_head)
-            setup = prepare_training(model, cache, settings, device, ranks)
-            state = State(Meter(device, ranks=ranks))
+def _start(settings: Settings, launch: Launch) -> Path:
+    ranks, progress = launch.ranks, launch.progress
+    with ranks.together():
+        if ranks.first:
+            check_out(settings.out)
+        check_installed(settings)
+        cache = open_cache(settings.cache, quiet=progress.quiet)
+        settings, device = resolve_settings(settings, cache, ranks)
+        if ranks.first:
+            keep_plan(cache, settings)
+    with ranks.together():
+        source = model_folder(str(settings.model))
+        required = cache_requirements(cache, settings)
+        model = load_model(source, required, settings.seed, progress.log, settings.new_head)
+        setup = prepare_training(model, cache, settings, device, ranks)
+        info = run_info(setup, model_digest(source))
+    start, heaviest = _checked(ResumePoint(setup, info, State(Meter(device, ranks=ranks)), {}))
+    torch.manual_seed(settings.seed)
+    launch.stop.graceful = True
+    run, trackers = _make_run(launch, info)
+    for warning in run_warnings(setup):
+        progress.warn(warning)
+    report_start(setup, info.environment["device"], heaviest, progress.log)
+    return _train_to_end(run, start, launch, trackers)
+
+
+def _resume(path: Path, given: Mapping[str, Any], launch: Launch) -> Path:
+    ranks, progress = launch.ranks, launch.progress
+    with ranks.together():
+        run = launch.stack.enter_context(open_run(path))
+        if ranks.first:
+            launch.stack.enter_context(lock_run(run))
+        info = read_run(run)
+        settings = resumed_settings(path, info, given)
+        finished = read_summary(run) is not None
+        check_installed(settings)
+    if finished:
+        steps = counted(info.total_steps, "step")
+        progress.warn(f"{path} is finished: {steps}; evaluate it with `train eval {path} --cache CACHE`")
+        return path
+    if ranks.first:
+        with storage_errors(path):
+            remove_leftovers(run)
+    start, _ = _checked(load_resume_point(run, settings, info, progress.warn, ranks))
+    launch.stop.graceful = True
+    trackers = _open_trackers(launch, run, info, settings, start.state.step)
+    progress.log(f"resuming {path} at step {start.state.step:,} of {start.setup.total_steps:,}")
+    return _train_to_end(run, start, launch, trackers)
+
+
+def _checked(start: ResumePoint) -> tuple[ResumePoint, str]:
+    """Check that the steps to come fit into memory, and that all ranks are about to do the same.
+
+    Returns:
+        `start`, its gradients summed over the ranks; and the size of its largest micro-batch, in words.
+    """
+    setup, state, heaviest = start.setup, start.state, HeaviestStep("none")
+    with setup.ranks.together():
+        if not state.is_finished(len(setup.steps), setup.settings.early_stopping):
             check_padding_free(setup)
             heaviest = check_memory(setup, state)
-            info = run_info(setup, model_digest(source))
-        check_agreement(setup, state, info.model_digest)
-        setup = sum_gradients(setup, heaviest.some_unused)
-        torch.manual_seed(settings.seed)
-        stop.graceful = True
-        run, trackers = _make_run(stack, ranks, info, progress)
-        for warning in run_warnings(setup):
-            progress.warn(warning)
-        report_start(setup, info.environment["device"], heaviest.size, progress.log)
-        return _train_to_end(run, ResumePoint(setup, info, state, {}), progress, stop, trackers)
+    check_agreement(start)
+    return replace(start, setup=sum_gradients(setup, heaviest.some_unused)), heaviest.size
 
 
-def _resume(path: Path, given: Mapping[str, Any], ranks: Ranks, progress: TrainingProgress) -> Path:
-    with ExitStack() as stack, StopRequest(progress.warn) as stop:
-        with ranks.together():
-            run = stack.enter_context(open_run(path))
-            if ranks.first:
-                stack.enter_context(lock_run(run))
-            info = read_run(run)
-            settings = resumed_settings(path, info, given)
-            finished = read_summary(run) is not None
-            check_installed(settings)
-        if finished:
-            progress.warn(
-                f"{path} is finished: {counted(info.total_steps, 'step')}; evaluate it with `train eval {path} "
-                "--cache CACHE`"
-            )
-            return path
-        if ranks.first:
-            with storage_errors(path):
-                remove_leftovers(run)
-        point = load_resume_point(run, settings, info, progress.warn, ranks)
-        step, total = point.state.step, point.setup.total_steps
-        some_unused = False
-        with ranks.together():
-            if not point.state.is_finished(len(point.setup.steps), settings.early_stopping):
-                check_padding_free(point.setup)
-                some_unused = check_memory(point.setup, point.state).some_unused
-        check_agreement(point.setup, point.state, info.model_digest, point.kept)
-        point = replace(point, setup=sum_gradients(point.setup, some_unused))
-        stop.graceful = True
-        with ranks.together():
-            trackers = Trackers(progress.warn)
-            if ranks.first:
-                trackers = open_trackers(settings, run, info, step, progress.warn, progress.quiet)
-        progress.log(f"resuming {path} at step {step:,} of {total:,}")
-        return _train_to_end(run, point, progress, stop, trackers)
-
-
-def train(setup: TrainingSetup, state: State, callbacks: Callbacks) -> bool:
+def train(setup: TrainingSetup, state: State, callbacks: RunCallbacks) -> bool:
     """Train from `state` to the end of the run; False if it was told to stop before."""
     while not state.is_finished(len(setup.steps), setup.settings.early_stopping):
         setup.model.train()
@@ -202,45 +211,46 @@ def train(setup: TrainingSetup, state: State, callbacks: Callbacks) -> bool:
     return True
 
 
-def _make_run(stack: ExitStack, ranks: Ranks, info: RunInfo, progress: TrainingProgress) -> tuple[Folder, Trackers]:
+def _make_run(launch: Launch, info: RunInfo) -> tuple[Folder, Trackers]:
     """The folder of a new run, made by the first rank and opened by the others, and its trackers; if anything fails,
     nothing is left behind."""
-    path, settings, trackers = Path(), b"", Trackers(progress.warn)
-    with ranks.together():
-        if ranks.first:
-            run = stack.enter_context(new_run(info.settings.out, info.cache_name))
-            path = run.path
+    run: Folder | None = None
+    content = b""
     try:
-        with ranks.together():
-            if ranks.first:
-                settings = write_settings(run, info)
-        path, settings = ranks.gather((path, settings))[0]
-        with ranks.together():
-            if not ranks.first:
-                run = stack.enter_context(open_shared_run(path, settings))
-        with ranks.together():
-            if ranks.first:
-                trackers = open_trackers(info.settings, run, info, None, progress.warn, progress.quiet)
+        with launch.ranks.together():
+            if launch.ranks.first:
+                run = launch.stack.enter_context(new_run(info.settings.out, info.cache_name))
+                content = write_settings(run, info)
+        path, content = launch.ranks.gather((run.path if run else Path(), content))[0]
+        with launch.ranks.together():
+            run = run or launch.stack.enter_context(open_shared_run(path, content))
+        return run, _open_trackers(launch, run, info, info.settings, None)
     except LengthwiseError:  # on the first rank, whichever failed
-        for name in run.names():
-            run.remove(name)
-        run.path.rmdir()
+        if run is not None:
+            for name in run.names():
+                run.remove(name)
+            run.path.rmdir()
         raise
-    return run, trackers
 
 
-def _train_to_end(
-    run: Folder, start: ResumePoint, progress: TrainingProgress, stop: StopRequest, trackers: Trackers
-) -> Path:
+def _open_trackers(launch: Launch, run: Folder, info: RunInfo, settings: Settings, step: int | None) -> Trackers:
+    """The trackers of the first rank; the others have none."""
+    warn, quiet = launch.progress.warn, launch.progress.quiet
+    with launch.ranks.together():
+        return open_trackers(settings, run, info, step, warn, quiet) if launch.ranks.first else Trackers(warn)
+
+
+def _train_to_end(run: Folder, start: ResumePoint, launch: Launch, trackers: Trackers) -> Path:
     """Train, export the model, write the summary; the trackers are closed last, for that may be slow."""
+    progress, stop = launch.progress, launch.stop
     setup, state = start.setup, start.state
     with trackers:
         with setup.ranks.together():
-            owner = checkpoint_owner(start.info)
-            callbacks = RunCallbacks(setup, state, run, owner, start.kept, progress, stop, trackers)
+            callbacks = RunCallbacks(start, run, progress, stop, trackers)
         try:
-            if trackers.fresh and start.kept:
-                trackers.catch_up(joined_records(read_records(run, METRICS), read_records(run, TIMING)))
+            if start.kept and any(tracker.fresh for tracker in trackers.open.values()):
+                for record in joined_records(read_records(run, METRICS), read_records(run, TIMING)):
+                    trackers.log(record, fresh_only=True)
             progress.begin(setup.total_steps, state.step)
             trained = not callbacks.on_resume() and train(setup, state, callbacks)
             summary = _finish(run, start, callbacks) if trained else None

@@ -8,7 +8,7 @@ import json
 import math
 import tomllib
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import MISSING, asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Self
 
@@ -16,7 +16,7 @@ from cache.errors import InputError
 from cache.format.tasks import KINDS
 from cache.plans.spec import STRATEGIES, PlanSpec
 
-from .declarations import declarations, described, flag, setting
+from .declarations import declarations, flag, setting
 
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 SCHEDULES = ("linear", "cosine", "constant")
@@ -66,10 +66,11 @@ class Settings:
         InputError: values are out of range; all of them are reported at once, by flag.
     """
 
-    cache: str = field(
-        metadata=described(
-            "Folder of the cache, made by `prep build`, or the URL it was pushed to.", folder=True, free_on_resume=True
-        )
+    cache: str = setting(
+        MISSING,
+        "Folder of the cache, made by `prep build`, or the URL it was pushed to.",
+        folder=True,
+        free_on_resume=True,
     )
     model: str | None = setting(
         None,
@@ -155,11 +156,7 @@ class Settings:
         default_text="yes, unless compiled",
     )
     mlm_probability: float | None = setting(
-        None,
-        "Probability of masking a token in training; for --task mlm only.",
-        default_text="0.15",
-        above=0,
-        below=1,
+        None, "Probability of masking a token in training; for --task mlm only.", default_text="0.15", above=0, below=1
     )
     device: str = setting("auto", "Device to compute on: auto, cpu, cuda, cuda:1, mps, …", free_on_resume=True)
     seed: int = setting(321, "Seed of the new head, of dropout, and of which tokens are masked.", minimum=0)
@@ -212,10 +209,7 @@ class Settings:
         minimum=1,
     )
     eval_rows: int | None = setting(
-        None,
-        "Number of rows to evaluate, drawn at random and always the same.",
-        default_text="all",
-        minimum=1,
+        None, "Number of rows to evaluate, drawn at random and always the same.", default_text="all", minimum=1
     )
     eval_batch_size: int = setting(64, "Rows of one evaluation batch.", minimum=1, free_on_resume=True)
     save_steps: int | None = setting(
@@ -226,9 +220,7 @@ class Settings:
         10, "Steps between records in metrics.jsonl; each record reads the loss from the device.", minimum=1
     )
     on_nonfinite: str = setting(
-        "stop",
-        "When a loss or gradient is not finite: stop the run, or skip that update.",
-        choices=ON_NONFINITE,
+        "stop", "When a loss or gradient is not finite: stop the run, or skip that update.", choices=ON_NONFINITE
     )
     tensorboard: str | None = setting(
         None,
@@ -249,11 +241,8 @@ class Settings:
     )
 
     def __post_init__(self) -> None:
-        wrong = [
-            item.refusal(getattr(self, item.name))
-            for item in declarations(type(self))
-            if not item.accepts(getattr(self, item.name))
-        ]
+        values = {item: getattr(self, item.name) for item in declarations(type(self))}
+        wrong = [item.refusal(value) for item, value in values.items() if not item.accepts(value)]
         if self.warmup_steps and self.warmup_ratio:
             wrong.append("--warmup-steps and --warmup-ratio are both given, expected one of them")
         if wrong:
@@ -271,12 +260,13 @@ class Settings:
             InputError: an unknown field, no cache, or a value out of range.
         """
         known = [field.name for field in fields(cls)]
-        unknown = [name for name in content if name not in known]
+        unknown = [
+            repr(name) + (f" (here {TRAINER_NAMES[name]})" if name in TRAINER_NAMES else "")
+            for name in content
+            if name not in known
+        ]
         if unknown or "cache" not in content:
-            named = [
-                f"{name!r} (here {TRAINER_NAMES[name]})" if name in TRAINER_NAMES else repr(name) for name in unknown
-            ]
-            reason = f"no setting is called {', '.join(named)}" if named else "the cache is not named"
+            reason = f"no setting is called {', '.join(unknown)}" if unknown else "the cache is not named"
             raise InputError(f"{reason}; the settings are {', '.join(known)}")
         return cls(**content)
 
@@ -288,30 +278,19 @@ class Settings:
         Raises:
             InputError: the settings contradict each other.
         """
-        strategy = self.strategy or built.strategy
-        seed = built.seed if self.plan_seed is None else self.plan_seed
+        strategy, size, tokens = self.strategy or built.strategy, self.batch_size, self.max_tokens
         if strategy == "budget":
-            tokens = built.max_tokens if self.max_tokens is None else self.max_tokens
-            return PlanSpec(strategy, self.batch_size, tokens, seed)
-        size = built.batch_size if self.batch_size is None else self.batch_size
-        return PlanSpec.of(strategy, size, self.max_tokens, seed)
-
-    def with_plan(self, spec: PlanSpec) -> Self:
-        """These settings with those of the plan filled in."""
-        return replace(
-            self,
-            strategy=spec.strategy,
-            batch_size=spec.batch_size,
-            max_tokens=spec.max_tokens,
-            plan_seed=spec.seed,
-        )
+            tokens = tokens or built.max_tokens
+        else:
+            size = size or built.batch_size
+        return PlanSpec.of(strategy, size, tokens, built.seed if self.plan_seed is None else self.plan_seed)
 
     def warmup(self, total_steps: int) -> int:
         """Warm-up steps of a run of `total_steps`."""
         return self.warmup_steps or math.ceil(self.warmup_ratio * total_steps)
 
 
-FREE_ON_RESUME = frozenset(item.name for item in declarations(Settings) if item.rule.free_on_resume)
+FREE_ON_RESUME = frozenset(item.name for item in declarations(Settings) if item.free_on_resume)
 """Settings that may differ when a run is resumed, because they change none of its numbers (evaluations in other batches
 are the same up to rounding): a cache that was moved is recognized by its fingerprint, and a device by its type; see
 `train.resume`."""

@@ -15,7 +15,7 @@ from cache.common.folder import Folder
 from cache.errors import InputError
 from tests.helpers.pages import CHROMIUM, check_in_browser, check_page
 from train.cli import cli
-from train.compare.curves import group_runs, read_curves, smooth
+from train.compare.curves import RunCurves, curves_of, group_runs, smooth
 from train.compare.figures import comparison_page, learning
 from train.compare.table import comparison, read_result, to_json
 from train.run_folder.folder import METRICS, TIMING, RunInfo, Summary, write_settings, write_summary
@@ -23,6 +23,10 @@ from train.run_folder.records import Records
 from train.settings import Settings
 
 pytestmark = pytest.mark.slow
+
+
+def read_curves(folder: Path) -> RunCurves:
+    return curves_of(read_result(folder))
 
 
 def write_run(

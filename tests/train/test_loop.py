@@ -221,7 +221,7 @@ def test_a_batch_of_fewer_rows_than_micro_batches_is_warned_of(make_job):
     warning = small_batch_warning(make_job(PlanSpec("tight", 8), gradient_accumulation_steps=32))
     assert warning is not None
     assert "--batch-size 8 is less than 32 micro-batches" in warning
-    assert "--batch-size 256" in warning
+    assert "pass --batch-size 32 or more" in warning
 
 
 def test_steps_that_the_run_does_not_have_are_warned_of(make_job):

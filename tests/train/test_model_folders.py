@@ -212,7 +212,7 @@ def test_only_keys_of_the_architecture_are_taken(model: Path) -> None:
     )
     with ModelFolder(model) as folder:
         assert read_config(folder).to_dict() == before
-    assert load_text_classifier(model, CPU).model.dtype == torch.float32
+    assert load_text_classifier(model, CPU)[0].dtype == torch.float32
 
 
 UNUSED = frozenset({"gradient_checkpointing", "initializer_range", "n_embed", "rope_local_base_freq"}) | {

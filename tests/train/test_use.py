@@ -2,7 +2,6 @@
 
 import json
 import re
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -121,8 +120,8 @@ def test_the_model_loads_in_a_pipeline_with_its_labels_named(place):
     results = classify([even, odd])
     assert [result["label"] for result in results] == ["neg", "pos"]
     ours = list(Predictor(str(place / "runs" / "toy-1"), device="cpu", precision="fp32")([even, odd]))
-    assert [p.label for p in ours] == ["neg", "pos"]
-    assert [p.probability for p in ours] == pytest.approx([r["score"] for r in results], abs=1e-6)
+    assert [p.facts["label"] for p in ours] == ["neg", "pos"]
+    assert [p.facts["probability"] for p in ours] == pytest.approx([r["score"] for r in results], abs=1e-6)
 
 
 def test_eval_equals_a_plain_count_row_by_row(place, command):
@@ -133,7 +132,7 @@ def test_eval_equals_a_plain_count_row_by_row(place, command):
 
     arguments = ("eval", "runs/toy-1", "--cache", "cache/toy", "--precision", "fp32", "--batch-size", "7", "--json")
     scores = json.loads(command(*arguments))
-    model = load_text_classifier(place / "runs" / "toy-1" / "model", torch.device("cpu")).model
+    model = load_text_classifier(place / "runs" / "toy-1" / "model", torch.device("cpu"))[0]
     confusion, loss = np.zeros((2, 2), int), 0.0
     for row in open_cache(place / "cache" / "toy")["test"]:
         with torch.no_grad():
@@ -192,8 +191,10 @@ def test_predictions_come_in_input_order_although_batched_by_length(place):
     texts = [" ".join(random.choice(WORDS, size)) for size in random.integers(0, 60, 40)]
     together, alone = list(predictor(texts)), [next(predictor([text])) for text in texts]
     assert [p.text for p in together] == texts
-    assert [p.label for p in together] == [p.label for p in alone]
-    np.testing.assert_allclose([p.probability for p in together], [p.probability for p in alone], atol=2e-6)
+    assert [p.facts["label"] for p in together] == [p.facts["label"] for p in alone]
+    np.testing.assert_allclose(
+        [p.facts["probability"] for p in together], [p.facts["probability"] for p in alone], atol=2e-6
+    )
 
 
 def test_texts_are_cut_to_the_length_the_model_was_trained_at(place):
@@ -202,7 +203,7 @@ def test_texts_are_cut_to_the_length_the_model_was_trained_at(place):
     assert len(predictor.tokenizer.encode(long).ids) == 48
     cut = " ".join(long.split()[:46])
     results = list(predictor([long, cut]))
-    assert results[0].probability == pytest.approx(results[1].probability, abs=1e-7)
+    assert results[0].facts["probability"] == pytest.approx(results[1].facts["probability"], abs=1e-7)
 
 
 def test_predict_takes_arguments_a_file_or_standard_input(place, command):
@@ -216,11 +217,14 @@ def test_predict_takes_arguments_a_file_or_standard_input(place, command):
     assert all(set(line) == {"text", "label", "probability"} and 0.5 <= line["probability"] <= 1 for line in lines)
 
 
-def test_texts_that_cannot_be_read_are_refused_with_the_place():
-    with pytest.raises(InputError, match="x is not UTF-8: byte 0xff at position 3"):
-        read_texts(b"ab\n\xff", Path("x"))
+def test_texts_that_cannot_be_read_are_refused_with_the_place(tmp_path):
+    path = tmp_path / "x"
+    path.write_bytes(b"ab\nc\xff")
+    with pytest.raises(InputError, match=r"x: line 2 is not UTF-8 \(byte 0xff at position 1 of it\)"):
+        read_texts(path)
+    path.write_bytes(b"")
     with pytest.raises(InputError, match="x holds no text"):
-        read_texts(b"", Path("x"))
+        read_texts(path)
 
 
 def test_compare_prints_the_tutorials_table(place, command):
@@ -380,7 +384,7 @@ def test_every_setting_has_a_flag_and_a_help_text():
     names = [item.name for item in declarations(Settings)]
     assert set(flags) - {"resume", "quiet", "as_json", "config"} == set(names)
     for item in declarations(Settings):
-        assert item.rule.help.endswith((".", "…")), item.name
+        assert item.text.endswith((".", "…")), item.name
         assert flags[item.name].help == item.help
         assert item.flag in flags[item.name].opts
 

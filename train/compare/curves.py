@@ -12,10 +12,9 @@ import numpy as np
 import numpy.typing as npt
 
 from ..metrics.scores import main_score
-from ..run_folder.folder import METRICS, TIMING, Json, open_run
-from ..run_folder.records import read_records
+from ..run_folder.folder import Json
 from ..settings import FREE_ON_RESUME
-from .table import RunResult, read_result
+from .table import RunResult
 
 Floats = npt.NDArray[np.float64]
 
@@ -72,22 +71,16 @@ class Group:
         return steps, np.array([[run.scores[step] for step in steps] for run in self.runs])
 
 
-def read_curves(folder: Path) -> RunCurves:
-    """Read the records that a run has so far.
-
-    Raises:
-        InputError: the folder is not a run folder.
-    """
-    result = read_result(folder)
-    with open_run(folder) as run:
-        metrics = read_records(run, METRICS)
-        timing = {record["step"]: record for record in read_records(run, TIMING) if record["kind"] == "step"}
-    steps = [record for record in metrics if record["kind"] == "step" and record["step"] in timing]
+def curves_of(result: RunResult) -> RunCurves:
+    """The curves of the records that a run has so far."""
+    timing = {record["step"]: record for record in result.timing if record["kind"] == "step"}
+    steps = [record for record in result.metrics if record["kind"] == "step" and record["step"] in timing]
     times = [timing[record["step"]] for record in steps]
     # After a resume between two records, a record's seconds are those of its last steps alone; its speed is too.
     tokens, speed = _column(steps, "real_tokens"), _column(times, "tokens_per_second")
-    evals = [record for record in metrics if record["kind"] == "eval"]
-    found = [main_score(record, result.info.metric) for record in evals]
+    evals = {
+        record["step"]: main_score(record, result.info.metric) for record in result.metrics if record["kind"] == "eval"
+    }
     return RunCurves(
         result=result,
         steps=_column(steps, "step"),
@@ -96,7 +89,7 @@ def read_curves(folder: Path) -> RunCurves:
         real_tokens=np.cumsum(tokens),
         seconds=np.cumsum(tokens / np.maximum(speed, 1e-9)),
         speed=speed,
-        scores={record["step"]: score[1] for record, score in zip(evals, found, strict=True) if score},
+        scores={step: score[1] for step, score in evals.items() if score},
     )
 
 

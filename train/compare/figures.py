@@ -13,8 +13,8 @@ from cache.console.text import counted
 from cache.errors import InputError
 
 from ..metrics.scores import TITLES
-from .curves import Floats, Group, group_runs, read_curves, smooth
-from .table import cells, column_names, mean_text
+from .curves import Floats, Group, curves_of, group_runs, smooth
+from .table import RunResult, cells, column_names, mean_text
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -23,15 +23,15 @@ MOST_POINTS = 300
 """Points drawn of a curve."""
 
 
-def write_comparison(folders: Sequence[Path], path: Path) -> int:
+def write_comparison(results: Sequence[RunResult], path: Path) -> int:
     """Write the page that compares some runs; returns its size in bytes.
 
     Raises:
-        InputError: a folder is not a run folder, no run has recorded a step yet, or a library that draws is missing.
+        InputError: no run has recorded a step yet, or a library that draws is missing.
         StorageError: the page cannot be written.
     """
     require_drawing("train compare --html")
-    return write_page(path, comparison_page(group_runs([read_curves(folder) for folder in folders])))
+    return write_page(path, comparison_page(group_runs(list(map(curves_of, results)))))
 
 
 def comparison_page(groups: Sequence[Group]) -> str:
@@ -75,9 +75,11 @@ def learning(groups: Sequence[Group]) -> Figure:
     unit, scale = _time_unit(longest)
     window = max(1, min(len(group.runs[0].steps) for group in groups) // 30)
     panels = [
-        _loss_panel(groups, "steps", "Loss against steps", "optimizer step", 1, window),
-        _loss_panel(groups, "real_tokens", "Loss against real tokens", "real tokens", 1, window),
-        _loss_panel(groups, "seconds", "Loss against time", f"training time, {unit}", scale, window),
+        _record_panel(groups, "steps", "loss", ("Loss against steps", "optimizer step", "loss"), window),
+        _record_panel(groups, "real_tokens", "loss", ("Loss against real tokens", "real tokens", "loss"), window),
+        _record_panel(
+            groups, "seconds", "loss", ("Loss against time", f"training time, {unit}", "loss"), window, scale
+        ),
     ]
     scored = [group for group in groups if group.scores()[0]]
     names = dict.fromkeys(group.score_name for group in scored)
@@ -112,15 +114,12 @@ def pace(groups: Sequence[Group]) -> Figure:
             f"{groups[best].name} trains on {speeds[best]:,.0f} real tokens per second, {groups[worst].name} on "
             f"{speeds[worst]:,.0f}: {speeds[best] / speeds[worst]:.2f} times as many"
         )
-    panels = []
-    for field, heading, unit in (
-        ("speed", "Throughput", "real tokens per second"),
-        ("learning_rate", "Learning rate", ""),
-    ):
-        curves = [(group.stack("steps")[0], group.stack(field)) for group in groups]
-        panels.append(_panel(groups, curves, heading, "optimizer step", unit, smoothing=1))
+    panels = (
+        _record_panel(groups, "steps", "speed", ("Throughput", "optimizer step", "real tokens per second")),
+        _record_panel(groups, "steps", "learning_rate", ("Learning rate", "optimizer step", "")),
+    )
     caption = "Throughput is that between one record and the next, padding not counted."
-    return Figure("pace", title, caption, tuple(panels), keys=_keys(groups))
+    return Figure("pace", title, caption, panels, keys=_keys(groups))
 
 
 def _keys(groups: Sequence[Group]) -> tuple[Key, ...]:
@@ -138,9 +137,16 @@ def _speed(group: Group) -> float:
     return sum(float(run.real_tokens[-1]) for run in group.runs) / max(seconds, 1e-9)
 
 
-def _loss_panel(groups: Sequence[Group], field: str, heading: str, x_label: str, scale: float, window: int) -> Panel:
-    curves = [(group.stack(field).mean(axis=0) / scale, group.stack("loss")) for group in groups]
-    return _panel(groups, curves, heading, x_label, "loss", smoothing=window)
+Titles = tuple[str, str, str]
+"""Heading of a panel, label of x, label of y."""
+
+
+def _record_panel(
+    groups: Sequence[Group], x: str, y: str, titles: Titles, window: int = 1, scale: float = 1.0
+) -> Panel:
+    """A curve of the records against another one."""
+    curves = [(group.stack(x).mean(axis=0) / scale, group.stack(y)) for group in groups]
+    return _panel(groups, curves, titles, smoothing=window)
 
 
 def _score_panel(groups: Sequence[Group], name: str, unit: str, scale: float) -> Panel:
@@ -155,7 +161,7 @@ def _score_panel(groups: Sequence[Group], name: str, unit: str, scale: float) ->
         curves.append((seconds / scale, values))
     title = TITLES.get(name, name)
     heading = f"{title[0].upper()}{title[1:]} against time"
-    return _panel(groups, curves, heading, f"training time, {unit}", title, dots=True)
+    return _panel(groups, curves, (heading, f"training time, {unit}", title), dots=True)
 
 
 Curve = tuple[Floats, Floats]
@@ -163,16 +169,10 @@ Curve = tuple[Floats, Floats]
 
 
 def _panel(
-    groups: Sequence[Group],
-    curves: Sequence[Curve],
-    heading: str,
-    x_label: str,
-    y_label: str,
-    *,
-    smoothing: int = 1,
-    dots: bool = False,
+    groups: Sequence[Group], curves: Sequence[Curve], titles: Titles, smoothing: int = 1, dots: bool = False
 ) -> Panel:
     """A line per group, with a band where it has several runs."""
+    heading, x_label, y_label = titles
     last = max(float(x[-1]) for x, _ in curves if len(x)) or 1.0
 
     def draw(axes: "Axes", colors: Palette) -> None:

@@ -14,17 +14,9 @@ from ..run_folder.folder import METRICS, TIMING, Json, RunInfo, open_run, read_r
 from ..run_folder.records import exported_evaluation, read_records
 
 COLUMNS = (
-    "run",
-    "padding",
-    "model",
-    "batch size",
-    "max length",
-    "accuracy",
-    "device",
-    "time per epoch",
-    "steps",
+    "run", "padding", "model", "batch size", "max length", "accuracy", "device", "time per epoch", "steps",
     "padded tokens",
-)
+)  # fmt: skip
 PLUS_MINUS = "\u00a0±\u00a0"
 
 _MARKDOWN = re.compile(r"[\\|`<\[*&]")
@@ -43,6 +35,7 @@ class RunResult:
         steps: optimizer steps done.
         padded_tokens: tokens computed in training, padding included.
         finished: whether the run is complete.
+        metrics, timing: its records so far.
     """
 
     folder: Path
@@ -53,6 +46,8 @@ class RunResult:
     steps: int
     padded_tokens: int
     finished: bool
+    metrics: Sequence[Json]
+    timing: Sequence[Json]
 
     @property
     def accuracy(self) -> float | None:
@@ -80,6 +75,8 @@ def read_result(folder: Path) -> RunResult:
         steps=steps[-1]["step"] if steps else 0,
         padded_tokens=sum(record["padded_tokens"] for record in steps),
         finished=finished,
+        metrics=metrics,
+        timing=timing,
     )
 
 

@@ -4,8 +4,6 @@ All ranks of a run have the same numbers and do the same at the same step; the f
 """
 
 import time
-from collections.abc import Mapping
-from typing import Protocol
 
 from cache import Split
 from cache.common.files import storage_errors
@@ -25,60 +23,35 @@ from ..runtime.distributed import StopVote
 from ..runtime.signals import StopRequest
 from .checkpoint import checkpoints, load_weights, prune, save_checkpoint
 from .epoch_row import epoch_row
-from .setup import TrainingSetup
+from .setup import checkpoint_owner
 from .speed import SpeedMeter
-from .state import Meter, State, Sums
+from .state import Meter, ResumePoint, Sums
 from .step import OutOfMemoryError, learning_rate, non_finite
 
 
-class Callbacks(Protocol):
-    """What the training loop calls between steps; see `train.run.train`."""
-
-    def on_log(self) -> None:
-        """Record the steps since the last call; stop the run for a loss that is not finite."""
-
-    def on_step_end(self) -> bool:
-        """Evaluate or save a checkpoint if that is due; returns whether to stop. Not called after the last step of an
-        epoch."""
-
-    def on_epoch_end(self) -> bool:
-        """Evaluate, record, and move on to the next epoch; returns whether to stop."""
-
-
 class RunCallbacks:
-    """The `Callbacks` of a run in its folder.
+    """What the training loop calls between steps: it keeps a run's records and checkpoints, evaluates, and stops.
 
     Args:
-        setup: what is trained.
-        state: the progress of the run.
+        start: where the run starts.
         run: the run folder.
-        owner: what checkpoints belong to.
-        kept: size and checksum of what is kept of each record file; empty for a new run.
         progress: shows progress.
         stop: whether to stop, asked after every step.
         trackers: also receive the records.
     """
 
     def __init__(
-        self,
-        setup: TrainingSetup,
-        state: State,
-        run: Folder,
-        owner: Json,
-        kept: Mapping[str, FileInfo],
-        progress: TrainingProgress,
-        stop: StopRequest,
-        trackers: Trackers,
+        self, start: ResumePoint, run: Folder, progress: TrainingProgress, stop: StopRequest, trackers: Trackers
     ) -> None:
-        self.setup, self.state, self.owner = setup, state, owner
+        self.setup, self.state, self.owner = start.setup, start.state, checkpoint_owner(start.info)
         self.progress, self.stop, self.trackers = progress, stop, trackers
         with storage_errors(run.path / CHECKPOINTS):
             self.checkpoints = run.folder(CHECKPOINTS, make=True)
             run.sync()
-        self.ranks, self.vote = setup.ranks, StopVote(setup.ranks)
+        self.ranks, self.vote = start.setup.ranks, StopVote(start.setup.ranks)
         names = (METRICS, TIMING) if self.ranks.first else ()
-        self.records = {name: Records(run, name, kept.get(name), progress.warn) for name in names}
-        self.speed = SpeedMeter(setup, self.ranks.world_size)
+        self.records = {name: Records(run, name, start.kept.get(name), progress.warn) for name in names}
+        self.speed = SpeedMeter(start.setup, self.ranks.world_size)
         self.lap_start, self.window_seconds = time.monotonic(), 0.0
 
     def on_log(self) -> None:
@@ -122,7 +95,7 @@ class RunCallbacks:
 
     def on_step_end(self) -> bool:
         """Evaluate if that is due, and save a checkpoint if one is due, the model is the best so far or the run is to
-        stop; returns whether to stop."""
+        stop; returns whether to stop. Not called after the last step of an epoch."""
         due = self._evaluation_is_due()
         best = due and self._evaluate_within_epoch()
         stop = (self.vote.now if due else self.vote)(bool(self.stop))
@@ -140,17 +113,13 @@ class RunCallbacks:
     def _evaluate_within_epoch(self) -> bool:
         """Evaluate and record the model of this step; returns whether it is the best so far, False too if the
         evaluation was stopped."""
-        state, settings = self.state, self.setup.settings
-        self._lap(training=True)
-        split = self.setup.split_named(settings.eval_split)
-        assert split is not None  # or --eval-steps is refused
-        scores = self._evaluate(split, settings.eval_rows)
-        seconds = self._lap(training=False)
+        state = self.state
+        scores, seconds = self._evaluated()
         self.setup.model.train()
         if scores is None:
             return False
         result = scores.summary()
-        self._record("eval", {"split": split.name, **result})
+        self._record("eval", {"split": self.setup.settings.eval_split, **result})
         self.progress.epoch(epoch_row(self.setup, state, result, seconds, self._epoch_speed()[1].get("mfu")))
         state.scores, state.evaluated_step = finite(scores.to_json()), state.step
         return self._is_best(result, state.epoch + 1)
@@ -164,14 +133,11 @@ class RunCallbacks:
     def on_epoch_end(self) -> bool:
         """Evaluate, record the epoch and move on to the next one; returns whether to stop."""
         state, setup = self.state, self.setup
-        self._lap(training=True)
-        split = setup.split_named(setup.settings.eval_split)
-        scores = None if split is None else self._evaluate(split, setup.settings.eval_rows)
+        scores, eval_seconds = self._evaluated()
         stop = self.vote.now(bool(self.stop))
         if stop and scores is None:
             self.save()
             return True
-        eval_seconds = self._lap(training=False)
         flops, speed = self._epoch_speed()
         times = {"seconds": state.epoch_seconds, "eval_seconds": eval_seconds, **speed}
         self._record("epoch", {"loss": state.epoch_sums.mean_loss, **self._counts(state.epoch_sums), **flops}, times)
@@ -255,6 +221,13 @@ class RunCallbacks:
         self.progress.close()
         for records in self.records.values():
             records.close()
+
+    def _evaluated(self) -> tuple[Scores | None, float]:
+        """Scores on the split to evaluate, None where there is none or if told to stop, and the seconds they took."""
+        self._lap(training=True)
+        split = self.setup.split_named(self.setup.settings.eval_split)
+        scores = None if split is None else self._evaluate(split, self.setup.settings.eval_rows)
+        return scores, self._lap(training=False)
 
     def _evaluate(self, split: Split, limit: int | None) -> Scores | None:
         """Scores of the model on a split, on about `limit` rows of it; None if told to stop meanwhile.

@@ -14,7 +14,7 @@ come from a stranger, with checksums that fit: what it holds is checked before i
 import contextlib
 import re
 import stat
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields
 
 import torch
@@ -106,10 +106,8 @@ _PROGRESS = ("epoch", "epoch_step", "step", "skipped", "epoch_seconds", "seconds
 
 def _weights(model: PreTrainedModel) -> Tensors:
     kept = model.state_dict().keys()
-    named: Iterator[tuple[str, torch.Tensor]] = (
-        item for source in (model.named_parameters(), model.named_buffers()) for item in source
-    )  # each tensor once, even where two names share it
-    return {name: tensor for name, tensor in named if name in kept}
+    named = {**dict(model.named_parameters()), **dict(model.named_buffers())}  # one name of tensors with several
+    return {name: tensor for name, tensor in named.items() if name in kept}
 
 
 def _moments(setup: TrainingSetup) -> Tensors:
@@ -214,20 +212,23 @@ def read_checkpoint(root: Folder, name: str) -> Checkpoint:
             ) from None
     for key in ("epoch", "epoch_step", "step", "skipped", "evaluated_step"):
         state.integer(key, 0, MAX_COUNT)
-    for values in (content, state.mapping("window"), state.mapping("epoch_sums")):
-        keys = ("epoch_seconds", "seconds") if values is content else [field.name for field in fields(Sums)]
-        if not all(is_number(values.get(key)) for key in keys):
-            raise CorruptCacheError(f"{path}: not all of {', '.join(keys)} are numbers")
+    sums = [field.name for field in fields(Sums)]
+    window, epoch_sums = (Fields(state.mapping(key), path) for key in ("window", "epoch_sums"))
+    for numbers, keys in ((state, ["epoch_seconds", "seconds"]), (window, sums), (epoch_sums, sums)):
+        for key in keys:
+            numbers.check(key, "a number", is_number)
     if "loss_scale" in content:
-        of_scale = Fields(state.mapping("loss_scale"), path)
-        of_scale.check("value", "a positive number", lambda value: is_number(value) and value > 0)
-        of_scale.integer("steps", 0, INTERVAL - 1)
-    state.check("scores", "an object or null", lambda value: value is None or isinstance(value, dict))
-    best = state.check("best", "an object or null", lambda value: value is None or isinstance(value, dict))
-    if best is not None:
-        of_best = Fields(best, path)
-        of_best.integer("epoch", 1, MAX_COUNT), of_best.integer("step", 1, MAX_COUNT), of_best.mapping("scores")
-        of_best.check("value", "a number", is_number)
+        scale = Fields(state.mapping("loss_scale"), path)
+        scale.check("value", "a positive number", lambda value: is_number(value) and value > 0)
+        scale.integer("steps", 0, INTERVAL - 1)
+    for key in ("scores", "best"):
+        state.check(key, "an object or null", lambda value: value is None or isinstance(value, dict))
+    if content["best"] is not None:
+        best = Fields(content["best"], path)
+        best.integer("epoch", 1, MAX_COUNT)
+        best.integer("step", 1, MAX_COUNT)
+        best.mapping("scores")
+        best.check("value", "a number", is_number)
     return Checkpoint(folder, content, listed_files(state, "records", (METRICS, TIMING)))
 
 

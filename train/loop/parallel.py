@@ -8,7 +8,6 @@ used where it is needed, does not.
 """
 
 import hashlib
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,12 +19,11 @@ from torch.nn.parallel import DistributedDataParallel
 
 import cache
 from cache.errors import MismatchError
-from cache.format.files import FileInfo
 
 from ..declarations import flag
 from ..run_folder.folder import Json
 from .setup import TrainingSetup
-from .state import State
+from .state import ResumePoint, State
 from .step import backward
 
 OF_ONE_MACHINE = ("cache", "model", "out", "device")
@@ -87,25 +85,16 @@ def seed_dropout(setup: TrainingSetup, state: State) -> None:
 # --- what all ranks must have in common
 
 
-def check_agreement(
-    setup: TrainingSetup, state: State, model_digest: str, records: Mapping[str, FileInfo] | None = None
-) -> None:
+def check_agreement(start: ResumePoint) -> None:
     """Compare what this rank is about to do with what the others are.
-
-    Args:
-        setup, state: of this rank.
-        model_digest: of the model the run starts from.
-        records: those of the checkpoint that was loaded, if one was.
 
     Raises:
         MismatchError: they differ.
     """
-    ranks = setup.ranks
+    ranks = start.setup.ranks
     if not ranks.several:
         return
-    facts = _facts(setup, state, model_digest)
-    facts["checkpoint"] = [info.sha256[:12] for info in (records or {}).values()]
-    found = ranks.gather(facts)
+    found = ranks.gather(_facts(start))
     lines = [
         f"{name}: {facts[name]!r:.80} on rank {rank}, {found[0][name]!r:.80} on rank 0"
         for rank, facts in enumerate(found)
@@ -121,19 +110,20 @@ def check_agreement(
             )
 
 
-def _facts(setup: TrainingSetup, state: State, model_digest: str) -> Json:
-    settings = setup.settings.to_json()
+def _facts(start: ResumePoint) -> Json:
+    setup, settings = start.setup, start.setup.settings.to_json()
     return {
         "code": _code_digest()[:12],
         "torch": torch.__version__,
         "transformers": transformers.__version__,
         "device": setup.device.type,
         "cache fingerprint": setup.split.fingerprint[:12],
-        "model": model_digest[:12],
+        "model": start.info.model_digest[:12],
         **{flag(name): value for name, value in settings.items() if name not in OF_ONE_MACHINE},
         "steps of the epochs": setup.steps,
-        "step": state.step,
-        "plan": _plan_digest(setup, state)[:12],
+        "step": start.state.step,
+        "plan": _plan_digest(setup, start.state)[:12],
+        "checkpoint": [info.sha256[:12] for info in start.kept.values()],
     }
 
 

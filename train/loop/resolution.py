@@ -38,8 +38,13 @@ def resolve_settings(settings: Settings, cache: Cache, ranks: Ranks = ALONE) -> 
     _check_evaluated(settings, eval_split)
     after = () if eval_split in ("test", NO_SPLIT) else ("test",)
     test_split = _resolve_split("--test-split", settings.test_split, cache, after)
+    spec = settings.plan_spec(training_split(cache).default_spec())
     resolved = replace(
-        settings.with_plan(settings.plan_spec(training_split(cache).default_spec())),
+        settings,
+        strategy=spec.strategy,
+        batch_size=spec.batch_size,
+        max_tokens=spec.max_tokens,
+        plan_seed=spec.seed,
         task=task,
         mlm_probability=(settings.mlm_probability or PROBABILITY) if task == MLM else None,
         class_weights=resolve_weights(settings.class_weights, settings.label_smoothing, cache.manifest.task, task),

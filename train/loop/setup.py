@@ -267,11 +267,11 @@ def make_optimizer(model: PreTrainedModel, settings: Settings) -> torch.optim.Op
 def epoch_steps(split: Split, spec: PlanSpec, settings: Settings) -> tuple[int, ...]:
     """Optimizer steps of each epoch, the last one cut to `max_steps`."""
     stored = split.stored_plans().get(spec)
+    known = [epoch.batches for epoch in stored.epochs] if stored else []
     steps: list[int] = []
     left = settings.max_steps if settings.max_steps is not None else 1 << 62
     for epoch in range(settings.epochs):
-        known = stored is not None and epoch < len(stored.epochs)
-        count = stored.epochs[epoch].batches if stored and known else len(split.draw(spec, epoch))
+        count = known[epoch] if epoch < len(known) else len(split.draw(spec, epoch))
         steps.append(min(count, left))
         left -= steps[-1]
         if left == 0:

@@ -3,14 +3,18 @@
 Shapes: () a number.
 """
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import torch
 
 from cache import Batch
+from cache.format.files import FileInfo
 
+from ..run_folder.folder import RunInfo
 from ..runtime.distributed import ALONE, Ranks
+from .setup import TrainingSetup
 
 
 @dataclass(frozen=True)
@@ -144,3 +148,20 @@ class State:
         """Whether all epochs are done, or the last `patience` ones had no new best evaluation."""
         since_best = self.epoch - (self.best["epoch"] if self.best else 0)
         return self.epoch >= epochs or (patience is not None and since_best >= patience)
+
+
+@dataclass(frozen=True)
+class ResumePoint:
+    """Where training starts: at the beginning of a run, or at a checkpoint.
+
+    Attributes:
+        setup: what is trained.
+        info: content of settings.json.
+        state: the progress of the run.
+        kept: size and checksum of what is kept of each record file; empty at the beginning.
+    """
+
+    setup: TrainingSetup
+    info: RunInfo
+    state: State
+    kept: Mapping[str, FileInfo]

@@ -37,8 +37,12 @@ class Scores(ABC):
         return self.loss / self.targets if self.targets else math.nan
 
     @abstractmethod
+    def scores(self) -> dict[str, float]:
+        """The task's scores, by name."""
+
     def summary(self) -> dict[str, Any]:
         """A few numbers that say it all: loss, the task's scores, rows."""
+        return {"loss": self.mean_loss, **self.scores(), "rows": self.rows}
 
     def to_json(self) -> dict[str, Any]:
         """All of it as plain JSON."""
@@ -49,16 +53,58 @@ class Scores(ABC):
         """Title and text of each line of a report; `names` are the classes'."""
 
 
+@dataclass(frozen=True)
+class CountedScores(Scores):
+    """Scores from counts of rows or entities.
+
+    Attributes:
+        correct: those that were found, per class or type.
+        predicted: those that were given each class or type.
+        actual: those that have each class or type.
+    """
+
+    correct: tuple[int, ...]
+    predicted: tuple[int, ...]
+    actual: tuple[int, ...]
+
+    @property
+    def counts(self) -> list[tuple[int, int, int]]:
+        """Correct, predicted and actual ones of each class or type."""
+        return list(zip(self.correct, self.predicted, self.actual, strict=True))
+
+    @property
+    def sums(self) -> tuple[int, int, int]:
+        """Correct, predicted and actual ones of all."""
+        return sum(self.correct), sum(self.predicted), sum(self.actual)
+
+
+def f1_score(correct: int, predicted: int, actual: int) -> float:
+    """F1 from counts; 0 where there is nothing to divide by."""
+    return 2 * correct / (predicted + actual) if predicted + actual else 0.0
+
+
 class Metric(ABC):
-    """Adds up on the device what a model says of batch after batch."""
+    """Adds up on the device what a model says of batch after batch.
+
+    Args:
+        device: where the logits are.
+        shapes: of the counts.
+
+    Attributes:
+        counts: int64 tensors.
+    """
+
+    def __init__(self, device: torch.device, *shapes: tuple[int, ...]) -> None:
+        self.counts = [torch.zeros(shape, dtype=torch.int64, device=device) for shape in shapes]
 
     @abstractmethod
     def update(self, logits: torch.Tensor, labels: torch.Tensor) -> None:
         """Count a batch: (B, C) or (B, W, C) logits and the batch's labels."""
 
-    @abstractmethod
     def sum_ranks(self, ranks: Ranks) -> None:
         """Count what all ranks counted; rank r of R was given batches r, r + R, r + 2R, … of all."""
+        for counts in self.counts:
+            ranks.sum_(counts)
 
     @abstractmethod
     def compute(self, rows: int, loss: float) -> Scores:

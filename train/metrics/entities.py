@@ -17,9 +17,7 @@ import torch
 
 from cache.format.tasks import IGNORED
 
-from ..runtime.distributed import Ranks
-from .base import Metric, Scores
-from .classification import f1_score
+from .base import CountedScores, Metric, f1_score
 
 LETTERS = "BIESO."
 ENDS = frozenset(
@@ -38,24 +36,18 @@ def read_tag(tag: str) -> tuple[str, str]:
 
 
 @dataclass(frozen=True)
-class TokenScores(Scores):
-    """What a token classifier did on a split.
+class TokenScores(CountedScores):
+    """What a token classifier did on a split, its entities counted by type.
 
     Attributes:
-        tokens: labelled tokens, the first of each word.
-        right: those of them whose class was found.
         types: of entities.
-        correct: entities that were found, per type.
-        predicted: entities that were given each type.
-        actual: entities that have each type.
+        right: labelled tokens, the first of each word, whose class was found.
+        tokens: all labelled tokens.
     """
 
-    tokens: int
-    right: int
     types: tuple[str, ...]
-    correct: tuple[int, ...]
-    predicted: tuple[int, ...]
-    actual: tuple[int, ...]
+    right: int
+    tokens: int
 
     @property
     def targets(self) -> int:
@@ -67,33 +59,30 @@ class TokenScores(Scores):
         """Share of labelled tokens whose class was found."""
         return self.right / self.tokens if self.tokens else 0.0
 
-    def summary(self) -> dict[str, Any]:
-        """Loss, the scores over the entities of all types, the share of right tokens, and rows."""
-        precision, recall, f1 = scores_of(*map(sum, (self.correct, self.predicted, self.actual)))
+    def scores(self) -> dict[str, float]:
+        """The scores over the entities of all types, and the share of right tokens."""
+        precision, recall, f1 = scores_of(*self.sums)
         entities = {"entity_precision": precision, "entity_recall": recall, "entity_f1": f1}
-        return {"loss": self.mean_loss, **entities, "token_accuracy": self.accuracy, "rows": self.rows}
+        return {**entities, "token_accuracy": self.accuracy}
 
     def to_json(self) -> dict[str, Any]:
         """The scores as plain JSON, with the counts of each type that occurs."""
-        types = {
-            self.types[number]: dict(zip(("correct", "predicted", "actual"), counts, strict=True))
-            for number, counts in self._present()
-        }
+        names = ("correct", "predicted", "actual")
+        types = {name: dict(zip(names, counts, strict=True)) for name, counts in self._present()}
         return {**self.summary(), "tokens": self.tokens, "types": types}
 
     def lines(self, names: Sequence[str]) -> Iterator[tuple[str, str]]:
         """Precision, recall and F1 over all entities, right tokens, and the F1 of each type."""
-        precision, recall, f1 = scores_of(*map(sum, (self.correct, self.predicted, self.actual)))
+        precision, recall, f1 = scores_of(*self.sums)
         yield "F1", f"{f1:.4f} (of entities: precision {precision:.4f}, recall {recall:.4f})"
         yield "accuracy", f"{self.accuracy:.4f} ({self.right:,} of {self.tokens:,} labelled tokens)"
-        for number, (correct, predicted, actual) in self._present()[:20]:
+        for name, (correct, predicted, actual) in self._present()[:20]:
             counts = f"{actual:,} entities, {correct:,} of them found, {predicted:,} found in all"
-            yield "", f"{self.types[number]}: F1 {f1_score(correct, predicted, actual):.4f}, {counts}"
+            yield "", f"{name}: F1 {f1_score(correct, predicted, actual):.4f}, {counts}"
 
-    def _present(self) -> list[tuple[int, tuple[int, int, int]]]:
-        """Number and counts of the types that occur or were found."""
-        each = enumerate(zip(self.correct, self.predicted, self.actual, strict=True))
-        return [(number, counts) for number, counts in each if any(counts)]
+    def _present(self) -> list[tuple[str, tuple[int, int, int]]]:
+        """Name and counts of the types that occur or were found."""
+        return [(name, counts) for name, counts in zip(self.types, self.counts, strict=True) if any(counts)]
 
 
 def scores_of(correct: int, predicted: int, actual: int) -> tuple[float, float, float]:
@@ -112,6 +101,7 @@ class TokenMetric(Metric):
     def __init__(self, names: Sequence[str], device: torch.device) -> None:
         read = [read_tag(name) for name in (*names, "O")]  # the last is outside of rows
         self.types = tuple(sorted({kind for _, kind in read}))
+        super().__init__(device, (3, len(self.types)), (2,))  # entities: correct, predicted, actual; tokens: right, all
         letters = (*LETTERS, "?")
         self.letter = torch.tensor([letters.index(letter) for letter, _ in read], device=device)  # (C + 1,)
         self.kind = torch.tensor([self.types.index(kind) for _, kind in read], device=device)
@@ -120,12 +110,10 @@ class TokenMetric(Metric):
             for pairs in (ENDS, STARTS)
         )  # (7, 7) by the letters before and after
         self.within = torch.tensor([letter not in "O." for letter in letters], device=device)
-        self.counts = torch.zeros(3, len(self.types), dtype=torch.int64, device=device)  # correct, predicted, actual
-        self.tokens = torch.zeros(2, dtype=torch.int64, device=device)  # right, all
 
     def update(self, logits: torch.Tensor, labels: torch.Tensor) -> None:
         found, labelled = logits.argmax(dim=-1), labels != IGNORED  # (B, W)
-        self.tokens += torch.stack([(labelled & (found == labels)).sum(), labelled.sum()])
+        self.counts[1] += torch.stack([(labelled & (found == labels)).sum(), labelled.sum()])
         outside = len(self.letter) - 1
         labelled, found, actual = (
             torch.nn.functional.pad(part, (1, 1), value=value)
@@ -137,7 +125,7 @@ class TokenMetric(Metric):
         )
         same = ended & ended_too & (kind == kind_too) & (begin == begin_too)
         for row, kinds, entities in ((0, kind, same), (1, kind, ended), (2, kind_too, ended_too)):
-            self.counts[row].index_add_(0, kinds.flatten(), entities.flatten().long())
+            self.counts[0][row].index_add_(0, kinds.flatten(), entities.flatten().long())
 
     def _entities(
         self, tags: torch.Tensor, labelled: torch.Tensor, before: torch.Tensor
@@ -150,14 +138,9 @@ class TokenMetric(Metric):
         started = self.starts[letter_before, letter] | (self.within[letter] & (kind != kind_before))
         return ended & labelled, kind_before, shifted(last_true(started & labelled))
 
-    def sum_ranks(self, ranks: Ranks) -> None:
-        ranks.sum_(self.counts)
-        ranks.sum_(self.tokens)
-
     def compute(self, rows: int, loss: float) -> TokenScores:
-        correct, predicted, actual = (tuple(row) for row in self.counts.tolist())
-        right, tokens = self.tokens.tolist()
-        return TokenScores(rows, loss, tokens, right, self.types, correct, predicted, actual)
+        (correct, predicted, actual), tokens = (counts.tolist() for counts in self.counts)
+        return TokenScores(rows, loss, correct, predicted, actual, self.types, *tokens)
 
 
 def last_true(mask: torch.Tensor) -> torch.Tensor:

@@ -1,6 +1,7 @@
 """A model's scores on a split: `train.metrics.scores` counts, this feeds it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from itertools import islice
 
 import numpy as np
 import torch
@@ -59,20 +60,16 @@ def evaluate(
     """
     if not len(split):
         raise InputError(f"split {split.name!r} of {split.folder} has no rows, so there is nothing to evaluate")
-    masked, spec, parts = is_masked_model(model), PlanSpec("tight", batch_size), 1
-    if limit is not None and limit < len(split):  # one random batch, sorted by length and cut into parts
-        spec, parts = PlanSpec("dynamic", limit), -(-limit // batch_size)
+    masked = is_masked_model(model)
     score, metric = _masked(model, split, device) if masked else _labelled(model, split, device)
     losses: list[torch.Tensor] = []  # () each, 0 of a batch that another rank computes
     rows, stopped = 0, False
     model.eval()
     half = HalfWeights(model, precision)
     with torch.inference_mode(), half.in_use(), devices.autocast(device, precision):
-        for batch in split.batches(
-            0, spec, device=device, padding_side=PADDING_SIDE, gradient_accumulation_steps=parts
-        ):
+        for batch in _batches(split, device, batch_size, limit):
             stopped = stop()
-            if stopped or rows >= (limit or len(split)):
+            if stopped:
                 break
             rows += len(batch)
             mine = len(losses) % ranks.world_size == ranks.rank
@@ -87,6 +84,15 @@ def evaluate(
     metric.sum_ranks(ranks)
     each = ranks.sum_(torch.stack(losses)).cpu().numpy()
     return metric.compute(rows, float(np.add.accumulate(each)[-1]))
+
+
+def _batches(split: Split, device: torch.device, batch_size: int, limit: int | None) -> Iterator[Batch]:
+    """All rows, or about `limit` random ones: a single batch of a plan, sorted by length and cut into parts."""
+    if limit is None or limit >= len(split):
+        return iter(split.batches(0, PlanSpec("tight", batch_size), device=device, padding_side=PADDING_SIDE))
+    spec, parts = PlanSpec("dynamic", limit), -(-limit // batch_size)
+    cut = split.batches(0, spec, device=device, padding_side=PADDING_SIDE, gradient_accumulation_steps=parts)
+    return islice(cut, parts)
 
 
 def score_names(task: Task, masked: bool) -> tuple[str, ...]:

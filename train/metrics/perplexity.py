@@ -13,7 +13,6 @@ import torch
 from cache.console.text import counted
 from cache.format.tasks import IGNORED
 
-from ..runtime.distributed import Ranks
 from .base import Metric, Scores
 
 
@@ -39,9 +38,8 @@ class MaskedLMScores(Scores):
         """Among how many equally likely tokens the model is as unsure."""
         return math.exp(min(self.mean_loss, 700))
 
-    def summary(self) -> dict[str, Any]:
-        """Loss, perplexity and rows."""
-        return {"loss": self.mean_loss, "perplexity": self.perplexity, "rows": self.rows}
+    def scores(self) -> dict[str, float]:
+        return {"perplexity": self.perplexity}
 
     def to_json(self) -> dict[str, Any]:
         return {**self.summary(), "masked_tokens": self.tokens, "correct": self.correct}
@@ -56,15 +54,11 @@ class MaskedLMMetric(Metric):
     """Counts of masked tokens, and of those found."""
 
     def __init__(self, device: torch.device) -> None:
-        self.counts = torch.zeros(2, dtype=torch.int64, device=device)  # masked, found
+        super().__init__(device, (2,))  # masked, found
 
     def update(self, logits: torch.Tensor, labels: torch.Tensor) -> None:
         """Count (K, V) logits of (K,) tokens; some of these may be none, their label is -100."""
-        self.counts += torch.stack([(labels != IGNORED).sum(), (logits.argmax(dim=1) == labels).sum()])
-
-    def sum_ranks(self, ranks: Ranks) -> None:
-        ranks.sum_(self.counts)
+        self.counts[0] += torch.stack([(labels != IGNORED).sum(), (logits.argmax(dim=1) == labels).sum()])
 
     def compute(self, rows: int, loss: float) -> MaskedLMScores:
-        tokens, correct = self.counts.tolist()
-        return MaskedLMScores(rows, loss, tokens, correct)
+        return MaskedLMScores(rows, loss, *self.counts[0].tolist())

@@ -6,7 +6,6 @@ Shapes: B rows of a batch, N rows of a split.
 import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -28,9 +27,8 @@ class RegressionScores(Scores):
     pearson: float
     spearman: float
 
-    def summary(self) -> dict[str, Any]:
-        """Mean squared error, both correlations and rows."""
-        return {"loss": self.mean_loss, "pearson": self.pearson, "spearman": self.spearman, "rows": self.rows}
+    def scores(self) -> dict[str, float]:
+        return {"pearson": self.pearson, "spearman": self.spearman}
 
     def lines(self, names: Sequence[str]) -> Iterator[tuple[str, str]]:
         """Both correlations."""

@@ -78,15 +78,11 @@ class ModelFolder:
             self.folder = Folder.open(path)
         self.files: dict[str, FileInfo] = {}
         details = Fields(self.read_json(DETAILS, CorruptCacheError) or {}, path / DETAILS)
-        self.max_length: int | None = None
-        if "max_length" in details.raw:
-            self.max_length = details.integer("max_length", 1, MAX_LENGTH)
-        self.pair: bool | None = None
-        if "pair" in details.raw:
-            self.pair = details.check("pair", "true or false", lambda value: type(value) is bool)
-        if "files" in details.raw:
-            entries = [FileInfo(**file_entry(item, "a name", bool)) for item in details.objects("files")]
-            self.files = {entry.file: entry for entry in entries}
+        given, known = details.raw, (lambda value: type(value) is bool)
+        self.max_length = details.integer("max_length", 1, MAX_LENGTH) if "max_length" in given else None
+        self.pair: bool | None = details.check("pair", "true or false", known) if "pair" in given else None
+        entries = [file_entry(item, "a name", bool) for item in details.objects("files")] if "files" in given else []
+        self.files = {entry["file"]: FileInfo(**entry) for entry in entries}
 
     def __enter__(self) -> Self:
         return self

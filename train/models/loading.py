@@ -122,50 +122,58 @@ def load_weights(
             configuration.
     """
     empty = empty_model(config, kind)
-    encoder = empty.base_model_prefix + "."
-    path, remedy = folder.path, "; pass another model"
-    with folder.weights() as weights, library_errors(MismatchError, f"{path}: the weights cannot be loaded", remedy):
+    encoder, remedy = empty.base_model_prefix + ".", "; pass another model"
+    cannot_load = library_errors(MismatchError, f"{folder.path}: the weights cannot be loaded", remedy)
+    with folder.weights() as weights, quiet_transformers(), cannot_load:
         held = sum(math.prod(tensor.get_shape()) for tensor in weights.values())
         needed = sum(parameter.numel() for parameter in empty.base_model.parameters())
         if needed > 2 * held:
-            raise MismatchError(f"{path}: {CONFIG} describes {needed:,} weights, the files hold {held:,}{remedy}")
-        if new_head and any(name.startswith(encoder) for name in weights):
+            raise ValueError(f"{CONFIG} describes {needed:,} weights, the files hold {held:,}")
+        prefixed = any(name.startswith(encoder) for name in weights)  # or the encoder was saved alone
+        if new_head and prefixed:
             weights = {name: tensor for name, tensor in weights.items() if name.startswith(encoder)}
-        with quiet_transformers():
-            loaded: Any = type(empty).from_pretrained(
-                None,
-                config=config,
-                state_dict=weights,
-                dtype=torch.float32,  # without it, weights saved in half precision would stay so
-                ignore_mismatched_sizes=True,  # refused below, with a reason
-                output_loading_info=True,
-            )
-    model, report = as_model(loaded[0]), loaded[1]
-    for name, found, expected in sorted(report["mismatched_keys"]):
-        raise MismatchError(
-            f"{path}: the tensor {name!r} is {list(found)} in the files, {list(expected)} by {CONFIG}{remedy}"
+        loaded: Any = type(empty).from_pretrained(
+            None,
+            config=config,
+            state_dict=weights,
+            dtype=torch.float32,  # without it, weights saved in half precision would stay so
+            ignore_mismatched_sizes=True,  # refused below, with a reason
+            output_loading_info=True,
         )
-    of_encoder = {name for name in report["missing_keys"] if name.startswith(encoder) and "pooler" not in name}
-    new = bool(report["missing_keys"] - of_encoder)  # an encoder has a pooler for its head's sake alone
-    if of_encoder:
-        raise MismatchError(
-            f"{path}: the weights lack {len(of_encoder)} tensors of the encoder ({min(of_encoder)}, …), so it would "
-            f"compute with random numbers{remedy}"
-        )
-    for name, parameter in model.named_parameters(remove_duplicate=False):
-        if name in report["missing_keys"] and name.endswith("bias"):
-            nn.init.zeros_(parameter)  # as transformers has it, but for heads whose bias it leaves uninitialized
-    prefixed = any(name.startswith(encoder) for name in weights)  # or the encoder was saved alone
+        model, report = as_model(loaded[0]), loaded[1]
+        new = _check_loaded(model, report, encoder)
     left_out = [n for n in report["unexpected_keys"] if n.startswith(encoder * prefixed) and "pooler" not in n]
     if left_out:
         log(f"weights    {counted(len(left_out), 'tensor')} left out ({min(left_out)}, …): not described by {CONFIG}")
-    for name, parameter in model.named_parameters():
-        if not parameter.sum().isfinite() and not parameter.isfinite().all():
-            raise MismatchError(f"{path}: the tensor {name!r} holds numbers that are not finite{remedy}")
     width = min(8, usable_positions(model) or 8)
-    with torch.inference_mode(), quiet_transformers(), library_errors(MismatchError, f"{path}: fails on a row", remedy):
+    fails = library_errors(MismatchError, f"{folder.path}: fails on a row", remedy)
+    with torch.inference_mode(), quiet_transformers(), fails:
         model(input_ids=torch.full((1, width), config.pad_token_id or 0))
     return model, new
+
+
+def _check_loaded(model: PreTrainedModel, report: dict[str, Any], encoder: str) -> bool:
+    """Refuse a model whose encoder was not loaded as a whole; returns whether its head is new.
+
+    Raises:
+        ValueError: weights are missing, have other shapes or are not finite.
+    """
+    for name, found, expected in sorted(report["mismatched_keys"]):
+        raise ValueError(f"the tensor {name!r} is {list(found)} in the files, {list(expected)} by {CONFIG}")
+    missing = report["missing_keys"]
+    # An encoder has a pooler for its head's sake alone.
+    of_encoder = {name for name in missing if name.startswith(encoder) and "pooler" not in name}
+    if of_encoder:
+        raise ValueError(
+            f"they lack {len(of_encoder)} tensors of the encoder ({min(of_encoder)}, …), so it would compute with "
+            "random numbers"
+        )
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        if name in missing and name.endswith("bias"):
+            nn.init.zeros_(parameter)  # as transformers has it, but for heads whose bias it leaves uninitialized
+        if not parameter.sum().isfinite() and not parameter.isfinite().all():
+            raise ValueError(f"the tensor {name!r} holds numbers that are not finite")
+    return bool(missing)
 
 
 def model_digest(folder: Path) -> str:

@@ -1,6 +1,6 @@
 """Loading a trained model, for evaluation or prediction."""
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,25 +25,12 @@ DEFAULT_MAX_LENGTH = 512
 """Tokens a text is truncated to where neither the model nor its folder gives a limit."""
 
 
-@dataclass(frozen=True)
-class TextClassifier:
+def load_text_classifier(path: Path, device: torch.device) -> tuple[PreTrainedModel, Any, bool | None]:
     """A trained classifier of texts.
 
-    Attributes:
-        model: on its device.
-        tokenizer: a `tokenizers.Tokenizer` that truncates to what the model takes, without padding.
-        max_length: tokens of the longest row.
-        pair: whether it takes pairs of texts; None where its folder does not say so.
-    """
-
-    model: PreTrainedModel
-    tokenizer: Any
-    max_length: int
-    pair: bool | None
-
-
-def load_text_classifier(path: Path, device: torch.device) -> TextClassifier:
-    """A trained classifier with its tokenizer.
+    Returns:
+        The model, on its device; its `tokenizers.Tokenizer`, which truncates to what the model takes, without padding;
+        and whether it takes pairs of texts, None where its folder does not say so.
 
     Raises:
         InputError: it is not a trained classifier, or it has no tokenizer.
@@ -60,21 +47,16 @@ def load_text_classifier(path: Path, device: torch.device) -> TextClassifier:
         side = "left" if (folder.read_json(TOKENIZER_CONFIG) or {}).get("truncation_side") == "left" else "right"
     with library_errors(InputError, f"{path / TOKENIZER}: cannot truncate to {max_length:,} tokens"):
         tokenizer.enable_truncation(max_length, direction=side)
-    return TextClassifier(model, tokenizer, max_length, folder.pair)
+    return model, tokenizer, folder.pair
 
 
 def _load_classifier(folder: ModelFolder, device: torch.device, required: CacheRequirements | None) -> PreTrainedModel:
     config, path = read_config(folder), folder.path
-    if is_masked(config):
-        raise InputError(
-            f"{path} is a masked language model, which gives no labels; train a classifier from it: "
-            f"train run --cache CACHE --model {path}"
-        )
     if not has_trained_head(config):
-        raise InputError(
-            f"{path} is not a trained classifier ({config.architectures}); train one from it: "
-            f"train run --cache CACHE --model {path}"
-        )
+        kind = f"not a trained classifier ({config.architectures})"
+        if is_masked(config):
+            kind = "a masked language model, which gives no labels"
+        raise InputError(f"{path} is {kind}; train a classifier from it: train run --cache CACHE --model {path}")
     if required is not None:
         _check_labels(folder, required)
         check_fit(folder, config, required, evaluated=True)

@@ -4,8 +4,6 @@ from collections.abc import Callable, Mapping
 
 from cache.console.progress import Progress
 
-from ..runtime.distributed import Ranks
-
 CELL = 8
 """Minimum width of a column of the table of epochs."""
 
@@ -24,13 +22,6 @@ class TrainingProgress:
         self.steps = Progress("training", 0, "steps", quiet=quiet)
         self.evaluation: Progress | None = None
         self.titles: list[str] = []
-
-    @classmethod
-    def of_rank(
-        cls, ranks: Ranks, quiet: bool, report: Callable[[str], None], alarm: Callable[[str], None]
-    ) -> "TrainingProgress":
-        """What a rank shows: the first one as asked for, the others nothing."""
-        return cls(quiet, report, alarm) if ranks.first else cls(True, report, lambda text: None)
 
     def begin(self, total: int, done: int = 0) -> None:
         """Start the clock and show the bar of a run of `total` steps, of which `done` were done before."""

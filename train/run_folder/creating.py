@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import NoReturn
 
@@ -100,9 +100,8 @@ def _check_empty(out: str) -> None:
     raise InputError(f"--out {out} already exists and is not empty; {hint}pass another --out")
 
 
-@contextmanager
-def lock_run(run: Folder) -> Iterator[bool]:
-    """Keep other processes from training the same run. Yields False where the file system has no locks.
+def lock_run(run: Folder) -> AbstractContextManager[bool]:
+    """Keep other processes from training the same run. Its value is False where the file system has no locks.
 
     Raises:
         InputError: another process is training it.
@@ -111,5 +110,4 @@ def lock_run(run: Folder) -> Iterator[bool]:
     def refuse() -> NoReturn:
         raise InputError(f"{run.path} is being trained by another process; wait for it, or stop it first")
 
-    with run.locked(refuse) as held:
-        yield held
+    return run.locked(refuse)

@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 
 from cache.common.files import storage_errors
 from cache.common.folder import Folder
-from cache.errors import CacheError, CorruptCacheError, FormatVersionError, InputError, StorageError
+from cache.errors import CacheError, CorruptCacheError, FormatVersionError, InputError
 from cache.format.checksummed_json import MAX_COUNT, Fields, seal, unseal
 from cache.format.files import FileInfo, file_entry
 
@@ -83,13 +83,11 @@ def open_run(path: Path) -> Folder:
         InputError: there is none.
         StorageError: it cannot be opened.
     """
-    try:
-        with storage_errors(path, "open"):
+    with storage_errors(path, "open"):
+        try:
             return Folder.open(path)
-    except StorageError as error:
-        if isinstance(error.__cause__, FileNotFoundError | NotADirectoryError):
+        except (FileNotFoundError, NotADirectoryError):
             raise _no_run(path, "there is no such folder") from None
-        raise
 
 
 def _no_run(path: Path, reason: str) -> InputError:

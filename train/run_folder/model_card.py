@@ -15,6 +15,7 @@ from transformers import PretrainedConfig
 from cache.common.hub import PACKAGED
 from cache.console.output import printable
 from cache.console.progress import clock
+from cache.console.text import listed
 from cache.format.manifest import Manifest
 from cache.format.tasks import MLM
 
@@ -55,7 +56,6 @@ def model_card(name: str, info: RunInfo, config: PretrainedConfig, manifest: Man
         records: of the run's epochs and evaluations, as `joined_records` gives them.
     """
     task = pipeline_of(config)
-    evaluations = [record for record in records if record["kind"] == "eval"]
     front = _front_matter(name, info, task, manifest, exported_evaluation(records, info.settings))
     parts = [
         f"---\n{front}\n---\n",
@@ -64,7 +64,7 @@ def model_card(name: str, info: RunInfo, config: PretrainedConfig, manifest: Man
         "## How to use it\n",
         _usage(task, config, manifest),
         "## Results\n",
-        _results(records, evaluations, info, manifest),
+        _results(records, info, manifest),
         "## How it was trained\n",
         _table([("", ""), *_facts(info, manifest, records)]),
         "### Settings\n",
@@ -82,29 +82,27 @@ def pipeline_of(config: PretrainedConfig) -> str | None:
 def _front_matter(name: str, info: RunInfo, task: str | None, manifest: Manifest, scores: Json | None) -> str:
     from huggingface_hub import EvalResult, ModelCardData
 
-    source, dataset = manifest.source, None
-    if source.get("kind") == "hub":
-        dataset = str(source["dataset"])
+    source, trained_for, scores = manifest.source, str(info.settings.task), scores or {}
+    dataset = str(source["dataset"]) if source.get("kind") == "hub" else None
     results = [
         EvalResult(
-            task_type=task or _kind(info, manifest),
+            task_type=task or trained_for,
             dataset_type=dataset or info.cache_name,
             dataset_name=info.cache_name,
-            dataset_split=(scores or {})["split"],
+            dataset_split=scores["split"],
             metric_type=METRICS.get(score, score),
             metric_name=TITLES.get(score, score),
             metric_value=value,
         )
-        for score, value in _scores(scores or {})
+        for score, value in _scores(scores)
     ]
     data = ModelCardData(
         library_name="transformers",
         pipeline_tag=task,
         base_model=_hub_id(info),
         datasets=[dataset] if dataset else None,
-        tags=["lengthwise", _kind(info, manifest)],
-        metrics=list(dict.fromkeys(str(result.metric_type) for result in results if result.metric_type != "loss"))
-        or None,
+        tags=["lengthwise", trained_for],
+        metrics=list(dict.fromkeys(METRICS.get(name, name) for name, _ in _scores(scores) if name != "loss")) or None,
         eval_results=results or None,
         model_name=name,
     )
@@ -128,19 +126,12 @@ def _base(info: RunInfo) -> str:
     return _code(_hub_id(info) or Path(str(info.settings.model)).name)
 
 
-def _kind(info: RunInfo, manifest: Manifest) -> str:
-    """What the model was trained for; a cache with labels serves masked language modelling as well."""
-    return info.settings.task or manifest.task.kind
-
-
 def _task(info: RunInfo, manifest: Manifest) -> str:
-    task = manifest.task
-    if _kind(info, manifest) == MLM:
-        return f"masked language modelling{' of pairs of texts' * task.pair}"
-    names = [_code(label) for label in task.label_names[:LABELS_SHOWN]]
-    more = [f"and {len(task.label_names) - LABELS_SHOWN:,} more"] if len(task.label_names) > LABELS_SHOWN else []
-    labels = f", labels {', '.join([*names, *more])}" if names else ""
-    return f"{task.kind}{' of pairs of texts' * task.pair}{labels}"
+    task, pairs = manifest.task, " of pairs of texts" * manifest.task.pair
+    if info.settings.task == MLM:  # which a cache with labels serves as well
+        return f"masked language modelling{pairs}"
+    labels = f", labels {listed(list(map(_code, task.label_names)), LABELS_SHOWN)}" if task.label_names else ""
+    return f"{task.kind}{pairs}{labels}"
 
 
 def _usage(task: str | None, config: PretrainedConfig, manifest: Manifest) -> str:
@@ -156,55 +147,44 @@ def _usage(task: str | None, config: PretrainedConfig, manifest: Manifest) -> st
     options = f", truncation=True, max_length={manifest.max_length}" if task == "text-classification" else ""
     if task == "text-classification" and manifest.task.kind == "multi-label":
         options += ", top_k=None"
-    return "\n".join(
-        [
-            "```python",
-            "from transformers import pipeline",
-            "",
-            f'model = pipeline("{task}", model="path/to/this/folder")  # or its name on the Hub',
-            f"print(model({example}{options}))",
-            "```",
-            "",
-            truncated,
-        ]
-    )
+    return f'''```python
+from transformers import pipeline
+
+model = pipeline("{task}", model="path/to/this/folder")  # or its name on the Hub
+print(model({example}{options}))
+```
+
+{truncated}'''
 
 
-def _results(records: Sequence[Json], evaluations: Sequence[Json], info: RunInfo, manifest: Manifest) -> str:
+def _results(records: Sequence[Json], info: RunInfo, manifest: Manifest) -> str:
     """What came of each epoch and evaluation, as a table."""
+    evaluations = [record for record in records if record["kind"] == "eval"]
     by_step = {record["step"]: record for record in evaluations}
-    ends = {record["step"] for record in records if record["kind"] == "epoch"}
+    epochs = {record["step"]: record for record in records if record["kind"] == "epoch"}
     names = [name for name, _ in _scores(evaluations[-1])] if evaluations else []
-    heads = [
-        "epoch",
-        "step",
-        "train loss",
-        *(f"eval {name}" if name == "loss" else TITLES.get(name, name) for name in names),
-    ]
-    rows = [(*heads, "padding", "training time")]
-    for record in records:
-        if record["kind"] == "epoch":
-            found = by_step.get(record["step"], {})
-            numbers = [record["loss"], *(found.get(name) for name in names)]
-            time = clock(record["seconds"]) if "seconds" in record else ""
-            shown = [str(record["epoch"]), f"{record['step']:,}", *map(_number, numbers)]
-            rows.append((*shown, f"{record['padded_tokens'] / max(record['real_tokens'], 1) - 1:.1%}", time))
-        elif record["kind"] == "eval" and record["step"] not in ends:
-            rows.append(("", f"{record['step']:,}", "", *(_number(record.get(name)) for name in names), "", ""))
+    titles = [f"eval {name}" if name == "loss" else TITLES.get(name, name) for name in names]
+    rows = [("epoch", "step", "train loss", *titles, "padding", "training time")]
+    for step in sorted(epochs.keys() | by_step.keys()):
+        epoch, scores = epochs.get(step, {}), by_step.get(step, {})
+        numbers = [epoch.get("loss"), *(scores.get(name) for name in names)]
+        padding = f"{epoch['padded_tokens'] / max(epoch['real_tokens'], 1) - 1:.1%}" if epoch else ""
+        time = clock(epoch["seconds"]) if "seconds" in epoch else ""
+        rows.append((str(epoch.get("epoch", "")), f"{step:,}", *map(_number, numbers), padding, time))
     lines = [_table(rows)]
     if evaluations:
         more = f" and every {info.settings.eval_steps:,} steps" if info.settings.eval_steps else ""
         lines.append(f"Evaluated on {_rows(evaluations[-1], manifest)} after each epoch{more}.\n")
-    final = exported_evaluation(records, info.settings)
-    if final and info.settings.keep_best:
-        best = exported_evaluation(evaluations, info.settings)
-        step = f", step {best['step']:,}" if best and info.settings.eval_steps else ""
+    best = exported_evaluation(evaluations, info.settings)
+    if best and info.settings.keep_best:
+        step = f", step {best['step']:,}" if info.settings.eval_steps else ""
         lines.append(
-            f"The model is that of epoch {final['epoch']}{step}, the best by {_code(info.settings.keep_best)}.\n"
+            f"The model is that of epoch {best['epoch']}{step}, the best by {_code(info.settings.keep_best)}.\n"
         )
+    final = exported_evaluation(records, info.settings)
     if final and final["kind"] == "test":
-        scores = ", ".join(f"{TITLES.get(name, name)} {_number(value)}" for name, value in _scores(final))
-        lines.append(f"On {_rows(final, manifest)}, evaluated once at the end: {scores}.\n")
+        found = ", ".join(f"{TITLES.get(name, name)} {_number(value)}" for name, value in _scores(final))
+        lines.append(f"On {_rows(final, manifest)}, evaluated once at the end: {found}.\n")
     return "\n".join(lines)
 
 
@@ -234,11 +214,8 @@ def _facts(info: RunInfo, manifest: Manifest, records: Sequence[Json]) -> Iterab
     yield "steps", f"{epochs[-1]['step'] if epochs else info.total_steps:,}"  # fewer where --early-stopping ended it
     yield "device", _plain(str(environment.get("device")))
     versions = {"lengthwise": _version(), **{name: environment.get(name) for name in ("torch", "transformers")}}
-    yield (
-        "versions",
-        ", ".join(f"{name} {found}" for name, found in versions.items() if found)
-        + f", Python {platform.python_version()}",
-    )
+    versions["Python"] = platform.python_version()
+    yield "versions", ", ".join(f"{name} {found}" for name, found in versions.items() if found)
 
 
 def _source(source: Json) -> str:

@@ -99,17 +99,13 @@ class Records:
         self.file.close()
 
 
-def finite(content: Json) -> Json:
-    """A copy in which every number that is not finite is None, so that it is valid JSON."""
-    return {name: _finite(value) for name, value in content.items()}
-
-
-def _finite(value: Any) -> Any:
+def finite(value: Any) -> Any:
+    """A copy of JSON in which every number that is not finite is None."""
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, dict):
-        return finite(value)
-    return [_finite(item) for item in value] if isinstance(value, list | tuple) else value
+        return {name: finite(item) for name, item in value.items()}
+    return [finite(item) for item in value] if isinstance(value, list | tuple) else value
 
 
 def read_records(run: Folder, name: str) -> list[Json]:

@@ -10,7 +10,8 @@ import json
 import math
 import os
 import secrets
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -20,6 +21,7 @@ from cache.common.hub import user_path
 from cache.errors import InputError, LengthwiseError
 from cache.format.checksummed_json import Fields
 
+from ..models.library_errors import library_errors
 from ..settings import AUTO, OFF, Settings
 from .folder import METRICS, Json, RunInfo
 
@@ -136,41 +138,27 @@ class Trackers:
         self.lost: dict[str, int] = {}
         self.step = 0
 
-    def log(self, record: Json, to: Iterable[str] | None = None) -> None:
-        """Log a record to all trackers, or to those named."""
+    def log(self, record: Json, fresh_only: bool = False) -> None:
+        """Log a record to all trackers, or to those that have none of this run yet."""
         kind, step, values = record["kind"], record["step"], curves(record)
-        for name in list(self.open if to is None else to):
-            self._try(name, lambda tracker: tracker.log(kind, step, values))
+        for name, tracker in list(self.open.items()):
+            if tracker.fresh or not fresh_only:
+                with self.dropping(name):
+                    tracker.log(kind, step, values)
         self.step = step
 
-    @property
-    def fresh(self) -> list[str]:
-        """The names of those that have no records of this run yet."""
-        return [name for name, tracker in self.open.items() if tracker.fresh]
-
-    def catch_up(self, records: Iterable[Json]) -> None:
-        """Log earlier records to the trackers that have none of this run."""
-        fresh = self.fresh
-        for record in records:
-            self.log(record, fresh)
-
-    def drop(self, name: str, error: Exception) -> None:
-        """Remove a tracker that failed, with a warning."""
-        self.open.pop(name, None)
-        self.lost[name] = self.step
-        self.warn(
-            f"warning: --{name} failed after step {self.step:,} and receives no more records: {_reason(error)}; "
-            f"training goes on, and its records are in {METRICS} all the same"
-        )
-
-    def _try(self, name: str, action: Callable[[Tracker], None]) -> None:
-        tracker = self.open.get(name)
-        if tracker is None:
-            return
+    @contextmanager
+    def dropping(self, name: str) -> Iterator[None]:
+        """Within it any error drops a tracker, with a warning: none may stop a run."""
         try:
-            action(tracker)
-        except Exception as error:  # noqa: BLE001  # no error of a tracker may stop a run
-            self.drop(name, error)
+            yield
+        except Exception as error:  # noqa: BLE001
+            self.open.pop(name, None)
+            self.lost[name] = self.step
+            self.warn(
+                f"warning: --{name} failed after step {self.step:,} and receives no more records: {_reason(error)}; "
+                f"training goes on, and its records are in {METRICS} all the same"
+            )
 
     def __enter__(self) -> Self:
         return self
@@ -178,8 +166,9 @@ class Trackers:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        for name in list(self.open):
-            self._try(name, lambda tracker: tracker.close(failed=error is not None))
+        for name, tracker in list(self.open.items()):
+            with self.dropping(name):
+                tracker.close(failed=error is not None)
 
 
 def open_trackers(
@@ -204,19 +193,14 @@ def open_trackers(
     }
     trackers = Trackers(warn)
     trackers.step = step or 0
-    for name, target in requested(settings).items():
-        try:
-            trackers.open[name] = openers[name](target)
-        except Exception as error:
-            if step is not None:
-                trackers.drop(name, error)
-                continue
-            trackers.__exit__(type(error), error, None)
-            if isinstance(error, LengthwiseError):
-                raise
-            raise LengthwiseError(
-                f"--{name} could not be opened: {_reason(error)}; nothing was trained, start again with or without it"
-            ) from error
+    remedy = "; nothing was trained, start again with or without it"
+    with ExitStack() as opened:
+        opened.enter_context(trackers)
+        for name, target in requested(settings).items():
+            refusing = library_errors(LengthwiseError, f"--{name} could not be opened", remedy)
+            with refusing if step is None else trackers.dropping(name):
+                trackers.open[name] = openers[name](target)
+        opened.pop_all()
     return trackers
 
 

@@ -8,14 +8,14 @@ in a forked process with a memory limit.
 import contextlib
 import gzip
 import itertools
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
 from cache.common.files import open_regular
 from cache.common.forked import Forked
-from cache.common.table_files import DELIMITERS, FORMATS, JSON, MAX_NAME, PARQUET, other_delimiter, parse_delimiter
+from cache.common.table_files import BY_NAME, DELIMITERS, FORMATS, JSON, MAX_NAME, PARQUET, Cells, other_delimiter
 from cache.errors import InputError
 
 from .parsing import Lines, Row, check_header, csv_rows, json_rows
@@ -93,16 +93,16 @@ class Table:
         Raises:
             InputError: there is no such column, or nothing tells which one it is.
         """
-        names = ", ".join(map(repr, self.columns[:20]))
-        if text is None and len(self.columns) == 1:
-            self._check_name(self.columns[0])
+        names = ", ".join(map(repr, self.columns[:20])) or "no column"
         for flag, name in (("--text", text), ("--text-pair", pair)):
             if name is not None and name not in self.columns:
                 raise InputError(f"{self.path} has no column {name!r} for {flag}; it has {names}")
-        if text is None and TEXT_COLUMN not in self.columns and len(self.columns) > 1:
+        if text is None and len(self.columns) == 1:
+            text = self.columns[0]
+            self._check_name(text)
+        elif text is None and TEXT_COLUMN not in self.columns:
             raise InputError(f"nothing tells which column of {self.path} is the text; pass --text with one of {names}")
-        first = text or (TEXT_COLUMN if TEXT_COLUMN in self.columns else self.columns[0])
-        return (first,) if pair is None else (first, pair)
+        return (text or TEXT_COLUMN, *([] if pair is None else [pair]))
 
     def _check_name(self, name: str) -> None:
         """Refuse an only column whose name looks like several names, or like a text.
@@ -111,11 +111,12 @@ class Table:
             InputError: it does.
         """
         mark = other_delimiter(name) if self.kind in DELIMITERS else ""
-        if not mark and len(name) <= MAX_NAME:
-            return
-        reason = "is its first line a row? Then put a line such as text above it"
         if mark:
             reason = f"are its cells separated by something else than commas? Then pass --delimiter {mark}"
+        elif len(name) > MAX_NAME:
+            reason = "is its first line a row? Then put a line such as text above it"
+        else:
+            return
         raise InputError(
             f"{self.path} has one column, called {name!r:.100}; {reason}; if that is its name, pass it as --text"
         )
@@ -128,12 +129,12 @@ def format_of(path: Path) -> str | None:
     return None if kind == PARQUET and name.endswith(".gz") else kind
 
 
-def open_table(path: Path, delimiter: str | None = None) -> Table:
+def open_table(path: Path, cells: Cells = BY_NAME) -> Table:
     """Open a file of rows and read its first chunk.
 
     Args:
         path: of the file.
-        delimiter: what separates the cells of csv, as it is typed, where its ending does not say it.
+        cells: how csv is cut into them.
 
     Raises:
         InputError: it cannot be read as what its ending says, its ending says nothing, or it has no rows.
@@ -144,12 +145,11 @@ def open_table(path: Path, delimiter: str | None = None) -> Table:
             f"--file {path}: its ending does not say what it is; expected {', '.join(READABLE)}, or .gz behind one "
             "that is not parquet; without --out a file is read as one text per line"
         )
-    if delimiter is not None and kind not in DELIMITERS:
-        raise InputError(f"--delimiter is for {' and '.join(DELIMITERS)}, but --file {path} is {kind}; leave it out")
-    mark = None if delimiter is None else parse_delimiter(delimiter)
+    if cells != BY_NAME and kind not in DELIMITERS:
+        raise InputError(f"{cells.flag} is for {' and '.join(DELIMITERS)}, but --file {path} is {kind}; leave it out")
     try:
         size = path.stat().st_size
-        chunks = _parquet_chunks(path, size) if kind == PARQUET else _text_chunks(path, kind, mark)
+        chunks = _parquet_chunks(path, size) if kind == PARQUET else _text_chunks(path, kind, cells)
         first = next(chunks, None)
     except OSError as error:
         raise InputError(f"--file {path} cannot be read ({error.strerror or error})") from None
@@ -160,16 +160,17 @@ def open_table(path: Path, delimiter: str | None = None) -> Table:
     return Table(path, kind, first.columns, size, itertools.chain([first], chunks))
 
 
-def _text_chunks(path: Path, kind: str, delimiter: str | None) -> Iterator[Chunk]:
-    parse: Callable[[Path, Iterable[str]], Iterator[Row]] = {
-        JSON: json_rows,
-        TEXT: lambda _, lines: ({TEXT_COLUMN: line.rstrip("\r\n")} for line in lines),
-    }.get(kind) or (lambda path, lines: csv_rows(path, lines, delimiter or DELIMITERS[kind]))
+def _text_chunks(path: Path, kind: str, cells: Cells) -> Iterator[Chunk]:
     with open_regular(path) as stored:
         packed = path.suffix.lower() == ".gz"
-        plain = cast(BinaryIO, gzip.GzipFile(fileobj=stored)) if packed else stored
-        lines = Lines(path, plain)
-        rows, done = parse(path, lines), 0
+        lines = Lines(path, cast(BinaryIO, gzip.GzipFile(fileobj=stored)) if packed else stored)
+        if kind == JSON:
+            rows = json_rows(path, lines)
+        elif kind == TEXT:
+            rows = ({TEXT_COLUMN: line.rstrip("\r\n")} for line in lines)
+        else:
+            rows = csv_rows(path, lines, cells.delimiter or DELIMITERS[kind], cells.quotes)
+        done = 0
         while True:
             held: list[Row] = []
             began = lines.size

@@ -3,13 +3,14 @@
 A file is written under a temporary name and renamed once it is complete.
 """
 
+import codecs
 import contextlib
 import csv
-import io
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, Protocol
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from cache.common.files import storage_errors
 from cache.common.folder import Folder
@@ -20,6 +21,7 @@ from .reading import Chunk
 
 if TYPE_CHECKING:
     import pyarrow as pa
+    import pyarrow.parquet
 
 NUMBER, NAME, NUMBERS, NAMES = "number", "name", "numbers", "names"
 """Types of the columns that are added: float32, text, and lists of them."""
@@ -28,25 +30,9 @@ LINE_ENDS = {0x85: "\\u0085", 0x2028: "\\u2028", 0x2029: "\\u2029"}
 """Characters that end a line for some readers, though not in JSON."""
 
 
-def json_line(row: Mapping[str, Any]) -> str:
-    """A row as a line of JSON, without the characters at which readers of lines may split it."""
-    return json.dumps(row, ensure_ascii=False, default=str).translate(LINE_ENDS)
-
-
-class Writer(Protocol):
-    """Writes rows and their predictions, chunk by chunk."""
-
-    def write(self, chunk: Chunk, added: Mapping[str, Sequence[Any]]) -> None:
-        """Write a chunk's rows; `added` holds a value for each row by the column's name, None for none.
-
-        Raises:
-            InputError: the format cannot hold the rows; the message names another one.
-        """
-        ...
-
-    def close(self) -> None:
-        """Write what ends the file."""
-        ...
+Write = Callable[[Chunk, Mapping[str, Sequence[Any]]], None]
+"""Writes a chunk's rows; the mapping holds a value for each row by the added column's name, None for none. It raises an
+`InputError` that names another format where this one cannot hold the rows."""
 
 
 def check_out(out: Path, source: Path, force: bool) -> None:
@@ -68,8 +54,8 @@ def check_out(out: Path, source: Path, force: bool) -> None:
 
 
 @contextlib.contextmanager
-def open_writer(out: Path, columns: Mapping[str, str]) -> Iterator[Writer]:
-    """A writer of a file, which is there at the end, complete, or not at all.
+def open_writer(out: Path, columns: Mapping[str, str]) -> Iterator[Write]:
+    """Write a file, which is there at the end, complete, or not at all.
 
     Args:
         out: checked by `check_out`.
@@ -80,34 +66,27 @@ def open_writer(out: Path, columns: Mapping[str, str]) -> Iterator[Writer]:
     """
     kind = FORMATS[out.suffix.lower()]
     with storage_errors(out), Folder.open(out.parent) as folder, folder.replace(out.name) as file:
-        writer: Writer
         if kind == PARQUET:
-            writer = _ParquetWriter(file, columns)
+            with contextlib.closing(_ParquetWriter(file, columns)) as writer:
+                yield writer.write
+        elif kind == JSON:
+            yield partial(_write_json, file)
         else:
-            writer = _JsonWriter(file) if kind == JSON else _CsvWriter(file, DELIMITERS[kind])
-        try:
-            yield writer
-        finally:
-            writer.close()
+            yield _CsvWriter(file, DELIMITERS[kind]).write
 
 
-class _JsonWriter:
-    def __init__(self, file: BinaryIO) -> None:
-        self.file = file
-
-    def write(self, chunk: Chunk, added: Mapping[str, Sequence[Any]]) -> None:
-        for number, row in enumerate(_rows(chunk)):
-            line = json_line({**row, **{name: values[number] for name, values in added.items()}})
-            self.file.write(line.encode("utf-8", "backslashreplace") + b"\n")  # a lone surrogate stays an escape
-
-    def close(self) -> None:
-        pass
+def _write_json(file: BinaryIO, chunk: Chunk, added: Mapping[str, Sequence[Any]]) -> None:
+    for number, row in enumerate(_rows(chunk)):
+        values = {name: values[number] for name, values in added.items()}
+        # Without the characters at which readers of lines may split it; a lone surrogate stays an escape.
+        line = json.dumps({**row, **values}, ensure_ascii=False, default=str).translate(LINE_ENDS)
+        file.write(line.encode("utf-8", "backslashreplace") + b"\n")
 
 
 class _CsvWriter:
     def __init__(self, file: BinaryIO, delimiter: str) -> None:
-        self.text = io.TextIOWrapper(file, "utf-8", "backslashreplace", newline="", write_through=True)
-        self.rows = csv.writer(self.text, delimiter=delimiter, lineterminator="\n")
+        text = codecs.getwriter("utf-8")(file, "backslashreplace")
+        self.rows = csv.writer(text, delimiter=delimiter, lineterminator="\n")
         self.columns: tuple[str, ...] = ()
 
     def write(self, chunk: Chunk, added: Mapping[str, Sequence[Any]]) -> None:
@@ -118,9 +97,6 @@ class _CsvWriter:
         for number, row in enumerate(_rows(chunk)):
             values = [*(row.get(name) for name in self.columns), *(values[number] for values in added.values())]
             self.rows.writerow(map(_cell, values))
-
-    def close(self) -> None:
-        self.text.detach()
 
 
 def _cell(value: Any) -> str:
@@ -136,41 +112,37 @@ class _ParquetWriter:
 
         kinds = {NUMBER: pa.float32(), NAME: pa.string(), NUMBERS: pa.list_(pa.float32()), NAMES: pa.list_(pa.string())}
         self.file, self.types = file, {name: kinds[kind] for name, kind in columns.items()}
-        self.columns: tuple[str, ...] = ()
-        self.schema: Any = None
-        self.writer: Any = None
+        self.writer: pyarrow.parquet.ParquetWriter | None = None
 
     def write(self, chunk: Chunk, added: Mapping[str, Sequence[Any]]) -> None:
         import pyarrow as pa
         import pyarrow.parquet
 
-        if self.writer is None:
-            self.columns = chunk.columns
-        _check_columns(chunk, self.columns)
         table = chunk.content if isinstance(chunk.content, pa.Table) else self._table(chunk)
         for name, values in added.items():
             table = table.append_column(name, pa.array(values, self.types[name]))
         if self.writer is None:
-            self.schema = table.schema
-            self.writer = pyarrow.parquet.ParquetWriter(self.file, self.schema)
+            self.writer = pyarrow.parquet.ParquetWriter(self.file, table.schema)
         self.writer.write_table(table)
 
     def _table(self, chunk: Chunk) -> "pa.Table":
-        """A chunk of rows, in the types of the first one."""
+        """A chunk of rows, in the columns and types of the first one."""
         import pyarrow as pa
 
+        known = {} if self.writer is None else {field.name: field.type for field in self.writer.schema}
+        names = [name for name in known if name not in self.types] or chunk.columns
+        _check_columns(chunk, names)
         arrays = []
-        for name in self.columns:
-            kind = None if self.schema is None else self.schema.field(name).type
+        for name in names:
             try:
-                array = pa.array(chunk.values(name), kind)
+                array = pa.array(chunk.values(name), known.get(name))
             except (pa.ArrowException, OverflowError, UnicodeError) as error:
                 raise InputError(
                     f"--out: the column {name!r} holds values that no parquet column holds together ({error}), in rows "
                     f"{chunk.first_row:,} to {chunk.first_row + len(chunk) - 1:,}; write --out FILE.jsonl"
                 ) from None
             arrays.append(array.cast(pa.string()) if pa.types.is_null(array.type) else array)
-        return pa.Table.from_arrays(arrays, list(self.columns))
+        return pa.Table.from_arrays(arrays, list(names))
 
     def close(self) -> None:
         if self.writer is not None:
@@ -184,7 +156,7 @@ def _rows(chunk: Chunk) -> list[dict[str, Any]]:
         raise InputError(f"--out: the rows cannot be written as text ({error}); write --out FILE.parquet") from None
 
 
-def _check_columns(chunk: Chunk, columns: tuple[str, ...]) -> None:
+def _check_columns(chunk: Chunk, columns: Collection[str]) -> None:
     """Refuse fields of JSON that no row of the first chunk had."""
     if new := [name for name in chunk.columns if name not in columns]:
         raise InputError(
