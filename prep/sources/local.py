@@ -59,7 +59,7 @@ def open_files(arguments: Sequence[str], asked: Columns, forked: Forked) -> Sour
     paths = [path for files in found for path in files]
     twice = [path for path, times in Counter(paths).items() if times > 1]
     if twice:
-        raise InputError(f"{min(twice)} is given twice; name each file once")
+        raise InputError(f"{twice[0]} is given twice; name each file once")
     if any(split for split, _ in given):
         check_all_named({pattern: split or None for split, pattern in given})
     splits: dict[str, list[SourcePath]] = {}
