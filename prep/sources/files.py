@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from cache.common.forked import BATCH_BYTES, Forked
+from cache.common.table_files import Cells
 from cache.errors import InputError
 
-from ..columns import Cells, Columns, PartedStream, Stream
+from ..columns import Columns, PartedStream, Stream
 from ..parsing.cutting import FilePart, cut_tables
 from ..parsing.readers import holds_lists, names_of, read_tables, read_texts
 from ..parsing.remote_path import SourcePath, each
@@ -37,11 +38,6 @@ def longest_row(forked: Forked) -> int:
 
 def column_names(paths: Sequence[SourcePath], cells: Cells, forked: Forked) -> list[list[str]]:
     """The columns of each of some table files.
-
-    Args:
-        paths: the files.
-        cells: how a csv or text file is cut into them.
-        forked: reads them.
 
     Raises:
         InputError: a file cannot be read as what its ending says.
