@@ -12,12 +12,11 @@ from typing import TYPE_CHECKING
 
 from cache.common.forked import BATCH_BYTES, Forked
 from cache.common.table_files import Cells
-from cache.errors import InputError
 
 from ..columns import Columns, PartedStream, Stream
 from ..parsing.cutting import FilePart, cut_tables, neighbours
 from ..parsing.readers import holds_lists, names_of, read_tables, read_texts
-from ..parsing.remote_path import SourcePath, each
+from ..parsing.remote_path import SourcePath, changed, each
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -87,7 +86,7 @@ def watch(paths: Sequence[SourcePath]) -> Callable[[Stream], Stream]:
             yield from stream()
             for path, look in zip(paths, before, strict=True):
                 if _look(path) != look:
-                    raise InputError(f"{path} changed while it was being read; build again once nothing writes to it")
+                    raise changed(path)
 
         return batches
 
