@@ -15,6 +15,7 @@ from pathlib import Path
 from cache import Cache, open_cache
 from cache.common.folder import Folder
 from cache.common.hub import user_path
+from cache.common.table_files import BY_NAME
 from cache.console.progress import ConsoleProgress
 from cache.console.text import counted
 from cache.errors import InputError
@@ -28,7 +29,6 @@ from cache.writing.writer import write_manifest, write_tokenizer
 
 from .at_url import check_other_push, existing_at_url, find_place, lacks_epochs, push_built, stored
 from .choices import CHUNK, DROP, LOCAL
-from .columns import BY_NAME
 from .corpus.missing import FilledRows, noting_left_out
 from .corpus.source import STDIN, Source
 from .existing import existing_cache, wanted_manifest

@@ -83,8 +83,8 @@ def _sources(context: click.Context, parameter: click.Parameter, incomplete: str
 @click.option(
     "--quotes/--no-quotes",
     default=None,
-    help="Whether quotes around their cells may hold delimiters and line breaks, or are part of the text.  [default: "
-    "yes; an error where that is unlikely]",
+    help="Whether quotes around cells may hold delimiters and line breaks, or are part of the text.  [default: yes; an "
+    "error where that is unlikely]",
 )
 @_choice("--missing", MISSING, "error", "What becomes of rows whose text or label is missing or empty.")
 @click.option("--text", help="Column of the text.  [default: text, review, sentence, …]")

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from cache.common.table_files import BY_NAME, Cells
 from cache.errors import InputError
 from cache.format.checksummed_json import Json
 
@@ -23,30 +24,6 @@ TEXT, PAIR, LABEL, LABELS = "text", "text_pair", "label", "labels"
 Stream = Callable[[], Iterator["pa.RecordBatch"]]
 """A function that starts reading from the front and yields record batches with the columns text, perhaps text_pair,
 and label, or labels: a struct with a field for each class where each has a column; no labels where none are wanted."""
-
-
-@dataclass(frozen=True)
-class Cells:
-    """How csv and text files are cut into cells.
-
-    Attributes:
-        delimiter: what separates cells; None = what the names of files say.
-        quotes: whether quotes around a cell may hold delimiters and line breaks; where not, they are part of the text.
-            None = they may, but it is an error where cells between tabs hold both, as they do if quotes are text.
-    """
-
-    delimiter: str | None = None
-    quotes: bool | None = None
-
-    @property
-    def identity(self) -> Json:
-        """What a cache's manifest says of them: nothing of what is as the names of files say."""
-        quotes = {} if self.quotes is None else {"quotes": self.quotes}
-        return {**({"delimiter": self.delimiter} if self.delimiter else {}), **quotes}
-
-
-BY_NAME = Cells()
-"""As the names of files say."""
 
 
 @dataclass(frozen=True)

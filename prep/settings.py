@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TypedDict
 
-from cache.common.table_files import parse_delimiter
+from cache.common.table_files import Cells
 from cache.errors import InputError
 from cache.format.checksummed_json import NAME_PATTERN
 from cache.format.manifest import DEFAULT_SHARD_BYTES, MAX_LENGTH
@@ -14,7 +14,7 @@ from cache.format.tasks import MLM
 from cache.plans.spec import PlanSpec
 
 from .choices import CHUNK, DROP, ENGINES, EXECUTORS, LOCAL, LONG_TEXTS, MISSING, TASKS, TRUNCATE
-from .columns import Cells, Columns
+from .columns import Columns
 from .corpus.source import STDIN
 
 DEFAULT_PART_BYTES = 128 << 20
@@ -140,5 +140,5 @@ class BuildSettings:
     def columns(self) -> Columns:
         """The columns to read."""
         labels = (self.label,) if isinstance(self.label, str) else tuple(self.label or ())
-        cells = Cells(None if self.delimiter is None else parse_delimiter(self.delimiter), self.quotes)
+        cells = Cells.typed(self.delimiter, self.quotes)
         return Columns(self.text, self.text_pair, labels, self.task != MLM, cells, self.missing == DROP)

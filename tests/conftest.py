@@ -22,21 +22,23 @@ from prep.build import build
 from prep.settings import BuildSettings
 
 from .helpers.commands import Done, Prep
+from .helpers.workers import pytest_addoption, pytest_runtestloop
+
+__all__ = ["pytest_addoption", "pytest_runtestloop"]  # hooks of pytest
 
 run_apart = Forked._run
 
 
 @pytest.fixture(autouse=True, scope="session")
-def offline(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Keep the libraries, in this process and in those it starts, from the network, and all from the user's store."""
+def own_store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Keep all from the user's store."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("HF_HUB_OFFLINE", "1")
         patch.setenv("LENGTHWISE_STORE", str(tmp_path_factory.mktemp("pulled") / "store"))
         yield
 
 
 @pytest.fixture(scope="session")
-def imdb_cache(tmp_path_factory: pytest.TempPathFactory, offline: None) -> Cache:
+def imdb_cache(tmp_path_factory: pytest.TempPathFactory) -> Cache:
     """The cache of all 25,000 packaged IMDb reviews, none held out, as `prep build imdb --holdout 0` makes it."""
     settings = BuildSettings("imdb", out=tmp_path_factory.mktemp("imdb") / "cache", holdout=0.0)
     return build(settings, ConsoleProgress(quiet=True)).cache
@@ -142,8 +144,10 @@ IN_MEMORY = Path("/dev/shm")
 
 
 def pytest_configure() -> None:
-    """Put the tests' files in memory where there is room, and watch the ways to start a program or a worker; a build
-    forks a child for every file, which is quick."""
+    """Keep the libraries from the network, in the processes that tests start, too; put the tests' files in memory where
+    there is room; watch the ways to start a program or a worker: a build forks a child for every file, which is quick.
+    """
+    os.environ["HF_HUB_OFFLINE"] = "1"
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # tiny models are faster so, and sums come out the same
     if os.access(IN_MEMORY, os.W_OK) and shutil.disk_usage(IN_MEMORY).free > 4 << 30:
         os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(IN_MEMORY))

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from cache.common.table_files import Cells
 from cache.console.command_line import complete_folder, print_json, quiet_option
 from cache.console.progress import ConsoleProgress
 from cache.errors import InputError
@@ -34,6 +35,12 @@ if TYPE_CHECKING:
 @click.option("--text", metavar="COLUMN", help="Column of the text.  [default: text, or the only one]")
 @click.option("--text-pair", metavar="COLUMN", help="Column of the second text, for a model of pairs.")
 @click.option("--delimiter", help="What separates the cells of a csv file.  [default: as its name says]")
+@click.option(
+    "--quotes/--no-quotes",
+    default=None,
+    help="Whether quotes around cells may hold delimiters and line breaks, or are part of the text.  [default: yes; an "
+    "error where that is unlikely]",
+)
 @click.option("--force", is_flag=True, help="Replace the file of --out.")
 @click.option("--batch-size", type=click.IntRange(1), default=32, show_default=True, help="Texts of a batch.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, …")
@@ -48,6 +55,7 @@ def predict(
     text: str | None,
     text_pair: str | None,
     delimiter: str | None,
+    quotes: bool | None,
     force: bool,
     quiet: bool,
     as_json: bool,
@@ -74,7 +82,7 @@ def predict(
         raise InputError("texts and --file are both given, expected one of them")
     if out is not None and file is not None:  # what is wrong with the files shows before torch is loaded
         check_out(out, file, force)
-        table = open_table(file, delimiter)
+        table = open_table(file, Cells.typed(delimiter, quotes))
         columns = table.text_columns(text, text_pair)
         predictor = _predictor(model, **options)
         from .predict_file import predict_file
@@ -85,7 +93,8 @@ def predict(
         elif not quiet:
             click.echo("\n".join(done.lines()))
         return
-    of_rows = {"--text": text, "--text-pair": text_pair, "--delimiter": delimiter, "--force": force}
+    cells = {"--delimiter": delimiter, "--quotes": quotes, "--no-quotes": quotes is False}
+    of_rows = {"--text": text, "--text-pair": text_pair, **cells, "--force": force}
     _check_lines(file, {"--out": out, **of_rows})
     if not texts and file is None and (sys.stdin is None or sys.stdin.isatty()):
         raise InputError('no text was given; pass texts, --file FILE, or pipe them in: echo "…" | train predict MODEL')

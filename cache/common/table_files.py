@@ -1,7 +1,10 @@
 """What both commands know of files of rows: the formats that endings stand for, and the way out of another encoding."""
 
 import shlex
+from dataclasses import dataclass
+from typing import Any, Self
 
+from ..console.text import counted
 from ..errors import InputError
 
 CSV, TSV, JSON, PARQUET = "csv", "tsv", "json", "parquet"
@@ -20,12 +23,6 @@ FORMATS = {
 DELIMITERS = {CSV: ",", TSV: "\t"}
 """What separates the cells."""
 
-_OTHER_DELIMITERS = {";": "';'", "\t": "'\\t'", "|": "'|'"}
-"""What may separate cells in place of commas, and how it is typed."""
-
-MAX_NAME = 60
-"""Characters of a column's name, beyond which it looks like a text."""
-
 
 def parse_delimiter(typed: str) -> str:
     """What separates a file's cells, from what was typed: a tab as \\t.
@@ -37,6 +34,83 @@ def parse_delimiter(typed: str) -> str:
     if len(mark) != 1 or not mark.isascii() or mark in '"\r\n':
         raise InputError(f"--delimiter {typed!r} is not one character such as ';' (a tab is '\\t')")
     return mark
+
+
+@dataclass(frozen=True)
+class Cells:
+    """How csv and text files are cut into cells.
+
+    Attributes:
+        delimiter: what separates cells; None = what the names of files say.
+        quotes: whether quotes around a cell may hold delimiters and line breaks; where not, they are part of the text.
+            None = they may, but it is an error where cells between tabs hold both, as they do if quotes are text.
+    """
+
+    delimiter: str | None = None
+    quotes: bool | None = None
+
+    @classmethod
+    def typed(cls, delimiter: str | None, quotes: bool | None) -> Self:
+        """From what was typed.
+
+        Raises:
+            InputError: nothing can be separated by the delimiter.
+        """
+        return cls(None if delimiter is None else parse_delimiter(delimiter), quotes)
+
+    @property
+    def flag(self) -> str:
+        """The first flag that was typed, where one was."""
+        return "--delimiter" if self.delimiter else "--quotes" if self.quotes else "--no-quotes"
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What a cache's manifest says of them: nothing of what is as the names of files say."""
+        quotes = {} if self.quotes is None else {"quotes": self.quotes}
+        return {**({"delimiter": self.delimiter} if self.delimiter else {}), **quotes}
+
+
+BY_NAME = Cells()
+"""As the names of files say."""
+
+
+TEXT_QUOTES = "where quotes are part of the text, pass --no-quotes"
+"""What to do where quotes do not hold cells together."""
+
+
+def ragged_remedy(delimiter: str, quotes: bool | None) -> str:
+    """What to do about a row that has more or fewer cells than the header."""
+    if quotes is False:
+        return "replace delimiters and line breaks within texts, or quote such texts and leave out --no-quotes"
+    return f"put quotes around text that holds {delimiter!r} or line breaks; {TEXT_QUOTES}"
+
+
+def holds_rows(cell: str, delimiter: str, quotes: bool | None) -> bool:
+    """Whether a cell is likely several rows of a file with tabs: all between two quotes that are part of texts."""
+    return quotes is None and delimiter == "\t" and "\t" in cell and "\n" in cell
+
+
+def holds_rows_error(path: object, row: int, column: str, cell: str) -> InputError:
+    """The error for such a cell.
+
+    Args:
+        path: of the file.
+        row: from 0.
+        column: its name.
+        cell: what it holds.
+    """
+    return InputError(
+        f"{path}: row {row:,} (counted from 0) holds tabs and {counted(cell.count(chr(10)), 'line break')} in "
+        f"{column!r}, {cell[:40]!r}…, which are between two quotes; {TEXT_QUOTES}; where they are part of this cell, "
+        "pass --quotes"
+    )
+
+
+_OTHER_DELIMITERS = {";": "';'", "\t": "'\\t'", "|": "'|'"}
+"""What may separate cells in place of commas, and how it is typed."""
+
+MAX_NAME = 60
+"""Characters of a column's name, beyond which it looks like a text."""
 
 
 def other_delimiter(name: str) -> str:

@@ -22,7 +22,8 @@ from ..plans.spec import STRATEGIES, PlanSpec
 from ..plans.strategies import EpochPlan
 from .checksummed_json import MAX_COUNT, Fields, Json, seal, unseal
 from .files import FileInfo, file_entry, open_listed
-from .safetensors_file import Expected, MappedFile, check_header
+from .safetensors_file import MappedFile, check_header
+from .safetensors_writer import Shapes
 
 PLANS = "plans"
 """The folder of a split that holds its plans."""
@@ -103,7 +104,7 @@ class StoredPlan:
             with _naming_folder(folder), open_listed(folder, info.file, info.bytes) as file:
                 check_header(file, info.bytes, self._tensors(info), folder.path / info.file)
 
-    def _tensors(self, info: EpochInfo) -> Expected:
+    def _tensors(self, info: EpochInfo) -> Shapes:
         return {
             "rows": ("U32" if self.rows <= 1 << 32 else "I64", (self.rows,)),
             "batch_offsets": ("I64", (info.batches + 1,)),

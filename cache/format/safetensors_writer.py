@@ -1,4 +1,4 @@
-"""Writing safetensors files to an open file, byte for byte as the safetensors library does.
+"""Writing safetensors files to an open file, byte for byte as the safetensors library does, and their headers.
 
 The library takes a path only: it follows what lies there, and its files have mode 0600 whatever the umask.
 """
@@ -40,19 +40,31 @@ class Tensor(NamedTuple):
         return cls(kind, array.shape, array.reshape(-1).view("u1").data)
 
 
-def write_safetensors(file: BinaryIO, tensors: Mapping[str, Tensor]) -> None:
-    """Write tensors; a file that cannot be written raises OSError."""
-    order = sorted(tensors, key=lambda name: (RANK[tensors[name].dtype][0], name.encode()))
-    header, position = {}, 0
-    for name in order:
-        dtype, shape, _ = tensors[name]
-        end = position + math.prod(shape) * RANK[dtype][1]
-        header[name] = {"dtype": dtype, "shape": list(shape), "data_offsets": [position, end]}
-        position = end
+Shapes = Mapping[str, tuple[str, tuple[int, ...]]]
+"""The tensors of a file: name to (safetensors dtype, elements per axis)."""
+
+
+def layout(shapes: Shapes) -> tuple[bytes, dict[str, int], int]:
+    """The header of a file of these tensors, the position of each one's first byte in the order of the file, and the
+    bytes of the whole file."""
+    begins, end = {}, 0
+    header = {}
+    for name in sorted(shapes, key=lambda name: (RANK[shapes[name][0]][0], name.encode())):
+        dtype, shape = shapes[name]
+        begins[name], end = end, end + math.prod(shape) * RANK[dtype][1]
+        header[name] = {"dtype": dtype, "shape": list(shape), "data_offsets": [begins[name], end]}
     text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
     text += b" " * (-len(text) % 8)
-    file.write(len(text).to_bytes(8, "little") + text)
-    for name in order:
-        if tensors[name].data.nbytes != math.prod(tensors[name].shape) * RANK[tensors[name].dtype][1]:
-            raise ValueError(f"tensor {name!r} has {tensors[name].data.nbytes} bytes, its shape says otherwise")
-        file.write(tensors[name].data)
+    start = 8 + len(text)
+    return len(text).to_bytes(8, "little") + text, {name: start + at for name, at in begins.items()}, start + end
+
+
+def write_safetensors(file: BinaryIO, tensors: Mapping[str, Tensor]) -> None:
+    """Write tensors; a file that cannot be written raises OSError."""
+    header, begins, _ = layout({name: (tensor.dtype, tensor.shape) for name, tensor in tensors.items()})
+    file.write(header)
+    for name in begins:
+        dtype, shape, data = tensors[name]
+        if data.nbytes != math.prod(shape) * RANK[dtype][1]:
+            raise ValueError(f"tensor {name!r} has {data.nbytes} bytes, its shape says otherwise")
+        file.write(data)

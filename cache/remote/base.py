@@ -6,8 +6,8 @@ says that there is nothing of a name; everything else is a typed error of `failu
 
 import copy
 from abc import ABC, abstractmethod
-from contextlib import AbstractContextManager
-from typing import BinaryIO, Protocol, Self
+from collections.abc import Iterator
+from typing import BinaryIO, Self
 
 from ..errors import CorruptCacheError
 from .transfer import Report
@@ -15,12 +15,6 @@ from .urls import StoreUrl
 
 CHUNK_BYTES = 2 << 20
 """Bytes that are read, hashed and written at once: of a bucket, one request."""
-
-
-class Readable(Protocol):
-    """A remote file that is open."""
-
-    def read(self, size: int, /) -> bytes: ...
 
 
 class Remote(ABC):
@@ -34,8 +28,8 @@ class Remote(ABC):
         self.url = url
 
     @abstractmethod
-    def open(self, name: str) -> AbstractContextManager[Readable]:
-        """Open a file for reading, from its beginning."""
+    def chunks(self, name: str) -> Iterator[bytes]:
+        """The content of a file, in pieces of `CHUNK_BYTES` at most."""
 
     @abstractmethod
     def sizes(self, folder: str) -> dict[str, int]:
@@ -57,17 +51,15 @@ class Remote(ABC):
 
     def read(self, name: str, limit: int, report: Report) -> bytes:
         """The content of a file of at most `limit` bytes; it reports 0 for each part, for no progress is shown."""
-        chunks, size = [], 0
-        with self.open(name) as file:
-            while chunk := file.read(min(CHUNK_BYTES, limit - size + 1)):
-                report(0)
-                chunks.append(chunk)
-                size += len(chunk)
-                if size > limit:
-                    raise CorruptCacheError(
-                        f"{self.url / name}: larger than {limit:,} bytes, which no file of this kind is"
-                    )
-        return b"".join(chunks)
+        content = bytearray()
+        for chunk in self.chunks(name):
+            report(0)
+            content += chunk
+            if len(content) > limit:
+                raise CorruptCacheError(
+                    f"{self.url / name}: larger than {limit:,} bytes, which no file of this kind is"
+                )
+        return bytes(content)
 
 
 class ObjectStore(Remote):

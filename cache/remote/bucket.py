@@ -12,7 +12,7 @@ from functools import cache, cached_property
 from typing import Any, BinaryIO
 
 from ..errors import InputError, StorageError
-from .base import CHUNK_BYTES, ObjectStore, Readable
+from .base import CHUNK_BYTES, ObjectStore
 from .failures import DeniedError, UnreachableError, remote_errors, translated
 from .ranges import RemoteFile
 from .transfer import Report
@@ -38,12 +38,10 @@ class Bucket(ObjectStore):
         container = self.url.host.partition("@")[0]
         return "/".join(part for part in (container, self.url.path, name) if part)
 
-    @contextlib.contextmanager
-    def open(self, name: str) -> Iterator[Readable]:
-        with self._explained(self.url / name):
-            file = self._files.open_input_stream(self._path(name))
-        with file:
-            yield _Reader(file, f"{self.url / name}")
+    def chunks(self, name: str) -> Iterator[bytes]:
+        with self._explained(self.url / name), self._files.open_input_stream(self._path(name)) as file:
+            while chunk := file.read(CHUNK_BYTES):
+                yield chunk
 
     def ranges(self, name: str) -> RemoteFile:
         """A file, to be read in any order; FileNotFoundError where there is none."""
@@ -145,17 +143,6 @@ class Bucket(ObjectStore):
     def remove(self, name: str) -> None:
         with contextlib.suppress(FileNotFoundError), remote_errors(self.url / name):
             self._files.delete_file(self._path(name))
-
-
-class _Reader:
-    """A file of a bucket, each read a request."""
-
-    def __init__(self, file: Any, name: str) -> None:
-        self.file, self.name = file, name
-
-    def read(self, size: int, /) -> bytes:
-        with remote_errors(self.name):
-            return bytes(self.file.read(size))
 
 
 def _file_system(scheme: str, host: str) -> Any:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import InputError, LengthwiseError, StorageError
-from .base import Readable, Remote
+from .base import CHUNK_BYTES, Remote
 from .failures import UnreachableError, redacted, remote_errors, translated
 from .ranges import RemoteFile
 from .urls import StoreUrl
@@ -87,13 +87,9 @@ class HubDataset(Remote):
 
         return RemoteFile(f"{self.url / name}", facts.size, facts.etag or self.commit, fetch)
 
-    @contextlib.contextmanager
-    def open(self, name: str) -> Iterator[Readable]:
-        address = self._address(name)
-        with contextlib.ExitStack() as stack:
-            with self._errors():
-                response = stack.enter_context(self._answer(address, {}))
-            yield _Response(response, self)
+    def chunks(self, name: str) -> Iterator[bytes]:
+        with self._errors(), self._answer(self._address(name), {}) as response:
+            yield from response.iter_raw(CHUNK_BYTES)
 
     def sizes(self, folder: str) -> dict[str, int]:
         base = self._name(folder)
@@ -180,17 +176,3 @@ class HubDataset(Remote):
         if status == 404:
             return InputError(f"{self.url}: there is no such dataset or folder on {self._api.endpoint}; check the name")
         return translated(f"HTTP status {status}: {redacted(str(error))}", self.url)
-
-
-class _Response:
-    """The body of an answer, as a file."""
-
-    def __init__(self, response: Any, dataset: HubDataset) -> None:
-        self.chunks, self.dataset, self.rest = response.iter_raw(1 << 20), dataset, b""
-
-    def read(self, size: int, /) -> bytes:
-        if not self.rest:
-            with self.dataset._errors():
-                self.rest = next(self.chunks, b"")
-        found, self.rest = self.rest[:size], self.rest[size:]
-        return found

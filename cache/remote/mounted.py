@@ -9,7 +9,7 @@ from typing import BinaryIO
 from ..common.files import storage_errors
 from ..common.folder import Folder
 from ..errors import StorageError
-from .base import CHUNK_BYTES, ObjectStore, Readable
+from .base import CHUNK_BYTES, ObjectStore
 from .transfer import Report
 
 
@@ -20,17 +20,16 @@ class MountedFolder(ObjectStore):
     def _path(self) -> Path:
         return Path("/", self.url.path)
 
-    @contextlib.contextmanager
-    def open(self, name: str) -> Iterator[Readable]:
-        with contextlib.ExitStack() as stack:
-            try:
-                with storage_errors(self._path / name, "read"):
-                    file = stack.enter_context(stack.enter_context(Folder.open(self._path)).open_file(name))
-            except StorageError as error:
-                if isinstance(error.__cause__, FileNotFoundError | NotADirectoryError):
-                    raise FileNotFoundError(self._path / name) from None
-                raise
-            yield file
+    def chunks(self, name: str) -> Iterator[bytes]:
+        path = self._path / name
+        try:
+            with storage_errors(path, "read"), Folder.open(self._path) as root, root.open_file(name) as file:
+                while chunk := file.read(CHUNK_BYTES):
+                    yield chunk
+        except StorageError as error:
+            if isinstance(error.__cause__, FileNotFoundError | NotADirectoryError):
+                raise FileNotFoundError(path) from None
+            raise
 
     def sizes(self, folder: str) -> dict[str, int]:
         with storage_errors(self._path / folder, "read"):

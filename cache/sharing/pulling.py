@@ -6,6 +6,7 @@ pull that was stopped goes on with the files that are whole.
 
 import contextlib
 import hashlib
+import itertools
 import os
 import re
 import shutil
@@ -24,7 +25,7 @@ from ..errors import CorruptCacheError, InputError, StorageError
 from ..format.files import FileInfo, file_info
 from ..format.manifest import MANIFEST, MAX_MANIFEST_BYTES
 from ..format.plan_file import PLAN_FILE
-from ..remote.base import CHUNK_BYTES, Remote
+from ..remote.base import Remote
 from ..remote.failures import UnreachableError
 from ..remote.opening import open_remote
 from ..remote.transfer import Report, transfer, watched
@@ -213,28 +214,30 @@ class _Download:
 
     def _fetch(self, staging: Folder, info: FileInfo, report: Report) -> None:
         digest, size, path = hashlib.sha256(), 0, staging.path / info.file
-        name = self.remote.url / info.file
+        name = f"{self.remote.url / info.file}"
         try:
-            with self.remote.open(info.file) as source, storage_errors(path), staging.replace(info.file) as file:
-                while size <= info.bytes and (chunk := source.read(min(CHUNK_BYTES, info.bytes - size + 1))):
-                    size += len(chunk)
-                    digest.update(chunk)
-                    file.write(chunk)
-                    report(len(chunk))
-                if size != info.bytes or digest.hexdigest() != info.sha256:
-                    raise _wrong(f"{name}", info, size)
+            chunks = self.remote.chunks(info.file)
+            first = next(chunks, b"")
         except FileNotFoundError:
             raise CorruptCacheError(f"{name}: is missing, though the cache lists it{_REMEDY}") from None
+        with storage_errors(path), staging.replace(info.file) as file:
+            for chunk in itertools.chain([first], chunks):
+                size += len(chunk)
+                if size > info.bytes:
+                    break
+                digest.update(chunk)
+                file.write(chunk)
+                report(len(chunk))
+            if size != info.bytes:
+                length = f"more than {info.bytes:,}" if size > info.bytes else f"{size:,}"
+                raise CorruptCacheError(f"{name}: is {length} bytes long, expected {info.bytes:,}{_REMEDY}")
+            if digest.hexdigest() != info.sha256:
+                raise CorruptCacheError(
+                    f"{name}: its bytes differ from their checksum, nothing of it was kept{_REMEDY}"
+                )
 
 
 _REMEDY = "; push the cache anew (`prep push CACHE URL --force`) from where it is sound"
-
-
-def _wrong(name: str, info: FileInfo, size: int) -> CorruptCacheError:
-    if size != info.bytes:
-        length = f"more than {info.bytes:,}" if size > info.bytes else f"{size:,}"
-        return CorruptCacheError(f"{name}: is {length} bytes long, expected {info.bytes:,}{_REMEDY}")
-    return CorruptCacheError(f"{name}: its bytes differ from their checksum, nothing of it was kept{_REMEDY}")
 
 
 def _is_whole(folder: Folder, info: FileInfo) -> bool:

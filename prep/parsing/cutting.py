@@ -11,10 +11,10 @@ from codecs import BOM_UTF8
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
+from cache.common.table_files import Cells
 from cache.remote.base import CHUNK_BYTES
 from cache.remote.transfer import WORKERS
 
-from ..columns import Cells
 from .diagnose import reading
 from .formats import ARCHIVE, COMPRESSIONS, LINES, Span, TableFile, table_file
 from .json_files import LINES as JSON_LINES

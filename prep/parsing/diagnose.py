@@ -12,16 +12,12 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from cache.common.table_files import utf8_remedy
+from cache.common.table_files import BY_NAME, Cells, ragged_remedy, utf8_remedy
 from cache.errors import InputError
 from cache.format.checksummed_json import unique_keys
 
-from ..columns import BY_NAME, Cells
 from .formats import TableFile, open_unpacked, table_file
 from .remote_path import SourcePath
-
-TEXT_QUOTES = "where quotes are part of the text, pass --no-quotes"
-"""What to do where quotes do not hold cells together."""
 
 
 def row_too_long(path: SourcePath, row_bytes: int) -> InputError:
@@ -102,14 +98,9 @@ def _ragged_row(table: TableFile) -> str:
             header = next(rows, [])
             for number, row in enumerate(filter(None, rows)):
                 if len(row) != len(header):
-                    remedy = (
-                        "replace delimiters and line breaks within texts, or quote such texts and leave out --no-quotes"
-                        if table.quotes is False
-                        else f"put quotes around text that holds {table.delimiter!r} or line breaks; {TEXT_QUOTES}"
-                    )
                     return (
                         f" (row {number}, counted from 0, which ends on line {rows.line_num}, has {len(row)} cells, "
-                        f"the header has {len(header)}; {remedy})"
+                        f"the header has {len(header)}; {ragged_remedy(table.delimiter, table.quotes)})"
                     )
     except csv.Error:
         return ""

@@ -9,12 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
-from cache.common.table_files import CSV, DELIMITERS, TSV
+from cache.common.table_files import BY_NAME, CSV, DELIMITERS, TSV, Cells
 from cache.common.table_files import FORMATS as TABLE_FORMATS
 from cache.console.text import counted
 from cache.errors import InputError
 
-from ..columns import BY_NAME, Cells
 from .remote_path import SourcePath, open_bytes
 
 if TYPE_CHECKING:
@@ -101,8 +100,7 @@ def table_file(path: SourcePath, cells: Cells = BY_NAME) -> TableFile:
 
 def not_csv(cells: Cells, where: object) -> InputError:
     """The error for saying how to cut what has no cells to cut."""
-    flag = "--delimiter" if cells.delimiter else "--quotes" if cells.quotes else "--no-quotes"
-    return InputError(f"{flag} is for csv and text files, but {where} is neither; leave it out")
+    return InputError(f"{cells.flag} is for csv and text files, but {where} is neither; leave it out")
 
 
 def check_known(path: SourcePath, delimiter: str | None, labelled: bool) -> None:

@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from cache.common.forked import BATCH_BYTES, BATCH_ROWS
-from cache.console.text import counted
+from cache.common.table_files import TEXT_QUOTES, Cells, holds_rows, holds_rows_error
 from cache.errors import InputError
 
-from ..columns import LABEL, LABELS, PAIR, TEXT, Cells, Columns, distinct, is_list, kept, plain
+from ..columns import LABEL, LABELS, PAIR, TEXT, Columns, distinct, is_list, kept, plain
 from .conll import conll_names, read_conll
 from .cutting import FilePart
-from .diagnose import TEXT_QUOTES, not_utf8, reading, row_too_long
+from .diagnose import not_utf8, reading, row_too_long
 from .formats import LINES, Span, TableFile, open_unpacked, table_file
 from .json_files import HEAD_BYTES, json_batches, json_head
 from .remote_path import SourcePath, check_unchanged, open_bytes
@@ -125,7 +125,7 @@ def _read(table: TableFile, columns: list[str], texts: int, row_bytes: int) -> I
                 fresh = batch.slice(min(skip, batch.num_rows))
                 skip -= batch.num_rows - fresh.num_rows
                 if doubtful:
-                    _check_unlikely(path, fresh, done)
+                    _check_cells(table, fresh, done)
                 done += fresh.num_rows
                 yield fresh
                 if last and batch.num_rows:
@@ -150,21 +150,15 @@ def _check_closed(path: SourcePath, cell: str) -> None:
         )
 
 
-def _check_unlikely(path: SourcePath, rows: "pa.RecordBatch", first_row: int) -> None:
-    """Raise an `InputError` where a cell of a file with tabs holds a tab and a line break: two quotes that are part of
-    texts would make one cell of all rows between them."""
+def _check_cells(table: TableFile, rows: "pa.RecordBatch", first_row: int) -> None:
+    """Raise an `InputError` where a cell is likely several rows."""
     for name, column in zip(rows.schema.names, rows.columns, strict=True):
         text = column.buffers()[2]
         if text is None or ord("\n") not in np.frombuffer(text, np.uint8):
             continue
-        for row, cell in enumerate(column.to_pylist()):
-            if cell and "\t" in cell and "\n" in cell:
-                breaks = counted(cell.count("\n"), "line break")
-                raise InputError(
-                    f"{path}: row {first_row + row} (counted from 0) holds tabs and {breaks} in {name!r}, "
-                    f"{cell[:40]!r}…, which are between two quotes; {TEXT_QUOTES}; where they are part of this cell, "
-                    "pass --quotes"
-                )
+        for row, cell in enumerate(column.to_pylist(), first_row):
+            if cell and holds_rows(cell, table.delimiter, table.quotes):
+                raise holds_rows_error(table.path, row, name, cell)
 
 
 def _block_sizes(first: int, row_bytes: int) -> list[int]:

@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from cache.common.forked import BATCH_BYTES, Forked
+from cache.common.table_files import Cells
 from cache.errors import InputError
 
-from ..columns import Cells, Columns, PartedStream, Stream
+from ..columns import Columns, PartedStream, Stream
 from ..parsing.cutting import FilePart, cut_tables
 from ..parsing.readers import holds_lists, names_of, read_tables, read_texts
 from ..parsing.remote_path import SourcePath, each

@@ -9,12 +9,13 @@ from pathlib import Path
 
 from cache.common.forked import Forked
 from cache.common.hub import path_text, user_path
+from cache.common.table_files import BY_NAME
 from cache.console.text import listed
 from cache.errors import InputError
 from cache.format.checksummed_json import Json
 from cache.format.files import sha256_file
 
-from ..columns import BY_NAME, Columns
+from ..columns import Columns
 from ..corpus.source import Source, cache_name, check_split_name
 from ..corpus.splits import by_split, check_all_named, split_of_folder
 from ..corpus.usual_columns import settle_columns

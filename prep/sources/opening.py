@@ -11,10 +11,11 @@ from typing import Any
 
 from cache.common.forked import Forked
 from cache.common.hub import hub_reachable, package_folder
+from cache.common.table_files import BY_NAME
 from cache.errors import InputError
 from cache.format.checksummed_json import NAME_PATTERN
 
-from ..columns import BY_NAME, Columns
+from ..columns import Columns
 from ..corpus.presets import PRESETS, Preset
 from ..corpus.source import STDIN, Source
 from ..corpus.usual_columns import choose_columns

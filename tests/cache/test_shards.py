@@ -36,9 +36,8 @@ def rewritten(place: Path, tensors: dict[str, Any], index: int = 0) -> None:
     relisted(place, path, index)
 
 
-def reheaded(place: Path, header: dict[str, Any] | bytes, data: bytes) -> None:
+def reheaded(place: Path, text: bytes, data: bytes) -> None:
     """Give the first shard of train another header, padded to a multiple of 8 as the library does."""
-    text = header if isinstance(header, bytes) else json.dumps(header).encode()
     text += b" " * (-len(text) % 8)
     path = place / "train" / "shard-00000.safetensors"
     path.write_bytes(len(text).to_bytes(8, "little") + text + data)
@@ -46,72 +45,46 @@ def reheaded(place: Path, header: dict[str, Any] | bytes, data: bytes) -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "says"),
+    "change",
     [
-        (at("offsets", "data_offsets", value=[-8, 80]), "lies at [-8, 80]"),
-        (at("offsets", "data_offsets", value=[0, 1 << 62]), "lies at"),
-        (at("offsets", "data_offsets", value=[88.0, 176.0]), "lies at"),
-        (at("offsets", "data_offsets", value=None), "lies at None"),
-        (at("offsets", "data_offsets", value=[[0], [88]]), "lies at"),
-        (at("labels", "data_offsets", value=[8, 88]), "gap or overlap"),
-        (at("labels", "data_offsets", value=[88, 168]), "gap or overlap"),
-        (at("labels", "data_offsets", value=[1, 81]), "not aligned"),
-        (at("labels", "shape", value=[11]), "expected I64 [10]"),
-        (at("labels", "shape", value=[1 << 62, 1 << 62]), "expected I64 [10]"),
-        (at("labels", "shape", value=[-10]), "expected I64 [10]"),
-        (at("labels", "shape", value=[10, 1]), "expected I64 [10]"),
-        (at("labels", "dtype", value="F64"), "expected I64 [10]"),
-        (at("labels", "dtype", value="U64"), "expected I64 [10]"),
-        (at("labels", "more", value=1), "expected I64 [10]"),
-        (at("labels", value=[]), "expected I64 [10]"),
-        (
-            at("more", value={"dtype": "U8", "shape": [0], "data_offsets": [0, 0]}),
-            "expected the tensors input_ids, offsets",
-        ),
-        (at("__metadata__", value={"a": "b"}), "expected the tensors input_ids, offsets"),
-        (lambda header: header.pop("labels"), "expected the tensors input_ids, offsets"),
+        at("offsets", "data_offsets", value=[-8, 80]),
+        at("offsets", "data_offsets", value=[0, 1 << 62]),
+        at("offsets", "data_offsets", value=[88.0, 176.0]),
+        at("labels", "data_offsets", value=[1, 81]),
+        at("labels", "shape", value=[10, 1]),
+        at("labels", "dtype", value="U64"),
+        at("labels", "more", value=1),
+        at("__metadata__", value={"a": "b"}),
+        lambda header: header.pop("labels"),
+        lambda header: header.update(labels=header.pop("labels")),
     ],
 )
-def test_a_header_that_says_what_cannot_be_is_refused_at_opening(
-    place: Path, change: Callable[[dict[str, Any]], Any], says: str
+def test_another_header_than_the_library_writes_is_refused_at_opening(
+    place: Path, change: Callable[[dict[str, Any]], Any]
 ) -> None:
     header, data = header_of(place / "train" / "shard-00000.safetensors")
     change(header)
-    reheaded(place, header, data)
-    with pytest.raises(CorruptCacheError) as error:
+    reheaded(place, json.dumps(header, separators=(",", ":")).encode(), data)
+    with pytest.raises(CorruptCacheError, match=r'its header is .* expected .*"labels":{"dtype":"I64"') as error:
         open_cache(place)
-    assert says in str(error.value)
     assert "shard-00000.safetensors" in str(error.value)
     assert REMEDY in str(error.value)
 
 
-def test_a_tensor_that_stands_twice_in_a_header_is_refused(place: Path) -> None:
-    header, data = header_of(place / "train" / "shard-00000.safetensors")
-    text = json.dumps(header).encode()
-    labels = json.dumps(header["labels"]).encode()
-    reheaded(place, text[:-1] + b', "labels": ' + labels + b"}", data)
-    refused(place, "a key stands twice", REMEDY)
-
-
-@pytest.mark.parametrize(
-    ("head", "says"),
-    [
-        ((1 << 63).to_bytes(8, "little"), "header of 9,223,372,036,854,775,808 bytes"),
-        ((100_000).to_bytes(8, "little") + b" " * 100_000, "header of 100,000 bytes"),
-        ((60_000).to_bytes(8, "little") + b"[" * 60_000, "does not parse"),
-        ((4).to_bytes(8, "little") + b"\xff\xff\xff\xff", "does not parse"),
-        ((2).to_bytes(8, "little") + b"[]", "its header is []"),
-        ((4).to_bytes(8, "little") + b"null", "its header is None"),
-        (b"\0" * 8, "does not parse"),
-        (b"\0" * 7, "not a safetensors file"),
-        (b"", "not a safetensors file"),
-    ],
-)
-def test_bytes_that_are_no_header_are_refused(place: Path, head: bytes, says: str) -> None:
+@pytest.mark.parametrize("head", [b"\xff" * 8 + b" " * 400, b"\0" * 8, b"\0" * 7, b""])
+def test_bytes_that_are_no_header_are_refused(place: Path, head: bytes) -> None:
     path = place / "train" / "shard-00000.safetensors"
     path.write_bytes(head)
     relisted(place, path)
-    refused(place, says, str(path), REMEDY)
+    refused(place, "its header is", str(path), REMEDY)
+
+
+@pytest.mark.parametrize("more", [b"", b"\0"])
+def test_a_shard_that_its_tensors_do_not_fill_is_refused(place: Path, more: bytes) -> None:
+    path = place / "train" / "shard-00000.safetensors"
+    path.write_bytes(path.read_bytes()[: None if more else -1] + more)
+    relisted(place, path)
+    refused(place, "bytes long and its header is", str(path), REMEDY)
 
 
 @pytest.mark.parametrize(
@@ -120,7 +93,7 @@ def test_bytes_that_are_no_header_are_refused(place: Path, head: bytes, says: st
         ({"labels": np.full(10, 2)}, "a label outside 0..1"),
         ({"labels": np.full(10, -1)}, "a label outside 0..1"),
         ({"labels": np.full(10, -(1 << 63))}, "a label outside 0..1"),
-        ({"labels": np.full(10, np.nan)}, "expected I64"),
+        ({"labels": np.full(10, np.nan)}, "its header is"),
         ({"source_rows": np.full(10, -1)}, "a negative source row"),
     ],
 )

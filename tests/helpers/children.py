@@ -3,12 +3,17 @@
 They are forked from a server that has the slow imports behind it, so that each starts within milliseconds.
 """
 
+import faulthandler
 import multiprocessing
+import multiprocessing.forkserver
+import multiprocessing.resource_tracker
+import multiprocessing.util
 import os
 import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from itertools import pairwise
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -23,12 +28,34 @@ if TYPE_CHECKING:
     from train.loop.setup import TrainingSetup
     from train.loop.state import State
 
-SLOW_IMPORTS = ["tests.helpers.server_imports"]
-
 MAINS: dict[str, Callable[[], object]] = {"train": train.cli.main, "prep": prep.cli.main}
 
 CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(SLOW_IMPORTS)
+CONTEXT.set_forkserver_preload(["tests.helpers.server_imports"])
+
+
+def fork_server() -> None:
+    """Make the server a fork of this process, which has imported what it needs and run no test yet: a Python of its own
+    would import it all again."""
+    CONTEXT.set_forkserver_preload([])
+    multiprocessing.resource_tracker.ensure_running()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(multiprocessing.util, "spawnv_passfds", _fork)
+        multiprocessing.forkserver.ensure_running()
+
+
+def _fork(_: str, arguments: Sequence[str], files: Sequence[int]) -> int:
+    """Run the code of `python … -c CODE` in a fork that keeps these files and the standard ones alone; its number."""
+    if process := os.fork():
+        return process
+    try:
+        faulthandler.disable()  # it would write to a file that is closed now
+        for before, after in pairwise([2, *sorted(files), multiprocessing.util.MAXFD]):
+            os.closerange(before + 1, max(after, before + 1))
+        sys.stdout, sys.stderr = (os.fdopen(number, "w", buffering=1, closefd=False) for number in (1, 2))
+        exec(arguments[-1])
+    finally:
+        os._exit(0)
 
 
 def spawn(
@@ -40,17 +67,19 @@ def spawn(
 
 def call(folder: Path, function: Callable[..., object], *arguments: object) -> ForkServerProcess:
     """Start a function in `folder`; what it prints goes to `out.txt` and `err.txt` there."""
-    process = CONTEXT.Process(target=_child, args=(folder, function, arguments))
+    process = CONTEXT.Process(target=_child, args=(folder, dict(os.environ), function, arguments))
     process.start()
     return process
 
 
-def _child(folder: Path, function: Callable[..., object], arguments: tuple[object, ...]) -> None:
-    import torch
-
+def _child(
+    folder: Path, environment: dict[str, str], function: Callable[..., object], arguments: tuple[object, ...]
+) -> None:
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # also where the tests run in the background
+    os.environ.clear()
+    os.environ.update(environment)
     os.chdir(folder)
     print_to("out.txt", "err.txt")
-    torch.set_num_threads(1)
     function(*arguments)
 
 

@@ -15,8 +15,9 @@ import pyarrow as pa
 import pytest
 
 from cache import open_cache
+from cache.common.table_files import Cells
 from prep import build_cache
-from prep.columns import Cells, Columns, Stream, parts
+from prep.columns import Columns, Stream, parts
 from prep.parsing import json_files
 from prep.sources.opening import open_source
 

@@ -11,16 +11,12 @@ from pathlib import Path
 import pytest
 
 from cache import Cache, NotACacheError, open_cache
-from cache.common.folder import Folder
 from cache.console.progress import ConsoleProgress
 from cache.sharing.pulling import pull
-from train.run_folder.folder import read_run
 
-from ..helpers.children import call, ended, spawn
+from ..helpers.children import ended, spawn
 from ..helpers.commands import Prep
-from ..helpers.models import write_model
 from ..helpers.object_server import ObjectServer
-from ..helpers.ranks import errors_of, run_ranks
 from .conftest import SECRET, URL, contents
 
 QUIET = ConsoleProgress(quiet=True)
@@ -132,22 +128,6 @@ def test_processes_share_one_download(small: Cache, s3: ObjectServer, store: Pat
     printed = [(tmp_path / str(number) / "out.txt").read_text() for number in range(3)]
     assert sum(text.startswith("pulled small") for text in printed) == 1
     assert sum("is being pulled by" in (tmp_path / str(number) / "err.txt").read_text() for number in range(3)) == 2
-
-
-@pytest.mark.slow
-def test_ranks_train_from_a_url_with_one_download_and_keep_no_secret(
-    small: Cache, s3: ObjectServer, store: Path, tmp_path: Path
-) -> None:
-    written = partial(write_model, Path("model"), vocab_size=small.manifest.tokenizer.vocab_size)
-    assert ended(call(tmp_path, written)) == 0  # transformers have no torch in this process
-    small.push(URL, progress=QUIET)
-    options = ["--model", str(tmp_path / "model"), "--max-steps", "2", "--batch-size", "4", "--out", "run"]
-    codes = run_ranks(tmp_path, 2, "run", "--cache", URL, *options, **variables())
-    assert codes == [0, 0], errors_of(tmp_path, 2)
-    assert all(s3.count("HEAD", str(name)) == 1 for name in contents(small.folder) if "shard" in name)
-    with Folder.open(tmp_path / "run") as run:
-        assert read_run(run).settings.cache == URL
-    assert not [path for path in tmp_path.rglob("*") if path.is_file() and SECRET.encode() in path.read_bytes()]
 
 
 def killed(folder: Path, arguments: list[str], random_: random.Random, whole_s: float) -> None:

@@ -284,6 +284,9 @@ HOSTILE: dict[str, tuple[str, bytes | str, list[str], str]] = {
     "semicolons": ("in.csv", "text;label\nword1;x\n", [], "separated by something else than commas? Then pass --delim"),
     "no header": ("in.csv", f"{'word ' * 13}\nword2\n", [], "is its first line a row? Then put a line such as"),
     "delimiter of json": ("in.jsonl", "{}", ["--delimiter", ";"], "--delimiter is for csv and tsv, but --file"),
+    "quotes of json": ("in.jsonl", "{}", ["--no-quotes"], "--no-quotes is for csv and tsv, but --file in.jsonl"),
+    "rows in quotes": ("in.tsv", 'text\tb\n"a\tx\nc"\ty\n', [], "row 0 (counted from 0) holds tabs and 1 line break"),
+    "ragged quotes": ("in.csv", 'text,label\n"a,b,c\n', ["--no-quotes"], "quote such texts and leave out --no-quotes"),
     "long delimiter": ("in.csv", GOOD, ["--delimiter", ";;"], "--delimiter ';;' is not one character such as ';'"),
     "two columns": ("in.csv", "text,text\nc,d\n", [], "has 2 columns 'text'; rename all but one"),
     "latin1": ("in.csv", "text\nna\xefve\n".encode("latin1"), [], "line 2 is not UTF-8 (byte 0xef at position 2 of"),
@@ -330,11 +333,23 @@ def test_a_csv_of_another_separator_is_read_by_it_and_written_with_commas(run: R
     assert {"text": "word1; word2", "note": "a,b"}.items() <= read_csv("out.csv")[0].items()
 
 
+def test_quotes_may_be_part_of_the_text(run: Run) -> None:
+    """As by Python's csv module without quoting; written as any csv file."""
+    Path("in.tsv").write_text('text\tnote\n"word1\tx\nword2 "word3"\ty"\n')
+    assert run("classes", "--file", "in.tsv", "--no-quotes", "--out", "out.tsv")[0] == 0
+    with Path("in.tsv").open(newline="") as file:
+        expected = list(csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE))
+    with Path("out.tsv").open(newline="") as file:
+        found = list(csv.DictReader(file, delimiter="\t"))
+    assert [{name: row[name] for name in ("text", "note")} for row in found] == expected
+
+
 def test_options_that_go_together_are_asked_for(models: Path, run: Run) -> None:
     Path("in.csv").write_text(GOOD)
     for arguments, message in (
         (["--file", "in.csv"], "--file in.csv is csv, a file of rows; pass --out"),
         (["a text", "--out", "o.csv"], "--out goes with --file; pass --file FILE too"),
+        (["--file", "in.txt", "--no-quotes"], "--no-quotes goes with --file and --out"),
         (["--file", "in.txt", "--text", "a"], "--text goes with --file and --out; pass --out FILE too"),
         (["--file", "in.txt.gz"], "--file in.txt.gz is packed; pass --out with a file to write its rows to"),
     ):

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from cache.common.table_files import utf8_remedy
+from cache.common.table_files import TEXT_QUOTES, holds_rows, holds_rows_error, ragged_remedy, utf8_remedy
 from cache.errors import InputError
 
 MAX_ROW_BYTES = 16 << 20
@@ -78,11 +78,12 @@ def json_rows(path: Path, lines: Iterable[str]) -> Iterator[Row]:
         yield row
 
 
-def csv_rows(path: Path, lines: Iterable[str], delimiter: str) -> Iterator[Row]:
-    """The rows of a csv file below its header.
+def csv_rows(path: Path, lines: Iterable[str], delimiter: str, quotes: bool | None = None) -> Iterator[Row]:
+    """The rows of a csv file below its header; `quotes` as in `Cells`.
 
     Raises:
-        InputError: a row is too long or has another number of cells than the header, or a quote is not closed.
+        InputError: a row is too long or has another number of cells than the header, a quote is not closed, or a cell
+            is likely several rows.
     """
     held: list[str] = []  # the lines of the row that is being parsed
 
@@ -96,7 +97,8 @@ def csv_rows(path: Path, lines: Iterable[str], delimiter: str) -> Iterator[Row]:
             yield line
 
     csv.field_size_limit(MAX_ROW_BYTES)
-    reader = csv.reader(feed(), delimiter=delimiter)
+    quoting: Any = csv.QUOTE_NONE if quotes is False else csv.QUOTE_MINIMAL
+    reader = csv.reader(feed(), delimiter=delimiter, quoting=quoting)
     names: list[str] = []
     last: list[str] = []
     try:
@@ -109,15 +111,20 @@ def csv_rows(path: Path, lines: Iterable[str], delimiter: str) -> Iterator[Row]:
             if len(cells) != len(names):
                 raise InputError(
                     f"{path}: row {number:,} (counted from 0, ends on line {reader.line_num:,}) has {len(cells)} "
-                    f"cells, the header {len(names)}; put quotes around text that holds {delimiter!r} or line breaks"
+                    f"cells, the header {len(names)}; {ragged_remedy(delimiter, quotes)}"
                 )
+            for name, cell in zip(names, cells, strict=True):
+                if holds_rows(cell, delimiter, quotes):
+                    raise holds_rows_error(path, number, name, cell)
             yield dict(zip(names, cells, strict=True))
-        list(csv.reader(last, delimiter=delimiter, strict=True))  # to find a quote that is never closed
+        list(
+            csv.reader(last, delimiter=delimiter, quoting=quoting, strict=True)
+        )  # to find a quote that is never closed
     except csv.Error as error:
         if not held and "end of data" not in str(error):
             return  # stray quotes in the last row, as forgiven in the others
         raise InputError(
-            f"{path}: line {reader.line_num:,}: {error}; put texts in quotes, and double those in it"
+            f"{path}: line {reader.line_num:,}: {error}; put texts in quotes, and double those in it; {TEXT_QUOTES}"
         ) from None
 
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
 from cache.common.files import open_regular
 from cache.common.forked import Forked
-from cache.common.table_files import DELIMITERS, FORMATS, JSON, MAX_NAME, PARQUET, other_delimiter, parse_delimiter
+from cache.common.table_files import BY_NAME, DELIMITERS, FORMATS, JSON, MAX_NAME, PARQUET, Cells, other_delimiter
 from cache.errors import InputError
 
 from .parsing import Lines, Row, check_header, csv_rows, json_rows
@@ -129,12 +129,12 @@ def format_of(path: Path) -> str | None:
     return None if kind == PARQUET and name.endswith(".gz") else kind
 
 
-def open_table(path: Path, delimiter: str | None = None) -> Table:
+def open_table(path: Path, cells: Cells = BY_NAME) -> Table:
     """Open a file of rows and read its first chunk.
 
     Args:
         path: of the file.
-        delimiter: what separates the cells of csv, as it is typed, where its ending does not say it.
+        cells: how csv is cut into them.
 
     Raises:
         InputError: it cannot be read as what its ending says, its ending says nothing, or it has no rows.
@@ -145,12 +145,11 @@ def open_table(path: Path, delimiter: str | None = None) -> Table:
             f"--file {path}: its ending does not say what it is; expected {', '.join(READABLE)}, or .gz behind one "
             "that is not parquet; without --out a file is read as one text per line"
         )
-    if delimiter is not None and kind not in DELIMITERS:
-        raise InputError(f"--delimiter is for {' and '.join(DELIMITERS)}, but --file {path} is {kind}; leave it out")
-    mark = None if delimiter is None else parse_delimiter(delimiter)
+    if cells != BY_NAME and kind not in DELIMITERS:
+        raise InputError(f"{cells.flag} is for {' and '.join(DELIMITERS)}, but --file {path} is {kind}; leave it out")
     try:
         size = path.stat().st_size
-        chunks = _parquet_chunks(path, size) if kind == PARQUET else _text_chunks(path, kind, mark)
+        chunks = _parquet_chunks(path, size) if kind == PARQUET else _text_chunks(path, kind, cells)
         first = next(chunks, None)
     except OSError as error:
         raise InputError(f"--file {path} cannot be read ({error.strerror or error})") from None
@@ -161,7 +160,7 @@ def open_table(path: Path, delimiter: str | None = None) -> Table:
     return Table(path, kind, first.columns, size, itertools.chain([first], chunks))
 
 
-def _text_chunks(path: Path, kind: str, delimiter: str | None) -> Iterator[Chunk]:
+def _text_chunks(path: Path, kind: str, cells: Cells) -> Iterator[Chunk]:
     with open_regular(path) as stored:
         packed = path.suffix.lower() == ".gz"
         lines = Lines(path, cast(BinaryIO, gzip.GzipFile(fileobj=stored)) if packed else stored)
@@ -170,7 +169,7 @@ def _text_chunks(path: Path, kind: str, delimiter: str | None) -> Iterator[Chunk
         elif kind == TEXT:
             rows = ({TEXT_COLUMN: line.rstrip("\r\n")} for line in lines)
         else:
-            rows = csv_rows(path, lines, delimiter or DELIMITERS[kind])
+            rows = csv_rows(path, lines, cells.delimiter or DELIMITERS[kind], cells.quotes)
         done = 0
         while True:
             held: list[Row] = []
