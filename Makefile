@@ -7,10 +7,10 @@ PIP_INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check -
 COMPILE = $(BIN)/python -m compileall -q -j 0 .venv/lib > /dev/null 2>&1 || true
 
 # Tests run in three processes, each computing on one thread: on two cores one computes while another waits for a child.
-# All tests of a file run in one of them, which makes once what they share (tests/helpers/workers.py).
-# What pytest rewrites is kept, also where the environment says otherwise: it would be compiled anew each time.
+# All tests of a file run in one of them, which makes once what they share.
+# What pytest rewrites is kept, also where the environment says otherwise: all of them would compile it anew each time.
 WORKERS ?= 3
-PYTEST = PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(BIN)/python -m pytest --workers $(WORKERS)
+PYTEST = PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 # Tests of prep and of sharing fork for files they read, and a fork copies a table of all pages: what has been trained
 # before makes it several times slower, so they have processes of their own; memory in large pages makes the table short.
@@ -34,7 +34,7 @@ quick: .venv/dev.stamp
 
 # The attacks of docs/safety.md in full, with their counts: about twenty minutes on two cores. Most are in a few files.
 faults: .venv/dev.stamp
-	$(PYTEST) --spread -m faults -rP --durations=0 --durations-min=10
+	$(PYTEST) --dist worksteal -m faults -rP --durations=0 --durations-min=10
 
 lint: .venv/dev.stamp
 	$(BIN)/ruff check .

@@ -75,10 +75,7 @@ class BuildResult:
 def build(settings: BuildSettings, console: ConsoleProgress, source: Source | None = None) -> BuildResult:
     """Build a cache, or open it where it exists already; draw the epochs of the plan that are missing.
 
-    Args:
-        settings: all settings.
-        console: where progress goes.
-        source: what to read; None = what `settings.source` names.
+    `source` is what to read; None = what `settings.source` names.
 
     Raises:
         InputError: the source, its columns, texts or labels, or a setting is wrong.

@@ -2,6 +2,7 @@
 
 import functools
 import gc
+import importlib
 import multiprocessing.process
 import os
 import shutil
@@ -21,10 +22,8 @@ from cache.console.progress import ConsoleProgress
 from prep.build import build
 from prep.settings import BuildSettings
 
+from .helpers.children import fork_server
 from .helpers.commands import Done, Prep
-from .helpers.workers import pytest_addoption, pytest_runtestloop
-
-__all__ = ["pytest_addoption", "pytest_runtestloop"]  # hooks of pytest
 
 run_apart = Forked._run
 
@@ -108,6 +107,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             for item in items:
                 if item.get_closest_marker("cuda"):
                     item.add_marker(pytest.mark.skip(reason="needs a CUDA device"))
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtestloop(session: pytest.Session) -> None:
+    """Fork the server of the tests' children from a worker of pytest-xdist, where everything is imported already."""
+    if hasattr(session.config, "workerinput"):
+        if "torch" in sys.modules:
+            importlib.import_module("tests.helpers.server_imports")
+        fork_server()
 
 
 _running: pytest.Item | None = None

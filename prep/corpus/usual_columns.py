@@ -34,11 +34,7 @@ PAIRS = (
 def settle_columns(
     tables: Iterable[tuple[Sequence[str], SourcePath | str]], asked: Columns
 ) -> tuple[Columns, str, str]:
-    """The columns of text and label of several tables, which all have those that the first one settles.
-
-    Args:
-        tables: the columns of each, and its name in errors.
-        asked: what the user asked for.
+    """The columns of text and label of several tables, each with its name in errors: those that the first one settles.
 
     Returns:
         The columns; a line for the user about those whose choice is not plain; what holds labels that are not wanted.
@@ -57,15 +53,10 @@ def settle_columns(
 
 
 def choose_columns(names: Sequence[str], asked: Columns, where: SourcePath | str) -> Columns:
-    """The columns of text and label: those asked for, else those with a usual name.
-
-    Args:
-        names: the columns there are.
-        asked: what the user asked for.
-        where: named in errors.
+    """The columns of text and label: those asked for, else those with a usual name among `names`.
 
     Raises:
-        InputError: a column is not there, or there twice, or nothing tells which one it is.
+        InputError: a column is not there, or there twice, or nothing tells which one it is; names `where`.
     """
     text, pair = asked.text, asked.pair
     if text is None and not set(TEXT_NAMES) & set(names):
@@ -92,13 +83,7 @@ def choose_columns(names: Sequence[str], asked: Columns, where: SourcePath | str
 
 
 def column_note(names: Sequence[str], asked: Columns, chosen: Columns) -> str:
-    """A line for the user about columns that were not named and whose choice is not plain; empty where it is.
-
-    Args:
-        names: the columns there are.
-        asked: what the user asked for.
-        chosen: what was chosen.
-    """
+    """A line for the user about columns that were not named and whose choice is not plain; empty where it is."""
     lines = []
     if asked.pair is None and chosen.pair is not None:
         lines.append(f"the columns {chosen.text!r} and {chosen.pair!r} are taken for pairs of texts")

@@ -42,15 +42,15 @@ def batches(views: Sequence[PlanView], max_length: int) -> Figure:
     most = max(sum(batch.rows + 1 for batch in view.first) for view in drawn)
     panels = tuple(
         Panel(
-            f"{view.strategy}, {overhead(view.row.cost)} overhead",
+            f"{view.spec.strategy}, {overhead(view.cost)} overhead",
             partial(_draw_batches, view, max_length, most),
-            f"{view.strategy}: the first batches of an epoch, {overhead(view.row.cost)} padding overhead",
+            f"{view.spec.strategy}: the first batches of an epoch, {overhead(view.cost)} padding overhead",
             width=220,
             height=440,
         )
         for view in drawn
     )
-    fixed, dynamic, smart = (view.row.cost for view in drawn[:3])
+    fixed, dynamic, smart = (view.cost for view in drawn[:3])
     title = (
         f"Padding overhead: {overhead(smart)} in smart batches, {overhead(dynamic)} in random ones, "
         f"{overhead(fixed)} with fixed padding"
@@ -79,10 +79,10 @@ def _draw_batches(view: PlanView, max_length: int, most: int, axes: "Axes", colo
 
 def costs(views: Sequence[PlanView], chosen: PlanView) -> Figure:
     """Tokens computed per epoch under each plan; `chosen` is the one that the title compares with fixed padding."""
-    fixed = views[0].row.cost
+    fixed = views[0].cost
     title = (
-        f"Fixed padding computes {fixed.padded_tokens:,} tokens per epoch, {chosen.strategy} batches "
-        f"{chosen.row.cost.padded_tokens:,}: {chosen.row.saving(fixed):.1%} less"
+        f"Fixed padding computes {fixed.padded_tokens:,} tokens per epoch, {chosen.spec.strategy} batches "
+        f"{chosen.cost.padded_tokens:,}: {chosen.saving(fixed):.1%} less"
     )
     caption = f"Tokens computed for {fixed.real_tokens:,} real ones, under each plan."
     panel = Panel("Tokens computed per epoch", partial(_draw_tokens, views, chosen), height=70 + 36.0 * len(views))
@@ -90,12 +90,12 @@ def costs(views: Sequence[PlanView], chosen: PlanView) -> Figure:
 
 
 def _draw_tokens(views: Sequence[PlanView], chosen: PlanView, axes: "Axes", colors: Palette) -> None:
-    plans, computed = range(len(views)), [view.row.cost.padded_tokens for view in views]
-    fixed = views[0].row.cost
+    plans, computed = range(len(views)), [view.cost.padded_tokens for view in views]
+    fixed = views[0].cost
     bars = axes.barh(plans, computed, 0.5, color=colors["amber"])
-    axes.barh(plans, [view.row.cost.real_tokens for view in views], 0.5, color=colors["blue"])
+    axes.barh(plans, [view.cost.real_tokens for view in views], 0.5, color=colors["blue"])
     labels = [f"{fixed.padded_tokens:,}"]
-    labels += [f"{view.row.cost.padded_tokens:,}, {view.row.saving(fixed):.1%} less" for view in views[1:]]
+    labels += [f"{view.cost.padded_tokens:,}, {view.saving(fixed):.1%} less" for view in views[1:]]
     for view, label in zip(views, axes.bar_label(bars, labels, padding=6, color=colors["ink"]), strict=True):
         label.set_fontweight("bold" if view is chosen else "normal")
     _name_bars(axes, [view.name for view in views], colors)

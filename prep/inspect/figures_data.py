@@ -55,22 +55,16 @@ class DrawnBatch:
 
 
 @dataclass(frozen=True)
-class PlanView:
+class PlanView(TokenRow):
     """One plan's first epoch: its line of the token table, and its first batches."""
 
-    row: TokenRow
-    first: tuple[DrawnBatch, ...]
-
-    @property
-    def strategy(self) -> str:
-        """Name of its strategy."""
-        return self.row.spec.strategy
+    first: tuple[DrawnBatch, ...] = ()
 
     @property
     def name(self) -> str:
         """Its strategy and batch size."""
-        spec = self.row.spec
-        return f"{spec.strategy}, {spec.batch_size or spec.max_tokens:,} {'rows' if spec.batch_size else 'tokens'}"
+        size = f"{self.spec.batch_size:,} rows" if self.spec.batch_size else f"{self.spec.max_tokens:,} tokens"
+        return f"{self.spec.strategy}, {size}"
 
 
 @dataclass(frozen=True)
@@ -87,7 +81,7 @@ def plan_views(split: Split) -> list[PlanView]:
     stored, views = split.stored_plans(), []
     for spec in table_specs(split):
         plan = split.plan(spec, 0)  # held meanwhile, so that it is drawn once
-        views.append(PlanView(token_row(split, spec, stored), _first_batches(plan, split.lengths)))
+        views.append(PlanView(**vars(token_row(split, spec, stored)), first=_first_batches(plan, split.lengths)))
     return views
 
 

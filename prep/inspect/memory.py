@@ -27,9 +27,7 @@ BATCH_SIZES = (16, 32, 64, 128)
 def memory_facts(cache: Cache, model: str) -> dict[str, Any]:
     """The predicted peak of training steps on the largest batch of the cache's plan and on batches of its widest rows.
 
-    Args:
-        cache: what is trained on.
-        model: folder, Hub id, or `minilm`; only its config.json is read.
+    Of `model`, a folder, Hub id, or `minilm`, only config.json is read.
 
     Raises:
         InputError: the model cannot be read, or memory is not predicted for models of its type or for the task.

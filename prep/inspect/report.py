@@ -25,8 +25,6 @@ class Report:
     """The content of a report on one split.
 
     Attributes:
-        cache: the cache.
-        split: the split that is drawn.
         views: its plans, as `plan_views` gives them.
         chosen: the one that the cache was built with, or smart where that is not among them.
         cuts: the effect of some smaller max lengths.
@@ -42,11 +40,7 @@ class Report:
 
 
 def make_report(cache: Cache, split_name: str | None = None) -> Report:
-    """Gather the numbers and the figures.
-
-    Args:
-        cache: the cache.
-        split_name: default: train, or the first split.
+    """Gather the numbers and the figures of a split; by default train, or the first one.
 
     Raises:
         InputError: the cache has no such split, or it is empty, or a library that draws is missing.
@@ -58,7 +52,7 @@ def make_report(cache: Cache, split_name: str | None = None) -> Report:
         more = f"; pass --split {others[0]}" if others else ""
         raise InputError(f"the split {split.name!r} of {cache.folder} has no rows, expected some to draw{more}")
     views, limit, default = plan_views(split), manifest.max_length, split.default_spec()
-    chosen = next((view for view in views if view.row.spec == default), views[2])
+    chosen = next((view for view in views if view.spec == default), views[2])
     cuts = [] if manifest.chunked else truncations(split.info, limit, smaller_limits(limit, split.info.longest))
     in_source_order = split.lengths[np.argsort(split.source_rows, kind="stable")]
     drawn = [
@@ -82,8 +76,8 @@ def report_page(report: Report) -> str:
         heading=manifest.name,
         about=f"{describe_source(manifest.source)}; split {split.name} is drawn",
         lead=(
-            f"to compute per epoch with {chosen.strategy} batches than with fixed padding to the max length",
-            f"{chosen.row.saving(report.views[0].row.cost):.1%} less",
+            f"to compute per epoch with {chosen.spec.strategy} batches than with fixed padding to the max length",
+            f"{chosen.saving(report.views[0].cost):.1%} less",
         ),
         facts={
             "rows": f"{split.info.rows:,}",
@@ -109,15 +103,15 @@ def report_page(report: Report) -> str:
 
 def cost_table(views: list[PlanView]) -> Table:
     """The token table of `prep info`, in the columns that a phone has room for."""
-    fixed = views[0].row.cost
+    fixed = views[0].cost
     rows = [
         [
             view.name,
-            f"{view.row.cost.batches:,}",
-            f"{view.row.cost.padded_tokens:,}",
-            figures.overhead(view.row.cost),
-            "" if view.row.cost is fixed else f"{view.row.saving(fixed):.1%}",
-            figures.share(view.row.cost.uniform_batches, view.row.cost.batches),
+            f"{view.cost.batches:,}",
+            f"{view.cost.padded_tokens:,}",
+            figures.overhead(view.cost),
+            "" if view.cost is fixed else f"{view.saving(fixed):.1%}",
+            figures.share(view.cost.uniform_batches, view.cost.batches),
         ]
         for view in views
     ]

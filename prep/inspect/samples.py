@@ -29,13 +29,9 @@ class Sample:
 
 
 def random_samples(split: Split, count: int, seed: int | None, special_tokens: bool = False) -> list[Sample]:
-    """Decode some random rows.
+    """Decode `count` random rows, or all where there are fewer; where `seed` is None, other ones each time.
 
-    Args:
-        split: of an open cache.
-        count: how many, at most all.
-        seed: of the choice; None for other rows each time.
-        special_tokens: keep [CLS], [SEP] and their like in the text.
+    With `special_tokens` the text holds [CLS], [SEP] and their like.
     """
     task, samples = split.task, []
     tokenizer, rows = random_rows(split, count, seed)

@@ -211,10 +211,7 @@ def plan_facts(split: Split, spec: PlanSpec) -> dict[str, Any]:
 
 def _plan_facts(row: TokenRow, fixed: PlanCost) -> dict[str, Any]:
     return {
-        "strategy": row.spec.strategy,
-        "batch_size": row.spec.batch_size,
-        "max_tokens": row.spec.max_tokens,
-        "seed": row.spec.seed,
+        **vars(row.spec),
         "stored_epochs": row.stored_epochs,
         "batches": row.cost.batches,
         "real_tokens": row.cost.real_tokens,

@@ -3,7 +3,7 @@
 Labels pass by in pieces, one per record batch, and only their distinct values are looked at one by one.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -20,6 +20,7 @@ from ..columns import (
     LABELS,
     LEAVE_OUT,
     BadDataError,
+    Mask,
     distinct,
     first_null,
     flat_lists,
@@ -68,11 +69,9 @@ def code_batch(batch: "pa.RecordBatch") -> Coded:
 
 
 def code_labels(labels: "pa.Array", what: str = "label") -> Coded:
-    """Take a piece of a label column apart into distinct values and codes.
+    """Take a piece of a label column, of plain values or lists of them, apart into distinct values and codes.
 
-    Args:
-        labels: Arrow array of any plain type, or of lists of one.
-        what: one of them, for errors.
+    `what` is one of them, for errors.
 
     Raises:
         BadDataError: a label is missing, or the column holds no single values.
@@ -112,7 +111,12 @@ def code_columns(labels: "pa.Array") -> Coded:
                 coded.row_of(wrong),
             )
         held[:, number] = np.array(said, bool)[coded.codes]
-    return Coded(names, np.nonzero(held)[1], held.sum(axis=1))
+    return _of_marks(names, held)
+
+
+def _of_marks(names: Sequence[str], held: Mask) -> Coded:
+    """The labels of rows, from what they have of each class: (rows, classes)."""
+    return Coded(list(names), np.nonzero(held)[1], held.sum(axis=1))
 
 
 def find_task(asked: str, pieces: dict[str, list[Coded]], known: tuple[str, ...] | None) -> str:
@@ -225,21 +229,20 @@ def resolve_classes(
         InputError: there are too many classes.
     """
     if known is None and (marks := _marks(pieces)):
-        return _marked(pieces, marks)
-    classes = _converted(pieces, lambda piece: classes_of(piece, known))
-    found = {value for parts in classes.values() for part in parts for value in part}
-    names, ids = number_classes(found, known)
+        names = known = tuple(map(str, range(marks)))
+        pieces = {split: [_unmarked(piece, names) for piece in coded] for split, coded in pieces.items()}
+    found = _converted(pieces, lambda piece: classes_of(piece, known))
+    names, ids = number_classes({value for parts in found.values() for part in parts for value in part}, known)
     listed = _are_lists(pieces)
     if listed:
         _check_count(names)
+
+    def labels(piece: Coded) -> Array:
+        own = class_ids(piece, classes_of(piece, known), ids)
+        return _sets(piece, own, len(names)) if listed else own
+
     none = np.zeros((0, len(names)), np.uint8) if listed else np.zeros(0, np.int64)
-    columns: dict[str, npt.NDArray[Any]] = {}
-    for split, coded in pieces.items():
-        parts = [class_ids(piece, part, ids) for piece, part in zip(coded, classes[split], strict=True)]
-        if listed:
-            parts = [_sets(piece, part, len(names)) for piece, part in zip(coded, parts, strict=True)]
-        columns[split] = np.concatenate([none, *parts])
-    return names, columns
+    return names, {split: np.concatenate([none, *parts]) for split, parts in _converted(pieces, labels).items()}
 
 
 def _marks(pieces: dict[str, list[Coded]]) -> int:
@@ -252,15 +255,10 @@ def _marks(pieces: dict[str, list[Coded]]) -> int:
     return max(counts) if marked and max(counts) > 1 else 0
 
 
-def _marked(pieces: dict[str, list[Coded]], classes: int) -> tuple[tuple[str, ...], dict[str, npt.NDArray[Any]]]:
-    """What `resolve_classes` gives for lists of so many marks."""
-    names = tuple(map(str, range(classes)))
-    _check_count(names)
-    columns = {}
-    for split, coded in pieces.items():
-        flat = [np.array([value == 1 for value in piece.values], np.uint8)[piece.codes] for piece in coded]
-        columns[split] = np.concatenate([np.zeros(0, np.uint8), *flat]).reshape(-1, classes)
-    return names, columns
+def _unmarked(piece: Coded, names: Sequence[str]) -> Coded:
+    """Lists of marks, one for each class, as lists of the names of those that are marked."""
+    marked = np.array([value == 1 for value in piece.values], bool)
+    return _of_marks(names, marked[piece.codes].reshape(-1, len(names)))
 
 
 def number_classes(

@@ -82,13 +82,8 @@ def encode_source(
     """Read a source from end to end, twice where rows are chosen and do not fit in memory, and encode it.
 
     Args:
-        source: what to read.
-        encoder: the tokenizer.
-        selection: the task, and which rows to take.
         spill: folder for ids that do not fit in memory; the caller removes it.
         memory_bytes: about how much a task may take.
-        executor: where the tasks run.
-        console: for the progress bar.
 
     Raises:
         InputError: a text or label is missing or of a wrong kind, or there are no rows at all.

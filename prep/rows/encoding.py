@@ -126,17 +126,12 @@ def _content(batch: "pa.RecordBatch", shared: Shared) -> "list[pa.Array] | Words
 def _encode(
     content: "list[pa.Array] | Words", mask: Mask | None, first_row: int, encoder: Encoder, split: EncodedRows
 ) -> int:
-    """Encode the rows of a batch that belong to a split of the cache, as one sorted run.
+    """Encode the rows of a batch that belong to a split of the cache, as one sorted run; returns how many tokens.
 
     Args:
         content: of all rows of the batch.
         mask: (rows,) those that belong to the split; None = all.
         first_row: number of the batch's first row in the part.
-        encoder: the tokenizer.
-        split: receives the rows.
-
-    Returns:
-        How many tokens they have.
     """
     if mask is not None:
         content = content.kept(mask) if isinstance(content, Words) else [kept(texts, mask) for texts in content]

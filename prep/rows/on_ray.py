@@ -117,9 +117,8 @@ def perform(call: tuple[Place, Callable[..., Any], Any], item: Any) -> Done:
     except ParityError as error:
         return Done(None, error)
     except LengthwiseError as error:
-        host = socket.gethostname()
-        where = "" if host == place.host else f" (on the machine {host})"
-        return Done(None, type(error)(f"{error.args[0]}{where}", *error.args[1:]))
+        host, (said, *more) = socket.gethostname(), error.args
+        return Done(None, error if host == place.host else type(error)(f"{said} (on the machine {host})", *more))
     return Done(result, None, *reported)
 
 
@@ -196,12 +195,7 @@ class OnRay(Executor):
 @contextlib.contextmanager
 def on_ray(part_bytes: int, building: Path, console: ConsoleProgress) -> Iterator[OnRay]:
     """An executor on the cluster of RAY_ADDRESS; where that is not set, on one that is started on this machine and
-    ended with the block.
-
-    Args:
-        part_bytes: of a source that a task reads.
-        building: the folder of the cache that is being built.
-        console: for a line about the cluster.
+    ended with the block. Each task reads about `part_bytes` of a source for the cache that is in the folder `building`.
 
     Raises:
         InputError: there is no such cluster, or it cannot be started.

@@ -47,12 +47,7 @@ def choose_rows(
 ) -> dict[str, Mask | None]:
     """For each split of the cache that comes from a source split, the rows it takes: (rows,), or None for all.
 
-    Args:
-        split: of the source.
-        rows: how many it has.
-        coded: their labels; none where they have no classes.
-        source: the classes, where it says them.
-        selection: which rows to take.
+    Where labels have no classes, there are none in `coded`.
 
     Raises:
         InputError: a label is of a wrong kind, or the holdout leaves a split without a row.

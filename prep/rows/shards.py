@@ -72,14 +72,9 @@ def write_part(form: ShardFormat, part: ShardPart, report: Report) -> ShardInfo:
 def write_splits(
     folder: Folder, encoded: Encoded, shard_bytes: int, executor: Executor, console: ConsoleProgress
 ) -> dict[str, SplitInfo]:
-    """Write the shards of all splits; returns what the manifest says of each split.
+    """Write the shards of all splits; returns what the manifest says of each.
 
-    Args:
-        folder: of the cache.
-        encoded: the splits.
-        shard_bytes: of a shard at most, if one row fits.
-        executor: where the tasks run.
-        console: for the progress bar.
+    A shard has `shard_bytes` at most, if one row fits.
 
     Raises:
         StorageError: a shard cannot be written.

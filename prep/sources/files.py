@@ -39,11 +39,6 @@ def longest_row(forked: Forked) -> int:
 def column_names(paths: Sequence[SourcePath], cells: Cells, forked: Forked) -> list[list[str]]:
     """The columns of each of some table files.
 
-    Args:
-        paths: the files.
-        cells: how a csv or text file is cut into them.
-        forked: reads them.
-
     Raises:
         InputError: a file cannot be read as what its ending says.
     """

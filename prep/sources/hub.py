@@ -16,13 +16,9 @@ from .tables import class_names, frames_source
 
 
 def open_hub(argument: str, asked: Columns, forked: Forked, wanted: tuple[str, ...] = ()) -> Source:
-    """Open a dataset.
+    """Open a dataset by its id, which `:config` may follow.
 
-    Args:
-        argument: its id; `:config` may follow.
-        asked: columns; the usual ones for those that are not named.
-        forked: reads the files.
-        wanted: splits to take, in this order; none = all.
+    `wanted` are the splits to take, in this order; none = all.
 
     Raises:
         InputError: it cannot be loaded, or a column is not there.

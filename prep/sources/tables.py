@@ -168,12 +168,7 @@ def frames_source(
 ) -> Source:
     """A corpus of tables.
 
-    Args:
-        argument: what the user typed; empty for data given from Python.
-        name: the default name of its cache.
-        frames: split name to split.
-        asked: columns; the usual ones for those that are not named.
-        identity: what tells them from others, such as a revision; None: a hash of their texts and labels.
+    `identity` tells them from others, such as a revision; None: a hash of their texts and labels does.
 
     Raises:
         InputError: a column is missing, a text or label is missing or of a wrong kind.

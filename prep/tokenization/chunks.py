@@ -10,14 +10,14 @@ import numpy as np
 from cache.common.arrays import Array
 from cache.errors import InputError
 
-from .engines import Rules, TokenizersEngine, assemble_rows, repeated, special_ids
+from .engines import Rules, TokenizersEngine, assemble_rows, special_ids
 from .parity import ParityCheck
 
 ChunkedRows = tuple[Array, Array, Array]
 """(T,) uint32 ids, rows end to end; (R,) int64 lengths; (R,) int64 the text that each row is a chunk of."""
 
 
-def chunk_rows(ids: Array, lengths: Array, before: Sequence[int], after: Sequence[int], max_length: int) -> ChunkedRows:
+def chunk_rows(ids: Array, lengths: Array, before: list[int], after: list[int], max_length: int) -> ChunkedRows:
     """Cut texts into rows; the last row of a text has what is left of it.
 
     Args:
@@ -32,8 +32,7 @@ def chunk_rows(ids: Array, lengths: Array, before: Sequence[int], after: Sequenc
     chunk = np.arange(len(texts)) - np.repeat(np.cumsum(chunks) - chunks, chunks)  # (R,) its number in the text
     passed = chunk * room
     slices = ids, (np.cumsum(lengths) - lengths)[texts] + passed, np.minimum(lengths[texts] - passed, room)
-    rows = len(texts)
-    return *assemble_rows([repeated(before, rows), slices, repeated(after, rows)]), texts
+    return *assemble_rows([before, slices, after]), texts
 
 
 class ChunkEncoder:

@@ -9,6 +9,7 @@ import re
 import unicodedata
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -190,23 +191,24 @@ def split_rows(ids: Array, lengths: Array) -> list[Array]:
 
 
 Slices = tuple[Array, Array, Array]
-"""Of values (T,) some for each row: (N,) where they begin, and (N,) how many they are."""
+"""Values (T,), of which some are for each row: (N,) where they begin, and (N,) how many they are."""
 
 
-def repeated(values: Sequence[int], rows: int) -> Slices:
-    """The same values for each of some rows."""
-    return np.array(values, np.int64), np.zeros(rows, np.int64), np.full(rows, len(values))
-
-
-def assemble_rows(pieces: Sequence[Slices], dtype: Any = np.uint32) -> tuple[Array, Array]:
-    """Rows of the pieces, one behind the other: their values end to end, and (N,) how many they are."""
-    lengths = np.sum([counts for _, _, counts in pieces], axis=0)
-    flat, positions = np.empty(int(lengths.sum()), dtype), np.cumsum(lengths) - lengths
-    for values, begins, counts in pieces:
-        within = np.arange(int(counts.sum())) - np.repeat(np.cumsum(counts) - counts, counts)
-        flat[np.repeat(positions, counts) + within] = values[np.repeat(begins, counts) + within]
-        positions = positions + counts
-    return flat, lengths
+def assemble_rows(pieces: Sequence[list[int] | Slices], dtype: Any = np.uint32) -> tuple[Array, Array]:
+    """Rows of special tokens, the same in each, and slices of values: end to end, and (N,) how long they are."""
+    rows = next(len(piece[1]) for piece in pieces if isinstance(piece, tuple))
+    lengths, columns = np.zeros(rows, np.int64), []
+    for piece in pieces:
+        if isinstance(piece, tuple):
+            values, begins, counts = piece
+            bounds = zip(begins.tolist(), (begins + counts).tolist(), strict=True)
+            columns.append([values[begin:end] for begin, end in bounds])  # indices would take more than the values
+            lengths += counts
+        else:
+            columns.append([np.array(piece, dtype)] * rows)
+            lengths += len(piece)
+    parts = chain.from_iterable(zip(*columns, strict=True))
+    return np.concatenate([np.zeros(0, dtype), *parts], dtype=dtype, casting="unsafe"), lengths
 
 
 _OLD = re.compile("[\u0000-\u021f\u2010-\u2046\u3041-\u3094\u4e00-\u9fa5\uac00-\ud7a3]+")

@@ -16,7 +16,7 @@ from cache.common.arrays import Array
 from cache.common.pairs import longest_first, truncated_pair
 from cache.errors import InputError
 
-from .engines import ParityError, Rules, TokenizersEngine, assemble_rows, join_rows, repeated
+from .engines import ParityError, Rules, TokenizersEngine, assemble_rows, join_rows
 from .parity import ParityCheck
 
 Rows = tuple[Array, Array, Array]
@@ -80,10 +80,7 @@ def assemble(
     for (ids, lengths), count in zip((firsts, seconds), counts, strict=True):
         begins = np.cumsum(lengths) - lengths
         texts.append((ids, begins + lengths - count if left else begins, count))
-    before, between, after = (
-        repeated(special, len(counts[0])) for special in (template.before, template.between, template.after)
-    )
-    ids, lengths = assemble_rows([before, texts[0], between, texts[1], after])
+    ids, lengths = assemble_rows([template.before, texts[0], template.between, texts[1], template.after])
     zeros = counts[0] + len(template.before) + template.between_first
     return ids, lengths, zeros if template.typed else lengths.copy()
 

@@ -84,6 +84,7 @@ class ParityCheck:
             ParityError: a row differs.
         """
         chosen = self.choose(texts)
+        self.rows, self.chunks = self.rows + len(chosen), self.chunks + 1
         wanted = again(chosen)
         begins = np.cumsum(lengths) - lengths
         for row, expected in zip(chosen, split_rows(*wanted[:2]), strict=True):
@@ -103,13 +104,7 @@ class ParityCheck:
         return text[-self.most :] if left else text[: self.most]
 
     def choose(self, texts: Sequence[str]) -> list[int]:
-        """The rows of the next chunk to check; they are counted."""
-        chosen = self._choose(texts)
-        self.chunks += 1
-        self.rows += len(chosen)
-        return chosen
-
-    def _choose(self, texts: Sequence[str]) -> list[int]:
+        """The rows of the next chunk to check."""
         longest, foreign, sample = self.LATER if self.rows >= sum(self.FIRST) else self.FIRST
         total = min(longest + foreign + sample, len(texts))
         random = np.random.default_rng(self.chunks).permutation(len(texts)).tolist()

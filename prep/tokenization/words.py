@@ -19,16 +19,7 @@ import numpy as np
 from cache.common.arrays import Array
 from cache.errors import InputError
 
-from .engines import (
-    ParityError,
-    Rules,
-    TokenizersEngine,
-    assemble_rows,
-    join_rows,
-    repeated,
-    special_ids,
-    split_rows,
-)
+from .engines import ParityError, Rules, TokenizersEngine, assemble_rows, join_rows, special_ids, split_rows
 from .parity import ParityCheck
 
 Marked = tuple[Array, Array, Array]
@@ -132,10 +123,9 @@ class WordEncoder:
         first = within == 0
         first[begins[kept > 0]] = True  # also of a word whose beginning is cut off
         marks = np.where(first, words.marks[word], 0)
-        before, after = (repeated(special, len(kept)) for special in (self.before, self.after))
-        flat, lengths = assemble_rows([before, (tokens, begins, kept), after])
-        before, after = (repeated([0] * len(special), len(kept)) for special in (self.before, self.after))
-        flat_marks, _ = assemble_rows([before, (marks, begins, kept), after], np.int64)
+        flat, lengths = assemble_rows([self.before, (tokens, begins, kept), self.after])
+        unmarked = [[0] * len(special) for special in (self.before, self.after)]
+        flat_marks, _ = assemble_rows([unmarked[0], (marks, begins, kept), unmarked[1]], np.int64)
         return flat, lengths, flat_marks
 
     def by_tokenizers(self, rows: list[list[str]], marks: Array) -> Marked:

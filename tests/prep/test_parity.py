@@ -145,15 +145,15 @@ def test_enough_rows_are_checked_the_longest_and_foreign_ones_first() -> None:
     for row in range(5, 325, 5):
         texts[row] += " long" * 50
     check = ParityCheck(NanotokenEngine(rules), TokenizersEngine(rules))
-    chosen = check._choose(texts)
+    chosen = check.choose(texts)
     assert len(chosen) == len(set(chosen)) == 512
     assert len(set(range(5, 325, 5)) & set(chosen)) >= 16
     assert sum(not text.isascii() for text in (texts[row] for row in chosen)) >= 80
-    assert check._choose(texts) == chosen, "seeded"
+    assert check.choose(texts) == chosen, "seeded"
     check.check(texts, *check.encode(texts))
     assert check.rows == 512
-    assert len(check._choose(texts)) == 32, "fewer of each later chunk"
-    assert len(ParityCheck(NanotokenEngine(rules), TokenizersEngine(rules))._choose(texts[:100])) == 100
+    assert len(check.choose(texts)) == 32, "fewer of each later chunk"
+    assert len(ParityCheck(NanotokenEngine(rules), TokenizersEngine(rules)).choose(texts[:100])) == 100
 
 
 # --- as transformers reads the files

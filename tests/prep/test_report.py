@@ -73,7 +73,7 @@ def test_a_drawn_batch_covers_its_tokens(cache) -> None:
     """The blue area of a batch is its real tokens, the whole its padded ones, also where rows are drawn in groups."""
     split = cache["train"]
     for view in plan_views(split):
-        plan = split.plan(view.row.spec, 0)
+        plan = split.plan(view.spec, 0)
         assert len(view.first) == 24
         for index, batch in enumerate(view.first):
             rows = plan.rows[plan.batch_offsets[index] : plan.batch_offsets[index + 1]]

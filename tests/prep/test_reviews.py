@@ -164,7 +164,7 @@ def test_the_command_writes_page_and_pictures(
     assert "wrote imdb-report.html" in done.output
     text = Path("imdb-report.html").read_text("utf-8")
     assert len(text.encode()) < 300_000
-    assert figures.overhead(plan_views(imdb_cache["train"])[2].row.cost) in check_page(text).text
+    assert figures.overhead(plan_views(imdb_cache["train"])[2].cost) in check_page(text).text
     names = sorted(path.name for path in Path("pictures").iterdir())
     assert names == sorted(f"{name}{ending}.png" for name in PICTURES for ending in ("", "-dark"))
     assert sorted(path.name for path in Path().iterdir()) == ["imdb-report.html", "pictures"]

@@ -229,6 +229,7 @@ def test_a_store_that_fails_for_good_ends_the_build_with_code_1(s3: ObjectServer
         ("s3://bucket/data/broken.jsonl", "cannot read s3://bucket/data/broken.jsonl: "),
         ("s3://bucket/data/a.jsonl --text nothing", "s3://bucket/data/a.jsonl has no column 'nothing'"),
         ("train=s3://bucket/data/a.jsonl s3://bucket/data/a.jsonl", "s3://bucket/data/a.jsonl is given twice"),
+        ("b.csv b.csv s3://bucket/data/a.jsonl s3://bucket/data/a.jsonl", "b.csv is given twice"),
         ("https://example.com/a.csv", "nothing is read from https:// URLs"),
         (f"s3://me:{SECRET}@bucket/a.csv", "came with a user, password, query"),
         (f"s3://bucket/a.csv?signature={SECRET}", "came with a user, password, query"),
@@ -236,6 +237,7 @@ def test_a_store_that_fails_for_good_ends_the_build_with_code_1(s3: ObjectServer
 )
 def test_wrong_inputs_end_with_code_2(source: str, message: str, s3: ObjectServer, prep: Prep) -> None:
     s3.objects |= {"bucket/data/a.jsonl": JSONL, "bucket/data/b.md": b"#", "bucket/data/broken.jsonl": b'{"text": \n'}
+    Path("b.csv").touch()
     done = prep("build", *source.split(), "--tokenizer", "minilm")
     assert (done.code, message in done.err) == (2, True), done.err
     assert SECRET not in done.err + done.out
