@@ -5,7 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from cache.console.progress import clock
-from cache.console.text import counted, sized
+from cache.console.text import counted, listed, sized
 
 from .forward.inputs import PADDING_SIDE
 from .loop.resolution import corpus_metric
@@ -88,9 +88,7 @@ def _labels(setup: TrainingSetup) -> str:
     task = setup.cache.manifest.task
     if task.kind == "regression":
         return "regression"
-    names = task.label_names
-    more = f", … {len(names)} labels" if len(names) > 4 else ""
-    return "labels " + ", ".join(names[:4]) + more
+    return "labels " + listed(task.label_names, 4)
 
 
 def report_end(folder: Path, summary: Json, setup: TrainingSetup, trackers: Trackers, log: Log) -> None:

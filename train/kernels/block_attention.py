@@ -45,11 +45,6 @@ class Group(NamedTuple):
         """Its keys."""
         return slice(self.k, self.k + self.rows * self.keys)
 
-    @property
-    def scores(self) -> int:
-        """Scores of one head."""
-        return self.rows * self.queries * self.keys
-
 
 Bias = Callable[[Group], torch.Tensor | None]
 """From a group to what is added to its scores, of a shape that broadcasts to (N, rows, queries, keys)."""
@@ -95,14 +90,14 @@ class BlockAttention(torch.autograd.Function):
         heads = len(query)
         groups = list(groups_of(cu_queries, cu_keys, heads * query.element_size()))
         needed = any(ctx.needs_input_grad[:3])
-        sizes = [group.scores * heads for group in groups]
+        sizes = [heads * group.rows * group.queries * group.keys for group in groups]
         weights = query.new_empty(sum(sizes) if needed else max(sizes, default=0))
         blocks = weights.split(sizes) if needed else [weights[:size] for size in sizes]
         out = query.new_empty(query.shape[1], heads, value.shape[2])
         source = random_source() if p else None
         query = query * scale
         for group, block in zip(groups, blocks, strict=True):
-            q, k, v = _rows(query, group, True), _rows(key, group), _rows(value, group)
+            q, k, v = _rows(query, group.asked, group), _rows(key, group.held, group), _rows(value, group.held, group)
             scores = block.view(len(q), group.queries, group.keys)  # (N·rows, queries, keys)
             torch.bmm(q, k.mT, out=scores)
             added = bias(group)
@@ -122,7 +117,8 @@ class BlockAttention(torch.autograd.Function):
         grad = (grad / (1 - p) if p else grad).transpose(0, 1)  # (N, Q, D)
         grads = [part.new_empty(part.shape[1], heads, part.shape[2]) for part in (query, key, value)]
         for group, block in zip(ctx.groups, weights.split(ctx.sizes), strict=True):
-            q, k, v, g = _rows(query, group, True), _rows(key, group), _rows(value, group), _rows(grad, group, True)
+            q, g = (_rows(part, group.asked, group) for part in (query, grad))
+            k, v = (_rows(part, group.held, group) for part in (key, value))
             signed = block.view(len(q), group.queries, group.keys)
             scores = weigh_backward(torch.bmm(g, v.mT), signed, p)
             grads[0][group.asked] = _back(torch.bmm(scores, k), heads)
@@ -134,10 +130,9 @@ class BlockAttention(torch.autograd.Function):
         return (*(part.transpose(0, 1) for part in grads), None, None, None, None, None)
 
 
-def _rows(part: torch.Tensor, group: Group, asked: bool = False) -> torch.Tensor:
+def _rows(part: torch.Tensor, tokens: slice, group: Group) -> torch.Tensor:
     """A group's queries, or its keys: (N, Q or K, D) to (N·rows, queries or keys, D)."""
-    where = group.asked if asked else group.held
-    return part[:, where].reshape(len(part) * group.rows, -1, part.shape[-1])
+    return part[:, tokens].reshape(len(part) * group.rows, -1, part.shape[-1])
 
 
 def _back(rows: torch.Tensor, heads: int) -> torch.Tensor:
