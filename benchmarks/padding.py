@@ -14,7 +14,6 @@ import torch
 
 from cache import PlanSpec, Split, open_cache
 from cache.batches.micro_batches import Sharing, micro_batches
-from cache.plans.shares import ATTENTION_LENGTH
 from cache.reading.padding import gather_rows, row_mask
 
 from .corpus import imdb_cache, small_bert
@@ -36,7 +35,7 @@ def count_accumulated(split: Split, spec: PlanSpec, steps: int) -> None:
     """Print the tokens of an epoch in so many micro-batches a batch."""
     plan, facts = split.plan(spec, 0), {}
     for name, equal_rows in (("by_cost", False), ("every_nth_row", True)):
-        sharing = Sharing(0, 1, steps, split.max_length, False, 1, False, equal_rows, ATTENTION_LENGTH)
+        sharing = Sharing(split.max_length, accumulation_steps=steps, equal_rows=equal_rows)
         tokens = micro_batches(plan, split.lengths, 0, len(plan), sharing).padded_tokens
         facts[name] = {"padded_tokens": int(tokens.sum()), "largest_micro_batch": int(tokens.max())}
     print(json.dumps({"stage": "accumulation", "plan": spec.id, "micro_batches": steps, **facts}))

@@ -97,14 +97,13 @@ def ours(strategy: str, packed: bool, equal_rows: bool = False) -> tuple[Callabl
 
     def draw(lengths: np.ndarray, ranks: int, per_rank: int, epoch: int) -> Shares:
         from cache.batches.micro_batches import Sharing, micro_batches
-        from cache.plans.shares import ATTENTION_LENGTH
         from cache.plans.spec import PlanSpec
         from cache.plans.strategies import plan_epoch
 
         plan = plan_epoch(lengths, PlanSpec(strategy, per_rank * ranks), epoch, MAX_LENGTH)
         shares = []
         for rank in range(ranks):
-            sharing = Sharing(rank, ranks, 1, MAX_LENGTH, False, 1, packed, equal_rows, ATTENTION_LENGTH)
+            sharing = Sharing(MAX_LENGTH, rank, ranks, packed=packed, equal_rows=equal_rows)
             shares.append([part.rows for part in micro_batches(plan, lengths, 0, len(plan), sharing)])
         return shares
 

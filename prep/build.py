@@ -85,9 +85,7 @@ def build(settings: BuildSettings, console: ConsoleProgress, source: Source | No
     _check_address_space()
     url = find_place(settings.out)
     source = source or open_source(settings.source, settings.columns, settings.memory_bytes)
-    if settings.columns.cells != BY_NAME and source.identity["kind"] != "files":
-        raise not_csv(settings.columns.cells, source.where)
-    _check_executor(settings, source)
+    _check_source(settings, source)
     if settings.missing == DROP:
         source = replace(source, splits={split: FilledRows(stream) for split, stream in source.splits.items()})
     tokenizer = find_tokenizer(settings.tokenizer)
@@ -97,7 +95,6 @@ def build(settings: BuildSettings, console: ConsoleProgress, source: Source | No
     for note in filter(None, (source.note, unread, tokenizer.note)):
         console.log(note)
     if source.words:
-        _check_words(settings, source)
         tokenizer = with_space_before(tokenizer)
     max_length = settings.max_length or source.max_length or default_max_length(tokenizer)
     limit = own_limit(tokenizer)
@@ -107,8 +104,6 @@ def build(settings: BuildSettings, console: ConsoleProgress, source: Source | No
             f"most {limit} tokens (model_max_length); such a model cannot train on this cache"
         )
     chunked = settings.long_texts == CHUNK
-    if chunked and source.pair:
-        raise InputError(f"--long-texts {CHUNK} takes one text per row, but {source.where} has two; leave it out")
     encoder = Encoder(tokenizer, max_length, settings.engine, source.pair, source.words, chunked)
     manifest = wanted_manifest(settings, source, encoder)
     work = _Build(settings, source, encoder, manifest, console)
@@ -249,6 +244,17 @@ def _executor(
     if settings.executor == LOCAL:
         return contextlib.nullcontext(Executor())
     return on_ray(settings.part_bytes, folder, console)
+
+
+def _check_source(settings: BuildSettings, source: Source) -> None:
+    """Raise an `InputError` where a setting does not go with the source."""
+    if settings.columns.cells != BY_NAME and source.identity["kind"] != "files":
+        raise not_csv(settings.columns.cells, source.where)
+    _check_executor(settings, source)
+    if source.words:
+        _check_words(settings, source)
+    if settings.long_texts == CHUNK and source.pair:
+        raise InputError(f"--long-texts {CHUNK} takes one text per row, but {source.where} has two; leave it out")
 
 
 def _check_executor(settings: BuildSettings, source: Source) -> None:

@@ -17,20 +17,8 @@ from .tokenization.encoder import Encoder
 
 
 def wanted_manifest(settings: BuildSettings, source: Source, encoder: Encoder) -> Manifest:
-    """The manifest of a cache to build, without what follows from the rows.
-
-    Raises:
-        InputError: the source lacks the split that rows are to be held out of.
-    """
-    holdout = source.holdout if settings.holdout is None else settings.holdout
-    has = f"but {source.where} has the splits {', '.join(source.splits)}"
-    if holdout and set(source.splits) != {"train"}:
-        raise InputError(f"--holdout takes part of a lone split 'train' as 'test', {has}; pass --holdout 0")
-    if settings.validation and ("train" not in source.splits or "validation" in source.splits):
-        raise InputError(f"--validation takes part of the split 'train' as 'validation', {has}; leave it out")
-    if holdout + settings.validation >= 1:
-        raise InputError(f"--holdout {holdout} and --validation {settings.validation} leave no rows to train on")
-    identity = {**source.identity, "holdout": holdout, "limit": settings.limit}
+    """The manifest of a cache to build, without what follows from the rows; raises what `_holdout` does."""
+    identity = {**source.identity, "holdout": _holdout(settings, source), "limit": settings.limit}
     if settings.task != "auto":
         identity["task"] = settings.task
     if settings.validation:
@@ -67,6 +55,23 @@ def wanted_manifest(settings: BuildSettings, source: Source, encoder: Encoder) -
         plan=asdict(settings.plan),
         splits={},
     )
+
+
+def _holdout(settings: BuildSettings, source: Source) -> float:
+    """The fraction of split `train` to hold out as `test`.
+
+    Raises:
+        InputError: the source lacks the split that rows are to be held out of.
+    """
+    holdout = source.holdout if settings.holdout is None else settings.holdout
+    has = f"but {source.where} has the splits {', '.join(source.splits)}"
+    if holdout and set(source.splits) != {"train"}:
+        raise InputError(f"--holdout takes part of a lone split 'train' as 'test', {has}; pass --holdout 0")
+    if settings.validation and ("train" not in source.splits or "validation" in source.splits):
+        raise InputError(f"--validation takes part of the split 'train' as 'validation', {has}; leave it out")
+    if holdout + settings.validation >= 1:
+        raise InputError(f"--holdout {holdout} and --validation {settings.validation} leave no rows to train on")
+    return holdout
 
 
 def existing_cache(path: Path, wanted: Manifest, force: bool) -> Cache | None:

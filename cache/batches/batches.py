@@ -47,15 +47,15 @@ class Batches:
             raise InputError(f"start is step {self.start}, but the epoch has {counted(len(self.plan), 'step')}")
         self.padding = PaddingOptions(chosen["always_mask"], chosen["padding_side"] == "left", chosen["packed"])
         self.sharing = Sharing(
+            split.max_length,
             chosen["rank"],
             chosen["world_size"],
             chosen["gradient_accumulation_steps"],
-            split.max_length,
-            self.spec.strategy == "fixed",
-            chosen["pad_to_multiple_of"],
-            chosen["packed"],
-            chosen["equal_rows"],
-            chosen["attention_length"],
+            fixed=self.spec.strategy == "fixed",
+            multiple=chosen["pad_to_multiple_of"],
+            packed=chosen["packed"],
+            equal_rows=chosen["equal_rows"],
+            attention_length=chosen["attention_length"],
         )
 
     def __len__(self) -> int:

@@ -4,7 +4,7 @@ masked on the device.
 Shapes: B rows, W columns, N rows and T tokens of a chunk of steps.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import pairwise
@@ -55,13 +55,12 @@ class DeviceRows:
 
     def take(self, rows: torch.Tensor) -> "DeviceRows":
         """Some of the rows; the tokens stay where they are."""
-        taken = vars(self.each(lambda part: part[rows]))
-        return DeviceRows(**{**taken, "tokens": self.tokens, "token_labels": self.token_labels})
+        return self.each(lambda part: part[rows], unchanged=("tokens", "token_labels"))
 
-    def each(self, change: Callable[[torch.Tensor], torch.Tensor]) -> "DeviceRows":
-        """The rows with every tensor changed by a function."""
-        changed: Any = {name: part if part is None else change(part) for name, part in vars(self).items()}
-        return DeviceRows(**changed)
+    def each(self, change: Callable[[torch.Tensor], torch.Tensor], unchanged: Sequence[str] = ()) -> "DeviceRows":
+        """The rows with every tensor changed by a function, except those named as unchanged."""
+        parts = vars(self).items()
+        return DeviceRows(**{name: part if part is None or name in unchanged else change(part) for name, part in parts})
 
     def ids(self, positions: torch.Tensor) -> torch.Tensor:
         """int64, the ids of the tokens at some positions."""

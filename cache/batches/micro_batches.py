@@ -17,7 +17,7 @@ import numpy as np
 
 from ..common.arrays import Array
 from ..plans.costs import round_up
-from ..plans.shares import divide_by, row_costs
+from ..plans.shares import ATTENTION_LENGTH, divide_by, row_costs
 from ..plans.strategies import EpochPlan
 
 
@@ -26,10 +26,10 @@ class Sharing:
     """How planned batches are shared out and padded.
 
     Attributes:
+        max_length: of the cache, tokens.
         rank: this process's number, 0..world_size-1.
         world_size: R.
         accumulation_steps: A.
-        max_length: of the cache, tokens.
         fixed: pad every batch to `max_length`; otherwise to its longest row.
         multiple: round widths up to a multiple of so many tokens, as far as `max_length`.
         packed: rows lie end to end, so that a part costs the sum of its rows and not its width for each of them.
@@ -37,15 +37,15 @@ class Sharing:
         attention_length: see `cache.plans.shares.ATTENTION_LENGTH`.
     """
 
-    rank: int
-    world_size: int
-    accumulation_steps: int
     max_length: int
-    fixed: bool
-    multiple: int
-    packed: bool
-    equal_rows: bool
-    attention_length: int
+    rank: int = 0
+    world_size: int = 1
+    accumulation_steps: int = 1
+    fixed: bool = False
+    multiple: int = 1
+    packed: bool = False
+    equal_rows: bool = False
+    attention_length: int = ATTENTION_LENGTH
 
     def widths(self, longest: Array) -> Array:
         """Columns of batches whose longest row has so many tokens."""

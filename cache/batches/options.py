@@ -101,13 +101,9 @@ def resolve(options: BatchOptions, padding_side: str, without: Sequence[str] = (
         raise InputError(
             f"rank {found['rank']} is not one of {found['world_size']} ranks, 0..{found['world_size'] - 1}"
         )
-    for name, value in (
-        ("gradient_accumulation_steps", found["gradient_accumulation_steps"]),
-        ("attention_length", found["attention_length"]),
-        ("pad_to_multiple_of", found["pad_to_multiple_of"]),
-    ):
-        if value < 1:
-            raise InputError(f"{name} is {value}, expected 1 or more")
+    for name in ("gradient_accumulation_steps", "attention_length", "pad_to_multiple_of"):
+        if found[name] < 1:
+            raise InputError(f"{name} is {found[name]}, expected 1 or more")
     if found["feed"] not in FEEDS:
         raise InputError(f"feed {found['feed']!r} is not one of {', '.join(FEEDS)}")
     found["padding_side"] = found["padding_side"] or padding_side

@@ -25,40 +25,27 @@ if TYPE_CHECKING:
 
 Palette = dict[str, str]
 
-LIGHT: Palette = {
-    "paper": "#ffffff",
-    "ink": "#1a1f24",
-    "muted": "#5b6670",
-    "grid": "#e3e7ea",
-    "subtle": "#f1f4f6",
-    "amber": "#e8a317",
-    "blue": "#0072b2",
-    "vermilion": "#c24a00",
-    "green": "#00795c",
-    "pink": "#a03f7a",
-    "olive": "#7a6500",
-    "slate": "#4a5560",
-    "indigo": "#3d4db7",
-    "brown": "#8a3b2e",
+COLORS = {
+    "paper": ("#ffffff", "#14181c"),
+    "ink": ("#1a1f24", "#e8ebee"),
+    "muted": ("#5b6670", "#9ba6b0"),
+    "grid": ("#e3e7ea", "#2b3239"),
+    "subtle": ("#f1f4f6", "#1e242a"),
+    "amber": ("#e8a317", "#e8a317"),
+    "blue": ("#0072b2", "#4fa8de"),
+    "vermilion": ("#c24a00", "#ff9a5c"),
+    "green": ("#00795c", "#3fc79a"),
+    "pink": ("#a03f7a", "#e59ac3"),
+    "olive": ("#7a6500", "#e0cb4c"),
+    "slate": ("#4a5560", "#a9b4be"),
+    "indigo": ("#3d4db7", "#9aa8ff"),
+    "brown": ("#8a3b2e", "#e0a095"),
 }
-"""Colors on white, all different; those of data can be told apart by the color-blind (after Okabe and Ito)."""
+"""Colors on white and on black, all different; those of data can be told apart by the color-blind (after Okabe and
+Ito)."""
 
-DARK: Palette = {
-    "paper": "#14181c",
-    "ink": "#e8ebee",
-    "muted": "#9ba6b0",
-    "grid": "#2b3239",
-    "subtle": "#1e242a",
-    "amber": "#e8a317",
-    "blue": "#4fa8de",
-    "vermilion": "#ff9a5c",
-    "green": "#3fc79a",
-    "pink": "#e59ac3",
-    "olive": "#e0cb4c",
-    "slate": "#a9b4be",
-    "indigo": "#9aa8ff",
-    "brown": "#e0a095",
-}
+LIGHT: Palette = {name: light for name, (light, _) in COLORS.items()}
+DARK: Palette = {name: dark for name, (_, dark) in COLORS.items()}
 
 SERIES = ("blue", "vermilion", "green", "pink", "olive", "slate", "indigo", "brown")
 """Colors of lines, in order."""
@@ -254,16 +241,14 @@ def _style(palette: Palette, salt: str) -> Iterator[None]:
     """matplotlib's settings for one picture: its fonts, its colors, and ids that depend on nothing but `salt`."""
     import matplotlib.style
 
-    muted = palette["muted"]
+    colored = ("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color")
     settings = {
+        **dict.fromkeys(colored, palette["muted"]),
         "svg.fonttype": "none",
         "svg.hashsalt": xml_text(salt),
         "text.parse_math": False,
         "font.size": 11,
-        "text.color": muted,
         "axes.facecolor": "none",
-        "axes.edgecolor": muted,
-        "axes.labelcolor": muted,
         "axes.labelsize": 11,
         "axes.titlecolor": palette["ink"],
         "axes.titlelocation": "left",
@@ -278,8 +263,6 @@ def _style(palette: Palette, salt: str) -> Iterator[None]:
         "axes.axisbelow": True,
         "axes.xmargin": 0,
         "grid.color": palette["grid"],
-        "xtick.color": muted,
-        "ytick.color": muted,
         "ytick.major.size": 0,
         "legend.frameon": False,
         "legend.borderpad": 0,

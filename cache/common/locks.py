@@ -6,10 +6,6 @@ import fcntl
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from filelock import BaseFileLock
 
 _NO_LOCKS_HERE = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EINVAL, errno.EBADF)
 
@@ -27,26 +23,10 @@ def locked_handle(handle: int, waiting: Callable[[], object] | None = None) -> I
     """
     _held.add(handle)
     try:
-        yield _lock(handle, waiting)
+        yield _acquire(lambda wait: fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB)), waiting)
     finally:
         _held.discard(handle)
         os.close(handle)
-
-
-def _lock(handle: int, waiting: Callable[[], object] | None) -> bool:
-    try:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            if waiting is None:
-                return False
-            waiting()
-            fcntl.flock(handle, fcntl.LOCK_EX)
-    except OSError as error:
-        if error.errno not in _NO_LOCKS_HERE:
-            raise
-        return False
-    return True
 
 
 def hold_shared(handle: int) -> bool:
@@ -55,10 +35,26 @@ def hold_shared(handle: int) -> bool:
     Returns:
         Whether it is held: False while another handle has it alone, or where the file system has no locks.
     """
+    return _acquire(lambda _: fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB))
+
+
+def _acquire(attempt: Callable[[bool], object], waiting: Callable[[], object] | None = None) -> bool:
+    """Call `attempt` without waiting; where the lock is taken, call `waiting`, then `attempt` that waits.
+
+    Returns:
+        Whether it is held. False where `waiting` is None and another one holds it, or where the file system has no
+        locks.
+    """
     try:
-        fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        try:
+            attempt(False)
+        except (BlockingIOError, TimeoutError):
+            if waiting is None:
+                return False
+            waiting()
+            attempt(True)
     except OSError as error:
-        if error.errno not in (*_NO_LOCKS_HERE, errno.EWOULDBLOCK):
+        if error.errno not in _NO_LOCKS_HERE:
             raise
         return False
     return True
@@ -95,31 +91,13 @@ def locked(path: Path, waiting: Callable[[str], object] | None = None) -> Iterat
     from filelock import FileLock
 
     lock = FileLock(path, on_acquired=_write_owner, fallback_to_soft=False)
-    held = _acquire(lock, path, waiting)
+    held = _acquire(lambda wait: lock.acquire(blocking=wait), waiting and (lambda: waiting(_owner(path))))
     try:
         yield held
     finally:
         if held:
             path.unlink(missing_ok=True)  # who waits for it notices that its file is gone, and makes a new one
             lock.release()
-
-
-def _acquire(lock: "BaseFileLock", path: Path, waiting: Callable[[str], object] | None) -> bool:
-    from filelock import Timeout
-
-    try:
-        try:
-            lock.acquire(blocking=False)
-        except Timeout:
-            if waiting is None:
-                return False
-            waiting(_owner(path))
-            lock.acquire()
-    except OSError as error:
-        if error.errno in _NO_LOCKS_HERE:
-            return False
-        raise
-    return True
 
 
 def _write_owner(handle: int) -> None:

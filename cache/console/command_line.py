@@ -56,11 +56,9 @@ def run_command(command: Callable[..., Any]) -> NoReturn:
     except LengthwiseError as error:
         click.echo(f"error: {error}", err=True)
         code = error.exit_code
-    except MemoryError as error:
-        click.echo(f"error: not enough memory {error}".rstrip(), err=True)
-        code = 1
-    except (OSError, ImportError) as error:  # what the system refuses, for example to load a library
-        click.echo(f"error: {error}", err=True)
+    except (MemoryError, OSError, ImportError) as error:  # what the system refuses, for example to load a library
+        reason = f"not enough memory {error}".rstrip() if isinstance(error, MemoryError) else error
+        click.echo(f"error: {reason}", err=True)
         code = 1
     code = code if isinstance(code, int) else 0
     if any(thread.name == ABANDONED for thread in threading.enumerate()):

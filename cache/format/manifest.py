@@ -232,10 +232,9 @@ def _task(fields: Fields) -> Task:
     names = fields.texts("label_names")
     if kind in ("regression", MLM) and names:
         raise fields.wrong("label_names", f"none, for {kind} has no classes")
-    if kind == "multi-label" and not 0 < len(names) <= MAX_MULTI_LABELS:
-        raise fields.wrong("label_names", f"1 to {MAX_MULTI_LABELS:,} classes")
-    if kind == TOKENS and not 0 < len(names) <= MAX_TOKEN_LABELS:
-        raise fields.wrong("label_names", f"1 to {MAX_TOKEN_LABELS:,} classes")
+    most = {"multi-label": MAX_MULTI_LABELS, TOKENS: MAX_TOKEN_LABELS}.get(kind)
+    if most and not 0 < len(names) <= most:
+        raise fields.wrong("label_names", f"1 to {most:,} classes")
     pair = fields.check("pair", "true or false", lambda v: type(v) is bool)
     if kind == TOKENS and pair:
         raise fields.wrong("pair", "false, for words come without a second text")

@@ -8,6 +8,7 @@ under any numpy release.
 Shapes: N rows, M batches.
 """
 
+from bisect import bisect_right
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import pairwise
@@ -71,18 +72,16 @@ def plan_epoch(lengths: Array, spec: PlanSpec, epoch: int, max_length: int) -> E
         return EpochPlan(np.zeros(0, np.uint32), np.zeros(1, np.int64), np.zeros(0, np.int32))
     if np.any(lengths[1:] < lengths[:-1]) or lengths[0] < 0 or lengths[-1] > max_length:
         raise InputError(f"the lengths of a plan's rows ascend from 0 or more to at most max_length, {max_length:,}")
-    if spec.strategy == "budget":
-        size = Budget(spec.max_tokens or 0)
-        if lengths[-1] > size.tokens:
-            raise InputError(
-                f"--max-tokens {size.tokens:,} is less than the longest row, {lengths[-1]:,} tokens; "
-                f"pass --max-tokens {lengths[-1]} or more"
-            )
+    batch_size, max_tokens = spec.batch_size or 0, spec.max_tokens or 0
+    if spec.strategy == "budget" and lengths[-1] > max_tokens:
+        raise InputError(
+            f"--max-tokens {max_tokens:,} is less than the longest row, {lengths[-1]:,} tokens; "
+            f"pass --max-tokens {lengths[-1]} or more"
+        )
+    if spec.strategy in ("tight", "budget"):
+        size = Budget(max_tokens) if spec.strategy == "budget" else Count(batch_size)
         rows, offsets = _by_length(lengths, size, words)
-    elif spec.strategy == "tight":
-        rows, offsets = _by_length(lengths, Count(spec.batch_size or 0), words)
     else:
-        batch_size = spec.batch_size or 0
         offsets = np.append(np.arange(0, len(lengths), batch_size), len(lengths))
         if spec.strategy == "smart":
             positions = slice_batches(len(lengths), batch_size, draw_starts(len(lengths), batch_size, words))
@@ -201,14 +200,8 @@ class Budget:
     @staticmethod
     def _close(lengths: Array, start: int, tokens: int) -> int:
         """The largest end for which (end - start) x lengths[end - 1], which grows with end, stays in the budget."""
-        low, high = start + 1, min(len(lengths), start + tokens // max(int(lengths[start]), 1))
-        while low < high:
-            middle = (low + high + 1) // 2
-            if (middle - start) * int(lengths[middle - 1]) <= tokens:
-                low = middle
-            else:
-                high = middle - 1
-        return low
+        ends = range(start + 2, min(len(lengths), start + tokens // max(int(lengths[start]), 1)) + 1)
+        return start + 1 + bisect_right(ends, tokens, key=lambda end: (end - start) * int(lengths[end - 1]))
 
 
 def _by_length(lengths: Array, size: Count | Budget, words: Words) -> tuple[Array, Array]:

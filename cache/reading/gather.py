@@ -1,7 +1,6 @@
 """Where rows lie in their shards, and their tokens end to end: for many rows at once, looping over shards only."""
 
 from dataclasses import dataclass
-from weakref import WeakKeyDictionary
 
 import numpy as np
 
@@ -45,25 +44,16 @@ def locate(split: SplitReader, rows: Array) -> Located:
     task = split.task
     own = task.labelled and not task.per_token
     names = ("offsets", *(("labels",) if own else ()), *(("first_lengths",) if task.pair else ()))
-    if len(split.info.shards) == 1:
-        shards, found = np.zeros(len(rows), np.int64), {name: split.shard(0)[name][rows] for name in names}
-    else:
-        shards = np.searchsorted(split.first_rows, rows, side="right") - 1
-        found = _from_shards(split, rows, shards, names)
-    labels = for_model(found["labels"]) if own else None
-    return Located(shards, found["offsets"], labels, found.get("first_lengths"))
-
-
-def _from_shards(split: SplitReader, rows: Array, shards: Array, names: tuple[str, ...]) -> dict[str, Array]:
-    """Rows of some tensors of several shards."""
+    shards = split.shards_of(rows)
     first = split.shard(int(shards[0]))
     found = {name: np.empty((len(rows), *first[name].shape[1:]), first[name].dtype) for name in names}
     for shard in distinct(shards):
-        chosen = np.flatnonzero(shards == shard)
+        chosen = shards == shard
         tensors, local = split.shard(shard), rows[chosen] - split.first_rows[shard]
         for name in names:
             found[name][chosen] = tensors[name][local]
-    return found
+    labels = for_model(found["labels"]) if own else None
+    return Located(shards, found["offsets"], labels, found.get("first_lengths"))
 
 
 def check_once(split: SplitReader, found: Located, lengths: Array) -> None:
@@ -77,25 +67,20 @@ def check_once(split: SplitReader, found: Located, lengths: Array) -> None:
     Raises:
         CorruptCacheError: an id is outside the vocabulary.
     """
-    seen = _SEEN.setdefault(split, {})
     for shard in distinct(found.shards):
         chosen = found.shards == shard
         begins = found.begins[chosen]
         tokens = split.shard(shard)["input_ids"]
-        if shard not in seen:
-            seen[shard] = np.zeros(-(-len(tokens) // _PIECE) + 1, bool)
+        checked = split.checked.setdefault(shard, np.zeros(-(-len(tokens) // _PIECE) + 1, bool))
         firsts, lasts = begins // _PIECE, (begins + np.maximum(lengths[chosen], 1) - 1) // _PIECE
         for piece in distinct(np.concatenate([firsts, lasts])):
-            if not seen[shard][piece]:
+            if not checked[piece]:
                 split.check_ids(tokens[piece * _PIECE : (piece + 1) * _PIECE])
-                seen[shard][piece] = True
+                checked[piece] = True
 
 
 _PIECE = 1 << 20
 """Tokens checked at once: no row is longer (`MAX_LENGTH` of the manifest), so each lies in at most two pieces."""
-
-_SEEN: WeakKeyDictionary[SplitReader, dict[int, Array]] = WeakKeyDictionary()
-"""The pieces that were checked, for as long as the split is open."""
 
 
 def flat_tokens(split: SplitReader, found: Located, lengths: Array, name: str = "input_ids") -> Array:
@@ -150,14 +135,10 @@ def padded_rows(
         CorruptCacheError: an id is outside the vocabulary.
     """
     fill = split.tokenizer.pad_id if name == "input_ids" else IGNORED
-    first = int(np.searchsorted(split.first_rows, rows[0], side="right")) - 1
-    last = int(np.searchsorted(split.first_rows, rows[-1], side="right")) - 1
-    holding = [first] if first == last else distinct(np.searchsorted(split.first_rows, rows, side="right") - 1)
     parts = []
-    for index in holding:
-        base, end = split.first_rows[index : index + 2]
-        chosen = slice(*np.searchsorted(rows, (base, end))) if first < last else slice(None)
-        tensors, local = split.shard(index), rows[chosen] - base
+    for index in distinct(split.shards_of(rows)):
+        chosen = slice(*np.searchsorted(rows, split.first_rows[index : index + 2]))
+        tensors, local = split.shard(index), rows[chosen] - split.first_rows[index]
         parts.append(gather_rows(tensors[name], tensors["offsets"][local], lengths[chosen], width, fill, left))
     padded: Array = parts[0] if len(parts) == 1 else np.concatenate(parts)
     if name == "input_ids":

@@ -1,7 +1,6 @@
 """Finding the plans that are stored in a cache."""
 
 import contextlib
-from collections.abc import Iterator
 
 from ..common.files import storage_errors
 from ..common.folder import Folder
@@ -18,12 +17,15 @@ def stored_plans(cache: Folder, owner: PlanOwner) -> dict[PlanSpec, StoredPlan]:
         StorageError: the system does not let one be read.
     """
     found = {}
-    with storage_errors(cache.path / owner.split / PLANS, "read"):
-        for name in _names(cache, owner.split):
-            with (
-                contextlib.suppress(FileNotFoundError, NotADirectoryError),
-                plan_folder(cache, owner.split, name) as folder,
-            ):
+    with (
+        storage_errors(cache.path / owner.split / PLANS, "read"),
+        contextlib.suppress(FileNotFoundError, NotADirectoryError),
+        cache.folder(f"{owner.split}/{PLANS}") as plans,
+    ):
+        for name in plans.names():
+            if name.startswith("."):
+                continue
+            with contextlib.suppress(FileNotFoundError, NotADirectoryError), plans.folder(name) as folder:
                 plan = read_plan(folder, owner)
                 plan.check_headers(folder)
                 found[plan.spec] = plan
@@ -38,8 +40,3 @@ def plan_folder(cache: Folder, split: str, plan_id: str) -> Folder:
         CorruptCacheError: it is a link.
     """
     return cache.folder(f"{split}/{PLANS}/{plan_id}")
-
-
-def _names(cache: Folder, split: str) -> Iterator[str]:
-    with contextlib.suppress(FileNotFoundError, NotADirectoryError), cache.folder(f"{split}/{PLANS}") as plans:
-        yield from (name for name in plans.names() if not name.startswith("."))

@@ -14,13 +14,14 @@ from typing import Any, SupportsIndex
 import numpy as np
 
 from ..common.arrays import Array
+from ..common.files import storage_errors
 from ..common.folder import Folder
 from ..console.text import counted
 from ..errors import CacheError, CorruptCacheError, InputError, StorageError
 from ..format.files import listed
 from ..format.labels import fault, labelled
 from ..format.manifest import Manifest, ShardInfo, shard_tensors
-from ..format.plan_file import PlanOwner, StoredPlan, read_plan
+from ..format.plan_file import PLANS, PlanOwner, StoredPlan, read_plan
 from ..format.safetensors_file import MappedFile
 from ..plans.spec import STRATEGIES, PlanSpec
 from ..plans.strategies import EpochPlan, plan_epoch
@@ -55,6 +56,8 @@ class SplitReader:
         tokenizer: facts of the tokenizer that made its ids: vocabulary size, pad id, padding side.
         max_length: of the cache, tokens.
         fingerprint: of the cache.
+        first_rows: the first row of each shard, then the number of rows.
+        checked: by shard, which pieces of its ids were found to be in the vocabulary; see `gather.check_once`.
     """
 
     def __init__(self, files: Folder, manifest: Manifest, name: str, tokenizer: StoredTokenizer) -> None:
@@ -66,6 +69,7 @@ class SplitReader:
         self._owner = PlanOwner(self.fingerprint, name, self.info.rows)
         self._built_from, self._built_plan = manifest.source.get("argument"), manifest.default_plan
         self.first_rows = np.cumsum([0, *(shard.rows for shard in self.info.shards)])
+        self.checked: dict[int, Array] = {}
         self._shards = self._map()
         self._sound: set[int] = set()
         self._plans = weakref.WeakValueDictionary[tuple[PlanSpec, int], EpochPlan]()
@@ -78,7 +82,7 @@ class SplitReader:
         if not -len(self) <= row < len(self):
             raise IndexError(f"row {row} of a split of {counted(len(self), 'row')}")
         row %= len(self)
-        index = int(np.searchsorted(self.first_rows, row, side="right")) - 1
+        index = int(self.shards_of(np.array(row)))
         tensors, local = self.shard(index), row - int(self.first_rows[index])
         begin, end = tensors["offsets"][local : local + 2]
         ids = tensors["input_ids"][begin:end]
@@ -144,6 +148,11 @@ class SplitReader:
     def _column(self, name: str) -> Array:
         parts = [self.shard(index)[name] for index in range(len(self.info.shards))]
         return np.concatenate(parts) if len(parts) > 1 else parts[0] if parts else np.zeros(0, np.int64)
+
+    def shards_of(self, rows: Array) -> Array:
+        """The shards that hold rows of these numbers."""
+        found: Array = np.searchsorted(self.first_rows, rows, side="right") - 1
+        return found
 
     def shard(self, index: int) -> dict[str, Array]:
         """The tensors of a shard, its lengths and labels checked when first asked for."""
@@ -279,14 +288,13 @@ class SplitReader:
     def _stored(self, spec: PlanSpec, epoch: int) -> EpochPlan | None:
         try:
             with (
+                storage_errors(self.folder / self.name / PLANS / spec.id, "read"),
                 contextlib.suppress(FileNotFoundError, NotADirectoryError),
                 naming_remedy(self._built_from),
                 plan_folder(self._files, self.name, spec.id) as folder,
             ):
                 plan = read_plan(folder, self._owner)
                 return plan.load(folder, epoch, self.lengths, self.max_length) if epoch < len(plan.epochs) else None
-        except OSError as error:
-            raise StorageError(f"cannot read the plan {spec.id} of {self.folder}: {error.strerror or error}") from error
         except CacheError:
             if self._files.is_at(self.folder):
                 raise

@@ -55,8 +55,8 @@ def transfer(
     waiting: queue.SimpleQueue[T] = queue.SimpleQueue()
     messages: queue.SimpleQueue[int | BaseException | None] = queue.SimpleQueue()
     stopped = threading.Event()
-    left = 0
-    for left, item in enumerate(items, 1):  # noqa: B007  # the count is what is wanted
+    todo = list(items)
+    for item in todo:
         waiting.put(item)
 
     def run() -> None:
@@ -71,11 +71,11 @@ def transfer(
             except BaseException as error:  # noqa: BLE001  # raised again by the caller
                 messages.put(error)
 
-    threads = [threading.Thread(target=run, name=ABANDONED, daemon=True) for _ in range(min(WORKERS, left))]
+    threads = [threading.Thread(target=run, name=ABANDONED, daemon=True) for _ in range(min(WORKERS, len(todo)))]
     for thread in threads:
         thread.start()
     try:
-        _collect(messages, left, progress, patience_s)
+        _collect(messages, len(todo), progress, patience_s)
     except queue.Empty:
         raise UnreachableError(
             f"{source}: nothing came or went for {patience_s:.0f} seconds; check the network, then repeat the command: "

@@ -85,35 +85,28 @@ def pull(url: str, to: str | Path | None = None, progress: ConsoleProgress | Non
             f"{error}; `prep list {store_folder()}` shows the caches that were pulled before"
         ) from None
     target = store_folder() / store_name(cache) if to is None else user_path(to)
-    if (held := _hold(target, cache)) is not None:
-        return Pulled(target, cache.manifest.name, *_size(cache), 0, held)
+    download = _Download(remote, cache, progress)
 
     def announce(owner: str) -> None:
         progress.log(f"{target} is being pulled by process {owner}; waiting for it")
 
-    with storage_errors(target.parent):
-        parent = Folder.make(target.parent)
-    with parent, storage_errors(target), locked(lock_file(target), announce):
-        if (held := _hold(target, cache)) is not None:  # another process has just pulled it
-            return Pulled(target, cache.manifest.name, *_size(cache), 0, held)
-        download = _Download(
-            remote, cache, watched(lambda report: read_plans(remote, cache.manifest, report), url), progress
-        )
-        if to is None:
-            make_room(target.parent, download.bytes)
-        with _staging(parent, target.name, cache) as staging:
-            download.run(staging)
-            publish(staging, target)
-        held = _hold(target, cache)
+    held = _hold(target, cache)
+    if held is None:
+        with storage_errors(target.parent):
+            parent = Folder.make(target.parent)
+        with parent, storage_errors(target), locked(lock_file(target), announce):
+            held = _hold(target, cache)  # another process may just have pulled it
+            if held is None:
+                download.find_plans()
+                if to is None:
+                    make_room(target.parent, download.bytes)
+                with _staging(parent, target.name, cache) as staging:
+                    download.run(staging)
+                    publish(staging, target)
+                held = _hold(target, cache)
     if held is None:
         raise StorageError(f"{target} was removed as soon as it was pulled; repeat the command")
     return Pulled(target, cache.manifest.name, download.files, download.bytes, download.fetched_bytes, held)
-
-
-def _size(cache: RemoteCache) -> tuple[int, int]:
-    """How many files its manifest lists, with itself, and their bytes."""
-    infos = cache.manifest.files
-    return len(infos) + 1, sum(info.bytes for info in infos) + len(cache.data)
 
 
 def _hold(target: Path, cache: RemoteCache) -> Folder | None:
@@ -169,16 +162,33 @@ class _Download:
     Args:
         remote: where from.
         cache: what the manifest there says.
-        plans: the plans there.
         progress: where to show it.
     """
 
-    def __init__(self, remote: Remote, cache: RemoteCache, plans: list[RemotePlan], progress: ConsoleProgress) -> None:
-        self.remote, self.cache, self.plans, self.progress = remote, cache, plans, progress
-        self.infos = [*cache.manifest.files, *(info for plan in plans for info in plan.files)]
-        self.files = len(self.infos) + len(plans) + 1
-        self.bytes = sum(info.bytes for info in self.infos) + sum(len(plan.data) for plan in plans) + len(cache.data)
+    def __init__(self, remote: Remote, cache: RemoteCache, progress: ConsoleProgress) -> None:
+        self.remote, self.cache, self.progress = remote, cache, progress
+        self.plans: list[RemotePlan] = []
         self.fetched_bytes = 0
+
+    def find_plans(self) -> None:
+        """Take the plans that are there, too."""
+        self.plans = watched(lambda report: read_plans(self.remote, self.cache.manifest, report), self.remote.url)
+
+    @property
+    def infos(self) -> list[FileInfo]:
+        """The files with a checksum; the manifest and each plan's plan.json have none."""
+        return [*self.cache.manifest.files, *(info for plan in self.plans for info in plan.files)]
+
+    @property
+    def files(self) -> int:
+        """How many there are."""
+        return len(self.infos) + len(self.plans) + 1
+
+    @property
+    def bytes(self) -> int:
+        """Of all files."""
+        small = (*(plan.data for plan in self.plans), self.cache.data)
+        return sum(info.bytes for info in self.infos) + sum(map(len, small))
 
     def run(self, staging: Folder) -> None:
         """Fetch into `staging` what is not there, then write the plans' plan.json and the manifest.
@@ -187,12 +197,13 @@ class _Download:
             CorruptCacheError: a file there is not what is listed.
             StorageError: no room, or the remote store or the file system refuses.
         """
-        missing = [info for info in self.infos if not _is_whole(staging, info)]
+        infos = self.infos
+        missing = [info for info in infos if not _is_whole(staging, info)]
         self.fetched_bytes = sum(info.bytes for info in missing)
-        if len(missing) < len(self.infos):
-            self.progress.log(f"{len(self.infos) - len(missing):,} of {len(self.infos):,} files were pulled before")
+        if len(missing) < len(infos):
+            self.progress.log(f"{len(infos) - len(missing):,} of {len(infos):,} files were pulled before")
         self._check_space(staging)
-        for folder in {info.file.rpartition("/")[0] for info in self.infos}:
+        for folder in {info.file.rpartition("/")[0] for info in infos}:
             with staging.folder(folder, make=True) as inner:
                 for name in inner.leftovers():
                     inner.remove(name)

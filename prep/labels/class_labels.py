@@ -3,7 +3,7 @@
 Labels pass by in pieces, one per record batch, and only their distinct values are looked at one by one.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -100,16 +100,15 @@ def code_columns(labels: "pa.Array") -> Coded:
     """The same for structs with a field for each class, which holds 0 or 1."""
     names = [field.name for field in labels.type]
     held = np.zeros((len(labels), len(names)), bool)  # (N, C)
+    expected = "expected 0 or 1: with several --label each column says whether a row is of that class"
     for number, name in enumerate(names):
         coded = code_labels(labels.field(number), f"label in column {name!r}")
+        if coded.counts is not None:
+            raise BadDataError(f"column {name!r} holds lists, {expected}")
         said = [YES_NO.get(str(value).lower()) for value in coded.values]
-        if coded.values and (coded.counts is not None or None in said):
-            wrong = said.index(None) if None in said else 0
-            raise BadDataError(
-                f"has {coded.values[wrong]!r} in column {name!r}, expected 0 or 1: with several --label each column "
-                "says whether a row is of that class",
-                coded.row_of(wrong),
-            )
+        if None in said:
+            wrong = said.index(None)
+            raise BadDataError(f"has {coded.values[wrong]!r} in column {name!r}, {expected}", coded.row_of(wrong))
         held[:, number] = np.array(said, bool)[coded.codes]
     return _of_marks(names, held)
 
@@ -122,10 +121,7 @@ def _of_marks(names: Sequence[str], held: Mask) -> Coded:
 def find_task(asked: str, pieces: dict[str, list[Coded]], known: tuple[str, ...] | None) -> str:
     """What the labels mean, where that is plain from them: lists are multi-label, fractions are numbers.
 
-    Args:
-        asked: one of `prep.choices.TASKS`.
-        pieces: split name to the pieces of its label column.
-        known: the class names where the source says them.
+    `asked` is one of `prep.choices.TASKS`; `known` are the class names where the source says them.
 
     Raises:
         InputError: the labels do not fit what was asked for.
@@ -155,7 +151,7 @@ def find_task(asked: str, pieces: dict[str, list[Coded]], known: tuple[str, ...]
 def _holds_fractions(pieces: dict[str, list[Coded]]) -> bool:
     """Whether all labels are numbers, and not all of them whole."""
     fraction = False
-    for value in chain.from_iterable(piece.values for piece in _each(pieces)):
+    for value in chain.from_iterable(piece.values for piece in chain.from_iterable(pieces.values())):
         number = number_of(value)
         if number is None:
             return False
@@ -163,13 +159,9 @@ def _holds_fractions(pieces: dict[str, list[Coded]]) -> bool:
     return fraction
 
 
-def _each(pieces: dict[str, list[Coded]]) -> Iterator[Coded]:
-    return chain.from_iterable(pieces.values())
-
-
 def _are_lists(pieces: dict[str, list[Coded]]) -> bool:
     """Whether rows have any number of labels."""
-    return any(piece.counts is not None for piece in _each(pieces))
+    return any(piece.counts is not None for piece in chain.from_iterable(pieces.values()))
 
 
 def _converted(pieces: dict[str, list[Coded]], convert: Callable[[Coded], Found]) -> dict[str, list[Found]]:
@@ -213,12 +205,8 @@ def resolve_classes(
     """Give every label its class id.
 
     Whole numbers, also as text, are classes sorted as numbers; other text alphabetically. A number with a fraction is
-    no class. Where the class names are known, a label is a name or a class id. Lists of 0 and 1 that all are equally
-    long hold a mark for each class: as numbers of classes, they would all be the same.
-
-    Args:
-        pieces: split name to the pieces of its label column, in order.
-        known: the class names where the source says them, class 0 first.
+    no class. Where the class names are `known`, class 0 first, a label is a name or a class id. Lists of 0 and 1 that
+    all are equally long hold a mark for each class: as numbers of classes, they would all be the same.
 
     Returns:
         The class names, and for each split (rows,) class ids; where rows have any number of labels, (rows, classes)
@@ -248,9 +236,9 @@ def resolve_classes(
 def _marks(pieces: dict[str, list[Coded]]) -> int:
     """How many marks the list of every row has, each of them 0 or 1; 0 where lists hold something else."""
     counts: set[int] = set()
-    for piece in _each(pieces):
+    for piece in chain.from_iterable(pieces.values()):
         counts |= {1} if piece.counts is None else set(piece.counts.tolist())
-    values = chain.from_iterable(piece.values for piece in _each(pieces))
+    values = chain.from_iterable(piece.values for piece in chain.from_iterable(pieces.values()))
     marked = len(counts) == 1 and all(not isinstance(value, str) and value in (0, 1) for value in values)
     return max(counts) if marked and max(counts) > 1 else 0
 

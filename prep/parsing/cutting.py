@@ -33,34 +33,34 @@ def cut_tables(paths: Sequence[SourcePath], cells: Cells, part_bytes: int) -> li
     Raises:
         InputError: a file cannot be read as what its ending says.
     """
-    groups: list[list[FilePart]] = []
-    room = 0
-    for path, (size, spans) in zip(paths, each(_spans, paths, cells, part_bytes), strict=True):
-        if spans:
-            groups += [[(path, span)] for span in spans]
-            room = 0
-            continue
-        if size > room:
-            groups.append([])
-            room = part_bytes
-        groups[-1].append((path, None))
-        room -= size
-    return groups
+    found = each(_spans, paths, cells, part_bytes)
+    parts = [((path, span), size) for path, spans in zip(paths, found, strict=True) for span, size in spans]
+    return [[part for part, _ in parts[group]] for group in neighbours([size for _, size in parts], part_bytes)]
 
 
-def _spans(path: SourcePath, cells: Cells, part_bytes: int) -> tuple[int, list[Span | None]]:
-    """The bytes of a file and, where it is larger than a part, its parts in order."""
+def neighbours(sizes: Sequence[int], most: int) -> list[slice]:
+    """Groups of things that follow each other, of at most `most` in all; what is larger is alone."""
+    groups, begin, held = [], 0, 0
+    for number, size in enumerate(sizes):
+        if held and held + size > most:
+            groups.append(slice(begin, number))
+            begin, held = number, 0
+        held += size
+    return [*groups, slice(begin, len(sizes))]
+
+
+def _spans(path: SourcePath, cells: Cells, part_bytes: int) -> list[tuple[Span | None, int]]:
+    """A file, or its parts in order where it is larger than one, and the size of each."""
     with reading(path, cells):
         size = path.stat().st_size
-        if size <= part_bytes:
-            return size, []
-        table = table_file(path, cells)
-        if table.kind == "parquet":
-            return size, [*_row_groups(path, part_bytes)]
-        if path.suffix.lower() in (*COMPRESSIONS, ARCHIVE) or not _ends_rows_with_lines(table):
-            return size, [None]
-        ends = _line_ends(path, size, part_bytes)
-        return size, [Span(begin, end) for begin, end in zip([0, *ends], [*ends, size], strict=True)]
+        if size > part_bytes:
+            table = table_file(path, cells)
+            if table.kind == "parquet":
+                return [(span, part_bytes) for span in _row_groups(path, part_bytes)]
+            if path.suffix.lower() not in (*COMPRESSIONS, ARCHIVE) and _ends_rows_with_lines(table):
+                ends = _line_ends(path, size, part_bytes)
+                return [(Span(begin, end), part_bytes) for begin, end in zip([0, *ends], [*ends, size], strict=True)]
+        return [(None, size)]
 
 
 def _row_groups(path: SourcePath, part_bytes: int) -> list[Span]:
@@ -68,13 +68,7 @@ def _row_groups(path: SourcePath, part_bytes: int) -> list[Span]:
 
     with open_bytes(path) as data, pyarrow.parquet.ParquetFile(data) as file:
         sizes = [file.metadata.row_group(group).total_byte_size for group in range(file.metadata.num_row_groups)]
-    spans, begin, held = [], 0, 0
-    for group, size in enumerate(sizes):
-        if held and held + size > part_bytes:
-            spans.append(Span(begin, group))
-            begin, held = group, 0
-        held += size
-    return [*spans, Span(begin, len(sizes))]
+    return [Span(part.start, part.stop) for part in neighbours(sizes, part_bytes)]
 
 
 def _ends_rows_with_lines(table: TableFile) -> bool:

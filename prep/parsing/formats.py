@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from cache.common.table_files import BY_NAME, CSV, DELIMITERS, TSV, Cells
 from cache.common.table_files import FORMATS as TABLE_FORMATS
-from cache.console.text import counted
+from cache.console.text import counted, listed
 from cache.errors import InputError
 
 from .remote_path import SourcePath, open_bytes
@@ -72,6 +72,11 @@ def format_of(path: SourcePath, delimiter: str | None = None) -> str | None:
     return None if packed and known == "parquet" else known
 
 
+def may_be_table(path: SourcePath) -> bool:
+    """Whether a file is a table by its name, or an archive, of which that is not known yet."""
+    return format_of(path) is not None or path.suffix.lower() == ARCHIVE
+
+
 def without_endings(path: SourcePath) -> str:
     """The path of a file without the endings that say what it is and what it is packed in."""
     name = str(path)
@@ -104,12 +109,10 @@ def not_csv(cells: Cells, where: object) -> InputError:
 
 
 def check_known(path: SourcePath, delimiter: str | None, labelled: bool) -> None:
-    """Raise an `InputError` where a file is of no known kind by its name, or has no labels though they are wanted; of
-    an archive it is not known yet."""
-    kind = format_of(path, delimiter)
-    if kind is None and path.suffix.lower() != ARCHIVE:
+    """Raise an `InputError` where a file is of no known kind by its name, or has no labels though they are wanted."""
+    if not may_be_table(path):
         raise InputError(f"{path}: of no known kind; expected one of {EXPECTED}")
-    if kind == LINES and labelled:
+    if format_of(path, delimiter) == LINES and labelled:
         raise InputError(
             f"{path}: nothing tells where its labels are; where it is a table, say what separates its cells: "
             "--delimiter ';' (a tab is \\t); where it holds a text per line, pass --task mlm, to adapt a model to the "
@@ -182,7 +185,7 @@ def _lone_member(path: SourcePath) -> "zipfile.ZipInfo":
     with open_bytes(path) as file, zipfile.ZipFile(file) as archive:
         members = [info for info in archive.infolist() if not info.is_dir() and not _hidden(info.filename)]
     if len(members) != 1:
-        names = ", ".join(info.filename for info in members[:5]) + ", …" * (len(members) > 5)
+        names = listed([info.filename for info in members], 5)
         raise InputError(
             f"{path} holds {counted(len(members), 'file')}{f' ({names})' if names else ''}, expected one; unzip it "
             f"and build from the folder: unzip {path.name} -d {path.stem}"

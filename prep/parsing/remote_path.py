@@ -130,12 +130,17 @@ class RemotePath:
         except FileNotFoundError:
             found = None
         if found is None or Listed(found.size, found.version) != self.listed:
-            raise InputError(f"{self} changed while it was being read; build again once nothing writes to it")
+            raise changed(self)
         return found
 
 
 SourcePath = Path | RemotePath
 """A file or folder of this machine, or at a URL."""
+
+
+def changed(path: SourcePath) -> InputError:
+    """The error for a file that is no longer what it was when the build began."""
+    return InputError(f"{path} changed while it was being read; build again once nothing writes to it")
 
 
 def open_bytes(path: SourcePath) -> BinaryIO:

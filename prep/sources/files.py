@@ -8,19 +8,15 @@ make it first, then hash the files.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from itertools import pairwise
 from typing import TYPE_CHECKING
-
-import numpy as np
 
 from cache.common.forked import BATCH_BYTES, Forked
 from cache.common.table_files import Cells
-from cache.errors import InputError
 
 from ..columns import Columns, PartedStream, Stream
-from ..parsing.cutting import FilePart, cut_tables
+from ..parsing.cutting import FilePart, cut_tables, neighbours
 from ..parsing.readers import holds_lists, names_of, read_tables, read_texts
-from ..parsing.remote_path import SourcePath, each
+from ..parsing.remote_path import SourcePath, changed, each
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -64,28 +60,15 @@ def table_stream(
     return PartedStream(_parts_stream([(path, None) for path in paths], columns, forked, where), cut)
 
 
-def _parts_stream(files: Sequence[FilePart], columns: Columns, forked: Forked, where: tuple[str, str] | None) -> Stream:
+def _parts_stream(files: list[FilePart], columns: Columns, forked: Forked, where: tuple[str, str] | None) -> Stream:
     def batches() -> Iterator["pa.RecordBatch"]:
-        for group in _groups(files):
-            called = _together([path for path, _ in group])
-            yield from forked.stream(called, read_tables, group, columns, where, longest_row(forked))
+        # Small files together, for a process takes longer to start than they to read.
+        for group in neighbours(list(map(_size, paths)), BATCH_BYTES):
+            called = _together(paths[group])
+            yield from forked.stream(called, read_tables, files[group], columns, where, longest_row(forked))
 
-    return watch([path for path, _ in files])(batches)
-
-
-def _groups(files: Sequence[FilePart]) -> Iterator[list[FilePart]]:
-    """Files in their order, small ones together, for a process takes longer to start than they to read."""
-    group: list[FilePart] = []
-    room = BATCH_BYTES
-    for path, span in files:
-        size = _size(path)
-        if group and size > room:
-            yield group
-            group, room = [], BATCH_BYTES
-        group.append((path, span))
-        room -= size
-    if group:
-        yield group
+    paths = [path for path, _ in files]
+    return watch(paths)(batches)
 
 
 def _together(paths: Sequence[SourcePath]) -> str:
@@ -103,7 +86,7 @@ def watch(paths: Sequence[SourcePath]) -> Callable[[Stream], Stream]:
             yield from stream()
             for path, look in zip(paths, before, strict=True):
                 if _look(path) != look:
-                    raise InputError(f"{path} changed while it was being read; build again once nothing writes to it")
+                    raise changed(path)
 
         return batches
 
@@ -136,8 +119,6 @@ def text_files_stream(
         return watched(lambda: forked.stream(folder, read_texts, files, labelled, longest_row(forked)))
 
     def cut(part_bytes: int) -> list[Stream]:
-        numbers = np.cumsum([0, *(_size(path) for path, _ in files)])[:-1] // part_bytes  # the part each begins in
-        bounds = [0, *(np.flatnonzero(np.diff(numbers)) + 1).tolist(), len(files)]
-        return [stream(files[begin:end]) for begin, end in pairwise(bounds)]
+        return [stream(files[part]) for part in neighbours([_size(path) for path, _ in files], part_bytes)]
 
     return PartedStream(stream(files), cut)

@@ -19,7 +19,7 @@ from ..columns import Columns
 from ..corpus.presets import PRESETS, Preset
 from ..corpus.source import STDIN, Source
 from ..corpus.usual_columns import choose_columns
-from ..parsing.formats import ARCHIVE, TEXT, format_of
+from ..parsing.formats import format_of, may_be_table
 from .files import column_names, table_stream
 from .hub import open_hub
 from .local import files_identity, names_files, open_file, open_files, open_folder
@@ -97,8 +97,8 @@ def _neighbours(argument: str) -> list[str]:
 
 def _may_be_on_hub(argument: str) -> bool:
     owner, _, name = argument.partition(":")[0].partition("/")
-    is_file = format_of(Path(argument)) or Path(argument).suffix.lower() in (ARCHIVE, TEXT)
-    return bool(NAME_PATTERN.fullmatch(owner) and NAME_PATTERN.fullmatch(name)) and not is_file
+    named = NAME_PATTERN.fullmatch(owner) and NAME_PATTERN.fullmatch(name)
+    return bool(named) and not may_be_table(Path(argument))
 
 
 # --- presets

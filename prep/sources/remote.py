@@ -1,7 +1,7 @@
 """Finding the files and folders that URLs and globs in them name."""
 
 from glob import has_magic
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from cache.common.forked import Forked
 from cache.common.hub import user_path
@@ -10,7 +10,7 @@ from cache.remote.hub import HubDataset
 from cache.remote.transfer import Report, transfer, watched
 from cache.remote.urls import StoreUrl, is_url, parse_url
 
-from ..parsing.formats import ARCHIVE, TEXT, format_of
+from ..parsing.formats import may_be_table
 from ..parsing.remote_path import Listed, RemotePath, SourcePath, below, connected, is_meant
 
 
@@ -91,7 +91,7 @@ def _find(url: StoreUrl, pattern: str) -> RemotePath:
         file
         for file in store.sizes(name)
         if not any(part.startswith(".") for part in file.split("/"))
-        and (is_meant(file, pattern) if pattern else _is_known(file))
+        and (is_meant(file, pattern) if pattern else may_be_table(Path(file)))
     ]
     if not names:
         watched(lambda _: store.check(), url)
@@ -106,7 +106,3 @@ def _find(url: StoreUrl, pattern: str) -> RemotePath:
 
     transfer(names, look, url)
     return RemotePath(url, files={file: files[file] for file in names})
-
-
-def _is_known(name: str) -> bool:
-    return format_of(Path(name)) is not None or PurePosixPath(name).suffix.lower() in (ARCHIVE, TEXT)

@@ -72,12 +72,12 @@ class Encoder:
                 f"{MAX_VOCAB:,}; number its tokens from 0 on, or pass another --tokenizer"
             )
         self.pad_id = _pad_id(files, backend)
-        specials = backend.num_special_tokens_to_add(False)
         self.special_tokens: int = backend.num_special_tokens_to_add(pair)
-        if max_length <= specials:
+        least = self.special_tokens + (2 if pair else 1)
+        if max_length < least:
             raise InputError(
-                f"--max-length {max_length} leaves no room for text: the tokenizer adds {specials} special tokens; "
-                f"pass at least {specials + 1}"
+                f"--max-length {max_length} leaves no room for {'two texts' if pair else 'text'}: the tokenizer adds "
+                f"{self.special_tokens} special tokens; pass at least {least}"
             )
         self.rules = Rules(text, max_length, self.truncation_side, self.pad_id)
         self.pair, self.takes_words, self.chunked = pair, words, chunked

@@ -90,7 +90,8 @@ class TokenizersEngine:
             encodings = self.encodings(self.backend.encode_batch_fast, texts, add_special_tokens=not bare)
             return join_rows([np.array(encoding.ids, np.uint32) for encoding in encodings])
         finally:
-            self.truncate()
+            if bare:  # no change of it while another thread encodes
+                self.truncate()
 
     def encodings(self, encode: Callable[..., Any], rows: Sequence[Any], **options: Any) -> Iterator[Any]:
         """What a function of the library that encodes batches gives for each row.

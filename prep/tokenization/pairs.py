@@ -93,7 +93,7 @@ class PairEncoder:
         check: a fast engine for the single texts; None for `tokenizers`.
 
     Raises:
-        InputError: the tokenizer's template is not one that a cache can hold, or `max_length` has no room for text.
+        InputError: the tokenizer's template is not one that a cache can hold.
     """
 
     def __init__(self, rules: Rules, check: ParityCheck | None) -> None:
@@ -102,11 +102,6 @@ class PairEncoder:
         self.reference.backend.no_truncation()
         self.template = pair_template(self.reference.backend)
         self.most = rules.max_length - self.template.specials
-        if self.most < 2:
-            raise InputError(
-                f"--max-length {rules.max_length} leaves no room for two texts: the tokenizer adds "
-                f"{self.template.specials} special tokens; pass at least {self.template.specials + 2}"
-            )
 
     def encode(self, firsts: Sequence[str], seconds: Sequence[str]) -> Rows:
         """Encode pairs.

@@ -62,7 +62,13 @@ def test_the_use_of_ranks_equals_sums_over_every_batch_and_rank(
     fixed, packed = spec.strategy == "fixed", kind == "packed"
     computed, needed, waited = 0, 0, 0
     shares = [
-        micro_batches(plan, lengths, 0, len(plan), Sharing(rank, ranks, 1, MAX_LENGTH, fixed, 1, packed, False, 100))
+        micro_batches(
+            plan,
+            lengths,
+            0,
+            len(plan),
+            Sharing(MAX_LENGTH, rank, ranks, fixed=fixed, packed=packed, attention_length=100),
+        )
         for rank in range(ranks)
     ]
     for parts in zip(*shares, strict=True):

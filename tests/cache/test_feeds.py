@@ -4,10 +4,12 @@ import threading
 from pathlib import Path
 from unittest.mock import MagicMock
 
+import numpy as np
 import pytest
 import torch
 
 from cache import STRATEGIES, Batch, Cache, InputError, PlanSpec
+from cache.batches.device_feeds import DeviceRows
 from cache.batches.transfer import to_device
 from tests.helpers.caches import write_cache
 
@@ -118,3 +120,11 @@ def test_a_large_vocabulary_is_fed_as_it_is(tmp_path: Path) -> None:
     expected = list(half["train"].batches(feed="direct"))
     for feed in ("resident", "streamed"):
         assert_same(list(half["train"].batches(feed=feed)), expected)
+
+
+def test_rows_are_taken_on_a_device_without_their_tokens() -> None:
+    """Of fewer tokens than rows, too, where some rows have none."""
+    rows = DeviceRows.end_to_end(torch.tensor([7], dtype=torch.int16), np.array([0, 0, 1]), None, None, None)
+    taken = rows.take(torch.tensor([2, 1]))
+    assert taken.tokens is rows.tokens
+    assert (taken.begins.tolist(), taken.lengths.tolist()) == ([0, 0], [1, 0])

@@ -121,13 +121,16 @@ def test_where_the_file_system_has_no_locks_builds_work_but_touch_nothing_that_m
 # --- replacing
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("exchange", [True, False], ids=["exchange", "two renames"])
-def test_a_cache_can_be_opened_at_every_moment_while_it_is_replaced(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, exchange: bool
-) -> None:
-    if not exchange:
+@pytest.fixture(params=["exchange", "two renames"])
+def replacing(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Replace folders as the system can, and as where it cannot exchange two."""
+    if request.param == "two renames":
         monkeypatch.setattr(publishing, "exchange", lambda *_: False)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("replacing")
+def test_a_cache_can_be_opened_at_every_moment_while_it_is_replaced(tmp_path: Path) -> None:
     place, stop, failed = tmp_path / "toy", threading.Event(), []
     write_cache(place, {"train": 5}, seed=1)
 
@@ -149,13 +152,9 @@ def test_a_cache_can_be_opened_at_every_moment_while_it_is_replaced(
     assert failed == []
 
 
-@pytest.mark.parametrize("exchange", [True, False])
-def test_whoever_has_the_old_cache_open_reads_on_from_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, exchange: bool
-) -> None:
+@pytest.mark.usefixtures("replacing")
+def test_whoever_has_the_old_cache_open_reads_on_from_it(tmp_path: Path) -> None:
     """Rows, labels, batches and plans, those included that were not touched before the replacement."""
-    if not exchange:
-        monkeypatch.setattr(publishing, "exchange", lambda *_: False)
     place, twin = tmp_path / "toy", tmp_path / "twin"
     for path in (place, twin):
         write_cache(path, {"train": 30, "test": 5}, seed=1, shards=3)
@@ -185,12 +184,8 @@ def test_what_is_no_cache_is_not_replaced(tmp_path: Path) -> None:
     assert names_in(tmp_path) == ["file", "folder"]
 
 
-@pytest.mark.parametrize("exchange", [True, False])
-def test_an_empty_folder_is_replaced_and_of_a_link_only_the_link(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, exchange: bool
-) -> None:
-    if not exchange:
-        monkeypatch.setattr(publishing, "exchange", lambda *_: False)
+@pytest.mark.usefixtures("replacing")
+def test_an_empty_folder_is_replaced_and_of_a_link_only_the_link(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     write_cache(tmp_path / "empty", {"train": 3})
     write_cache(tmp_path / "real", {"train": 4})

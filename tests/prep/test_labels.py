@@ -106,6 +106,7 @@ BAD: list[tuple[list[dict[str, Any]], dict[str, Any], str]] = [
     ([{"text": "a", "label": ["x"]}, {"text": "b", "label": ["x", ""]}], {}, r"row 1 .* names no class"),
     ([{"text": "a", "x": 1, "y": 2}], {"label": ("x", "y")}, r"row 0 .* has 2 in column 'y', expected 0 or 1"),
     ([{"text": "a", "x": 1, "y": None}], {"label": ("x", "y")}, r"row 0 .* has no label in column 'y'"),
+    ([{"text": "a", "x": [], "y": 1}], {"label": ("x", "y")}, r"column 'x' holds lists, expected 0 or 1"),
     ([{"text": "a", "x": 1}], {"label": ("x", "x")}, r"named twice with --label"),
     ([{"text": "a", "label": "x"}], {"text_pair": "b"}, r"no column 'b' for --text-pair"),
     ([{"text": "a", "label": "x"}], {"text_pair": "text"}, r"cannot be both texts of a pair"),
