@@ -5,12 +5,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 from cache.console.progress import clock
-from cache.console.text import counted, sized
+from cache.console.text import counted, listed, sized
 
 from .forward.inputs import PADDING_SIDE
 from .loop.resolution import corpus_metric
 from .loop.setup import TrainingSetup
-from .metrics.scores import TITLES, main_score
+from .metrics.scores import main_score, score_title
 from .run_folder.folder import METRICS, MODEL, Json
 from .run_folder.trackers import Trackers
 from .runtime.device import native_bf16
@@ -88,9 +88,7 @@ def _labels(setup: TrainingSetup) -> str:
     task = setup.cache.manifest.task
     if task.kind == "regression":
         return "regression"
-    names = task.label_names
-    more = f", … {len(names)} labels" if len(names) > 4 else ""
-    return "labels " + ", ".join(names[:4]) + more
+    return "labels " + listed(task.label_names, 4)
 
 
 def report_end(folder: Path, summary: Json, setup: TrainingSetup, trackers: Trackers, log: Log) -> None:
@@ -108,7 +106,7 @@ def report_end(folder: Path, summary: Json, setup: TrainingSetup, trackers: Trac
     if "test" in summary:
         loss = summary["test"]["loss"]
         shown = main_score(summary["test"], corpus_metric(setup.cache, str(settings.task)))
-        score = "" if shown is None else f", {TITLES.get(shown[0], shown[0])} {shown[1]:.4f}"
+        score = "" if shown is None else f", {score_title(shown[0])} {shown[1]:.4f}"
         log(f"{summary['test']['split']:10} loss {loss:.4f}{score}, on {counted(summary['test']['rows'], 'row')}")
     memory = summary["peak_memory_bytes"]
     peak = f", peak memory {memory / 2**20:,.0f} MiB" if memory else ""

@@ -18,8 +18,8 @@ from cache.format.tasks import MLM, Task
 
 from .forward.losses import BALANCED, resolve_weights
 from .loop.checkpoint import Checkpoint, clean, load_checkpoint, newest_checkpoint, read_checkpoint
-from .loop.resolution import absolute_model, cache_requirements, main_metric
-from .loop.setup import checkpoint_owner, environment, keep_plan, prepare_training
+from .loop.resolution import absolute_model, cache_requirements, keep_plan, main_metric
+from .loop.setup import checkpoint_owner, environment, prepare_training
 from .loop.state import Meter, ResumePoint, State
 from .models.folder import CONFIG
 from .models.loading import load_model, model_digest, model_folder

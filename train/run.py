@@ -24,8 +24,8 @@ from .forward.masked_lm import masked_tokens
 from .loop.callbacks import RunCallbacks
 from .loop.oom_check import HeaviestStep, check_memory
 from .loop.parallel import check_agreement, seed_dropout, sum_gradients
-from .loop.resolution import cache_requirements, resolve_settings
-from .loop.setup import TrainingSetup, check_padding_free, keep_plan, prepare_training, run_info
+from .loop.resolution import cache_requirements, keep_plan, resolve_settings
+from .loop.setup import TrainingSetup, check_padding_free, prepare_training, run_info
 from .loop.state import Meter, ResumePoint, State
 from .loop.step import backward, update
 from .models.loading import load_model, model_digest, model_folder

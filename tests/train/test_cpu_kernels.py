@@ -8,8 +8,8 @@ import torch
 from torch import nn
 from transformers import AutoConfig, AutoModelForSequenceClassification, BertConfig, DebertaV2Config, PreTrainedModel
 
-from train.kernels import cpu_attention as attention
-from train.kernels.cpu_attention import blocked_attention, use_cpu_kernels
+from train.kernels import block_attention
+from train.kernels.cpu_attention import NAME, blocked_attention, use_cpu_kernels
 from train.kernels.cpu_dropout import dropout, use_raw_bits
 
 CPU = torch.device("cpu")
@@ -46,7 +46,7 @@ def test_attention_and_its_gradients_equal_the_formula(
     masked: bool, queries: int, block: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """softmax(q kᵀ scale), what dropout keeps of it over 1 - p, times v; which it keeps is read off with v = 1."""
-    monkeypatch.setattr(attention, "BLOCK_BYTES", block)
+    monkeypatch.setattr(block_attention, "BLOCK_BYTES", block)
     query, key, value = states(queries=queries)
     mask = padding_mask(queries) if masked else None
     shown = attend(query, key, torch.eye(KEYS, dtype=torch.float64).expand_as(value), mask, P).detach()
@@ -166,7 +166,7 @@ def test_in_evaluation_logits_are_the_stock_models(tmp_path: Path) -> None:
             torch.testing.assert_close(ours(**inputs).logits, stock(**inputs).logits, rtol=0, atol=1e-6)
     ours.save_pretrained(tmp_path)
     assert "lengthwise" not in (tmp_path / "config.json").read_text()
-    assert AutoConfig.from_pretrained(tmp_path)._attn_implementation != attention.NAME
+    assert AutoConfig.from_pretrained(tmp_path)._attn_implementation != NAME
     assert ours.state_dict().keys() == stock.state_dict().keys()
 
 

@@ -19,7 +19,8 @@ from train.forward.inputs import READY_MASKS, model_inputs, use_ready_masks
 from train.loop.epoch_row import epoch_row
 from train.loop.loss_scale import LossScale
 from train.loop.oom_check import check_memory
-from train.loop.setup import TrainingSetup, epoch_steps, epochs_reached, keep_plan, make_optimizer
+from train.loop.resolution import epoch_steps, epochs_reached, keep_plan
+from train.loop.setup import TrainingSetup, make_optimizer
 from train.loop.state import Meter, State, Sums
 from train.loop.step import OutOfMemoryError, backward, learning_rate, schedule, update
 from train.metrics.evaluation import evaluate

@@ -12,7 +12,7 @@ from cache.console.progress import clock
 from cache.console.text import counted
 from cache.errors import InputError
 
-from ..metrics.scores import TITLES
+from ..metrics.scores import score_title
 from .curves import Floats, Group, curves_of, group_runs, smooth
 from .table import RunResult, cells, column_names, mean_text
 
@@ -93,7 +93,7 @@ def learning(groups: Sequence[Group]) -> Figure:
 def _learning_title(scored: Sequence[Group], groups: Sequence[Group]) -> str:
     parts = []
     for group in (scored or groups)[:3]:
-        name, values = TITLES.get(group.score_name, group.score_name), group.scores()[1][:, -1:].ravel()
+        name, values = score_title(group.score_name), group.scores()[1][:, -1:].ravel()
         if not scored:
             name = "a loss of"
             values = np.array([smooth(run.loss, max(1, len(run.loss) // 10))[-1] for run in group.runs])
@@ -159,7 +159,7 @@ def _score_panel(groups: Sequence[Group], name: str, unit: str, scale: float) ->
             continue
         seconds = np.interp(steps, group.stack("steps")[0], group.stack("seconds").mean(axis=0))
         curves.append((seconds / scale, values))
-    title = TITLES.get(name, name)
+    title = score_title(name)
     heading = f"{title[0].upper()}{title[1:]} against time"
     return _panel(groups, curves, (heading, f"training time, {unit}", title), dots=True)
 

@@ -9,7 +9,7 @@ from statistics import fmean, stdev
 from cache.console.progress import clock
 from cache.errors import LengthwiseError
 
-from ..metrics.scores import TITLES, main_score
+from ..metrics.scores import main_score, score_title
 from ..run_folder.folder import METRICS, TIMING, Json, RunInfo, open_run, read_run, read_summary
 from ..run_folder.records import exported_evaluation, read_records
 
@@ -123,7 +123,7 @@ def cells(name: str, results: Sequence[RunResult]) -> tuple[str, ...]:
     scores = [result.score for result in results if result.score]
     score = mean_text([value for _, value in scores], ".4f")
     if scores and scores[0][0] != "accuracy":
-        score = f"{TITLES.get(scores[0][0], scores[0][0])} {score}"
+        score = f"{score_title(scores[0][0])} {score}"
     if scores and results[0].split != "test":
         score += f" on {results[0].split}"
     epochs = [fmean(result.epoch_seconds) for result in results if result.epoch_seconds]

@@ -134,10 +134,9 @@ def resolve_weights(given: str | None, smoothing: float, task: Task, kind: str) 
 def _read(path: Path) -> str:
     try:
         return path.read_text("utf-8")
-    except OSError as error:
-        raise InputError(f"--class-weights {path}: {error.strerror}; expected {BALANCED} or a JSON file") from None
-    except ValueError as error:
-        raise InputError(f"--class-weights {path}: {error}; expected {BALANCED} or a JSON file") from None
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", error)
+        raise InputError(f"--class-weights {path}: {reason}; expected {BALANCED} or a JSON file") from None
 
 
 def _is_weight(value: object) -> bool:

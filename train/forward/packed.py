@@ -160,20 +160,17 @@ def check_packed(model: PreTrainedModel, packed: Batch, padded: Batch, precision
     if packed.cu_seq_lens is None:
         raise TypeError("the batch is not packed")
     rows = [0, len(padded.input_ids) - 1]
-    few = replace(
-        padded,
-        input_ids=padded.input_ids[rows],
-        attention_mask=None if padded.attention_mask is None else padded.attention_mask[rows],
-        token_type_ids=None if padded.token_type_ids is None else padded.token_type_ids[rows],
-    )
-    training = model.training
+    parts = {name: getattr(padded, name) for name in ("input_ids", "attention_mask", "token_type_ids")}
+    taken: dict[str, Any] = {name: part[rows] for name, part in parts.items() if part is not None}
+    few = replace(padded, **taken)
+    spans = [packed.cu_seq_lens[row : row + 2].tolist() for row in rows]
+    device, training = packed.input_ids.device, model.training
     model.eval()
-    windowed = model.config.model_type == MODERNBERT and packed.input_ids.device.type == "cuda"  # unknown there in fp32
+    windowed = model.config.model_type == MODERNBERT and device.type == "cuda"  # unknown there in fp32
     for used in dict.fromkeys((precision,) if windowed else ("fp32", precision)):
-        with torch.no_grad(), devices.without_tf32(), devices.autocast(packed.input_ids.device, used):
+        with torch.no_grad(), devices.without_tf32(), devices.autocast(device, used):
             found, expected = (_output(model, replace(batch, labels=None)) for batch in (packed, few))
         if len(found) == 1:  # a vector per token: (1, T, …) and (2, W, …)
-            spans = [packed.cu_seq_lens[row : row + 2].tolist() for row in rows]
             found = torch.cat([found[0, begin:end] for begin, end in spans])
             expected = torch.cat([expected[n, : end - begin] for n, (begin, end) in enumerate(spans)])
         else:

@@ -51,7 +51,7 @@ class RunCallbacks:
         self.ranks, self.vote = start.setup.ranks, StopVote(start.setup.ranks)
         names = (METRICS, TIMING) if self.ranks.first else ()
         self.records = {name: Records(run, name, start.kept.get(name), progress.warn) for name in names}
-        self.speed = SpeedMeter(start.setup, self.ranks.world_size)
+        self.speed = SpeedMeter(start.setup)
         self.lap_start, self.window_seconds = time.monotonic(), 0.0
 
     def on_log(self) -> None:

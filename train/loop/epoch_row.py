@@ -2,7 +2,7 @@
 
 from cache.console.progress import clock
 
-from ..metrics.scores import TITLES
+from ..metrics.scores import score_title
 from ..run_folder.folder import Json
 from .setup import TrainingSetup
 from .state import State, Sums
@@ -26,7 +26,7 @@ def epoch_row(
     row = {"epoch": f"{round(done, 2):g}/{len(setup.steps)}", "train loss": _loss(sums)}
     if result:
         row["eval loss"] = f"{result['loss']:.4f}"
-    row |= {TITLES.get(name, name): f"{value:.4f}" for name, value in scores.items()}
+    row |= {score_title(name): f"{value:.4f}" for name, value in scores.items()}
     row["tokens/s"] = f"{sums.real_tokens / max(state.epoch_seconds, 1e-9):,.0f}"
     if mfu is not None:
         row["MFU"] = f"{mfu:.1%}"

@@ -11,6 +11,7 @@ from cache import Cache, Split
 from cache.common.hub import user_path
 from cache.errors import InputError
 from cache.format.tasks import MLM, Task
+from cache.plans.spec import PlanSpec
 from cache.remote.urls import is_url
 
 from ..declarations import flag
@@ -206,3 +207,36 @@ def training_split(cache: Cache) -> Split:
     if not len(split):
         raise InputError(f"{cache.folder}: its split 'train' has no rows, so there is nothing to train on")
     return split
+
+
+# --- its plan
+
+
+def keep_plan(cache: Cache, settings: Settings) -> None:
+    """Store the plan of a run's epochs in the cache, where that can be written."""
+    split = training_split(cache)
+    spec = settings.plan_spec(split.default_spec())
+    split.try_keep_plan(spec, epochs_reached(split, spec, settings))
+
+
+def epochs_reached(split: Split, spec: PlanSpec, settings: Settings) -> int:
+    """Epochs that a run begins at most, known without drawing their plans."""
+    if settings.max_steps is None:
+        return settings.epochs
+    fewest = -(-len(split) // spec.batch_size) if spec.batch_size else -(-split.info.tokens // (spec.max_tokens or 1))
+    return min(settings.epochs, -(-settings.max_steps // max(1, fewest)))
+
+
+def epoch_steps(split: Split, spec: PlanSpec, settings: Settings) -> tuple[int, ...]:
+    """Optimizer steps of each epoch, the last one cut to `max_steps`."""
+    stored = split.stored_plans().get(spec)
+    known = [epoch.batches for epoch in stored.epochs] if stored else []
+    steps: list[int] = []
+    left = settings.max_steps if settings.max_steps is not None else 1 << 62
+    for epoch in range(settings.epochs):
+        count = known[epoch] if epoch < len(known) else len(split.draw(spec, epoch))
+        steps.append(min(count, left))
+        left -= steps[-1]
+        if left == 0:
+            break
+    return tuple(steps)

@@ -30,7 +30,7 @@ from ..runtime.distributed import ALONE, Ranks
 from ..runtime.launch import launch_id
 from ..settings import FREE_ON_RESUME, NO_SPLIT, Settings
 from .loss_scale import LossScale
-from .resolution import corpus_metric, training_split
+from .resolution import corpus_metric, epoch_steps, training_split
 
 
 @dataclass(frozen=True)
@@ -169,21 +169,6 @@ class TrainingSetup:
             yield batch if self.masking is None else self.masking.mask(batch, epoch)
 
 
-def keep_plan(cache: Cache, settings: Settings) -> None:
-    """Store the plan of a run's epochs in the cache, where that can be written."""
-    split = training_split(cache)
-    spec = settings.plan_spec(split.default_spec())
-    split.try_keep_plan(spec, epochs_reached(split, spec, settings))
-
-
-def epochs_reached(split: Split, spec: PlanSpec, settings: Settings) -> int:
-    """Epochs that a run begins at most, known without drawing their plans."""
-    if settings.max_steps is None:
-        return settings.epochs
-    fewest = -(-len(split) // spec.batch_size) if spec.batch_size else -(-split.info.tokens // (spec.max_tokens or 1))
-    return min(settings.epochs, -(-settings.max_steps // max(1, fewest)))
-
-
 def prepare_training(
     model: PreTrainedModel, cache: Cache, settings: Settings, device: torch.device, ranks: Ranks = ALONE
 ) -> TrainingSetup:
@@ -204,23 +189,10 @@ def prepare_training(
         freeze(model, settings.freeze)
     if settings.gradient_checkpointing:
         use_gradient_checkpointing(model, device)
-    torch_kernels: str | None = "--no-cpu-kernels"
-    if settings.cpu_kernels:
-        torch_kernels = "--compile" if settings.compile else use_cpu_kernels(model, device)
-    use_ready_masks(model)
-    forward: Callable[..., Any] = model
+    forward, optimizations = _optimized(model, settings, device)
     masking = None
     if settings.task == MLM:
         masking = Masking.of(split, device, settings.seed, settings.mlm_probability or PROBABILITY)
-        forward, all_tokens = masked_forward(model)
-    else:
-        all_tokens = use_pooled_only(model) if settings.pooled_only else "--no-pooled-only"
-    padded: str | None = "--padded"
-    if settings.padding_free:
-        first_only = masking is None and all_tokens is None
-        padded = "--compile" if settings.compile else use_packed(model, device, settings.precision, first_only)
-    if settings.compile:
-        forward = torch.compile(forward)
     return TrainingSetup(
         model=model,
         forward=forward,
@@ -232,12 +204,34 @@ def prepare_training(
         device=device,
         steps=epoch_steps(split, spec, settings),
         tokenizer=exported_tokenizer(cache),
-        optimizations=ModelOptimizations(all_tokens, torch_kernels, padded),
+        optimizations=optimizations,
         masking=masking,
         loss=training_loss(split, str(settings.task), settings.class_weights, settings.label_smoothing, device),
         loss_scale=LossScale(device) if settings.precision == "fp16" else None,
         ranks=ranks,
     )
+
+
+def _optimized(
+    model: PreTrainedModel, settings: Settings, device: torch.device
+) -> tuple[Callable[..., Any], ModelOptimizations]:
+    """Give a model the optimizations that the settings and itself allow; returns its forward, and which they are."""
+    torch_kernels: str | None = "--no-cpu-kernels"
+    if settings.cpu_kernels:
+        torch_kernels = "--compile" if settings.compile else use_cpu_kernels(model, device)
+    use_ready_masks(model)
+    forward: Callable[..., Any] = model
+    if settings.task == MLM:
+        forward, all_tokens = masked_forward(model)
+    else:
+        all_tokens = use_pooled_only(model) if settings.pooled_only else "--no-pooled-only"
+    padded: str | None = "--padded"
+    if settings.padding_free:
+        first_only = settings.task != MLM and all_tokens is None
+        padded = "--compile" if settings.compile else use_packed(model, device, settings.precision, first_only)
+    if settings.compile:
+        forward = torch.compile(forward)
+    return forward, ModelOptimizations(all_tokens, torch_kernels, padded)
 
 
 def check_padding_free(setup: TrainingSetup) -> None:
@@ -262,21 +256,6 @@ def make_optimizer(model: PreTrainedModel, settings: Settings) -> torch.optim.Op
         ]
     betas = (float(settings.beta1), float(settings.beta2))  # torch refuses one integer, as a file may hold
     return torch.optim.AdamW(groups, lr=settings.lr, betas=betas, eps=settings.eps, fused=True)
-
-
-def epoch_steps(split: Split, spec: PlanSpec, settings: Settings) -> tuple[int, ...]:
-    """Optimizer steps of each epoch, the last one cut to `max_steps`."""
-    stored = split.stored_plans().get(spec)
-    known = [epoch.batches for epoch in stored.epochs] if stored else []
-    steps: list[int] = []
-    left = settings.max_steps if settings.max_steps is not None else 1 << 62
-    for epoch in range(settings.epochs):
-        count = known[epoch] if epoch < len(known) else len(split.draw(spec, epoch))
-        steps.append(min(count, left))
-        left -= steps[-1]
-        if left == 0:
-            break
-    return tuple(steps)
 
 
 # --- what the run folder records

@@ -17,11 +17,10 @@ class SpeedMeter:
 
     Args:
         setup: what is trained; its model computes a few tiny rows, see `metrics.flops`.
-        device_count: how many a step's rows are divided among.
     """
 
-    def __init__(self, setup: TrainingSetup, device_count: int = 1) -> None:
-        self.setup, self.device_count = setup, device_count
+    def __init__(self, setup: TrainingSetup) -> None:
+        self.setup, self.device_count = setup, setup.ranks.world_size
         self.flops = count_flops(setup.model)
         self.peak = peak_tflops(devices.device_name(setup.device), setup.settings.precision)
         self.epoch = -1

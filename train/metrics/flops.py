@@ -125,9 +125,6 @@ def _products(model: PreTrainedModel, rows: int, tokens: int, masked_tokens: int
 def _eager(model: PreTrainedModel) -> Iterator[None]:
     """Within it the model attends by plain matrix products."""
     used = model.config._attn_implementation
-    if used == EAGER:
-        yield
-        return
     model.set_attn_implementation(EAGER)
     try:
         yield

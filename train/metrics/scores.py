@@ -33,9 +33,13 @@ TITLES = {
 }
 """How scores are called for people, where not by their names."""
 
-
 LOWER_IS_BETTER = frozenset({"loss", "perplexity"})
 """Scores of which less is better."""
+
+
+def score_title(name: str) -> str:
+    """How a score is called for people."""
+    return TITLES.get(name, name)
 
 
 def is_better(name: str, value: float | None, best: float | None) -> bool:
@@ -52,7 +56,7 @@ def main_score(scores: dict[str, Any], metric: str = "") -> tuple[str, float] | 
         scores: by name, as an evaluation was recorded.
         metric: title of the score that the corpus is known for, such as "Matthews"; empty where there is none.
     """
-    wanted = [name for name in scores if TITLES.get(name, name) == metric]
+    wanted = [name for name in scores if score_title(name) == metric]
     return next(((name, scores[name]) for name in (*wanted, *MAIN) if scores.get(name) is not None), None)
 
 

@@ -19,7 +19,7 @@ from cache.console.text import listed
 from cache.format.manifest import Manifest
 from cache.format.tasks import MLM
 
-from ..metrics.scores import TITLES
+from ..metrics.scores import score_title
 from ..settings import FREE_ON_RESUME
 from .folder import Json, RunInfo
 from .records import exported_evaluation
@@ -91,7 +91,7 @@ def _front_matter(name: str, info: RunInfo, task: str | None, manifest: Manifest
             dataset_name=info.cache_name,
             dataset_split=scores["split"],
             metric_type=METRICS.get(score, score),
-            metric_name=TITLES.get(score, score),
+            metric_name=score_title(score),
             metric_value=value,
         )
         for score, value in _scores(scores)
@@ -163,7 +163,7 @@ def _results(records: Sequence[Json], info: RunInfo, manifest: Manifest) -> str:
     by_step = {record["step"]: record for record in evaluations}
     epochs = {record["step"]: record for record in records if record["kind"] == "epoch"}
     names = [name for name, _ in _scores(evaluations[-1])] if evaluations else []
-    titles = [f"eval {name}" if name == "loss" else TITLES.get(name, name) for name in names]
+    titles = [f"eval {name}" if name == "loss" else score_title(name) for name in names]
     rows = [("epoch", "step", "train loss", *titles, "padding", "training time")]
     for step in sorted(epochs.keys() | by_step.keys()):
         epoch, scores = epochs.get(step, {}), by_step.get(step, {})
@@ -183,7 +183,7 @@ def _results(records: Sequence[Json], info: RunInfo, manifest: Manifest) -> str:
         )
     final = exported_evaluation(records, info.settings)
     if final and final["kind"] == "test":
-        found = ", ".join(f"{TITLES.get(name, name)} {_number(value)}" for name, value in _scores(final))
+        found = ", ".join(f"{score_title(name)} {_number(value)}" for name, value in _scores(final))
         lines.append(f"On {_rows(final, manifest)}, evaluated once at the end: {found}.\n")
     return "\n".join(lines)
 

@@ -13,6 +13,7 @@ import secrets
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from traceback import format_exception_only
 from types import TracebackType
 from typing import Self
 
@@ -155,8 +156,9 @@ class Trackers:
         except Exception as error:  # noqa: BLE001
             self.open.pop(name, None)
             self.lost[name] = self.step
+            reason = "".join(format_exception_only(error)).strip()
             self.warn(
-                f"warning: --{name} failed after step {self.step:,} and receives no more records: {_reason(error)}; "
+                f"warning: --{name} failed after step {self.step:,} and receives no more records: {reason}; "
                 f"training goes on, and its records are in {METRICS} all the same"
             )
 
@@ -253,7 +255,3 @@ def _curve_folder(target: str, run: Folder) -> Path:
 
 def _project(target: str) -> str:
     return os.environ.get("WANDB_PROJECT", DEFAULT_PROJECT) if target == AUTO else target
-
-
-def _reason(error: Exception) -> str:
-    return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__

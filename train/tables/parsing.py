@@ -117,9 +117,7 @@ def csv_rows(path: Path, lines: Iterable[str], delimiter: str, quotes: bool | No
                 if holds_rows(cell, delimiter, quotes):
                     raise holds_rows_error(path, number, name, cell)
             yield dict(zip(names, cells, strict=True))
-        list(
-            csv.reader(last, delimiter=delimiter, quoting=quoting, strict=True)
-        )  # to find a quote that is never closed
+        list(csv.reader(last, delimiter=delimiter, quoting=quoting, strict=True))  # finds a quote that is never closed
     except csv.Error as error:
         if not held and "end of data" not in str(error):
             return  # stray quotes in the last row, as forgiven in the others
