@@ -95,14 +95,15 @@ def kill_at_operations(
 
 
 @pytest.mark.parametrize(
-    ("before", "exchange"),
-    [(None, True), (OLD, True), (OLD, False)],
+    ("before", "exchange", "every"),
+    [(None, True, 16), (OLD, True, 64), (OLD, False, 64)],
     ids=["new", "over an old one-exchange", "over an old one-two renames"],
 )
 def test_a_build_killed_at_any_operation_leaves_the_old_cache_the_new_one_or_none(
-    builder: Builder, tmp_path: Path, reference: Reference, before: int | None, exchange: bool
+    builder: Builder, tmp_path: Path, reference: Reference, before: int | None, exchange: bool, every: int
 ) -> None:
-    count, seen = kill_at_operations(builder, tmp_path, reference, before, exchange, every=16)
+    """What comes before publishing is the same over an old cache: there it is killed at fewer operations."""
+    count, seen = kill_at_operations(builder, tmp_path, reference, before, exchange, every)
     assert count > 40
     assert seen == {before, NEW}
 
