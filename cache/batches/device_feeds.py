@@ -157,7 +157,7 @@ class ResidentFeed:
 
     @staticmethod
     def _load(split: SplitReader, device: torch.device) -> DeviceRows:
-        shards = [split.shard(index)["input_ids"] for index in range(len(split.info.shards))]
+        shards = [tensors["input_ids"] for tensors in split.shards()]
         for tokens in shards:
             split.check_ids(tokens)
         task = split.task

@@ -88,9 +88,9 @@ class SplitReader:
         ids = tensors["input_ids"][begin:end]
         self.check_ids(ids)
         first = int(tensors["first_lengths"][local]) if self.task.pair else None
-        task, label = self.task, None
-        if task.labelled:
-            label = tensors["labels"][slice(begin, end) if task.per_token else local].tolist()
+        label = None
+        if self.task.labelled:
+            label = tensors["labels"][slice(begin, end) if self.task.per_token else local].tolist()
         return Row(ids, label, int(tensors["source_rows"][local]), first)
 
     def __iter__(self) -> Iterator[Row]:
@@ -131,8 +131,7 @@ class SplitReader:
         """(rows,) int64, labelled tokens of each row; None where a row has a label of its own."""
         if not self.task.per_token:
             return None
-        shards = (self.shard(index) for index in range(len(self.info.shards)))
-        counts = (labelled(tensors["labels"], tensors["offsets"]) for tensors in shards)
+        counts = (labelled(tensors["labels"], tensors["offsets"]) for tensors in self.shards())
         return np.concatenate([np.zeros(0, np.int64), *counts])
 
     @property
@@ -146,7 +145,7 @@ class SplitReader:
         return self._column("source_rows")
 
     def _column(self, name: str) -> Array:
-        parts = [self.shard(index)[name] for index in range(len(self.info.shards))]
+        parts = [tensors[name] for tensors in self.shards()]
         return np.concatenate(parts) if len(parts) > 1 else parts[0] if parts else np.zeros(0, np.int64)
 
     def shards_of(self, rows: Array) -> Array:
@@ -162,6 +161,10 @@ class SplitReader:
                 self._check(index)
             self._sound.add(index)
         return self._shards[index].tensors
+
+    def shards(self) -> Iterator[dict[str, Array]]:
+        """The tensors of each shard, as `shard` gives them."""
+        return map(self.shard, range(len(self._shards)))
 
     def _map(self) -> list[MappedFile]:
         """Map all shards at opening: they stay as they are though the cache be replaced later."""
@@ -218,8 +221,7 @@ class SplitReader:
         Raises:
             CorruptCacheError: an id is outside the vocabulary, or a source row is negative.
         """
-        for index, info in enumerate(self.info.shards):
-            tensors = self.shard(index)
+        for info, tensors in zip(self.info.shards, self.shards(), strict=True):
             self.check_ids(tensors["input_ids"])
             if info.rows and int(tensors["source_rows"].min()) < 0:
                 raise CorruptCacheError(f"{self.folder / info.file}: holds a negative source row")

@@ -234,12 +234,6 @@ def test_its_path_is_not_given_to_a_library_when_another_folder_is_there(folder:
         folder.path.mkdir(exist_ok=True)
 
 
-def test_a_folder_is_made_with_its_parents(tmp_path: Path) -> None:
-    for _ in range(2):
-        Folder.make(tmp_path / "a" / "b").write("file", b"x")
-    assert (tmp_path / "a" / "b" / "file").exists()
-
-
 def test_reading_is_bounded(folder: Folder) -> None:
     folder.write("file", b"12345")
     assert folder.read("file", 5) == b"12345"

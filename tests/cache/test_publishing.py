@@ -204,17 +204,6 @@ def test_where_the_new_folder_cannot_be_renamed_the_old_cache_is_put_back(tmp_pa
     assert names_in(tmp_path) == ["toy"]
 
 
-def test_a_system_without_folder_exchange_is_noticed_and_another_refusal_raised(tmp_path: Path) -> None:
-    for name in "ab":
-        (tmp_path / name).mkdir()
-        (tmp_path / name / name).touch()
-    folder = Folder.open(tmp_path)
-    if publishing.exchange(folder, "a", "b"):
-        assert names_in(tmp_path / "a") == ["b"]
-        with pytest.raises(FileNotFoundError):
-            publishing.exchange(folder, "a", "none")
-
-
 # --- killed between the two renames
 
 
