@@ -4,6 +4,7 @@ They are forked from a server that has the slow imports behind it, so that each 
 """
 
 import faulthandler
+import logging
 import multiprocessing
 import multiprocessing.forkserver
 import multiprocessing.resource_tracker
@@ -13,7 +14,6 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Sequence
-from itertools import pairwise
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -49,13 +49,23 @@ def _fork(_: str, arguments: Sequence[str], files: Sequence[int]) -> int:
     if process := os.fork():
         return process
     try:
-        faulthandler.disable()  # it would write to a file that is closed now
-        for before, after in pairwise([2, *sorted(files), multiprocessing.util.MAXFD]):
-            os.closerange(before + 1, max(after, before + 1))
+        faulthandler.disable()
         sys.stdout, sys.stderr = (os.fdopen(number, "w", buffering=1, closefd=False) for number in (1, 2))
+        for handler in [reference() for reference in logging._handlerList]:
+            if type(handler) is logging.StreamHandler:  # of a library, which was imported as output was captured
+                handler.setStream(sys.stderr)
+        _silence(files)
         exec(arguments[-1])
     finally:
         os._exit(0)
+
+
+def _silence(files: Sequence[int]) -> None:
+    """Let all open files but these and the standard ones be the null device: were their numbers free, new files would
+    get them, and what still writes to old ones would write to these."""
+    null = os.open(os.devnull, os.O_RDWR)
+    for number in {int(path.name) for path in Path("/dev/fd").iterdir()} - {0, 1, 2, null, *files}:
+        os.dup2(null, number, inheritable=False)
 
 
 def spawn(
