@@ -113,8 +113,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def pytest_runtestloop(session: pytest.Session) -> None:
     """Fork the server of the tests' children from a worker of pytest-xdist, where everything is imported already."""
     if hasattr(session.config, "workerinput"):
-        if "torch" in sys.modules:
-            importlib.import_module("tests.helpers.server_imports")
+        importlib.import_module(f"tests.helpers.{'server' if 'torch' in sys.modules else 'prep'}_imports")
         fork_server()
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cache.console.command_line import run_command
@@ -31,12 +31,14 @@ def terminal(text: str, encoding: str = "utf-8") -> str:
 
 
 @given(st.text(st.characters(), max_size=50), st.sampled_from(["utf-8", "latin-1", "ascii", "cp437"]))
+@settings(deadline=None)
 def test_no_control_character_is_written_whatever_the_text_and_the_encoding(text: str, encoding: str) -> None:
     written = terminal(f"> {text} <", encoding)
     assert not {character for character in written if unicodedata.category(character) == "Cc"} - {"\n", "\t"}
 
 
 @given(st.recursive(st.text(), st.lists, max_leaves=5))
+@settings(deadline=None)
 def test_escaped_json_says_the_same(content: object) -> None:
     assert json.loads(printable(json.dumps(content, ensure_ascii=False))) == content
 

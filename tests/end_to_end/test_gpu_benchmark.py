@@ -12,7 +12,7 @@ import torch
 from benchmarks.gpu import worker
 from benchmarks.gpu.__main__ import STAGES, main
 from benchmarks.gpu.cases import cases_of
-from benchmarks.gpu.common import Place
+from benchmarks.gpu.common import TINY, Place
 from benchmarks.gpu.page import page
 from benchmarks.timing import Json
 from tests.helpers.caches import write_cache
@@ -47,6 +47,8 @@ def test_every_stage_is_measured_once_and_shown(
     options = ["--device", "cpu", "--quick", "--cache", str(cache.folder), "--out", str(out)]
     with monkeypatch.context() as patch:
         patch.setattr("benchmarks.gpu.__main__.Worker", WorkerHere)
+        for name, size in (("num_hidden_layers", 1), ("vocab_size", cache.manifest.tokenizer.vocab_size)):
+            patch.setitem(TINY, name, size)
         patch.setattr(sys, "argv", ["gpu", *options])
         main()
     assert "failed" not in capfd.readouterr().err

@@ -10,9 +10,9 @@ import importlib
 gc.disable()
 for _name in (
     "tests.helpers.children",
+    "tests.helpers.prep_imports",
     "train.run",
     "transformers.models.bert.modeling_bert",
-    "nanotoken",
     "matplotlib.backends.backend_svg",
     "jinja2",
 ):

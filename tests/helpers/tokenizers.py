@@ -111,8 +111,15 @@ def unigram(specials: list[str], unknown: str, normalizer: Any, splitter: Any) -
     """SentencePiece's Unigram, its special tokens first and <mask> last."""
     trained = Tokenizer(models.Unigram())
     trained.normalizer, trained.pre_tokenizer = normalizer, splitter
-    trainer = trainers.UnigramTrainer(vocab_size=VOCAB, special_tokens=specials, unk_token=unknown, show_progress=False)
-    trained.train_from_iterator(texts(), trainer)
+    trainer = trainers.UnigramTrainer(
+        vocab_size=VOCAB,
+        special_tokens=specials,
+        unk_token=unknown,
+        n_sub_iterations=1,
+        shrinking_factor=0.4,  # a rough vocabulary, in a fifth of the time
+        show_progress=False,
+    )
+    trained.train_from_iterator(texts()[::2], trainer)
     content = json.loads(trained.to_str())
     content["added_tokens"] = []
     tokenizer = Tokenizer.from_str(json.dumps(content))

@@ -1,7 +1,7 @@
 """The settings of a run."""
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cache.errors import InputError
@@ -58,6 +58,7 @@ def test_the_warm_up_ratio_is_rounded_up_to_steps():
     strategy=st.sampled_from([None, "smart", "tight"]),
     compile_=st.booleans(),
 )
+@settings(deadline=None)
 def test_settings_survive_the_way_through_json(lr, epochs, strategy, compile_):
     import json
 

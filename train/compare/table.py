@@ -49,11 +49,6 @@ class RunResult:
     metrics: Sequence[Json]
     timing: Sequence[Json]
 
-    @property
-    def accuracy(self) -> float | None:
-        """The score, where it is the accuracy."""
-        return self.score[1] if self.score and self.score[0] == "accuracy" else None
-
 
 def read_result(folder: Path) -> RunResult:
     """Read the results that a run has so far.
@@ -153,7 +148,7 @@ def to_json(result: RunResult) -> Json:
     return {
         "run": str(result.folder),
         "settings": result.info.settings.to_json(),
-        "accuracy": result.accuracy,
+        "accuracy": None,
         **({} if result.score is None else {**dict([result.score]), "split": result.split}),
         "epoch_seconds": list(result.epoch_seconds),
         "steps": result.steps,

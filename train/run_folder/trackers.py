@@ -14,7 +14,6 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from traceback import format_exception_only
-from types import TracebackType
 from typing import Self
 
 from cache.common.folder import Folder
@@ -165,12 +164,10 @@ class Trackers:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: object, *_: object) -> None:
         for name, tracker in list(self.open.items()):
             with self.dropping(name):
-                tracker.close(failed=error is not None)
+                tracker.close(failed=kind is not None)
 
 
 def open_trackers(
