@@ -65,7 +65,9 @@ class DeviceRows:
     def ids(self, positions: torch.Tensor) -> torch.Tensor:
         """int64, the ids of the tokens at some positions."""
         ids = self.tokens[positions].long()
-        return ids & 0xFFFF if self.tokens.dtype == torch.int16 else ids
+        if self.tokens.dtype == torch.int16:
+            ids &= 0xFFFF
+        return ids
 
 
 class DevicePadder:
