@@ -79,7 +79,10 @@ def seed_dropout(setup: TrainingSetup, state: State) -> None:
     """
     if setup.ranks.several:
         numbers = [setup.settings.seed, state.step, state.meter.micro_steps, setup.ranks.rank]
-        torch.manual_seed(int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> 1))
+        seed = int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> 1)
+        torch.default_generator.manual_seed(seed)  # torch.manual_seed formats a stack where there is no GPU
+        if setup.device.type != "cpu":
+            torch.get_device_module(setup.device).manual_seed(seed)
 
 
 # --- what all ranks must have in common
