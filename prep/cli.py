@@ -15,6 +15,7 @@ from cache.console.command_line import (
     json_option,
     print_json,
     quiet_option,
+    quotes_option,
     run_command,
 )
 from cache.console.sizes import parse_bytes
@@ -80,12 +81,7 @@ def _sources(context: click.Context, parameter: click.Parameter, incomplete: str
     help="Folder of the caches; a URL such as s3://bucket/caches is pushed to.",
 )
 @click.option("--delimiter", help="What separates the cells of csv and text files.  [default: as their names say]")
-@click.option(
-    "--quotes/--no-quotes",
-    default=None,
-    help="Whether quotes around cells may hold delimiters and line breaks, or are part of the text.  [default: yes; an "
-    "error where that is unlikely]",
-)
+@quotes_option
 @_choice("--missing", MISSING, "error", "What becomes of rows whose text or label is missing or empty.")
 @click.option("--text", help="Column of the text.  [default: text, review, sentence, …]")
 @click.option("--text-pair", help="Column of a second text, for pairs.  [default: sentence2, hypothesis, …]")

@@ -75,8 +75,7 @@ def _shards(split: Split) -> Iterator[list["pa.Array"]]:
     """The columns of each shard; what has the type of a column is not copied."""
     import pyarrow as pa
 
-    for index in range(len(split.info.shards)):
-        tensors = split.shard(index)
+    for tensors in split.shards():
         split.check_ids(tensors["input_ids"])
         offsets = tensors["offsets"]
         ends = pa.array(offsets.astype(np.int32))  # a shard is far below 2^31 tokens

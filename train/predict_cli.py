@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from cache.common.table_files import Cells
-from cache.console.command_line import complete_folder, print_json, quiet_option
+from cache.console.command_line import complete_folder, print_json, quiet_option, quotes_option
 from cache.console.progress import ConsoleProgress
 from cache.errors import InputError
 
@@ -35,12 +35,7 @@ if TYPE_CHECKING:
 @click.option("--text", metavar="COLUMN", help="Column of the text.  [default: text, or the only one]")
 @click.option("--text-pair", metavar="COLUMN", help="Column of the second text, for a model of pairs.")
 @click.option("--delimiter", help="What separates the cells of a csv file.  [default: as its name says]")
-@click.option(
-    "--quotes/--no-quotes",
-    default=None,
-    help="Whether quotes around cells may hold delimiters and line breaks, or are part of the text.  [default: yes; an "
-    "error where that is unlikely]",
-)
+@quotes_option
 @click.option("--force", is_flag=True, help="Replace the file of --out.")
 @click.option("--batch-size", type=click.IntRange(1), default=32, show_default=True, help="Texts of a batch.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, …")

@@ -85,9 +85,14 @@ def ragged_remedy(delimiter: str, quotes: bool | None) -> str:
     return f"put quotes around text that holds {delimiter!r} or line breaks; {TEXT_QUOTES}"
 
 
-def holds_rows(cell: str, delimiter: str, quotes: bool | None) -> bool:
-    """Whether a cell is likely several rows of a file with tabs: all between two quotes that are part of texts."""
-    return quotes is None and delimiter == "\t" and "\t" in cell and "\n" in cell
+def quotes_in_doubt(delimiter: str, quotes: bool | None) -> bool:
+    """Whether it is to be seen from the cells if quotes are part of the text: in files with tabs, unless it is said."""
+    return quotes is None and delimiter == "\t"
+
+
+def holds_rows(cell: str) -> bool:
+    """Whether a cell between tabs is likely several rows: all between two quotes that are part of texts."""
+    return "\t" in cell and "\n" in cell
 
 
 def holds_rows_error(path: object, row: int, column: str, cell: str) -> InputError:

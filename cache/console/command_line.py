@@ -21,6 +21,12 @@ CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 110, "col
 
 quiet_option = click.option("--quiet", "-q", is_flag=True, help="Print errors and warnings only.")
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object, and nothing else on stdout.")
+quotes_option = click.option(
+    "--quotes/--no-quotes",
+    default=None,
+    help="Whether quotes around cells may hold delimiters and line breaks, or are part of the text.  [default: yes; an "
+    "error where that is unlikely]",
+)
 
 
 def complete_folder(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:

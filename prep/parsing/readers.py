@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from cache.common.forked import BATCH_BYTES, BATCH_ROWS
-from cache.common.table_files import TEXT_QUOTES, Cells, holds_rows, holds_rows_error
+from cache.common.table_files import TEXT_QUOTES, Cells, holds_rows, holds_rows_error, quotes_in_doubt
 from cache.errors import InputError
 
 from ..columns import LABEL, LABELS, PAIR, TEXT, Columns, distinct, is_list, kept, plain
@@ -109,7 +109,7 @@ def _read(table: TableFile, columns: list[str], texts: int, row_bytes: int) -> I
         yield from _read_parquet(table, columns) if table.kind == "parquet" else read_conll(path, columns, row_bytes)
         return
     done, end, last = 0, "", ""
-    doubtful = table.kind == "csv" and table.delimiter == "\t" and table.quotes is None
+    doubtful = table.kind == "csv" and quotes_in_doubt(table.delimiter, table.quotes)
     if table.kind == "csv" and table.quotes is not False and table.span is None:
         names = names_of(path, Cells(table.delimiter), row_bytes)
         last = names[-1]
@@ -125,7 +125,7 @@ def _read(table: TableFile, columns: list[str], texts: int, row_bytes: int) -> I
                 fresh = batch.slice(min(skip, batch.num_rows))
                 skip -= batch.num_rows - fresh.num_rows
                 if doubtful:
-                    _check_cells(table, fresh, done)
+                    _check_cells(path, fresh, done)
                 done += fresh.num_rows
                 yield fresh
                 if last and batch.num_rows:
@@ -150,15 +150,15 @@ def _check_closed(path: SourcePath, cell: str) -> None:
         )
 
 
-def _check_cells(table: TableFile, rows: "pa.RecordBatch", first_row: int) -> None:
+def _check_cells(path: SourcePath, rows: "pa.RecordBatch", first_row: int) -> None:
     """Raise an `InputError` where a cell is likely several rows."""
     for name, column in zip(rows.schema.names, rows.columns, strict=True):
         text = column.buffers()[2]
         if text is None or ord("\n") not in np.frombuffer(text, np.uint8):
             continue
         for row, cell in enumerate(column.to_pylist(), first_row):
-            if cell and holds_rows(cell, table.delimiter, table.quotes):
-                raise holds_rows_error(table.path, row, name, cell)
+            if cell and holds_rows(cell):
+                raise holds_rows_error(path, row, name, cell)
 
 
 def _block_sizes(first: int, row_bytes: int) -> list[int]:

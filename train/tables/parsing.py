@@ -8,7 +8,14 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from cache.common.table_files import TEXT_QUOTES, holds_rows, holds_rows_error, ragged_remedy, utf8_remedy
+from cache.common.table_files import (
+    TEXT_QUOTES,
+    holds_rows,
+    holds_rows_error,
+    quotes_in_doubt,
+    ragged_remedy,
+    utf8_remedy,
+)
 from cache.errors import InputError
 
 MAX_ROW_BYTES = 16 << 20
@@ -99,6 +106,7 @@ def csv_rows(path: Path, lines: Iterable[str], delimiter: str, quotes: bool | No
     csv.field_size_limit(MAX_ROW_BYTES)
     quoting: Any = csv.QUOTE_NONE if quotes is False else csv.QUOTE_MINIMAL
     reader = csv.reader(feed(), delimiter=delimiter, quoting=quoting)
+    doubtful = quotes_in_doubt(delimiter, quotes)
     names: list[str] = []
     last: list[str] = []
     try:
@@ -113,10 +121,12 @@ def csv_rows(path: Path, lines: Iterable[str], delimiter: str, quotes: bool | No
                     f"{path}: row {number:,} (counted from 0, ends on line {reader.line_num:,}) has {len(cells)} "
                     f"cells, the header {len(names)}; {ragged_remedy(delimiter, quotes)}"
                 )
-            for name, cell in zip(names, cells, strict=True):
-                if holds_rows(cell, delimiter, quotes):
-                    raise holds_rows_error(path, number, name, cell)
-            yield dict(zip(names, cells, strict=True))
+            row = dict(zip(names, cells, strict=True))
+            if doubtful:
+                for name, cell in row.items():
+                    if holds_rows(cell):
+                        raise holds_rows_error(path, number, name, cell)
+            yield row
         list(csv.reader(last, delimiter=delimiter, quoting=quoting, strict=True))  # finds a quote that is never closed
     except csv.Error as error:
         if not held and "end of data" not in str(error):
