@@ -162,9 +162,9 @@ class ResidentFeed:
         shards = [tensors["input_ids"] for tensors in split.shards()]
         for tokens in shards:
             split.check_ids(tokens)
-        task = split.task
+        task, parts = split.task, [_bits(tokens).to(device) for tokens in shards]
         return DeviceRows.end_to_end(
-            torch.cat([_bits(tokens).to(device) for tokens in shards]),
+            torch.cat(parts) if len(parts) != 1 else parts[0],
             split.lengths,
             for_model(split.labels) if task.labelled and not task.per_token else None,
             split.first_lengths if task.pair else None,

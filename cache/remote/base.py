@@ -6,7 +6,8 @@ says that there is nothing of a name; everything else is a typed error of `failu
 
 import copy
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Generator
+from contextlib import closing
 from typing import BinaryIO, Self
 
 from ..errors import CorruptCacheError
@@ -28,7 +29,7 @@ class Remote(ABC):
         self.url = url
 
     @abstractmethod
-    def chunks(self, name: str) -> Iterator[bytes]:
+    def chunks(self, name: str) -> Generator[bytes, None, None]:
         """The content of a file, in pieces of `CHUNK_BYTES` at most."""
 
     @abstractmethod
@@ -52,13 +53,14 @@ class Remote(ABC):
     def read(self, name: str, limit: int, report: Report) -> bytes:
         """The content of a file of at most `limit` bytes; it reports 0 for each part, for no progress is shown."""
         content = bytearray()
-        for chunk in self.chunks(name):
-            report(0)
-            content += chunk
-            if len(content) > limit:
-                raise CorruptCacheError(
-                    f"{self.url / name}: larger than {limit:,} bytes, which no file of this kind is"
-                )
+        with closing(self.chunks(name)) as chunks:
+            for chunk in chunks:
+                report(0)
+                content += chunk
+                if len(content) > limit:
+                    raise CorruptCacheError(
+                        f"{self.url / name}: larger than {limit:,} bytes, which no file of this kind is"
+                    )
         return bytes(content)
 
 

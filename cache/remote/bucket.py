@@ -6,7 +6,7 @@ import os
 import subprocess
 import sys
 from base64 import b64decode
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from datetime import timedelta
 from functools import cache, cached_property
 from typing import Any, BinaryIO
@@ -38,7 +38,7 @@ class Bucket(ObjectStore):
         container = self.url.host.partition("@")[0]
         return "/".join(part for part in (container, self.url.path, name) if part)
 
-    def chunks(self, name: str) -> Iterator[bytes]:
+    def chunks(self, name: str) -> Generator[bytes, None, None]:
         with self._explained(self.url / name), self._files.open_input_stream(self._path(name)) as file:
             while chunk := file.read(CHUNK_BYTES):
                 yield chunk

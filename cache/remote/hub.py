@@ -3,7 +3,7 @@
 import contextlib
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -87,7 +87,7 @@ class HubDataset(Remote):
 
         return RemoteFile(f"{self.url / name}", facts.size, facts.etag or self.commit, fetch)
 
-    def chunks(self, name: str) -> Iterator[bytes]:
+    def chunks(self, name: str) -> Generator[bytes, None, None]:
         with self._errors(), self._answer(self._address(name), {}) as response:
             yield from response.iter_raw(CHUNK_BYTES)
 

@@ -2,7 +2,7 @@
 
 import contextlib
 import stat
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
@@ -20,7 +20,7 @@ class MountedFolder(ObjectStore):
     def _path(self) -> Path:
         return Path("/", self.url.path)
 
-    def chunks(self, name: str) -> Iterator[bytes]:
+    def chunks(self, name: str) -> Generator[bytes, None, None]:
         path = self._path / name
         try:
             with storage_errors(path, "read"), Folder.open(self._path) as root, root.open_file(name) as file:

@@ -231,7 +231,7 @@ class _Download:
             first = next(chunks, b"")
         except FileNotFoundError:
             raise CorruptCacheError(f"{name}: is missing, though the cache lists it{_REMEDY}") from None
-        with storage_errors(path), staging.replace(info.file) as file:
+        with contextlib.closing(chunks), storage_errors(path), staging.replace(info.file) as file:
             for chunk in itertools.chain([first], chunks):
                 size += len(chunk)
                 if size > info.bytes:

@@ -225,12 +225,12 @@ def resolve_classes(
     if listed:
         _check_count(names)
 
-    def labels(piece: Coded) -> Array:
-        own = class_ids(piece, classes_of(piece, known), ids)
+    def labels(piece: Coded, classes: list[int | str]) -> Array:
+        own = class_ids(piece, classes, ids)
         return _sets(piece, own, len(names)) if listed else own
 
     none = np.zeros((0, len(names)), np.uint8) if listed else np.zeros(0, np.int64)
-    return names, {split: np.concatenate([none, *parts]) for split, parts in _converted(pieces, labels).items()}
+    return names, {split: np.concatenate([none, *map(labels, pieces[split], parts)]) for split, parts in found.items()}
 
 
 def _marks(pieces: dict[str, list[Coded]]) -> int:
