@@ -64,11 +64,7 @@ def build_cache(
     Example:
         cache = build_cache(frame, text="review", label="stars", name="reviews", holdout=0.1)
     """
-    unknown = options.keys() - BuildOptions.__annotations__.keys()
-    if unknown:
-        known = ", ".join(BuildOptions.__annotations__)
-        raise InputError(f"build_cache has no option {', '.join(sorted(unknown))}; it has {known}")
-    options = BuildOptions(**checked(options, get_type_hints(BuildOptions)))  # type: ignore[typeddict-item]
+    options = _checked(options)
     typed = _typed(data)
     if typed is None:
         settings = BuildSettings("", **options)
@@ -77,6 +73,16 @@ def build_cache(
     if labels is not None or text_pairs is not None:
         raise InputError(f"{data!r} is taken for a preset, a file, a folder or a Hub id, which takes no labels=")
     return build(BuildSettings(typed, **options), ConsoleProgress(quiet)).cache
+
+
+def _checked(options: BuildOptions) -> BuildOptions:
+    """The options, all of them known and of the right types, or an `InputError`."""
+    unknown = options.keys() - BuildOptions.__annotations__.keys()
+    if unknown:
+        known = ", ".join(BuildOptions.__annotations__)
+        raise InputError(f"build_cache has no option {', '.join(sorted(unknown))}; it has {known}")
+    found: BuildOptions = BuildOptions(**checked(options, get_type_hints(BuildOptions)))  # type: ignore[typeddict-item]
+    return found
 
 
 def _typed(data: Any) -> str | tuple[str, ...] | None:
