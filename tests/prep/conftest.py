@@ -4,7 +4,6 @@ import sys
 
 import pytest
 
-
 TORCHLESS = ("prep", "sharing")
 """The folders of tests that need no torch."""
 

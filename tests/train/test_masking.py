@@ -238,8 +238,8 @@ def test_the_gradient_of_a_step_is_that_of_transformers_mean_over_its_masked_tok
 @pytest.mark.slow
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
 def test_a_step_without_a_masked_token_is_no_fault_and_no_update(toy: Cache, tmp_path: Path, precision: str) -> None:
-    """Its loss is 0 of 0 tokens; transformers' mean would be no number. Neither weight decay nor the moments of the step
-    before move a weight, and the step counts as none that was skipped."""
+    """Its loss is 0 of 0 tokens; transformers' mean would be no number. Neither weight decay nor the moments of the
+    step before move a weight, and it counts as none that was skipped."""
     job = make(toy, tmp_path, weight_decay=0.1, lr=1e-2, precision=precision, mlm_probability=0.5)
     if job.loss_scale is not None:
         job.loss_scale.set(1024.0, 0)  # nothing overflows

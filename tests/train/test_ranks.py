@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 
+import train.run
 from cache import open_cache
 from cache.batches.feeds import choose_feed
 from tests.helpers.caches import write_cache
@@ -17,7 +18,6 @@ from tests.helpers.children import ended, stop_after
 from tests.helpers.models import write_model
 from tests.helpers.ranks import call_ranks, check_alike, errors_of, meet_elsewhere, run_ranks, weights
 from tests.helpers.tasks import build_task, quiet
-import train.run
 from train.forward.half_weights import HalfWeights
 from train.loop.setup import TrainingSetup
 from train.loop.state import State

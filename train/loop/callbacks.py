@@ -21,7 +21,8 @@ from ..run_folder.trackers import Trackers
 from ..runtime import device as devices
 from ..runtime.distributed import StopVote
 from ..runtime.signals import StopRequest
-from .checkpoint import checkpoints, load_weights, prune, save_checkpoint
+from .checkpoint import load_weights, save_checkpoint
+from .checkpoints import checkpoints, prune
 from .epoch_row import epoch_row
 from .setup import checkpoint_owner
 from .speed import SpeedMeter
