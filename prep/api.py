@@ -39,7 +39,7 @@ def build_cache(
         engine: who tokenizes: auto (default), nanotoken, gigatoken or tokenizers.
         max_length: tokens a row is truncated to; None = the preset's or the tokenizer's, at most 512.
         long_texts: what becomes of longer texts: truncate (default), or chunk, for the task mlm: a text is several
-            rows, with all of its tokens.
+            rows, cut from its beginning on, with all of its tokens.
         holdout: fraction of a lone split `train` to hold out as `test`; None = none, but for some presets.
         validation: fraction of split `train` to hold out as `validation`, beside `holdout` (default 0).
         limit: most rows of each split, drawn at random; None = all.

@@ -126,11 +126,14 @@ def test_objects_are_read_wherever_blocks_end(
     assert build(prep, "a.json").rows() == ROWS * 9
 
 
-@pytest.mark.parametrize(("first", "task", "labels"), [(4, "regression", [4.5, 4.0]), (None, "classification", [1, 0])])
-def test_numbers_in_json_may_look_different_at_first(
+@pytest.mark.parametrize(
+    ("first", "task", "labels"),
+    [(4, "regression", [4.5, 4.0]), (None, "classification", [1, 0]), (None, "classification", [True, False])],
+)
+def test_labels_in_json_may_look_different_at_first(
     prep: Prep, monkeypatch: pytest.MonkeyPatch, first: int | None, task: str, labels: list[float]
 ) -> None:
-    """Whole ones, or none at all, in the part of a file by which the types of its columns are chosen."""
+    """Whole numbers, or nulls, in the part of a file by which the types of its columns are chosen."""
     monkeypatch.setattr("prep.parsing.json_files.HEAD_BYTES", 100)
     late = [{"text": "word1", "label": label} for label in labels]
     write("a.jsonl", [*({"text": "word2", "label": first} for _ in range(9)), *late])
