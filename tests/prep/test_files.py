@@ -7,7 +7,6 @@ import io
 import json
 import os
 import random
-import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -22,21 +21,13 @@ from prep.parsing import json_files
 from prep.parsing.csv_quotes import QuotePairs
 from prep.sources.opening import open_source
 
-from ..helpers.commands import GOOD, Prep, build, write, write_parquet
+from ..helpers.commands import GOOD, Prep, build, write, write_parquet, zipped
 from ..helpers.tokenizers import write_tokenizer
 
 ROWS = [([2, 6, 3], "x"), ([2, 7, 3], "y")]
 """Those of GOOD."""
 OBJECTS = [{"text": "word1", "label": "x"}, {"text": "word2", "label": "y"}]
 LINES = "".join(json.dumps(row) + "\n" for row in OBJECTS)
-
-
-def zipped(name: str, members: dict[str, str]) -> str:
-    Path(name).parent.mkdir(parents=True, exist_ok=True)
-    with zipfile.ZipFile(name, "w", zipfile.ZIP_DEFLATED) as archive:
-        for member, data in members.items():
-            archive.writestr(member, data)
-    return name
 
 
 # --- one file
