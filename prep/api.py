@@ -39,7 +39,7 @@ def build_cache(
         engine: who tokenizes: auto (default), nanotoken, gigatoken or tokenizers.
         max_length: tokens a row is truncated to; None = the preset's or the tokenizer's, at most 512.
         long_texts: what becomes of longer texts: truncate (default), or chunk, for the task mlm: a text is several
-            rows, with all of its tokens.
+            rows, cut from its beginning on, with all of its tokens.
         holdout: fraction of a lone split `train` to hold out as `test`; None = none, but for some presets.
         validation: fraction of split `train` to hold out as `validation`, beside `holdout` (default 0).
         limit: most rows of each split, drawn at random; None = all.
@@ -47,7 +47,8 @@ def build_cache(
         epochs: of the plan (default 3).
         delimiter: what separates the cells of csv and text files; None = what their names say.
         quotes: whether quotes around their cells may hold delimiters and line breaks, or are part of the text; None =
-            they may, but it is an error where cells between tabs hold both.
+            they may, but it is an error where cells between tabs hold both, or a text follows the quote that ends a
+            cell of several lines.
         missing: what becomes of rows whose text or label is missing or empty: error (default) or drop.
         memory_bytes: about how much memory the build may take, beside the data (default 1 GiB).
         executor: where to encode files: local (default), or ray, on a cluster; each of its tasks takes that memory.

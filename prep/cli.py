@@ -96,7 +96,7 @@ def _sources(context: click.Context, parameter: click.Parameter, incomplete: str
     "--long-texts",
     LONG_TEXTS,
     TRUNCATE,
-    "What becomes of longer texts; chunk, for --task mlm, makes several rows of them.",
+    "What becomes of longer texts; chunk, for --task mlm, cuts them from their beginning on into several rows.",
 )
 @click.option("--holdout", type=float, help="Fraction to hold out as test where train is the only split.")
 @click.option(

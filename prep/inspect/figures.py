@@ -127,7 +127,7 @@ def lengths(source: LengthCurve, sorted_rows: LengthCurve, max_length: int) -> F
         f"In source order the next row is {_tokens(source.jump)} longer or shorter on average, "
         f"in the cache {_tokens(sorted_rows.jump)}"
     )
-    caption = "Of each chunk of neighboring rows: shortest to longest (light), middle half (dark), median (line)."
+    caption = "Of each chunk of neighboring rows: shortest to longest (faint), middle half (strong), median (line)."
     return Figure("lengths", title, caption, panels)
 
 

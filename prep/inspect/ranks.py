@@ -9,9 +9,8 @@ from typing import Any
 from cache import Cache, PlanSpec, Split
 from cache.console.progress import ConsoleProgress
 from cache.errors import InputError
-from cache.plans.costs import rank_use
+from cache.plans.costs import PlanCost, plan_cost, rank_use
 from cache.plans.shares import ATTENTION_LENGTH, attention_length
-from cache.plans.strategies import EpochPlan
 
 from .model_size import read_size
 from .summary import align, first_split, table_specs
@@ -20,7 +19,7 @@ MOST_RANKS = 4096
 
 
 def rank_facts(
-    cache: Cache, ranks: int, model: str | None = None, held: list[EpochPlan] | None = None
+    cache: Cache, ranks: int, model: str | None = None, costs: dict[PlanSpec, PlanCost] | None = None
 ) -> dict[str, Any]:
     """Everything `prep info --ranks --json` says: how well `ranks` are used with each plan of the token table, and with
     batches of as many rows for each rank.
@@ -29,7 +28,7 @@ def rank_facts(
         cache: what is trained on.
         ranks: R.
         model: whose attention counts, a folder, Hub id, or `minilm`; None: BERT-base's.
-        held: receives the plans of the token table; while they are held, they are not drawn again.
+        costs: receives those of the plans, so that `token_table` need not draw them again.
 
     Raises:
         InputError: there cannot be so many ranks, or the model cannot be read.
@@ -46,15 +45,14 @@ def rank_facts(
     chosen, plans = list(dict.fromkeys([*specs, *fitting])), []
     with ConsoleProgress().bar("measuring", len(chosen), "plans") as bar:
         for spec in chosen:
-            plan = split.plan(spec, 0)
-            if held is not None and spec in specs:
-                held.append(plan)
-            plans.append(_plan_use(split, plan, spec, ranks, length))
+            plans.append(_plan_use(split, spec, ranks, length, {} if costs is None else costs))
             bar.update(1)
     return {"ranks": ranks, "model": model, "plans": plans, "too_small": _too_small(split, specs, ranks)}
 
 
-def _plan_use(split: Split, plan: EpochPlan, spec: PlanSpec, ranks: int, length: int) -> dict[str, Any]:
+def _plan_use(split: Split, spec: PlanSpec, ranks: int, length: int, costs: dict[PlanSpec, PlanCost]) -> dict[str, Any]:
+    plan = split.plan(spec, 0)
+    costs[spec] = plan_cost(plan, split.lengths)
     width = split.max_length if spec.strategy == "fixed" else None
     padded, packed = (
         vars(rank_use(plan, split.lengths, ranks, packed=kind, fixed_width=width, attention_length=length))

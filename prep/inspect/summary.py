@@ -21,6 +21,11 @@ if TYPE_CHECKING:
     from ..build import BuildResult
 
 
+Costs = Mapping[PlanSpec, PlanCost]
+"""The costs of the first epochs of plans of a split."""
+NONE: Costs = {}
+
+
 @dataclass(frozen=True)
 class TokenRow:
     """One line of the token table: a plan and the cost of its first epoch, with its batches padded or packed."""
@@ -52,12 +57,12 @@ def table_specs(split: Split) -> list[PlanSpec]:
     return specs + [spec for spec in split.stored_plans() if spec not in specs]
 
 
-def token_table(split: Split, progress: Callable[[], object] = lambda: None) -> list[TokenRow]:
-    """The cost of each of `table_specs`; `progress` is called after each."""
+def token_table(split: Split, known: Costs = NONE, progress: Callable[[], object] = lambda: None) -> list[TokenRow]:
+    """The cost of each of `table_specs`, some of which may be `known`; `progress` is called after each."""
     stored = split.stored_plans()
     rows = []
     for spec in table_specs(split):
-        rows.append(token_row(split, spec, stored))
+        rows.append(token_row(split, spec, stored, known))
         progress()
     return rows
 
@@ -74,9 +79,9 @@ def packed_row(rows: Sequence[TokenRow]) -> TokenRow:
     return TokenRow(row.spec, 0, packed_cost(row.cost), packed=True)
 
 
-def token_row(split: Split, spec: PlanSpec, stored: Mapping[PlanSpec, StoredPlan]) -> TokenRow:
-    """The cost of a plan; `stored` are the split's."""
-    cost = plan_cost(split.plan(spec, 0), split.lengths)
+def token_row(split: Split, spec: PlanSpec, stored: Mapping[PlanSpec, StoredPlan], known: Costs = NONE) -> TokenRow:
+    """The cost of a plan, which may be `known`; `stored` are the split's plans."""
+    cost = known.get(spec) or plan_cost(split.plan(spec, 0), split.lengths)
     return TokenRow(spec, len(stored[spec].epochs) if spec in stored else 0, cost)
 
 
@@ -166,12 +171,12 @@ def _labels(split: Split) -> str:
     return f"{labels.min():.4g} to {labels.max():.4g}, mean {labels.mean(dtype=np.float64):.4g}"
 
 
-def cache_facts(cache: Cache) -> dict[str, Any]:
-    """Everything `prep info --json` says."""
+def cache_facts(cache: Cache, known: Costs = NONE) -> dict[str, Any]:
+    """Everything `prep info --json` says; of its first split, the costs of some plans may be `known`."""
     manifest = cache.manifest
     splits = {}
     for name, split in cache.items():
-        rows = token_table(split)
+        rows = token_table(split, known if split is first_split(cache) else NONE)
         splits[name] = {
             "rows": split.info.rows,
             "tokens": split.info.tokens,

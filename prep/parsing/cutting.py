@@ -17,8 +17,7 @@ from cache.remote.transfer import WORKERS
 
 from .diagnose import reading
 from .formats import ARCHIVE, COMPRESSIONS, LINES, Span, TableFile, table_file
-from .json_files import LINES as JSON_LINES
-from .json_files import form_of
+from .json_files import JSON_LINES, form_of
 from .remote_path import RemotePath, SourcePath, each, open_bytes
 
 BLOCK_BYTES = 1 << 20

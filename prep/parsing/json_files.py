@@ -25,6 +25,8 @@ HEAD_BYTES = 256 << 10
 """The columns and their types are found in so many bytes at the beginning of a file."""
 PART_CHARACTERS = 1 << 20
 """A list is read in parts of this many characters; where an object is longer, in larger ones."""
+STRINGS, NUMBERS, BOOLEANS = "string", "number", "boolean"
+"""What a column may hold, as pyarrow's messages say it."""
 BLANKS = " \t\r\n"
 SOLID = re.compile(f"[^{BLANKS}]")
 DECODER = json.JSONDecoder(parse_int=len, parse_float=len)
@@ -38,7 +40,7 @@ def json_batches(
     row_bytes: int,
     columns: list[str] | None = None,
     texts: int = 0,
-    fractions: bool = False,
+    empty: str = STRINGS,
 ) -> Iterator[Any]:
     """The batches of a file.
 
@@ -49,7 +51,8 @@ def json_batches(
         columns: those wanted, the first `texts` of which are text: other fields are passed over, whatever they hold,
             and text is text even where it looks like a date. None = all.
         texts: how many of the columns hold text.
-        fractions: take whole numbers for such with a fraction, and a column without a first value for numbers.
+        empty: what a column without a first value holds; where it is numbers, whole ones are taken for such with a
+            fraction.
     """
     import pyarrow as pa
     import pyarrow.json
@@ -58,7 +61,7 @@ def json_batches(
     parse = pyarrow.json.ParseOptions(newlines_in_values=form == OBJECTS)
     if columns is not None:
         head = json_head(table.path, row_bytes, form)
-        types = [_type(head.get(name, []), name in columns[:texts], fractions) for name in columns]
+        types = [_type(head.get(name, []), name in columns[:texts], empty) for name in columns]
         parse.explicit_schema = pa.schema(list(zip(columns, types, strict=True)))
         parse.unexpected_field_behavior = "ignore"
     read = pyarrow.json.ReadOptions(block_size=block_bytes)
@@ -83,11 +86,12 @@ def json_head(path: SourcePath, row_bytes: int, form: str | None = None) -> dict
     return fields
 
 
-def _type(values: list[Any], text: bool, fractions: bool) -> "pa.DataType":
+def _type(values: list[Any], text: bool, empty: str) -> "pa.DataType":
     """The type of a field by its first values; that of the very first one where they are mixed. `text` or words are
-    text, whatever they look like; `fractions` is as for `json_batches`."""
+    text, whatever they look like; `empty` is as for `json_batches`."""
     import pyarrow as pa
 
+    empty_types = {STRINGS: pa.string(), NUMBERS: pa.float64(), BOOLEANS: pa.bool_()}
     values = [value for value in values if value is not None]
     if text:
         return pa.list_(pa.string()) if values and isinstance(values[0], list) else pa.string()
@@ -95,15 +99,15 @@ def _type(values: list[Any], text: bool, fractions: bool) -> "pa.DataType":
         with contextlib.suppress(pa.ArrowException, OverflowError):
             found = pa.infer_type(sample)
             inner = found.value_type if is_list(found) else found
-            if pa.types.is_null(inner) or (fractions and pa.types.is_integer(inner)):
-                inner = pa.float64() if fractions else pa.string()
+            if pa.types.is_null(inner) or (empty == NUMBERS and pa.types.is_integer(inner)):
+                inner = empty_types[empty]
             return pa.list_(inner) if is_list(found) else inner
     return pa.string()
 
 
 # --- forms
 
-LIST, LINES, OBJECTS = "list", "lines", "objects"
+LIST, JSON_LINES, OBJECTS = "list", "lines", "objects"
 """What a file may be: one list of objects, an object per line, or objects one after the other in any other way."""
 
 
@@ -117,13 +121,13 @@ def form_of(path: SourcePath) -> str:
     try:
         _, stop = DECODER.raw_decode(line)
     except (ValueError, RecursionError):
-        return OBJECTS if end else LINES  # an object that is longer than what was read
-    return OBJECTS if line[stop:].strip() else LINES
+        return OBJECTS if end else JSON_LINES  # an object that is longer than what was read
+    return OBJECTS if line[stop:].strip() else JSON_LINES
 
 
 def _lines(path: SourcePath, row_bytes: int, form: str, span: Span | None = None) -> Any:
     """A stream of the bytes of a file; where it holds a list, of its objects as lines."""
-    if form == LINES:
+    if form == JSON_LINES:
         return open_unpacked(path, span)
     return file_of(_list_lines(path, row_bytes) if form == LIST else _without_mark(path))
 

@@ -15,10 +15,11 @@ from cache.errors import InputError
 
 from ..columns import LABEL, LABELS, PAIR, TEXT, Columns, distinct, is_list, kept, plain
 from .conll import conll_names, read_conll
+from .csv_quotes import checked_quotes
 from .cutting import FilePart
 from .diagnose import not_utf8, reading, row_too_long
-from .formats import LINES, Span, TableFile, open_unpacked, table_file
-from .json_files import HEAD_BYTES, json_batches, json_head
+from .formats import LINES, Span, TableFile, file_of, open_unpacked, table_file
+from .json_files import BOOLEANS, HEAD_BYTES, NUMBERS, STRINGS, json_batches, json_head
 from .remote_path import SourcePath, check_unchanged, open_bytes
 from .text_lines import read_lines
 
@@ -111,15 +112,15 @@ def _read(table: TableFile, columns: list[str], texts: int, row_bytes: int) -> I
     done, end, last = 0, "", ""
     doubtful = table.kind == "csv" and quotes_in_doubt(table.delimiter, table.quotes)
     if table.kind == "csv" and table.quotes is not False and table.span is None:
-        names = names_of(path, Cells(table.delimiter), row_bytes)
+        names = names_of(path, Cells(table.delimiter, table.quotes), row_bytes)
         last = names[-1]
         columns = list(dict.fromkeys([*columns, *(names if doubtful else [last])]))
-    for fractions, block_bytes in product((False, True), _block_sizes(BLOCK_BYTES, row_bytes)):
+    for empty, block_bytes in product((STRINGS, NUMBERS, BOOLEANS), _block_sizes(BLOCK_BYTES, row_bytes)):
         skip = done
         with (
             _growing(path, block_bytes, row_bytes),
-            _allowing(fractions),
-            _open(table, block_bytes, row_bytes, columns, texts, fractions) as blocks,
+            _allowing(empty),
+            _open(table, block_bytes, row_bytes, columns, texts, empty) as blocks,
         ):
             for batch in blocks:
                 fresh = batch.slice(min(skip, batch.num_rows))
@@ -180,15 +181,23 @@ def _growing(path: SourcePath, block_bytes: int, row_bytes: int) -> Iterator[Non
 
 
 @contextlib.contextmanager
-def _allowing(fractions: bool) -> Iterator[None]:
-    """Let a number pass that is not of the type of a JSON file's first ones, as long as `fractions` are to be tried."""
+def _allowing(empty: str) -> Iterator[None]:
+    """Let a value pass that is not of the type of a JSON file's first ones, where a later choice of `empty` may take
+    it."""
     import pyarrow as pa
 
     try:
         yield
     except pa.ArrowInvalid as error:
-        if fractions or not re.search(r"couldn't parse:\S*[.eE]|changed from string to number", str(error)):
+        if empty == BOOLEANS or not re.search(_LATER[empty], str(error)):
             raise
+
+
+_LATER = {
+    STRINGS: r"couldn't parse:\S*[.eE]|changed from string to (number|boolean)",
+    NUMBERS: "changed from number to boolean",
+}
+"""What pyarrow says of such a value."""
 
 
 def _parquet_schema(path: SourcePath) -> Any:
@@ -215,11 +224,11 @@ def _open(
     row_bytes: int,
     columns: list[str] | None = None,
     texts: int = 0,
-    fractions: bool = False,
+    empty: str = STRINGS,
 ) -> Any:
     """A context manager around the batches of a csv or json file."""
     if table.kind == "json":
-        return json_batches(table, block_bytes, row_bytes, columns, texts, fractions)
+        return json_batches(table, block_bytes, row_bytes, columns, texts, empty)
     return _open_csv(table, block_bytes, row_bytes, columns)
 
 
@@ -245,8 +254,11 @@ def _open_csv(table: TableFile, block_bytes: int, row_bytes: int, columns: list[
         strings_can_be_null=True,
         quoted_strings_can_be_null=False,
     )
-    with open_unpacked(table.path, table.span) as data, pyarrow.csv.open_csv(data, read, parse, convert) as batches:
-        yield batches
+    with open_unpacked(table.path, table.span) as file:
+        check = columns is not None and table.quotes is None and table.span is None
+        data = file_of(checked_quotes(table, file)) if check else file
+        with pyarrow.csv.open_csv(data, read, parse, convert) as batches:
+            yield batches
 
 
 # --- files of text

@@ -1,6 +1,8 @@
 """Long texts in several rows: every token of a text is kept, in chunks of the max length.
 
-`tokenizers` cuts texts in the same way for `return_overflowing_tokens`. Shapes: N texts, T tokens, R rows.
+Texts are cut from their beginning on, as `tokenizers` does for `return_overflowing_tokens` where truncation is on the
+right; where it is on the left, it cuts from the end on, and the rest is the first row of a text, not the last. Shapes:
+N texts, T tokens, R rows.
 """
 
 from collections.abc import Sequence

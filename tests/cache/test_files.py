@@ -16,7 +16,7 @@ from cache import (
     open_cache,
 )
 
-from ..helpers.build_server import ROOT
+from ..helpers import ROOT
 from ..helpers.hostile import REMEDY, read_everything, refused, remedy_for, sound_cache
 
 

@@ -14,7 +14,7 @@ from cache import (
 )
 from cache.format.checksummed_json import MAX_DEPTH, MAX_NESTED
 
-from ..helpers.build_server import ROOT
+from ..helpers import ROOT
 from ..helpers.hostile import HUGE, REMEDY, at, refused, resealed, sound_cache
 
 

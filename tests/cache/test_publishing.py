@@ -16,7 +16,7 @@ from cache.common.folder import Folder
 from cache.writing import publishing
 from cache.writing.publishing import building, staging
 
-from ..helpers.build_server import ROOT
+from ..helpers import ROOT
 from ..helpers.caches import write_cache
 
 

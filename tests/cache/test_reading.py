@@ -18,7 +18,7 @@ from cache.common.folder import Folder
 from cache.format.plan_file import PlanOwner, StoredPlan
 from cache.writing.plans import store_plan
 
-from ..helpers.build_server import ROOT
+from ..helpers import ROOT
 from ..helpers.caches import write_cache
 from ..helpers.children import call, ended
 

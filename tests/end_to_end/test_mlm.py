@@ -17,9 +17,9 @@ from cache.common.folder import Folder
 from prep.inspect.samples import format_sample, random_samples
 from prep.inspect.summary import cache_facts, format_splits
 from tests.helpers.builds import build_toy
-from tests.helpers.children import stop_after
 from tests.helpers.corpora import toy_rows, write_rows
 from tests.helpers.models import write_model
+from tests.helpers.runs import stop_after
 from tests.helpers.tokenizers import write_tokenizer
 from train.cli import cli
 from train.models.heads import quiet_transformers

@@ -15,9 +15,9 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer, pipe
 from cache import Cache, MismatchError, Split, open_cache
 from cache.plans.spec import PlanSpec
 from prep.cli import cli as prep_cli
-from tests.helpers.children import stop_after
 from tests.helpers.corpora import sentences
 from tests.helpers.models import KINDS, Kind, write_encoder
+from tests.helpers.runs import stop_after
 from train.cli import cli as train_cli
 from train.forward.inputs import model_inputs
 from train.metrics.evaluation import evaluate

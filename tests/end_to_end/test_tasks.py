@@ -15,7 +15,8 @@ from transformers import AutoTokenizer, DataCollatorForTokenClassification, Data
 from cache import Cache, PlanSpec
 from cache.common.hub import packaged_model
 from tests.helpers.builds import build_toy
-from tests.helpers.corpora import WORDS, reviews, write_jsonl
+from tests.helpers.corpora import WORDS, reviews
+from tests.helpers.files import write_jsonl
 from tests.helpers.tokenizers import engine_json
 
 Encoded = dict[str, list[Any]]

@@ -12,7 +12,8 @@ from cache import (
     open_cache,
 )
 
-from ..helpers.hostile import flip, headers, read_everything, refused, remedy_for, sound_cache
+from ..helpers.files import flip
+from ..helpers.hostile import headers, read_everything, refused, remedy_for, sound_cache
 
 pytestmark = pytest.mark.slow
 

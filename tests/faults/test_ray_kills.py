@@ -19,8 +19,8 @@ import pytest
 
 from cache import open_cache
 
-from ..helpers.builds import content
 from ..helpers.corpora import toy_rows, write_rows
+from ..helpers.files import content
 from ..helpers.tokenizers import write_tokenizer
 
 pytestmark = [

@@ -28,7 +28,8 @@ from train.settings import Settings
 
 from ..helpers.caches import file_info, write_cache
 from ..helpers.children import ended, spawn
-from ..helpers.hostile import flip, resealed
+from ..helpers.files import flip
+from ..helpers.hostile import resealed
 from ..helpers.models import write_model
 
 pytestmark = pytest.mark.slow

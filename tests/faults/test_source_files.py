@@ -9,7 +9,6 @@ import signal
 import subprocess
 import sys
 import time
-import zipfile
 from multiprocessing.util import Finalize
 from pathlib import Path
 from typing import Any
@@ -25,7 +24,7 @@ from prep.columns import Columns
 from prep.sources import hub
 
 from ..helpers.children import ended, spawn
-from ..helpers.commands import GOOD, Prep, build, write
+from ..helpers.commands import GOOD, Prep, build, write, zipped
 from ..helpers.tokenizers import write_tokenizer
 
 MIB = 1 << 20
@@ -60,12 +59,6 @@ def nested(depth: int) -> str:
 
 def long_cell(name: str, before: str, after: str) -> str:
     return write(name, gzip.compress((before + "a" * (100 * MIB) + after).encode(), 1))
-
-
-def zipped(name: str, data: str) -> str:
-    with zipfile.ZipFile("a.zip", "w", zipfile.ZIP_DEFLATED) as archive:
-        archive.writestr(name, data)
-    return "a.zip"
 
 
 def parquet(text: pa.Array, **options: Any) -> str:
@@ -113,7 +106,7 @@ ATTACKS: dict[str, tuple[Any, str]] = {
         lambda: write("a.jsonl.zst", pa.compress(b'{"text": "' + b"a" * (100 * MIB), "zstd", asbytes=True)),
         ROW,
     ),
-    "a zip with one cell of 100 MiB": (lambda: zipped("a.csv", 'text,label\n"' + "a" * (100 * MIB)), ROW),
+    "a zip with one cell of 100 MiB": (lambda: zipped("a.zip", {"a.csv": 'text,label\n"' + "a" * (100 * MIB)}), ROW),
     "a JSON list with one text of 100 MiB": (
         lambda: write("a.json", '[{"label": "x", "text": "' + "a" * (100 * MIB) + '"}]'),
         ROW,

@@ -17,7 +17,8 @@ import traceback
 from pathlib import Path
 from typing import Any, NoReturn
 
-ROOT = Path(__file__).parents[2]
+from . import ROOT
+
 OPERATIONS = ("open", "os.", "shutil.", "fcntl.", "ctypes.call_function")
 
 

@@ -35,11 +35,6 @@ def decoded(cache: Cache, split: str = "train") -> dict[int, tuple[list[int], st
     return {row.source_row: (row.input_ids.tolist(), names[row.label]) for row in cache[split]}
 
 
-def content(folder: Path) -> dict[str, bytes]:
-    """Every file below a folder."""
-    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
-
-
 def check_rows(cache: Cache, rows: Rows, split: str = "train") -> None:
     """The split holds these rows, ids as transformers makes them."""
     expected = ids_by_transformers([text for text, _ in rows], cache.tokenizer_folder)

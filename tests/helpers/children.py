@@ -145,17 +145,3 @@ def slow_steps(*_: object) -> None:
         update(setup, state)
 
     train.run.update = slowed
-
-
-def stop_after(patch: pytest.MonkeyPatch, step: int) -> None:
-    """Ask the next run in this process to stop, as SIGTERM does, when its `step`-th optimizer step is done."""
-    import train.run
-
-    update = train.run.update
-
-    def stopping(setup: "TrainingSetup", state: "State") -> None:
-        update(setup, state)
-        if state.step == step:
-            signal.raise_signal(signal.SIGTERM)
-
-    patch.setattr(train.run, "update", stopping)

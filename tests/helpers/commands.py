@@ -1,6 +1,7 @@
 """The command `prep` run inside the tests' process, and the files it is run on."""
 
 import json
+import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -56,6 +57,15 @@ def write(name: str, data: bytes | str | list[Any]) -> str:
 
 def write_parquet(name: str, **columns: Any) -> str:
     pyarrow.parquet.write_table(pa.table(columns), name)
+    return name
+
+
+def zipped(name: str, members: dict[str, str]) -> str:
+    """A zip archive of these files."""
+    Path(name).parent.mkdir(parents=True, exist_ok=True)
+    with zipfile.ZipFile(name, "w", zipfile.ZIP_DEFLATED) as archive:
+        for member, data in members.items():
+            archive.writestr(member, data)
     return name
 
 

@@ -4,7 +4,7 @@ import csv
 import functools
 import gzip
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -43,12 +43,6 @@ def write_rows(path: Path, rows: Rows, names: tuple[str, str] = ("text", "label"
             writer.writerows(rows)
         else:
             file.writelines(json.dumps(dict(zip(names, row, strict=True))) + "\n" for row in rows)
-    return path
-
-
-def write_jsonl(path: Path, rows: Iterable[Any]) -> Path:
-    """Write rows as JSON lines."""
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     return path
 
 

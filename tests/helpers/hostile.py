@@ -72,14 +72,6 @@ def refused(place: Path, *named: str, kind: type[LengthwiseError] = CorruptCache
     return text
 
 
-def flip(path: Path, byte: int, bit: int) -> None:
-    with path.open("r+b") as file:
-        file.seek(byte)
-        [value] = file.read(1)
-        file.seek(byte)
-        file.write(bytes([value ^ 1 << bit]))
-
-
 def headers(place: Path) -> list[tuple[Path, int]]:
     """Every safetensors file and the length of its header."""
     found = [(path, int.from_bytes(path.read_bytes()[:8], "little") + 8) for path in place.rglob("*.safetensors")]

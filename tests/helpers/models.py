@@ -1,7 +1,6 @@
 """Tiny random encoders: one for the toy tokenizer, and one of each kind in use with a tokenizer of its kind."""
 
 import json
-import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -165,19 +164,3 @@ def write_tokenizer_of(folder: Path, kind: Kind) -> Path:
     content = {"tokenizer_class": kind.tokenizer_class, "model_max_length": 512, **said}
     (folder / "tokenizer_config.json").write_text(json.dumps(content))
     return folder
-
-
-def resume_from_first_checkpoint(run: Path) -> None:
-    """Let a finished run go on as one that died behind its first checkpoint."""
-    from train.run import resume_run
-
-    for path in sorted((run / "checkpoints").iterdir())[1:]:
-        shutil.rmtree(path)
-    (run / "summary.json").unlink()
-    resume_run(run, {}, lambda text: None, lambda text: None, quiet=True)
-
-
-def check_same_run(one: Path, other: Path) -> None:
-    """Metrics and weights of two runs are equal to the byte."""
-    for name in ("metrics.jsonl", "model/model.safetensors"):
-        assert (one / name).read_bytes() == (other / name).read_bytes(), name

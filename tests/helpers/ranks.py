@@ -1,7 +1,6 @@
 """Several ranks of one training run, as a launcher starts them: forked children that find each other by environment
 variables."""
 
-import json
 import os
 import random
 import socket
@@ -17,6 +16,7 @@ import pytest
 import safetensors.numpy
 
 from .children import call, ended, print_to, spawn
+from .runs import records
 
 PORTS = 16
 """Ports that are looked for together: one for each run that the same ranks train one after the other."""
@@ -98,11 +98,6 @@ def run_ranks(folder: Path, world_size: int, *arguments: str, **more: str) -> li
 
 TOLERANCE = 2e-5
 """The largest difference of a weight after some 12 steps of Adam at 1e-3, from sums in another order."""
-
-
-def records(run: Path) -> list[dict[str, Any]]:
-    """The lines of a run's metrics.jsonl."""
-    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
 
 
 def weights(run: Path) -> dict[str, Any]:

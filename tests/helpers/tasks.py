@@ -10,14 +10,12 @@ from train.run import start_run
 from train.settings import Settings
 
 from .builds import build_toy
-from .corpora import WORDS, write_jsonl
+from .corpora import WORDS
+from .files import write_jsonl
 from .models import write_model
+from .runs import quiet
 
 TAGS = ("O", "B-LOC", "B-PER", "I-PER")
-
-
-def quiet(text: str) -> None:
-    """A log that keeps nothing."""
 
 
 def rows_of(kind: str) -> list[dict[str, Any]]:

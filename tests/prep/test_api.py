@@ -2,8 +2,6 @@
 
 import json
 import re
-import subprocess
-import sys
 from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
@@ -18,11 +16,11 @@ from cache import Cache, InputError, MismatchError
 from cache.console.sizes import parse_bytes
 from prep import build_cache
 from prep.settings import BuildSettings
-from tests.helpers.builds import build_toy, check_rows, content
+from tests.helpers.builds import build_toy, check_rows
 from tests.helpers.corpora import toy_rows, write_rows
+from tests.helpers.files import content, write_jsonl
+from tests.helpers.python import run_python
 from tests.helpers.tokenizers import write_tokenizer
-
-from ..helpers.build_server import ROOT
 
 ROWS = [*toy_rows(60), ("wörd1 word2\nword3", "neg"), ("", "pos")]
 TEXTS, LABELS = [text for text, _ in ROWS], [label for _, label in ROWS]
@@ -139,10 +137,8 @@ def test_tasks_are_found_as_from_a_file(tmp_path: Path, labels: list[Any]) -> No
 
 def test_pairs_come_as_two_lists_as_one_of_pairs_or_as_columns(tmp_path: Path) -> None:
     firsts, seconds, labels = TEXTS[:20], TEXTS[20:40], LABELS[:20]
-    path = tmp_path / "a.jsonl"
-    rows = zip(firsts, seconds, labels, strict=True)
-    path.write_text("".join(json.dumps({"text": a, "text_pair": b, "label": c}) + "\n" for a, b, c in rows))
-    built = build_toy(path, tmp_path, text_pair="text_pair").cache
+    rows = [{"text": a, "text_pair": b, "label": c} for a, b, c in zip(firsts, seconds, labels, strict=True)]
+    built = build_toy(write_jsonl(tmp_path / "a.jsonl", rows), tmp_path, text_pair="text_pair").cache
     table = pa.table({"one": firsts, "two": seconds, "label": labels})
     for number, cache in enumerate(
         (
@@ -190,10 +186,8 @@ def test_splits_keep_their_names_and_classes(tmp_path: Path) -> None:
 def test_what_the_command_takes_is_taken(tmp_path: Path) -> None:
     path = write_rows(tmp_path / "a.csv", ROWS[:60])
     cache = give(tmp_path, path)
-    assert (
-        content(cache.folder)["train/shard-00000.safetensors"]
-        == (content(build_toy(path, tmp_path).cache.folder)["train/shard-00000.safetensors"])
-    )
+    shard, built = "train/shard-00000.safetensors", build_toy(path, tmp_path).cache
+    assert (cache.folder / shard).read_bytes() == (built.folder / shard).read_bytes()
     assert cache.manifest.source["kind"] == "files"
 
 
@@ -274,7 +268,7 @@ def test_the_package_is_light_and_its_names_are_two() -> None:
         "from prep import build_cache, to_dataset\n"
         "assert not {'torch', 'datasets', 'pandas', 'polars'} & set(sys.modules)\n"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, cwd=ROOT)
+    done = run_python(code)
     assert done.returncode == 0, done.stderr
 
 
@@ -309,9 +303,8 @@ def test_words_with_tags_are_the_same_from_lists_tables_datasets_and_a_file(tmp_
     from prep import to_dataset
 
     columns = {"tokens": SENTENCES, "ner_tags": TAGS}
-    lines = (json.dumps({"tokens": words, "ner_tags": tags}) for words, tags in zip(SENTENCES, TAGS, strict=True))
-    file = tmp_path / "sentences.jsonl"
-    file.write_text("\n".join(lines))
+    rows = ({"tokens": words, "ner_tags": tags} for words, tags in zip(SENTENCES, TAGS, strict=True))
+    file = write_jsonl(tmp_path / "sentences.jsonl", rows)
     shared: dict[str, Any] = {"tokenizer": "minilm", "out": tmp_path, "quiet": True}
     caches = [
         build_cache(SENTENCES, TAGS, name="lists", task="token-classification", **shared),

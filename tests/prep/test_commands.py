@@ -4,7 +4,6 @@ import json
 import os
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,8 @@ import pytest
 from cache import CorruptCacheError, open_cache
 
 from ..helpers.commands import GOOD, Prep, build, write
+from ..helpers.files import flip
+from ..helpers.python import run_python
 
 
 @pytest.mark.parametrize("command", ["info", "show", "verify", "plan"])
@@ -107,13 +108,11 @@ def test_a_source_that_may_not_be_read_is_refused(prep: Prep, monkeypatch: pytes
 def test_a_flipped_byte_is_found_by_verify(prep: Prep) -> None:
     build(prep, write("a.csv", GOOD))
     shard = Path("cache/a/train/shard-00000.safetensors")
-    data = bytearray(shard.read_bytes())
-    data[-1] ^= 1
-    shard.write_bytes(data)
+    flip(shard, -1)
     done = prep("verify", "cache/a")
     assert done.code == 1
     assert "shard-00000.safetensors" in done.err
-    shard.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+    flip(shard, -1)
     epoch = Path("cache/a/train/plans/smart-b16-s0/epoch-0000.safetensors")
     epoch.write_bytes(epoch.read_bytes()[:-1] + b"\x7f")
     assert prep("verify", "cache/a").err.endswith(
@@ -154,6 +153,6 @@ def test_output_whose_reader_has_gone_exits_141_without_a_word(command: str) -> 
     reading, writing = os.pipe()
     os.close(reading)
     code = f"import sys; sys.argv = ['{command}', '--help']; from {command}.cli import main; main()"
-    done = subprocess.run([sys.executable, "-c", code], stdout=writing, stderr=subprocess.PIPE, timeout=60, check=False)
+    done = run_python(code, capture_output=False, stdout=writing, stderr=subprocess.PIPE)
     os.close(writing)
-    assert (done.returncode, done.stderr) == (141, b"")
+    assert (done.returncode, done.stderr) == (141, "")

@@ -1,18 +1,20 @@
 """A build whose tasks run apart, in any order, makes the cache of a local build to the byte, and says the same."""
 
 import gzip
+import io
 import json
 import random
 import re
 import socket
 import sys
-from collections.abc import Callable
 from contextlib import nullcontext
 from importlib.machinery import ModuleSpec
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet
 import pytest
 
 from cache import Cache, InputError, LengthwiseError, open_cache
@@ -22,8 +24,9 @@ from prep.columns import parts
 from prep.rows.on_ray import OnRay, Place, check_ray
 from prep.sources.opening import open_source
 
-from ..helpers.builds import build_toy, content
-from ..helpers.commands import write_parquet
+from ..helpers.builds import build_toy
+from ..helpers.commands import write, write_parquet
+from ..helpers.files import content, without_time
 from ..helpers.scattered import Scattered
 from ..helpers.tokenizers import write_tokenizer
 
@@ -49,142 +52,87 @@ def jsonl(rows: list[dict[str, Any]]) -> bytes:
     return b"".join(json.dumps(row).encode() + b"\n" for row in rows)
 
 
-def write(path: str, data: bytes) -> None:
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
-    Path(path).write_bytes(data)
-
-
 def csv(rows: list[dict[str, Any]], end: str = "\n") -> bytes:
     return end.join(["label,text", *(f"{row['label']},{row['text']}" for row in rows), ""]).encode()
 
 
-def parquet(path: str, rows: list[dict[str, Any]], group: int = 7) -> None:
-    import pyarrow as pa
-    import pyarrow.parquet
-
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
-    pyarrow.parquet.write_table(pa.Table.from_pylist(rows), path, row_group_size=group)
-
-
-def of_jsonl() -> str:
-    write("a.jsonl", jsonl(ROWS))
-    return "a.jsonl"
+def parquet(rows: list[dict[str, Any]]) -> bytes:
+    """In groups of seven rows."""
+    data = io.BytesIO()
+    pyarrow.parquet.write_table(pa.Table.from_pylist(rows), data, row_group_size=7)
+    return data.getvalue()
 
 
-def of_jsonl_without_a_last_line_end() -> str:
-    write("a.jsonl", jsonl(ROWS).rstrip(b"\n"))
-    return "a.jsonl"
+GAPS = [number % 5 == 2 or number in range(12, 36) for number in range(len(ROWS))]
+"""Rows without text: among them a part that holds nothing else."""
+
+FILES: dict[str, dict[str, bytes]] = {
+    "jsonl": {"a.jsonl": jsonl(ROWS)},
+    "jsonl without a last line end": {"a.jsonl": jsonl(ROWS).rstrip(b"\n")},
+    "a list": {"a.json": json.dumps(ROWS).encode()},
+    "objects on several lines": {"a.json": "\n".join(json.dumps(row, indent=1) for row in ROWS).encode()},
+    "csv": {"a.csv": csv(ROWS, "\r\n")},
+    "csv with quotes": {"a.csv": csv([*ROWS, {"text": '"word1\nword2, word3"', "label": "x"}])},
+    "parquet": {"a.parquet": parquet(ROWS)},
+    "packed files": {f"data/part-{n}.jsonl.gz": gzip.compress(jsonl(ROWS[n * 20 : n * 20 + 20])) for n in range(3)},
+    "splits in several formats": {
+        "data/train-0.jsonl": jsonl(ROWS[:25]),
+        "data/train-1.jsonl": jsonl(ROWS[25:45]),
+        "data/test.parquet": parquet(ROWS[45:]),
+    },
+    "text files": {
+        f"texts/{'test' if number % 3 else 'train'}/{row['label']}/{number:03}.txt": row["text"].encode()
+        for number, row in enumerate(ROWS)
+    },
+    "lines of text": {"notes.txt": "\n\n".join([*TEXTS[:30], "\ufeffword1", *TEXTS[30:]]).encode()},
+    "pairs": {"a.jsonl": jsonl([{**row, "sentence2": sentence()} for row in ROWS])},
+    "numbers": {"a.jsonl": jsonl([{"text": text, "label": number / 8} for number, text in enumerate(TEXTS)])},
+    "sets": {"a.jsonl": jsonl([{"text": text, "label": sorted({*text.split()[:2]})} for text in TEXTS])},
+    "tagged words": {"a.jsonl": jsonl(TAGGED)},
+    "rows with gaps": {
+        "a.jsonl": jsonl([{**row, "text": None} if gap else row for row, gap in zip(ROWS, GAPS, strict=True)])
+    },
+    "a saved dataset": {},
+}
 
 
-def of_a_list() -> str:
-    write("a.json", json.dumps(ROWS).encode())
-    return "a.json"
+def write_source(name: str) -> str:
+    """Write the files of a source; what the command is given."""
+    for path, data in FILES[name].items():
+        write(path, data)
+    if not FILES[name]:
+        import datasets
+
+        datasets.Dataset.from_list(ROWS).save_to_disk("saved", num_shards=3)
+    return next(iter(FILES[name]), "saved").partition("/")[0]
 
 
-def of_csv() -> str:
-    write("a.csv", csv(ROWS, "\r\n"))
-    return "a.csv"
-
-
-def of_csv_with_quotes() -> str:
-    write("a.csv", csv([*ROWS, {"text": '"word1\nword2, word3"', "label": "x"}]))
-    return "a.csv"
-
-
-def of_parquet() -> str:
-    parquet("a.parquet", ROWS)
-    return "a.parquet"
-
-
-def of_packed_files() -> str:
-    for number in range(3):
-        write(f"data/part-{number}.jsonl.gz", gzip.compress(jsonl(ROWS[number * 20 : number * 20 + 20])))
-    return "data"
-
-
-def of_splits_in_several_formats() -> str:
-    write("data/train-0.jsonl", jsonl(ROWS[:25]))
-    write("data/train-1.jsonl", jsonl(ROWS[25:45]))
-    parquet("data/test.parquet", ROWS[45:])
-    return "data"
-
-
-def of_text_files() -> str:
-    for number, row in enumerate(ROWS):
-        write(f"texts/{'test' if number % 3 else 'train'}/{row['label']}/{number:03}.txt", row["text"].encode())
-    return "texts"
-
-
-def of_lines_of_text() -> str:
-    write("notes.txt", "\n\n".join([*TEXTS[:30], "\ufeffword1", *TEXTS[30:]]).encode())
-    return "notes.txt"
-
-
-def of_pairs() -> str:
-    write("a.jsonl", jsonl([{**row, "sentence2": sentence()} for row in ROWS]))
-    return "a.jsonl"
-
-
-def of_numbers() -> str:
-    write("a.jsonl", jsonl([{"text": text, "label": number / 8} for number, text in enumerate(TEXTS)]))
-    return "a.jsonl"
-
-
-def of_sets() -> str:
-    write("a.jsonl", jsonl([{"text": text, "label": sorted({*text.split()[:2]})} for text in TEXTS]))
-    return "a.jsonl"
-
-
-def of_tagged_words() -> str:
-    write("a.jsonl", jsonl(TAGGED))
-    return "a.jsonl"
-
-
-def of_rows_with_gaps() -> str:
-    """Among them a part that holds nothing else."""
-    gaps = [number % 5 == 2 or number in range(12, 36) for number in range(len(ROWS))]
-    write("a.jsonl", jsonl([{**row, "text": None} if gap else row for row, gap in zip(ROWS, gaps, strict=True)]))
-    return "a.jsonl"
-
-
-def of_a_saved_dataset() -> str:
-    import datasets
-
-    datasets.Dataset.from_list(ROWS).save_to_disk("saved", num_shards=3)
-    return "saved"
-
-
-SOURCES: list[tuple[Callable[[], str], dict[str, Any]]] = [
-    (of_jsonl, {}),
-    (of_jsonl, {"holdout": 0.25, "validation": 0.1}),
-    (of_jsonl, {"limit": 31}),
-    (of_jsonl, {"task": "mlm", "holdout": 0.2}),
-    (of_jsonl, {"memory_bytes": 1 << 14}),
-    (of_jsonl_without_a_last_line_end, {}),
-    (of_a_list, {}),
-    (of_csv, {"holdout": 0.1}),
-    (of_csv_with_quotes, {}),
-    (of_parquet, {"limit": 25, "holdout": 0.2}),
-    (of_packed_files, {}),
-    (of_splits_in_several_formats, {}),
-    (of_splits_in_several_formats, {"limit": 20}),
-    (of_text_files, {}),
-    (of_lines_of_text, {"task": "mlm", "holdout": 0.2}),
-    (of_rows_with_gaps, {"task": "mlm", "missing": "drop", "long_texts": "chunk", "max_length": 6, "holdout": 0.2}),
-    (of_pairs, {"holdout": 0.3}),
-    (of_numbers, {}),
-    (of_sets, {}),
-    (of_tagged_words, {}),
-    (of_tagged_words, {"holdout": 0.25}),
-    (of_rows_with_gaps, {"missing": "drop", "holdout": 0.2}),
-    (of_rows_with_gaps, {"missing": "drop"}),
-    (of_a_saved_dataset, {}),
+CASES: list[tuple[str, dict[str, Any]]] = [
+    ("jsonl", {}),
+    ("jsonl", {"holdout": 0.25, "validation": 0.1}),
+    ("jsonl", {"limit": 31}),
+    ("jsonl", {"task": "mlm", "holdout": 0.2}),
+    ("jsonl", {"memory_bytes": 1 << 14}),
+    ("jsonl without a last line end", {}),
+    ("a list", {}),
+    ("csv", {"holdout": 0.1}),
+    ("csv with quotes", {}),
+    ("parquet", {"limit": 25, "holdout": 0.2}),
+    ("packed files", {}),
+    ("splits in several formats", {}),
+    ("splits in several formats", {"limit": 20}),
+    ("text files", {}),
+    ("lines of text", {"task": "mlm", "holdout": 0.2}),
+    ("rows with gaps", {"task": "mlm", "missing": "drop", "long_texts": "chunk", "max_length": 6, "holdout": 0.2}),
+    ("pairs", {"holdout": 0.3}),
+    ("numbers", {}),
+    ("sets", {}),
+    ("tagged words", {}),
+    ("tagged words", {"holdout": 0.25}),
+    ("rows with gaps", {"missing": "drop", "holdout": 0.2}),
+    ("rows with gaps", {"missing": "drop"}),
+    ("a saved dataset", {}),
 ]
-
-
-def of_objects_on_several_lines() -> str:
-    write("a.json", "\n".join(json.dumps(row, indent=1) for row in ROWS).encode())
-    return "a.json"
 
 
 @pytest.fixture(autouse=True)
@@ -209,55 +157,37 @@ def scattered(monkeypatch: pytest.MonkeyPatch, part_bytes: int, **ray: Any) -> S
     return cluster
 
 
-def without_times(cache: Path) -> dict[str, Any]:
-    """The files of a cache; of the manifest all but when it was built and on how many rows the engine was checked."""
-    files: dict[str, Any] = dict(content(cache))
-    manifest = json.loads(files["manifest.json"])
-    changing = ("created", "build", "checksum")
-    return {**files, "manifest.json": {name: value for name, value in manifest.items() if name not in changing}}
-
-
-CASES = [(source, settings, number % 2) for number, (source, settings) in enumerate(SOURCES)]
-"""The sources, in turn in parts of a few rows on one core and in larger ones on two."""
-
-
 @pytest.mark.parametrize(
-    ("source", "settings", "large"), CASES, ids=lambda value: getattr(value, "__name__", str(value))
+    ("source", "settings", "large"), [(*case, number % 2) for number, case in enumerate(CASES)], ids=str
 )
 def test_caches_are_byte_identical_in_any_partition(
-    source: Callable[[], str], settings: dict[str, Any], large: int, monkeypatch: pytest.MonkeyPatch
+    source: str, settings: dict[str, Any], large: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    name = source()
+    """In turn in parts of a few rows on one core and in larger ones on two."""
+    name = write_source(source)
     settings = {"name": "a", "shard_bytes": 1000, "batch_size": 8, **settings}
     build(name, "local", **settings)
-    expected = without_times(Path("local/caches/a"))
+    expected = without_time(Path("local/caches/a"), "build")
     cluster = scattered(monkeypatch, (300, 1500)[large], seed=large, cores=large + 1)
     built = build(name, "apart", **settings)
     assert cluster.started > len(expected["manifest.json"]["splits"]), "its tasks ran there"
-    assert without_times(Path(built.folder)) == expected
+    assert without_time(built.folder, "build") == expected
     assert list(built.verify())
 
 
-@pytest.mark.parametrize(
-    ("source", "at_least"),
-    [
-        (of_jsonl, 10),
-        (of_a_list, 1),
-        (of_objects_on_several_lines, 1),
-        (of_csv, 10),
-        (of_csv_with_quotes, 1),
-        (of_parquet, 9),
-        (of_packed_files, 3),
-        (of_text_files, 5),
-        (of_a_saved_dataset, 3),
-    ],
-    ids=lambda value: getattr(value, "__name__", str(value)),
-)
-def test_parts_of_a_source_are_its_rows_in_order(source: Callable[[], str], at_least: int) -> None:
-    stream = open_source(source(), memory_bytes=1 << 28).splits["train"]
+PARTS = {
+    "jsonl": 10, "a list": 1, "objects on several lines": 1, "csv": 10, "csv with quotes": 1, "parquet": 9,
+    "packed files": 3, "text files": 5, "a saved dataset": 3,
+}  # fmt: skip
+"""The least number of parts that a source is cut into; of 1 it is the number."""
+
+
+@pytest.mark.parametrize("source", PARTS)
+def test_parts_of_a_source_are_its_rows_in_order(source: str) -> None:
+    stream = open_source(write_source(source), memory_bytes=1 << 28).splits["train"]
     rows = [row for batch in stream() for row in batch.to_pylist()]
     cut = parts(stream, 100)
-    assert len(cut) >= at_least if at_least > 1 else len(cut) == 1
+    assert len(cut) >= PARTS[source] if PARTS[source] > 1 else len(cut) == 1
     found = [[row for batch in part() for row in batch.to_pylist()] for part in cut]
     assert [row for part in found for row in part] == rows
     assert all(found)
@@ -319,7 +249,7 @@ def test_a_fast_engine_that_is_wrong_sends_all_parts_to_tokenizers(monkeypatch: 
     from prep.tokenization import parity
 
     write("a.jsonl", jsonl(ROWS))
-    expected = without_times(Path(build("a.jsonl", "local", engine="tokenizers").folder))
+    expected = without_time(build("a.jsonl", "local", engine="tokenizers").folder, "build")
     scattered(monkeypatch, 400)
 
     def differs(*_: Any) -> None:
@@ -327,7 +257,7 @@ def test_a_fast_engine_that_is_wrong_sends_all_parts_to_tokenizers(monkeypatch: 
 
     monkeypatch.setattr(parity.ParityCheck, "compare", differs)
     built = build("a.jsonl", "apart", engine="nanotoken")
-    assert without_times(Path(built.folder)) == expected
+    assert without_time(built.folder, "build") == expected
     assert built.manifest.build["engine"] == "tokenizers"
 
 

@@ -7,7 +7,6 @@ import io
 import json
 import os
 import random
-import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -19,23 +18,16 @@ from cache.common.table_files import Cells
 from prep import build_cache
 from prep.columns import Columns, Stream, parts
 from prep.parsing import json_files
+from prep.parsing.csv_quotes import QuotePairs
 from prep.sources.opening import open_source
 
-from ..helpers.commands import GOOD, Prep, build, write, write_parquet
+from ..helpers.commands import GOOD, Prep, build, write, write_parquet, zipped
 from ..helpers.tokenizers import write_tokenizer
 
 ROWS = [([2, 6, 3], "x"), ([2, 7, 3], "y")]
 """Those of GOOD."""
 OBJECTS = [{"text": "word1", "label": "x"}, {"text": "word2", "label": "y"}]
 LINES = "".join(json.dumps(row) + "\n" for row in OBJECTS)
-
-
-def zipped(name: str, members: dict[str, str]) -> str:
-    Path(name).parent.mkdir(parents=True, exist_ok=True)
-    with zipfile.ZipFile(name, "w", zipfile.ZIP_DEFLATED) as archive:
-        for member, data in members.items():
-            archive.writestr(member, data)
-    return name
 
 
 # --- one file
@@ -135,11 +127,14 @@ def test_objects_are_read_wherever_blocks_end(
     assert build(prep, "a.json").rows() == ROWS * 9
 
 
-@pytest.mark.parametrize(("first", "task", "labels"), [(4, "regression", [4.5, 4.0]), (None, "classification", [1, 0])])
-def test_numbers_in_json_may_look_different_at_first(
+@pytest.mark.parametrize(
+    ("first", "task", "labels"),
+    [(4, "regression", [4.5, 4.0]), (None, "classification", [1, 0]), (None, "classification", [True, False])],
+)
+def test_labels_in_json_may_look_different_at_first(
     prep: Prep, monkeypatch: pytest.MonkeyPatch, first: int | None, task: str, labels: list[float]
 ) -> None:
-    """Whole ones, or none at all, in the part of a file by which the types of its columns are chosen."""
+    """Whole numbers, or nulls, in the part of a file by which the types of its columns are chosen."""
     monkeypatch.setattr("prep.parsing.json_files.HEAD_BYTES", 100)
     late = [{"text": "word1", "label": label} for label in labels]
     write("a.jsonl", [*({"text": "word2", "label": first} for _ in range(9)), *late])
@@ -280,6 +275,28 @@ def test_two_quotes_that_would_make_one_cell_of_several_rows_are_refused(prep: P
         prep, write("d.jsonl", OBJECTS), "--no-quotes"
     )
     assert "--quotes is for csv and text files, but imdb" in refused(prep, "imdb", "--quotes")
+
+
+def test_a_quote_that_text_follows_does_not_end_a_cell_of_several_rows(prep: Prep) -> None:
+    """Other quotes in the middle of texts are read as by Python's csv module."""
+    path = write("a.csv", 'text,label\nword1,x\n"word2,y\nword3,x\nword4" word5,y\n')
+    error = refused(prep, path)
+    assert "a.csv: lines 3 to 5 are one row" in error
+    assert "pass --no-quotes; where they are one row, pass --quotes" in error
+    assert [len(rows_of(stream_of(path, quotes))) for quotes in (True, False)] == [2, 4]
+    path = write("b.csv", 'text,label\n"word1" word2,x\nword3 5" word4,y\n"word1\nword2",x\n7" word5,x\n')
+    with Path(path).open(newline="") as file:
+        assert rows_of(stream_of(path, None)) == list(csv.DictReader(file))
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 5, 8, 100])
+def test_quotes_are_found_to_be_in_pairs_wherever_pieces_end(size: int) -> None:
+    def fit(data: str) -> bool:
+        pairs, content = QuotePairs(","), data.encode()
+        return all(pairs.fit(content[begin : begin + size]) for begin in range(0, len(content), size))
+
+    assert fit('"text","label"\r\n"a,\r\nb","x"\r\n"c ""d"" e",""\r\n"""f""",x\n')
+    assert not any(map(fit, ['text\n"a\nb" c\n', 'text\n5" c\n', 'text\n"a" b\n', 'text\n"a"b"\n', 'text\n""a""\n']))
 
 
 def test_a_row_that_is_cut_wrongly_names_both_ways_out(prep: Prep) -> None:

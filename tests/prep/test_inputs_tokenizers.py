@@ -1,6 +1,5 @@
 """Unusual and damaged tokenizers, through the real command."""
 
-import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -12,43 +11,38 @@ from cache import open_cache
 from cache.reading.gather import padded_rows
 
 from ..helpers.commands import GOOD, Prep, build, write
+from ..helpers.files import edit_json
 from ..helpers.tokenizers import SPECIALS, write_tokenizer
+
+CONFIG = Path("tok/tokenizer_config.json")
 
 
 def change_tokenizer(**changes: Any) -> None:
-    """Write the toy tokenizer with keys of its tokenizer.json replaced, or removed where None."""
+    """Write the toy tokenizer with keys of its tokenizer.json replaced."""
     write_tokenizer(Path("tok"))
-    raw = json.loads(Path("tok/tokenizer.json").read_text())
-    raw.update(changes)
-    Path("tok/tokenizer.json").write_text(json.dumps(raw))
-
-
-def change_config(**changes: Any) -> None:
-    raw = json.loads(Path("tok/tokenizer_config.json").read_text())
-    raw = {key: value for key, value in {**raw, **changes}.items() if value is not None}
-    Path("tok/tokenizer_config.json").write_text(json.dumps(raw))
+    edit_json(Path("tok/tokenizer.json"), lambda raw: raw.update(changes))
 
 
 def test_a_tokenizer_without_pad_token_is_refused(prep: Prep) -> None:
     change_tokenizer()
-    raw = json.loads(Path("tok/tokenizer.json").read_text().replace("[PAD]", "[HOLE]"))
-    Path("tok/tokenizer.json").write_text(json.dumps(raw))
+    path = Path("tok/tokenizer.json")
+    path.write_text(path.read_text().replace("[PAD]", "[HOLE]"))
     for pad, said in (("[PAD]", "has the padding token '[PAD]', which its vocabulary lacks"), (None, "has no padding")):
-        change_config(pad_token=pad)
+        edit_json(CONFIG, pad_token=pad)
         done = build(prep, write("a.csv", GOOD))
         assert done.code == 2
         assert f"the tokenizer 'tok' {said}" in done.err
         assert '"pad_token"' in done.err
-    change_config(pad_token={"content": "[HOLE]", "special": True})
+    edit_json(CONFIG, pad_token={"content": "[HOLE]", "special": True})
     assert build(prep, "a.csv").code == 0
-    change_config(pad_token=None)
+    edit_json(CONFIG, pad_token=None)
     Path("tok/special_tokens_map.json").write_text('{"pad_token": "[HOLE]"}')
     assert build(prep, "a.csv").code == 0
 
 
 def test_a_tokenizer_without_cls_works_but_not_on_rows_that_have_no_tokens(prep: Prep) -> None:
     change_tokenizer(post_processor=None)
-    change_config(tokenizer_class="PreTrainedTokenizerFast")
+    edit_json(CONFIG, tokenizer_class="PreTrainedTokenizerFast")
     done = build(prep, write("a.csv", GOOD), "--max-length", "1")
     assert done.rows() == [([6], "x"), ([7], "y")]
     done = build(prep, write("b.csv", GOOD + '" ",x\n'), "--force")
@@ -59,7 +53,7 @@ def test_a_tokenizer_without_cls_works_but_not_on_rows_that_have_no_tokens(prep:
 
 def test_padding_and_truncation_on_the_left_are_kept(prep: Prep) -> None:
     change_tokenizer()
-    change_config(padding_side="left", truncation_side="left")
+    edit_json(CONFIG, padding_side="left", truncation_side="left")
     done = build(prep, write("a.csv", GOOD + "word3 word4 word5 word6,x\n"), "--max-length", "4")
     assert done.rows()[2] == ([2, 10, 11, 3], "x")
     cache = open_cache("cache/a")
@@ -155,6 +149,6 @@ def test_the_default_max_length_is_the_tokenizers_own_up_to_512(prep: Prep) -> N
     for limit, expected in ((128, 128), (100_000, 512), (1e30, 512), (None, 512), (0, 512)):
         shutil.rmtree("tok", ignore_errors=True)
         change_tokenizer()
-        change_config(model_max_length=limit)
+        edit_json(CONFIG, model_max_length=limit)
         assert build(prep, write("a.csv", GOOD), "--force").code == 0
         assert open_cache("cache/a").manifest.max_length == expected

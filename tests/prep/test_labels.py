@@ -12,7 +12,7 @@ from prep.columns import in_split
 from prep.labels.class_labels import Coded, code_labels, resolve_classes
 from prep.labels.tags import Tags
 from tests.helpers.builds import build_toy
-from tests.helpers.corpora import write_jsonl
+from tests.helpers.files import write_jsonl
 
 
 def labels_by_source_row(cache: Cache, split: str = "train") -> dict[int, Any]:

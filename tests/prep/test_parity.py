@@ -24,8 +24,9 @@ from prep.tokenization.engines import (
 from prep.tokenization.parity import ParityCheck
 from prep.tokenization.tokenizer_files import find_tokenizer
 
-from ..helpers.builds import build_toy, content, decoded, ids_by_transformers
+from ..helpers.builds import build_toy, decoded, ids_by_transformers
 from ..helpers.corpora import toy_rows, write_rows
+from ..helpers.files import content, edit_json
 from ..helpers.models import KINDS, write_tokenizer_of
 from ..helpers.tokenizers import (
     deberta_unigram,
@@ -178,13 +179,9 @@ def test_enough_rows_are_checked_the_longest_and_foreign_ones_first() -> None:
 def test_the_configuration_counts_as_in_transformers(tmp_path: Path, config: dict[str, Any]) -> None:
     """Where tokenizer.json and tokenizer_config.json contradict each other, ids are those of transformers."""
     folder = write_tokenizer(tmp_path / "tokenizer")
-    raw = json.loads((folder / "tokenizer.json").read_text())
-    for number, word in enumerate(("Word1", "wörd", "word", "中", "文", "中文")):
-        raw["model"]["vocab"][word] = 205 + number
-    (folder / "tokenizer.json").write_text(json.dumps(raw))
-    settings = {**json.loads((folder / "tokenizer_config.json").read_text()), **config}
-    settings = {key: value for key, value in settings.items() if value is not None}
-    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+    more = {word: 205 + number for number, word in enumerate(("Word1", "wörd", "word", "中", "文", "中文"))}
+    edit_json(folder / "tokenizer.json", lambda raw: raw["model"]["vocab"].update(more))
+    edit_json(folder / "tokenizer_config.json", **config)
     texts = ["Word1 wörd WORD word2", "中文 word3 word4 word5 word6 word7 word8"]
     expected = ids_by_transformers(texts, folder, 7)
     path = write_rows(tmp_path / "a.csv", [(text, "x") for text in texts])
@@ -268,9 +265,7 @@ def test_files_beside_a_tokenizer_count_as_in_transformers(
     """Of a tokenizer whose tokenizer.json keeps capitals, unlike BERT's class: the model's configuration, which names
     its class or makes another's name void, and tokens that only added_tokens.json lists."""
     folder = write_tokenizer(tmp_path / "tokenizer")
-    raw = json.loads((folder / "tokenizer.json").read_text())
-    raw["normalizer"]["lowercase"] = False
-    (folder / "tokenizer.json").write_text(json.dumps(raw))
+    edit_json(folder / "tokenizer.json", lambda raw: raw["normalizer"].update(lowercase=False))
     files = {"tokenizer_config": {"tokenizer_class": named} if named else {}, "config": model, "added_tokens": added}
     for name, said in files.items():
         (folder / f"{name}.json").write_text(json.dumps(said))

@@ -2,11 +2,13 @@
 
 import json
 from pathlib import Path
+from weakref import WeakValueDictionary
 
 import pytest
 
 from cache import InputError, PlanSpec, Split, open_cache
 from cache.plans.costs import rank_use
+from cache.plans.strategies import EpochPlan
 from prep.inspect.ranks import format_ranks, rank_facts
 
 from ..helpers.caches import write_cache
@@ -47,13 +49,21 @@ def test_batches_smaller_than_the_ranks_are_warned_about_with_the_size_that_fits
     assert "warning" not in format_ranks(rank_facts(cache, 2))
 
 
-def test_info_draws_each_plan_once(folder: Path, prep: Prep, monkeypatch: pytest.MonkeyPatch) -> None:
-    drawn: list[PlanSpec] = []
-    draw = Split.draw
-    monkeypatch.setattr(Split, "draw", lambda split, spec, epoch: (drawn.append(spec), draw(split, spec, epoch))[1])
+def test_info_draws_each_plan_once_and_holds_one_at_a_time(
+    folder: Path, prep: Prep, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    draw, drawn, held = Split.draw, list[PlanSpec](), WeakValueDictionary[PlanSpec, EpochPlan]()
+
+    def observed(split: Split, spec: PlanSpec, epoch: int) -> EpochPlan:
+        assert not held
+        drawn.append(spec)
+        plan = held[spec] = draw(split, spec, epoch)
+        return plan
+
+    monkeypatch.setattr(Split, "draw", observed)
     for options in ([], ["--json"]):
         drawn.clear()
-        prep("info", str(folder), "--ranks", "4", *options)
+        assert prep("info", str(folder), "--ranks", "4", *options).code == 0
         assert len(drawn) == len(set(drawn)) == 8  # four strategies, two batch sizes; the budget is stored
 
 

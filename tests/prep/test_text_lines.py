@@ -12,8 +12,7 @@ from prep.parsing import text_lines
 from prep.parsing.formats import LINES, TableFile
 from prep.parsing.text_lines import read_lines
 
-from ..helpers.commands import Done, Prep, build, write, write_parquet
-from .test_files import zipped
+from ..helpers.commands import Done, Prep, build, write, write_parquet, zipped
 
 TEXTS = "word1\n\nword2 word3\r\n \t \nword4"
 ROWS = [[2, 6, 3], [2, 7, 8, 3], [2, 9, 3]]

@@ -14,8 +14,8 @@ from prep.inspect.samples import random_samples
 from prep.inspect.summary import class_counts, format_splits
 from prep.tokenization.encoder import Encoder
 from prep.tokenization.tokenizer_files import TokenizerFiles
-from tests.helpers.builds import build_toy, content
-from tests.helpers.corpora import write_jsonl
+from tests.helpers.builds import build_toy
+from tests.helpers.files import content, write_jsonl
 from tests.helpers.tokenizers import write_tokenizer
 
 CONLL = """-DOCSTART- -X- -X- O

@@ -17,8 +17,8 @@ from transformers import AutoModelForSequenceClassification
 from cache import open_cache
 from cache.errors import CorruptCacheError, InputError
 from tests.helpers.caches import write_cache
-from tests.helpers.children import stop_after
-from tests.helpers.models import check_same_run, resume_from_first_checkpoint, write_model
+from tests.helpers.models import write_model
+from tests.helpers.runs import check_same_run, resume_from_first_checkpoint, stop_after
 from train.compare.table import read_result
 from train.loop.resolution import resolve_settings
 from train.loop.step import OutOfMemoryError

@@ -14,7 +14,7 @@ from cache import Cache, MismatchError
 from cache.format.tasks import Task
 from tests.helpers.builds import build_toy
 from tests.helpers.caches import write_cache
-from tests.helpers.corpora import write_jsonl
+from tests.helpers.files import write_jsonl
 from tests.helpers.models import SPREAD, write_model
 from tests.helpers.scores import entities, f1
 from tests.helpers.tasks import TAGS, build_task, rows_of, train_task

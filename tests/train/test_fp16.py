@@ -12,8 +12,8 @@ import torch
 from cache.errors import MismatchError
 from cache.format.checksummed_json import seal
 from tests.helpers.caches import write_cache
-from tests.helpers.children import stop_after
 from tests.helpers.models import write_model
+from tests.helpers.runs import stop_after
 from train.loop import loss_scale
 from train.loop.loss_scale import START, LossScale
 from train.loop.state import Meter

@@ -15,7 +15,8 @@ from cache.errors import InputError
 from cache.format.tasks import IGNORED
 from tests.helpers.builds import build_toy
 from tests.helpers.caches import write_cache
-from tests.helpers.models import check_same_run, resume_from_first_checkpoint, write_model
+from tests.helpers.models import write_model
+from tests.helpers.runs import check_same_run, resume_from_first_checkpoint
 from train.forward import frozen
 from train.forward.frozen import layers_of
 from train.forward.inputs import model_inputs

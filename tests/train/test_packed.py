@@ -24,7 +24,8 @@ from transformers import (
 from cache import Batch, PlanSpec
 from cache.errors import MismatchError
 from cache.format.tasks import IGNORED
-from tests.helpers.models import check_same_run, resume_from_first_checkpoint, write_model
+from tests.helpers.models import write_model
+from tests.helpers.runs import check_same_run, resume_from_first_checkpoint
 from tests.helpers.tasks import build_task, task_settings, train_task
 from train.forward.inputs import attention_length, model_inputs
 from train.forward.masked_lm import Masking, masked_forward, summed_loss

@@ -14,10 +14,11 @@ import train.run
 from cache import open_cache
 from cache.batches.feeds import choose_feed
 from tests.helpers.caches import write_cache
-from tests.helpers.children import ended, stop_after
+from tests.helpers.children import ended
 from tests.helpers.models import write_model
 from tests.helpers.ranks import call_ranks, check_alike, errors_of, meet_elsewhere, run_ranks, weights
-from tests.helpers.tasks import build_task, quiet
+from tests.helpers.runs import quiet, stop_after
+from tests.helpers.tasks import build_task
 from train.forward.half_weights import HalfWeights
 from train.loop.setup import TrainingSetup
 from train.loop.state import State

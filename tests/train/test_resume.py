@@ -21,8 +21,9 @@ from cache.errors import InputError, MismatchError, StorageError
 from cache.format.checksummed_json import seal
 from cache.format.tasks import MLM, TOKENS
 from tests.helpers.caches import write_cache
-from tests.helpers.children import ended, kill_in_second_checkpoint, slow_steps, spawn, stop_after, wait_for_lines
-from tests.helpers.models import check_same_run, resume_from_first_checkpoint, write_model
+from tests.helpers.children import ended, kill_in_second_checkpoint, slow_steps, spawn, wait_for_lines
+from tests.helpers.models import write_model
+from tests.helpers.runs import check_same_run, resume_from_first_checkpoint, stop_after
 from train.forward.losses import ONE_CLASS
 from train.loop.checkpoints import checkpoints as checkpoint_names
 from train.resume import resumed_settings

@@ -15,8 +15,10 @@ from transformers import AutoModelForSequenceClassification, AutoModelForTokenCl
 from cache import Batch, Cache, InputError, MismatchError, PlanSpec, open_cache
 from cache.format.tasks import Task
 from tests.helpers.builds import build_toy
-from tests.helpers.corpora import WORDS, write_jsonl
-from tests.helpers.models import check_same_run, resume_from_first_checkpoint, write_model
+from tests.helpers.corpora import WORDS
+from tests.helpers.files import write_jsonl
+from tests.helpers.models import write_model
+from tests.helpers.runs import check_same_run, resume_from_first_checkpoint
 from tests.helpers.scores import entities, f1, rank_correlation
 from tests.helpers.tasks import TAGS, build_task, rows_of, train_task
 from train.compare.table import comparison, read_result

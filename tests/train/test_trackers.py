@@ -16,8 +16,8 @@ import pytest
 from cache.common.folder import Folder
 from cache.errors import InputError, LengthwiseError
 from tests.helpers.caches import write_cache
-from tests.helpers.children import stop_after
 from tests.helpers.models import write_model
+from tests.helpers.runs import stop_after
 from tests.helpers.wandb_files import read_history
 from tests.test_imports import ROOT, at_load, imported
 from train.run import resume_run, start_run

@@ -15,8 +15,9 @@ from transformers import AutoModelForTokenClassification
 from cache import Cache, InputError, MismatchError, PlanSpec
 from cache.format.tasks import IGNORED
 from tests.helpers.builds import build_toy
-from tests.helpers.corpora import write_jsonl
-from tests.helpers.tasks import build_task, quiet, task_settings, train_task
+from tests.helpers.files import write_jsonl
+from tests.helpers.runs import quiet
+from tests.helpers.tasks import build_task, task_settings, train_task
 from train.cli import cli
 from train.compare.table import comparison, read_result
 from train.forward.masked_lm import Masking

@@ -1,0 +1,93 @@
+"""Quotes in csv files that are part of texts: two of them may make one cell of all rows between them.
+
+A cell that begins with a quote ends with the next one that is not doubled, perhaps lines below. In a file that was
+written as csv, a delimiter or the end of the line follows; where a text follows, readers take it for the rest of the
+cell, without a word. So the bytes of a file are looked at on their way to pyarrow, and a file with such quotes, or with
+some in the middle of a text, is read by Python's csv module, too, which says where they are.
+"""
+
+import csv
+import io
+from codecs import BOM_UTF8
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from cache.common.table_files import TEXT_QUOTES
+from cache.errors import InputError
+
+from .formats import TableFile, open_unpacked
+
+PIECE_BYTES = 1 << 18
+"""What a processor's cache has room for."""
+QUOTE = b'"'
+LONGEST_CELL = 1 << 30
+"""Characters."""
+
+
+def checked_quotes(table: TableFile, file: Any) -> Iterator[bytes]:
+    """The bytes of a csv file, which is open.
+
+    Raises:
+        InputError: as `_check_rows`.
+    """
+    pairs, unseen = QuotePairs(table.delimiter), True
+    while piece := file.read(PIECE_BYTES):
+        if unseen and not pairs.fit(piece):
+            _check_rows(table)
+            unseen = False
+        yield piece
+
+
+class QuotePairs:
+    """Whether all quotes of a file are where a cell begins or ends, or doubled within one; it comes in pieces.
+
+    Args:
+        delimiter: what separates its cells.
+    """
+
+    def __init__(self, delimiter: str) -> None:
+        self._border = np.zeros(256, bool)  # before a quote that begins a cell, and behind one that ends it
+        self._border[list(delimiter.encode() + b'\r\n"')] = True
+        self._before = b"\n"  # the last byte that was looked at and is no quote
+        self._rest = b""  # quotes behind it: what follows them is not known yet
+        self._open = False  # whether a cell that begins with a quote is not at its end
+
+    def fit(self, piece: bytes) -> bool:
+        """Whether those of the next piece are."""
+        data = self._before + self._rest + piece.removeprefix(BOM_UTF8)
+        known = data.rstrip(QUOTE)
+        self._before, self._rest = known[-1:], data[len(known) :]
+        values = np.frombuffer(known, np.uint8)
+        quotes = np.flatnonzero(values == ord(QUOTE))
+        begins, ends = quotes[self._open :: 2], quotes[1 - self._open :: 2]
+        self._open = len(begins) > len(ends) or (self._open and len(begins) == len(ends))
+        return bool(self._border[values[begins - 1]].all() and self._border[values[ends + 1]].all())
+
+
+def _check_rows(table: TableFile) -> None:
+    """
+    Raises:
+        InputError: a row of several lines holds a cell that ends with a quote, and text follows.
+    """
+    limit = csv.field_size_limit(LONGEST_CELL)
+    try:
+        with io.TextIOWrapper(open_unpacked(table.path), "utf-8-sig", "replace", newline="") as file:
+            rows = csv.reader(file, delimiter=table.delimiter, strict=True)
+            before = 0
+            while True:
+                try:
+                    next(rows)
+                except StopIteration:
+                    return
+                except csv.Error as error:
+                    if rows.line_num > before + 1 and "expected after" in str(error):
+                        raise InputError(
+                            f"{table.path}: lines {before + 1:,} to {rows.line_num:,} are one row, for a quote begins "
+                            f"a cell and the next one is in the middle of a text; {TEXT_QUOTES}; where they are one "
+                            "row, pass --quotes"
+                        ) from None
+                before = rows.line_num
+    finally:
+        csv.field_size_limit(limit)
