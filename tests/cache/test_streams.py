@@ -46,6 +46,7 @@ def test_the_name_of_a_strategy_is_a_plan_with_the_built_ones_batch_size(corpus:
     assert split.batches(spec="dynamic").spec == PlanSpec("dynamic", built.batch_size, seed=built.seed)
     assert BatchStream(split, 1, "tight").spec == StepDataset(split, "tight").batches.spec == built.of_strategy("tight")
     assert PlanSpec("budget", None, 99).of_strategy("smart") == PlanSpec("smart", 16)
+    assert PlanSpec("budget", None, 99, 7).of_strategy("budget") == PlanSpec("budget", None, 99, 7)
     for spec, message in (
         ("fast", "'fast' is not one of smart, tight"),
         (16, "spec is 16, expected a PlanSpec or one"),
