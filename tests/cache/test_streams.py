@@ -1,5 +1,6 @@
 """For other people's loops: a stream whose place can be saved, a torch dataset of whole batches."""
 
+import copy
 import json
 from collections.abc import Callable
 from datetime import timedelta
@@ -210,6 +211,7 @@ def test_a_split_in_another_process_is_refused_once_the_cache_is_another(corpus:
     cache = write_cache(tmp_path / "toy", {"train": 10})
     opener, arguments = cache["train"].__reduce__()
     assert opener(*arguments).lengths.tolist() == cache["train"].lengths.tolist()
+    assert copy.copy(cache).manifest == cache.manifest
     write_cache(tmp_path / "toy", {"train": 12})
     with pytest.raises(MismatchError, match="was replaced by another cache"):
         opener(*arguments)
