@@ -1,6 +1,7 @@
 """Run folders that were damaged, or that a stranger made: resuming ends with a typed error or finishes the run, and
 touches nothing outside. What finishes without a warning is bit-identical to the sound run."""
 
+import errno
 import json
 import os
 import random
@@ -17,7 +18,7 @@ from typing import Any
 import pytest
 
 import train.run
-from cache import CorruptCacheError, LengthwiseError, open_cache
+from cache import CorruptCacheError, LengthwiseError, StorageError, open_cache
 from cache.common.folder import Folder
 from cache.format.files import FileInfo
 from train.run import resume_run, start_run
@@ -196,6 +197,22 @@ def test_a_flipped_bit_is_reported_and_changes_no_weight(trained: Path, run: Pat
 def test_two_thousand_flipped_bits(trained: Path, run: Path) -> None:
     refused, finished = flip_bits(trained, run, 2000)
     print(f"2,000 bits of run folders flipped: {refused:,} refused, {finished:,} finished with a warning")
+
+
+def test_records_that_cannot_all_be_opened_are_closed(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened: list[Any] = []
+    append = Folder.append
+
+    def failing(folder: Folder, name: str) -> Any:
+        if opened:
+            raise OSError(errno.EIO, "Input/output error")
+        opened.append(append(folder, name))
+        return opened[0]
+
+    monkeypatch.setattr(Folder, "append", failing)
+    with pytest.raises(StorageError, match="timing"):
+        resume_run(run, {}, silent, silent, quiet=True)
+    assert opened[0].closed
 
 
 # --- files with checksums that fit

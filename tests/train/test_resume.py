@@ -25,7 +25,7 @@ from tests.helpers.children import ended, kill_in_second_checkpoint, slow_steps,
 from tests.helpers.models import write_model
 from tests.helpers.runs import check_same_run, resume_from_first_checkpoint, stop_after
 from train.forward.losses import ONE_CLASS
-from train.loop.checkpoint import checkpoints as checkpoint_names
+from train.loop.checkpoints import checkpoints as checkpoint_names
 from train.resume import resumed_settings
 from train.run import resume_run, start_run
 from train.run_folder.folder import RunInfo
