@@ -8,9 +8,9 @@ import pyarrow as pa
 import pytest
 
 from cache import Cache, InputError, MismatchError
-from prep.columns import in_split
-from prep.labels.class_labels import Coded, code_labels, resolve_classes
-from prep.labels.tags import Tags
+from prep.columns import LABEL, TEXT, in_split
+from prep.labels.class_labels import Coded, code_labels, find_task, resolve_classes
+from prep.labels.tags import Tags, tagged_words
 from tests.helpers.builds import build_toy
 from tests.helpers.files import write_jsonl
 
@@ -73,6 +73,17 @@ def test_lists_of_0_and_1_are_marks_of_classes(kind: type) -> None:
     assert resolved([[0, 1], [1, 0]], ("a", "b")) == (("a", "b"), [[1, 1], [1, 1]])
 
 
+def test_a_split_of_single_classes_beside_one_of_lists_has_sets_of_one() -> None:
+    pieces = {"train": [code_labels(pa.array([["a", "b"], []]))], "test": [code_labels(pa.array(["b", "a"]))]}
+    assert find_task("multi-label", pieces, None) == find_task("auto", pieces, None) == "multi-label"
+    names, labels = resolve_classes(pieces, None)
+    assert names == ("a", "b")
+    assert {split: found.tolist() for split, found in labels.items()} == {
+        "train": [[1, 1], [0, 0]],
+        "test": [[0, 1], [1, 0]],
+    }
+
+
 def test_columns_of_yes_and_no_are_sets_of_classes(tmp_path: Path) -> None:
     """One column a class, in the order given, from csv."""
     (tmp_path / "c.csv").write_text("text,mild,toxic\nword1,0,1\nword2,1,true\nword3,False,0\n")
@@ -91,6 +102,8 @@ def test_the_classes_a_source_knows_are_kept(tmp_path: Path) -> None:
     assert table[0] == -100
     with pytest.raises(InputError, match=r"row 4 .* label 3, which is not one of the classes"), in_split("train", 3):
         tags.marks(Coded([3], np.array([0]), np.array([0, 1])))
+    with pytest.raises(InputError, match=r"holds list.*int64.*, expected lists of words as text"), in_split("train", 0):
+        tagged_words(pa.record_batch({TEXT: [[1]], LABEL: [["O"]]}), tags)
 
 
 BAD: list[tuple[list[dict[str, Any]], dict[str, Any], str]] = [

@@ -334,12 +334,14 @@ def test_special_tokens_are_those_of_transformers(toy: Cache) -> None:
     assert found.mask_id == tokenizer.mask_token_id
 
 
+ADDED = b'[{"content": "<mask>", "id": 1, "special": true}, {"content": "a", "id": 2, "special": false}]'
 UNIGRAM = b'{"model": {"vocab": [["<pad>", 0.0], ["<mask>", 0.0], ["a", -1.0]]}, "added_tokens": []}'
 
 
 def test_a_mask_token_is_found_where_a_file_names_it_or_by_its_usual_name() -> None:
     """In lists of tokens too; a name that the vocabulary lacks is no mask token, nor is a broken file."""
     assert read_specials({"tokenizer.json": UNIGRAM}, "u").mask_id == 1
+    assert read_specials({"tokenizer.json": UNIGRAM.replace(b"[]", ADDED)}, "u").ids == (1,)
     config = b'{"mask_token": {"content": "a"}, "pad_token": "<pad>", "model_max_length": 5}'
     named = read_specials({"tokenizer.json": UNIGRAM, "tokenizer_config.json": config}, "u")
     assert (named.mask_id, named.ids) == (2, (0, 2))
