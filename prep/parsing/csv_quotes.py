@@ -10,7 +10,7 @@ import csv
 import io
 from codecs import BOM_UTF8
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, TextIO
 
 import numpy as np
 
@@ -22,8 +22,9 @@ from .formats import TableFile, open_unpacked
 PIECE_BYTES = 1 << 18
 """What a processor's cache has room for."""
 QUOTE = b'"'
-LONGEST_CELL = 1 << 30
-"""Characters."""
+LONGEST_CELL = 1 << 26
+"""Characters; of a file with a longer one, nothing is said."""
+AS_IT_IS = "where the row is right so, pass --quotes"
 
 
 def checked_quotes(table: TableFile, file: Any) -> Iterator[bytes]:
@@ -67,27 +68,46 @@ class QuotePairs:
 
 
 def _check_rows(table: TableFile) -> None:
-    """
+    """Read a file with Python's csv module.
+
     Raises:
-        InputError: a row of several lines holds a cell that ends with a quote, and text follows.
+        InputError: a text follows the quote that ends a cell, in a row of several lines; or in any, if a backslash is
+            before some of its quotes.
     """
     limit = csv.field_size_limit(LONGEST_CELL)
     try:
         with io.TextIOWrapper(open_unpacked(table.path), "utf-8-sig", "replace", newline="") as file:
-            rows = csv.reader(file, delimiter=table.delimiter, strict=True)
-            before = 0
-            while True:
-                try:
-                    next(rows)
-                except StopIteration:
-                    return
-                except csv.Error as error:
-                    if rows.line_num > before + 1 and "expected after" in str(error):
-                        raise InputError(
-                            f"{table.path}: lines {before + 1:,} to {rows.line_num:,} are one row, for a quote begins "
-                            f"a cell and the next one is in the middle of a text; {TEXT_QUOTES}; where they are one "
-                            "row, pass --quotes"
-                        ) from None
-                before = rows.line_num
+            _check_lines(table, file)
     finally:
         csv.field_size_limit(limit)
+
+
+def _check_lines(table: TableFile, file: TextIO) -> None:
+    held: list[str] = []  # the lines of a row
+
+    def lines() -> Iterator[str]:
+        for line in file:
+            held.append(line)
+            yield line
+
+    rows = csv.reader(lines(), delimiter=table.delimiter, strict=True)
+    while True:
+        held.clear()
+        try:
+            next(rows)
+        except StopIteration:
+            return
+        except csv.Error as error:
+            if "expected after" not in str(error):
+                return
+            first, last = rows.line_num - len(held) + 1, rows.line_num
+            if any('\\"' in line for line in held):
+                raise InputError(
+                    f'{table.path}: quotes in the cell that begins on line {first:,} are written as \\", expected '
+                    f'""; where they are so throughout: sed \'s/\\\\"/""/g\' FILE > OTHER; {AS_IT_IS}'
+                ) from None
+            if len(held) > 1:
+                raise InputError(
+                    f"{table.path}: lines {first:,} to {last:,} are one row, for a quote begins a cell and the next "
+                    f"one is in the middle of a text; {TEXT_QUOTES}; {AS_IT_IS}"
+                ) from None

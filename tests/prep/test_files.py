@@ -282,11 +282,20 @@ def test_a_quote_that_text_follows_does_not_end_a_cell_of_several_rows(prep: Pre
     path = write("a.csv", 'text,label\nword1,x\n"word2,y\nword3,x\nword4" word5,y\n')
     error = refused(prep, path)
     assert "a.csv: lines 3 to 5 are one row" in error
-    assert "pass --no-quotes; where they are one row, pass --quotes" in error
+    assert "pass --no-quotes; where the row is right so, pass --quotes" in error
     assert [len(rows_of(stream_of(path, quotes))) for quotes in (True, False)] == [2, 4]
     path = write("b.csv", 'text,label\n"word1" word2,x\nword3 5" word4,y\n"word1\nword2",x\n7" word5,x\n')
     with Path(path).open(newline="") as file:
         assert rows_of(stream_of(path, None)) == list(csv.DictReader(file))
+
+
+def test_quotes_that_are_written_with_backslashes_are_refused_with_the_way_out(prep: Prep) -> None:
+    path = write("a.csv", 'text,label\nword1,x\n"word2 \\"word3\\" word4",x\n"word5\\\\",y\n')
+    error = refused(prep, path)
+    assert 'the cell that begins on line 3 are written as \\", expected ""' in error
+    command = error.partition("throughout: ")[2].partition(" FILE")[0]
+    assert command == """sed 's/\\\\"/""/g'"""
+    assert len(rows_of(stream_of(path, True))) == 3
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 5, 8, 100])
