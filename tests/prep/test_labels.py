@@ -11,6 +11,7 @@ from cache import Cache, InputError, MismatchError
 from prep.columns import LABEL, TEXT, in_split
 from prep.labels.class_labels import Coded, code_labels, find_task, resolve_classes
 from prep.labels.tags import Tags, tagged_words
+from prep.labels.values import class_of
 from tests.helpers.builds import build_toy
 from tests.helpers.files import write_jsonl
 
@@ -62,11 +63,12 @@ def test_lists_of_0_and_1_are_marks_of_classes(kind: type) -> None:
     """As transformers takes several labels a row; lists of unequal length, or of other numbers, name classes."""
     marks = [[0, 1, 0], [1, 1, 0], [0, 0, 0]]
 
-    def resolved(rows: list[list[Any]], known: tuple[str, ...] | None = None) -> tuple[Any, list[list[int]]]:
+    def resolved(rows: Any, known: tuple[str, ...] | None = None) -> tuple[Any, list[list[int]]]:
         names, labels = resolve_classes({"train": [code_labels(pa.array(rows))]}, known)
         return names, labels["train"].tolist()
 
     assert resolved([[kind(mark) for mark in row] for row in marks]) == (("0", "1", "2"), marks)
+    assert resolved(pa.array(marks, pa.list_(pa.int64(), 3))) == (("0", "1", "2"), marks)
     assert resolved([[0, 1], [1, 0]]) == (("0", "1"), [[0, 1], [1, 0]])
     assert resolved([[0, 1], [1]]) == (("0", "1"), [[1, 1], [0, 1]])
     assert resolved([[0, 2], [1, 0]]) == (("0", "1", "2"), [[1, 0, 1], [1, 1, 0]])
@@ -93,7 +95,10 @@ def test_columns_of_yes_and_no_are_sets_of_classes(tmp_path: Path) -> None:
 
 
 def test_the_classes_a_source_knows_are_kept(tmp_path: Path) -> None:
-    """Tags may then be names or ids."""
+    """Tags may then be names or ids, labels true and false."""
+    assert [class_of(value, ("no", "yes")) for value in (True, "yes", 0, "0")] == [1, 1, 0, 0]
+    with pytest.raises(ValueError, match=r"not one of the classes no, yes \(0 to 1\)"):
+        class_of("maybe", ("no", "yes"))
     tags = Tags(("O", "B-X", "I-X"))
     marks = tags.marks(Coded([2, "O"], np.array([0, 1, 0]), np.array([3])))
     names, table = tags.table()
@@ -136,7 +141,8 @@ BAD: list[tuple[list[dict[str, Any]], dict[str, Any], str]] = [
     ([{"tokens": ["a"], "tags": "x"}], {}, r"the label column holds string, expected one column of lists of tags"),
     ([{"tokens": ["a"], "tags": [0.5]}], {}, r"row 0 .* label 0.5, which is not a class"),
     ([{"tokens": [["a"]], "tags": ["x"]}], {}, r"cannot read"),
-    ([{"tokens": [], "tags": []}], {}, r"the lists of words are all empty"),
+    ([{"tokens": [], "tags": []}], {}, r"no word has a tag, so there is none to learn"),
+    ([{"tokens": ["word1"], "tags": [-100]}], {}, r"no word has a tag, so there is none to learn"),
     ([{"text": "a", "ner_tags": ["x"]}], {}, r"which column is the label\?"),
     ([{"tokens": ["a"], "label": 1}], {}, r"which column is the label\?"),
     ([{"tokens": ["a"], "label": 1}], {"label": "label"}, r"label column holds int64, expected one column of lists"),

@@ -21,7 +21,7 @@ from tests.helpers.tokenizers import write_tokenizer
 CONLL = """-DOCSTART- -X- -X- O
 
 EU NNP B-NP B-ORG
-rejects VBZ B-VP O
+rejects VBZ B-VP  O
 \u00a0 NN B-NP O
 
 -DOCSTART- -X- -X- O
@@ -78,6 +78,14 @@ def test_splits_share_their_classes_and_whole_numbers_are_sorted_as_such(tmp_pat
     assert cache.manifest.task.label_names == ("2", "3", "10")
     assert labels_of(cache) == {0: ["10"], 1: ["10"], 2: ["10"], 3: ["3"]}
     assert labels_of(cache, "test") == {0: ["2", "10"], 1: []}
+
+
+def test_words_whose_tag_is_minus_100_have_none(tmp_path: Path) -> None:
+    """As in transformers' scripts: it is no class, and no token of theirs has a label."""
+    rows = [{"words": ["word1", "word2", "word3"], "tags": [-100, 1, 0]}, {"words": ["word1"], "tags": [-100]}]
+    cache = build_toy(write_jsonl(tmp_path / "a.jsonl", rows), tmp_path).cache
+    assert cache.manifest.task.label_names == ("0", "1")
+    assert {row.source_row: row.label for row in cache["train"]} == {0: [-100, -100, 1, 0, -100], 1: [-100] * 3}
 
 
 def test_rows_held_out_and_limits_keep_words_and_tags_together(tmp_path: Path) -> None:
