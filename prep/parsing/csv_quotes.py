@@ -31,13 +31,14 @@ def checked_quotes(table: TableFile, file: Any) -> Iterator[bytes]:
     """The bytes of a csv file, which is open.
 
     Raises:
-        InputError: as `_check_rows`.
+        InputError: it has quotes that `wrong_quotes` finds.
     """
     pairs, unseen = QuotePairs(table.delimiter), True
     while piece := file.read(PIECE_BYTES):
         if unseen and not pairs.fit(piece):
-            _check_rows(table)
             unseen = False
+            if wrong := wrong_quotes(table):
+                raise InputError(wrong)
         yield piece
 
 
@@ -67,22 +68,18 @@ class QuotePairs:
         return bool(self._border[values[begins - 1]].all() and self._border[values[ends + 1]].all())
 
 
-def _check_rows(table: TableFile) -> None:
-    """Read a file with Python's csv module.
-
-    Raises:
-        InputError: a text follows the quote that ends a cell, in a row of several lines; or in any, if a backslash is
-            before some of its quotes.
-    """
+def wrong_quotes(table: TableFile) -> str:
+    """What to say of a file in which a text follows the quote that ends a cell, in a row of several lines; or in any,
+    if a backslash is before some of its quotes. Empty where there is no such row."""
     limit = csv.field_size_limit(LONGEST_CELL)
     try:
         with io.TextIOWrapper(open_unpacked(table.path), "utf-8-sig", "replace", newline="") as file:
-            _check_lines(table, file)
+            return _wrong_lines(table, file)
     finally:
         csv.field_size_limit(limit)
 
 
-def _check_lines(table: TableFile, file: TextIO) -> None:
+def _wrong_lines(table: TableFile, file: TextIO) -> str:
     held: list[str] = []  # the lines of a row
 
     def lines() -> Iterator[str]:
@@ -96,18 +93,18 @@ def _check_lines(table: TableFile, file: TextIO) -> None:
         try:
             next(rows)
         except StopIteration:
-            return
+            return ""
         except csv.Error as error:
             if "expected after" not in str(error):
-                return
+                return ""
             first, last = rows.line_num - len(held) + 1, rows.line_num
             if any('\\"' in line for line in held):
-                raise InputError(
-                    f'{table.path}: quotes in the cell that begins on line {first:,} are written as \\", expected '
-                    f'""; where they are so throughout: sed \'s/\\\\"/""/g\' FILE > OTHER; {AS_IT_IS}'
-                ) from None
+                return (
+                    f'{table.path}: quotes in the row that begins on line {first:,} are written as \\", expected ""; '
+                    f'where they are so throughout: sed \'s/\\\\"/""/g\' FILE > OTHER; {AS_IT_IS}'
+                )
             if len(held) > 1:
-                raise InputError(
+                return (
                     f"{table.path}: lines {first:,} to {last:,} are one row, for a quote begins a cell and the next "
                     f"one is in the middle of a text; {TEXT_QUOTES}; {AS_IT_IS}"
-                ) from None
+                )

@@ -292,10 +292,12 @@ def test_a_quote_that_text_follows_does_not_end_a_cell_of_several_rows(prep: Pre
 def test_quotes_that_are_written_with_backslashes_are_refused_with_the_way_out(prep: Prep) -> None:
     path = write("a.csv", 'text,label\nword1,x\n"word2 \\"word3\\" word4",x\n"word5\\\\",y\n')
     error = refused(prep, path)
-    assert 'the cell that begins on line 3 are written as \\", expected ""' in error
+    assert 'the row that begins on line 3 are written as \\", expected ""' in error
     command = error.partition("throughout: ")[2].partition(" FILE")[0]
     assert command == """sed 's/\\\\"/""/g'"""
     assert len(rows_of(stream_of(path, True))) == 3
+    write("a.csv", 'text,label\nword1,x\n"word2 \\"word3\\", word4",x\n')
+    assert 'line 3 are written as \\"' in refused(prep, path), "also where it makes a cell too many"
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 5, 8, 100])
