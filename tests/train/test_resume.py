@@ -305,7 +305,7 @@ def test_resuming_a_finished_run_says_so_and_changes_nothing(place):
     before = result(place / "whole")
     said = []
     resume_run(place / "whole", {}, said.append, said.append)
-    assert "is finished: 18 steps" in said[0]
+    assert "is finished; evaluate it" in said[0]
     assert result(place / "whole") == before
 
 
