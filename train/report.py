@@ -24,7 +24,9 @@ def report_start(setup: TrainingSetup, device_name: str, heaviest: str, log: Log
     settings, optimizations = setup.settings, setup.optimizations
     parameters = sum(parameter.numel() for parameter in setup.model.parameters())
     target = _labels(setup) if setup.masking is None else f"{setup.masking.probability:.0%} of the tokens masked"
-    log(f"model      {settings.model} ({parameters / 1e6:,.1f} M parameters, {target})")
+    trained = sum(parameter.numel() for parameter in setup.trained_parameters)
+    frozen = f", {trained / 1e6:,.1f} M of them trained" * (trained < parameters)
+    log(f"model      {settings.model} ({parameters / 1e6:,.1f} M parameters{frozen}, {target})")
     tokens = f"{counted(len(setup.split), 'row')}, {counted(setup.split.info.tokens, 'token')}"
     log(f"cache      {settings.cache} ({tokens}), plan {setup.spec.id}")
     if setup.cache.manifest.tokenizer.padding_side != PADDING_SIDE:

@@ -166,7 +166,9 @@ def test_other_losses_take_neither_weights_nor_smoothing(folder, cache, task):
 def test_frozen_layers_stay_as_they_were_and_the_others_learn(folder, tmp_path):
     setup = prepared(folder, freeze=1)
     before = {name: tensor.clone() for name, tensor in setup.model.state_dict().items()}
-    run = start_run(Settings(**{**setup.settings.to_json(), "out": str(tmp_path / "run")}), print, print, quiet=True)
+    said: list[str] = []
+    run = start_run(Settings(**{**setup.settings.to_json(), "out": str(tmp_path / "run")}), said.append, said.append)
+    assert "M parameters, 0.0 M of them trained, labels" in "\n".join(said)
     from safetensors.torch import load_file
 
     after = load_file(run / "model" / "model.safetensors")
