@@ -18,7 +18,7 @@ from tests.helpers.models import DISTIL, write_model
 from train.forward.inputs import READY_MASKS, model_inputs, use_ready_masks
 from train.loop.epoch_row import epoch_row
 from train.loop.loss_scale import LossScale
-from train.loop.oom_check import check_memory
+from train.loop.oom_check import HeaviestStep, check_memory
 from train.loop.resolution import epoch_steps, epochs_reached, keep_plan, resolve_settings, training_split
 from train.loop.setup import TrainingSetup, make_optimizer
 from train.loop.state import Meter, State, Sums
@@ -304,6 +304,9 @@ def test_the_trial_takes_the_step_with_the_most_padded_tokens_that_lies_ahead(ma
         plan = job.split.draw(job.spec, epoch)
         ahead += [int(plan.sizes[step] * plan.widths[step]) for step in steps]
     assert [batch.padded_tokens for batch in tried] == [max(ahead)]
+    state.epoch, state.epoch_step = 1, 8
+    assert check_memory(job, state) == HeaviestStep("none")
+    assert len(tried) == 1
 
 
 def test_a_model_that_fails_in_bf16_is_found_before_step_1(make_job):
