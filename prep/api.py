@@ -47,7 +47,8 @@ def build_cache(
         epochs: of the plan (default 3).
         delimiter: what separates the cells of csv and text files; None = what their names say.
         quotes: whether quotes around their cells may hold delimiters and line breaks, or are part of the text; None =
-            they may, but it is an error where cells between tabs hold both.
+            they may, but it is an error where cells between tabs hold both, or a text follows the quote that ends a
+            cell of several lines.
         missing: what becomes of rows whose text or label is missing or empty: error (default) or drop.
         memory_bytes: about how much memory the build may take, beside the data (default 1 GiB).
         executor: where to encode files: local (default), or ray, on a cluster; each of its tasks takes that memory.

@@ -15,7 +15,9 @@ from cache.errors import InputError
 from .declarations import declarations
 from .libraries import load_libraries
 from .predict_cli import predict
-from .settings import PRECISIONS, TRAINER_NAMES, Settings, read_settings
+from .settings import PRECISIONS, Settings
+from .settings_file import read_settings
+from .trainer_names import TRAINER_NAMES
 
 if TYPE_CHECKING:
     from cache import Split

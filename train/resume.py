@@ -17,7 +17,8 @@ from cache.errors import LengthwiseError, MismatchError
 from cache.format.tasks import MLM, Task
 
 from .forward.losses import BALANCED, resolve_weights
-from .loop.checkpoint import Checkpoint, clean, load_checkpoint, newest_checkpoint, read_checkpoint
+from .loop.checkpoint import Checkpoint, load_checkpoint, read_checkpoint
+from .loop.checkpoints import clean, newest_checkpoint
 from .loop.resolution import absolute_model, cache_requirements, keep_plan, main_metric
 from .loop.setup import checkpoint_owner, environment, prepare_training
 from .loop.state import Meter, ResumePoint, State

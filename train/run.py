@@ -5,11 +5,10 @@ Everything that can be refused is refused before the run folder is created.
 
 import signal
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 
@@ -18,9 +17,10 @@ from cache.common.files import storage_errors
 from cache.common.folder import Folder
 from cache.common.hub import user_path
 from cache.console.text import counted
-from cache.errors import LengthwiseError, StorageError
+from cache.errors import StorageError
 
 from .forward.masked_lm import masked_tokens
+from .launching import Launch, launched, make_run, open_run_trackers
 from .loop.callbacks import RunCallbacks
 from .loop.oom_check import HeaviestStep, check_memory
 from .loop.parallel import check_agreement, seed_dropout, sum_gradients
@@ -29,59 +29,26 @@ from .loop.setup import TrainingSetup, check_padding_free, prepare_training, run
 from .loop.state import Meter, ResumePoint, State
 from .loop.step import backward, update
 from .models.loading import load_model, model_digest, model_folder
-from .report import report_end, report_start, run_warnings
+from .report import Log, report_end, report_start, run_warnings
 from .resume import interrupted_run, load_resume_point, resumed_settings
-from .run_folder.console import TrainingProgress
-from .run_folder.creating import check_out, lock_run, new_run, remove_leftovers
+from .run_folder.creating import check_out, lock_run, remove_leftovers
 from .run_folder.export import export_model
 from .run_folder.folder import (
     METRICS,
     MODEL,
     TIMING,
     Json,
-    RunInfo,
     Summary,
     open_run,
-    open_shared_run,
     read_run,
     read_summary,
-    write_settings,
     write_summary,
 )
 from .run_folder.records import finite, joined_records, read_records
-from .run_folder.trackers import Trackers, check_installed, open_trackers
+from .run_folder.trackers import Trackers, check_installed
 from .runtime import device as devices
-from .runtime.distributed import Ranks, process_group
-from .runtime.launch import launched_ranks
-from .runtime.signals import Stopped, StopRequest
+from .runtime.signals import Stopped
 from .settings import Settings
-
-Log = Callable[[str], None]
-
-
-class Launch(NamedTuple):
-    """This process as one rank of a run.
-
-    Attributes:
-        ranks: all of them.
-        progress: what this one shows.
-        stop: whether it was told to stop.
-        stack: holds the run folder and its lock.
-    """
-
-    ranks: Ranks
-    progress: TrainingProgress
-    stop: StopRequest
-    stack: ExitStack
-
-
-@contextmanager
-def _launched(log: Log, warn: Log, quiet: bool) -> Iterator[Launch]:
-    """Connect the ranks of a run, of which the first one alone prints."""
-    ranks = launched_ranks()
-    progress = TrainingProgress(quiet, log, warn) if ranks.first else TrainingProgress(True, log, lambda text: None)
-    with devices.memory_errors(), process_group(ranks), StopRequest(progress.warn) as stop, ExitStack() as stack:
-        yield Launch(ranks, progress, stop, stack)
 
 
 def start_run(settings: Settings, log: Log, warn: Log, quiet: bool = False) -> Path:
@@ -104,7 +71,7 @@ def start_run(settings: Settings, log: Log, warn: Log, quiet: bool = False) -> P
     """
     if settings.out is not None:
         settings = replace(settings, out=str(user_path(settings.out)))
-    with _launched(log, warn, quiet) as launch:
+    with launched(log, warn, quiet) as launch:
         interrupted = launch.ranks.gather(interrupted_run(settings) if launch.ranks.first else None)[0]
         return _start(settings, launch) if interrupted is None else _resume(interrupted, {}, launch)
 
@@ -121,7 +88,7 @@ def resume_run(path: Path, given: Mapping[str, Any], log: Log, warn: Log, quiet:
         MismatchError: settings, cache or model are not those of the run.
         LengthwiseError, MemoryError, Stopped, FailedTogether: as for `start_run`.
     """
-    with _launched(log, warn, quiet) as launch:
+    with launched(log, warn, quiet) as launch:
         return _resume(path, given, launch)
 
 
@@ -144,7 +111,7 @@ def _start(settings: Settings, launch: Launch) -> Path:
     start, heaviest = _checked(ResumePoint(setup, info, State(Meter(device, ranks=ranks)), {}))
     torch.manual_seed(settings.seed)
     launch.stop.graceful = True
-    run, trackers = _make_run(launch, info)
+    run, trackers = make_run(launch, info)
     for warning in run_warnings(setup):
         progress.warn(warning)
     report_start(setup, info.environment["device"], heaviest, progress.log)
@@ -170,7 +137,7 @@ def _resume(path: Path, given: Mapping[str, Any], launch: Launch) -> Path:
             remove_leftovers(run)
     start, _ = _checked(load_resume_point(run, settings, info, progress.warn, ranks))
     launch.stop.graceful = True
-    trackers = _open_trackers(launch, run, info, settings, start.state.step)
+    trackers = open_run_trackers(launch, run, info, settings, start.state.step)
     progress.log(f"resuming {path} at step {start.state.step:,} of {start.setup.total_steps:,}")
     return _train_to_end(run, start, launch, trackers)
 
@@ -209,35 +176,6 @@ def train(setup: TrainingSetup, state: State, callbacks: RunCallbacks) -> bool:
         if callbacks.on_epoch_end():
             return False
     return True
-
-
-def _make_run(launch: Launch, info: RunInfo) -> tuple[Folder, Trackers]:
-    """The folder of a new run, made by the first rank and opened by the others, and its trackers; if anything fails,
-    nothing is left behind."""
-    run: Folder | None = None
-    content = b""
-    try:
-        with launch.ranks.together():
-            if launch.ranks.first:
-                run = launch.stack.enter_context(new_run(info.settings.out, info.cache_name))
-                content = write_settings(run, info)
-        path, content = launch.ranks.gather((run.path if run else Path(), content))[0]
-        with launch.ranks.together():
-            run = run or launch.stack.enter_context(open_shared_run(path, content))
-        return run, _open_trackers(launch, run, info, info.settings, None)
-    except LengthwiseError:  # on the first rank, whichever failed
-        if run is not None:
-            for name in run.names():
-                run.remove(name)
-            run.path.rmdir()
-        raise
-
-
-def _open_trackers(launch: Launch, run: Folder, info: RunInfo, settings: Settings, step: int | None) -> Trackers:
-    """The trackers of the first rank; the others have none."""
-    warn, quiet = launch.progress.warn, launch.progress.quiet
-    with launch.ranks.together():
-        return open_trackers(settings, run, info, step, warn, quiet) if launch.ranks.first else Trackers(warn)
 
 
 def _train_to_end(run: Folder, start: ResumePoint, launch: Launch, trackers: Trackers) -> Path:

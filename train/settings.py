@@ -4,12 +4,9 @@ Each field of `Settings` states its type, default, help text and bounds once. Th
 `--config` file and the validation follow from it. Loads without numpy and torch, so that `--help` is fast.
 """
 
-import json
 import math
-import tomllib
 from collections.abc import Mapping
 from dataclasses import MISSING, asdict, dataclass, fields
-from pathlib import Path
 from typing import Any, Self
 
 from cache.errors import InputError
@@ -17,6 +14,7 @@ from cache.format.tasks import KINDS
 from cache.plans.spec import STRATEGIES, PlanSpec
 
 from .declarations import declarations, flag, setting
+from .trainer_names import TRAINER_NAMES
 
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 SCHEDULES = ("linear", "cosine", "constant")
@@ -26,36 +24,6 @@ NO_SPLIT = "none"
 
 AUTO, OFF = "auto", "none"
 """Values of a tracker's setting: write to the usual destination, or do not track."""
-
-TRAINER_NAMES = {
-    "adam_beta1": "--beta1",
-    "adam_beta2": "--beta2",
-    "adam_epsilon": "--eps",
-    "bf16": "--precision bf16",
-    "data_seed": "--plan-seed",
-    "dataset_name": "--cache",
-    "eval_strategy": "--eval-steps",
-    "fp16": "--precision fp16",
-    "group_by_length": "--strategy",
-    "label_smoothing_factor": "--label-smoothing",
-    "learning_rate": "--lr",
-    "load_best_model_at_end": "--keep-best",
-    "max_length": "--max-length of `prep build`",
-    "max_seq_length": "--max-length of `prep build`",
-    "metric_for_best_model": "--keep-best",
-    "model_name_or_path": "--model",
-    "num_train_epochs": "--epochs",
-    "output_dir": "--out",
-    "per_device_eval_batch_size": "--eval-batch-size",
-    "per_device_train_batch_size": "--batch-size",
-    "report_to": "--tensorboard or --wandb",
-    "resume_from_checkpoint": "--resume",
-    "save_total_limit": "--keep-checkpoints",
-    "tokenizer_name": "--tokenizer of `prep build`",
-    "torch_compile": "--compile",
-    "train_file": "--cache, made by `prep build`",
-}
-"""Names of arguments of the Hugging Face Trainer and its examples, and what is nearest to them here."""
 
 
 @dataclass(frozen=True)
@@ -294,27 +262,6 @@ FREE_ON_RESUME = frozenset(item.name for item in declarations(Settings) if item.
 """Settings that may differ when a run is resumed, because they change none of its numbers (evaluations in other batches
 are the same up to rounding): a cache that was moved is recognized by its fingerprint, and a device by its type; see
 `train.resume`."""
-
-
-def read_settings(path: Path) -> dict[str, Any]:
-    """Settings from a TOML file, a JSON file, or the settings.json of a run, without the run's own folder.
-
-    Raises:
-        InputError: the file cannot be read, or is not a table of settings.
-    """
-    kind = "TOML" if path.suffix.lower() == ".toml" else "JSON"
-    try:
-        text = path.read_text("utf-8")
-        content = tomllib.loads(text) if kind == "TOML" else json.loads(text)
-    except OSError as error:
-        raise InputError(f"--config {path}: {error.strerror}; expected a .toml or .json file") from None
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"--config {path} does not parse as {kind}: {error}; expected a .toml or .json file") from None
-    if isinstance(content, dict) and isinstance(content.get("settings"), dict):
-        content = {name: value for name, value in content["settings"].items() if name != "out"}
-    if not isinstance(content, dict):
-        raise InputError(f"--config {path} holds a {type(content).__name__}, expected names and values of settings")
-    return {name.replace("-", "_"): value for name, value in content.items()}
 
 
 def contradictions(run: Settings, given: Mapping[str, Any]) -> list[str]:

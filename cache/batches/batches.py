@@ -92,8 +92,5 @@ class Batches:
         steps = 8
         while begin < end:
             stop = min(begin + steps, end)
-            counts = self.split.label_counts
-            chunk = micro_batches(self.plan, self.split.lengths, begin, stop, sharing, counts)
-            if len(chunk):
-                yield chunk
+            yield micro_batches(self.plan, self.split.lengths, begin, stop, sharing, self.split.label_counts)
             begin, steps = stop, min(2 * steps, 256)

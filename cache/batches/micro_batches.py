@@ -129,14 +129,14 @@ def micro_batches(
     Args:
         plan: the epoch.
         lengths: (rows of the split,) tokens of each.
-        begin, end: a range of steps.
+        begin, end: a range of steps, not empty.
         sharing: ranks, accumulation, padding.
         label_counts: (rows of the split,) labelled tokens of each; None where each row has one label.
     """
     first, stop = int(plan.batch_offsets[begin]), int(plan.batch_offsets[end])
     rows = plan.rows[first:stop].astype(np.int64)
     sizes = np.diff(plan.batch_offsets[begin : end + 1])
-    needed = -(-int(sizes.max(initial=1)) // sharing.world_size)  # micro-steps in which each row is a part of its own
+    needed = -(-int(sizes.max()) // sharing.world_size)  # micro-steps in which each row is a part of its own
     sharing = replace(sharing, accumulation_steps=min(sharing.accumulation_steps, needed))
     step_targets = _sums(rows, plan.batch_offsets[begin:end] - first, label_counts, sizes)
     key = np.repeat(np.arange(len(sizes)), sizes)  # the step each row belongs to
@@ -159,7 +159,7 @@ def micro_batches(
         step_rows=sizes[steps],
         targets=_sums(rows, offsets[:-1], label_counts, counts[filled]) * ~dummy[filled],
         step_targets=step_targets[steps],
-        last=np.append(steps[1:] != steps[:-1], np.ones(min(len(steps), 1), bool)),
+        last=np.append(steps[1:] != steps[:-1], True),
         dummy=dummy[filled],
     )
 

@@ -43,7 +43,8 @@ class Cells:
     Attributes:
         delimiter: what separates cells; None = what the names of files say.
         quotes: whether quotes around a cell may hold delimiters and line breaks; where not, they are part of the text.
-            None = they may, but it is an error where cells between tabs hold both, as they do if quotes are text.
+            None = they may, but it is an error where they are likely part of the text: where cells between tabs hold
+            both, or a text follows the quote that ends a cell of several lines.
     """
 
     delimiter: str | None = None

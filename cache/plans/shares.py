@@ -87,7 +87,7 @@ def packed_parts(costs: Array, sizes: Array, parts: int) -> Array:
         loads[batches, lightest] += costs[rows]
         found[rows] = lightest
     batch = np.repeat(np.arange(len(sizes)), sizes)
-    for _ in range(MOST_EXCHANGES if parts > 1 else 0):
+    for _ in range(MOST_EXCHANGES):
         if not _exchange(costs, batch, found, loads):
             break
     return _numbered(loads)[batch, found]

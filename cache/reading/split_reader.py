@@ -1,4 +1,4 @@
-"""One split of an open cache: its rows and its plans.
+"""One split of an open cache: its rows; `plans` has its plans.
 
 Shards are mapped when the cache is opened. Their offsets, edges apart, and their labels are read and checked when a
 row of the shard is first wanted; ids are checked batch by batch, on their way to the model.
@@ -7,28 +7,21 @@ row of the shard is first wanted; ids are checked batch by batch, on their way t
 import contextlib
 import functools
 import operator
-import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any, SupportsIndex
 
 import numpy as np
 
 from ..common.arrays import Array
-from ..common.files import storage_errors
 from ..common.folder import Folder
 from ..console.text import counted
-from ..errors import CacheError, CorruptCacheError, InputError, StorageError
+from ..errors import CorruptCacheError, InputError
 from ..format.files import listed
 from ..format.labels import fault, labelled
 from ..format.manifest import Manifest, ShardInfo, shard_tensors
-from ..format.plan_file import PLANS, PlanOwner, StoredPlan, read_plan
 from ..format.safetensors_file import MappedFile
-from ..plans.spec import STRATEGIES, PlanSpec
-from ..plans.strategies import EpochPlan, plan_epoch
-from ..writing.plans import store_plan
-from .in_place import in_place
 from .manifest import naming_remedy
-from .plans import plan_folder, stored_plans
+from .plans import PlannedSplit
 from .row import Row
 from .tokenizer import StoredTokenizer
 
@@ -39,7 +32,7 @@ def expect_split(given: object) -> None:
         raise InputError(f"{given!r} is not a split, expected one of a cache, such as open_cache(FOLDER)['train']")
 
 
-class SplitReader:
+class SplitReader(PlannedSplit):
     """One split of a cache. Rows are numbered 0..len-1 in ascending length.
 
     Args:
@@ -49,33 +42,20 @@ class SplitReader:
         tokenizer: the stored tokenizer.
 
     Attributes:
-        folder: the path of the cache's folder.
-        name: as given.
-        info: what the manifest says of the split.
+        folder, name, info, max_length, fingerprint: see `PlannedSplit`.
         task: what its labels mean.
         tokenizer: facts of the tokenizer that made its ids: vocabulary size, pad id, padding side.
-        max_length: of the cache, tokens.
-        fingerprint: of the cache.
         first_rows: the first row of each shard, then the number of rows.
         checked: by shard, which pieces of its ids were found to be in the vocabulary; see `gather.check_once`.
     """
 
     def __init__(self, files: Folder, manifest: Manifest, name: str, tokenizer: StoredTokenizer) -> None:
-        self._files, self._tokenizer = files, tokenizer
-        self.name, self.info = name, manifest.splits[name]
-        self.folder, self.task = files.path, manifest.task
-        self.tokenizer, self.max_length = manifest.tokenizer, manifest.max_length
-        self.fingerprint = manifest.fingerprint
-        self._owner = PlanOwner(self.fingerprint, name, self.info.rows)
-        self._built_from, self._built_plan = manifest.source.get("argument"), manifest.default_plan
+        super().__init__(files, manifest, name)
+        self.task, self.tokenizer, self._tokenizer = manifest.task, manifest.tokenizer, tokenizer
         self.first_rows = np.cumsum([0, *(shard.rows for shard in self.info.shards)])
         self.checked: dict[int, Array] = {}
         self._shards = self._map()
         self._sound: set[int] = set()
-        self._plans = weakref.WeakValueDictionary[tuple[PlanSpec, int], EpochPlan]()
-
-    def __len__(self) -> int:
-        return self.info.rows
 
     def __getitem__(self, row: SupportsIndex) -> Row:
         row = operator.index(row)
@@ -99,17 +79,6 @@ class SplitReader:
     def __repr__(self) -> str:
         size = f"{counted(len(self), 'row')}, {counted(self.info.tokens, 'token')}"
         return f"{type(self).__name__}({self.name!r}, {size})"
-
-    @functools.cached_property
-    def lengths(self) -> Array:
-        """(rows,) int32, tokens of each row, ascending; read-only."""
-        histogram = np.array(self.info.length_histogram, np.int64)
-        try:
-            lengths = np.repeat(np.arange(len(histogram), dtype=np.int32), histogram)
-        except MemoryError:
-            raise StorageError(f"{self.folder}: {len(self):,} rows do not fit in this machine's memory") from None
-        lengths.flags.writeable = False
-        return lengths
 
     @property
     def labels(self) -> Array:
@@ -235,109 +204,3 @@ class SplitReader:
         """The tokenizer that made the ids, as a `tokenizers.Tokenizer`; see `StoredTokenizer.load`."""
         with naming_remedy(self._built_from):
             return self._tokenizer.load()
-
-    # --- plans
-
-    def stored_plans(self) -> dict[PlanSpec, StoredPlan]:
-        """The complete plans that are stored in the cache."""
-        with naming_remedy(self._built_from):
-            return stored_plans(self._files, self._owner)
-
-    def check_plans(self) -> None:
-        """Check that every epoch of every stored plan is a plan of this split's rows.
-
-        Raises:
-            CorruptCacheError: one is not.
-        """
-        for spec, plan in self.stored_plans().items():
-            with naming_remedy(self._built_from), plan_folder(self._files, self.name, spec.id) as folder:
-                for epoch in range(len(plan.epochs)):
-                    plan.load(folder, epoch, self.lengths, self.max_length)
-
-    def default_spec(self) -> PlanSpec:
-        """The plan settings the build was asked for."""
-        return self._built_plan
-
-    def chosen_spec(self, given: PlanSpec | str | None) -> PlanSpec:
-        """The plan settings that a caller gave; for the name of a strategy and for None those the build was asked for,
-        with that strategy.
-
-        Raises:
-            InputError: there is no such strategy, or it is of another type.
-        """
-        built = self.default_spec()
-        if isinstance(given, str):
-            return built.of_strategy(given)
-        if given is not None and not isinstance(given, PlanSpec):
-            raise InputError(f"spec is {given!r}, expected a PlanSpec or one of {', '.join(STRATEGIES)}")
-        return given or built
-
-    def plan(self, spec: PlanSpec, epoch: int) -> EpochPlan:
-        """The plan of one epoch: read where it is stored, drawn where it is not. Both give the same batches.
-
-        As long as a plan is referenced somewhere, asking for it again gives the same object.
-
-        Raises:
-            CorruptCacheError: a stored plan is damaged.
-            InputError: the epoch is negative.
-        """
-        plan = self._plans.get((spec, epoch))
-        if plan is None:
-            stored = self._stored(spec, epoch) if epoch >= 0 else None
-            plan = self._plans[spec, epoch] = stored or self.draw(spec, epoch)
-        return plan
-
-    def _stored(self, spec: PlanSpec, epoch: int) -> EpochPlan | None:
-        try:
-            with (
-                storage_errors(self.folder / self.name / PLANS / spec.id, "read"),
-                contextlib.suppress(FileNotFoundError, NotADirectoryError),
-                naming_remedy(self._built_from),
-                plan_folder(self._files, self.name, spec.id) as folder,
-            ):
-                plan = read_plan(folder, self._owner)
-                return plan.load(folder, epoch, self.lengths, self.max_length) if epoch < len(plan.epochs) else None
-        except CacheError:
-            if self._files.is_at(self.folder):
-                raise
-        return None  # not stored, or of a cache that was replaced and is being removed
-
-    def draw(self, spec: PlanSpec, epoch: int) -> EpochPlan:
-        """Draw the plan of one epoch, whether or not it is stored."""
-        return plan_epoch(self.lengths, spec, epoch, self.max_length)
-
-    def keep_plan(
-        self, spec: PlanSpec, epochs: int, progress: Callable[[int], Any] = lambda epoch: None
-    ) -> tuple[int, int]:
-        """Make sure that a plan of at least so many epochs is stored.
-
-        Args:
-            spec: its settings.
-            epochs: how many epochs are wanted.
-            progress: called with the number of each epoch before it is drawn.
-
-        Returns:
-            Epochs that were there, and epochs added.
-
-        Raises:
-            StorageError: the cache's folder cannot be written.
-        """
-
-        def draw(epoch: int) -> EpochPlan:
-            progress(epoch)
-            return self.draw(spec, epoch)
-
-        with in_place(self._files, "store plans in it"):
-            stored = self.stored_plans().get(spec)
-            there = len(stored.epochs) if stored else 0
-            if there < epochs:
-                store_plan(self._files, self._owner, spec, epochs, draw)
-        return there, max(0, epochs - there)
-
-    def try_keep_plan(self, spec: PlanSpec, epochs: int) -> bool:
-        """`keep_plan`, but False where the cache is read-only; its plans are then drawn in memory."""
-        try:
-            self.keep_plan(spec, epochs)
-        except StorageError:
-            return False
-        return True

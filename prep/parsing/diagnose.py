@@ -16,6 +16,7 @@ from cache.common.table_files import BY_NAME, Cells, ragged_remedy, utf8_remedy
 from cache.errors import InputError
 from cache.format.checksummed_json import unique_keys
 
+from .csv_quotes import wrong_quotes
 from .formats import TableFile, open_unpacked, table_file
 from .remote_path import SourcePath
 
@@ -54,6 +55,8 @@ def _reason(path: SourcePath, cells: Cells, error: Exception) -> str:
             return not_utf8(path, position)
         if mixed := re.match(r"(.* Column\(/([^/]+)\) changed from \w+ to \w+) in row \d+$", text):  # of a block
             return f"cannot read {path}: {mixed[1]}{_mixed_json(table, mixed[2])}"
+        if table.kind == "csv" and table.quotes is None and (wrong := wrong_quotes(table)):
+            return wrong
         where = {"csv": _ragged_row, "json": _bad_json}.get(table.kind, lambda _: "")(table)
         text = (re.sub(r" in row \d+$", "", text) if where else text) + where  # that row is counted in its block
     return f"cannot read {path}: {text}"

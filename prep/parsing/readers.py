@@ -15,9 +15,10 @@ from cache.errors import InputError
 
 from ..columns import LABEL, LABELS, PAIR, TEXT, Columns, distinct, is_list, kept, plain
 from .conll import conll_names, read_conll
+from .csv_quotes import checked_quotes
 from .cutting import FilePart
 from .diagnose import not_utf8, reading, row_too_long
-from .formats import LINES, Span, TableFile, open_unpacked, table_file
+from .formats import LINES, Span, TableFile, file_of, open_unpacked, table_file
 from .json_files import BOOLEANS, HEAD_BYTES, NUMBERS, STRINGS, json_batches, json_head
 from .remote_path import SourcePath, check_unchanged, open_bytes
 from .text_lines import read_lines
@@ -111,7 +112,7 @@ def _read(table: TableFile, columns: list[str], texts: int, row_bytes: int) -> I
     done, end, last = 0, "", ""
     doubtful = table.kind == "csv" and quotes_in_doubt(table.delimiter, table.quotes)
     if table.kind == "csv" and table.quotes is not False and table.span is None:
-        names = names_of(path, Cells(table.delimiter), row_bytes)
+        names = names_of(path, Cells(table.delimiter, table.quotes), row_bytes)
         last = names[-1]
         columns = list(dict.fromkeys([*columns, *(names if doubtful else [last])]))
     for empty, block_bytes in product((STRINGS, NUMBERS, BOOLEANS), _block_sizes(BLOCK_BYTES, row_bytes)):
@@ -253,8 +254,11 @@ def _open_csv(table: TableFile, block_bytes: int, row_bytes: int, columns: list[
         strings_can_be_null=True,
         quoted_strings_can_be_null=False,
     )
-    with open_unpacked(table.path, table.span) as data, pyarrow.csv.open_csv(data, read, parse, convert) as batches:
-        yield batches
+    with open_unpacked(table.path, table.span) as file:
+        check = columns is not None and table.quotes is None and table.span is None
+        data = file_of(checked_quotes(table, file)) if check else file
+        with pyarrow.csv.open_csv(data, read, parse, convert) as batches:
+            yield batches
 
 
 # --- files of text

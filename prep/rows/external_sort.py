@@ -71,9 +71,6 @@ class Spilled:
     size: int
     dtype: np.dtype[Any]
 
-    def __len__(self) -> int:
-        return self.size
-
     def __getitem__(self, part: slice) -> Array:
         start, stop, _ = part.indices(self.size)
         width = self.dtype.itemsize

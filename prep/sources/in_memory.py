@@ -153,6 +153,11 @@ def _short(value: Any) -> str:
 
 def _frame(data: Any, split: str) -> Frame:
     if _is(data, "datasets", "Dataset"):
+        if data.format["type"] == "custom":
+            raise InputError(
+                f"split {split!r} has a transform, which is not applied here; apply it first: map(…, batched=True), "
+                "or take it off: with_format(None)"
+            )
         return dataset_frame(data)
     if _is(data, "pandas", "DataFrame"):
         # Columns that are not wanted may hold what Arrow has no type for.

@@ -72,6 +72,11 @@ def _open(given: list[str], asked: Columns, forked: Forked) -> Source:
         return open_folder(argument, path, asked, forked)
     if path.is_file():
         return open_file(argument, path, asked, forked)
+    if path.exists():
+        raise InputError(
+            f"{path} is a pipe or device, expected a file or folder; JSON lines of another command are read from "
+            "standard input: COMMAND | prep build - --name NAME"
+        )
     if names_files(argument):
         return open_files(given, asked, forked)
     if _may_be_on_hub(argument):

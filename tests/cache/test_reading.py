@@ -195,6 +195,14 @@ def test_stored_and_drawn_plans_give_the_same_batches_and_more_epochs_are_added_
     assert [all_ids(again, epoch, SPEC) for epoch in range(3)] == drawn
 
 
+def test_a_plan_of_no_rows_is_stored_and_read_as_others_are(tmp_path: Path) -> None:
+    for spec in (SPEC, PlanSpec("budget", None, 60)):
+        write_cache(tmp_path / "toy", {"empty": 0})["empty"].keep_plan(spec, 1)
+        split = open_cache(tmp_path / "toy", verify=True)["empty"]
+        assert list(split.stored_plans()) == [spec]
+        assert list(split.batches(0, spec)) == []
+
+
 def test_two_that_store_one_plan_at_once_store_each_epoch_once_and_right(cache: Cache) -> None:
     """Each begins from what it saw before the other was done."""
     split, meet = cache["train"], threading.Barrier(2)

@@ -1,5 +1,6 @@
 """For other people's loops: a stream whose place can be saved, a torch dataset of whole batches."""
 
+import copy
 import json
 from collections.abc import Callable
 from datetime import timedelta
@@ -46,6 +47,7 @@ def test_the_name_of_a_strategy_is_a_plan_with_the_built_ones_batch_size(corpus:
     assert split.batches(spec="dynamic").spec == PlanSpec("dynamic", built.batch_size, seed=built.seed)
     assert BatchStream(split, 1, "tight").spec == StepDataset(split, "tight").batches.spec == built.of_strategy("tight")
     assert PlanSpec("budget", None, 99).of_strategy("smart") == PlanSpec("smart", 16)
+    assert PlanSpec("budget", None, 99, 7).of_strategy("budget") == PlanSpec("budget", None, 99, 7)
     for spec, message in (
         ("fast", "'fast' is not one of smart, tight"),
         (16, "spec is 16, expected a PlanSpec or one"),
@@ -209,6 +211,7 @@ def test_a_split_in_another_process_is_refused_once_the_cache_is_another(corpus:
     cache = write_cache(tmp_path / "toy", {"train": 10})
     opener, arguments = cache["train"].__reduce__()
     assert opener(*arguments).lengths.tolist() == cache["train"].lengths.tolist()
+    assert copy.copy(cache).manifest == cache.manifest
     write_cache(tmp_path / "toy", {"train": 12})
     with pytest.raises(MismatchError, match="was replaced by another cache"):
         opener(*arguments)

@@ -21,7 +21,8 @@ from tests.helpers.caches import write_cache
 from tests.helpers.children import ended, spawn
 from tests.helpers.models import STEADY, write_model
 from tests.helpers.ranks import check_alike, errors_of, spawn_ranks
-from train.loop.checkpoint import checkpoints, read_checkpoint
+from train.loop.checkpoint import read_checkpoint
+from train.loop.checkpoints import checkpoints
 from train.run_folder.folder import CHECKPOINTS, open_run
 
 pytestmark = pytest.mark.slow

@@ -1,6 +1,7 @@
 """Run folders that were damaged, or that a stranger made: resuming ends with a typed error or finishes the run, and
 touches nothing outside. What finishes without a warning is bit-identical to the sound run."""
 
+import errno
 import json
 import os
 import random
@@ -18,7 +19,7 @@ from typing import Any
 import pytest
 
 import train.run
-from cache import CorruptCacheError, LengthwiseError, open_cache
+from cache import CorruptCacheError, LengthwiseError, StorageError, open_cache
 from cache.common.folder import Folder
 from cache.format.checksummed_json import seal
 from cache.format.files import FileInfo
@@ -32,7 +33,7 @@ from ..helpers.files import flip, read_jsonl, write_jsonl
 from ..helpers.fuzzing import mutated_json
 from ..helpers.hostile import resealed
 from ..helpers.models import write_model
-from ..helpers.runs import begin, quiet
+from ..helpers.runs import begin, quiet, resume
 
 pytestmark = pytest.mark.slow
 
@@ -195,6 +196,22 @@ def test_a_flipped_bit_is_reported_and_changes_no_weight(trained: Path, run: Pat
 def test_two_thousand_flipped_bits(trained: Path, run: Path) -> None:
     refused, finished = flip_bits(trained, run, 2000)
     print(f"2,000 bits of run folders flipped: {refused:,} refused, {finished:,} finished with a warning")
+
+
+def test_records_that_cannot_all_be_opened_are_closed(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened: list[Any] = []
+    append = Folder.append
+
+    def failing(folder: Folder, name: str) -> Any:
+        if opened:
+            raise OSError(errno.EIO, "Input/output error")
+        opened.append(append(folder, name))
+        return opened[0]
+
+    monkeypatch.setattr(Folder, "append", failing)
+    with pytest.raises(StorageError, match="timing"):
+        resume(run)
+    assert opened[0].closed
 
 
 # --- files with checksums that fit

@@ -259,6 +259,12 @@ def test_splits_that_name_their_classes_differently_are_refused(tmp_path: Path) 
         give(tmp_path, {"train": part(["a", "b"]), "test": part(["b", "a"])})
 
 
+def test_a_dataset_whose_texts_are_made_by_a_transform_is_refused(tmp_path: Path) -> None:
+    made = hub_dataset({"text": TEXTS, "label": LABELS}).with_transform(lambda rows: rows)
+    with pytest.raises(InputError, match=r"split 'train' has a transform.*map\(…, batched=True\).*with_format\(None\)"):
+        give(tmp_path, made)
+
+
 @pytest.mark.slow
 def test_the_package_is_light_and_its_names_are_two() -> None:
     assert prep.__all__ == ["build_cache", "to_dataset"]
@@ -295,7 +301,6 @@ SENTENCES = [["Paris", "is", "old"], ["no", "names", "here"], ["Ada", "met", "Pa
 TAGS = [["B-LOC", "O", "O"], ["O", "O", "O"], ["B-PER", "O", "B-PER", "O", "B-LOC"]] * 4
 
 
-@pytest.mark.slow
 def test_words_with_tags_are_the_same_from_lists_tables_datasets_and_a_file(tmp_path: Path) -> None:
     """Ids and labels of each token, and `to_dataset` gives them back."""
     import datasets

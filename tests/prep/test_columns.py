@@ -2,10 +2,11 @@
 
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 
 from cache import InputError, open_cache
-from prep.columns import Columns
+from prep.columns import Columns, plain
 from prep.corpus.usual_columns import choose_columns
 
 from ..helpers.commands import GOOD, Prep, build, write
@@ -32,6 +33,11 @@ def chosen(header: str, **asked: object) -> tuple[str | None, str | None, str]:
 )
 def test_columns_are_found_by_case_and_by_common_names(header: str, text: str, label: str) -> None:
     assert chosen(header) == (text, None, label)
+
+
+def test_views_of_text_in_lists_become_text() -> None:
+    batch = plain(pa.record_batch({"words": pa.array([["a", "b"], []], pa.list_(pa.string_view()))}))
+    assert batch.column(0).equals(pa.array([["a", "b"], []], pa.large_list(pa.large_string())))
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from cache import CorruptCacheError, open_cache
+from prep.inspect.samples import label_text
 
 from ..helpers.commands import GOOD, Prep, build, write
 from ..helpers.files import flip
@@ -50,6 +51,11 @@ def test_commands_tell_what_a_cache_holds(prep: Prep) -> None:
     assert "cache/a" in listed
 
 
+def test_a_label_is_shown_by_its_names_or_as_its_number() -> None:
+    shown = [label_text(*case) for case in ((1, ("a", "b")), (0.5, ()), ([1, 0, 1], ("a", "b", "c")), ([0], ("a",)))]
+    assert shown == ["b", "0.5", "a, c", "no label"]
+
+
 def test_another_plan_for_a_cache_that_is_there_is_told_how_it_is_taken(prep: Prep) -> None:
     """Its default stays the plan that it was built with."""
     build(prep, write("a.csv", GOOD))
@@ -63,7 +69,7 @@ def test_a_token_budget_below_a_row_is_refused_before_all_is_encoded_and_leaves_
     budget = ("--strategy", "budget", "--max-tokens", "2")
     refused = build(prep, write("a.csv", GOOD), *budget)
     assert "--max-tokens 2 is less than a row of split 'train', 3 tokens; pass --max-tokens 128 or more" in refused.err
-    build(prep, "a.csv")
+    build(prep, "a.csv", "--strategy", "budget", "--max-tokens", "3")
     assert prep("plan", "cache/a", *budget).code == 2
     assert prep("verify", "cache/a").out.count("\n") == 1
 

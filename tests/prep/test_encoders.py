@@ -7,10 +7,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from tokenizers import Tokenizer, models, processors
 
+from cache import InputError
 from cache.common.pairs import longest_first
 from prep.tokenization.engines import NanotokenEngine, ParityError, Rules, TokenizersEngine, fast_engine, split_rows
-from prep.tokenization.pairs import PairEncoder
+from prep.tokenization.pairs import PairEncoder, pair_template
 from prep.tokenization.parity import ParityCheck
 from prep.tokenization.tokenizer_files import TokenizerFiles, with_space_before
 from prep.tokenization.words import WordEncoder, Words, pack, unpack
@@ -131,6 +133,17 @@ def test_marks_that_are_off_are_found(tmp_path: Path, monkeypatch: pytest.Monkey
     monkeypatch.setattr(encoder, "assemble", lambda *given: (*honest(*given)[:2], np.roll(honest(*given)[2], 1)))
     with pytest.raises(ParityError, match="disagree where the words of 'word1 word2' begin"):
         encoder.encode(words_of([["word1", "word2"]], np.array([1, 2])))
+
+
+@pytest.mark.parametrize(
+    ("letters", "template"), [("ab", "[CLS] $B $A"), ("ab", "$A:1 $B:0"), ("ab", "$A:0 $B:2"), ("a", "$A $B")]
+)
+def test_a_template_for_pairs_that_a_cache_cannot_hold_is_refused(letters: str, template: str) -> None:
+    """The second text first, token types other than 0 before 1, and a tokenizer that drops letters."""
+    backend = Tokenizer(models.BPE({"[CLS]": 0, **{letter: number for number, letter in enumerate(letters, 1)}}, []))
+    backend.post_processor = processors.TemplateProcessing("$A", template, [("[CLS]", 0)])
+    with pytest.raises(InputError, match="template for pairs is not one that a cache can hold"):
+        pair_template(backend)
 
 
 @pytest.mark.parametrize(("largest", "wide"), [(1 << 16, np.uint32), (1 << 31, np.uint64)])

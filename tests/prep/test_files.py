@@ -18,6 +18,7 @@ from cache.common.table_files import Cells
 from prep import build_cache
 from prep.columns import Columns, Stream, parts
 from prep.parsing import json_files
+from prep.parsing.csv_quotes import QuotePairs
 from prep.sources.opening import open_source
 
 from ..helpers.commands import GOOD, Prep, build, write, write_parquet, zipped
@@ -274,6 +275,39 @@ def test_two_quotes_that_would_make_one_cell_of_several_rows_are_refused(prep: P
         prep, write("d.jsonl", OBJECTS), "--no-quotes"
     )
     assert "--quotes is for csv and text files, but imdb" in refused(prep, "imdb", "--quotes")
+
+
+def test_a_quote_that_text_follows_does_not_end_a_cell_of_several_rows(prep: Prep) -> None:
+    """Other quotes in the middle of texts are read as by Python's csv module."""
+    path = write("a.csv", 'text,label\nword1,x\n"word2,y\nword3,x\nword4" word5,y\n')
+    error = refused(prep, path)
+    assert "a.csv: lines 3 to 5 are one row" in error
+    assert "pass --no-quotes; where the row is right so, pass --quotes" in error
+    assert [len(rows_of(stream_of(path, quotes))) for quotes in (True, False)] == [2, 4]
+    path = write("b.csv", 'text,label\n"word1" word2,x\nword3 5" word4,y\n"word1\nword2",x\n7" word5,x\n')
+    with Path(path).open(newline="") as file:
+        assert rows_of(stream_of(path, None)) == list(csv.DictReader(file))
+
+
+def test_quotes_that_are_written_with_backslashes_are_refused_with_the_way_out(prep: Prep) -> None:
+    path = write("a.csv", 'text,label\nword1,x\n"word2 \\"word3\\" word4",x\n"word5\\\\",y\n')
+    error = refused(prep, path)
+    assert 'the row that begins on line 3 are written as \\", expected ""' in error
+    command = error.partition("throughout: ")[2].partition(" FILE")[0]
+    assert command == """sed 's/\\\\"/""/g'"""
+    assert len(rows_of(stream_of(path, True))) == 3
+    write("a.csv", 'text,label\nword1,x\n"word2 \\"word3\\", word4",x\n')
+    assert 'line 3 are written as \\"' in refused(prep, path), "also where it makes a cell too many"
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 5, 8, 100])
+def test_quotes_are_found_to_be_in_pairs_wherever_pieces_end(size: int) -> None:
+    def fit(data: str) -> bool:
+        pairs, content = QuotePairs(","), data.encode()
+        return all(pairs.fit(content[begin : begin + size]) for begin in range(0, len(content), size))
+
+    assert fit('"text","label"\r\n"a,\r\nb","x"\r\n"c ""d"" e",""\r\n"""f""",x\n')
+    assert not any(map(fit, ['text\n"a\nb" c\n', 'text\n5" c\n', 'text\n"a" b\n', 'text\n"a"b"\n', 'text\n""a""\n']))
 
 
 def test_a_row_that_is_cut_wrongly_names_both_ways_out(prep: Prep) -> None:

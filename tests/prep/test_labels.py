@@ -8,9 +8,10 @@ import pyarrow as pa
 import pytest
 
 from cache import Cache, InputError, MismatchError
-from prep.columns import in_split
-from prep.labels.class_labels import Coded, code_labels, resolve_classes
-from prep.labels.tags import Tags
+from prep.columns import LABEL, TEXT, in_split
+from prep.labels.class_labels import Coded, code_labels, find_task, resolve_classes
+from prep.labels.tags import Tags, tagged_words
+from prep.labels.values import class_of
 from tests.helpers.builds import build_toy
 from tests.helpers.files import write_jsonl
 
@@ -62,15 +63,27 @@ def test_lists_of_0_and_1_are_marks_of_classes(kind: type) -> None:
     """As transformers takes several labels a row; lists of unequal length, or of other numbers, name classes."""
     marks = [[0, 1, 0], [1, 1, 0], [0, 0, 0]]
 
-    def resolved(rows: list[list[Any]], known: tuple[str, ...] | None = None) -> tuple[Any, list[list[int]]]:
+    def resolved(rows: Any, known: tuple[str, ...] | None = None) -> tuple[Any, list[list[int]]]:
         names, labels = resolve_classes({"train": [code_labels(pa.array(rows))]}, known)
         return names, labels["train"].tolist()
 
     assert resolved([[kind(mark) for mark in row] for row in marks]) == (("0", "1", "2"), marks)
+    assert resolved(pa.array(marks, pa.list_(pa.int64(), 3))) == (("0", "1", "2"), marks)
     assert resolved([[0, 1], [1, 0]]) == (("0", "1"), [[0, 1], [1, 0]])
     assert resolved([[0, 1], [1]]) == (("0", "1"), [[1, 1], [0, 1]])
     assert resolved([[0, 2], [1, 0]]) == (("0", "1", "2"), [[1, 0, 1], [1, 1, 0]])
     assert resolved([[0, 1], [1, 0]], ("a", "b")) == (("a", "b"), [[1, 1], [1, 1]])
+
+
+def test_a_split_of_single_classes_beside_one_of_lists_has_sets_of_one() -> None:
+    pieces = {"train": [code_labels(pa.array([["a", "b"], []]))], "test": [code_labels(pa.array(["b", "a"]))]}
+    assert find_task("multi-label", pieces, None) == find_task("auto", pieces, None) == "multi-label"
+    names, labels = resolve_classes(pieces, None)
+    assert names == ("a", "b")
+    assert {split: found.tolist() for split, found in labels.items()} == {
+        "train": [[1, 1], [0, 0]],
+        "test": [[0, 1], [1, 0]],
+    }
 
 
 def test_columns_of_yes_and_no_are_sets_of_classes(tmp_path: Path) -> None:
@@ -82,7 +95,10 @@ def test_columns_of_yes_and_no_are_sets_of_classes(tmp_path: Path) -> None:
 
 
 def test_the_classes_a_source_knows_are_kept(tmp_path: Path) -> None:
-    """Tags may then be names or ids."""
+    """Tags may then be names or ids, labels true and false."""
+    assert [class_of(value, ("no", "yes")) for value in (True, "yes", 0, "0")] == [1, 1, 0, 0]
+    with pytest.raises(ValueError, match=r"not one of the classes no, yes \(0 to 1\)"):
+        class_of("maybe", ("no", "yes"))
     tags = Tags(("O", "B-X", "I-X"))
     marks = tags.marks(Coded([2, "O"], np.array([0, 1, 0]), np.array([3])))
     names, table = tags.table()
@@ -91,6 +107,8 @@ def test_the_classes_a_source_knows_are_kept(tmp_path: Path) -> None:
     assert table[0] == -100
     with pytest.raises(InputError, match=r"row 4 .* label 3, which is not one of the classes"), in_split("train", 3):
         tags.marks(Coded([3], np.array([0]), np.array([0, 1])))
+    with pytest.raises(InputError, match=r"holds list.*int64.*, expected lists of words as text"), in_split("train", 0):
+        tagged_words(pa.record_batch({TEXT: [[1]], LABEL: [["O"]]}), tags)
 
 
 BAD: list[tuple[list[dict[str, Any]], dict[str, Any], str]] = [

@@ -1,5 +1,6 @@
 """Sources: files and folders of every kind, presets and Hub datasets give the same rows."""
 
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -42,6 +43,12 @@ def test_table_files_of_every_kind_give_the_same_rows(tmp_path: Path, name: str)
     assert result.cache.folder == tmp_path / "caches" / "a"
     assert list(result.cache) == ["train"]
     check_rows(result.cache, ROWS)
+
+
+def test_a_pipe_is_no_file_and_the_way_to_read_one_is_named(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "rows")
+    with pytest.raises(InputError, match=r"rows is a pipe or device.*COMMAND \| prep build - --name NAME"):
+        build_toy(tmp_path / "rows", tmp_path)
 
 
 def test_a_folder_of_table_files_has_a_split_for_each(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """Files of plain text, a text per line, for masked language modelling."""
 
 import gzip
+import itertools
 import random
 from pathlib import Path
 
@@ -8,7 +9,7 @@ import pyarrow as pa
 import pytest
 
 from cache import InputError, open_cache
-from prep.parsing import text_lines
+from prep.parsing import cutting, text_lines
 from prep.parsing.formats import LINES, TableFile
 from prep.parsing.text_lines import read_lines
 
@@ -44,6 +45,20 @@ def test_lines_are_those_of_a_naive_reading(tmp_path: Path, monkeypatch: pytest.
         path.write_bytes(text.encode())
         batches = read_lines(TableFile(path, LINES, ","), 1 << 20)
         assert [line for batch in batches for line in batch.column("text").to_pylist()] == naive(text), repr(text)
+
+
+def test_a_file_is_cut_behind_the_line_in_which_a_part_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However long the lines are beside the blocks that are read."""
+    data = b"".join(b"x" * length + b"\n" for length in (0, 3, 40, 1, 100, 2, 9))
+    (tmp_path / "a.txt").write_bytes(data)
+    for block_bytes, part_bytes in itertools.product((1, 7, 1 << 20), (1, 5, 30, 100, 200)):
+        monkeypatch.setattr(cutting, "BLOCK_BYTES", block_bytes)
+        expected = [0]
+        for start in range(part_bytes, len(data), part_bytes):
+            if start > expected[-1]:
+                expected.append(data.index(b"\n", start) + 1)
+        found = cutting._line_ends(tmp_path / "a.txt", len(data), part_bytes)
+        assert found == [end for end in expected if 0 < end < len(data)]
 
 
 READ = {

@@ -21,7 +21,7 @@ from tests.helpers.tokenizers import write_tokenizer
 CONLL = """-DOCSTART- -X- -X- O
 
 EU NNP B-NP B-ORG
-rejects VBZ B-VP O
+rejects VBZ B-VP  O
 \u00a0 NN B-NP O
 
 -DOCSTART- -X- -X- O

@@ -7,16 +7,16 @@ import numpy as np
 import pytest
 import torch
 
-from cache.errors import LengthwiseError
+from cache.errors import InputError, LengthwiseError
 from cache.format import tasks
 from cache.plans.spec import PlanSpec
 from tests.helpers.caches import write_cache
 from tests.helpers.models import write_model
 from train.loop.epoch_row import epoch_row
-from train.loop.resolution import epoch_steps, epochs_reached, keep_plan
+from train.loop.resolution import epoch_steps, epochs_reached, keep_plan, resolve_settings, training_split
 from train.loop.setup import TrainingSetup
 from train.loop.state import Meter, State, Sums
-from train.loop.step import backward, learning_rate, schedule, update
+from train.loop.step import backward, learning_rate, non_finite, schedule, update
 from train.metrics.evaluation import evaluate
 from train.report import run_warnings, small_batch_warning
 from train.run import train
@@ -271,6 +271,29 @@ def test_after_a_bad_step_nothing_is_learned_until_the_run_stops(make_job):
         weights.append(torch.cat([p.detach().ravel() for p in job.model.parameters()]))
     assert torch.equal(weights[0], weights[3])
     assert state.meter.read()[2] == 1
+
+
+def test_a_bad_step_is_named_by_its_epoch_and_its_rows(make_job):
+    job = make_job(epochs=3)
+    assert job.steps == (22, 22, 22)
+    plan = job.split.plan(job.spec, 2)
+    rows = plan.rows[plan.batch_offsets[6] : plan.batch_offsets[7]]
+    numbers, source_rows = (", ".join(map(str, found.tolist())) for found in (rows, job.split.source_rows[rows]))
+    text = str(non_finite(job, 2 * 22 + 6, None))
+    assert (
+        f"at step 51 (epoch 3); its batch holds the rows {numbers} of split 'train' (source rows {source_rows})" in text
+    )
+    assert "no checkpoint was written before it" in text
+
+
+def test_a_split_without_rows_is_neither_trained_on_nor_evaluated(make_job, tmp_path):
+    cache = write_cache(tmp_path / "none", {"train": 0, "test": 0})
+    with pytest.raises(InputError, match="split 'train' has no rows, so there is nothing to train on"):
+        training_split(cache)
+    with pytest.raises(InputError, match="has no rows, so there is nothing to evaluate"):
+        evaluate(make_job().model, cache["test"], CPU, "fp32")
+    with pytest.raises(InputError, match="--eval-split test: it has no rows; pass another one, or --eval-split none"):
+        resolve_settings(Settings(cache=str(cache.folder), device="cpu", eval_split="test"), cache)
 
 
 def test_weight_decay_spares_biases_and_norms(make_job):

@@ -236,16 +236,34 @@ def test_the_gradient_of_a_step_is_that_of_transformers_mean_over_its_masked_tok
 
 
 @pytest.mark.slow
-def test_a_step_without_a_masked_token_is_no_fault(toy: Cache, tmp_path: Path) -> None:
-    """Its loss is 0 of 0 tokens, its gradients 0; transformers' mean would be no number."""
-    job = make(toy, tmp_path, mlm_probability=1e-7)
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_a_step_without_a_masked_token_is_no_fault_and_no_update(toy: Cache, tmp_path: Path, precision: str) -> None:
+    """Its loss is 0 of 0 tokens; transformers' mean would be no number. Neither weight decay nor the moments of the
+    step before move a weight, and it counts as none that was skipped."""
+    job = make(toy, tmp_path, weight_decay=0.1, lr=1e-2, precision=precision, mlm_probability=0.5)
+    if job.loss_scale is not None:
+        job.loss_scale.set(1024.0, 0)  # nothing overflows
     state = State(Meter(CPU))
+    batch = next(iter(job.batches(0, 0)))
+    weights = [parameter.detach() for parameter in job.model.parameters()]
+    state.meter.add(batch, backward(job, batch), masked_tokens(batch))
+    before = [weight.clone() for weight in weights]
+    update(job, state)
+    assert not all(torch.equal(weight, held) for weight, held in zip(weights, before, strict=True))
+    learned, moments = ([tensor.clone() for tensor in held] for held in (weights, moments_of(job)))
+    job, state.meter = dataclasses.replace(job, masking=dataclasses.replace(job.masking, probability=0.0)), Meter(CPU)
     batch = next(iter(job.batches(0, 0)))
     assert int(masked_tokens(batch)) == 0
     state.meter.add(batch, backward(job, batch), masked_tokens(batch))
     update(job, state)
     sums, norm, bad = state.meter.read()
-    assert (sums.loss, sums.weight, sums.mean_loss, norm, bad) == (0, 0, None, 0, -1)
+    assert (sums.loss, sums.weight, sums.mean_loss, sums.skipped_steps, norm, bad) == (0, 0, None, 0, 0, -1)
+    for now, held in zip([*weights, *moments_of(job)], [*learned, *moments], strict=True):
+        assert torch.equal(now, held)
+
+
+def moments_of(job: Any) -> list[torch.Tensor]:
+    return [tensor for moments in job.optimizer.state.values() for tensor in moments.values()]
 
 
 @pytest.mark.slow
@@ -295,12 +313,14 @@ def test_special_tokens_are_those_of_transformers(toy: Cache) -> None:
     assert found.mask_id == tokenizer.mask_token_id
 
 
+ADDED = b'[{"content": "<mask>", "id": 1, "special": true}, {"content": "a", "id": 2, "special": false}]'
 UNIGRAM = b'{"model": {"vocab": [["<pad>", 0.0], ["<mask>", 0.0], ["a", -1.0]]}, "added_tokens": []}'
 
 
 def test_a_mask_token_is_found_where_a_file_names_it_or_by_its_usual_name() -> None:
     """In lists of tokens too; a name that the vocabulary lacks is no mask token, nor is a broken file."""
     assert read_specials({"tokenizer.json": UNIGRAM}, "u").mask_id == 1
+    assert read_specials({"tokenizer.json": UNIGRAM.replace(b"[]", ADDED)}, "u").ids == (1,)
     config = b'{"mask_token": {"content": "a"}, "pad_token": "<pad>", "model_max_length": 5}'
     named = read_specials({"tokenizer.json": UNIGRAM, "tokenizer_config.json": config}, "u")
     assert (named.mask_id, named.ids) == (2, (0, 2))

@@ -9,11 +9,11 @@ import torch
 
 from cache.format.tasks import KINDS, MLM, Task
 from tests.helpers.scores import entities
-from train.metrics.classification import ClassificationMetric, ClassScores, MultiLabelMetric
+from train.metrics.classification import MAX_CONFUSION_CLASSES, ClassificationMetric, ClassScores, MultiLabelMetric
 from train.metrics.entities import TokenMetric
 from train.metrics.evaluation import score_names
 from train.metrics.perplexity import MaskedLMScores
-from train.metrics.regression import correlation, ranks
+from train.metrics.regression import RegressionMetric, correlation, ranks
 from train.metrics.scores import MAIN, is_better
 from train.run_folder.records import finite
 
@@ -30,6 +30,9 @@ def test_correlations_by_hand() -> None:
         differences = sum((a - b) ** 2 for a, b in enumerate(permuted, 1))
         expected = 1 - 6 * differences / (4 * 15)
         assert correlation(ranks(np.arange(4.0)), ranks(np.array(permuted))) == pytest.approx(expected)
+    metric = RegressionMetric()
+    metric.update(torch.tensor([[1.0], [2], [3]]), torch.tensor([1.0, 4, 9]))
+    assert list(metric.compute(3, 0.0).lines(())) == [("Pearson", "0.9897"), ("Spearman", "1.0000")]
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -57,6 +60,24 @@ def test_f1_by_hand() -> None:
     assert scores.f1_micro == pytest.approx(2 * 2 / (3 + 3))
     assert scores.f1_macro == pytest.approx((0.5 + 1 + 0) / 3)
     assert scores.mean_loss == pytest.approx(0.2)
+    assert list(scores.lines(["a", "b", "c"])) == [
+        ("micro F1", "0.6667 (over all decisions)"),
+        ("macro F1", "0.5000 (mean over classes)"),
+        ("", "a: 2 rows, 1 of them found, 2 found in all"),
+        ("", "b: 1 row, 1 of them found, 1 found in all"),
+        ("", "c: 0 rows, 0 of them found, 0 found in all"),
+    ]
+
+
+def test_of_very_many_classes_each_is_counted_and_no_pair() -> None:
+    classes = MAX_CONFUSION_CLASSES + 1
+    metric = ClassificationMetric(classes, CPU)
+    metric.update(torch.eye(classes)[[0, 1, 0]], torch.tensor([0, 0, 1]))
+    scores = metric.compute(3, 0.0)
+    content, lines = scores.to_json(), list(scores.lines([f"c{number}" for number in range(classes)]))
+    assert (content["correct"][:2], content["predicted"][:2], content["actual"][:2]) == ((1, 0), (2, 1), (2, 1))
+    assert lines[3] == ("", "c0: 2 rows, 1 of them found, 2 found in all")
+    assert len(lines) == 3 + 20
 
 
 def test_matthews_by_hand() -> None:

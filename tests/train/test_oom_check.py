@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from cache.errors import MismatchError
+from cache.plans.spec import PlanSpec
 from train.loop.oom_check import check_memory
 from train.loop.state import Meter, State
 from train.loop.step import OutOfMemoryError, backward, update
@@ -81,6 +82,9 @@ def test_want_of_memory_names_the_batch_and_the_flags_that_help(make_job):
         assert "8 rows x 48 tokens" in text
         for flag in ("--batch-size", "--gradient-accumulation-steps", "--max-tokens", "--precision bf16"):
             assert flag in text
+    tried = make_job(PlanSpec("budget", None, 400), gradient_checkpointing=True, precision="bf16")
+    with pytest.raises(OutOfMemoryError, match=r"these flags help: --gradient-accumulation-steps, --max-tokens$"):
+        check_memory(replace(tried, forward=short), State(Meter(CPU)))
 
 
 def test_a_lack_of_memory_for_something_other_than_a_batch_is_a_memory_error(make_job, toy, monkeypatch):

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 
+import train.run
 from cache import open_cache
 from cache.batches.feeds import choose_feed
 from tests.helpers.caches import write_cache
@@ -19,6 +20,8 @@ from tests.helpers.ranks import call_ranks, check_alike, errors_of, meet_elsewhe
 from tests.helpers.runs import resume, start, stop_after
 from tests.helpers.tasks import build_task
 from train.forward.half_weights import HalfWeights
+from train.loop.setup import TrainingSetup
+from train.loop.state import State
 from train.metrics.evaluation import evaluate
 from train.models.fit import CacheRequirements
 from train.models.loading import load_model
@@ -66,6 +69,9 @@ CASTS: dict[str, dict[str, Any]] = {
 }
 """Runs of 2 ranks whose weights are cast in different ways."""
 
+SCALED: dict[str, dict[str, Any]] = {"scaled": {"cache": "toy", "precision": "fp16", "max_steps": 8}}
+"""A run of 2 ranks whose first steps overflow."""
+
 NAMES = {2: [name for name in CASES if name != "tags"], 3: ["tags"]}
 """The cases of 2 and of 3 ranks; the other way round in full."""
 
@@ -87,7 +93,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
         patch.chdir(folder)
         train_cases(CASES, "1")
         for world_size, names in NAMES.items():
-            cases = {name: CASES[name] for name in names} | (CASTS if world_size == 2 else {})
+            cases = {name: CASES[name] for name in names} | (CASTS | SCALED if world_size == 2 else {})
             finish(folder, call_ranks(folder, world_size, partial(train_cases, cases, str(world_size))))
         yield folder
 
@@ -104,7 +110,24 @@ def train_cases(cases: Mapping[str, dict[str, Any]], out: str) -> None:
                 patch.setattr("cache.batches.batches.choose_feed", partial(feed_named, FEEDS[name]))
             if name == "by autocast":
                 patch.setattr("train.loop.setup.HalfWeights", lambda model, precision: HalfWeights(model, "fp32"))
+            if name in SCALED:
+                patch.setattr("train.loop.loss_scale.START", 2.0**20)
+                note_steps(patch)
             begin(f"{out}/{name}", **given)
+
+
+def note_steps(patch: pytest.MonkeyPatch) -> None:
+    """Write the loss scale and the sum of the weights after each step of this rank to `steps-RANK.jsonl`."""
+    update = train.run.update
+
+    def noting(setup: TrainingSetup, state: State) -> None:
+        update(setup, state)
+        assert setup.loss_scale is not None
+        total = sum(float(parameter.detach().abs().sum()) for parameter in setup.trained_parameters)
+        with Path(f"steps-{setup.ranks.rank}.jsonl").open("a") as file:
+            file.write(json.dumps([float(setup.loss_scale.value), total]) + "\n")
+
+    patch.setattr(train.run, "update", noting)
 
 
 def feed_named(feed: str, name: str, *given: Any) -> Any:
@@ -126,6 +149,18 @@ def test_ranks_in_half_precision_train_to_the_weights_of_autocast(place: Path) -
     """To the bit, though DistributedDataParallel gets gradients that are cast some layers at a time."""
     together, by_autocast = (weights(place / "2" / name) for name in CASTS)
     assert all((tensor == by_autocast[name]).all() for name, tensor in together.items())
+
+
+def test_ranks_skip_the_same_updates_in_fp16(place: Path) -> None:
+    """An overflow on any of them halves the scale of all, and their weights stay equal to the last bit."""
+    one, other = ((place / f"steps-{rank}.jsonl").read_text().splitlines() for rank in range(2))
+    assert one == other
+    scales, weights = zip(*map(json.loads, one), strict=True)
+    assert len(one) == 8
+    assert scales[0] == 2.0**19
+    assert weights[0] == weights[1] or scales[1] == scales[0]
+    assert scales[-1] == scales[-2]
+    assert weights[-1] != weights[-2]
 
 
 @pytest.mark.faults

@@ -23,7 +23,7 @@ from tests.helpers.hostile import resealed
 from tests.helpers.models import IDS, write_model
 from tests.helpers.runs import check_same_run, quiet, resume, resume_from_first_checkpoint, stopped_after
 from train.forward.losses import ONE_CLASS
-from train.loop.checkpoint import checkpoints as checkpoint_names
+from train.loop.checkpoints import checkpoints as checkpoint_names
 from train.resume import resumed_settings
 from train.run import resume_run
 from train.run_folder.folder import RunInfo

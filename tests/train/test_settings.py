@@ -4,9 +4,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from cache.common.folder import Folder
 from cache.errors import InputError
 from cache.plans.spec import PlanSpec
 from train.declarations import flag
+from train.run_folder.folder import RunInfo, read_run, write_settings
 from train.settings import Settings, contradictions
 
 
@@ -112,3 +114,19 @@ def test_contradictions_name_flag_run_and_command_line():
 
 def test_flags_are_field_names_with_dashes():
     assert flag("pad_to_multiple_of") == "--pad-to-multiple-of"
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"strategy": "smart"}, "--strategy smart takes --batch-size"),
+        ({"strategy": "budget"}, "--strategy budget takes --max-tokens"),
+        ({"batch_size": 8}, "--strategy 'None' is not one of"),
+    ],
+)
+def test_a_run_that_does_not_say_how_its_batches_were_planned_is_refused(tmp_path, given, said):
+    """One that was edited: found before it is resumed, not by the model card at its end."""
+    with Folder.make(tmp_path / "run") as run:
+        write_settings(run, RunInfo(Settings("c", "m", **given), "toy", "f" * 64, "d" * 64, 48, 60, {"device": "cpu"}))
+        with pytest.raises(InputError, match=f"cannot be read as a run's settings .{said}"):
+            read_run(run)

@@ -85,8 +85,8 @@ def attention(
     value: torch.Tensor,
     attention_mask: torch.Tensor | None,
     padded: Callable[..., Any],
+    scaling: float,
     dropout: float = 0.0,
-    scaling: float | None = None,
     cu_seq_lens_q: torch.Tensor | None = None,
     cu_seq_lens_k: torch.Tensor | None = None,
     max_length_q: int = 0,
@@ -107,7 +107,7 @@ def attention(
         key,
         value,
         dropout,
-        query.shape[-1] ** -0.5 if scaling is None else scaling,
+        scaling,
         (cu_seq_lens_q, cu_seq_lens_k),
         (max_length_q, max_length_k),
         None if sliding_window is None else sliding_window - 1,  # ModernBERT adds one for flash attention's sake

@@ -21,7 +21,8 @@ from ..run_folder.trackers import Trackers
 from ..runtime import device as devices
 from ..runtime.distributed import StopVote
 from ..runtime.signals import StopRequest
-from .checkpoint import checkpoints, load_weights, prune, save_checkpoint
+from .checkpoint import load_weights, save_checkpoint
+from .checkpoints import checkpoints, prune
 from .epoch_row import epoch_row
 from .setup import checkpoint_owner
 from .speed import SpeedMeter
@@ -49,10 +50,15 @@ class RunCallbacks:
             self.checkpoints = run.folder(CHECKPOINTS, make=True)
             run.sync()
         self.ranks, self.vote = start.setup.ranks, StopVote(start.setup.ranks)
-        names = (METRICS, TIMING) if self.ranks.first else ()
-        self.records = {name: Records(run, name, start.kept.get(name), progress.warn) for name in names}
         self.speed = SpeedMeter(start.setup)
         self.lap_start, self.window_seconds = time.monotonic(), 0.0
+        self.records: dict[str, Records] = {}
+        try:
+            for name in (METRICS, TIMING) if self.ranks.first else ():
+                self.records[name] = Records(run, name, start.kept.get(name), progress.warn)
+        except BaseException:
+            self.close()
+            raise
 
     def on_log(self) -> None:
         """Write a step record and start a new meter.

@@ -7,14 +7,11 @@
       config.json             the model's configuration
       state.json              progress, sums, sizes and checksums of the other files and of the records
 
-A checkpoint is written into a hidden folder next to its own, flushed, and renamed; then older ones are deleted. It may
-come from a stranger, with checksums that fit: what it holds is checked before it is used.
+A checkpoint is written into a hidden folder next to its own, flushed, and renamed; `checkpoints` then deletes older
+ones. It may come from a stranger, with checksums that fit: what it holds is checked before it is used.
 """
 
-import contextlib
-import re
-import stat
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 
 import torch
@@ -118,74 +115,12 @@ def _moments(setup: TrainingSetup) -> Tensors:
     }
 
 
-# --- the checkpoints of a run
-
-
-def checkpoints(root: Folder) -> list[str]:
-    """The names of a run's checkpoints, newest first."""
-    found = [name for name in root.names() if _NAME.fullmatch(name) and not _half_deleted(root, name)]
-    return sorted(found, key=lambda name: int(name[5:]), reverse=True)
-
-
-_NAME = re.compile("step-[0-9]{6,12}")
-
-
-def _half_deleted(root: Folder, name: str) -> bool:
-    found = root.stat(name)
-    return found is not None and stat.S_ISDIR(found.st_mode) and root.stat(f"{name}/{STATE}") is None
-
-
-def prune(root: Folder, keep: int, best_step: int | None) -> None:
-    """Delete all but the `keep` newest checkpoints and the best one."""
-    for name in checkpoints(root)[keep:]:
-        if name != step_name(best_step):
-            _remove(root, name)
-
-
 def step_name(step: int | None) -> str:
     """The name of a step's checkpoint; of no step, the name of none."""
     return "" if step is None else f"step-{step:06d}"
 
 
-def clean(root: Folder) -> None:
-    """Delete what killed processes left unfinished."""
-    with storage_errors(root.path):
-        for name in root.names():
-            if name in root.leftovers() or (_NAME.fullmatch(name) and _half_deleted(root, name)):
-                root.remove(name)
-
-
-def _remove(root: Folder, name: str) -> None:
-    """Delete a checkpoint, its state first, so that a half-deleted one is not taken for a checkpoint."""
-    with storage_errors(root.path / name), contextlib.suppress(CorruptCacheError):  # it is a link, not followed
-        root.remove(f"{name}/{STATE}")
-    with contextlib.suppress(OSError):
-        root.remove(name)
-
-
 # --- reading
-
-
-def newest_checkpoint(root: Folder, owner: Json, warn: Callable[[str], None]) -> Checkpoint | None:
-    """The newest intact checkpoint; damaged newer ones are reported and deleted.
-
-    Raises:
-        MismatchError: it belongs to another cache or to other settings.
-        StorageError: it cannot be read.
-    """
-    for name in checkpoints(root):
-        try:
-            found = read_checkpoint(root, name)
-        except CorruptCacheError as error:
-            warn(f"{error}; going back to the checkpoint before it")
-            _remove(root, name)
-            continue
-        differing = [name for name in owner if found.state.get(name) != owner[name]]
-        if differing:
-            lines = [f"{name}: {found.state.get(name)!r:.80} there, {owner[name]!r:.80} here" for name in differing]
-            raise MismatchError(f"the checkpoint {found.folder.path} belongs to another run:\n  " + "\n  ".join(lines))
-        return found
-    return None
 
 
 def read_checkpoint(root: Folder, name: str) -> Checkpoint:

@@ -118,14 +118,16 @@ def _out_of_memory(setup: TrainingSetup, batch: Batch) -> OutOfMemoryError:
 
 
 def update(setup: TrainingSetup, state: State) -> None:
-    """One optimizer step with the accumulated gradients."""
+    """One optimizer step with the accumulated gradients; none where no token of its rows, of any rank, was masked, for
+    AdamW would decay moments and weights even so.
+    """
     settings, optimizer = setup.settings, setup.optimizer
     parameters = setup.trained_parameters
     state.meter.sum_step()
     gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
     if setup.masking is not None:
-        tokens = torch.as_tensor(state.meter.step_weight, device=setup.device).clamp(min=1)
-        torch._foreach_div_(gradients, tokens.float())
+        tokens = torch.as_tensor(state.meter.step_weight, device=setup.device)
+        torch._foreach_div_(gradients, tokens.clamp(min=1).float())
     if setup.loss_scale is not None and gradients:
         torch._foreach_div_(gradients, setup.loss_scale.value)
     # Of no gradients, where no row of a step has a label, torch would give a norm on the CPU.
@@ -138,6 +140,8 @@ def update(setup: TrainingSetup, state: State) -> None:
         bad = (state.meter.bad_step >= 0).float()
     if overflow is not None:
         bad = torch.maximum(bad, overflow.float())
+    if setup.masking is not None:
+        bad = torch.maximum(bad, (tokens == 0).float())
     for group in optimizer.param_groups:
         group["lr"] = learning_rate(setup, state.step)
     optimizer.found_inf = bad  # type: ignore[attr-defined]  # the fused step changes nothing where this is 1

@@ -11,6 +11,8 @@ from typing import Any
 
 import torch
 
+from cache.console.text import counted
+
 from ..runtime.distributed import Ranks
 
 
@@ -76,6 +78,11 @@ class CountedScores(Scores):
     def sums(self) -> tuple[int, int, int]:
         """Correct, predicted and actual ones of all."""
         return sum(self.correct), sum(self.predicted), sum(self.actual)
+
+    def lines_of_counts(self, names: Sequence[str]) -> Iterator[tuple[str, str]]:
+        """The counts of rows of each class, of the first 20."""
+        for name, (correct, predicted, actual) in list(zip(names, self.counts, strict=True))[:20]:
+            yield "", f"{name}: {counted(actual, 'row')}, {correct:,} of them found, {predicted:,} found in all"
 
 
 def f1_score(correct: int, predicted: int, actual: int) -> float:

@@ -61,13 +61,14 @@ class ClassScores(CountedScores):
         return {**self.summary(), **({"confusion": self.confusion} if self.confusion is not None else counts)}
 
     def lines(self, names: Sequence[str]) -> Iterator[tuple[str, str]]:
-        """Accuracy, F1, Matthews correlation, and as what the rows of each class were found."""
+        """Accuracy, F1, Matthews correlation, and as what the rows of each class were found, or how many were."""
         yield "accuracy", f"{self.accuracy:.4f} ({sum(self.correct):,} right)"
         yield "F1", f"{self.f1:.4f} ({f'class {names[1]}' if len(names) == 2 else 'mean over classes'})"
         yield "Matthews", f"{self.matthews:.4f}"
-        for number in range(min(len(names), 20)):
-            counts = self.confusion[number] if self.confusion else ()
-            found = ", ".join(f"{names[c]} {count:,}" for c, count in enumerate(counts) if count)
+        if self.confusion is None:
+            yield from self.lines_of_counts(names)
+        for number, row in enumerate(self.confusion[:20] if self.confusion else ()):
+            found = ", ".join(f"{names[c]} {count:,}" for c, count in enumerate(row) if count)
             yield "", f"{names[number]}: {counted(self.actual[number], 'row')}, found as {found or 'nothing'}"
 
 
@@ -120,8 +121,7 @@ class MultiLabelScores(CountedScores):
         """Both F1, and the counts of each class."""
         yield "micro F1", f"{self.f1_micro:.4f} (over all decisions)"
         yield "macro F1", f"{self.f1_macro:.4f} (mean over classes)"
-        for name, (correct, predicted, actual) in list(zip(names, self.counts, strict=True))[:20]:
-            yield "", f"{name}: {counted(actual, 'row')}, {correct:,} of them found, {predicted:,} found in all"
+        yield from self.lines_of_counts(names)
 
 
 class MultiLabelMetric(Metric):

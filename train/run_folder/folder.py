@@ -24,6 +24,7 @@ from cache.common.folder import Folder
 from cache.errors import CacheError, CorruptCacheError, FormatVersionError, InputError
 from cache.format.checksummed_json import MAX_COUNT, Fields, seal, unseal
 from cache.format.files import FileInfo, file_entry
+from cache.plans.spec import PlanSpec
 
 from ..settings import Settings
 
@@ -125,8 +126,10 @@ def read_run(run: Folder) -> RunInfo:
             content = Fields(unseal(run.read(SETTINGS, MAX_BYTES), path, FORMAT, VERSION), path)
         environment = content.mapping("environment")
         Fields(environment, path).text("device")
+        settings = Settings.from_json(content.mapping("settings"))
+        PlanSpec(str(settings.strategy), settings.batch_size, settings.max_tokens)  # a run records what it resolved
         return RunInfo(
-            settings=Settings.from_json(content.mapping("settings")),
+            settings=settings,
             cache_name=content.name("cache_name"),
             cache_fingerprint=content.digest("cache_fingerprint"),
             model_digest=content.digest("model_digest"),

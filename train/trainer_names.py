@@ -1,0 +1,31 @@
+"""What people who know the Hugging Face Trainer type, and what it is called here."""
+
+TRAINER_NAMES = {
+    "adam_beta1": "--beta1",
+    "adam_beta2": "--beta2",
+    "adam_epsilon": "--eps",
+    "bf16": "--precision bf16",
+    "data_seed": "--plan-seed",
+    "dataset_name": "--cache",
+    "eval_strategy": "--eval-steps",
+    "fp16": "--precision fp16",
+    "group_by_length": "--strategy",
+    "label_smoothing_factor": "--label-smoothing",
+    "learning_rate": "--lr",
+    "load_best_model_at_end": "--keep-best",
+    "max_length": "--max-length of `prep build`",
+    "max_seq_length": "--max-length of `prep build`",
+    "metric_for_best_model": "--keep-best",
+    "model_name_or_path": "--model",
+    "num_train_epochs": "--epochs",
+    "output_dir": "--out",
+    "per_device_eval_batch_size": "--eval-batch-size",
+    "per_device_train_batch_size": "--batch-size",
+    "report_to": "--tensorboard or --wandb",
+    "resume_from_checkpoint": "--resume",
+    "save_total_limit": "--keep-checkpoints",
+    "tokenizer_name": "--tokenizer of `prep build`",
+    "torch_compile": "--compile",
+    "train_file": "--cache, made by `prep build`",
+}
+"""Names of arguments of the Hugging Face Trainer and its examples, and what is nearest to them here."""
