@@ -98,6 +98,9 @@ def report_end(folder: Path, summary: Json, setup: TrainingSetup, trackers: Trac
         log(f"{name:10} incomplete: it failed after step {step:,}; {METRICS} has every record")
     if summary["skipped_updates"]:
         log(f"skipped    {counted(summary['skipped_updates'], 'update')}, whose loss or gradients were not finite")
+    if summary["steps"] < setup.total_steps:
+        waited = counted(settings.early_stopping or 0, "epoch")
+        log(f"stopped    at step {summary['steps']:,} of {setup.total_steps:,}, after {waited} without a new best")
     if "best_epoch" in summary:
         epoch = f"epoch {summary['best_epoch']}" + f", step {summary['best_step']:,}" * bool(settings.eval_steps)
         log(f"best       {epoch}, by {settings.keep_best} on {settings.eval_split}; exported")

@@ -16,7 +16,6 @@ from cache import open_cache
 from cache.common.files import storage_errors
 from cache.common.folder import Folder
 from cache.common.hub import user_path
-from cache.console.text import counted
 from cache.errors import StorageError
 
 from .forward.masked_lm import masked_tokens
@@ -129,8 +128,7 @@ def _resume(path: Path, given: Mapping[str, Any], launch: Launch) -> Path:
         finished = read_summary(run) is not None
         check_installed(settings)
     if finished:
-        steps = counted(info.total_steps, "step")
-        progress.warn(f"{path} is finished: {steps}; evaluate it with `train eval {path} --cache CACHE`")
+        progress.warn(f"{path} is finished; evaluate it with `train eval {path} --cache CACHE`")
         return path
     if ranks.first:
         with storage_errors(path):

@@ -228,7 +228,7 @@ def _source(fields: Fields) -> Json:
 
 
 def _task(fields: Fields) -> Task:
-    kind = fields.check("kind", f"one of {', '.join(KINDS)}", lambda v: isinstance(v, str) and v in KINDS)
+    kind = fields.check("kind", f"one of {', '.join(KINDS)}", lambda v: v in KINDS)
     names = fields.texts("label_names")
     if kind in ("regression", MLM) and names:
         raise fields.wrong("label_names", f"none, for {kind} has no classes")

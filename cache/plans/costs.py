@@ -46,7 +46,7 @@ class RankUse:
 
 def plan_cost(plan: EpochPlan, lengths: Array) -> PlanCost:
     """The cost of `plan` over rows of `lengths` tokens (N,)."""
-    shortest = lengths[plan.rows[plan.batch_offsets[:-1]]] if len(plan) else plan.widths
+    shortest = lengths[plan.rows[plan.batch_offsets[:-1]]]
     return PlanCost(
         batches=len(plan),
         real_tokens=int(lengths.sum(dtype=np.int64)),

@@ -118,7 +118,7 @@ def flat_tokens(split: SplitReader, found: Located, lengths: Array, name: str = 
 def padded_rows(
     split: SplitReader, rows: Array, lengths: Array, width: int, left: bool = False, name: str = "input_ids"
 ) -> Array:
-    """Rows padded to a rectangle.
+    """Rows padded to a rectangle; their ids are not checked, see `check_once`.
 
     Args:
         split: whose rows.
@@ -130,9 +130,6 @@ def padded_rows(
 
     Returns:
         (B, W) ids as stored, padded with the tokenizer's pad id; or labels, padded with -100.
-
-    Raises:
-        CorruptCacheError: an id is outside the vocabulary.
     """
     fill = split.tokenizer.pad_id if name == "input_ids" else IGNORED
     parts = []
@@ -141,6 +138,4 @@ def padded_rows(
         tensors, local = split.shard(index), rows[chosen] - split.first_rows[index]
         parts.append(gather_rows(tensors[name], tensors["offsets"][local], lengths[chosen], width, fill, left))
     padded: Array = parts[0] if len(parts) == 1 else np.concatenate(parts)
-    if name == "input_ids":
-        split.check_ids(padded)
     return padded

@@ -40,20 +40,22 @@ class Tags:
         return self.numbers.setdefault(tag, len(self.numbers) + 1)
 
     def marks(self, coded: Coded) -> Array:
-        """(words,) the number of each tag in a piece of a label column.
+        """(words,) the number of each tag in a piece of a label column; 0 for the tag -100, as which torch and datasets
+        mark what has none.
 
         Raises:
             InputError: a tag is not a class, or there are too many.
         """
         classes = classes_of(coded, self.known)
         for tag in classes:
-            self.number(tag)
+            if tag != IGNORED:
+                self.number(tag)
         if len(self.numbers) > MAX_TOKEN_LABELS:
             raise InputError(
                 f"the words have more than {MAX_TOKEN_LABELS:,} different tags; if that is not the column of tags, "
                 "name it with --label"
             )
-        return class_ids(coded, classes, self.numbers)
+        return class_ids(coded, classes, {IGNORED: 0, **self.numbers})
 
     def table(self) -> tuple[tuple[str, ...], Array]:
         """The class names, and for each number from 0 on the label to store."""

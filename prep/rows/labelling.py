@@ -24,7 +24,7 @@ def tags_task(asked: str, tags: Tags, console: ConsoleProgress) -> tuple[Task, A
         console.log(f"task {TOKENS}, found from the lists of words; --task settles it")
     names, marked = tags.table()
     if not names:
-        raise InputError("the lists of words are all empty, so there is no tag to learn; see --text")
+        raise InputError("no word has a tag, so there is none to learn; see --text and --label")
     for line in confusable(names) if tags.known is None else ():
         console.warn(line)
     if len(names) == 1:

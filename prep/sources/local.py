@@ -228,10 +228,10 @@ def open_folder(argument: str, path: SourcePath, asked: Columns, forked: Forked)
 
 
 def _texts_below(folder: SourcePath, labelled: bool) -> dict[str, list[tuple[SourcePath, str]]]:
-    """The files of text in a folder by split, each with the name of the folder that it lies in."""
-    patterns = ("*/*.txt",) if labelled else ("*/*.txt", "*.txt")
+    """The files of text in a folder by split, each with the name of the folder that it lies in; no hidden ones."""
+    patterns = ("[!.]*/[!.]*.txt",) if labelled else ("[!.]*/[!.]*.txt", "[!.]*.txt")
     found: dict[str, list[tuple[SourcePath, str]]] = {}
-    splits: list[SourcePath] = sorted(folder.iterdir())
+    splits: list[SourcePath] = sorted(path for path in folder.iterdir() if path.name[0] != ".")
     for split in splits:
         files: list[SourcePath] = sorted(file for pattern in patterns for file in split.glob(pattern))
         if texts := [(file, path_text(file.parent.name)) for file in files if file.is_file()]:

@@ -37,7 +37,7 @@ class Words:
         distinct: each word there is once.
         numbers: (V,) the words of all rows, end to end: positions in `distinct`.
         counts: (N,) words of each row.
-        marks: (V,) a number above 0 for each word.
+        marks: (V,) a number above 0 for each word that has a tag, else 0.
     """
 
     distinct: list[str]

@@ -2,6 +2,8 @@
 
 import threading
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 from unittest.mock import MagicMock
 
 import numpy as np
@@ -9,7 +11,9 @@ import pytest
 import torch
 
 from cache import STRATEGIES, Batch, Cache, InputError, PlanSpec
+from cache.batches import feeds
 from cache.batches.device_feeds import DeviceRows
+from cache.batches.options import PaddingOptions
 from cache.batches.transfer import to_device
 from tests.helpers.caches import write_cache
 
@@ -92,6 +96,24 @@ def test_auto_is_direct_on_a_cpu(corpus: Cache) -> None:
     before = threading.active_count()
     assert_same(list(corpus["train"].batches()), list(corpus["train"].batches(feed="direct")))
     assert threading.active_count() == before
+
+
+def test_auto_is_resident_on_a_device_where_an_eighth_of_the_free_memory_holds_the_split(
+    corpus: Cache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a device that does not tell its free memory a fixed size is taken for the limit."""
+    size = sum(shard.bytes for shard in corpus["train"].info.shards)
+    monkeypatch.setattr(feeds, "ResidentFeed", lambda *_: "resident")
+    monkeypatch.setattr(feeds, "StreamedFeed", lambda *_: "streamed")
+
+    def chosen(**module: Any) -> Any:
+        monkeypatch.setattr(torch, "get_device_module", lambda _: SimpleNamespace(**module))
+        padding = PaddingOptions(always_mask=False, left=False, packed=False)
+        return feeds.choose_feed("auto", corpus["train"], torch.device("cuda"), padding)
+
+    assert chosen(mem_get_info=lambda _: (8 * size, 0)) == chosen() == "resident"
+    monkeypatch.setattr(feeds, "RESIDENT_BYTES", size - 1)
+    assert chosen(mem_get_info=lambda _: (8 * size - 1, 99 * size)) == chosen() == "streamed"
 
 
 def test_a_stream_left_early_ends_its_thread(corpus: Cache) -> None:

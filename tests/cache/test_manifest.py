@@ -28,6 +28,7 @@ TOY = {"argument": "toy.csv"}
     [
         (at("name", value="../other"), "'name' is '../other'"),
         (at("name", value=""), "'name'"),
+        (at("name", value=7), "'name' is 7"),
         (at("fingerprint", value="0"), "'fingerprint'"),
         (at("max_length", value=0), "'max_length' is 0"),
         (at("max_length", value=1 << 40), "'max_length'"),
@@ -51,6 +52,7 @@ TOY = {"argument": "toy.csv"}
         (at("tokenizer", "files", 0, "file", value="../manifest.json"), "'file' is '../manifest.json'"),
         (at("tokenizer", "files", 0, "file", value="/etc/passwd"), "'file' is '/etc/passwd'"),
         (at("tokenizer", "files", 1, "file", value="tokenizer.json"), "'files'"),
+        (lambda content: content["tokenizer"]["files"].append(content["tokenizer"]["files"][0]), "'files'"),
         (at("tokenizer", "revision", value=7), "'revision'"),
         (at("splits", value={"../x": {}}), "plain name"),
         (at("splits", value={"tokenizer": {}}), "plain name"),
@@ -64,6 +66,8 @@ TOY = {"argument": "toy.csv"}
         (at("source", value={**TOY, "kind": "hub", "dataset": "a/b"}), "'revision' is None"),
         (at("source", value={**TOY, "kind": "hub", "dataset": 1}), "'dataset' is 1"),
         (at("source", value={**TOY, "kind": "package"}), "'package' is None"),
+        (at("source", value={**TOY, "missing_rows": 5}), "'missing_rows' is 5"),
+        (at("source", value={**TOY, "missing_rows": {"train": 0}}), "'train' is 0"),
         (at("tokenizer", "files", 0, "bytes", value=1 << 40), "'bytes' is 1099511627776"),
         (at(*TRAIN, value=7), "'train' is 7"),
         (at(*TRAIN, "rows", value=-1), "'rows' is -1"),
@@ -106,6 +110,7 @@ def test_the_way_out_names_a_source_only_where_the_manifest_can_be_trusted_for_i
         (7, "SOURCE"),
         (["train=a.csv", "b c.csv"], "train=a.csv 'b c.csv'"),
         (["a.csv", 7], "SOURCE"),
+        ("", "SOURCE"),
         ([], "SOURCE"),
     ):
         resealed(place / "manifest.json", at("source", value={"argument": odd}))

@@ -238,6 +238,8 @@ def test_a_plan_is_read_once_as_long_as_it_is_held(cache: Cache, monkeypatch: py
     plan, other = split.plan(SPEC, 0), split.plan(SPEC, 1)
     assert split.batches(0, SPEC).plan is split.plan(SPEC, 0) is plan is not other
     assert loaded == [0, 1]
+    arrays = (plan.rows, plan.batch_offsets, plan.widths)
+    assert all(array.flags.owndata for array in arrays), "a file that is cut cannot hurt a copy"
     del plan
     assert split.plan(SPEC, 0).rows.tolist() == split.draw(SPEC, 0).rows.tolist()
     assert loaded == [0, 1, 0]

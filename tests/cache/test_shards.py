@@ -97,6 +97,15 @@ def test_ids_beyond_the_vocabulary_never_leave_the_cache(place: Path) -> None:
     rewritten(place, {"input_ids": np.full_like(ids, 205)})
     refused(place, "holds the id 205", "ends at 204", REMEDY)
     refused(place, "holds the id 205", REMEDY, verify=True)
+    train = open_cache(place)["train"]
+    for read in (
+        lambda: list(train.batches(feed="resident")),
+        lambda: list(train.batches(feed="streamed")),
+        lambda: list(train.batches(packed=True)),
+        lambda: train[0],
+    ):
+        with pytest.raises(CorruptCacheError, match="holds the id 205, its vocabulary ends at 204"):
+            read()
 
 
 @pytest.mark.parametrize("edge", [0, -1])

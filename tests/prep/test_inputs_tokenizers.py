@@ -9,6 +9,8 @@ import pytest
 
 from cache import open_cache
 from cache.reading.gather import padded_rows
+from prep.columns import BadDataError
+from prep.rows.encoding import check_tokens
 
 from ..helpers.commands import GOOD, Prep, build, write
 from ..helpers.files import edit_json
@@ -48,6 +50,8 @@ def test_a_tokenizer_without_cls_works_but_not_on_rows_that_have_no_tokens(prep:
     done = build(prep, write("b.csv", GOOD + '" ",x\n'), "--force")
     assert done.code == 2
     assert "row 2 of split 'train' (counted from 0) has no tokens" in done.err
+    with pytest.raises(BadDataError, match="has no tokens"):  # nor has any other row of the batch
+        check_tokens(np.zeros(0, np.uint32), np.zeros(2, np.int64), 5, np.array([3, 4]))
     assert done.rows() == [([6], "x"), ([7], "y")], "the old cache is still there"
 
 

@@ -68,6 +68,10 @@ def test_a_folder_of_text_files_has_their_folders_as_labels(tmp_path: Path) -> N
             path = tmp_path / "data" / split / label / f"{number:04}.txt"
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(text)
+    for name in (".git/x/1.txt", "train/.ipynb_checkpoints/1.txt", "train/neg/._0001.txt"):
+        path = tmp_path / "data" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("hidden")
     cache = build_toy(tmp_path / "data", tmp_path).cache
     for split, rows in (("train", ROWS[:40]), ("test", ROWS[40:])):
         ordered = sorted(enumerate(rows), key=lambda item: (item[1][1], item[0]))

@@ -80,6 +80,14 @@ def test_splits_share_their_classes_and_whole_numbers_are_sorted_as_such(tmp_pat
     assert labels_of(cache, "test") == {0: ["2", "10"], 1: []}
 
 
+def test_words_whose_tag_is_minus_100_have_none(tmp_path: Path) -> None:
+    """As in transformers' scripts: it is no class, and no token of theirs has a label."""
+    rows = [{"words": ["word1", "word2", "word3"], "tags": [-100, 1, 0]}, {"words": ["word1"], "tags": [-100]}]
+    cache = build_toy(write_jsonl(tmp_path / "a.jsonl", rows), tmp_path).cache
+    assert cache.manifest.task.label_names == ("0", "1")
+    assert {row.source_row: row.label for row in cache["train"]} == {0: [-100, -100, 1, 0, -100], 1: [-100] * 3}
+
+
 def test_rows_held_out_and_limits_keep_words_and_tags_together(tmp_path: Path) -> None:
     """The classes are those of all rows."""
     rows = [{"tokens": [f"word{n}", "word0"], "ner_tags": [f"T{n}", "O"]} for n in range(40)]

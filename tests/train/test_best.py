@@ -14,6 +14,7 @@ from torch import equal, tensor
 from transformers import AutoModelForSequenceClassification
 
 from cache import open_cache
+from cache.console.text import counted
 from cache.errors import CorruptCacheError, InputError
 from tests.helpers.caches import write_cache
 from tests.helpers.files import flip
@@ -112,8 +113,11 @@ def test_training_stops_early_when_no_epoch_was_better_for_so_long(
     folder, tmp_path, monkeypatch, curve, patience, epochs
 ):
     patch_accuracy(monkeypatch, CURVES[curve])
-    run = start(settings(folder, tmp_path / "run", early_stopping=patience))
+    said: list[str] = []
+    run = start_run(settings(folder, tmp_path / "run", early_stopping=patience), said.append, said.append)
     facts = run_facts(run)
+    early = f"stopped    at step {3 * epochs} of 12, after {counted(patience, 'epoch')} without a new best"
+    assert (early in said) == (epochs < 4)
     assert facts["settings"]["keep_best"] == "accuracy"
     assert facts["steps"] == 3 * epochs
     assert facts["best_epoch"] == {"rising": 4, "falling": 1, "hill": 2}[curve]

@@ -21,7 +21,7 @@ from tests.helpers.files import write_jsonl
 from tests.helpers.models import write_model
 from tests.helpers.runs import begin, check_same_run, resume_from_first_checkpoint, start
 from train.forward import frozen
-from train.forward.frozen import layers_of
+from train.forward.frozen import freeze, layers_of
 from train.forward.inputs import model_inputs
 from train.forward.losses import balanced_weights, resolve_weights
 from train.loop.resolution import cache_requirements, resolve_settings
@@ -84,14 +84,16 @@ def write_weights(folder: Path, cache: str) -> str:
     return str(path)
 
 
-@pytest.mark.parametrize("cache", ["toy", "tags"])
-@pytest.mark.parametrize("pieces", [1, 3])
-def test_weights_and_smoothing_are_those_of_the_formula_whatever_the_accumulation(folder, cache, pieces):
+@pytest.mark.parametrize(
+    ("cache", "pieces", "weighted"),
+    [("toy", 1, True), ("toy", 3, True), ("tags", 1, True), ("tags", 3, True), ("toy", 3, False)],
+)
+def test_weights_and_smoothing_are_those_of_the_formula_whatever_the_accumulation(folder, cache, pieces, weighted):
     """Per target: weight of its class x (0.9 of its own negative log probability + 0.1 of the weighted mean of all)."""
     setup = prepared(
         folder,
         cache,
-        class_weights=write_weights(folder, cache),
+        class_weights=write_weights(folder, cache) if weighted else None,
         label_smoothing=0.1,
         gradient_accumulation_steps=pieces,
     )
@@ -103,7 +105,7 @@ def test_weights_and_smoothing_are_those_of_the_formula_whatever_the_accumulatio
     inputs = model_inputs(batch, reference.model.config)
     labels = inputs.pop("labels").reshape(-1)
     log_p = reference.model(**inputs).logits.reshape(len(labels), -1).double().log_softmax(-1)
-    weights = torch.tensor([0.5 + 2 * n for n in range(log_p.shape[1])])
+    weights = torch.tensor([0.5 + 2 * n if weighted else 1.0 for n in range(log_p.shape[1])])
     total, targets = torch.zeros((), dtype=torch.float64), 0
     for row, label in zip(log_p, labels.tolist(), strict=True):
         if label != IGNORED:
@@ -187,16 +189,35 @@ def test_more_layers_than_there_are_cannot_be_frozen(folder):
         prepared(folder, freeze=3)
 
 
-@pytest.mark.parametrize("kind", ["bert", "roberta", "electra", "distilbert", "modernbert", "deberta-v2"])
-def test_the_layers_of_each_kind_of_model_are_found(tmp_path, kind):
-    names = {"dim": 32, "hidden_dim": 64, "n_layers": 3, "n_heads": 2} if kind == "distilbert" else {}
-    folder = write_model(tmp_path / "model", kind=kind, classes=2, num_hidden_layers=3, **names)
+CONFIGS: dict[str, dict[str, Any]] = {
+    "bert": {},
+    "roberta": {},
+    "electra": {"embedding_size": 16},
+    "distilbert": {"dim": 32, "hidden_dim": 64, "n_layers": 3, "n_heads": 2},
+    "modernbert": {},
+    "deberta-v2": {"relative_attention": True, "position_buckets": 8, "norm_rel_ebd": "layer_norm"},
+    "mpnet": {},
+}
+
+
+@pytest.mark.parametrize("kind", CONFIGS)
+def test_the_layers_of_each_kind_of_model_are_found_and_nothing_below_is_trained_where_they_are_frozen(tmp_path, kind):
+    """Neither what makes embeddings wide nor those of relative positions: backward would go through frozen layers."""
+    folder = write_model(tmp_path / "model", kind=kind, classes=2, num_hidden_layers=3, **CONFIGS[kind])
     with ModelFolder(folder) as opened:
         model = load_weights(opened, read_config(opened), "classification")[0]
     layers = layers_of(model)
     assert layers is not None
     assert len(layers) == 3
     assert isinstance(model.base_model.embeddings, torch.nn.Module)
+    freeze(model, 2)
+    outputs: list[Any] = []
+    for layer in layers[1:]:
+        layer.register_forward_hook(lambda *given: outputs.append(given[-1]))
+    model(input_ids=torch.tensor([[5, 6, 7]]))
+    below, above = (output if isinstance(output, torch.Tensor) else output[0] for output in outputs)
+    assert above.requires_grad
+    assert not below.requires_grad
 
 
 @pytest.mark.parametrize("flags", [{}, {"cpu_kernels": False}, {"pooled_only": False}])

@@ -151,6 +151,13 @@ def test_the_probability_is_the_users(toy: Cache) -> None:
     assert share == pytest.approx(1 / 3, abs=4.5 * np.sqrt(2 / 9 / len(labels)))
 
 
+def test_no_token_becomes_the_pad_token(toy: Cache) -> None:
+    """By which RoBERTa numbers positions: a row would have others where it is padded than where it is packed."""
+    masking = Masking.of(toy["train"], CPU, 0, 0.999)
+    for epoch in range(6):
+        assert not any(masking.pad_id in ids for ids, _ in masked(toy, masking, epoch).values())
+
+
 OTHERS = {
     "modernbert": ModernBertConfig(
         **{**SMALL, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2, "cls_token_id": 1, "sep_token_id": 2}

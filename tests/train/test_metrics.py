@@ -2,19 +2,23 @@
 
 import itertools
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from cache import Batch
 from cache.format.tasks import KINDS, MLM, Task
+from tests.helpers.caches import write_cache
 from tests.helpers.scores import entities
+from train.metrics import evaluation
 from train.metrics.classification import MAX_CONFUSION_CLASSES, ClassificationMetric, ClassScores, MultiLabelMetric
 from train.metrics.entities import TokenMetric
 from train.metrics.evaluation import score_names
 from train.metrics.perplexity import MaskedLMScores
 from train.metrics.regression import RegressionMetric, correlation, ranks
-from train.metrics.scores import MAIN, is_better
+from train.metrics.scores import MAIN, is_better, metric_of
 from train.run_folder.records import finite
 
 CPU = torch.device("cpu")
@@ -33,6 +37,21 @@ def test_correlations_by_hand() -> None:
     metric = RegressionMetric()
     metric.update(torch.tensor([[1.0], [2], [3]]), torch.tensor([1.0, 4, 9]))
     assert list(metric.compute(3, 0.0).lines(())) == [("Pearson", "0.9897"), ("Spearman", "1.0000")]
+
+
+def test_the_losses_of_an_evaluation_are_summed_exactly(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A row more counts, however many there were: in fp32 2^24 + 1 is 2^24."""
+    split = write_cache(tmp_path / "toy", {"train": 1, "test": 4})["test"]
+    losses = iter([2.0**24, 1.0, 1.0, 1.0])
+
+    def score(batch: Batch) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        labels = batch.model_inputs()["labels"]
+        return torch.tensor(next(losses)), torch.zeros(len(batch), 2), labels
+
+    monkeypatch.setattr(evaluation, "_labelled", lambda *_: (score, metric_of(split.task, CPU)))
+    found = evaluation.evaluate(torch.nn.Module(), split, CPU, "fp32", batch_size=1)
+    assert found is not None
+    assert found.loss == 2.0**24 + 3
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -8,7 +8,7 @@ import torch
 
 from cache.errors import MismatchError
 from cache.plans.spec import PlanSpec
-from train.loop.oom_check import check_memory
+from train.loop.oom_check import HeaviestStep, check_memory
 from train.loop.state import Meter, State
 from train.loop.step import OutOfMemoryError, backward, update
 from train.metrics.evaluation import evaluate
@@ -52,6 +52,9 @@ def test_the_trial_takes_the_step_with_the_most_padded_tokens_that_lies_ahead(ma
         plan = job.split.draw(job.spec, epoch)
         ahead += [int(plan.sizes[step] * plan.widths[step]) for step in steps]
     assert [batch.padded_tokens for batch in tried] == [max(ahead)]
+    state.epoch, state.epoch_step = 1, 8
+    assert check_memory(job, state) == HeaviestStep("none")
+    assert len(tried) == 1
 
 
 def test_a_model_that_fails_in_bf16_is_found_before_step_1(make_job):

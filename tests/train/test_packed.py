@@ -172,7 +172,7 @@ def test_token_classifiers_give_the_padded_logits_and_gradients(name):
 def test_masked_language_models_mask_the_same_tokens_and_give_the_padded_loss_and_gradients(name):
     stock, model = tiny(name, "mlm"), tiny(name, "mlm")
     assert use_packed(model, CPU, "fp32", False) is None
-    masking = Masking(3, 0.4, 4, torch.zeros(100, dtype=torch.bool), True)
+    masking = Masking(3, 0.4, 4, 0, torch.zeros(100, dtype=torch.bool), True)
     losses = []
     for one, batch in zip((stock, model), batches("mlm", pad=model.config.pad_token_id), strict=True):
         if batch.attention_mask is not None:

@@ -1,10 +1,12 @@
 """`train predict --file … --out …`: the rows of a file with their predictions, beside transformers' pipeline."""
 
 import csv
+import datetime
 import gzip
 import json
 import shutil
 from collections.abc import Callable
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +27,8 @@ from train.models.heads import quiet_transformers
 from train.predict import Predictor
 from train.predict_file import predict_file
 from train.tables import reading
-from train.tables.reading import open_table
+from train.tables.reading import Chunk, open_table
+from train.tables.writing import open_writer
 
 pytestmark = pytest.mark.slow
 
@@ -224,6 +227,18 @@ def test_rows_without_text_are_written_without_a_prediction(run: Run) -> None:
     found = read_jsonl(Path("out.jsonl"))
     assert [row["predicted_label"] is None for row in found] == [False, True, True, True]
     assert [row["probability_good"] is None for row in found] == [False, True, True, True]
+
+
+def test_what_json_does_not_have_is_written_as_text_and_what_is_not_finite_as_null(tmp_path: Path) -> None:
+    """A date in csv stands there without quotes, and a line of JSON is JSON for every reader."""
+    content = {"day": [datetime.date(2020, 1, 2)], "price": [Decimal("1.50")], "score": [float("nan")], "ok": [True]}
+    chunk = Chunk(0, tuple(content), pa.table(content), 0)
+    for name in ("out.csv", "out.jsonl"):
+        with open_writer(tmp_path / name, {}) as write:
+            write(chunk, {})
+    assert (tmp_path / "out.csv").read_text() == "day,price,score,ok\n2020-01-02,1.50,NaN,true\n"
+    expected = '{"day": "2020-01-02", "price": "1.50", "score": null, "ok": true}\n'
+    assert (tmp_path / "out.jsonl").read_text() == expected
 
 
 def test_a_long_file_is_read_in_chunks(models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,6 +14,7 @@ import pytest
 from cache import open_cache
 from cache.common.folder import Folder
 from cache.errors import InputError, MismatchError, StorageError
+from cache.format.checksummed_json import seal
 from cache.format.tasks import MLM, TOKENS
 from tests.helpers import runs
 from tests.helpers.caches import write_cache
@@ -24,6 +25,7 @@ from tests.helpers.models import IDS, write_model
 from tests.helpers.runs import check_same_run, quiet, resume, resume_from_first_checkpoint, stopped_after
 from train.forward.losses import ONE_CLASS
 from train.loop.checkpoints import checkpoints as checkpoint_names
+from train.loop.checkpoints import newest_checkpoint
 from train.resume import resumed_settings
 from train.run import resume_run
 from train.run_folder.folder import RunInfo
@@ -203,7 +205,7 @@ def test_resuming_a_finished_run_says_so_and_changes_nothing(place):
     before = result(place / "whole")
     said = []
     resume_run(place / "whole", {}, said.append, said.append)
-    assert "is finished: 18 steps" in said[0]
+    assert "is finished; evaluate it" in said[0]
     assert result(place / "whole") == before
 
 
@@ -348,6 +350,19 @@ def test_a_folder_that_is_no_run_is_refused(tmp_path):
     (tmp_path / "settings.json").write_text("[]")
     with pytest.raises(InputError, match="cannot be read as a run's settings"):
         resume(tmp_path)
+    (tmp_path / "settings.json").write_bytes(seal({"format": "lengthwise-run", "version": 2}))
+    with pytest.raises(InputError, match="another release wrote it"):
+        resume(tmp_path)
+
+
+def test_a_checkpoint_of_another_release_is_refused_and_stays(tmp_path):
+    """A damaged one would be deleted."""
+    state = tmp_path / "step-000001" / "state.json"
+    state.parent.mkdir()
+    state.write_bytes(seal({"format": "lengthwise-checkpoint", "version": 2}))
+    with pytest.raises(MismatchError, match="was written by another release"):
+        newest_checkpoint(Folder.open(tmp_path), {}, print)
+    assert state.exists()
 
 
 def test_a_run_that_another_process_trains_is_refused(stopped_at_10):

@@ -21,8 +21,14 @@ def layers_of(model: PreTrainedModel) -> nn.ModuleList | None:
     return None
 
 
+BESIDE_EMBEDDINGS = ("embeddings_project", "embedding_hidden_mapping_in", "rel_embeddings", "relative_attention_bias")
+"""Names of modules that belong to a model's embeddings but lie elsewhere: those that make narrow ones wide in ELECTRA,
+ConvBERT and RemBERT, and those of relative positions, which all layers share, in DeBERTa and MPNet."""
+
+
 def freeze(model: PreTrainedModel, count: int) -> None:
-    """Exclude the embeddings and the lowest `count` layers of a model's encoder from training.
+    """Exclude the embeddings and the lowest `count` layers of a model's encoder from training, so that backward stops
+    above them.
 
     Raises:
         InputError: it has fewer layers, or its structure is not known.
@@ -32,7 +38,13 @@ def freeze(model: PreTrainedModel, count: int) -> None:
         raise InputError(f"--freeze {count}: the layers of {type(model).__name__} are not found; leave it out")
     if count > len(layers):
         raise InputError(f"--freeze {count}: the model has {len(layers)} layers, expected at most as many")
-    for module in (embeddings, *layers[:count]):
+    frozen = [embeddings, *layers[:count]]
+    for name, module in model.base_model.named_modules():
+        if name.rpartition(".")[2] in BESIDE_EMBEDDINGS:
+            frozen.append(module)
+        if hasattr(module, "rel_embeddings") and hasattr(module, "LayerNorm"):  # DeBERTa's, of these embeddings alone
+            frozen.append(module.LayerNorm)
+    for module in frozen:
         module.requires_grad_(False)
 
 

@@ -42,6 +42,7 @@ class Masking:
         seed: of the choice.
         probability: of masking a token that is not special.
         mask_id: the mask token.
+        pad_id: the pad token, which no token becomes: RoBERTa and its relatives number positions by it.
         special: (V,) bool on the device, True at ids that are never masked.
         exact: whether to wait until the number of masked tokens is known, which costs nothing on a CPU; otherwise
             logits are computed for a few more positions than expected, and those without a label are ignored.
@@ -50,6 +51,7 @@ class Masking:
     seed: int
     probability: float
     mask_id: int
+    pad_id: int
     special: torch.Tensor
     exact: bool
 
@@ -66,7 +68,7 @@ class Masking:
         specials = read_specials(split.tokenizer_files(), tokenizer.name)
         special = torch.zeros(tokenizer.vocab_size, dtype=torch.bool)
         special[[number for number in (*specials.ids, tokenizer.pad_id) if number < len(special)]] = True
-        return cls(seed, probability, specials.mask_id, special.to(device), device.type == "cpu")
+        return cls(seed, probability, specials.mask_id, tokenizer.pad_id, special.to(device), device.type == "cpu")
 
     def mask(self, batch: Batch, epoch: int = 0) -> Batch:
         """The batch, packed or padded on the right, with some tokens masked; its labels (B, W) are their original ids,
@@ -79,7 +81,8 @@ class Masking:
         chosen &= ~self.special[ids]
         outcome = bits >> 24 & 0xFFFF
         other = (bits & 0xFFFFFF) % len(self.special)
-        masked = torch.where(outcome < 0.9 * (1 << 16), other, ids)
+        drawn = (outcome < 0.9 * (1 << 16)) & (other != self.pad_id)
+        masked = torch.where(drawn, other, ids)
         masked = torch.where(outcome < 0.8 * (1 << 16), self.mask_id, masked)
         labels = torch.where(chosen, ids, IGNORED)
         return replace(batch, input_ids=torch.where(chosen, masked, ids), labels=labels)

@@ -1,9 +1,9 @@
 """A model's scores on a split: `train.metrics.scores` counts, this feeds it."""
 
+import math
 from collections.abc import Callable, Iterator
 from itertools import islice
 
-import numpy as np
 import torch
 from transformers import PreTrainedModel
 
@@ -82,8 +82,8 @@ def evaluate(
     if ranks.totals(stopped)[0]:
         return None
     metric.sum_ranks(ranks)
-    each = ranks.sum_(torch.stack(losses)).cpu().numpy()
-    return metric.compute(rows, float(np.add.accumulate(each)[-1]))
+    each = ranks.sum_(torch.stack(losses)).tolist()
+    return metric.compute(rows, math.fsum(each))
 
 
 def _batches(split: Split, device: torch.device, batch_size: int, limit: int | None) -> Iterator[Batch]:

@@ -79,8 +79,18 @@ def _write_json(file: BinaryIO, chunk: Chunk, added: Mapping[str, Sequence[Any]]
     for number, row in enumerate(_rows(chunk)):
         values = {name: values[number] for name, values in added.items()}
         # Without the characters at which readers of lines may split it; a lone surrogate stays an escape.
-        line = json.dumps({**row, **values}, ensure_ascii=False, default=str).translate(LINE_ENDS)
+        line = _json_of({**row, **values}).translate(LINE_ENDS)
         file.write(line.encode("utf-8", "backslashreplace") + b"\n")
+
+
+def _json_of(row: dict[str, Any]) -> str:
+    """A row as JSON, which has no number for what is not finite."""
+    try:
+        return json.dumps(row, ensure_ascii=False, default=str, allow_nan=False)
+    except ValueError:
+        from ..run_folder.records import finite  # imports torch, as the model of these predictions did
+
+        return json.dumps(finite(row), ensure_ascii=False, default=str)
 
 
 class _CsvWriter:
@@ -100,10 +110,12 @@ class _CsvWriter:
 
 
 def _cell(value: Any) -> str:
-    """A value as csv holds it: text as it is, nothing for None, JSON for all else."""
+    """A value as csv holds it: text as it is, nothing for None, JSON of what JSON has, all else, such as dates, as
+    text."""
     if value is None or isinstance(value, str):
         return value or ""
-    return json.dumps(value, ensure_ascii=False, default=str)
+    plain = isinstance(value, bool | int | float | list | dict)
+    return json.dumps(value, ensure_ascii=False, default=str) if plain else str(value)
 
 
 class _ParquetWriter:
