@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 HEAD_BYTES = 256 << 10
-"""The columns and their types are found in so many bytes at the beginning of a file."""
+"""The columns and their types are found in so many bytes at the beginning of a file, or in its first object."""
 PART_CHARACTERS = 1 << 20
 """A list is read in parts of this many characters; where an object is longer, in larger ones."""
 STRINGS, NUMBERS, BOOLEANS = "string", "number", "boolean"
@@ -74,8 +74,16 @@ def json_batches(
 
 def json_head(path: SourcePath, row_bytes: int, form: str | None = None) -> dict[str, list[Any]]:
     """The fields of the first objects of a file and their values, as far as they parse; `form` is its `form_of`."""
+    fields, head = dict[str, list[Any]](), b""
     with _lines(path, row_bytes, form or form_of(path)) as file:
-        text = file.read(HEAD_BYTES).decode("utf-8-sig", "replace").strip()
+        while not fields and len(head) < row_bytes and (more := file.read(max(HEAD_BYTES, len(head)))):
+            head += more  # it may be all of one object
+            fields = _fields(head.decode("utf-8-sig", "replace").strip())
+    return fields
+
+
+def _fields(text: str) -> dict[str, list[Any]]:
+    """The fields of the objects at the beginning of a text and their values."""
     decoder, fields, position = json.JSONDecoder(), dict[str, list[Any]](), 0
     with contextlib.suppress(ValueError, AttributeError, RecursionError):  # the head's end, or what pyarrow will refuse
         while position < len(text):

@@ -146,6 +146,15 @@ def test_labels_in_json_may_look_different_at_first(
     assert len(found) == (11 if first else 2)
 
 
+def test_a_first_object_may_be_longer_than_the_part_that_is_looked_at(
+    prep: Prep, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("prep.parsing.json_files.HEAD_BYTES", 100)
+    write("a.jsonl", [{"text": "word1 " * 100, "labels": ["x"]}, {"text": "word2", "labels": ["x", "y"]}])
+    assert build(prep, "a.jsonl").code == 0
+    assert {row.source_row: row.label for row in open_cache("cache/a")["train"]} == {0: [1, 0], 1: [1, 1]}
+
+
 def refused(prep: Prep, *arguments: str) -> str:
     done = build(prep, *arguments)
     assert (done.code, done.out) == (2, ""), done

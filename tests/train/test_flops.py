@@ -33,7 +33,7 @@ CONFIGS: dict[str, tuple[str, dict[str, Any]]] = {
     "albert": ("albert", {"embedding_size": 16}),
     "mpnet": ("mpnet", {}),
     "deberta": ("deberta", {"relative_attention": True, "pos_att_type": ["p2c", "c2p"]}),
-    "deberta-v3": ("deberta-v2", DEBERTA_V3),
+    "deberta-v2": ("deberta-v2", {**DEBERTA_V3, "conv_kernel_size": 3}),  # as its sizes from xlarge have one
 }
 LENGTH = 30
 

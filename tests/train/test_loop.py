@@ -5,13 +5,17 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import safetensors.numpy
 import torch
 
-from cache.errors import InputError, LengthwiseError
+from cache.common.folder import Folder
+from cache.errors import InputError, LengthwiseError, MismatchError
 from cache.format import tasks
+from cache.format.files import FileInfo
 from cache.plans.spec import PlanSpec
 from tests.helpers.caches import write_cache
 from tests.helpers.models import write_model
+from train.loop.checkpoint import load_checkpoint, read_checkpoint, save_checkpoint
 from train.loop.epoch_row import epoch_row
 from train.loop.resolution import epoch_steps, epochs_reached, keep_plan, resolve_settings, training_split
 from train.loop.setup import TrainingSetup
@@ -20,6 +24,7 @@ from train.loop.step import backward, learning_rate, non_finite, schedule, updat
 from train.metrics.evaluation import evaluate
 from train.report import run_warnings, small_batch_warning
 from train.run import train
+from train.run_folder.folder import METRICS, TIMING
 from train.runtime import device as devices
 from train.settings import SCHEDULES, Settings
 
@@ -271,6 +276,33 @@ def test_after_a_bad_step_nothing_is_learned_until_the_run_stops(make_job):
         weights.append(torch.cat([p.detach().ravel() for p in job.model.parameters()]))
     assert torch.equal(weights[0], weights[3])
     assert state.meter.read()[2] == 1
+
+
+def test_a_checkpoint_that_does_not_fit_the_run_is_refused(make_job, tmp_path):
+    """Though its checksums fit: progress that its epochs do not have; tensors missing, unknown, of other shapes."""
+    job = make_job()
+    records = {name: FileInfo(name, 0, "0" * 64) for name in (METRICS, TIMING)}
+    with Folder.make(tmp_path / "checkpoints") as root:
+        save_checkpoint(root, job, State(Meter(CPU), epoch_step=2, step=2), Sums(), {}, records)
+        checkpoint = read_checkpoint(root, "step-000002")
+        for progress in ({"epoch": 2}, {"epoch_step": 23, "step": 23}, {"step": 3}):
+            with pytest.raises(MismatchError, match="its progress is epoch"):
+                load_checkpoint(replace(checkpoint, state={**checkpoint.state, **progress}), job)
+        for name, change in (
+            ("model", lambda tensors: tensors.popitem()),
+            ("model", lambda tensors: tensors.update(dict.fromkeys(tensors, np.zeros(7, np.float32)))),
+            ("optimizer", lambda tensors: tensors.update(extra=np.zeros(7, np.float32))),
+            ("random", lambda tensors: tensors.popitem()),
+        ):
+            path = root.path / "step-000002" / f"{name}.safetensors"
+            whole = path.read_bytes()
+            tensors = safetensors.numpy.load(whole)
+            change(tensors)
+            path.write_bytes(safetensors.numpy.save(tensors))
+            with pytest.raises(MismatchError, match="its tensors are not those of this model"):
+                load_checkpoint(checkpoint, job)
+            path.write_bytes(whole)
+        assert load_checkpoint(checkpoint, job).step == 2
 
 
 def test_a_bad_step_is_named_by_its_epoch_and_its_rows(make_job):
