@@ -80,14 +80,7 @@ def test_the_use_of_ranks_equals_sums_over_every_batch_and_rank(
             work.append(sum(100 * width + width**2 for width in columns))
         computed += sum(work)
         waited += ranks * max(work)
-    use = rank_use(
-        plan,
-        lengths,
-        ranks,
-        packed=packed,
-        fixed_width=MAX_LENGTH if fixed else None,
-        attention_length=100,
-    )
+    use = rank_use(plan, lengths, ranks, packed=packed, fixed_width=MAX_LENGTH if fixed else None, attention_length=100)
     assert (use.busy, use.useful) == (pytest.approx(computed / waited), pytest.approx(needed / waited))
 
 

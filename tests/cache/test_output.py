@@ -19,7 +19,7 @@ from cache.console.command_line import run_command
 from cache.console.output import Output, printable
 from cache.errors import StorageError
 
-ROOT = Path(__file__).parents[2]
+from ..helpers import ROOT
 
 
 def terminal(text: str, encoding: str = "utf-8") -> str:

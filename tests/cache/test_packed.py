@@ -1,7 +1,5 @@
 """Packed batches hold the rows of the plan end to end: equal to transformers' flattening collator, from every feed."""
 
-import json
-
 import numpy as np
 import pytest
 import torch
@@ -11,6 +9,7 @@ from cache import Cache, PlanSpec
 from cache.format.tasks import IGNORED
 from tests.helpers.builds import build_toy
 from tests.helpers.caches import write_cache
+from tests.helpers.files import write_jsonl
 
 FEEDS = ("direct", "resident", "streamed")
 
@@ -23,9 +22,7 @@ def caches(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Cache]:
     words = [{"tokens": [f"word{n}"] * (n % 6 + 1), "tags": ["B-X"] + ["O"] * (n % 6)} for n in range(60)]
     made = {"classes": write_cache(folder / "toy", {"train": 120}, shards=3)}
     for name, rows, more in (("pairs", pairs, {"text": "a", "text_pair": "b"}), ("tags", words, {})):
-        source = folder / f"{name}.jsonl"
-        source.write_text("".join(json.dumps(row) + "\n" for row in rows))
-        made[name] = build_toy(source, folder, name=name, **more).cache
+        made[name] = build_toy(write_jsonl(folder / f"{name}.jsonl", rows), folder, name=name, **more).cache
     return made
 
 
@@ -40,12 +37,8 @@ def test_a_packed_batch_is_what_the_flattening_collator_makes_of_its_rows(caches
     assert len(packed) == len(padded) > 8
     for batch, other in zip(packed, padded, strict=True):
         assert np.array_equal(batch.rows, other.rows)
-        assert (batch.step, batch.last, batch.targets, batch.real_tokens) == (
-            other.step,
-            other.last,
-            other.targets,
-            other.real_tokens,
-        )
+        facts = [(one.step, one.last, one.targets, one.real_tokens) for one in (batch, other)]
+        assert facts[0] == facts[1]
         rows = [split[int(row)] for row in batch.rows]
         if not rows:  # a dummy batch
             continue

@@ -1,7 +1,6 @@
 """Builders of one cache take turns; a cache is replaced without a gap; where the system refuses, the old one stays."""
 
 import errno
-import hashlib
 import os
 import signal
 import subprocess
@@ -18,15 +17,8 @@ from cache.writing.publishing import building, staging
 
 from ..helpers import ROOT
 from ..helpers.caches import write_cache
-
-
-def files_of(folder: Path) -> dict[str, bytes]:
-    return {p.relative_to(folder).as_posix(): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
-
-
-def names_in(folder: Path) -> list[str]:
-    return sorted(path.name for path in folder.iterdir())
-
+from ..helpers.files import content, names_in
+from ..helpers.python import run_python
 
 # --- builds that meet
 
@@ -197,10 +189,10 @@ def test_an_empty_folder_is_replaced_and_of_a_link_only_the_link(tmp_path: Path)
 
 def test_where_the_new_folder_cannot_be_renamed_the_old_cache_is_put_back(tmp_path: Path) -> None:
     write_cache(tmp_path / "toy", {"train": 3})
-    before = files_of(tmp_path / "toy")
+    before = content(tmp_path / "toy")
     with pytest.raises(FileNotFoundError):
         publishing._replace(Folder.open(tmp_path), "missing", "toy")
-    assert files_of(tmp_path / "toy") == before
+    assert content(tmp_path / "toy") == before
     assert names_in(tmp_path) == ["toy"]
 
 
@@ -261,8 +253,7 @@ from cache import StorageError
 from cache.writing.publishing import building, publish, staging
 from cache.writing.writer import ShardColumns, write_shard
 place, limit, value = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
-if value:
-    resource.setrlimit(getattr(resource, limit), (value, value))
+resource.setrlimit(getattr(resource, limit), (value, value))
 try:
     with building(place), staging(place) as folder:
         rows = np.arange(4000)
@@ -275,14 +266,6 @@ except StorageError as error:
 """
 
 
-def limited_build(place: Path, limit: str = "", value: int = 0, before: str = "") -> subprocess.CompletedProcess:
-    """Build a cache in a process that lacks something; `before` is a shell command that takes it away."""
-    command = [sys.executable, "-c", LIMITED, str(place), limit, str(value)]
-    if before:
-        command = ["unshare", "--map-root-user", "--mount", "sh", "-c", f'{before} && exec "$@"', "sh", *command]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("limit", "value", "message"),
@@ -291,39 +274,13 @@ def limited_build(place: Path, limit: str = "", value: int = 0, before: str = ""
 def test_beyond_a_limit_of_the_process_the_old_cache_stays_and_nothing_else(
     tmp_path: Path, limit: str, value: int, message: str
 ) -> None:
+    """What a full disk does, tests of `prep build` show."""
     write_cache(tmp_path / "toy", {"train": 3}, seed=1)
-    before = files_of(tmp_path / "toy")
-    run = limited_build(tmp_path / "toy", limit, value)
+    before = content(tmp_path / "toy")
+    run = run_python(LIMITED, tmp_path / "toy", limit, value)
     assert (run.returncode, message in run.stdout) == (3, True), run
-    assert files_of(tmp_path / "toy") == before
+    assert content(tmp_path / "toy") == before
     assert names_in(tmp_path) == ["toy"]
-
-
-@pytest.mark.slow
-def test_on_a_full_disk_the_old_cache_stays_and_nothing_else(tmp_path: Path) -> None:
-    small = f"mount -t tmpfs -o size=200k none {tmp_path}"
-    if subprocess.run(["unshare", "--map-root-user", "--mount", "sh", "-c", small], capture_output=True).returncode:
-        pytest.skip("this machine lets nobody mount a small disk")
-    write_cache(tmp_path / "kept" / "toy", {"train": 3}, seed=1)
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    setup = f"mount -t tmpfs -o size=200k none {disk} && cp -r {tmp_path}/kept/toy {disk}/toy"
-    after = f"find {disk} -type f | sort; cd {disk} && sha256sum $(find toy -type f | sort)"
-    command = f'{setup}; {sys.executable} -c "$1" {disk}/toy none 0; echo exit $?; {after}'
-    run = subprocess.run(
-        ["unshare", "--map-root-user", "--mount", "sh", "-c", command, "sh", LIMITED],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-    )
-    message, code, *listed = run.stdout.splitlines()
-    assert "No space left on device" in message
-    assert code == "exit 3"
-    kept = {
-        f"{hashlib.sha256(data).hexdigest()}  toy/{name}" for name, data in files_of(tmp_path / "kept" / "toy").items()
-    }
-    assert {line for line in listed if "  toy/" in line} == kept
-    assert len(listed) == 2 * len(kept), "no other file is left"
 
 
 def test_an_unwritable_place_is_a_storage_error_that_names_it(tmp_path: Path) -> None:

@@ -9,19 +9,9 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from cache import (
-    CorruptCacheError,
-    open_cache,
-)
+from cache import CorruptCacheError, open_cache
 
-from ..helpers.hostile import (
-    REMEDY,
-    at,
-    header_of,
-    refused,
-    relisted,
-    sound_cache,
-)
+from ..helpers.hostile import REMEDY, at, header_of, refused, relisted, sound_cache, with_length
 
 
 @pytest.fixture
@@ -37,10 +27,9 @@ def rewritten(place: Path, tensors: dict[str, Any], index: int = 0) -> None:
 
 
 def reheaded(place: Path, text: bytes, data: bytes) -> None:
-    """Give the first shard of train another header, padded to a multiple of 8 as the library does."""
-    text += b" " * (-len(text) % 8)
+    """Give the first shard of train another header."""
     path = place / "train" / "shard-00000.safetensors"
-    path.write_bytes(len(text).to_bytes(8, "little") + text + data)
+    path.write_bytes(with_length(text) + data)
     relisted(place, path)
 
 

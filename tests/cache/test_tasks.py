@@ -1,6 +1,6 @@
 """Labels other than one class per row, and pairs, through the cache: stored, checked, fed alike by every feed."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -11,12 +11,11 @@ import torch
 
 from cache import Batch, Cache, CorruptCacheError, InputError, PlanSpec, open_cache
 from cache.common.folder import Folder
-from cache.format.manifest import Manifest, SplitInfo, TokenizerInfo, fingerprint_of
+from cache.format.manifest import Manifest, fingerprint_of
 from cache.format.tasks import IGNORED, Task
-from cache.writing.publishing import publish, staging
-from cache.writing.writer import ShardColumns, write_manifest, write_shard
-from tests.helpers.caches import file_info
-from tests.helpers.tokenizers import write_tokenizer
+from cache.writing.publishing import staging
+from cache.writing.writer import ShardColumns, write_shard
+from tests.helpers.caches import publish_toy, split_info, write_cache
 
 TASKS = (
     Task("classification", ("no", "yes"), pair=True),
@@ -55,8 +54,6 @@ def write(place: Path, task: Task, side: str = "right", shards: int = 3, **chang
         labels[: int(lengths[:40].sum())] = IGNORED  # some rows have none
     known = Known(lengths, changes.get("labels", labels), changes.get("firsts", random.integers(1, lengths + 1)))
     with staging(place) as folder:
-        write_tokenizer(folder.path / "tokenizer")
-        files = tuple(file_info(path) for path in sorted((folder.path / "tokenizer").iterdir()))
         infos = []
         for index, part in enumerate(np.array_split(np.arange(200), shards)):
             ids = random.integers(5, 205, int(lengths[part].sum())).astype(np.uint16)
@@ -65,14 +62,8 @@ def write(place: Path, task: Task, side: str = "right", shards: int = 3, **chang
             own = None if known.labels is None else known.labels[slice(*ends) if task.per_token else part]
             columns = ShardColumns(ids, lengths[part], part, own, first)
             infos.append(write_shard(folder, "train", index, columns, task))
-        histogram = tuple(np.bincount(lengths).tolist())
-        split = SplitInfo(200, int(lengths.sum()), int(lengths[0]), int(lengths[-1]), histogram, tuple(infos))
-        tokenizer = TokenizerInfo("toy", None, files[0].sha256, 205, 0, side, files)
-        plan = {"strategy": "smart", "batch_size": 8, "max_tokens": None, "seed": 0}
-        digest = fingerprint_of({})
-        manifest = Manifest("toy", digest, {"argument": "toy"}, tokenizer, 48, task, plan, {"train": split})
-        write_manifest(folder, manifest)
-        publish(folder, place)
+        facts = {"fingerprint": fingerprint_of({}), "max_length": 48}
+        publish_toy(folder, place, {"train": split_info(lengths, infos)}, task, side, **facts)
     return open_cache(place, verify=True), known
 
 
@@ -219,16 +210,6 @@ MANIFESTS = [
 @pytest.mark.parametrize(("task", "named"), MANIFESTS, ids=lambda value: str(value)[:50])
 def test_a_task_that_makes_no_sense_is_refused(tmp_path: Path, task: Task, named: str) -> None:
     """The message names the field of the manifest."""
-    tokenizer = TokenizerInfo("toy", None, "0" * 64, 205, 0, "right", ())
-    plan = {"strategy": "smart", "batch_size": 8, "max_tokens": None, "seed": 0}
-    manifest = Manifest("toy", "0" * 64, {}, tokenizer, 48, task, plan, {})
-    tokenizer_file = {"file": "tokenizer.json", "bytes": 1, "sha256": "0" * 64}
-    data = manifest.to_bytes()
-    from cache.format.checksummed_json import seal, unseal
-
-    raw = unseal(data, tmp_path, "lengthwise-cache", 1)
-    raw["tokenizer"]["files"] = [tokenizer_file]
-    empty = {"rows": 0, "tokens": 0, "shortest": 0, "longest": 0, "length_histogram": [], "shards": []}
-    raw["splits"] = {"train": empty}
+    sound = write_cache(tmp_path / "toy", {"train": 0}).manifest
     with pytest.raises(CorruptCacheError, match=named):
-        Manifest.from_bytes(seal(raw), tmp_path / "manifest.json")
+        Manifest.from_bytes(replace(sound, task=task).to_bytes(), tmp_path / "manifest.json")

@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from ..helpers import ROOT
+
 pytestmark = pytest.mark.slow
 
-ROOT = Path(__file__).parents[2]
 BIN = Path(sys.executable).parent
 COMMANDS = (ROOT / "docs" / "commands.md").read_text()
 

@@ -14,12 +14,12 @@ import pytest
 
 from cache.common.hub import packaged_model
 
+from ..helpers import ROOT
 from ..helpers.children import call, ended, run_command, spawn
 from ..helpers.corpora import packaged_texts
 from ..helpers.models import write_model
 from ..helpers.ranks import call_ranks, errors_of
 
-ROOT = Path(__file__).parents[2]
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 LINKED = [*DOCUMENTS, ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", ROOT / "benchmarks" / "README.md"]
 SHORTER = {

@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from ..helpers import ROOT
+
 pytestmark = pytest.mark.slow
 
-ROOT = Path(__file__).parents[2]
 BUILD = "from setuptools import build_meta; build_meta.build_editable('wheels')"
 FIND = "import importlib.util as u; print(*(u.find_spec(name).origin for name in ('cache', 'prep', 'train')))\n"
 

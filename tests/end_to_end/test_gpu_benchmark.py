@@ -15,10 +15,10 @@ from benchmarks.gpu.cases import cases_of
 from benchmarks.gpu.common import TINY, Place
 from benchmarks.gpu.page import page
 from benchmarks.timing import Json
+from tests.helpers import ROOT
 from tests.helpers.caches import write_cache
+from tests.helpers.files import read_jsonl
 from train.runtime.device import device_name
-
-ROOT = Path(__file__).parent.parent.parent
 
 
 class WorkerHere:
@@ -52,8 +52,7 @@ def test_every_stage_is_measured_once_and_shown(
         patch.setattr(sys, "argv", ["gpu", *options])
         main()
     assert "failed" not in capfd.readouterr().err
-    text = out.read_text()
-    records = [json.loads(line) for line in text.splitlines()]
+    text, records = out.read_text(), read_jsonl(out)
     assert list(dict.fromkeys(record["stage"] for record in records)) == list(STAGES)
     trained = [record for record in records if record["stage"] == "training"]
     assert {record["what"] for record in trained} == {"ours", "trainer"}
@@ -72,7 +71,7 @@ def test_every_stage_is_measured_once_and_shown(
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=280)
     assert done.returncode == 0, done.stderr
     assert "failed" not in done.stderr
-    found = [json.loads(line) for line in out.read_text().splitlines()]
+    found = read_jsonl(out)
     assert found[:-1] == records[:-1]
     assert found[-1]["case"] == records[-1]["case"]
     assert done.stderr.count("1/1") == 1

@@ -3,38 +3,34 @@
 import json
 import re
 import shutil
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pytest
 import safetensors.torch
 import torch
-from click.testing import CliRunner
 from transformers import AutoModelForMaskedLM, BertConfig
 
 from cache import InputError, LengthwiseError, MismatchError, open_cache
-from cache.common.folder import Folder
+from cache.console.progress import ConsoleProgress
+from prep.build import build
 from prep.inspect.samples import format_sample, random_samples
 from prep.inspect.summary import cache_facts, format_splits
+from prep.settings import BuildSettings
+from tests.helpers import runs
 from tests.helpers.builds import build_toy
 from tests.helpers.corpora import toy_rows, write_rows
-from tests.helpers.models import write_model
-from tests.helpers.runs import stop_after
+from tests.helpers.models import without_tensors, write_model
+from tests.helpers.runs import check_same_run, records, resume, stopped_after
 from tests.helpers.tokenizers import write_tokenizer
 from train.cli import cli
 from train.models.heads import quiet_transformers
-from train.run import resume_run, start_run
-from train.run_folder.records import read_records
-from train.runtime.signals import Stopped
-from train.settings import Settings
 
 pytestmark = pytest.mark.slow
 
 ROWS = toy_rows(120)
-
-
-def say(text: str) -> None:
-    pass
 
 
 @pytest.fixture(scope="module")
@@ -52,29 +48,12 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def begin(folder: Path, out: str, cache: str = "plain", model: str = "model", **flags: object) -> Path:
     """A run of two epochs with dropout, micro-batches and checkpoints in between; everything it depends on given."""
-    common = {
-        "epochs": 2,
-        "gradient_accumulation_steps": 2,
-        "lr": 3e-3,
-        "precision": "fp32",
-        "device": "cpu",
-        "save_steps": 5,
-    }
-    paths = {"cache": str(folder / "caches" / cache), "model": str(folder / model), "out": str(folder / out)}
-    return start_run(
-        Settings(**{**common, "keep_checkpoints": 99, "logging_steps": 3, **paths, **flags}), say, say, quiet=True
-    )  # type: ignore[arg-type]
+    common: dict[str, Any] = {"epochs": 2, "gradient_accumulation_steps": 2, "lr": 3e-3, "save_steps": 5}
+    common |= {"precision": "fp32", "device": "cpu", "keep_checkpoints": 99, "logging_steps": 3}
+    return runs.begin(folder / "caches" / cache, folder / model, folder / out, **{**common, **flags})
 
 
-def result(run: Path) -> list[bytes]:
-    return [(run / name).read_bytes() for name in ("metrics.jsonl", "model/model.safetensors")]
-
-
-def command(*arguments: object) -> str:
-    done = CliRunner().invoke(cli, [str(argument) for argument in arguments])
-    if done.exception is not None:
-        raise done.exception
-    return done.stdout
+command = partial(runs.command, cli)
 
 
 # --- caches without labels
@@ -98,10 +77,6 @@ def test_files_with_and_without_labels_are_taken(tmp_path: Path, ending: str) ->
 
 
 def build_saying(source: Path, out: Path, said: list[str]):  # type: ignore[no-untyped-def]
-    from cache.console.progress import ConsoleProgress
-    from prep.build import build
-    from prep.settings import BuildSettings
-
     class Noting(ConsoleProgress):
         def log(self, text: str) -> None:
             said.append(text)
@@ -150,7 +125,7 @@ def test_pairs_keep_their_token_types(tmp_path: Path) -> None:
     assert {row.first_length for row in cache["train"]} == {4}
     write_model(tmp_path / "model")
     run = begin(tmp_path, "run", "pairs", max_steps=3)
-    assert read_records(Folder.open(run), "metrics.jsonl")[-1]["perplexity"] > 1
+    assert records(run)[-1]["perplexity"] > 1
 
 
 def test_a_label_asked_for_and_a_tokenizer_without_a_mask_token_are_refused(tmp_path: Path) -> None:
@@ -191,17 +166,16 @@ def test_a_cache_without_labels_is_shown_without_any(place: Path) -> None:
 
 def test_the_model_learns_and_says_so(place: Path) -> None:
     """Records hold what the loss is a mean over; perplexity is that of the loss; the model predicts tokens."""
-    records = read_records(Folder.open(place / "adapted"), "metrics.jsonl")
-    epochs = [record for record in records if record["kind"] == "epoch"]
+    epochs = records(place / "adapted", "epoch")
     assert epochs[1]["loss"] < epochs[0]["loss"]
     for epoch in (1, 2):
-        parts = [record for record in records if record["kind"] == "step" and record["epoch"] == epoch]
+        parts = [record for record in records(place / "adapted", "step") if record["epoch"] == epoch]
         tokens = sum(record["masked_tokens"] for record in parts)
         assert tokens == epochs[epoch - 1]["masked_tokens"]
         mean = sum(record["loss"] * record["masked_tokens"] for record in parts) / tokens
         assert mean == pytest.approx(epochs[epoch - 1]["loss"])
     assert epochs[0]["masked_tokens"] != epochs[1]["masked_tokens"]
-    (*_, last) = [record for record in records if record["kind"] == "eval"]
+    (*_, last) = records(place / "adapted", "eval")
     assert last["perplexity"] == pytest.approx(torch.tensor(last["loss"]).exp().item(), rel=1e-5)
     with quiet_transformers():
         model = AutoModelForMaskedLM.from_pretrained(place / "adapted" / "model")
@@ -210,24 +184,12 @@ def test_the_model_learns_and_says_so(place: Path) -> None:
     assert (card["task"], card["pair"]) == ("mlm", False)
 
 
-@pytest.mark.parametrize("step", [1, 6, 7, pytest.param(11, marks=pytest.mark.faults)])
-def test_a_stopped_run_goes_on_exactly(place: Path, monkeypatch: pytest.MonkeyPatch, step: int) -> None:
-    """Within an epoch, at its end, in the next."""
-    with monkeypatch.context() as patch, pytest.raises(Stopped):
-        stop_after(patch, step)
+@pytest.mark.parametrize("step", [1, 7, *(pytest.param(step, marks=pytest.mark.faults) for step in (6, 11))])
+def test_a_stopped_run_goes_on_exactly(place: Path, step: int) -> None:
+    """Within the first epoch and in the next; where it is stopped otherwise, tests of resuming show."""
+    with stopped_after(step):
         begin(place, f"stopped-{step}")
-    resume_run(place / f"stopped-{step}", {}, say, say, quiet=True)
-    assert result(place / f"stopped-{step}") == result(place / "adapted")
-
-
-def test_equal_runs_are_equal_and_another_seed_masks_others(place: Path) -> None:
-    """To the byte."""
-    assert result(begin(place, "again")) == result(place / "adapted")
-    counts = [
-        [record.get("masked_tokens") for record in read_records(Folder.open(place / run), "metrics.jsonl")]
-        for run in ("adapted", begin(place, "seed", seed=1).name)
-    ]
-    assert counts[0] != counts[1]
+    check_same_run(resume(place / f"stopped-{step}"), place / "adapted")
 
 
 def test_a_cache_with_labels_serves_both(place: Path) -> None:
@@ -258,9 +220,9 @@ def flags(place: Path, cache: str, model: str, out: str) -> list[object]:
 
 def test_a_model_s_own_head_is_kept(place: Path) -> None:
     """Evaluated before any step, the saved head gives the saved model's perplexity."""
-    first = read_records(Folder.open(place / "adapted"), "metrics.jsonl")[-1]["loss"]
+    first = records(place / "adapted")[-1]["loss"]
     run = begin(place, "kept", model="adapted/model", lr=1e-30, max_steps=1)
-    assert read_records(Folder.open(run), "metrics.jsonl")[-1]["loss"] == pytest.approx(first, rel=1e-6)
+    assert records(run)[-1]["loss"] == pytest.approx(first, rel=1e-6)
 
 
 @pytest.mark.parametrize("cache", ["plain", "labelled"])
@@ -274,22 +236,14 @@ def test_eval_gives_the_perplexity_on_any_cache(place: Path, cache: str) -> None
     assert shown
     assert float(shown[1]) == pytest.approx(scores["perplexity"], rel=1e-5)
     if cache == "plain":
-        recorded = read_records(Folder.open(place / "adapted"), "metrics.jsonl")[-1]
+        recorded = records(place / "adapted")[-1]
         assert scores["perplexity"] == pytest.approx(recorded["perplexity"], rel=1e-5)
 
 
 def test_compare_shows_perplexity(place: Path) -> None:
-    """In the table, on the page's table and curves; a run with accuracy beside it has a panel of its own."""
-    begin(place, "accuracy", "labelled", max_steps=4)
-    runs = [place / "adapted", place / "accuracy"]
-    page = place / "runs.html"
-    table = command("compare", *runs, "--html", page)
-    perplexity = read_records(Folder.open(place / "adapted"), "metrics.jsonl")[-1]["perplexity"]
-    assert f"perplexity {perplexity:.4f}" in table
-    text = page.read_text()
-    assert f"perplexity {perplexity:.4f}" in text
-    for shown in ("Perplexity against time", "Accuracy against time", ">score<", "reaches perplexity"):
-        assert shown in text
+    """What a page shows of it, tests of pages do."""
+    perplexity = records(place / "adapted")[-1]["perplexity"]
+    assert f"perplexity {perplexity:.4f}" in command("compare", place / "adapted")
 
 
 # --- what is refused
@@ -320,7 +274,6 @@ def refusals(place: Path) -> dict[str, tuple[list[object], str]]:
             ["eval", place / "classifier", "--cache", plain],
             r"is a classifier, but the cache .* holds no labels",
         ),
-        "evaluate an encoder": (["eval", model, "--cache", place / "caches" / "labelled"], r"not a trained classifier"),
     }
 
 
@@ -337,9 +290,7 @@ def test_what_makes_no_sense_is_refused_with_the_way_out(place: Path, case: str)
 def test_a_model_without_weights_of_its_head_is_not_evaluated(place: Path) -> None:
     """Though its configuration says that it has one."""
     folder = shutil.copytree(place / "adapted" / "model", place / "headless")
-    weights = safetensors.torch.load_file(folder / "model.safetensors")
-    encoder = {name: tensor for name, tensor in weights.items() if name.startswith("bert.")}
-    safetensors.torch.save_file(encoder, folder / "model.safetensors", {"format": "pt"})
+    without_tensors(folder, "cls.")
     (folder / "lengthwise.json").unlink()  # it holds the checksum
     with pytest.raises(InputError, match="have no head for mlm, though its configuration says so; train one"):
         command("eval", folder, "--cache", place / "caches" / "plain")

@@ -16,8 +16,9 @@ from cache import Cache, MismatchError, Split, open_cache
 from cache.plans.spec import PlanSpec
 from prep.cli import cli as prep_cli
 from tests.helpers.corpora import sentences
+from tests.helpers.files import edit_json, write_jsonl
 from tests.helpers.models import KINDS, Kind, write_encoder
-from tests.helpers.runs import stop_after
+from tests.helpers.runs import command, stop_after
 from train.cli import cli as train_cli
 from train.forward.inputs import model_inputs
 from train.metrics.evaluation import evaluate
@@ -44,18 +45,20 @@ ODD = [
 """Texts that tokenizers of different kinds read differently."""
 
 FLAGS = [
-    "--epochs",
-    "2",
-    "--batch-size",
-    "8",
-    "--gradient-accumulation-steps",
-    "2",
-    "--strategy",
-    "tight",
-    "--lr",
-    "1e-3",
+    *(
+        "--epochs",
+        "2",
+        "--batch-size",
+        "8",
+        "--gradient-accumulation-steps",
+        "2",
+        "--strategy",
+        "tight",
+        "--lr",
+        "1e-3",
+    ),
+    *("--precision", "fp32", "--device", "cpu", "--save-steps", "3", "--logging-steps", "2"),
 ]
-FLAGS += ["--precision", "fp32", "--device", "cpu", "--save-steps", "3", "--logging-steps", "2"]
 
 
 @dataclass(frozen=True)
@@ -72,18 +75,9 @@ class Made:
         return open_cache(self.folder / "one")
 
 
-def command(cli: Any, *arguments: object) -> str:
-    """What a command prints."""
-    result = CliRunner().invoke(cli, [str(argument) for argument in arguments])
-    if result.exception is not None:
-        raise result.exception
-    return result.stdout
-
-
 def prep_build(folder: Path, name: str, rows: list[dict[str, str]], *flags: object) -> Cache:
     """A cache of rows, made by the command with the tokenizer beside the model."""
-    source = folder / f"{name}.jsonl"
-    source.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    source = write_jsonl(folder / f"{name}.jsonl", rows)
     common = ("--out", folder, "--name", name, "--tokenizer", folder / "model", "--holdout", 0.25)
     command(prep_cli, "build", source, *common, "--max-length", LENGTH, "--epochs", 1, "--quiet", *flags)
     return open_cache(folder / name)
@@ -222,16 +216,14 @@ def test_padding_asked_for_on_the_left_and_a_stop_change_nothing(made: Made, mon
     texts = [" ".join(row["text"].split()) for row in rows_of(8)]
     found = [command(train_cli, "predict", run, *texts) for run in runs]
     padded_left(runs[1] / "model")  # as in any folder that comes from elsewhere, which lists no checksums
-    details = json.loads((runs[1] / "model" / "lengthwise.json").read_text())
-    (runs[1] / "model" / "lengthwise.json").write_text(json.dumps({**details, "files": []}))
+    edit_json(runs[1] / "model" / "lengthwise.json", files=[])
     found.append(command(train_cli, "predict", runs[1], *texts))
     assert found[0] == found[1] == found[2]
 
 
 def padded_left(folder: Path) -> None:
     """Let a tokenizer's configuration ask for padding on the left."""
-    path = folder / "tokenizer_config.json"
-    path.write_text(json.dumps({**json.loads(path.read_text()), "padding_side": "left"}))
+    edit_json(folder / "tokenizer_config.json", padding_side="left")
 
 
 def test_pairs_are_read_as_transformers_reads_them(made: Made) -> None:

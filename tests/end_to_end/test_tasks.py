@@ -16,7 +16,7 @@ from cache import Cache, PlanSpec
 from cache.common.hub import packaged_model
 from tests.helpers.builds import build_toy
 from tests.helpers.corpora import WORDS, reviews
-from tests.helpers.files import write_jsonl
+from tests.helpers.files import edit_json, write_jsonl
 from tests.helpers.tokenizers import engine_json
 
 Encoded = dict[str, list[Any]]
@@ -96,12 +96,7 @@ class Kind:
 
 KINDS = {
     "pairs": Kind(
-        toy_pairs,
-        pair_of_halves,
-        {"text": "a", "text_pair": "b"},
-        ("no", "yes"),
-        encode_pairs,
-        DataCollatorWithPadding,
+        toy_pairs, pair_of_halves, {"text": "a", "text_pair": "b"}, ("no", "yes"), encode_pairs, DataCollatorWithPadding
     ),
     "words": Kind(
         toy_sentences,
@@ -204,8 +199,5 @@ def test_tokenizers_of_other_kinds_equal_transformers(tmp_path: Path, kind: str,
     assert cache.manifest.build["engine"] == ("gigatoken" if kind == "roberta" else "tokenizers")
     check_equal(KINDS["words"], cache, rows, AutoTokenizer.from_pretrained(cache.tokenizer_folder), 20)
     if kind == "roberta":
-        config["add_prefix_space"] = True  # type: ignore[assignment]
-        raw = json.loads(text)
-        raw["pre_tokenizer"]["add_prefix_space"] = True
-        (folder / "tokenizer.json").write_text(json.dumps(raw))
+        edit_json(folder / "tokenizer.json", lambda raw: raw["pre_tokenizer"].update(add_prefix_space=True))
     check_equal(KINDS["words"], cache, rows, AutoTokenizer.from_pretrained(folder), 20)

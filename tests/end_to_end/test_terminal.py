@@ -18,6 +18,7 @@ from cache.console import progress
 from cache.console.progress import Progress
 from train.run_folder.console import TrainingProgress
 
+from ..helpers import ROOT
 from ..helpers.children import ended, spawn
 from ..helpers.corpora import toy_rows, write_rows
 from ..helpers.models import write_model
@@ -25,7 +26,6 @@ from ..helpers.tokenizers import write_tokenizer
 
 pytestmark = pytest.mark.slow
 
-ROOT = Path(__file__).parents[2]
 COMMANDS = (ROOT / "docs" / "commands.md").read_text()
 
 BEGIN = Progress.__init__

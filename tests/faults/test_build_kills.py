@@ -5,13 +5,13 @@ the next build cleans up and succeeds. The builds read in small blocks and keep 
 spread over reading, tokenizing, run writing, merging, planning and publishing.
 """
 
-import json
 import random
 import time
 from dataclasses import dataclass
 from functools import partial
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -19,11 +19,12 @@ from prep.parsing import readers as sources
 
 from ..helpers.children import ended, print_to, spawn
 from ..helpers.corpora import toy_rows, write_rows
+from ..helpers.files import without_time
 from ..helpers.tokenizers import write_tokenizer
 
 pytestmark = pytest.mark.slow
 
-Files = dict[str, bytes]
+Files = dict[str, Any]
 
 
 @pytest.fixture(scope="module")
@@ -58,14 +59,6 @@ def prepare(printed: str) -> None:
     print_to(printed, printed)
 
 
-def files(cache: Path) -> Files:
-    """Every file of a cache, the time of the manifest taken out."""
-    found = {str(path.relative_to(cache)): path.read_bytes() for path in sorted(cache.rglob("*")) if path.is_file()}
-    manifest = json.loads(found["manifest.json"])
-    del manifest["created"], manifest["checksum"]
-    return {**found, "manifest.json": json.dumps(manifest).encode()}
-
-
 def finished(build: Build) -> str:
     """Wait for a build that shall succeed; what it said."""
     code, said = ended(build.process), build.printed.read_text()
@@ -84,7 +77,7 @@ def test_a_killed_build_leaves_no_cache_or_a_complete_one(corpus: Path, tmp_path
         begun = time.monotonic()
         finished(build(corpus, tmp_path, f"{name}.csv", "--force"))
         duration = time.monotonic() - begun
-        complete[name] = files(tmp_path / "cache" / "a")
+        complete[name] = without_time(tmp_path / "cache" / "a")
     outcomes = {"none": 0, "old": 0, "new": 0}
     for number in range(kills):
         folder = tmp_path / f"kill-{number}"
@@ -96,13 +89,13 @@ def test_a_killed_build_leaves_no_cache_or_a_complete_one(corpus: Path, tmp_path
         process.kill()
         ended(process)
         place = folder / "cache" / "a"
-        found = files(place) if (place / "manifest.json").exists() else None
+        found = without_time(place) if (place / "manifest.json").exists() else None
         outcome = next((name for name, content in complete.items() if content == found), "none")
         assert (outcome == "none") == (found is None), f"a cache that is neither old nor new after {number} kills"
         assert found is not None or not number % 2, "the old cache is gone"
         outcomes[outcome] += 1
         finished(build(corpus, folder, "new.csv", "--force"))
-        assert files(place) == complete["new"]
+        assert without_time(place) == complete["new"]
         assert [
             path.name for path in place.parent.iterdir() if path.name != "a" and not path.name.endswith(".lock")
         ] == []

@@ -5,12 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from cache import (
-    CorruptCacheError,
-    FormatVersionError,
-    LengthwiseError,
-    open_cache,
-)
+from cache import CorruptCacheError, FormatVersionError, LengthwiseError, open_cache
 
 from ..helpers.files import flip
 from ..helpers.hostile import headers, read_everything, refused, remedy_for, sound_cache

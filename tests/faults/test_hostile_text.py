@@ -143,12 +143,6 @@ def test_output_that_cannot_be_written_is_an_error(place: Path, case: str) -> No
     run(place, *COMMANDS[case], full="stderr")
 
 
-def test_a_run_trains_to_its_end_whatever_becomes_of_its_output(place: Path) -> None:
-    for full in ("stdout", "stderr"):
-        run(place, "train", *TRAIN, "--out", f"without-{full}", full=full)
-        assert (place / f"without-{full}" / "summary.json").exists()
-
-
 def test_hostile_text_is_text_in_pages_and_in_markdown(place: Path, in_utf8: Callable[[str], str]) -> None:
     """The pages hold no such element; the model card and the table have no HTML, and as many cells as columns."""
     for page, case in (("report.html", "report"), ("runs.html", "compare, drawn")):

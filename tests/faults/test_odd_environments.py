@@ -3,7 +3,6 @@
 import os
 import resource
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +10,11 @@ import pytest
 
 from tests.helpers.caches import write_cache
 from tests.helpers.models import write_model
+from tests.helpers.python import run_python
 from tests.helpers.tokenizers import write_tokenizer
 from train.cli import main
 
 pytestmark = pytest.mark.slow
-
-COMMAND = [sys.executable, "-c", "from train.cli import main; main()"]
-ENVIRONMENT = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2]), "HF_HUB_OFFLINE": "1"}
 
 
 @pytest.fixture(scope="module")
@@ -29,13 +26,10 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def train(place: Path, *arguments: str, **options: Any) -> subprocess.CompletedProcess[bytes]:
-    done = subprocess.run(
-        [*COMMAND, *arguments],
-        cwd=place,
-        **{"env": ENVIRONMENT, "capture_output": True, "timeout": 120, "stdin": subprocess.DEVNULL, **options},
-    )
-    assert b"Traceback" not in done.stderr, done.stderr.decode()
+def train(place: Path, *arguments: str, **options: Any) -> subprocess.CompletedProcess[str]:
+    code = "from train.cli import main; main()"
+    done = run_python(code, *arguments, folder=place, **{"stdin": subprocess.DEVNULL, **options})
+    assert "Traceback" not in done.stderr, done.stderr
     return done
 
 
@@ -52,8 +46,8 @@ def test_a_limit_that_torch_cannot_load_in_is_named(place: Path, arguments: list
     limit = mebibytes << 20
     done = train(place, *arguments, preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_AS, (limit, limit)))
     assert done.returncode == 2
-    assert b"memory is limited to" in done.stderr
-    assert b"ulimit -v unlimited" in done.stderr
+    assert "memory is limited to" in done.stderr
+    assert "ulimit -v unlimited" in done.stderr
 
 
 @pytest.mark.parametrize(
@@ -84,4 +78,4 @@ def test_odd_names_and_texts_are_messages(
 def test_a_closed_stdin_is_a_message(place: Path) -> None:
     done = train(place, "predict", "model", stdin=None, preexec_fn=lambda: os.close(0))
     assert done.returncode == 2
-    assert "no text" in done.stderr.decode()
+    assert "no text" in done.stderr

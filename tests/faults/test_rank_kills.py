@@ -19,7 +19,7 @@ import train.loop.callbacks
 import train.run
 from tests.helpers.caches import write_cache
 from tests.helpers.children import ended, spawn
-from tests.helpers.models import write_model
+from tests.helpers.models import STEADY, write_model
 from tests.helpers.ranks import check_alike, errors_of, spawn_ranks
 from train.loop.checkpoint import read_checkpoint
 from train.loop.checkpoints import checkpoints
@@ -79,7 +79,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("killed")
     write_cache(folder / "toy", {"train": 70, "test": 21})
     write_model(folder / "moving")
-    write_model(folder / "still", hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
+    write_model(folder / "still", **STEADY)
     return folder
 
 

@@ -19,6 +19,7 @@ import pytest
 
 from cache import open_cache
 
+from ..helpers import ROOT
 from ..helpers.corpora import toy_rows, write_rows
 from ..helpers.files import content
 from ..helpers.tokenizers import write_tokenizer
@@ -28,7 +29,6 @@ pytestmark = [
     pytest.mark.skipif(sys.platform != "linux", reason="reads /proc"),
     pytest.mark.skipif(find_spec("ray") is None, reason="needs Ray"),
 ]
-ROOT = Path(__file__).parents[2]
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "RAY_worker_niceness": "0"}
 """Ray's own workers stand back behind all other processes (nice 15), which the other tests would make a standstill."""
 
@@ -47,12 +47,7 @@ def folder(tmp_path: Path) -> Path:
 def python(folder: Path, *arguments: str, timeout_s: float = 300) -> str:
     """Run Python in a folder; returns what it printed."""
     done = subprocess.run(
-        [sys.executable, *arguments],
-        cwd=folder,
-        env=ENVIRONMENT,
-        capture_output=True,
-        text=True,
-        timeout=timeout_s,
+        [sys.executable, *arguments], cwd=folder, env=ENVIRONMENT, capture_output=True, text=True, timeout=timeout_s
     )
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout

@@ -6,8 +6,6 @@ import mmap
 import os
 import resource
 import signal
-import subprocess
-import sys
 import time
 from multiprocessing.util import Finalize
 from pathlib import Path
@@ -25,6 +23,7 @@ from prep.sources import hub
 
 from ..helpers.children import ended, spawn
 from ..helpers.commands import GOOD, Prep, build, write, zipped
+from ..helpers.python import run_python
 from ..helpers.tokenizers import write_tokenizer
 
 MIB = 1 << 20
@@ -98,10 +97,7 @@ ATTACKS: dict[str, tuple[Any, str]] = {
         lambda: long_cell("a.csv.gz", "text,label,", "\n"),
         "Empty CSV file or block",
     ),
-    "a jsonl.gz with one text of 100 MiB": (
-        lambda: long_cell("a.jsonl.gz", '{"label": "x", "text": "', '"}\n'),
-        ROW,
-    ),
+    "a jsonl.gz with one text of 100 MiB": (lambda: long_cell("a.jsonl.gz", '{"label": "x", "text": "', '"}\n'), ROW),
     "a jsonl.zst with one text of 100 MiB": (
         lambda: write("a.jsonl.zst", pa.compress(b'{"text": "' + b"a" * (100 * MIB), "zstd", asbytes=True)),
         ROW,
@@ -183,14 +179,7 @@ def test_little_address_space_is_said(tmp_path: Path, mib: int) -> None:
     write(str(tmp_path / "a.csv"), GOOD)
     limit = f"import resource; resource.setrlimit(resource.RLIMIT_AS, ({mib << 20},) * 2)"
     code = f"{limit}; from prep.cli import main; main()"
-    done = subprocess.run(
-        [sys.executable, "-c", code, "build", "a.csv", "--tokenizer", "minilm"],
-        cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2]), "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
+    done = run_python(code, "build", "a.csv", "--tokenizer", "minilm", folder=tmp_path)
     assert done.returncode in (1, 2)
     assert done.stderr.startswith("error: ")
     assert f"{mib} MiB of address space, expected 1,024 MiB" in done.stderr or "not enough memory" in done.stderr

@@ -37,8 +37,7 @@ SOURCES = {
     "texts": lambda: write("a.csv", GOOD + f"{HARD},x\nword3,y\n"),
     "pairs": lambda: write("a.csv", f"text,text2,label\nword1,a,x\nword2,a,y\nword2,{HARD},x\n"),
     "words": lambda: write(
-        "a.jsonl",
-        [{"text": words, "label": ["O"] * len(words)} for words in (["word1"], ["word2"], ["word1", HARD])],
+        "a.jsonl", [{"text": words, "label": ["O"] * len(words)} for words in (["word1"], ["word2"], ["word1", HARD])]
     ),
 }
 

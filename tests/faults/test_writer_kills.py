@@ -14,6 +14,7 @@ import pytest
 from cache import NotACacheError, open_cache
 
 from ..helpers.build_server import Builder
+from ..helpers.files import content, names_in
 
 pytestmark = pytest.mark.slow
 
@@ -39,14 +40,6 @@ def reference(tmp_path_factory: pytest.TempPathFactory, builder: Builder) -> Ref
     return found
 
 
-def files_of(folder: Path) -> dict[str, bytes]:
-    return {p.relative_to(folder).as_posix(): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
-
-
-def names_in(folder: Path) -> list[str]:
-    return sorted(path.name for path in folder.iterdir())
-
-
 def found_at(place: Path, reference: Reference) -> int | None:
     """Which complete cache can be opened at `place`: its seed, None for none. Anything else fails the test."""
     try:
@@ -54,7 +47,7 @@ def found_at(place: Path, reference: Reference) -> int | None:
     except NotACacheError:
         assert not place.exists()
         return None
-    [seed] = [seed for seed, whole in reference.items() if files_of(whole) == files_of(place)]
+    [seed] = [seed for seed, whole in reference.items() if content(whole) == content(place)]
     return seed
 
 

@@ -1,6 +1,8 @@
 """Small caches, written row by row through the writer alone."""
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -8,7 +10,7 @@ from cache import Cache, open_cache
 from cache.common.arrays import Array
 from cache.common.folder import Folder
 from cache.format import files as listed
-from cache.format.manifest import Manifest, SplitInfo, TokenizerInfo, fingerprint_of
+from cache.format.manifest import Manifest, ShardInfo, SplitInfo, TokenizerInfo, fingerprint_of
 from cache.format.tasks import Task
 from cache.writing.publishing import publish, staging
 from cache.writing.writer import ShardColumns, write_manifest, write_shard
@@ -43,8 +45,6 @@ def write_cache(
     random = np.random.default_rng(seed)
     infos = {}
     with staging(place) as folder:
-        write_tokenizer(folder.path / "tokenizer")
-        files = tuple(file_info(path) for path in sorted((folder.path / "tokenizer").iterdir()))
         for name, rows in splits.items():
             sizes = np.sort(random.integers(3, max_length + 1, rows)) if lengths is None else lengths
             labels = random.integers(0, len(classes), rows)
@@ -56,28 +56,43 @@ def write_cache(
                 flat = np.concatenate([_spread(np.zeros(0), vocab_size), *(ids[row] for row in part)])
                 columns = ShardColumns(flat, sizes[part], source_rows[part], labels[part])
                 parts.append(write_shard(folder, name, index, columns))
-            infos[name] = SplitInfo(
-                rows,
-                int(sizes.sum()),
-                int(sizes.min(initial=max_length)) if rows else 0,
-                int(sizes.max(initial=0)),
-                tuple(np.bincount(sizes, minlength=1).tolist()) if rows else (),
-                tuple(parts),
-            )
-        manifest = Manifest(
-            name=place.name,
-            fingerprint=fingerprint_of({"seed": seed, "splits": splits}),
-            source={"kind": "toy", "argument": "toy.csv"},
-            tokenizer=TokenizerInfo("toy", None, files[0].sha256, vocab_size, 0, padding_side, files),
-            max_length=max_length,
-            task=Task("classification", classes),
-            plan={"strategy": "smart", "batch_size": 8, "max_tokens": None, "seed": 0},
-            splits=infos,
-            created="2026-01-01T00:00:00Z",
-        )
-        write_manifest(folder, manifest)
-        publish(folder, place)
+            infos[name] = split_info(sizes, parts)
+        facts = {"fingerprint": fingerprint_of({"seed": seed, "splits": splits}), "max_length": max_length}
+        publish_toy(folder, place, infos, Task("classification", classes), padding_side, vocab_size, **facts)
     return open_cache(place)
+
+
+def split_info(lengths: Array, shards: Sequence[ShardInfo]) -> SplitInfo:
+    """What a manifest says of a split with rows of these ascending lengths."""
+    shortest, longest = (int(lengths[0]), int(lengths[-1])) if len(lengths) else (0, 0)
+    histogram = tuple(np.bincount(lengths).tolist())
+    return SplitInfo(len(lengths), int(lengths.sum()), shortest, longest, histogram, tuple(shards))
+
+
+def publish_toy(
+    folder: Folder,
+    place: Path,
+    splits: dict[str, SplitInfo],
+    task: Task,
+    padding_side: str = "right",
+    vocab_size: int = len(SPECIALS) + len(WORDS),
+    **facts: Any,
+) -> None:
+    """Write tokenizer and manifest beside the shards in `folder`, and publish all as the cache at `place`."""
+    write_tokenizer(folder.path / "tokenizer")
+    files = tuple(file_info(path) for path in sorted((folder.path / "tokenizer").iterdir()))
+    manifest = Manifest(
+        name=place.name,
+        source={"kind": "toy", "argument": "toy.csv"},
+        tokenizer=TokenizerInfo("toy", None, files[0].sha256, vocab_size, 0, padding_side, files),
+        task=task,
+        plan={"strategy": "smart", "batch_size": 8, "max_tokens": None, "seed": 0},
+        splits=splits,
+        created="2026-01-01T00:00:00Z",
+        **facts,
+    )
+    write_manifest(folder, manifest)
+    publish(folder, place)
 
 
 def _row(random: np.random.Generator, size: int, label: int, classes: int) -> Array:

@@ -7,13 +7,7 @@ from typing import Any
 
 import pytest
 
-from cache import (
-    Cache,
-    CorruptCacheError,
-    LengthwiseError,
-    PlanSpec,
-    open_cache,
-)
+from cache import Cache, CorruptCacheError, LengthwiseError, PlanSpec, open_cache
 from cache.format.checksummed_json import seal
 from cache.format.files import sha256_file
 
@@ -101,6 +95,12 @@ def relisted(place: Path, path: Path, index: int = 0) -> None:
         content["splits"]["train"]["shards"][index]["sha256"] = sha256_file(path)
 
     resealed(place / "manifest.json", change)
+
+
+def with_length(text: bytes) -> bytes:
+    """A header of safetensors as it stands in a file: its length, and spaces up to a multiple of 8."""
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text
 
 
 def header_of(path: Path) -> tuple[dict[str, Any], bytes]:

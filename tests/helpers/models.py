@@ -1,7 +1,7 @@
 """Tiny random encoders: one for the toy tokenizer, and one of each kind in use with a tokenizer of its kind."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,35 +23,62 @@ SPREAD = 0.2
 """Of the random weights: ten times what is usual, so that what a model gets wrong shows in its logits."""
 
 
-def write_model(folder: Path, *, seed: int = 0, classes: int | None = None, kind: str = "bert", **config: Any) -> Path:
-    """A random encoder of one layer, width 32, for the 205 tokens of `tokenizers.write_tokenizer`, saved as a folder.
+SIZES: dict[str, Any] = {
+    "vocab_size": 205,
+    "hidden_size": 32,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "intermediate_size": 64,
+    "max_position_embeddings": 128,
+    "pad_token_id": 0,
+}
+"""One layer of width 32, for the 205 tokens of `tokenizers.write_tokenizer`."""
 
-    With `classes` it is saved as a classifier of so many classes.
-    """
+IDS = dict.fromkeys(("bos_token_id", "cls_token_id", "eos_token_id", "sep_token_id"), 0)
+"""Special tokens of kinds whose own are beyond those 205."""
+
+WINDOWED = {**IDS, "num_hidden_layers": 2, "local_attention": 8, "global_attn_every_n_layers": 2}
+"""A ModernBERT with a window of 8 tokens in its second layer."""
+
+STEADY = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+"""A BERT without dropout."""
+
+
+def random_model(kind: str = "bert", auto: Any = None, *, seed: int = 0, **config: Any) -> Any:
+    """A random model of `SIZES`, made by one of transformers' auto classes; a classifier where none is given."""
     import torch
-    from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification
+    from transformers import AutoConfig, AutoModelForSequenceClassification
 
     from train.models.heads import quiet_transformers
 
-    sizes = {
-        "vocab_size": 205,
-        "hidden_size": 32,
-        "num_hidden_layers": 1,
-        "num_attention_heads": 2,
-        "intermediate_size": 64,
-        "max_position_embeddings": 128,
-        "pad_token_id": 0,
-    }
-    settings = AutoConfig.for_model(kind, **{**sizes, **config})
+    settings = AutoConfig.for_model(kind, **{**SIZES, **config})
     torch.manual_seed(seed)
     with quiet_transformers():
-        if classes is None:
-            model = AutoModel.from_config(settings)
-        else:
-            settings.num_labels = classes
-            model = AutoModelForSequenceClassification.from_config(settings)
-        model.save_pretrained(folder)
+        return (auto or AutoModelForSequenceClassification).from_config(settings)
+
+
+def write_model(
+    folder: Path, *, seed: int = 0, classes: int | Sequence[str] | None = None, kind: str = "bert", **config: Any
+) -> Path:
+    """A random encoder saved as a folder; with `classes`, a classifier of so many or of those names."""
+    from transformers import AutoModel
+
+    if isinstance(classes, int):
+        config["num_labels"] = classes
+    elif classes is not None:
+        config["id2label"] = dict(enumerate(classes))
+        config["label2id"] = {name: number for number, name in enumerate(classes)}
+    random_model(kind, AutoModel if classes is None else None, seed=seed, **config).save_pretrained(folder)
     return folder
+
+
+def without_tensors(folder: Path, part: str) -> None:
+    """Leave out of a model's weights those whose names hold this part."""
+    from safetensors.torch import load_file, save_file
+
+    path = folder / "model.safetensors"
+    kept = {name: tensor for name, tensor in load_file(path).items() if part not in name}
+    save_file(kept, path, {"format": "pt"})
 
 
 BERT_TOKENS = {"unk": "[UNK]", "cls": "[CLS]", "sep": "[SEP]", "pad": "[PAD]", "mask": "[MASK]"}

@@ -9,7 +9,7 @@ import shutil
 import signal
 import sys
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NoReturn
@@ -26,6 +26,7 @@ from train.models.trained import load_for_evaluation
 from train.predict import Predictor
 
 from .caches import file_info, write_cache
+from .files import edit_json
 from .fuzzing import mutated_bytes, mutated_json
 from .models import DEBERTA_V3, MODERN, write_model
 from .tokenizers import write_tokenizer
@@ -99,10 +100,8 @@ def sound_models(folder: Path) -> list[Files]:
         "modernbert": {**MODERN, "intermediate_size": 64},
     }
     for kind, config in kinds.items():
-        path = write_tokenizer(write_model(folder / kind, kind=kind, classes=2, num_hidden_layers=2, **config))
-        content = json.loads((path / "config.json").read_text())
-        content["id2label"], content["label2id"] = {"0": "neg", "1": "pos"}, {"neg": 0, "pos": 1}
-        (path / "config.json").write_text(json.dumps(content))
+        classes = ("neg", "pos")
+        path = write_tokenizer(write_model(folder / kind, kind=kind, classes=classes, num_hidden_layers=2, **config))
         made.append(_read(path))
         listed = [vars(file_info(file)) for file in sorted(path.iterdir())]
         details = {"max_length": 48, "pair": False, "task": "classification", "files": listed}
@@ -139,7 +138,7 @@ def change(rest: random.Random, files: Files, folder: Path) -> str:
     path = folder / name
     kind = rest.choice(["key", "key", "key", "json", "json", "bytes", "bytes", "header", "index", "replaced"])
     if kind == "key":
-        _edit(folder / "config.json", lambda raw: raw.__setitem__(*_hostile(rest)))
+        edit_json(folder / "config.json", lambda raw: raw.__setitem__(*_hostile(rest)))
     elif kind == "json" and name.endswith(".json"):
         path.write_text(json.dumps(mutated_json(rest, json.loads(path.read_bytes()))))
     elif kind == "header" and name.endswith(".safetensors"):
@@ -156,12 +155,6 @@ def change(rest: random.Random, files: Files, folder: Path) -> str:
 def _hostile(rest: random.Random) -> tuple[str, Any]:
     key = rest.choice(sorted(HOSTILE))
     return key, rest.choice(HOSTILE[key])
-
-
-def _edit(path: Path, edit: Callable[[dict[str, Any]], Any]) -> None:
-    content = json.loads(path.read_bytes())
-    edit(content)
-    path.write_text(json.dumps(content))
 
 
 def _change_header(rest: random.Random, path: Path) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from click.testing import CliRunner
 
 from train.run import resume_run, start_run
 from train.runtime.signals import Stopped
@@ -24,14 +25,33 @@ def quiet(text: str) -> None:
     """A log that keeps nothing."""
 
 
+def start(settings: Settings) -> Path:
+    """A finished run; its folder."""
+    return start_run(settings, quiet, quiet, quiet=True)
+
+
 def begin(cache: Path | str, model: Path | str, out: Path | str, **flags: Any) -> Path:
-    """A finished run in the folder `out`, which it returns."""
-    return start_run(Settings(str(cache), str(model), str(out), **flags), quiet, quiet, quiet=True)
+    """A finished run of a model on a cache, in the folder `out`."""
+    return start(Settings(str(cache), str(model), str(out), **flags))
 
 
 def resume(run: Path, **given: Any) -> Path:
     """Let a run go on."""
     return resume_run(run, given, quiet, quiet, quiet=True)
+
+
+def command(cli: Any, *arguments: object, typed: str | None = None) -> str:
+    """What a command of click prints to stdout, run in this process; it raises what the command raises.
+
+    Args:
+        cli: the command, or the group it is of.
+        arguments: of the command.
+        typed: on standard input.
+    """
+    done = CliRunner().invoke(cli, [str(argument) for argument in arguments], input=typed)
+    if done.exception is not None:
+        raise done.exception
+    return done.stdout
 
 
 def stop_after(patch: pytest.MonkeyPatch, step: int) -> None:

@@ -6,14 +6,13 @@ from typing import Any
 import numpy as np
 
 from cache import Cache
-from train.run import start_run
 from train.settings import Settings
 
 from .builds import build_toy
 from .corpora import WORDS
 from .files import write_jsonl
 from .models import write_model
-from .runs import quiet
+from .runs import start
 
 TAGS = ("O", "B-LOC", "B-PER", "I-PER")
 
@@ -74,4 +73,4 @@ def task_settings(cache: Cache, out: Path, **more: Any) -> Settings:
 
 def train_task(cache: Cache, out: Path, **more: Any) -> Path:
     """A finished run, its folder `out`."""
-    return start_run(task_settings(cache, out, **more), quiet, quiet, quiet=True)
+    return start(task_settings(cache, out, **more))

@@ -12,6 +12,7 @@ from prep.columns import LABEL, TEXT, in_split
 from prep.labels.class_labels import Coded, code_labels, find_task, resolve_classes
 from prep.labels.tags import Tags, tagged_words
 from prep.labels.values import class_of
+from prep.rows.labelling import _oddities
 from tests.helpers.builds import build_toy
 from tests.helpers.files import write_jsonl
 
@@ -84,6 +85,14 @@ def test_a_split_of_single_classes_beside_one_of_lists_has_sets_of_one() -> None
         "train": [[1, 1], [0, 0]],
         "test": [[0, 1], [1, 0]],
     }
+
+
+def test_a_single_class_is_odd_unless_rows_may_have_none_and_a_class_without_rows_only_in_train() -> None:
+    marks, classes = np.array([[1], [0]], np.uint8), np.array([0, 0])
+    assert list(_oddities(("a",), {"train": marks})) == []
+    assert list(_oddities(("a",), {"train": classes})) == ["all rows have the label 'a': there is nothing to learn"]
+    assert list(_oddities(("a", "b"), {"test": classes})) == []
+    assert list(_oddities(("a", "b"), {"train": classes})) == ["no row of 'train' has the label 'b'"]
 
 
 def test_columns_of_yes_and_no_are_sets_of_classes(tmp_path: Path) -> None:

@@ -15,12 +15,7 @@ from cache.console.progress import ConsoleProgress
 from cache.errors import InputError
 from prep.tokenization import engines
 from prep.tokenization.encoder import Encoder
-from prep.tokenization.engines import (
-    NanotokenEngine,
-    Rules,
-    TokenizersEngine,
-    split_rows,
-)
+from prep.tokenization.engines import NanotokenEngine, Rules, TokenizersEngine, split_rows
 from prep.tokenization.parity import ParityCheck
 from prep.tokenization.tokenizer_files import find_tokenizer
 

@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 
 from cache import Cache, PlanSpec, open_cache
+from cache.console.progress import ConsoleProgress
+from cache.sharing.pulling import pull
 
 from ..helpers.caches import write_cache
 from ..helpers.object_server import HubHandler, ObjectServer, S3Handler, running, serving
@@ -17,6 +19,7 @@ from ..prep.conftest import without_torch  # noqa: F401  # forks are quick here,
 
 URL = "s3://bucket/caches/small"
 SECRET = "wJalrXUtnFEMIsecret"
+QUIET = ConsoleProgress(quiet=True)
 
 
 @pytest.fixture(scope="session")
@@ -99,6 +102,12 @@ def hub(store: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ObjectServer]:
         monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
         monkeypatch.setattr(constants, "HF_HUB_DISABLE_TELEMETRY", True)
         yield server
+
+
+def fetch(url: str, to: Path | None = None) -> Path:
+    """The folder that a cache is pulled into."""
+    with pull(url, to, QUIET) as pulled:
+        return pulled.folder
 
 
 def contents(folder: Path) -> dict[str, str]:

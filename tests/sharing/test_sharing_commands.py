@@ -11,15 +11,13 @@ from pathlib import Path
 import pytest
 
 from cache import Cache, NotACacheError, open_cache
-from cache.console.progress import ConsoleProgress
 from cache.sharing.pulling import pull
 
 from ..helpers.children import ended, spawn
 from ..helpers.commands import Prep
 from ..helpers.object_server import ObjectServer
-from .conftest import SECRET, URL, contents
+from .conftest import QUIET, SECRET, URL, contents
 
-QUIET = ConsoleProgress(quiet=True)
 ENVIRONMENT = ("AWS_", "LENGTHWISE_")
 
 

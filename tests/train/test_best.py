@@ -1,6 +1,5 @@
 """Choosing the best epoch on the validation split: what is exported, when training stops, and resuming."""
 
-import json
 import shutil
 import signal
 from collections.abc import Callable
@@ -18,13 +17,14 @@ from cache import open_cache
 from cache.console.text import counted
 from cache.errors import CorruptCacheError, InputError
 from tests.helpers.caches import write_cache
+from tests.helpers.files import flip
 from tests.helpers.models import write_model
-from tests.helpers.runs import check_same_run, resume_from_first_checkpoint, stop_after
+from tests.helpers.runs import check_same_run, records, resume, resume_from_first_checkpoint, start, stopped_after
 from train.compare.table import read_result
 from train.loop.resolution import resolve_settings
 from train.loop.step import OutOfMemoryError
 from train.metrics.scores import is_better
-from train.run import resume_run, run_facts, start_run
+from train.run import run_facts, start_run
 from train.runtime.signals import Stopped
 from train.settings import Settings
 
@@ -84,15 +84,11 @@ def happen_in_evaluation(patch: pytest.MonkeyPatch, number: int, happen: Callabl
     patch.setattr(callbacks, "evaluate", evaluate)
 
 
-def begin(given: Settings) -> Path:
-    return start_run(given, print, print, quiet=True)
-
-
 @pytest.mark.parametrize(("curve", "best"), [("rising", 4), ("falling", 1), ("hill", 2)])
 def test_the_exported_model_is_that_of_the_best_epoch(folder, tmp_path, monkeypatch, curve, best):
     """Of equal ones the first; its checkpoint stays beside the newest; the test split is evaluated once, at the end."""
     evaluated = patch_accuracy(monkeypatch, CURVES[curve])
-    run = begin(settings(folder, tmp_path / "run", keep_best="accuracy"))
+    run = start(settings(folder, tmp_path / "run", keep_best="accuracy"))
     assert evaluated == ["validation"] * 4 + ["test"]
     kept = sorted(path.name for path in (run / "checkpoints").iterdir())
     assert kept == sorted({f"step-{3 * best:06d}", "step-000012"})
@@ -103,8 +99,7 @@ def test_the_exported_model_is_that_of_the_best_epoch(folder, tmp_path, monkeypa
     assert facts["best_epoch"] == best
     assert facts["test"]["split"] == "test"
     assert facts["test"]["rows"] == 8
-    records = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    assert [(record["kind"], record["epoch"]) for record in records[-1:]] == [("test", best)]
+    assert (records(run)[-1]["kind"], records(run)[-1]["epoch"]) == ("test", best)
     assert read_result(run).score == ("accuracy", facts["test"]["accuracy"])
     card = (run / "model" / "README.md").read_text()
     assert f"The model is that of epoch {best}, the best by `accuracy`." in card
@@ -132,12 +127,10 @@ def test_training_stops_early_when_no_epoch_was_better_for_so_long(
 def test_a_stopped_run_chooses_as_the_uninterrupted_one(folder, tmp_path, step):
     """Bit by bit, model and metrics; real evaluations."""
     flags = {"early_stopping": 1, "keep_best": "loss", "lr": 3e-2}
-    whole = begin(settings(folder, tmp_path / "whole", **flags))
-    with pytest.MonkeyPatch.context() as patch:
-        stop_after(patch, step)
-        with pytest.raises(Stopped):
-            begin(settings(folder, tmp_path / "stopped", **flags))
-    resume_run(tmp_path / "stopped", {}, print, print, quiet=True)
+    whole = start(settings(folder, tmp_path / "whole", **flags))
+    with stopped_after(step):
+        start(settings(folder, tmp_path / "stopped", **flags))
+    resume(tmp_path / "stopped")
     check_same_run(whole, tmp_path / "stopped")
     again = tmp_path / "again"
     shutil.copytree(whole, again)
@@ -149,18 +142,13 @@ def test_evaluations_within_an_epoch_are_of_the_model_at_their_step_and_change_n
     folder, tmp_path, monkeypatch
 ):
     """Every two steps of epochs of three; the best of all is exported, its scores are those of its checkpoint."""
-    plain = begin(settings(folder, tmp_path / "plain", epochs=2))
+    plain = start(settings(folder, tmp_path / "plain", epochs=2))
     patch_accuracy(monkeypatch, [0.1, 0.2, 0.9, 0.3])
-    run = begin(settings(folder, tmp_path / "run", epochs=2, eval_steps=2, keep_best="accuracy"))
-    records = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    evaluations = [record for record in records if record["kind"] == "eval"]
+    run = start(settings(folder, tmp_path / "run", epochs=2, eval_steps=2, keep_best="accuracy"))
+    evaluations = records(run, "eval")
     assert [(record["step"], record["epoch"]) for record in evaluations] == [(2, 1), (3, 1), (4, 2), (6, 2)]
-    before = [json.loads(line) for line in (plain / "metrics.jsonl").read_text().splitlines()]
     for kind, rounding in (("epoch", 1e-6), ("eval", 0)):  # the loss of an epoch is the sum of more parts
-        ours, theirs = (
-            [record["loss"] for record in some if record["kind"] == kind and record["step"] in (3, 6)]
-            for some in (records, before)
-        )
+        ours, theirs = ([r["loss"] for r in records(some, kind) if r["step"] in (3, 6)] for some in (run, plain))
         assert ours == pytest.approx(theirs, abs=rounding, rel=0)
         assert len(ours) == 2
     facts = run_facts(run)
@@ -181,14 +169,14 @@ def test_evaluations_within_an_epoch_are_of_the_model_at_their_step_and_change_n
 
 def test_a_run_stopped_within_an_evaluation_within_an_epoch_evaluates_when_it_goes_on(folder, tmp_path, monkeypatch):
     flags = {"epochs": 2, "eval_steps": 2, "keep_best": "loss", "save_steps": 1}
-    whole = begin(settings(folder, tmp_path / "whole", **flags))
+    whole = start(settings(folder, tmp_path / "whole", **flags))
     stopped = settings(folder, tmp_path / "stopped", **flags)
     with monkeypatch.context() as patch:
         happen_in_evaluation(patch, 3, lambda: signal.raise_signal(signal.SIGTERM))
         with pytest.raises(Stopped):
-            begin(stopped)
+            start(stopped)
     assert (tmp_path / "stopped" / "checkpoints" / "step-000004").is_dir()
-    resume_run(tmp_path / "stopped", {}, print, print, quiet=True)
+    resume(tmp_path / "stopped")
     check_same_run(whole, tmp_path / "stopped")
 
 
@@ -205,34 +193,32 @@ def test_an_evaluation_that_does_not_fit_saves_the_run_which_goes_on_with_fewer_
     with monkeypatch.context() as patch:
         happen_in_evaluation(patch, number, run_out)
         with pytest.raises(OutOfMemoryError, match=r"--resume .*short --eval-batch-size 16"):
-            begin(short)
+            start(short)
     assert [path.name for path in (tmp_path / "short" / "checkpoints").iterdir()] == [f"step-{step:06d}"]
-    run = resume_run(tmp_path / "short", {"eval_batch_size": 16}, print, print, quiet=True)
+    run = resume(tmp_path / "short", eval_batch_size=16)
     weights = "model/model.safetensors"
-    assert (run / weights).read_bytes() == (begin(whole) / weights).read_bytes()
+    assert (run / weights).read_bytes() == (start(whole) / weights).read_bytes()
 
 
 def test_a_run_that_ended_early_is_not_trained_on_by_resuming(folder, tmp_path, monkeypatch):
     """Killed between its last checkpoint and its summary."""
     patch_accuracy(monkeypatch, CURVES["falling"])
-    run = begin(settings(folder, tmp_path / "run", early_stopping=1))
+    run = start(settings(folder, tmp_path / "run", early_stopping=1))
     facts = run_facts(run)
     (run / "summary.json").unlink()
-    resume_run(run, {}, print, print, quiet=True)
+    resume(run)
     again = run_facts(run)
     assert (again["steps"], again["best_epoch"], again["test"]) == (facts["steps"], 1, facts["test"])
 
 
 def test_a_damaged_checkpoint_of_the_best_epoch_is_an_error_and_not_another_model(folder, tmp_path, monkeypatch):
     patch_accuracy(monkeypatch, CURVES["falling"])
-    run = begin(settings(folder, tmp_path / "run", keep_best="accuracy"))
+    run = start(settings(folder, tmp_path / "run", keep_best="accuracy"))
     (run / "summary.json").unlink()
     weights = run / "checkpoints" / "step-000003" / "model.safetensors"
-    data = bytearray(weights.read_bytes())
-    data[-1] ^= 1
-    weights.write_bytes(data)
+    flip(weights, -1)
     with pytest.raises(CorruptCacheError, match=r"step-000003/model.safetensors: differs from its checksum"):
-        resume_run(run, {}, print, print, quiet=True)
+        resume(run)
 
 
 def test_splits_are_those_a_user_expects(folder):

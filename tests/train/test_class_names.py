@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
-from transformers import AutoModelForSequenceClassification, AutoModelForTokenClassification
+from transformers import AutoConfig, AutoModelForSequenceClassification, AutoModelForTokenClassification
 
 from cache import Cache, MismatchError
 from cache.format.tasks import Task
@@ -28,14 +28,9 @@ pytestmark = pytest.mark.slow
 CPU = torch.device("cpu")
 
 
-def named_model(folder: Path, *names: str) -> Path:
-    """A random classifier with these classes."""
-    write_model(folder, classes=len(names), num_hidden_layers=2, initializer_range=SPREAD)
-    config = json.loads((folder / "config.json").read_text())
-    config["id2label"] = dict(enumerate(names))
-    config["label2id"] = {name: number for number, name in enumerate(names)}
-    (folder / "config.json").write_text(json.dumps(config))
-    return folder
+def random_model(folder: Path, *names: str) -> Path:
+    """A classifier with these classes."""
+    return write_model(folder, classes=names, num_hidden_layers=2, initializer_range=SPREAD)
 
 
 def test_scores_are_of_the_names_whatever_their_numbers(tmp_path: Path) -> None:
@@ -43,7 +38,7 @@ def test_scores_are_of_the_names_whatever_their_numbers(tmp_path: Path) -> None:
     predicted for some rows, and wrong."""
     names = ("neg", "mid", "pos")
     cache = write_cache(tmp_path / "cache", {"test": 80}, classes=("pos", "neg"))
-    folder = named_model(tmp_path / "model", *names)
+    folder = random_model(tmp_path / "model", *names)
     flags = ["--cache", str(cache.folder), "--precision", "fp32", "--device", "cpu", "--batch-size", "7"]
     done = CliRunner().invoke(cli, ["eval", str(folder), *flags, "--json"])
     assert done.exception is None, done.output
@@ -115,7 +110,7 @@ def test_several_labels_and_tags_are_matched_too(tmp_path: Path, kind: str) -> N
 
 def test_a_class_that_the_model_lacks_is_named(tmp_path: Path) -> None:
     cache = write_cache(tmp_path / "cache", {"test": 5}, classes=("neg", "pos", "other"))
-    folder = named_model(tmp_path / "model", "neg", "pos")
+    folder = random_model(tmp_path / "model", "neg", "pos")
     required = CacheRequirements(cache, 48)
     with pytest.raises(MismatchError, match="has no class 'other', which the cache has; the model's classes are 'neg'"):
         load_for_evaluation(folder, CPU, required)
@@ -124,12 +119,6 @@ def test_a_class_that_the_model_lacks_is_named(tmp_path: Path) -> None:
 
 
 def test_classes_without_names_are_taken_in_their_order(tmp_path: Path) -> None:
-    config = load_config(write_model(tmp_path / "unnamed", classes=2))
+    config = AutoConfig.from_pretrained(write_model(tmp_path / "unnamed", classes=2))
     labels = torch.tensor([1, 0])
     assert map_classes(config, Task("classification", ("pos", "neg")), CPU)(labels) is labels
-
-
-def load_config(folder: Path) -> Any:
-    from transformers import AutoConfig
-
-    return AutoConfig.from_pretrained(folder)

@@ -57,15 +57,7 @@ def write_run(
         timing.append({**position, "seconds": seconds, "tokens_per_second": 100.0, "peak_memory_bytes": None})
     if steps:
         metrics.append(
-            {
-                "kind": "eval",
-                "epoch": 1,
-                "step": steps,
-                "split": split,
-                "rows": 9,
-                "loss": 1.0,
-                score: 0.7 + seed / 100,
-            }
+            {"kind": "eval", "epoch": 1, "step": steps, "split": split, "rows": 9, "loss": 1.0, score: 0.7 + seed / 100}
         )
         timing.append({"kind": "epoch", "epoch": 1, "step": steps, "seconds": float(steps), "eval_seconds": 1.0})
     written = {}

@@ -6,11 +6,13 @@ from pathlib import Path
 import pytest
 import torch
 from torch import nn
-from transformers import AutoConfig, AutoModelForSequenceClassification, BertConfig, DebertaV2Config, PreTrainedModel
+from transformers import AutoConfig
 
 from train.kernels import block_attention
 from train.kernels.cpu_attention import NAME, blocked_attention, use_cpu_kernels
 from train.kernels.cpu_dropout import dropout, use_raw_bits
+
+from ..helpers.models import random_model
 
 CPU = torch.device("cpu")
 ROWS, HEADS, KEYS = 5, 2, 16
@@ -128,13 +130,6 @@ def test_dropout_scales_what_it_keeps_forward_and_backward(dtype: torch.dtype) -
     assert dropout(module.eval(), values) is values
 
 
-def classifier(config: object) -> PreTrainedModel:
-    """A tiny random one."""
-    torch.manual_seed(0)
-    model: PreTrainedModel = AutoModelForSequenceClassification.from_config(config)
-    return model
-
-
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float64], ids=str)
 def test_a_probability_next_to_0_or_1_is_met_to_within_2_to_the_minus_15(dtype: torch.dtype) -> None:
     ones = torch.ones(100_000, dtype=dtype)
@@ -144,7 +139,7 @@ def test_a_probability_next_to_0_or_1_is_met_to_within_2_to_the_minus_15(dtype: 
 
 def test_a_models_numbers_follow_torchs_seed() -> None:
     """The same seed, the same dropout; another, another."""
-    model = classifier(BertConfig(vocab_size=50, hidden_size=32, num_hidden_layers=2, num_attention_heads=4)).train()
+    model = random_model(num_hidden_layers=2, num_attention_heads=4).train()
     assert use_cpu_kernels(model, CPU) is None
     ids = torch.randint(5, 50, (4, 9))
     logits = []
@@ -157,7 +152,7 @@ def test_a_models_numbers_follow_torchs_seed() -> None:
 
 def test_in_evaluation_logits_are_the_stock_models(tmp_path: Path) -> None:
     """Exactly so in fp32, and nothing of it is saved with the model."""
-    stock = classifier(BertConfig(vocab_size=50, hidden_size=32, num_hidden_layers=2, num_attention_heads=4)).eval()
+    stock = random_model(num_hidden_layers=2, num_attention_heads=4).eval()
     ours = copy.deepcopy(stock)
     use_cpu_kernels(ours, CPU)
     ids, mask = torch.randint(5, 50, (4, 9)), (torch.arange(9) < torch.tensor([[9], [5], [2], [1]])).long()
@@ -172,7 +167,7 @@ def test_in_evaluation_logits_are_the_stock_models(tmp_path: Path) -> None:
 
 def test_a_model_with_attention_of_its_own_keeps_it() -> None:
     """DeBERTa's is no function of queries, keys and values alone; its dropout is served all the same."""
-    model = classifier(DebertaV2Config(vocab_size=50, hidden_size=32, num_hidden_layers=2, num_attention_heads=4))
+    model = random_model("deberta-v2", num_hidden_layers=2)
     assert "not sdpa" in use_cpu_kernels(model, CPU)
     assert use_cpu_kernels(model, torch.device("meta")) == "meta has kernels of its own"
     plain = nn.Sequential(nn.Dropout(0.5))

@@ -10,16 +10,15 @@ import pytest
 import torch
 
 from cache.errors import MismatchError
-from cache.format.checksummed_json import seal
+from tests.helpers import runs
 from tests.helpers.caches import write_cache
+from tests.helpers.hostile import at, resealed
 from tests.helpers.models import write_model
-from tests.helpers.runs import stop_after
+from tests.helpers.runs import check_same_run, quiet, records, resume, stopped_after
 from train.loop import loss_scale
 from train.loop.loss_scale import START, LossScale
 from train.loop.state import Meter
-from train.run import resume_run, run_facts, start_run
-from train.runtime.signals import Stopped
-from train.settings import Settings
+from train.run import resume_run, run_facts
 
 CPU = torch.device("cpu")
 
@@ -79,59 +78,43 @@ def begin(place: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Path]:
 
     def begin(out: Path, **flags: Any) -> Path:
         given = {"epochs": 1, "batch_size": 4, "lr": 1e-3, "logging_steps": 1, "device": "cpu", "precision": "fp16"}
-        cache, model = str(place / "toy"), str(place / "model")
-        return start_run(Settings(cache=cache, model=model, out=str(out), **{**given, **flags}), ignore, ignore, True)
+        return runs.begin(place / "toy", place / "model", out, **{**given, **flags})
 
     return begin
-
-
-def ignore(text: str) -> None:
-    pass
-
-
-def results(run: Path) -> list[bytes]:
-    return [(run / name).read_bytes() for name in ("metrics.jsonl", "model/model.safetensors")]
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("padding_free", [False, True])
 def test_a_resumed_run_equals_the_uninterrupted_one(
-    tmp_path: Path, begin: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, padding_free: bool
+    tmp_path: Path, begin: Callable[..., Path], padding_free: bool
 ) -> None:
     """Bit by bit, the scale included; its first steps overflow, are skipped and counted, and do not end it."""
     whole = begin(tmp_path / "whole", padding_free=padding_free)
-    records = [json.loads(line) for line in (whole / "metrics.jsonl").read_text().splitlines()]
-    skipped = [record.get("skipped_updates", 0) for record in records if record["kind"] == "step"]
+    skipped = [record.get("skipped_updates", 0) for record in records(whole, "step")]
     assert skipped[0] == 1
     assert 0 in skipped
     assert run_facts(whole)["skipped_updates"] == sum(skipped)
-    assert records[-1]["loss"] < 1
-    with monkeypatch.context() as patch, pytest.raises(Stopped):
-        stop_after(patch, 5)
+    assert records(whole)[-1]["loss"] < 1
+    with stopped_after(5):
         begin(tmp_path / "stopped", padding_free=padding_free)
-    resume_run(tmp_path / "stopped", {}, ignore, ignore, True)
-    assert results(tmp_path / "stopped") == results(whole)
+    resume(tmp_path / "stopped")
+    check_same_run(tmp_path / "stopped", whole)
 
 
 @pytest.mark.slow
-def test_a_checkpoint_without_a_scale_that_fits_is_refused(
-    tmp_path: Path, begin: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_checkpoint_without_a_scale_that_fits_is_refused(tmp_path: Path, begin: Callable[..., Path]) -> None:
     """Though its checksums fit: of no scale a run in fp16 cannot go on, and any other value is damage."""
-    with monkeypatch.context() as patch, pytest.raises(Stopped):
-        stop_after(patch, 3)
+    with stopped_after(3):
         begin(tmp_path / "stopped")
     for number, scale in enumerate((None, {"value": -1.0, "steps": 0}, {"value": "2", "steps": 0}, {"value": 2.0})):
         run = Path(shutil.copytree(tmp_path / "stopped", tmp_path / str(number)))
         path = run / "checkpoints" / "step-000003" / "state.json"
-        state = json.loads(path.read_text())
-        assert state.pop("loss_scale")["value"] < 2.0**24
-        del state["checksum"]
-        path.write_bytes(seal({**state, **({} if scale is None else {"loss_scale": scale})}))
+        assert json.loads(path.read_text())["loss_scale"]["value"] < 2.0**24
+        resealed(path, at("loss_scale", value=scale) if scale else lambda state: state.pop("loss_scale"))
         if scale is None:
             with pytest.raises(MismatchError, match="it holds no loss scale"):
-                resume_run(run, {}, ignore, ignore, True)
+                resume(run)
             continue
         warnings: list[str] = []
-        resume_run(run, {}, ignore, warnings.append, True)
+        resume_run(run, {}, quiet, warnings.append, True)
         assert any("state.json" in warning and "going back" in warning for warning in warnings), warnings

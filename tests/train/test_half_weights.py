@@ -6,25 +6,24 @@ from typing import Any
 import pytest
 import torch
 from torch.profiler import profile
-from transformers import AutoConfig, AutoModelForMaskedLM, AutoModelForSequenceClassification, PreTrainedModel
+from transformers import AutoModelForMaskedLM, PreTrainedModel
 
 from train.forward.frozen import freeze, use_gradient_checkpointing
 from train.forward.half_weights import HalfWeights
 
-SIZES: dict[str, Any] = {"vocab_size": 60, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
+from ..helpers.models import DISTIL, random_model
+
 OWN: dict[str, dict[str, Any]] = {
     "albert": {"embedding_size": 16},
     "deberta-v2": {"relative_attention": True, "pos_att_type": ["c2p", "p2c"]},
-    "distilbert": {"dim": 32, "hidden_dim": 64, "n_layers": 2, "n_heads": 2},
+    "distilbert": DISTIL,
 }
 CPU = torch.device("cpu")
 
 
-def tiny(kind: str, build: Any = AutoModelForSequenceClassification) -> PreTrainedModel:
-    torch.manual_seed(0)
-    sizes = {**SIZES, "intermediate_size": 64, "max_position_embeddings": 64, **OWN.get(kind, {})}
-    model: PreTrainedModel = build.from_config(AutoConfig.for_model(kind, **sizes, pad_token_id=1))
-    return model.train()
+def tiny(kind: str, auto: Any = None) -> PreTrainedModel:
+    model: PreTrainedModel = random_model(kind, auto, num_hidden_layers=2, **OWN.get(kind, {}))
+    return model
 
 
 def gradients(model: PreTrainedModel, half: HalfWeights, dtype: torch.dtype) -> dict[str, torch.Tensor | None]:

@@ -1,71 +1,34 @@
 """The training loop: the numbers it gives, and what it does not do."""
 
-import contextlib
 import itertools
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
+import safetensors.numpy
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
 
+from cache.common.folder import Folder
 from cache.errors import InputError, LengthwiseError, MismatchError
 from cache.format import tasks
+from cache.format.files import FileInfo
 from cache.plans.spec import PlanSpec
 from tests.helpers.caches import write_cache
-from tests.helpers.models import DISTIL, write_model
-from train.forward.inputs import READY_MASKS, model_inputs, use_ready_masks
+from tests.helpers.models import write_model
+from train.loop.checkpoint import load_checkpoint, read_checkpoint, save_checkpoint
 from train.loop.epoch_row import epoch_row
-from train.loop.loss_scale import LossScale
-from train.loop.oom_check import HeaviestStep, check_memory
 from train.loop.resolution import epoch_steps, epochs_reached, keep_plan, resolve_settings, training_split
-from train.loop.setup import TrainingSetup, make_optimizer
+from train.loop.setup import TrainingSetup
 from train.loop.state import Meter, State, Sums
-from train.loop.step import OutOfMemoryError, backward, learning_rate, non_finite, schedule, update
+from train.loop.step import backward, learning_rate, non_finite, schedule, update
 from train.metrics.evaluation import evaluate
-from train.models.fit import CacheRequirements
-from train.models.loading import load_model
 from train.report import run_warnings, small_batch_warning
-from train.run import resume_run, start_run, train
+from train.run import train
+from train.run_folder.folder import METRICS, TIMING
 from train.runtime import device as devices
 from train.settings import SCHEDULES, Settings
 
 CPU = torch.device("cpu")
-SPECIAL = {f"{name}_token_id": 0 for name in ("bos", "cls", "eos", "sep")}
-TOKENS = {
-    "bert": {},
-    "modernbert": {**SPECIAL, "num_hidden_layers": 2, "local_attention": 8, "global_attn_every_n_layers": 2},
-}
-"""Kind of a model to what its configuration says beside its sizes."""
-
-
-@pytest.fixture(scope="module")
-def toy(tmp_path_factory):
-    return write_cache(tmp_path_factory.mktemp("cache") / "toy", {"train": 170, "test": 30})
-
-
-@pytest.fixture(scope="module")
-def model_folder(tmp_path_factory):
-    return write_model(tmp_path_factory.mktemp("model") / "model", num_hidden_layers=2)
-
-
-@pytest.fixture
-def make_job(toy, model_folder):
-    """Makes a job on the toy cache from settings."""
-
-    def make(spec: PlanSpec | None = None, model_folder: Path = model_folder, **flags) -> TrainingSetup:
-        spec = spec or toy["train"].default_spec()
-        settings = Settings(cache=str(toy.folder), **{"precision": "fp32", "device": "cpu", "epochs": 1, **flags})
-        model = load_model(model_folder, CacheRequirements(toy, 48), settings.seed)
-        steps = epoch_steps(toy["train"], spec, settings)
-        optimizer = make_optimizer(model, settings)
-        scale = LossScale(CPU) if settings.precision == "fp16" else None
-        return TrainingSetup(
-            model, model, optimizer, toy, toy["train"], spec, settings, CPU, steps, {}, loss_scale=scale
-        )
-
-    return make
 
 
 class Recorder:
@@ -270,174 +233,6 @@ def test_the_mean_loss_is_the_sum_over_rows_divided_once(make_job):
     assert callbacks.sums.padded_tokens == job.split.draw(job.spec, 0).padded_tokens
 
 
-@pytest.mark.slow
-def test_the_trial_leaves_weights_optimizer_and_random_state_as_they_were(make_job):
-    """Bit by bit, before the first step and in the middle of a run."""
-    job = make_job()
-    for steps_done in (0, 3):
-        state = State(Meter(CPU))
-        state.epoch_step = state.step = steps_done
-        for _ in range(steps_done and 1):
-            backward(job, next(iter(job.batches(0, 0))))
-            update(job, State(Meter(CPU)))
-        weights = [p.clone() for p in job.model.parameters()]
-        moments = [{k: v.clone() for k, v in s.items()} for s in job.optimizer.state.values()]
-        random = torch.get_rng_state()
-        check_memory(job, state)
-        assert all(torch.equal(a, b) for a, b in zip(weights, job.model.parameters(), strict=True))
-        after = list(job.optimizer.state.values())
-        assert len(after) == len(moments)
-        assert all(torch.equal(a[k], b[k]) for a, b in zip(moments, after, strict=True) for k in a)
-        assert torch.equal(random, torch.get_rng_state())
-        assert all(p.grad is None for p in job.model.parameters())
-
-
-def test_the_trial_takes_the_step_with_the_most_padded_tokens_that_lies_ahead(make_job, monkeypatch):
-    job = make_job(epochs=2, max_steps=30)
-    tried = []
-    monkeypatch.setattr("train.loop.oom_check.backward", lambda job, batch: tried.append(batch))
-    state = State(Meter(CPU))
-    state.epoch, state.epoch_step = 0, 5
-    check_memory(job, state)
-    ahead = []
-    for epoch, steps in ((0, range(5, 22)), (1, range(8))):
-        plan = job.split.draw(job.spec, epoch)
-        ahead += [int(plan.sizes[step] * plan.widths[step]) for step in steps]
-    assert [batch.padded_tokens for batch in tried] == [max(ahead)]
-    state.epoch, state.epoch_step = 1, 8
-    assert check_memory(job, state) == HeaviestStep("none")
-    assert len(tried) == 1
-
-
-def test_a_model_that_fails_in_bf16_is_found_before_step_1(make_job):
-    """As DeBERTa's first version does, whose mask overflows."""
-
-    def fail(**inputs):
-        raise RuntimeError("value cannot be converted to type c10::BFloat16 without overflow")
-
-    job = replace(make_job(precision="bf16"), forward=fail)
-    with pytest.raises(MismatchError, match=r"cannot compute a batch in bf16 \(value .*; pass --precision fp32"):
-        check_memory(job, State(Meter(CPU)))
-
-
-def test_want_of_memory_names_the_batch_and_the_flags_that_help(make_job):
-    for error in (
-        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate"),
-        RuntimeError("can't allocate memory"),
-    ):
-        job = make_job()
-
-        def short(error=error, **inputs):
-            raise error
-
-        job = replace(job, forward=short)
-        with pytest.raises(OutOfMemoryError) as raised:
-            check_memory(job, State(Meter(CPU)))
-        text = str(raised.value)
-        assert "8 rows x 48 tokens" in text
-        for flag in ("--batch-size", "--gradient-accumulation-steps", "--max-tokens", "--precision bf16"):
-            assert flag in text
-    tried = make_job(PlanSpec("budget", None, 400), gradient_checkpointing=True, precision="bf16")
-    with pytest.raises(OutOfMemoryError, match=r"these flags help: --gradient-accumulation-steps, --max-tokens$"):
-        check_memory(replace(tried, forward=short), State(Meter(CPU)))
-
-
-def test_a_lack_of_memory_for_something_other_than_a_batch_is_a_memory_error(make_job, toy, monkeypatch):
-    """For the model, say, while another program holds the memory: the commands then print what torch says of it."""
-
-    def short(*_, **__):
-        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate")
-
-    settings = Settings(cache="none")
-    for name in ("train.run._start", "train.run._resume", "train.metrics.evaluation._labelled"):
-        monkeypatch.setattr(name, short)
-    for function in (
-        lambda: start_run(settings, print, print),
-        lambda: resume_run(Path("none"), {}, print, print),
-        lambda: evaluate(make_job().model, toy["test"], CPU, "fp32"),
-    ):
-        with pytest.raises(MemoryError, match=r"\(CUDA out of memory. Tried to allocate\)"):
-            function()
-
-
-def test_an_error_that_is_not_about_memory_passes(make_job):
-    job = make_job()
-    job = replace(job, forward=lambda **inputs: torch.zeros(2) + torch.zeros(3))
-    with pytest.raises(RuntimeError, match="size of tensor"):
-        check_memory(job, State(Meter(CPU)))
-
-
-class Syncs(TorchDispatchMode):
-    """Counts the operations that make the host wait for the device."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.found = []
-
-    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        if function.overloadpacket.__name__ in ("_local_scalar_dense", "is_nonzero", "nonzero", "equal"):
-            self.found.append(function)
-        return function(*args, **(kwargs or {}))
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ("kind", "on_nonfinite", "precision"),
-    [("bert", "stop", "fp32"), ("bert", "skip", "fp16"), ("modernbert", "stop", "fp32")],
-)
-def test_a_step_never_waits_for_the_device(make_job, tmp_path, kind, on_nonfinite, precision):
-    """No value is read back between two log points, by the loop, the model or the optimizer."""
-    model = write_model(tmp_path / "model", kind=kind, **TOKENS[kind])
-    flags = {"on_nonfinite": on_nonfinite, "precision": precision, "gradient_accumulation_steps": 2}
-    job = make_job(PlanSpec("tight", 4), model, **flags)
-    use_ready_masks(job.model)
-    batches = list(job.batches(0, 0))[:12]
-    assert {batch.attention_mask is None for batch in batches} == {True, False}
-    state = State(Meter(CPU))
-    job.model.train()
-    with Syncs() as syncs:
-        for batch in batches:
-            state.meter.add(batch, backward(job, batch))
-            if batch.last:
-                update(job, state)
-        assert syncs.found == []
-        state.meter.read()
-    assert syncs.found  # reading is the sync point, and this is how it looks
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("pooling", ["cls", "mean"])
-def test_ready_masks_give_modernbert_the_logits_of_the_usual_one(tmp_path, toy, pooling):
-    """Bit by bit, where rows are wider than its window and where they are not."""
-    folder = write_model(tmp_path / "model", kind="modernbert", classifier_pooling=pooling, **TOKENS["modernbert"])
-    usual, ready = (load_model(folder, CacheRequirements(toy, 48), 0).eval() for _ in range(2))
-    use_ready_masks(ready)
-    widths = set()
-    for batch in toy["train"].batches(0):
-        with torch.no_grad(), Syncs() as syncs:
-            found = ready(**model_inputs(batch, ready.config)).logits
-            assert syncs.found == []
-            assert torch.equal(found, usual(**batch.model_inputs()).logits)
-        if batch.attention_mask is not None:
-            widths.add(batch.input_ids.shape[1])
-    assert min(widths) <= 8 < 40 < max(widths)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("kind", sorted(READY_MASKS))
-def test_a_mask_that_is_ready_gives_the_logits_of_the_usual_one(tmp_path, toy, kind):
-    """Bit by bit, for each model type that is given one."""
-    layers = DISTIL if kind == "distilbert" else {"num_hidden_layers": 2}
-    model = load_model(write_model(tmp_path / kind, kind=kind, **layers), CacheRequirements(toy, 48), 0).eval()
-    seen = 0
-    for batch in toy["train"].batches(0):
-        with torch.no_grad():
-            usual, ready = model(**batch.model_inputs()), model(**model_inputs(batch, model.config))
-        assert torch.equal(usual.logits, ready.logits)
-        seen += batch.attention_mask is not None and model_inputs(batch, model.config)["attention_mask"].ndim == 4
-    assert seen > 5
-
-
 def poisoned(job: TrainingSetup, step: int) -> TrainingSetup:
     """The same, but with an infinite loss at one step."""
     calls, model = [], job.model
@@ -481,6 +276,33 @@ def test_after_a_bad_step_nothing_is_learned_until_the_run_stops(make_job):
         weights.append(torch.cat([p.detach().ravel() for p in job.model.parameters()]))
     assert torch.equal(weights[0], weights[3])
     assert state.meter.read()[2] == 1
+
+
+def test_a_checkpoint_that_does_not_fit_the_run_is_refused(make_job, tmp_path):
+    """Though its checksums fit: progress that its epochs do not have; tensors missing, unknown, of other shapes."""
+    job = make_job()
+    records = {name: FileInfo(name, 0, "0" * 64) for name in (METRICS, TIMING)}
+    with Folder.make(tmp_path / "checkpoints") as root:
+        save_checkpoint(root, job, State(Meter(CPU), epoch_step=2, step=2), Sums(), {}, records)
+        checkpoint = read_checkpoint(root, "step-000002")
+        for progress in ({"epoch": 2}, {"epoch_step": 23, "step": 23}, {"step": 3}):
+            with pytest.raises(MismatchError, match="its progress is epoch"):
+                load_checkpoint(replace(checkpoint, state={**checkpoint.state, **progress}), job)
+        for name, change in (
+            ("model", lambda tensors: tensors.popitem()),
+            ("model", lambda tensors: tensors.update(dict.fromkeys(tensors, np.zeros(7, np.float32)))),
+            ("optimizer", lambda tensors: tensors.update(extra=np.zeros(7, np.float32))),
+            ("random", lambda tensors: tensors.popitem()),
+        ):
+            path = root.path / "step-000002" / f"{name}.safetensors"
+            whole = path.read_bytes()
+            tensors = safetensors.numpy.load(whole)
+            change(tensors)
+            path.write_bytes(safetensors.numpy.save(tensors))
+            with pytest.raises(MismatchError, match="its tensors are not those of this model"):
+                load_checkpoint(checkpoint, job)
+            path.write_bytes(whole)
+        assert load_checkpoint(checkpoint, job).step == 2
 
 
 def test_a_bad_step_is_named_by_its_epoch_and_its_rows(make_job):
@@ -622,21 +444,3 @@ def test_a_failure_of_torch_compile_says_what_it_needs(make_job):
     job = replace(make_job(compile=True), forward=forward)
     with pytest.raises(LengthwiseError, match=r"torch.compile failed \(no compiler\); on a CPU it needs a C\+\+"):
         backward(job, next(iter(job.batches(0, 0))))
-
-
-@pytest.mark.cuda
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
-@pytest.mark.parametrize("kind", TOKENS)
-def test_on_cuda_a_step_does_not_synchronize(make_job, tmp_path, kind):
-    job = make_job(PlanSpec("tight", 2), write_model(tmp_path / "model", kind=kind, **TOKENS[kind]))
-    use_ready_masks(job.model)
-    job = replace(job, device=torch.device("cuda"))
-    job.model.to("cuda")
-    batches = list(job.batches(0, 0))
-    state = State(Meter(job.device))
-    with contextlib.ExitStack() as stack:
-        stack.callback(torch.cuda.set_sync_debug_mode, "default")
-        torch.cuda.set_sync_debug_mode("error")
-        for batch in batches[:9]:
-            state.meter.add(batch, backward(job, batch))
-            update(job, state)

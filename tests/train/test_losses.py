@@ -3,20 +3,23 @@
 import json
 import shutil
 from collections import Counter
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from cache import Cache, open_cache
 from cache.errors import InputError
 from cache.format.tasks import IGNORED
 from tests.helpers.builds import build_toy
 from tests.helpers.caches import write_cache
+from tests.helpers.files import write_jsonl
 from tests.helpers.models import write_model
-from tests.helpers.runs import check_same_run, resume_from_first_checkpoint
+from tests.helpers.runs import begin, check_same_run, resume_from_first_checkpoint, start
 from train.forward import frozen
 from train.forward.frozen import freeze, layers_of
 from train.forward.inputs import model_inputs
@@ -27,7 +30,6 @@ from train.loop.step import backward
 from train.models.configuration import read_config
 from train.models.folder import ModelFolder
 from train.models.loading import load_model, load_weights
-from train.run import start_run
 from train.settings import Settings
 
 pytestmark = pytest.mark.slow
@@ -47,8 +49,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ]
     numbers = [{"text": f"word{n} word{n % 7}", "label": n / 4} for n in range(30)]
     for name, rows, more in (("tags", words, {}), ("numbers", numbers, {"task": "regression"})):
-        source = folder / f"{name}.jsonl"
-        source.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        source = write_jsonl(folder / f"{name}.jsonl", rows)
         shutil.move(build_toy(source, folder, holdout=0.3, **more).cache.folder, folder / name)
     return folder
 
@@ -166,9 +167,7 @@ def test_other_losses_take_neither_weights_nor_smoothing(folder, cache, task):
 def test_frozen_layers_stay_as_they_were_and_the_others_learn(folder, tmp_path):
     setup = prepared(folder, freeze=1)
     before = {name: tensor.clone() for name, tensor in setup.model.state_dict().items()}
-    run = start_run(Settings(**{**setup.settings.to_json(), "out": str(tmp_path / "run")}), print, print, quiet=True)
-    from safetensors.torch import load_file
-
+    run = start(replace(setup.settings, out=str(tmp_path / "run")))
     after = load_file(run / "model" / "model.safetensors")
     changed = {name for name in after if not torch.equal(after[name], before[name])}
     frozen = {name for name in after if ".embeddings." in name or ".layer.0." in name}
@@ -254,8 +253,7 @@ def test_a_run_with_all_of_them_resumes_bit_by_bit(folder, tmp_path):
         "epochs": 2,
         "lr": 1e-3,
     }
-    paths = {"cache": str(folder / "toy"), "model": str(folder / "model"), "out": str(tmp_path / "whole")}
-    whole = start_run(Settings(**paths, device="cpu", precision="fp32", **flags), print, print, quiet=True)
+    whole = begin(folder / "toy", folder / "model", tmp_path / "whole", device="cpu", precision="fp32", **flags)
     shutil.copytree(whole, tmp_path / "resumed")
     weights.unlink()
     resume_from_first_checkpoint(tmp_path / "resumed")

@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import (
     AutoModelForMaskedLM,
     AutoTokenizer,
@@ -26,7 +25,8 @@ from cache.format.tasks import IGNORED
 from prep.build import build
 from prep.settings import BuildSettings
 from tests.helpers.caches import write_cache
-from tests.helpers.models import write_model
+from tests.helpers.models import STEADY, write_model
+from tests.helpers.syncs import Syncs
 from tests.train.test_pooled import SMALL, SUPPORTED
 from train.forward.masked_lm import Masking, masked_forward, masked_tokens, split_mix, summed_loss
 from train.loop.setup import prepare_training
@@ -204,7 +204,7 @@ def make(cache: Cache, folder: Path, place: torch.device = CPU, **flags: Any) ->
     """A job of masked language modelling on a toy cache."""
     model_folder = folder / "model"
     if not model_folder.exists():
-        write_model(model_folder, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
+        write_model(model_folder, **STEADY)
     common = {"precision": "fp32", "device": "cpu", "epochs": 1, "task": "mlm", "strategy": "smart", "batch_size": 12}
     settings = Settings(cache=str(cache.folder), **{**common, **flags})
     model = load_model(model_folder, CacheRequirements(cache, 48, "mlm"), settings.seed)
@@ -273,20 +273,6 @@ def moments_of(job: Any) -> list[torch.Tensor]:
     return [tensor for moments in job.optimizer.state.values() for tensor in moments.values()]
 
 
-class Waits(TorchDispatchMode):
-    """Notes the operators that would make a host wait for its device."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.found: set[str] = set()
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        name = func.__name__.split(".")[0]
-        if name in ("_local_scalar_dense", "nonzero", "masked_select", "is_nonzero", "item", "_unique2"):
-            self.found.add(name)
-        return func(*args, **(kwargs or {}))
-
-
 @pytest.mark.slow
 def test_off_the_cpu_no_step_waits_for_the_device(toy: Cache, tmp_path: Path) -> None:
     """Masking, loss, gradients, update: nothing asks for a value; on a CPU the number of masked tokens is."""
@@ -294,12 +280,12 @@ def test_off_the_cpu_no_step_waits_for_the_device(toy: Cache, tmp_path: Path) ->
     for exact in (False, True):
         job = dataclasses.replace(job, masking=dataclasses.replace(job.masking, exact=exact))
         state = State(Meter(CPU))
-        with Waits() as waits:
+        with Syncs() as syncs:
             for batch in job.batches(0, 0):
                 state.meter.add(batch, backward(job, batch), masked_tokens(batch))
                 if batch.last:
                     update(job, state)
-        assert waits.found == ({"nonzero"} if exact else set())
+        assert syncs.found == ({"nonzero"} if exact else set())
 
 
 @pytest.mark.slow
@@ -362,8 +348,7 @@ def test_compiled_the_losses_are_the_same_and_compilations_few(toy: Cache, tmp_p
     """However many widths, rows and masked tokens: with a mask, without one, and where something is of size 1."""
     from torch._dynamo.utils import counters
 
-    layer = {"num_hidden_layers": 1, "hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
-    write_model(tmp_path / "model", **layer)
+    write_model(tmp_path / "model", **STEADY)
     plain, job = make(toy, tmp_path, cpu_kernels=False, batch_size=4), make(toy, tmp_path, compile=True, batch_size=4)
     torch._dynamo.reset()
     counters.clear()

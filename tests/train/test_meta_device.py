@@ -12,7 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from cache import Batch, Cache
 from cache.plans.spec import PlanSpec
 from tests.helpers.caches import write_cache
-from tests.helpers.models import write_model
+from tests.helpers.models import WINDOWED, write_model
 from train.forward.inputs import use_ready_masks
 from train.forward.packed import use_packed
 from train.forward.pooled import use_pooled_only
@@ -26,11 +26,7 @@ from train.models.loading import load_model
 from train.settings import Settings
 
 META, CUDA = torch.device("meta"), torch.device("cuda")
-SPECIAL = {f"{name}_token_id": 0 for name in ("bos", "cls", "eos", "sep")}
-MODELS = {
-    "bert": {},
-    "modernbert": {**SPECIAL, "num_hidden_layers": 2, "local_attention": 8, "global_attn_every_n_layers": 2},
-}
+MODELS = {"bert": {}, "modernbert": WINDOWED}
 
 
 class Calls(TorchDispatchMode):

@@ -13,7 +13,7 @@ from cache.format.tasks import KINDS, MLM, Task
 from tests.helpers.caches import write_cache
 from tests.helpers.scores import entities
 from train.metrics import evaluation
-from train.metrics.classification import MAX_CONFUSION_CLASSES, ClassificationMetric, MultiLabelMetric
+from train.metrics.classification import MAX_CONFUSION_CLASSES, ClassificationMetric, ClassScores, MultiLabelMetric
 from train.metrics.entities import TokenMetric
 from train.metrics.evaluation import score_names
 from train.metrics.perplexity import MaskedLMScores
@@ -152,6 +152,12 @@ def test_entities_are_counted_as_seqeval_does() -> None:
         assert (scores.right, scores.tokens) == (right, tokens)
         for name, counts in counted.items():
             assert dict(zip(scores.types, getattr(scores, name), strict=True)) == {k: counts[k] for k in scores.types}
+
+
+def test_f1_of_many_classes_is_the_mean_over_those_that_occur() -> None:
+    scores = ClassScores(6, 0.0, correct=(2, 1, 0, 0), predicted=(3, 2, 1, 0), actual=(2, 3, 1, 0), confusion=None)
+    assert scores.f1 == pytest.approx((2 * 2 / 5 + 2 * 1 / 5 + 0) / 3)
+    assert scores.accuracy == 0.5
 
 
 def test_entity_scores_by_hand() -> None:

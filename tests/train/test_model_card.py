@@ -1,6 +1,5 @@
 """The model card of a trained model: the Hub's libraries read it, its numbers are the records', its code runs."""
 
-import json
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -18,15 +17,15 @@ from cache.format.manifest import Manifest
 from train.models.configuration import read_config
 from train.models.folder import ModelFolder
 from train.models.heads import quiet_transformers
-from train.run import start_run
 from train.run_folder import model_card as card
 from train.run_folder.folder import Json, RunInfo, read_run
 from train.run_folder.model_card import METRICS, _code, _plain, _table, model_card
 from train.run_folder.records import joined_records, read_records
-from train.settings import Settings
 
+from ..helpers import runs
 from ..helpers.builds import build_toy
 from ..helpers.caches import write_cache
+from ..helpers.files import write_jsonl
 from ..helpers.models import write_model
 from ..helpers.tasks import rows_of
 
@@ -40,17 +39,18 @@ KINDS = ("classification", "pairs", "regression", "multi-label")
 def trained(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
     """The kind, and a finished run of two epochs."""
     place, kind = tmp_path_factory.mktemp("cards"), request.param
-    source = place / "rows.jsonl"
-    rows = rows_of("pairs" if kind == "classification" else kind)
-    source.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    source = write_jsonl(place / "rows.jsonl", rows_of("pairs" if kind == "classification" else kind))
     pair = {"text_pair": "second"} if kind == "pairs" else {}
     cache = build_toy(source, place, holdout=0.3, **pair).cache
     return kind, begin(place, cache.folder, place / "run-1")
 
 
+ONE_KIND = pytest.mark.parametrize("trained", ["classification"], indirect=True)
+"""For what does not depend on the kind."""
+
+
 def begin(place: Path, cache: Path, out: Path, **more: Any) -> Path:
-    settings = Settings(str(cache), str(write_model(place / "model")), str(out), epochs=2, precision="fp32", lr=1e-3)
-    return start_run(replace(settings, **more), lambda line: None, print, quiet=True)
+    return runs.begin(cache, write_model(place / "model"), out, epochs=2, precision="fp32", lr=1e-3, **more)
 
 
 def parts_of(run: Path) -> tuple[RunInfo, Any, Manifest, list[Json]]:
@@ -136,22 +136,22 @@ def test_its_code_loads_the_model_in_a_pipeline_with_its_labels(
     assert re.search(r"'score': -?\d", said)
 
 
+@ONE_KIND
 def test_models_and_data_of_the_hub_are_linked(trained: tuple[str, Path]) -> None:
-    kind, run = trained
-    info, config, manifest, records = parts_of(run)
+    info, config, manifest, records = parts_of(trained[1])
     info = replace(info, settings=replace(info.settings, model="google-bert/bert-base-uncased"))
     source = {"kind": "hub", "argument": "x", "dataset": "nyu-mll/glue", "config": "sst2", "revision": "0a1b"}
     text = model_card("run-1", info, config, replace(manifest, source=source), records)
     data = ModelCard(text).data
     assert (data.base_model, data.datasets) == ("google-bert/bert-base-uncased", ["nyu-mll/glue"])
     assert "Hub dataset nyu-mll/glue, configuration sst2, revision 0a1b" in text
-    assert kind in text or kind == "pairs"
     given = model_card("run-1", info, config, replace(manifest, source={"argument": ""}), records)
     assert "| data | given from Python |" in given
     several = {"argument": ["train=/home/me/a.csv", "/home/me/b.csv"]}
     assert "| data | a.csv, b.csv |" in model_card("run-1", info, config, replace(manifest, source=several), records)
 
 
+@ONE_KIND
 @pytest.mark.parametrize(
     ("name", "pipeline"), [("BertForTokenClassification", "token-classification"), ("BertForMaskedLM", "fill-mask")]
 )
@@ -171,9 +171,7 @@ def test_cards_of_tokens_tell_their_own_task_scores_and_use(
     rows = rows_of("multi-label")
     if kind != "mlm":
         rows = [{"text": words, "label": ["O" if word < "word3" else "B-X" for word in words]} for words in WORDS_OF]
-    source = tmp_path / "rows.jsonl"
-    source.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    cache = build_toy(source, tmp_path, holdout=0.3).cache
+    cache = build_toy(write_jsonl(tmp_path / "rows.jsonl", rows), tmp_path, holdout=0.3).cache
     run = begin(tmp_path, cache.folder, tmp_path / "run-1", task=kind)
     read = ModelCard.load(run / "model" / "README.md")
     pipeline, score, told = {
@@ -254,6 +252,7 @@ def test_an_empty_label_is_a_span_of_its_own() -> None:
     assert [token.type for token in found] == ["code_inline", "text", "code_inline"]
 
 
+@ONE_KIND
 @pytest.mark.parametrize("name", FOREIGN)
 def test_nothing_foreign_brings_html_links_or_emphasis_into_a_card(trained: tuple[str, Path], name: str) -> None:
     info, config, manifest, records = parts_of(trained[1])
@@ -277,6 +276,7 @@ def test_nothing_foreign_brings_html_links_or_emphasis_into_a_card(trained: tupl
         assert "".join(token.content for token in parts[0]) == " ".join(name.split())
 
 
+@ONE_KIND
 @pytest.mark.parametrize("classes", [None, ["XLMWithLMHeadModel"]])
 def test_a_model_of_no_known_pipeline_is_not_shown_in_one(trained: tuple[str, Path], classes: list[str] | None) -> None:
     info, config, manifest, records = parts_of(trained[1])

@@ -14,7 +14,8 @@ import transformers
 from cache import Cache
 from cache.errors import CorruptCacheError, InputError, LengthwiseError, MismatchError
 from tests.helpers.caches import file_info, write_cache
-from tests.helpers.models import write_model
+from tests.helpers.files import edit_json, flip
+from tests.helpers.models import without_tensors, write_model
 from tests.helpers.tokenizers import write_tokenizer
 from train.models.configuration import COMMON, UNDECLARED, read_config
 from train.models.fit import CacheRequirements
@@ -39,10 +40,6 @@ def model(tmp_path: Path) -> Path:
     return folder
 
 
-def edit(path: Path, **changes: Any) -> None:
-    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
-
-
 def uses(folder: Path, toy: Cache) -> list[Any]:
     """The ways to use a model: `train run --model`, `train eval`, `train predict`."""
     needs = CacheRequirements(toy, 48)
@@ -58,9 +55,7 @@ def uses(folder: Path, toy: Cache) -> list[Any]:
 
 @pytest.mark.parametrize("name", ["model.safetensors", "config.json", "tokenizer.json"])
 def test_a_changed_file_of_a_finished_model_is_refused_by_every_command(model: Path, toy: Cache, name: str) -> None:
-    data = bytearray((model / name).read_bytes())
-    data[-3] ^= 1
-    (model / name).write_bytes(data)
+    flip(model / name, -3)
     for use in uses(model, toy):
         with pytest.raises(CorruptCacheError, match=rf"{name}: differs from its checksum in lengthwise\.json; restore"):
             use()
@@ -75,10 +70,8 @@ def test_a_missing_file_of_a_finished_model_is_refused(model: Path, toy: Cache) 
 
 
 def test_an_edited_model_is_taken_once_its_checksums_are_removed(model: Path, toy: Cache) -> None:
-    edit(model / "config.json", hidden_dropout_prob=0.3)
-    details = json.loads((model / "lengthwise.json").read_text())
-    del details["files"]
-    (model / "lengthwise.json").write_text(json.dumps(details))
+    edit_json(model / "config.json", hidden_dropout_prob=0.3)
+    edit_json(model / "lengthwise.json", files=None)
     for use in uses(model, toy):
         use()
 
@@ -127,16 +120,14 @@ def test_adapters_are_refused(model: Path, toy: Cache) -> None:
 def test_a_classifier_without_a_head_is_refused(model: Path, toy: Cache) -> None:
     """Its configuration alone says that it is one; its labels would be random."""
     (model / "lengthwise.json").unlink()
-    weights = safetensors.torch.load_file(model / "model.safetensors")
-    kept = {name: tensor for name, tensor in weights.items() if not name.startswith("classifier")}
-    safetensors.torch.save_file(kept, model / "model.safetensors", {"format": "pt"})
+    without_tensors(model, "classifier")
     with pytest.raises(InputError, match="have no head for classification, though its configuration says so"):
         load_text_classifier(model, CPU)
 
 
 def test_tensors_of_another_shape_are_named(model: Path) -> None:
     (model / "lengthwise.json").unlink()
-    edit(model / "config.json", intermediate_size=96)
+    edit_json(model / "config.json", intermediate_size=96)
     with pytest.raises(MismatchError, match=r"is \[32, 64\] in the files, \[32, 96\] by config.json|\[64\].*\[96\]"):
         load_text_classifier(model, CPU)
 
@@ -155,7 +146,7 @@ def test_tensors_of_another_shape_are_named(model: Path) -> None:
 def test_a_configuration_cannot_ask_for_more_than_the_files_hold(model: Path, sizes: dict[str, int]) -> None:
     """Terabytes, by these numbers; nothing of the kind is allocated."""
     (model / "lengthwise.json").unlink()
-    edit(model / "config.json", **sizes)
+    edit_json(model / "config.json", **sizes)
     with pytest.raises(LengthwiseError, match=r"describes [\d,]+ weights, the files hold|expected at most|none above"):
         load_text_classifier(model, CPU)
 
@@ -199,7 +190,7 @@ def test_only_keys_of_the_architecture_are_taken(model: Path) -> None:
     with ModelFolder(model) as folder:
         before = read_config(folder).to_dict()
     (model / "lengthwise.json").unlink()
-    edit(
+    edit_json(
         model / "config.json",
         attn_implementation="kernels-community/flash-attn",
         _attn_implementation="eager",
@@ -247,7 +238,6 @@ def test_every_key_that_transformers_reads_of_a_configuration_is_taken() -> None
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"model_type": "mine"}, "code in a model's folder is not run"),
         ({"model_type": ["bert"]}, "model_type is"),
         ({"hidden_size": "32"}, "hidden_size"),
         ({"hidden_size": 33}, "cannot be"),
@@ -262,7 +252,7 @@ def test_every_key_that_transformers_reads_of_a_configuration_is_taken() -> None
 )
 def test_a_configuration_that_cannot_be_used_is_an_error_of_ours(model: Path, changes: Any, said: str) -> None:
     (model / "lengthwise.json").unlink()
-    edit(model / "config.json", **changes)
+    edit_json(model / "config.json", **changes)
     with pytest.raises(InputError, match=said):
         load_text_classifier(model, CPU)
 

@@ -9,9 +9,10 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForSequenceClassification
 
-from cache.errors import InputError, MismatchError
+from cache.errors import InputError, LengthwiseError, MismatchError
 from tests.helpers.caches import write_cache
-from tests.helpers.models import write_model
+from tests.helpers.files import edit_json, flip
+from tests.helpers.models import IDS, without_tensors, write_model
 from tests.helpers.tokenizers import write_tokenizer
 from train.loop.resolution import resolve_settings
 from train.models.fit import CacheRequirements, usable_positions
@@ -65,8 +66,7 @@ def test_a_model_that_does_not_fit_is_refused_before_its_weights_are_read(tmp_pa
 @pytest.mark.parametrize("classes", [2, 3])
 def test_a_classifier_gets_a_new_head_where_one_is_asked_for(tmp_path, needs, kind, classes):
     """For other classes, or for as many; the encoder stays."""
-    ids = dict.fromkeys(["bos_token_id", "cls_token_id", "eos_token_id", "sep_token_id"], 0)
-    folder = write_model(tmp_path / "model", kind=kind, classes=classes, **ids)
+    folder = write_model(tmp_path / "model", kind=kind, classes=classes, **IDS)
     lines = []
     model = load_model(folder, needs, 7, lines.append, new_head=True)
     assert lines == ["head       new, from seed 7: --new-head"]
@@ -80,10 +80,8 @@ def test_a_classifier_gets_a_new_head_where_one_is_asked_for(tmp_path, needs, ki
 @pytest.mark.parametrize("kind", ["bert", "distilbert", "roberta", "electra", "modernbert"])
 def test_a_classifier_goes_on_with_its_classes_by_their_names(tmp_path, needs, kind):
     """The model's are pos and neg, the cache's neg and pos: what was said for a class is said for it again."""
-    ids = dict.fromkeys(["bos_token_id", "cls_token_id", "eos_token_id", "sep_token_id"], 0)
-    folder = write_model(tmp_path / "model", kind=kind, classes=2, **ids)
+    folder = write_model(tmp_path / "model", kind=kind, classes=("pos", "neg"), **IDS)
     stock = AutoModelForSequenceClassification.from_pretrained(folder).eval()
-    rename_classes(folder, "pos", "neg")
     lines = []
     model = load_model(folder, needs, 0, lines.append).eval()
     assert lines == ["head       the model's own, its classes in the order of the cache's"]
@@ -94,17 +92,10 @@ def test_a_classifier_goes_on_with_its_classes_by_their_names(tmp_path, needs, k
 
 
 def test_a_head_that_was_trained_for_other_classes_is_told_of(tmp_path, needs):
-    folder = write_model(tmp_path / "model", classes=2)
-    rename_classes(folder, "ham", "spam")
+    folder = write_model(tmp_path / "model", classes=("ham", "spam"))
     lines = []
     load_model(folder, needs, 0, lines.append)
     assert lines == ["head       the model's own, trained for 'ham', 'spam'; --new-head makes a new one"]
-
-
-def rename_classes(folder, *names):
-    config = json.loads((folder / "config.json").read_text())
-    config |= {"id2label": dict(enumerate(names)), "label2id": {name: number for number, name in enumerate(names)}}
-    (folder / "config.json").write_text(json.dumps(config))
 
 
 def test_a_model_is_asked_for_where_the_tokenizer_s_folder_holds_none(toy, tmp_path, monkeypatch):
@@ -125,11 +116,7 @@ def test_all_reasons_are_given_at_once(tmp_path, needs):
 def test_a_model_whose_tokenizer_has_other_tokens_is_refused(tmp_path, needs):
     folder = write_tokenizer(write_model(tmp_path / "model"))
     load_model(folder, needs, 0)
-    path = folder / "tokenizer.json"
-    content = json.loads(path.read_text())
-    vocabulary = content["model"]["vocab"]
-    vocabulary["word7"], vocabulary["word8"] = vocabulary["word8"], vocabulary["word7"]
-    path.write_text(json.dumps(content))
+    edit_json(folder / "tokenizer.json", lambda raw: raw["model"]["vocab"].update(word7=13, word8=12))
     with pytest.raises(MismatchError, match=r"tokens: 'word[78]' is id 1[23] in the cache and 1[23] in the model's"):
         load_model(folder, needs, 0)
 
@@ -195,19 +182,10 @@ def test_the_bias_of_a_new_head_is_0_where_transformers_leaves_it_uninitialized(
     assert not model.lm_head.bias.any()
 
 
-def test_a_trained_head_of_as_many_classes_is_kept(tmp_path, needs):
-    folder = write_model(tmp_path / "model", classes=2)
-    loaded = load_model(folder, needs, 1).state_dict()
-    saved = safetensors.torch.load_file(folder / "model.safetensors")
-    assert torch.equal(loaded["classifier.weight"], saved["classifier.weight"])
-
-
 def test_a_trained_head_without_its_pooler_is_new(tmp_path, needs):
     """Which is the head's input; with random numbers in it a trained classifier is none."""
     folder = write_model(tmp_path / "model", classes=2)
-    weights = load_file(folder / "model.safetensors")
-    kept = {name: tensor for name, tensor in weights.items() if "pooler" not in name}
-    safetensors.torch.save_file(kept, folder / "model.safetensors", {"format": "pt"})
+    without_tensors(folder, "pooler")
     lines = []
     load_model(folder, needs, 7, lines.append)
     assert lines == ["head       new, from seed 7: the model has none for classification"]
@@ -226,28 +204,19 @@ def test_weights_that_are_not_finite_are_refused(tmp_path, needs, number):
         load_model(folder, needs, 0)
 
 
-def test_labels_get_the_names_of_the_cache(tmp_path, needs):
-    config = load_model(write_model(tmp_path / "model"), needs, 1).config
-    assert config.id2label == {0: "neg", 1: "pos"}
-    assert config.label2id == {"neg": 0, "pos": 1}
-
-
 def test_weights_saved_in_half_precision_are_trained_in_fp32(tmp_path, needs):
     folder = write_model(tmp_path / "model")
     weights = safetensors.torch.load_file(folder / "model.safetensors")
     safetensors.torch.save_file(
         {name: tensor.half() for name, tensor in weights.items()}, folder / "model.safetensors", {"format": "pt"}
     )
-    config = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps({**config, "dtype": "float16"}))
+    edit_json(folder / "config.json", dtype="float16")
     assert {p.dtype for p in load_model(folder, needs, 0).parameters()} == {torch.float32}
 
 
 def test_weights_without_part_of_the_encoder_are_refused(tmp_path, needs):
     folder = write_model(tmp_path / "model", num_hidden_layers=2)
-    weights = safetensors.torch.load_file(folder / "model.safetensors")
-    kept = {name: tensor for name, tensor in weights.items() if "layer.1" not in name}
-    safetensors.torch.save_file(kept, folder / "model.safetensors", {"format": "pt"})
+    without_tensors(folder, "layer.1")
     with pytest.raises(MismatchError, match=r"lack 16 tensors of the encoder \(bert\.encoder\.layer\.1"):
         load_model(folder, needs, 0)
 
@@ -255,22 +224,23 @@ def test_weights_without_part_of_the_encoder_are_refused(tmp_path, needs):
 @pytest.mark.parametrize("classes", [None, 2])  # tensors of an encoder alone have no prefix
 def test_layers_that_the_configuration_does_not_describe_are_told_of(tmp_path, needs, classes):
     folder = write_model(tmp_path / "model", classes=classes, num_hidden_layers=2)
-    config = json.loads((folder / "config.json").read_text())
     lines = []
     load_model(folder, CacheRequirements(needs.cache, 48, "token-classification"), 0, lines.append, new_head=True)
     assert len(lines) == 1  # the pooler is left out without a word
-    (folder / "config.json").write_text(json.dumps({**config, "num_hidden_layers": 1}))
+    edit_json(folder / "config.json", num_hidden_layers=1)
     load_model(folder, needs, 0, lines.append)
     name = ("" if classes is None else "bert.") + "encoder.layer.1.attention.output.LayerNorm.bias"
     assert lines[1] == f"weights    16 tensors left out ({name}, …): not described by config.json"
 
 
-@pytest.mark.parametrize("content", [b"", b"\x00" * 64], ids=["empty", "zeros"])
-def test_damaged_weights_are_an_error_of_ours(tmp_path, needs, content):
-    folder = write_model(tmp_path / "model")
-    (folder / "model.safetensors").write_bytes(content)
-    with pytest.raises(MismatchError, match="the weights cannot be loaded"):
-        load_model(folder, needs, 0)
+@pytest.mark.parametrize(
+    "damage", [lambda data: b"", lambda data: bytes(64), lambda data: data[:-1]], ids=["empty", "zeros", "cut short"]
+)
+def test_damaged_weights_are_to_be_copied_again(tmp_path, needs, damage):
+    path = write_model(tmp_path) / "model.safetensors"
+    path.write_bytes(damage(path.read_bytes()))
+    with pytest.raises(MismatchError, match=r"model\.safetensors: the weights cannot be loaded"):
+        load_model(tmp_path, needs, 0)
 
 
 def test_pickled_weights_are_not_read(tmp_path, needs):
@@ -283,10 +253,8 @@ def test_pickled_weights_are_not_read(tmp_path, needs):
 
 def test_code_in_a_model_s_folder_is_not_run(tmp_path, needs):
     folder = write_model(tmp_path / "model")
-    config = json.loads((folder / "config.json").read_text())
-    config["model_type"] = "mine"
-    config["auto_map"] = {"AutoConfig": "mine.MyConfig", "AutoModelForSequenceClassification": "mine.MyModel"}
-    (folder / "config.json").write_text(json.dumps(config))
+    code = {"AutoConfig": "mine.MyConfig", "AutoModelForSequenceClassification": "mine.MyModel"}
+    edit_json(folder / "config.json", model_type="mine", auto_map=code)
     (folder / "mine.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")
     with pytest.raises(InputError, match="code in a model's folder is not run"):
         load_model(folder, needs, 0)
@@ -294,24 +262,18 @@ def test_code_in_a_model_s_folder_is_not_run(tmp_path, needs):
 
 
 @pytest.mark.slow
-def test_a_model_that_cannot_classify_is_refused(tmp_path, needs):
-    folder = tmp_path / "model"
-    folder.mkdir()
-    (folder / "config.json").write_text(json.dumps({"model_type": "vit"}))
-    (folder / "model.safetensors").write_bytes(b"")
-    with pytest.raises(InputError, match="type 'vit' has no sequence classifier"):
-        load_model(folder, needs, 0)
-
-
-def test_a_model_without_a_vocabulary_is_refused(tmp_path, needs):
-    folder = write_model(tmp_path / "model", kind="canine")
-    with pytest.raises(MismatchError, match="vocabulary: it has 0 embeddings"):
-        load_model(folder, needs, 0)
-
-
-def test_a_model_that_needs_padding_on_the_left_is_refused(tmp_path, needs):
-    (tmp_path / "config.json").write_text(json.dumps({"model_type": "xlnet"}))
-    with pytest.raises(InputError, match=r"type 'xlnet' reads the last column of a batch, .* padding on the left"):
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [
+        ("vit", "type 'vit' has no sequence classifier"),
+        ("xlnet", r"type 'xlnet' reads the last column of a batch, .* padding on the left"),
+        ("canine", "vocabulary: it has 0 embeddings"),
+    ],
+)
+def test_a_type_that_cannot_classify_these_rows_is_refused(tmp_path, needs, kind, message):
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": kind}))
+    (tmp_path / "model.safetensors").write_bytes(b"")
+    with pytest.raises(LengthwiseError, match=message):
         load_model(tmp_path, needs, 0)
 
 
@@ -323,23 +285,12 @@ def test_a_folder_without_a_configuration_is_no_model(tmp_path, needs):
         load_model(tmp_path, needs, 0)
 
 
-def test_weights_that_were_cut_short_are_to_be_copied_again(tmp_path, needs):
-    path = write_model(tmp_path) / "model.safetensors"
-    path.write_bytes(path.read_bytes()[:-1])
-    with pytest.raises(
-        MismatchError, match=r"model\.safetensors: the weights cannot be loaded .* download the file again"
-    ):
-        load_model(tmp_path, needs, 0)
-
-
 def test_the_digest_follows_configuration_and_weights(tmp_path):
     folder = write_model(tmp_path / "model")
     before = model_digest(folder)
     shutil.copytree(folder, tmp_path / "copy")
     assert model_digest(tmp_path / "copy") == before
-    content = bytearray((folder / "model.safetensors").read_bytes())
-    content[-1] ^= 1
-    (folder / "model.safetensors").write_bytes(content)
+    flip(folder / "model.safetensors", -1)
     assert model_digest(folder) != before
 
 

@@ -2,7 +2,6 @@
 
 import copy
 import itertools
-import json
 import shutil
 from contextlib import nullcontext
 from dataclasses import fields, replace
@@ -24,8 +23,8 @@ from transformers import (
 from cache import Batch, PlanSpec
 from cache.errors import MismatchError
 from cache.format.tasks import IGNORED
-from tests.helpers.models import write_model
-from tests.helpers.runs import check_same_run, resume_from_first_checkpoint
+from tests.helpers.models import STEADY, write_model
+from tests.helpers.runs import check_same_run, records, resume_from_first_checkpoint
 from tests.helpers.tasks import build_task, task_settings, train_task
 from train.forward.inputs import attention_length, model_inputs
 from train.forward.masked_lm import Masking, masked_forward, summed_loss
@@ -290,22 +289,18 @@ def test_a_padding_free_run_learns_what_the_padded_one_learns_and_resumes_bit_by
     """Every task, accumulation 2: with dropout off the losses are equal within 1e-4; with it, a resumed run is the same
     to the byte. No padding is computed."""
     cache = build_task("pairs" if kind == "mlm" else kind, tmp_path)
-    steady = write_model(tmp_path / "steady", hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
-    flags: dict[str, Any] = {
-        "strategy": "dynamic",
-        "lr": 1e-3,
-        "logging_steps": 1,
-        "task": "mlm" if kind == "mlm" else None,
-    }
+    steady = write_model(tmp_path / "steady", **STEADY)
+    task = "mlm" if kind == "mlm" else None
+    flags: dict[str, Any] = {"strategy": "dynamic", "lr": 1e-3, "logging_steps": 1, "task": task}
     runs = [
         train_task(cache, tmp_path / f"run-{packed}", model=str(steady), padding_free=packed, **flags)
         for packed in (False, True)
     ]
-    padded, packed = ([json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()] for run in runs)
+    padded, packed = map(records, runs)
     assert len(padded) == len(packed) > 10
     for one, other in zip(padded, packed, strict=True):
         assert one.get("loss") == pytest.approx(other.get("loss"), abs=1e-4)
-        if one["kind"] == "steps":
+        if one["kind"] == "step":
             assert other["padded_tokens"] == other["real_tokens"] == one["real_tokens"] <= one["padded_tokens"]
     whole = train_task(cache, tmp_path / "whole", padding_free=True, **flags)
     shutil.copytree(whole, tmp_path / "resumed")

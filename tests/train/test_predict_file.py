@@ -5,8 +5,6 @@ import datetime
 import gzip
 import json
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable
 from decimal import Decimal
 from pathlib import Path
@@ -17,12 +15,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from transformers import AutoModelForTokenClassification, pipeline
 
 from cache.console.progress import ConsoleProgress
 from cache.errors import InputError
 from tests.helpers.corpora import WORDS
+from tests.helpers.files import edit_json, read_jsonl, write_jsonl
 from tests.helpers.models import KINDS, write_encoder
 from train.cli import main
+from train.models.heads import quiet_transformers
 from train.predict import Predictor
 from train.predict_file import predict_file
 from train.tables import reading
@@ -41,7 +42,7 @@ Run = Callable[..., tuple[int, str, str]]
 def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a model of each task, of random weights."""
     folder = tmp_path_factory.mktemp("models")
-    labels = {"classes": 3, "id2label": NAMES, "label2id": {name: number for number, name in NAMES.items()}}
+    labels = {"classes": list(NAMES.values())}
     write_encoder(folder / "classes", KINDS["bert"], **labels)
     write_encoder(folder / "regression", KINDS["bert"], classes=1, problem_type="regression")
     write_encoder(folder / "multi-label", KINDS["bert"], **labels, problem_type="multi_label_classification")
@@ -54,16 +55,9 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def write_tagger(folder: Path) -> None:
-    from transformers import AutoModelForTokenClassification
-
-    from train.models.heads import quiet_transformers
-
-    write_encoder(folder, KINDS["bert"], classes=3)
+    write_encoder(folder, KINDS["bert"], classes=("O", "B-A", "I-A"))
     with quiet_transformers():
-        model: Any = AutoModelForTokenClassification.from_pretrained(folder)
-        model.config.id2label = {0: "O", 1: "B-A", 2: "I-A"}
-        model.config.label2id = {"O": 0, "B-A": 1, "I-A": 2}
-        model.save_pretrained(folder)
+        AutoModelForTokenClassification.from_pretrained(folder).save_pretrained(folder)
 
 
 @pytest.fixture
@@ -95,10 +89,6 @@ def read_csv(name: str) -> list[dict[str, str]]:
 
 
 def by_pipeline(model: Path, texts: list[Any], **options: Any) -> Any:
-    from transformers import pipeline
-
-    from train.models.heads import quiet_transformers
-
     with quiet_transformers():
         classify = pipeline("text-classification", model=str(model), device="cpu", top_k=None, **options)
         return classify(texts, truncation=True, max_length=40)
@@ -134,7 +124,7 @@ def test_every_format_is_read_and_written(run: Run, read: str, written: str) -> 
     elif read == "in.txt":
         Path(read).write_text("".join(f"{text}\n" for text in texts), "utf-8")
     else:
-        data = "".join(json.dumps(row) + "\n" for row in rows).encode()
+        data = write_jsonl(Path(read), rows).read_bytes()
         Path(read).write_bytes(gzip.compress(data) if read.endswith(".gz") else data)
     code, _, err = run("classes", "--file", read, "--out", written)
     assert (code, err) == (0, "")
@@ -154,9 +144,9 @@ def test_every_format_is_read_and_written(run: Run, read: str, written: str) -> 
 
 def test_types_and_nested_fields_stay(run: Run) -> None:
     rows = [{"text": "word1", "n": 1, "more": {"a": [1, None, "x"]}}, {"text": "word2", "other": True}]
-    Path("in.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    write_jsonl(Path("in.jsonl"), rows)
     assert run("classes", "--file", "in.jsonl", "--out", "out.jsonl")[0] == 0
-    found = [json.loads(line) for line in Path("out.jsonl").read_text().splitlines()]
+    found = read_jsonl(Path("out.jsonl"))
     assert [{name: value for name, value in row.items() if "p" not in name} for row in found] == rows
     table = pa.table(
         {"text": ["word1", "word2"], "when": pa.array([1, 2], pa.timestamp("ns")), "n": pa.array([1, 2], pa.uint8())}
@@ -190,9 +180,7 @@ def test_words_are_taken_as_a_list_or_split_at_spaces(models: Path, run: Run) ->
     write_csv("in.csv", [{"text": text} for text in TEXTS])
     assert run("tags", "--file", "in.parquet", "--out", "lists.jsonl")[0] == 0
     assert run("tags", "--file", "in.csv", "--out", "split.jsonl")[0] == 0
-    lists, split = (
-        [json.loads(line) for line in Path(f"{name}.jsonl").read_text().splitlines()] for name in ("lists", "split")
-    )
+    lists, split = (read_jsonl(Path(f"{name}.jsonl")) for name in ("lists", "split"))
     assert [row["predicted_tags"] for row in lists] == [row["predicted_tags"] for row in split]
     alone = Predictor(str(models / "tags"))
     for row, text in zip(lists, TEXTS, strict=True):
@@ -216,8 +204,7 @@ def test_long_texts_are_truncated_on_the_tokenizers_side(models: Path, tmp_path:
     from transformers import AutoTokenizer
 
     folder = shutil.copytree(models / model, tmp_path / model)
-    config = json.loads((folder / "tokenizer_config.json").read_text())
-    (folder / "tokenizer_config.json").write_text(json.dumps({**config, "truncation_side": "left"}))
+    edit_json(folder / "tokenizer_config.json", truncation_side="left")
     columns = [[" ".join(WORDS[:count]) for count in counts] for counts in ([3, 30, 90], [50, 3, 80])]
     columns = columns[: 2 if model == "pairs" else 1]
     expected = AutoTokenizer.from_pretrained(folder)(*columns, truncation=True, max_length=40)["input_ids"]
@@ -237,7 +224,7 @@ def test_rows_without_text_are_written_without_a_prediction(run: Run) -> None:
         "rows": 4,
         "without_text": 3,
     }
-    found = [json.loads(line) for line in Path("out.jsonl").read_text().splitlines()]
+    found = read_jsonl(Path("out.jsonl"))
     assert [row["predicted_label"] is None for row in found] == [False, True, True, True]
     assert [row["probability_good"] is None for row in found] == [False, True, True, True]
 
@@ -398,24 +385,6 @@ def test_columns_that_do_not_go_on_are_an_error_that_names_the_way(run: Run, mon
     code, _, err = run("classes", "--file", "in.jsonl", "--out", "out.parquet")
     assert (code, "the column 'n' holds values that no parquet column holds together" in err) == (2, True)
     assert run("classes", "--file", "in.jsonl", "--out", "out.jsonl")[0] == 0
-
-
-@pytest.mark.parametrize("arguments", [
-    ["predict", "model", "--file", "gone.csv", "--out", "out.csv"],
-    ["predict", "model", "--file", "gone.txt"],
-    ["eval", "model", "--cache", "gone"],
-])  # fmt: skip
-def test_what_is_wrong_with_files_shows_before_torch_is_loaded(tmp_path: Path, arguments: list[str]) -> None:
-    code = (
-        f"import sys; sys.argv = {['train', *arguments]}\n"
-        "from train.cli import main\n"
-        "try: main()\n"
-        "except SystemExit as stop: assert stop.code == 2, stop.code\n"
-        "assert 'torch' not in sys.modules\n"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
-    assert "gone" in done.stderr
 
 
 def test_equal_lengths_get_no_mask_and_the_longest_texts_come_first(models: Path) -> None:

@@ -15,9 +15,9 @@ from cache import open_cache
 from cache.batches.feeds import choose_feed
 from tests.helpers.caches import write_cache
 from tests.helpers.children import ended
-from tests.helpers.models import write_model
+from tests.helpers.models import STEADY, write_model
 from tests.helpers.ranks import call_ranks, check_alike, errors_of, meet_elsewhere, run_ranks, weights
-from tests.helpers.runs import quiet, stop_after
+from tests.helpers.runs import resume, start, stop_after
 from tests.helpers.tasks import build_task
 from train.forward.half_weights import HalfWeights
 from train.loop.setup import TrainingSetup
@@ -25,7 +25,6 @@ from train.loop.state import State
 from train.metrics.evaluation import evaluate
 from train.models.fit import CacheRequirements
 from train.models.loading import load_model
-from train.run import resume_run, start_run
 from train.runtime.distributed import process_group
 from train.runtime.launch import launched_ranks
 from train.runtime.signals import Stopped
@@ -88,9 +87,8 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for kind in ("token-classification", "regression", "multi-label"):
         build_task(kind, folder)
     write_model(folder / "moving")
-    without_dropout = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
-    write_model(folder / "still", **without_dropout)
-    write_model(folder / "deep", num_hidden_layers=2, **without_dropout)
+    write_model(folder / "still", **STEADY)
+    write_model(folder / "deep", num_hidden_layers=2, **STEADY)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         train_cases(CASES, "1")
@@ -102,7 +100,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def begin(out: str, **given: Any) -> Path:
     meet_elsewhere()
-    return start_run(Settings(**{**COMMON, **given, "out": out}), quiet, quiet, quiet=True)
+    return start(Settings(**{**COMMON, **given, "out": out}))
 
 
 def train_cases(cases: Mapping[str, dict[str, Any]], out: str) -> None:
@@ -248,12 +246,12 @@ def stop_and_resume() -> None:
             with pytest.raises(Stopped) as stopped:
                 begin(out, **given)
             assert stopped.value.code == 143
-    resume("stopped")
+    go_on("stopped")
 
 
-def resume(run: str) -> None:
+def go_on(run: str) -> None:
     meet_elsewhere()
-    resume_run(Path(run), {}, quiet, quiet, quiet=True)
+    resume(Path(run))
 
 
 def test_a_stop_of_one_rank_stops_all_and_the_run_resumes_on_any_number_of_ranks(place: Path) -> None:
@@ -263,8 +261,8 @@ def test_a_stop_of_one_rank_stops_all_and_the_run_resumes_on_any_number_of_ranks
     for name in ("metrics.jsonl", "model/model.safetensors", "checkpoints/step-000012/optimizer.safetensors"):
         assert (place / "stopped" / name).read_bytes() == (place / "whole" / name).read_bytes(), name
     shutil.copytree(place / "still-stopped", place / "on-3")
-    finish(place, call_ranks(place, 3, partial(resume, "on-3")))
-    resume("still-stopped")
+    finish(place, call_ranks(place, 3, partial(go_on, "on-3")))
+    go_on("still-stopped")
     for run in ("still-stopped", "on-3"):
         check_alike(place / "1" / "classes", place / run)
 

@@ -2,14 +2,10 @@
 
 import itertools
 import json
-import os
 import random
 import re
 import shutil
 import signal
-import subprocess
-import sys
-import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,17 +16,20 @@ from cache.common.folder import Folder
 from cache.errors import InputError, MismatchError, StorageError
 from cache.format.checksummed_json import seal
 from cache.format.tasks import MLM, TOKENS
+from tests.helpers import runs
 from tests.helpers.caches import write_cache
-from tests.helpers.children import ended, kill_in_second_checkpoint, slow_steps, spawn, wait_for_lines
-from tests.helpers.models import write_model
-from tests.helpers.runs import check_same_run, resume_from_first_checkpoint, stop_after
+from tests.helpers.children import ended, kill_in_second_checkpoint, spawn, wait_for_lines
+from tests.helpers.files import edit_json, flip
+from tests.helpers.hostile import resealed
+from tests.helpers.models import IDS, write_model
+from tests.helpers.runs import check_same_run, quiet, resume, resume_from_first_checkpoint, stopped_after
 from train.forward.losses import ONE_CLASS
 from train.loop.checkpoints import checkpoints as checkpoint_names
 from train.loop.checkpoints import newest_checkpoint
 from train.resume import resumed_settings
-from train.run import resume_run, start_run
+from train.run import resume_run
 from train.run_folder.folder import RunInfo
-from train.runtime.signals import Stopped, StopRequest
+from train.runtime.signals import Stopped
 from train.settings import Settings
 
 pytestmark = pytest.mark.slow
@@ -61,12 +60,7 @@ def place(tmp_path_factory):
 
 
 def begin(folder: Path, out: str, **flags) -> Path:
-    settings = Settings(cache=str(folder / "toy"), model=str(folder / "model"), out=str(folder / out))
-    return start_run(Settings(**{**settings.to_json(), **FLAGS, **flags}), quiet_say, quiet_say, quiet=True)
-
-
-def quiet_say(text: str) -> None:
-    pass
+    return runs.begin(folder / "toy", **{"model": folder / "model", "out": folder / out, **FLAGS, **flags})
 
 
 def arguments(out: str, *more: str, **flags) -> list[str]:
@@ -90,27 +84,21 @@ def result(run: Path) -> dict[str, bytes]:
 
 
 @pytest.mark.parametrize("step", [1, 8, 9, 17, *(pytest.param(step, marks=pytest.mark.faults) for step in (4, 10))])
-def test_a_run_stopped_at_any_step_and_resumed_equals_the_uninterrupted_one_bit_by_bit(place, monkeypatch, step):
+def test_a_run_stopped_at_any_step_and_resumed_equals_the_uninterrupted_one_bit_by_bit(place, step):
     """Weights, optimizer, random state, metrics; CPU, fp32, dropout on, accumulation 2, evaluation in between."""
-    with monkeypatch.context() as patch:
-        stop_after(patch, step)
-        with pytest.raises(Stopped) as stopped:
-            begin(place, f"stopped-{step}")
-    assert stopped.value.code == 143
+    with stopped_after(step):
+        begin(place, f"stopped-{step}")
     run = place / f"stopped-{step}"
     assert checkpoints(run / "checkpoints")[0].name == f"step-{step:06d}"
-    resume_run(run, {}, quiet_say, quiet_say, quiet=True)
-    assert result(run) == result(place / "whole")
+    assert result(resume(run)) == result(place / "whole")
 
 
-def test_speeds_after_a_resume_are_of_the_steps_that_its_process_did(place, monkeypatch):
+def test_speeds_after_a_resume_are_of_the_steps_that_its_process_did(place):
     """A run logs every 3 steps and is resumed after the second: the rate of the next record is over the third alone,
     while its counts are over all three."""
-    with monkeypatch.context() as patch:
-        stop_after(patch, 2)
-        with pytest.raises(Stopped):
-            begin(place, "speeds", pooled_only=False)
-    run = resume_run(place / "speeds", {}, quiet_say, quiet_say, quiet=True)
+    with stopped_after(2):
+        begin(place, "speeds", pooled_only=False)
+    run = resume(place / "speeds")
     counts, times = (json.loads((run / name).read_text().splitlines()[0]) for name in ("metrics.jsonl", "timing.jsonl"))
     split = open_cache(place / "toy")["train"]
     plan = split.plan(split.default_spec(), 0)
@@ -182,7 +170,7 @@ def test_a_run_that_a_full_disk_stops_says_how_to_go_on(place, monkeypatch):
         patch.setattr("train.loop.callbacks.save_checkpoint", full)
         with pytest.raises(StorageError, match="no space left; once that is mended, go on with: train run --resume"):
             begin(place, "full", max_steps=1, eval_split="none")
-    resume_run(place / "full", {}, quiet_say, quiet_say)
+    resume(place / "full")
     assert (place / "full" / "summary.json").is_file()
 
 
@@ -190,115 +178,27 @@ def test_a_run_whose_scores_are_not_finite_is_finished_and_its_checkpoint_read(p
     """A learning rate that ruins the model, and every update after it skipped."""
     run = begin(place, "ruined", max_steps=3, lr=1e18, max_grad_norm=0.0, on_nonfinite="skip")
     (run / "summary.json").unlink()
-    resume_run(run, {}, quiet_say, quiet_say)
+    resume(run)
     assert json.loads((run / "summary.json").read_text())["scores"]["loss"] is None
 
 
 @pytest.fixture(scope="module")
-def stopped(place):
+def stopped_at_10(place):
     """A run stopped at step 10."""
-    with pytest.MonkeyPatch.context() as patch:
-        stop_after(patch, 10)
-        with pytest.raises(Stopped):
-            begin(place, "stopped")
+    with stopped_after(10):
+        begin(place, "stopped")
     return place / "stopped"
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "optimizer.safetensors", "state.json"])
-def test_a_damaged_checkpoint_is_reported_and_the_one_before_it_used(place, stopped, name):
-    run = shutil.copytree(stopped, place / f"damaged-{name}")
+def test_a_damaged_checkpoint_is_reported_and_the_one_before_it_used(place, stopped_at_10, name):
+    run = shutil.copytree(stopped_at_10, place / f"damaged-{name}")
     damaged = run / "checkpoints" / "step-000010" / name
-    content = bytearray(damaged.read_bytes())
-    content[len(content) // 2] ^= 1
-    damaged.write_bytes(content)
+    flip(damaged, damaged.stat().st_size // 2)
     said = []
-    resume_run(run, {}, quiet_say, said.append)
+    resume_run(run, {}, quiet, said.append)
     assert any("going back" in line for line in said)
     assert result(run) == result(place / "whole")
-
-
-@pytest.mark.faults
-def test_sigterm_saves_a_checkpoint_and_exits_143_and_says_how_to_go_on(place):
-    """The console entry point in a process of its own, not a fork."""
-    command = [sys.executable, "-c", "from train.cli import main; main()", *arguments("term", epochs=40)]
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2]), "OMP_NUM_THREADS": "1"}
-    process = subprocess.Popen(command, cwd=place, env=environment, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL)
-    run = place / "term"
-    while process.poll() is None and not (run / "metrics.jsonl").exists():
-        time.sleep(0.01)
-    process.send_signal(signal.SIGTERM)
-    errors = process.communicate(timeout=120)[1].decode()
-    assert process.returncode == 143
-    assert "train run --resume term" in errors
-    assert checkpoints(run / "checkpoints")
-
-
-def in_a_terminal() -> None:
-    """Heed a closed terminal also where the tests themselves run under nohup, and train slowly."""
-    signal.signal(signal.SIGHUP, signal.SIG_DFL)
-    slow_steps()
-
-
-@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGHUP, signal.SIGTERM])
-def test_the_first_ctrl_c_and_a_closed_terminal_save_and_say_how_to_go_on(place, signum):
-    out = f"interrupted-{signum}"
-    process = spawn(place, *arguments(out, epochs=40), prepare=in_a_terminal)
-    wait_for_lines(place / out / "metrics.jsonl", 1, process)
-    os.kill(process.pid, signum)
-    assert ended(process) == 128 + signum
-    assert checkpoints(place / out / "checkpoints")
-    assert f"train run --resume {out}" in (place / "err.txt").read_text()
-
-
-def ignore_hangups() -> None:
-    signal.signal(signal.SIGHUP, signal.SIG_IGN)
-
-
-def test_under_nohup_a_closed_terminal_stops_nothing(place):
-    process = spawn(place, *arguments("nohup"), prepare=ignore_hangups)
-    wait_for_lines(place / "nohup" / "metrics.jsonl", 1, process)
-    os.kill(process.pid, signal.SIGHUP)
-    assert ended(process) == 0
-
-
-def hang_in_step() -> None:
-    """Make a step of this process last forever once a Ctrl-C has come, as a huge batch might."""
-    import train.run
-
-    update = train.run.update
-
-    def hanging(job, state):
-        os.kill(os.getpid(), signal.SIGINT)
-        Path("hanging").write_text("")
-        while True:
-            update(job, state)
-
-    train.run.update = hanging
-
-
-def test_the_second_ctrl_c_stops_at_once(place):
-    process = spawn(place, *arguments("hung"), prepare=hang_in_step)
-    while process.is_alive() and not (place / "hanging").exists():
-        time.sleep(0.01)
-    os.kill(process.pid, signal.SIGINT)
-    assert ended(process) == 130
-    assert not checkpoints(place / "hung" / "checkpoints")
-
-
-@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_before_the_first_step_leaves_nothing(place, monkeypatch, signum):
-    monkeypatch.setattr("train.run.check_memory", lambda job, state: signal.raise_signal(signum))
-    with pytest.raises(Stopped) as stopped:
-        begin(place, "early")
-    assert stopped.value.code == 128 + signum
-    assert not (place / "early").exists()
-
-
-def test_the_signal_handlers_are_put_back():
-    before = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)
-    with StopRequest(quiet_say):
-        assert signal.getsignal(signal.SIGTERM) != before[0]
-    assert (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)) == before
 
 
 def test_resuming_a_finished_run_says_so_and_changes_nothing(place):
@@ -311,8 +211,7 @@ def test_resuming_a_finished_run_says_so_and_changes_nothing(place):
 
 def test_a_new_head_that_shares_its_weights_with_the_encoder_is_resumed(place):
     """CamemBERT's checkpoints hold the shared matrix under the name it has in the head."""
-    ids = dict.fromkeys(["bos_token_id", "cls_token_id", "eos_token_id", "sep_token_id"], 0)
-    model = str(write_model(place / "camembert", kind="camembert", **ids))
+    model = write_model(place / "camembert", kind="camembert", **IDS)
     run = begin(place, "adapted", model=model, task="mlm", new_head=True, max_steps=2, save_steps=1, eval_split="none")
     shutil.copytree(run, place / "adapted-again")
     resume_from_first_checkpoint(place / "adapted-again")
@@ -323,47 +222,37 @@ def test_a_run_killed_between_its_last_checkpoint_and_its_model_is_finished_by_r
     shutil.copytree(place / "whole", place / "unsaved")
     (place / "unsaved" / "summary.json").unlink()
     shutil.rmtree(place / "unsaved" / "model")
-    resume_run(place / "unsaved", {}, quiet_say, quiet_say, quiet=True)
+    resume(place / "unsaved")
     assert result(place / "unsaved") == result(place / "whole")
     scores = [json.loads((place / run / "summary.json").read_text())["scores"] for run in ("unsaved", "whole")]
     assert scores[0] == scores[1] is not None
 
 
-@pytest.fixture(scope="module")
-def halfway(place):
-    """A run stopped at step 10."""
-    with pytest.MonkeyPatch.context() as patch:
-        stop_after(patch, 10)
-        with pytest.raises(Stopped):
-            begin(place, "halfway")
-    return place / "halfway"
-
-
-def test_flags_that_contradict_the_run_are_refused_all_at_once(halfway):
+def test_flags_that_contradict_the_run_are_refused_all_at_once(stopped_at_10):
     given = {"lr": 1.0, "seed": 5, "batch_size": 4, "precision": "bf16", "epochs": 2, "keep_checkpoints": 1, "out": "b"}
     with pytest.raises(MismatchError) as error:
-        resume_run(halfway, given, quiet_say, quiet_say)
+        resume(stopped_at_10, **given)
     text = str(error.value)
     for line in (
         "--lr is 0.001 in the run, 1.0 was given",
         "--seed is 321 in the run, 5 was given",
         "--batch-size is 8 in the run, 4 was given",
         "--precision is fp32 in the run, bf16 was given",
-        f"--out is b, but a run is resumed in its own folder, {halfway}",
+        f"--out is b, but a run is resumed in its own folder, {stopped_at_10}",
     ):
         assert line in text
     assert "--epochs" not in text
     assert "--keep-checkpoints" not in text
 
 
-def test_the_same_settings_spelled_otherwise_are_no_contradiction(halfway, place, tmp_path, monkeypatch):
+def test_the_same_settings_spelled_otherwise_are_no_contradiction(stopped_at_10, place, tmp_path, monkeypatch):
     """A relative path of the model, `auto` where the run found out the same."""
     monkeypatch.chdir(place)
     monkeypatch.setattr("train.runtime.device.native_bf16", lambda device: False)
-    shutil.copytree(halfway, tmp_path / "same")
+    shutil.copytree(stopped_at_10, tmp_path / "same")
     out = str(tmp_path / "x" / ".." / "same")
     given = {"model": "model", "precision": "auto", "cache": "toy", "lr": 1e-3, "device": "auto", "out": out}
-    resume_run(tmp_path / "same", given, quiet_say, quiet_say, quiet=True)
+    resume(tmp_path / "same", **given)
     assert result(tmp_path / "same") == result(place / "whole")
 
 
@@ -389,84 +278,81 @@ def test_a_bare_keep_best_and_a_file_of_class_weights_are_compared_by_what_they_
             resumed_settings(tmp_path, info, given)
 
 
-def test_another_cache_is_refused_by_its_fingerprint(halfway, place):
+def test_another_cache_is_refused_by_its_fingerprint(stopped_at_10, place):
     with pytest.raises(MismatchError, match=r"has the fingerprint .*, the run was made with"):
-        resume_run(halfway, {"cache": str(place / "other")}, quiet_say, quiet_say)
+        resume(stopped_at_10, cache=str(place / "other"))
 
 
-def test_a_model_whose_files_changed_is_refused(halfway, place, tmp_path):
+def test_a_model_whose_files_changed_is_refused(stopped_at_10, place, tmp_path):
     kept = place / "model" / "config.json"
-    content = kept.read_text()
-    kept.write_text(content.replace('"hidden_dropout_prob": 0.1', '"hidden_dropout_prob": 0.2'))
+    content = kept.read_bytes()
+    edit_json(kept, hidden_dropout_prob=0.2)
     try:
         with pytest.raises(MismatchError, match="its files are no longer those the run started from"):
-            resume_run(halfway, {}, quiet_say, quiet_say)
+            resume(stopped_at_10)
     finally:
-        kept.write_text(content)
+        kept.write_bytes(content)
 
 
 def with_other_settings(run, copied, **changes):
     """The copy of a run whose settings.json somebody else wrote."""
     shutil.copytree(run, copied)
-    settings = json.loads((copied / "settings.json").read_text())
-    del settings["checksum"]
-    settings["settings"].update(changes)
-    (copied / "settings.json").write_bytes(seal(settings))
+    resealed(copied / "settings.json", lambda content: content["settings"].update(changes))
     return copied
 
 
-def test_a_checkpoint_copied_from_another_run_is_refused(halfway, place, tmp_path):
-    run = with_other_settings(halfway, tmp_path / "mixed", lr=0.5)
+def test_a_checkpoint_copied_from_another_run_is_refused(stopped_at_10, place, tmp_path):
+    run = with_other_settings(stopped_at_10, tmp_path / "mixed", lr=0.5)
     with pytest.raises(MismatchError, match="belongs to another run"):
-        resume_run(run, {}, quiet_say, quiet_say)
+        resume(run)
 
 
 @pytest.mark.parametrize("weights", ["x", "{}", "[1]", '{"a": 1}'])
-def test_class_weights_that_somebody_else_wrote_are_checked(halfway, tmp_path, weights):
-    run = with_other_settings(halfway, tmp_path / "made up", class_weights=weights)
+def test_class_weights_that_somebody_else_wrote_are_checked(stopped_at_10, tmp_path, weights):
+    run = with_other_settings(stopped_at_10, tmp_path / "made up", class_weights=weights)
     shutil.rmtree(run / "checkpoints")
     with pytest.raises(InputError, match="--class-weights"):
-        resume_run(run, {}, quiet_say, quiet_say)
+        resume(run)
 
 
-def test_a_cut_metrics_file_is_set_aside_and_the_run_finishes(halfway, place, tmp_path):
+def test_a_cut_metrics_file_is_set_aside_and_the_run_finishes(stopped_at_10, place, tmp_path):
     run = tmp_path / "cut"
-    shutil.copytree(halfway, run)
+    shutil.copytree(stopped_at_10, run)
     (run / "metrics.jsonl").write_bytes(b"cut")
     said = []
-    resume_run(run, {}, quiet_say, said.append, quiet=True)
+    resume_run(run, {}, quiet, said.append, quiet=True)
     assert "metrics.jsonl.damaged-1" in said[0]
     assert (run / "metrics.jsonl.damaged-1").read_bytes() == b"cut"
     assert {**result(run), "metrics.jsonl": b""} == {**result(place / "whole"), "metrics.jsonl": b""}
 
 
-def test_another_environment_is_warned_of(halfway, tmp_path, monkeypatch):
-    shutil.copytree(halfway, tmp_path / "elsewhere")
+def test_another_environment_is_warned_of(stopped_at_10, tmp_path, monkeypatch):
+    shutil.copytree(stopped_at_10, tmp_path / "elsewhere")
     monkeypatch.setattr("train.loop.setup.transformers.__version__", "9.9")
     monkeypatch.setattr("train.run.check_memory", lambda setup, state: signal.raise_signal(signal.SIGTERM))
     said = []
     with pytest.raises(Stopped):
-        resume_run(tmp_path / "elsewhere", {}, quiet_say, said.append, quiet=True)
+        resume_run(tmp_path / "elsewhere", {}, quiet, said.append, quiet=True)
     assert len(said) == 1
     assert re.search(r"may differ from those of an uninterrupted run: transformers was [\d.]+, is 9\.9$", said[0])
 
 
-def test_a_moved_cache_and_a_moved_run_go_on(halfway, place, tmp_path):
-    shutil.copytree(halfway, tmp_path / "moved")
+def test_a_moved_cache_and_a_moved_run_go_on(stopped_at_10, place, tmp_path):
+    shutil.copytree(stopped_at_10, tmp_path / "moved")
     shutil.copytree(place / "toy", tmp_path / "elsewhere")
-    resume_run(tmp_path / "moved", {"cache": str(tmp_path / "elsewhere")}, quiet_say, quiet_say, quiet=True)
+    resume(tmp_path / "moved", cache=str(tmp_path / "elsewhere"))
     assert result(tmp_path / "moved") == result(place / "whole")
 
 
 def test_a_folder_that_is_no_run_is_refused(tmp_path):
     with pytest.raises(InputError, match=r"is not a run: it holds no settings\.json"):
-        resume_run(tmp_path, {}, quiet_say, quiet_say)
+        resume(tmp_path)
     (tmp_path / "settings.json").write_text("[]")
     with pytest.raises(InputError, match="cannot be read as a run's settings"):
-        resume_run(tmp_path, {}, quiet_say, quiet_say)
+        resume(tmp_path)
     (tmp_path / "settings.json").write_bytes(seal({"format": "lengthwise-run", "version": 2}))
     with pytest.raises(InputError, match="another release wrote it"):
-        resume_run(tmp_path, {}, quiet_say, quiet_say)
+        resume(tmp_path)
 
 
 def test_a_checkpoint_of_another_release_is_refused_and_stays(tmp_path):
@@ -479,11 +365,11 @@ def test_a_checkpoint_of_another_release_is_refused_and_stays(tmp_path):
     assert state.exists()
 
 
-def test_a_run_that_another_process_trains_is_refused(halfway):
+def test_a_run_that_another_process_trains_is_refused(stopped_at_10):
     from train.run_folder.creating import lock_run
 
-    with lock_run(Folder.open(halfway)), pytest.raises(InputError, match="trained by another process"):
-        resume_run(halfway, {}, quiet_say, quiet_say)
+    with lock_run(Folder.open(stopped_at_10)), pytest.raises(InputError, match="trained by another process"):
+        resume(stopped_at_10)
 
 
 def test_keep_leaves_the_newest_checkpoints(place):

@@ -5,7 +5,6 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
-from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -13,7 +12,6 @@ import torch
 from transformers import AutoModelForSequenceClassification, AutoModelForTokenClassification, AutoTokenizer
 
 from cache import Batch, Cache, InputError, MismatchError, PlanSpec, open_cache
-from cache.format.tasks import Task
 from tests.helpers.builds import build_toy
 from tests.helpers.corpora import WORDS
 from tests.helpers.files import write_jsonl
@@ -278,9 +276,3 @@ def test_a_model_of_pairs_is_refused_on_single_texts_and_the_other_way_round(tmp
             load_for_evaluation(out / "model", CPU, needs[other])
         (out / "model" / "lengthwise.json").unlink()
         load_for_evaluation(out / "model", CPU, needs[other])  # a model of other make does not say
-
-
-def test_a_task_knows_its_outputs() -> None:
-    """One number for a regression, one for each class otherwise."""
-    cache = Mock(manifest=Mock(task=Task("regression", ())))
-    assert CacheRequirements(cache, 1).outputs == 1

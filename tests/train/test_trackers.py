@@ -17,12 +17,11 @@ from cache.common.folder import Folder
 from cache.errors import InputError, LengthwiseError
 from tests.helpers.caches import write_cache
 from tests.helpers.models import write_model
-from tests.helpers.runs import stop_after
+from tests.helpers.runs import resume, stopped_after
 from tests.helpers.wandb_files import read_history
 from tests.test_imports import ROOT, at_load, imported
 from train.run import resume_run, start_run
 from train.run_folder.records import joined_records, read_records
-from train.runtime.signals import Stopped
 from train.settings import Settings
 
 pytestmark = pytest.mark.slow
@@ -86,10 +85,8 @@ def assert_equal_curves(found: dict[str, dict[int, float]], expected: dict[str, 
 def test_no_tracker_is_imported_unless_it_is_asked_for() -> None:
     for path in sorted((ROOT / "train").rglob("*.py")):
         assert not imported(at_load(ast.parse(path.read_text()))) & {"wandb", "tensorboard"}
-    assert (
-        "torch.utils.tensorboard"
-        not in (ROOT / "train" / "run_folder" / "trackers.py").read_text().split("class TensorBoard")[0]
-    )
+    trackers = (ROOT / "train" / "run_folder" / "trackers.py").read_text()
+    assert "torch.utils.tensorboard" not in trackers.split("class TensorBoard")[0]
 
 
 def test_tensorboard_shows_every_number_of_the_records_at_its_step(place: Path) -> None:
@@ -117,35 +114,29 @@ def test_tensorboard_has_the_settings(place: Path) -> None:
     )
 
 
-def test_curves_go_on_after_a_resume_without_the_points_that_were_lost(place: Path, monkeypatch: Any) -> None:
+def test_curves_go_on_after_a_resume_without_the_points_that_were_lost(place: Path) -> None:
     """Stopped at step 7, but its last checkpoint is lost: what was shown of the steps after 4 is shown once."""
-    with monkeypatch.context() as patch:
-        stop_after(patch, 7)
-        with pytest.raises(Stopped):
-            begin(place, "stopped", tensorboard=str(place / "curves"))
+    with stopped_after(7):
+        begin(place, "stopped", tensorboard=str(place / "curves"))
     run = place / "stopped"
     assert set(curves(place / "curves" / "stopped")["train/loss"]) == {2, 4, 6}
     shutil.rmtree(run / "checkpoints" / "step-000007")
-    resume_run(run, {}, print, print)
+    resume(run)
     assert_equal_curves(curves(place / "curves" / "stopped"), numbers(run))
     assert (run / "metrics.jsonl").read_bytes() == (place / "plain" / "metrics.jsonl").read_bytes()
 
 
-def test_a_tracker_first_asked_for_on_resume_is_told_what_was_before(place: Path, monkeypatch: Any) -> None:
-    with monkeypatch.context() as patch:
-        stop_after(patch, 10)
-        with pytest.raises(Stopped):
-            begin(place, "later")
-    resume_run(place / "later", {"tensorboard": "auto"}, print, print)
+def test_a_tracker_first_asked_for_on_resume_is_told_what_was_before(place: Path) -> None:
+    with stopped_after(10):
+        begin(place, "later")
+    resume(place / "later", tensorboard="auto")
     assert_equal_curves(curves(place / "later" / "tensorboard"), numbers(place / "later"))
 
 
-def test_a_resumed_run_can_do_without_its_tracker(place: Path, monkeypatch: Any) -> None:
-    with monkeypatch.context() as patch:
-        stop_after(patch, 4)
-        with pytest.raises(Stopped):
-            begin(place, "without", tensorboard="auto")
-    resume_run(place / "without", {"tensorboard": "none"}, print, print)
+def test_a_resumed_run_can_do_without_its_tracker(place: Path) -> None:
+    with stopped_after(4):
+        begin(place, "without", tensorboard="auto")
+    resume(place / "without", tensorboard="none")
     assert max(curves(place / "without" / "tensorboard")["train/loss"]) == 4
 
 
@@ -192,11 +183,9 @@ def test_a_tracker_that_cannot_be_opened_refuses_a_new_run_and_leaves_nothing(pl
     assert not (place / "unopened").exists()
 
 
-def test_a_tracker_that_cannot_be_opened_does_not_hold_up_a_resume(place: Path, monkeypatch: Any) -> None:
-    with monkeypatch.context() as patch:
-        stop_after(patch, 4)
-        with pytest.raises(Stopped):
-            begin(place, "held-up")
+def test_a_tracker_that_cannot_be_opened_does_not_hold_up_a_resume(place: Path) -> None:
+    with stopped_after(4):
+        begin(place, "held-up")
     (place / "another").write_text("in the way")
     warned: list[str] = []
     resume_run(place / "held-up", {"tensorboard": str(place / "another")}, print, warned.append)
@@ -265,15 +254,13 @@ def by_name(rows: list[dict[str, float]]) -> dict[str, dict[int, float]]:
     return found
 
 
-def test_wandb_gets_one_run_over_a_resume(place: Path, monkeypatch: Any, wandb: FakeWandb) -> None:
+def test_wandb_gets_one_run_over_a_resume(place: Path, wandb: FakeWandb) -> None:
     """The id is kept in the run folder; records that the server has already are not sent again."""
-    with monkeypatch.context() as patch:
-        stop_after(patch, 7)
-        with pytest.raises(Stopped):
-            begin(place, "fake", wandb="auto")
+    with stopped_after(7):
+        begin(place, "fake", wandb="auto")
     run = place / "fake"
     shutil.rmtree(run / "checkpoints" / "step-000007")
-    resume_run(run, {}, print, print)
+    resume(run)
     first, second = wandb.begun
     assert first["id"] == second["id"] == json.loads((run / "wandb.json").read_text())["id"]
     assert (first["project"], first["resume"], first["name"], first["dir"]) == ("lengthwise", "allow", "fake", str(run))
@@ -303,12 +290,10 @@ def test_the_real_wandb_keeps_the_run_offline(place: Path, monkeypatch: Any) -> 
     pytest.importorskip("wandb")
     monkeypatch.setenv("WANDB_MODE", "offline")
     monkeypatch.setenv("WANDB_SILENT", "true")
-    with monkeypatch.context() as patch:
-        stop_after(patch, 10)
-        with pytest.raises(Stopped):
-            begin(place, "real", wandb="films")
+    with stopped_after(10):
+        begin(place, "real", wandb="films")
     run = place / "real"
-    resume_run(run, {}, print, print)
+    resume(run)
     number = json.loads((run / "wandb.json").read_text())["id"]
     files = sorted((run / "wandb").glob(f"offline-run-*-{number}*/run-{number}.wandb"))
     assert len(files) == 2

@@ -13,9 +13,7 @@ from train.run_folder.folder import read_run
 from ..helpers.models import write_model
 from ..helpers.object_server import ObjectServer
 from ..helpers.ranks import errors_of, run_ranks
-from ..sharing.conftest import SECRET, URL, contents, s3, small, store, written
-
-QUIET = ConsoleProgress(quiet=True)
+from ..sharing.conftest import QUIET, SECRET, URL, contents, s3, small, store, written
 
 
 @pytest.mark.slow

@@ -2,6 +2,8 @@
 
 import json
 import re
+from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,15 +11,18 @@ import torch
 from click.testing import CliRunner
 from safetensors.torch import load_file, save_file
 
+from cache import open_cache
 from cache.common.folder import Folder
 from cache.console.progress import clock
 from cache.errors import InputError, LengthwiseError
+from tests.helpers import runs
 from tests.helpers.caches import write_cache
 from tests.helpers.corpora import WORDS
 from tests.helpers.models import write_model
+from tests.helpers.python import run_python
 from train.cli import cli, main
 from train.declarations import declarations
-from train.metrics.classification import ClassScores
+from train.models.trained import load_text_classifier
 from train.predict import Predictor
 from train.run_folder.records import read_records
 from train.settings import Settings
@@ -50,13 +55,7 @@ def command(place, monkeypatch):
     """Runs a command in the folder; returns what it printed."""
     monkeypatch.chdir(place)
 
-    def run(*arguments: str, input: str | None = None) -> str:  # noqa: A002
-        result = CliRunner().invoke(cli, list(arguments), input=input)
-        if result.exception is not None:
-            raise result.exception
-        return result.stdout
-
-    return run
+    return partial(runs.command, cli)
 
 
 def test_the_report_names_accuracy_times_and_the_next_commands(place):
@@ -80,14 +79,8 @@ def test_the_report_names_accuracy_times_and_the_next_commands(place):
 def test_a_run_folder_holds_these_files_and_no_others(place):
     files = {str(path.relative_to(place / "runs")) for path in (place / "runs" / "toy-1").rglob("*") if path.is_file()}
     checkpoint = ["model.safetensors", "optimizer.safetensors", "random.safetensors", "config.json", "state.json"]
-    model = [
-        "model.safetensors",
-        "config.json",
-        "tokenizer.json",
-        "tokenizer_config.json",
-        "lengthwise.json",
-        "README.md",
-    ]
+    model = ["model.safetensors", "config.json", "tokenizer.json", "tokenizer_config.json", "lengthwise.json"]
+    model.append("README.md")
     expected = ["settings.json", "metrics.jsonl", "timing.jsonl", "summary.json"]
     expected += [f"checkpoints/step-{step:06d}/{name}" for step in (76, 114) for name in checkpoint]
     expected += [f"model/{name}" for name in model]
@@ -125,13 +118,11 @@ def test_the_model_loads_in_a_pipeline_with_its_labels_named(place):
 
 
 def test_eval_equals_a_plain_count_row_by_row(place, command):
-    import torch
-
-    from cache import open_cache
-    from train.models.trained import load_text_classifier
-
     arguments = ("eval", "runs/toy-1", "--cache", "cache/toy", "--precision", "fp32", "--batch-size", "7", "--json")
-    scores = json.loads(command(*arguments))
+    scores, text = json.loads(command(*arguments)), command(*arguments[:4])
+    assert re.search(r"^accuracy +[01]\.\d{4} \(\d+ right\)$", text, re.MULTILINE)
+    assert re.search(r"^F1 .*class pos", text, re.MULTILINE)
+    assert re.search(r"^  neg: \d+ rows, found as ", text, re.MULTILINE)
     model = load_text_classifier(place / "runs" / "toy-1" / "model", torch.device("cpu"))[0]
     confusion, loss = np.zeros((2, 2), int), 0.0
     for row in open_cache(place / "cache" / "toy")["test"]:
@@ -150,8 +141,7 @@ def test_eval_equals_a_plain_count_row_by_row(place, command):
 
 def test_eval_warns_of_outputs_that_are_no_numbers(place, monkeypatch):
     monkeypatch.chdir(place)
-    names = {0: "neg", 1: "pos"}
-    weights = write_model(place / "nan", classes=2, id2label=names, label2id={"neg": 0, "pos": 1}) / "model.safetensors"
+    weights = write_model(place / "nan", classes=("neg", "pos")) / "model.safetensors"
     tensors = load_file(weights)
     tensors["classifier.bias"] = torch.tensor([3e38, -3e38])  # their difference is no float32
     save_file(tensors, weights, {"format": "pt"})
@@ -159,19 +149,6 @@ def test_eval_warns_of_outputs_that_are_no_numbers(place, monkeypatch):
     assert result.exception is None
     assert "warning: the loss is not finite" in result.stderr
     assert "loss       inf" in result.stdout
-
-
-def test_eval_prints_accuracy_f1_and_counts(command):
-    text = command("eval", "runs/toy-1", "--cache", "cache/toy")
-    assert re.search(r"^accuracy +[01]\.\d{4} \(\d+ right\)$", text, re.MULTILINE)
-    assert re.search(r"^F1 .*class pos", text, re.MULTILINE)
-    assert re.search(r"^  neg: \d+ rows, found as ", text, re.MULTILINE)
-
-
-def test_f1_of_many_classes_is_the_mean_over_those_that_occur():
-    scores = ClassScores(6, 0.0, correct=(2, 1, 0, 0), predicted=(3, 2, 1, 0), actual=(2, 3, 1, 0), confusion=None)
-    assert scores.f1 == pytest.approx((2 * 2 / 5 + 2 * 1 / 5 + 0) / 3)
-    assert scores.accuracy == 0.5
 
 
 def test_a_model_that_was_never_trained_to_classify_is_refused(command):
@@ -185,32 +162,11 @@ def test_a_run_that_is_not_finished_has_no_model_to_use(place, command, tmp_path
         command("predict", str(tmp_path), "a text")
 
 
-def test_predictions_come_in_input_order_although_batched_by_length(place):
-    predictor = Predictor(str(place / "runs" / "toy-1"), device="cpu", precision="fp32", batch_size=3)
-    random = np.random.default_rng(0)
-    texts = [" ".join(random.choice(WORDS, size)) for size in random.integers(0, 60, 40)]
-    together, alone = list(predictor(texts)), [next(predictor([text])) for text in texts]
-    assert [p.text for p in together] == texts
-    assert [p.facts["label"] for p in together] == [p.facts["label"] for p in alone]
-    np.testing.assert_allclose(
-        [p.facts["probability"] for p in together], [p.facts["probability"] for p in alone], atol=2e-6
-    )
-
-
-def test_texts_are_cut_to_the_length_the_model_was_trained_at(place):
-    predictor = Predictor(str(place / "runs" / "toy-1"), device="cpu", precision="fp32")
-    long = " ".join(WORDS[0:200:2])
-    assert len(predictor.tokenizer.encode(long).ids) == 48
-    cut = " ".join(long.split()[:46])
-    results = list(predictor([long, cut]))
-    assert results[0].facts["probability"] == pytest.approx(results[1].facts["probability"], abs=1e-7)
-
-
 def test_predict_takes_arguments_a_file_or_standard_input(place, command):
     from_arguments = command("predict", "runs/toy-1", "word0 word2", "word1 word3")
     (place / "texts.txt").write_bytes("\ufeffword0 word2\r\nword1 word3".encode())
     assert command("predict", "runs/toy-1", "--file", "texts.txt") == from_arguments
-    assert command("predict", "runs/toy-1", input="word0 word2\nword1 word3\n") == from_arguments
+    assert command("predict", "runs/toy-1", typed="word0 word2\nword1 word3\n") == from_arguments
     assert re.fullmatch(r"(neg|pos)\t[01]\.\d{4}\tword0 word2\n(neg|pos)\t[01]\.\d{4}\tword1 word3\n", from_arguments)
     lines = [json.loads(line) for line in command("predict", "runs/toy-1", "wörd", "", "--json").splitlines()]
     assert [line["text"] for line in lines] == ["wörd", ""]
@@ -259,18 +215,8 @@ def _refuse(self, spec, epochs, progress=None):
     raise StorageError("read-only file system")
 
 
-NONFINITE = (
-    "--cache",
-    "cache/toy",
-    "--model",
-    "model",
-    "--precision",
-    "fp32",
-    "--logging-steps",
-    "1",
-    "--save-steps",
-    "2",
-)
+TOY = ("--cache", "cache/toy", "--model", "model")
+NONFINITE = (*TOY, "--precision", "fp32", "--logging-steps", "1", "--save-steps", "2")
 
 
 @pytest.fixture
@@ -323,12 +269,9 @@ MISUSES = {
     "no training split": (["run", "--cache", "cache/swapped", "--model", "model"], "has no split 'train'"),
     "no such model": (["run", "--cache", "cache/toy", "--model", "nowhere/at-all"], "--model 'nowhere/at-all'"),
     "no such device": (["run", "--cache", "cache/toy", "--device", "abacus"], "--device 'abacus'"),
-    "out in use": (
-        ["run", "--cache", "cache/toy", "--out", "runs/toy-1"],
-        "go on with `train run --resume runs/toy-1`",
-    ),
+    "out in use": (["run", *TOY, "--out", "runs/toy-1"], "go on with `train run --resume runs/toy-1`"),
     "out in a cache": (
-        ["run", "--cache", "cache/toy", "--out", "cache/toy/runs/a"],
+        ["run", *TOY, "--out", "cache/toy/runs/a"],
         "cache/toy, which holds no runs; pass another --out",
     ),
     "no run": (["run", "--resume", "model"], "is not a run"),
@@ -357,6 +300,24 @@ def test_what_is_wrong_is_said_on_stderr_with_exit_code_2_and_leaves_nothing(pla
         sorted(path for path in place.iterdir() if path.name != "texts.txt"),
         sorted((place / "runs").iterdir()),
     )
+
+
+@pytest.mark.parametrize("arguments", [
+    ["predict", "model", "--file", "gone.csv", "--out", "out.csv"],
+    ["predict", "model", "--file", "gone.txt"],
+    ["eval", "model", "--cache", "gone"],
+])  # fmt: skip
+def test_what_is_wrong_with_files_shows_before_torch_is_loaded(tmp_path: Path, arguments: list[str]) -> None:
+    code = (
+        f"import sys; sys.argv = {['train', *arguments]}\n"
+        "from train.cli import main\n"
+        "try: main()\n"
+        "except SystemExit as stop: assert stop.code == 2, stop.code\n"
+        "assert 'torch' not in sys.modules\n"
+    )
+    done = run_python(code, folder=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "gone" in done.stderr
 
 
 def test_ctrl_c_outside_a_run_exits_130(monkeypatch):
