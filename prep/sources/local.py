@@ -1,5 +1,6 @@
 """Files as sources: a file, files and globs, perhaps with the names of their splits, a folder."""
 
+import contextlib
 import glob
 import os
 from collections import Counter
@@ -175,6 +176,19 @@ def _unread_archives(folder: SourcePath) -> str:
     return f"not read: {listed(names, 5)}; if it holds rows, call it something like rows.csv.zip" if names else ""
 
 
+def _unread_folders(folder: SourcePath, delimiter: str | None) -> str:
+    """A line for the user about folders of tables beside the tables of a folder; empty if none."""
+    beside = sorted(path for path in folder.iterdir() if path.name[0] != "." and path.is_dir())
+    names = []
+    for path in beside:
+        with contextlib.suppress(OSError):  # not all that lies there can be read
+            if any(format_of(file, delimiter) not in (None, LINES) for file in path.iterdir() if file.name[0] != "."):
+                names.append(path.name)
+    return (
+        f"not read: the table files in {listed(names, 5)}; name files and folders to build from both" if names else ""
+    )
+
+
 def _visible_files(folder: SourcePath) -> list[SourcePath]:
     return sorted(file for file in folder.iterdir() if file.name[0] != "." and file.is_file())
 
@@ -195,7 +209,8 @@ def open_folder(argument: str, path: SourcePath, asked: Columns, forked: Forked)
     tables = tables_in(path, asked.cells.delimiter)
     if tables:
         source = open_tables(argument, path.resolve().name, by_split(tables), asked, forked)
-        return replace(source, note="; ".join(filter(None, (source.note, _unread_archives(path)))))
+        unread = (_unread_archives(path), _unread_folders(path, asked.cells.delimiter))
+        return replace(source, note="; ".join(filter(None, (source.note, *unread))))
     texts = _texts_below(path, asked.labelled)
     splits = {} if texts else _tables_below(path, asked.cells.delimiter)
     if not texts and not splits and (lines := lines_in(path)):

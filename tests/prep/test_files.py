@@ -91,6 +91,16 @@ def test_an_archive_in_a_folder_is_read_where_its_name_says_what_it_holds(prep: 
     assert "not read: download.zip; if it holds rows, call it something like rows.csv.zip" in done.err
 
 
+def test_folders_of_tables_beside_tables_are_named(prep: Prep) -> None:
+    for name in ("d/train.csv", "d/test/0.csv", "d/.git/a.csv", "d/notes/a.txt"):
+        write(name, GOOD)
+    done = build(prep, "d")
+    assert done.code == 0
+    assert list(open_cache("cache/a")) == ["train"]
+    assert done.err == "not read: the table files in test; name files and folders to build from both\n"
+    assert build(prep, "train=d/train.csv", "test=d/test", "--force").err == ""
+
+
 def test_a_long_list_of_json_is_read_in_parts(prep: Prep, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("prep.parsing.json_files.PART_CHARACTERS", 7)
     labels = ("x", "a\nb", "y")
