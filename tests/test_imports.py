@@ -18,8 +18,8 @@ ORDER = {
     "cache": "errors console common plans format writing reading batches remote sharing opening __init__",
     "prep": "choices columns tokenization labels parsing corpus sources settings rows existing at_url build export api "
     "inspect sharing_cli inspect_cli cli entry __init__",
-    "train": "declarations trainer_names settings settings_file runtime kernels forward models libraries metrics "
-    "run_folder loop report resume launching run tables predict predict_file compare predict_cli cli entry __init__",
+    "train": "declarations settings_file settings runtime kernels forward models libraries metrics "
+    "run_folder loop report resume run tables predict predict_file compare predict_cli cli entry __init__",
 }
 """What lies in each room, sub-packages and modules: each imports from itself and from what stands before it."""
 LAYERS = {room: names.split() for room, names in ORDER.items()}

@@ -16,8 +16,7 @@ from .declarations import declarations
 from .libraries import load_libraries
 from .predict_cli import predict
 from .settings import PRECISIONS, Settings
-from .settings_file import read_settings
-from .trainer_names import TRAINER_NAMES
+from .settings_file import TRAINER_NAMES, read_settings
 
 if TYPE_CHECKING:
     from cache import Split

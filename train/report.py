@@ -1,7 +1,6 @@
 """The report of a run: what it trains, before the first step, and its results, after the last one."""
 
 import shlex
-from collections.abc import Callable
 from pathlib import Path
 
 from cache.console.progress import clock
@@ -11,12 +10,11 @@ from .forward.inputs import PADDING_SIDE
 from .loop.resolution import corpus_metric
 from .loop.setup import TrainingSetup
 from .metrics.scores import main_score, score_title
+from .run_folder.console import Log
 from .run_folder.folder import METRICS, MODEL, Json
 from .run_folder.trackers import Trackers
 from .runtime.device import native_bf16
 from .settings import NO_SPLIT
-
-Log = Callable[[str], None]
 
 
 def report_start(setup: TrainingSetup, device_name: str, heaviest: str, log: Log) -> None:

@@ -19,7 +19,6 @@ from cache.common.hub import user_path
 from cache.errors import StorageError
 
 from .forward.masked_lm import masked_tokens
-from .launching import Launch, launched, make_run, open_run_trackers
 from .loop.callbacks import RunCallbacks
 from .loop.oom_check import HeaviestStep, check_memory
 from .loop.parallel import check_agreement, seed_dropout, sum_gradients
@@ -28,8 +27,9 @@ from .loop.setup import TrainingSetup, check_padding_free, prepare_training, run
 from .loop.state import Meter, ResumePoint, State
 from .loop.step import backward, update
 from .models.loading import load_model, model_digest, model_folder
-from .report import Log, report_end, report_start, run_warnings
+from .report import report_end, report_start, run_warnings
 from .resume import interrupted_run, load_resume_point, resumed_settings
+from .run_folder.console import Log
 from .run_folder.creating import check_out, lock_run, remove_leftovers
 from .run_folder.export import export_model
 from .run_folder.folder import (
@@ -43,6 +43,7 @@ from .run_folder.folder import (
     read_summary,
     write_summary,
 )
+from .run_folder.launching import Launch, launched, make_run, open_run_trackers
 from .run_folder.records import finite, joined_records, read_records
 from .run_folder.trackers import Trackers, check_installed
 from .runtime import device as devices

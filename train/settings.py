@@ -14,7 +14,7 @@ from cache.format.tasks import KINDS
 from cache.plans.spec import STRATEGIES, PlanSpec
 
 from .declarations import declarations, flag, setting
-from .trainer_names import TRAINER_NAMES
+from .settings_file import TRAINER_NAMES
 
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 SCHEDULES = ("linear", "cosine", "constant")

@@ -13,8 +13,7 @@ from tests.helpers.caches import write_cache
 from tests.helpers.models import write_model
 from train.cli import cli
 from train.declarations import flag
-from train.settings_file import read_settings
-from train.trainer_names import TRAINER_NAMES
+from train.settings_file import TRAINER_NAMES, read_settings
 
 
 def test_toml_and_json_say_the_same(tmp_path: Path) -> None:

@@ -26,11 +26,11 @@ from cache.format.files import FileInfo, file_info
 from ..models.library_errors import library_errors
 from ..run_folder.folder import METRICS, TIMING, Json, listed_files
 from ..run_folder.records import is_number
+from ..run_folder.tensor_files import Tensors, check_tensors, read_tensors, write_tensors
 from ..runtime import device as devices
 from .loss_scale import INTERVAL
 from .setup import TrainingSetup
 from .state import Meter, State, Sums
-from .tensor_files import Tensors, check_tensors, read_tensors, write_tensors
 
 FORMAT = "lengthwise-checkpoint"
 VERSION = 1

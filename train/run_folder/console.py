@@ -4,6 +4,8 @@ from collections.abc import Callable, Mapping
 
 from cache.console.progress import Progress
 
+Log = Callable[[str], None]
+
 CELL = 8
 """Minimum width of a column of the table of epochs."""
 
@@ -17,7 +19,7 @@ class TrainingProgress:
         alarm: prints a warning.
     """
 
-    def __init__(self, quiet: bool, report: Callable[[str], None], alarm: Callable[[str], None]) -> None:
+    def __init__(self, quiet: bool, report: Log, alarm: Log) -> None:
         self.quiet, self.report, self.alarm = quiet, report, alarm
         self.steps = Progress("training", 0, "steps", quiet=quiet)
         self.evaluation: Progress | None = None

@@ -8,16 +8,15 @@ from typing import NamedTuple
 from cache.common.folder import Folder
 from cache.errors import LengthwiseError
 
-from .report import Log
-from .run_folder.console import TrainingProgress
-from .run_folder.creating import new_run
-from .run_folder.folder import RunInfo, open_shared_run, write_settings
-from .run_folder.trackers import Trackers, open_trackers
-from .runtime import device as devices
-from .runtime.distributed import Ranks, process_group
-from .runtime.launch import launched_ranks
-from .runtime.signals import StopRequest
-from .settings import Settings
+from ..runtime import device as devices
+from ..runtime.distributed import Ranks, process_group
+from ..runtime.launch import launched_ranks
+from ..runtime.signals import StopRequest
+from ..settings import Settings
+from .console import Log, TrainingProgress
+from .creating import new_run
+from .folder import RunInfo, open_shared_run, write_settings
+from .trackers import Trackers, open_trackers
 
 
 class Launch(NamedTuple):
