@@ -46,7 +46,7 @@ class Output(io.TextIOBase):
 
     @property
     def encoding(self) -> str:  # type: ignore[override]
-        return self.stream.encoding
+        return self.stream.encoding or "utf-8"  # a StringIO has none
 
     @property
     def errors(self) -> str | None:  # type: ignore[override]

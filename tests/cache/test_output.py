@@ -64,6 +64,12 @@ def test_what_the_encoding_lacks_is_escaped() -> None:
     assert terminal("naïve €", "ascii") == "na\\xefve \\u20ac\n"
 
 
+def test_a_stream_in_memory_takes_what_is_printed() -> None:
+    stream = io.StringIO()
+    print("café", file=Output(stream, required=True))
+    assert stream.getvalue() == "café\n"
+
+
 def test_bytes_are_escaped_too() -> None:
     stream = io.TextIOWrapper(io.BytesIO(), encoding="utf-8")
     Output(stream, required=True).buffer.write(b"\xe9\x1b")
