@@ -1,6 +1,7 @@
 """What both commands know of files of rows: the formats that endings stand for, and the way out of another encoding."""
 
 import shlex
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -110,6 +111,31 @@ def holds_rows_error(path: object, row: int, column: str, cell: str) -> InputErr
         f"{column!r}, {cell[:40]!r}…, which are between two quotes; {TEXT_QUOTES}; where they are part of this cell, "
         "pass --quotes"
     )
+
+
+def text_behind_quote(path: object, lines: Sequence[str], last: int) -> str:
+    """What to say of a row in which a text follows the quote that ends a cell, which readers take for the rest of it:
+    two quotes that are part of texts make one cell of the lines between them. Empty for a row of one line, but where
+    quotes within its cells are written with backslashes.
+
+    Args:
+        path: of the file.
+        lines: of the row.
+        last: number of the last one in the file, from 1.
+    """
+    first = last - len(lines) + 1
+    as_it_is = "where the row is right so, pass --quotes"
+    if any('\\"' in line for line in lines):
+        return (
+            f'{path}: quotes in the row that begins on line {first:,} are written as \\", expected ""; where they are '
+            f'so throughout: sed \'s/\\\\"/""/g\' FILE > OTHER; {as_it_is}'
+        )
+    if len(lines) > 1:
+        return (
+            f"{path}: lines {first:,} to {last:,} are one row, for a quote begins a cell and the next one is in the "
+            f"middle of a text; {TEXT_QUOTES}; {as_it_is}"
+        )
+    return ""
 
 
 _OTHER_DELIMITERS = {";": "';'", "\t": "'\\t'", "|": "'|'"}

@@ -14,7 +14,7 @@ from typing import Any, TextIO
 
 import numpy as np
 
-from cache.common.table_files import TEXT_QUOTES
+from cache.common.table_files import text_behind_quote
 from cache.errors import InputError
 
 from .formats import TableFile, open_unpacked
@@ -24,7 +24,6 @@ PIECE_BYTES = 1 << 18
 QUOTE = b'"'
 LONGEST_CELL = 1 << 26
 """Characters; of a file with a longer one, nothing is said."""
-AS_IT_IS = "where the row is right so, pass --quotes"
 
 
 def checked_quotes(table: TableFile, file: Any) -> Iterator[bytes]:
@@ -69,8 +68,7 @@ class QuotePairs:
 
 
 def wrong_quotes(table: TableFile) -> str:
-    """What to say of a file in which a text follows the quote that ends a cell, in a row of several lines; or in any,
-    if a backslash is before some of its quotes. Empty where there is no such row."""
+    """What `text_behind_quote` says of the first row for which it says something; empty if there is none."""
     limit = csv.field_size_limit(LONGEST_CELL)
     try:
         with io.TextIOWrapper(open_unpacked(table.path), "utf-8-sig", "replace", newline="") as file:
@@ -97,14 +95,5 @@ def _wrong_lines(table: TableFile, file: TextIO) -> str:
         except csv.Error as error:
             if "expected after" not in str(error):
                 return ""
-            first, last = rows.line_num - len(held) + 1, rows.line_num
-            if any('\\"' in line for line in held):
-                return (
-                    f'{table.path}: quotes in the row that begins on line {first:,} are written as \\", expected ""; '
-                    f'where they are so throughout: sed \'s/\\\\"/""/g\' FILE > OTHER; {AS_IT_IS}'
-                )
-            if len(held) > 1:
-                return (
-                    f"{table.path}: lines {first:,} to {last:,} are one row, for a quote begins a cell and the next "
-                    f"one is in the middle of a text; {TEXT_QUOTES}; {AS_IT_IS}"
-                )
+            if wrong := text_behind_quote(table.path, held, rows.line_num):
+                return wrong

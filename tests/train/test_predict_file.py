@@ -288,6 +288,8 @@ HOSTILE: dict[str, tuple[str, bytes | str, list[str], str]] = {
     "delimiter of json": ("in.jsonl", "{}", ["--delimiter", ";"], "--delimiter is for csv and tsv, but --file"),
     "quotes of json": ("in.jsonl", "{}", ["--no-quotes"], "--no-quotes is for csv and tsv, but --file in.jsonl"),
     "rows in quotes": ("in.tsv", 'text\tb\n"a\tx\nc"\ty\n', [], "row 0 (counted from 0) holds tabs and 1 line break"),
+    "quotes in text": ("in.csv", 'text,b\n\na,x\n"b,y\nc" d,x\n', [], "lines 4 to 5 are one row, for a quote"),
+    "backslashes": ("in.csv", 'text,b\n"a \\"b\\" c",x\n', [], "the row that begins on line 2 are written as"),
     "ragged quotes": ("in.csv", 'text,label\n"a,b,c\n', ["--no-quotes"], "quote such texts and leave out --no-quotes"),
     "long delimiter": ("in.csv", GOOD, ["--delimiter", ";;"], "--delimiter ';;' is not one character such as ';'"),
     "two columns": ("in.csv", "text,text\nc,d\n", [], "has 2 columns 'text'; rename all but one"),
@@ -333,6 +335,18 @@ def test_a_csv_of_another_separator_is_read_by_it_and_written_with_commas(run: R
     assert run("classes", "--file", "in.csv", "--delimiter", "\\t", "--out", "tabs.csv")[0] == 0
     assert read_csv("out.csv") == read_csv("tabs.csv")
     assert {"text": "word1; word2", "note": "a,b"}.items() <= read_csv("out.csv")[0].items()
+
+
+def test_text_behind_a_quote_is_read_as_by_pythons_csv_module(run: Run) -> None:
+    """In rows of several lines where `--quotes` asks for it."""
+    content = 'text,note\n"word1" word2,x\n\n"word1" word2,"y\nz"\n'
+    Path("in.csv").write_text(content)
+    assert run("classes", "--file", "in.csv", "--quotes", "--out", "out.csv")[0] == 0
+    texts = [(row["text"], row["note"]) for row in read_csv("out.csv")]
+    assert texts == [("word1 word2", "x"), ("word1 word2", "y\nz")]
+    Path("in.csv").write_text(content[: content.index("\n\n") + 1])
+    assert run("classes", "--file", "in.csv", "--out", "out.csv", "--force")[0] == 0
+    assert read_csv("out.csv")[0]["text"] == "word1 word2"
 
 
 def test_quotes_may_be_part_of_the_text(run: Run) -> None:

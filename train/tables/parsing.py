@@ -14,6 +14,7 @@ from cache.common.table_files import (
     holds_rows_error,
     quotes_in_doubt,
     ragged_remedy,
+    text_behind_quote,
     utf8_remedy,
 )
 from cache.errors import InputError
@@ -111,8 +112,10 @@ def csv_rows(path: Path, lines: Iterable[str], delimiter: str, quotes: bool | No
     last: list[str] = []
     try:
         for number, cells in enumerate(filter(None, reader), -1):
-            last = held.copy()
+            last = list(itertools.dropwhile(str.isspace, held))  # without blank lines before the row
             held.clear()
+            if quotes is None:
+                _check_quotes(path, last, reader.line_num, delimiter)
             if not names:
                 names = check_header(path, cells)
                 continue
@@ -122,10 +125,9 @@ def csv_rows(path: Path, lines: Iterable[str], delimiter: str, quotes: bool | No
                     f"cells, the header {len(names)}; {ragged_remedy(delimiter, quotes)}"
                 )
             row = dict(zip(names, cells, strict=True))
-            if doubtful:
-                for name, cell in row.items():
-                    if holds_rows(cell):
-                        raise holds_rows_error(path, number, name, cell)
+            for name, cell in row.items() if doubtful else ():
+                if holds_rows(cell):
+                    raise holds_rows_error(path, number, name, cell)
             yield row
         list(csv.reader(last, delimiter=delimiter, quoting=quoting, strict=True))  # finds a quote that is never closed
     except csv.Error as error:
@@ -134,6 +136,20 @@ def csv_rows(path: Path, lines: Iterable[str], delimiter: str, quotes: bool | No
         raise InputError(
             f"{path}: line {reader.line_num:,}: {error}; put texts in quotes, and double those in it; {TEXT_QUOTES}"
         ) from None
+
+
+def _check_quotes(path: Path, lines: list[str], last: int, delimiter: str) -> None:
+    """Check the lines of a row, the last one of which has this number.
+
+    Raises:
+        InputError: a text follows the quote that ends a cell, and `text_behind_quote` says something of it.
+    """
+    wrong = text_behind_quote(path, lines, last)
+    try:
+        list(csv.reader(lines if wrong else [], delimiter=delimiter, strict=True))
+    except csv.Error as error:
+        if "expected after" in str(error):
+            raise InputError(wrong) from None
 
 
 def check_header(path: Path, names: list[str]) -> list[str]:
