@@ -8,11 +8,7 @@ from cache.console.command_line import cache_argument, complete_folder, json_opt
 from cache.console.text import counted, sized
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from cache import Cache
-    from cache.plans.costs import PlanCost
-    from cache.plans.spec import PlanSpec
 
 
 @click.command()
@@ -40,22 +36,21 @@ def info(cache: str, model: str | None, ranks: int | None, as_json: bool) -> Non
     from .inspect.summary import cache_facts
 
     opened = open_cache(cache)
-    costs: dict[PlanSpec, PlanCost] = {}  # so that each plan is drawn once
-    used = None if ranks is None else rank_facts(opened, ranks, model, costs)
+    used = None if ranks is None else rank_facts(opened, ranks, model)
     memory = memory_facts(opened, model) if model is not None else None
     if as_json:
         more = {"ranks": used, "memory": memory}
-        print_json(cache_facts(opened, costs) | {name: found for name, found in more.items() if found})
+        print_json(cache_facts(opened) | {name: found for name, found in more.items() if found})
         return
-    print_cache(opened, costs)
+    print_cache(opened)
     if used:
         click.echo(f"\n{format_ranks(used)}")
     if memory:
         click.echo(f"\n{format_memory(memory)}")
 
 
-def print_cache(cache: "Cache", costs: "Mapping[PlanSpec, PlanCost] | None" = None) -> None:
-    """Print what a cache holds, and what each way of batching its first split costs, where that is not known yet."""
+def print_cache(cache: "Cache") -> None:
+    """Print what a cache holds, and what each way of batching its first split costs."""
     from cache.console.progress import ConsoleProgress
 
     from .corpus.source import describe_missing, describe_source
@@ -71,7 +66,7 @@ def print_cache(cache: "Cache", costs: "Mapping[PlanSpec, PlanCost] | None" = No
         click.echo(missing)
     split = first_split(cache)
     with ConsoleProgress().bar("planning", len(table_specs(split)), "plans") as bar:
-        rows = token_table(split, costs or {}, lambda: bar.update(1))
+        rows = token_table(split, lambda: bar.update(1))
     click.echo(f"\nAn epoch of {split.name!r}, {split.info.tokens:,} real tokens:")
     click.echo(format_token_table([*rows, packed_row(rows)]))
 

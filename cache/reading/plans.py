@@ -14,6 +14,7 @@ from ..common.folder import Folder
 from ..errors import CacheError, InputError, StorageError
 from ..format.manifest import Manifest
 from ..format.plan_file import PLANS, PlanOwner, StoredPlan, read_plan
+from ..plans.costs import PlanCost, plan_cost
 from ..plans.spec import STRATEGIES, PlanSpec
 from ..plans.strategies import EpochPlan, plan_epoch
 from ..writing.plans import store_plan
@@ -44,6 +45,7 @@ class PlannedSplit:
         self._owner = PlanOwner(self.fingerprint, name, self.info.rows)
         self._built_from, self._built_plan = manifest.source.get("argument"), manifest.default_plan
         self._plans = weakref.WeakValueDictionary[tuple[PlanSpec, int], EpochPlan]()
+        self._costs: dict[PlanSpec, PlanCost] = {}
 
     def __len__(self) -> int:
         return self.info.rows
@@ -126,6 +128,16 @@ class PlannedSplit:
     def draw(self, spec: PlanSpec, epoch: int) -> EpochPlan:
         """Draw the plan of one epoch, whether or not it is stored."""
         return plan_epoch(self.lengths, spec, epoch, self.max_length)
+
+    def cost(self, spec: PlanSpec) -> PlanCost:
+        """What the first epoch of a plan costs; counted when first asked for.
+
+        Raises:
+            CorruptCacheError: the stored plan is damaged.
+        """
+        if spec not in self._costs:
+            self._costs[spec] = plan_cost(self.plan(spec, 0), self.lengths)
+        return self._costs[spec]
 
     def keep_plan(
         self, spec: PlanSpec, epochs: int, progress: Callable[[int], Any] = lambda epoch: None

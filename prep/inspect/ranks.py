@@ -9,7 +9,7 @@ from typing import Any
 from cache import Cache, PlanSpec, Split
 from cache.console.progress import ConsoleProgress
 from cache.errors import InputError
-from cache.plans.costs import PlanCost, plan_cost, rank_use
+from cache.plans.costs import rank_use
 from cache.plans.shares import ATTENTION_LENGTH, attention_length
 
 from .model_size import read_size
@@ -18,9 +18,7 @@ from .summary import align, first_split, table_specs
 MOST_RANKS = 4096
 
 
-def rank_facts(
-    cache: Cache, ranks: int, model: str | None = None, costs: dict[PlanSpec, PlanCost] | None = None
-) -> dict[str, Any]:
+def rank_facts(cache: Cache, ranks: int, model: str | None = None) -> dict[str, Any]:
     """Everything `prep info --ranks --json` says: how well `ranks` are used with each plan of the token table, and with
     batches of as many rows for each rank.
 
@@ -28,7 +26,6 @@ def rank_facts(
         cache: what is trained on.
         ranks: R.
         model: whose attention counts, a folder, Hub id, or `minilm`; None: BERT-base's.
-        costs: receives those of the plans, so that `token_table` need not draw them again.
 
     Raises:
         InputError: there cannot be so many ranks, or the model cannot be read.
@@ -45,14 +42,14 @@ def rank_facts(
     chosen, plans = list(dict.fromkeys([*specs, *fitting])), []
     with ConsoleProgress().bar("measuring", len(chosen), "plans") as bar:
         for spec in chosen:
-            plans.append(_plan_use(split, spec, ranks, length, {} if costs is None else costs))
+            plans.append(_plan_use(split, spec, ranks, length))
             bar.update(1)
     return {"ranks": ranks, "model": model, "plans": plans, "too_small": _too_small(split, specs, ranks)}
 
 
-def _plan_use(split: Split, spec: PlanSpec, ranks: int, length: int, costs: dict[PlanSpec, PlanCost]) -> dict[str, Any]:
+def _plan_use(split: Split, spec: PlanSpec, ranks: int, length: int) -> dict[str, Any]:
     plan = split.plan(spec, 0)
-    costs[spec] = plan_cost(plan, split.lengths)
+    split.cost(spec)  # for the token table, which then need not draw the plan again
     width = split.max_length if spec.strategy == "fixed" else None
     padded, packed = (
         vars(rank_use(plan, split.lengths, ranks, packed=kind, fixed_width=width, attention_length=length))

@@ -12,18 +12,13 @@ from cache.console.text import counted, listed
 from cache.format.manifest import Manifest
 from cache.format.plan_file import StoredPlan
 from cache.format.tasks import IGNORED
-from cache.plans.costs import PlanCost, packed_cost, plan_cost
+from cache.plans.costs import PlanCost, packed_cost
 from cache.plans.spec import PlanSpec
 
 from ..corpus.presets import Preset
 
 if TYPE_CHECKING:
     from ..build import BuildResult
-
-
-Costs = Mapping[PlanSpec, PlanCost]
-"""The costs of the first epochs of plans of a split."""
-NONE: Costs = {}
 
 
 @dataclass(frozen=True)
@@ -57,12 +52,12 @@ def table_specs(split: Split) -> list[PlanSpec]:
     return specs + [spec for spec in split.stored_plans() if spec not in specs]
 
 
-def token_table(split: Split, known: Costs = NONE, progress: Callable[[], object] = lambda: None) -> list[TokenRow]:
-    """The cost of each of `table_specs`, some of which may be `known`; `progress` is called after each."""
+def token_table(split: Split, progress: Callable[[], object] = lambda: None) -> list[TokenRow]:
+    """The cost of each of `table_specs`; `progress` is called after each."""
     stored = split.stored_plans()
     rows = []
     for spec in table_specs(split):
-        rows.append(token_row(split, spec, stored, known))
+        rows.append(token_row(split, spec, stored))
         progress()
     return rows
 
@@ -79,10 +74,9 @@ def packed_row(rows: Sequence[TokenRow]) -> TokenRow:
     return TokenRow(row.spec, 0, packed_cost(row.cost), packed=True)
 
 
-def token_row(split: Split, spec: PlanSpec, stored: Mapping[PlanSpec, StoredPlan], known: Costs = NONE) -> TokenRow:
-    """The cost of a plan, which may be `known`; `stored` are the split's plans."""
-    cost = known.get(spec) or plan_cost(split.plan(spec, 0), split.lengths)
-    return TokenRow(spec, len(stored[spec].epochs) if spec in stored else 0, cost)
+def token_row(split: Split, spec: PlanSpec, stored: Mapping[PlanSpec, StoredPlan]) -> TokenRow:
+    """The cost of a plan; `stored` are the split's plans."""
+    return TokenRow(spec, len(stored[spec].epochs) if spec in stored else 0, split.cost(spec))
 
 
 def format_token_table(rows: list[TokenRow]) -> str:
@@ -171,12 +165,12 @@ def _labels(split: Split) -> str:
     return f"{labels.min():.4g} to {labels.max():.4g}, mean {labels.mean(dtype=np.float64):.4g}"
 
 
-def cache_facts(cache: Cache, known: Costs = NONE) -> dict[str, Any]:
-    """Everything `prep info --json` says; of its first split, the costs of some plans may be `known`."""
+def cache_facts(cache: Cache) -> dict[str, Any]:
+    """Everything `prep info --json` says."""
     manifest = cache.manifest
     splits = {}
     for name, split in cache.items():
-        rows = token_table(split, known if split is first_split(cache) else NONE)
+        rows = token_table(split)
         splits[name] = {
             "rows": split.info.rows,
             "tokens": split.info.tokens,

@@ -119,8 +119,7 @@ def _out_of_memory(setup: TrainingSetup, batch: Batch) -> OutOfMemoryError:
 
 def update(setup: TrainingSetup, state: State) -> None:
     """One optimizer step with the accumulated gradients; none where no token of its rows, of any rank, was masked, for
-    AdamW would decay moments and weights even so.
-    """
+    AdamW would decay moments and weights even so."""
     settings, optimizer = setup.settings, setup.optimizer
     parameters = setup.trained_parameters
     state.meter.sum_step()

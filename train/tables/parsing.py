@@ -145,8 +145,10 @@ def _check_quotes(path: Path, lines: list[str], last: int, delimiter: str) -> No
         InputError: a text follows the quote that ends a cell, and `text_behind_quote` says something of it.
     """
     wrong = text_behind_quote(path, lines, last)
+    if not wrong:
+        return
     try:
-        list(csv.reader(lines if wrong else [], delimiter=delimiter, strict=True))
+        list(csv.reader(lines, delimiter=delimiter, strict=True))
     except csv.Error as error:
         if "expected after" in str(error):
             raise InputError(wrong) from None
