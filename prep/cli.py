@@ -113,10 +113,10 @@ def _sources(context: click.Context, parameter: click.Parameter, incomplete: str
 @quiet_option
 @json_option
 def build(source: tuple[str, ...], quiet: bool, as_json: bool, memory: str, **options: Any) -> None:
-    """Build the cache of SOURCE: a preset, a Hub dataset id, files (csv, tsv, jsonl, json, parquet, conll; packed as
-    .gz, .zst, .bz2 or .zip; txt with a text per line for --task mlm) or globs of them, perhaps as SPLIT=FILE, - for
-    JSON lines from stdin, or a folder: of such files, of split/label/*.txt, or as datasets' save_to_disk writes it.
-    Files, folders and globs may be URLs (s3, gs, az, abfs, hf, file).
+    """Build the cache of SOURCE: a preset, a Hub dataset id, files (csv, tsv, jsonl, json, parquet, conll, conllu;
+    packed as .gz, .zst, .bz2 or .zip; txt with a text per line for --task mlm) or globs of them, perhaps as SPLIT=FILE,
+    - for JSON lines from stdin, or a folder: of such files, of split/label/*.txt, or as datasets' save_to_disk writes
+    it. Files, folders and globs may be URLs (s3, gs, az, abfs, hf, file).
 
     \b
     Examples:

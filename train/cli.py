@@ -158,9 +158,10 @@ def evaluate(
     """Score a run, a model folder or a Hub model on a split.
 
     For classes accuracy, F1, Matthews correlation and confusion counts; for regression the Pearson and Spearman
-    correlations; for multi-label micro and macro F1; for token labels precision, recall and F1 of entities; for a
-    masked language model its perplexity, on any cache. The cache may have some of the model's classes, in any order:
-    they are matched by name, and a prediction of a class that the cache lacks is wrong.
+    correlations; for multi-label micro and macro F1; for tagged words precision, recall and F1 of entities, or the
+    scores of classes where the tags mark none; for a masked language model its perplexity, on any cache. The cache may
+    have some of the model's classes, in any order: they are matched by name, and a prediction of a class that the cache
+    lacks is wrong.
 
     \b
     Example:

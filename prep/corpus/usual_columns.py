@@ -14,7 +14,7 @@ from ..parsing.remote_path import SourcePath
 WORD_NAMES = ("tokens", "words")
 TEXT_NAMES = ("text", "review", "sentence", "content", "document", "comment", "body", *WORD_NAMES)
 LABEL_NAMES = ("label", "labels", "class", "target", "sentiment", "category", "rating")
-TAG_NAMES = ("ner_tags", "tags", "pos_tags", "labels")
+TAG_NAMES = ("ner_tags", "tags", "pos_tags", "labels", "upos")
 """Columns taken for text and label, the first that is there; words go with tags."""
 
 MORE_TEXT_NAMES = ("review_text", "review_body", "comment_text", "full_text", "tweet", "tweet_text", "message", "post")

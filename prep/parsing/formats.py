@@ -19,7 +19,11 @@ from .remote_path import SourcePath, open_bytes
 if TYPE_CHECKING:
     import zipfile
 
-FORMATS = {**{ending: kind if kind != TSV else CSV for ending, kind in TABLE_FORMATS.items()}, ".conll": "conll"}
+FORMATS = {
+    **{ending: kind if kind != TSV else CSV for ending, kind in TABLE_FORMATS.items()},
+    ".conll": "conll",
+    ".conllu": "conllu",
+}
 """Endings, and how their files are read."""
 COMPRESSIONS = {".gz": "gzip", ".zst": "zstd", ".bz2": "bz2"}
 """Endings behind those of formats, and pyarrow's names of them."""
@@ -43,8 +47,7 @@ class Span:
 
 @dataclass(frozen=True)
 class TableFile:
-    """A table file: csv, json, parquet, conll or lines of text, how it is cut into cells, and which rows are meant;
-    None = all."""
+    """A table file: of what kind (see `format_of`), how it is cut into cells, and which rows are meant; None = all."""
 
     path: SourcePath
     kind: str
@@ -54,7 +57,8 @@ class TableFile:
 
 
 def format_of(path: SourcePath, delimiter: str | None = None) -> str | None:
-    """csv, json, parquet, conll or lines by the file's ending, that of a compression behind it aside; None for others.
+    """csv, json, parquet, conll, conllu or lines by the file's ending, that of a compression behind it aside; None for
+    others.
 
     Args:
         path: only its name is looked at.

@@ -14,7 +14,7 @@ from cache.common.table_files import TEXT_QUOTES, Cells, holds_rows, holds_rows_
 from cache.errors import InputError
 
 from ..columns import LABEL, LABELS, PAIR, TEXT, Columns, distinct, is_list, kept, plain
-from .conll import conll_names, read_conll
+from .conll import CONLL, CONLLU, conll_names, read_conll
 from .csv_quotes import checked_quotes
 from .cutting import FilePart
 from .diagnose import not_utf8, reading, row_too_long
@@ -38,8 +38,8 @@ def names_of(path: SourcePath, cells: Cells, row_bytes: int) -> list[str]:
             return list(_parquet_schema(path).names)
         if table.kind == LINES:
             return [TEXT]
-        if table.kind == "conll":
-            return conll_names(path, row_bytes)
+        if table.kind in (CONLL, CONLLU):
+            return conll_names(path, table.kind, row_bytes)
         head = json_head(path, row_bytes) if table.kind == "json" else {}
         if head:
             return list(head)
@@ -58,7 +58,7 @@ def holds_lists(path: SourcePath, columns: Columns, row_bytes: int) -> bool:
             return bool(values) and isinstance(values[0], list)
         if kind == "parquet":
             return is_list(_parquet_schema(path).field(columns.text).type)
-    return kind == "conll"
+    return kind in (CONLL, CONLLU)
 
 
 def named(batch: "pa.RecordBatch", columns: Columns) -> "pa.RecordBatch":
@@ -106,8 +106,11 @@ def _read(table: TableFile, columns: list[str], texts: int, row_bytes: int) -> I
     if table.kind == LINES:
         yield from read_lines(table, row_bytes)
         return
-    if table.kind in ("parquet", "conll"):
-        yield from _read_parquet(table, columns) if table.kind == "parquet" else read_conll(path, columns, row_bytes)
+    if table.kind in (CONLL, CONLLU):
+        yield from read_conll(path, table.kind, columns, row_bytes)
+        return
+    if table.kind == "parquet":
+        yield from _read_parquet(table, columns)
         return
     done, end, last = 0, "", ""
     doubtful = table.kind == "csv" and quotes_in_doubt(table.delimiter, table.quotes)

@@ -113,10 +113,65 @@ def test_what_a_cache_holds_is_told_in_words_and_tags(tmp_path: Path) -> None:
     assert any("Labelled tokens of each class" in panel.heading for panel in panels)
 
 
+def test_comments_of_a_conll_file_are_no_words(tmp_path: Path) -> None:
+    """Lines that begin with # before a sentence and have another number of cells, as in MultiCoNER and GermEval; a word
+    that is # is one."""
+    text = """# id 5239\tdomain=en
+
+# id 5240\tdomain=en
+# _ _ O
+EU _ _ B-ORG
+
+# id 5241\tdomain=en
+Peter _ _ B-PER
+# _ _ O
+"""
+    (tmp_path / "a.conll").write_text(text)
+    (tmp_path / "b.conll").write_text(
+        "# a b O\n#\tO\nEU\tB-ORG\n\n# a comment of many words\nPeter\tB-PER\n#\tO\n".replace("\t", "\t_\t_\t")
+    )
+    for name in ("a.conll", "b.conll"):
+        cache = build_toy(tmp_path / name, tmp_path).cache
+        assert labels_of(cache) == {0: ["O", "B-ORG"], 1: ["B-PER", "O"]}
+
+
+CONLLU = """# newdoc
+# sent_id = 1
+# text = del perro no
+1-2	del	_	_	_	_	_	_	_	_
+1	de	de	ADP	IN	_	3	case	_	_
+2	el	el	DET	DT	Definite=Def	3	det	_	_
+3	perro	perro	NOUN	NN	_	0	root	_	_
+3.1	es	ser	VERB	VB	_	_	_	_	_
+
+# sent_id = 2
+# a	b	c	d	e	f	g	h	i	j
+1	no	no	INTJ	UH	_	0	root	_	_
+2	#	#	SYM	SYM	_	1	punct	_	_
+"""
+
+
+def test_a_conllu_file_has_the_columns_of_its_format(tmp_path: Path) -> None:
+    """Universal parts of speech unless another column is named; neither ranges nor empty nodes are words."""
+    folder = tmp_path / "es_ud"
+    folder.mkdir()
+    (folder / "es_ud-ud-train.conllu").write_text(CONLLU)
+    (folder / "es_ud-ud-dev.conllu").write_text(CONLLU.partition("\n\n")[2])
+    cache = build_toy(folder, tmp_path).cache
+    assert labels_of(cache) == {0: ["ADP", "DET", "NOUN"], 1: ["INTJ", "SYM"]}
+    assert labels_of(cache, "validation") == {0: ["INTJ", "SYM"]}
+    words = build_toy(folder / "es_ud-ud-train.conllu", tmp_path, label="deprel", name="deprel").cache
+    assert labels_of(words) == {0: ["case", "det", "root"], 1: ["root", "punct"]}
+    (tmp_path / "bad.conllu").write_text(CONLLU + "3 no no INTJ UH _ 0 root _ _\n")
+    with pytest.raises(InputError, match="line 14: 1 cells in '3 no no"):
+        build_toy(tmp_path / "bad.conllu", tmp_path)
+
+
 @pytest.mark.parametrize(
     ("text", "complaint"),
     [
         ("", "holds no words"),
+        ("# a comment\n", "holds no words"),
         ("EU\n", "line 1: 1 cells in 'EU', expected 2"),
         ("EU B-ORG\n\nPeter NNP B-PER\n", "line 3: 3 cells in 'Peter NNP B-PER', expected 2"),
         (b"EU \xff\n", "not UTF-8 text at byte 3"),

@@ -14,7 +14,7 @@ from tests.helpers.caches import write_cache
 from tests.helpers.scores import entities
 from train.metrics import evaluation
 from train.metrics.classification import MAX_CONFUSION_CLASSES, ClassificationMetric, ClassScores, MultiLabelMetric
-from train.metrics.entities import TokenMetric
+from train.metrics.entities import EntityMetric, marks_entities
 from train.metrics.evaluation import score_names
 from train.metrics.perplexity import MaskedLMScores
 from train.metrics.regression import RegressionMetric, correlation, ranks
@@ -130,7 +130,8 @@ def test_entities_are_counted_as_seqeval_does() -> None:
         ["NN", "IN", "EX", "SYM", "BB", "OO", ".X", "O", "DT-X", "B", "I"],
     ]
     for names in schemes:
-        metric, counted = TokenMetric(names, CPU), {name: Counter[str]() for name in ("correct", "predicted", "actual")}
+        metric = EntityMetric(names, CPU)
+        counted = {name: Counter[str]() for name in ("correct", "predicted", "actual")}
         right = tokens = 0
         for _ in range(150):
             width = int(random.integers(1, 12))
@@ -154,6 +155,37 @@ def test_entities_are_counted_as_seqeval_does() -> None:
             assert dict(zip(scores.types, getattr(scores, name), strict=True)) == {k: counts[k] for k in scores.types}
 
 
+@pytest.mark.parametrize(
+    ("tags", "entities"),
+    [
+        (("O", "B-PER"), True),
+        (("O", "person", "place"), True),
+        (("B-NP", "I-NP"), True),
+        (("NOUN", "VERB", "INTJ", "SYM"), False),
+        (("B-", "$", "-LRB-", "IN", "0"), False),
+    ],
+)
+def test_tags_that_mark_no_entities_are_scored_as_classes_of_words(tags: tuple[str, ...], entities: bool) -> None:
+    """Parts of speech have no entities to count; by seqeval's rules words of a kind in a row would be one."""
+    assert marks_entities(tags) == entities
+    metric = metric_of(Task("token-classification", tags), CPU)
+    labels = torch.tensor([[-100, 0, 1, -100], [-100, 1, 1, 0]])
+    found = torch.tensor([[1, 0, 1, 0], [0, 0, 1, 0]])
+    metric.update(torch.nn.functional.one_hot(found, len(tags)).float(), labels)
+    scores = metric.compute(2, 10.0)
+    assert scores.targets == 5
+    assert scores.mean_loss == 2
+    assert ("entity_f1" in scores.summary()) == entities
+    if not entities:
+        rows = ClassificationMetric(len(tags), CPU)  # of the same words, a row each
+        kept = labels != -100
+        rows.update(torch.nn.functional.one_hot(found[kept], len(tags)).float(), labels[kept])
+        expected = rows.compute(5, 10.0)
+        assert scores.summary() == {**expected.summary(), "rows": 2}
+        assert scores.to_json() == {**expected.to_json(), "rows": 2}
+        assert ("", f"{tags[1]}: 3 words, found as {tags[0]} 1, {tags[1]} 2") in list(scores.lines(tags))
+
+
 def test_f1_of_many_classes_is_the_mean_over_those_that_occur() -> None:
     scores = ClassScores(6, 0.0, correct=(2, 1, 0, 0), predicted=(3, 2, 1, 0), actual=(2, 3, 1, 0), confusion=None)
     assert scores.f1 == pytest.approx((2 * 2 / 5 + 2 * 1 / 5 + 0) / 3)
@@ -165,7 +197,7 @@ def test_entity_scores_by_hand() -> None:
     names = ["O", "B-MISC", "I-MISC", "B-PER", "I-PER"]
     actual = ["O O O B-MISC I-MISC I-MISC O", "B-PER I-PER O"]
     found = ["O O B-MISC I-MISC I-MISC I-MISC O", "B-PER I-PER O"]
-    metric = TokenMetric(names, CPU)
+    metric = EntityMetric(names, CPU)
     for one, other in zip(actual, found, strict=True):
         labels, given = ([names.index(tag) for tag in tags.split()] for tags in (one, other))
         metric.update(torch.nn.functional.one_hot(torch.tensor([given]), 5).float(), torch.tensor([labels]))

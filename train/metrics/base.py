@@ -7,7 +7,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 
@@ -68,6 +68,7 @@ class CountedScores(Scores):
     correct: tuple[int, ...]
     predicted: tuple[int, ...]
     actual: tuple[int, ...]
+    unit: ClassVar[str] = "row"
 
     @property
     def counts(self) -> list[tuple[int, int, int]]:
@@ -80,9 +81,9 @@ class CountedScores(Scores):
         return sum(self.correct), sum(self.predicted), sum(self.actual)
 
     def lines_of_counts(self, names: Sequence[str]) -> Iterator[tuple[str, str]]:
-        """The counts of rows of each class, of the first 20."""
+        """The counts of each class, of the first 20."""
         for name, (correct, predicted, actual) in list(zip(names, self.counts, strict=True))[:20]:
-            yield "", f"{name}: {counted(actual, 'row')}, {correct:,} of them found, {predicted:,} found in all"
+            yield "", f"{name}: {counted(actual, self.unit)}, {correct:,} of them found, {predicted:,} found in all"
 
 
 def f1_score(correct: int, predicted: int, actual: int) -> float:

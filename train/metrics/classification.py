@@ -1,16 +1,17 @@
-"""Scores of classifiers: one class per row, or any number of them.
+"""Scores of classifiers: one class per row or word, or any number of them per row.
 
-Shapes: B rows of a batch, C classes.
+Shapes: B rows of a batch, W columns, C classes.
 """
 
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 
 from cache.console.text import counted
+from cache.format.tasks import IGNORED
 
 from .base import CountedScores, Metric, f1_score
 
@@ -18,12 +19,12 @@ MAX_CONFUSION_CLASSES = 1024
 """Up to so many classes the whole confusion matrix is counted, C x C."""
 
 
-# --- one class per row
+# --- one class per row or word
 
 
 @dataclass(frozen=True)
 class ClassScores(CountedScores):
-    """What a classifier did on a split.
+    """What a classifier of rows did on a split.
 
     Attributes:
         confusion: confusion[actual][predicted] counts rows; None beyond `MAX_CONFUSION_CLASSES`.
@@ -34,7 +35,7 @@ class ClassScores(CountedScores):
     @property
     def accuracy(self) -> float:
         """Share of rows whose class was found."""
-        return sum(self.correct) / self.rows if self.rows else 0.0
+        return sum(self.correct) / self.targets if self.targets else 0.0
 
     @property
     def f1(self) -> float:
@@ -49,9 +50,9 @@ class ClassScores(CountedScores):
         """Correlation of found and actual classes (Matthews 1975; Gorodkin 2004 for more than two); 0 where one side is
         constant."""
         both = sum(p * a for p, a in zip(self.predicted, self.actual, strict=True))
-        spreads = [self.rows**2 - sum(count**2 for count in counts) for counts in (self.predicted, self.actual)]
+        spreads = [self.targets**2 - sum(count**2 for count in counts) for counts in (self.predicted, self.actual)]
         scale = math.sqrt(math.prod(spreads))
-        return (sum(self.correct) * self.rows - both) / scale if scale else 0.0
+        return (sum(self.correct) * self.targets - both) / scale if scale else 0.0
 
     def scores(self) -> dict[str, float]:
         return {"accuracy": self.accuracy, "f1": self.f1, "matthews": self.matthews}
@@ -69,28 +70,48 @@ class ClassScores(CountedScores):
             yield from self.lines_of_counts(names)
         for number, row in enumerate(self.confusion[:20] if self.confusion else ()):
             found = ", ".join(f"{names[c]} {count:,}" for c, count in enumerate(row) if count)
-            yield "", f"{names[number]}: {counted(self.actual[number], 'row')}, found as {found or 'nothing'}"
+            yield "", f"{names[number]}: {counted(self.actual[number], self.unit)}, found as {found or 'nothing'}"
+
+
+@dataclass(frozen=True)
+class WordScores(ClassScores):
+    """What a classifier of words did on a split: the same scores, over labelled words."""
+
+    unit: ClassVar[str] = "word"
+
+    @property
+    def targets(self) -> int:
+        """Labelled words."""
+        return sum(self.actual)
 
 
 class ClassificationMetric(Metric):
-    """Counts of classes: actual, predicted, both."""
+    """Counts of classes: actual, predicted, both.
 
-    def __init__(self, classes: int, device: torch.device) -> None:
+    Args:
+        classes: how many there are.
+        device: where the logits are.
+        scores: what `compute` gives.
+    """
+
+    def __init__(self, classes: int, device: torch.device, scores: type[ClassScores] = ClassScores) -> None:
         super().__init__(device, (3, classes), (classes, classes) if classes <= MAX_CONFUSION_CLASSES else (0, 0))
+        self.scores = scores
 
     def update(self, logits: torch.Tensor, labels: torch.Tensor) -> None:
-        found = logits.argmax(dim=1)  # (B,)
-        ones = torch.ones_like(found)
+        found, labels = logits.argmax(dim=-1).flatten(), labels.flatten()  # (B,) or (B W,)
+        labelled = (labels != IGNORED).long()
+        labels = labels.clamp(min=0)
         (correct, predicted, actual), confusion = self.counts
-        correct.index_add_(0, labels, (found == labels).long())
-        predicted.index_add_(0, found, ones)
-        actual.index_add_(0, labels, ones)
+        correct.index_add_(0, labels, (found == labels) * labelled)
+        predicted.index_add_(0, found, labelled)
+        actual.index_add_(0, labels, labelled)
         if len(confusion):
-            confusion.view(-1).index_add_(0, labels * len(confusion) + found, ones)
+            confusion.view(-1).index_add_(0, labels * len(confusion) + found, labelled)
 
     def compute(self, rows: int, loss: float) -> ClassScores:
         (correct, predicted, actual), confusion = (tuple(map(tuple, part.tolist())) for part in self.counts)
-        return ClassScores(rows, loss, correct, predicted, actual, confusion or None)
+        return self.scores(rows, loss, correct, predicted, actual, confusion or None)
 
 
 # --- any number of classes a row

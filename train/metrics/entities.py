@@ -30,13 +30,19 @@ STARTS = frozenset({*(before + letter for letter in "BS" for before in (*LETTERS
 """Likewise where one begins."""
 
 
+def marks_entities(tags: Sequence[str]) -> bool:
+    """Whether some tags say where entities are, and are not words' own classes, such as parts of speech: one of them
+    stands for words outside of entities, or is a letter and a type."""
+    return any(tag == "O" or (tag[:1] in "BIES" and tag[1:2] == "-" and tag[2:]) for tag in tags)
+
+
 def read_tag(tag: str) -> tuple[str, str]:
     """A tag's letter, ? for any that is none of `LETTERS`, and its type, _ where it has none."""
     return tag[0] if tag[0] in LETTERS else "?", tag[1:].split("-", maxsplit=1)[-1] or "_"
 
 
 @dataclass(frozen=True)
-class TokenScores(CountedScores):
+class EntityScores(CountedScores):
     """What a token classifier did on a split, its entities counted by type.
 
     Attributes:
@@ -90,7 +96,7 @@ def scores_of(correct: int, predicted: int, actual: int) -> tuple[float, float, 
     return correct / max(predicted, 1), correct / max(actual, 1), f1_score(correct, predicted, actual)
 
 
-class TokenMetric(Metric):
+class EntityMetric(Metric):
     """Counts of labelled tokens and of entities.
 
     Args:
@@ -138,9 +144,9 @@ class TokenMetric(Metric):
         started = self.starts[letter_before, letter] | (self.within[letter] & (kind != kind_before))
         return ended & labelled, kind_before, shifted(last_true(started & labelled))
 
-    def compute(self, rows: int, loss: float) -> TokenScores:
+    def compute(self, rows: int, loss: float) -> EntityScores:
         (correct, predicted, actual), tokens = (counts.tolist() for counts in self.counts)
-        return TokenScores(rows, loss, correct, predicted, actual, self.types, *tokens)
+        return EntityScores(rows, loss, correct, predicted, actual, self.types, *tokens)
 
 
 def last_true(mask: torch.Tensor) -> torch.Tensor:

@@ -12,8 +12,8 @@ import torch
 from cache.format.tasks import Task
 
 from .base import Metric
-from .classification import ClassificationMetric, MultiLabelMetric
-from .entities import TokenMetric
+from .classification import ClassificationMetric, ClassScores, MultiLabelMetric, WordScores
+from .entities import EntityMetric, marks_entities
 from .regression import RegressionMetric
 
 MAIN = ("accuracy", "spearman", "f1_micro", "entity_f1", "perplexity")
@@ -66,6 +66,7 @@ def metric_of(task: Task, device: torch.device) -> Metric:
         return RegressionMetric()
     if task.kind == "multi-label":
         return MultiLabelMetric(len(task.label_names), device)
-    if task.per_token:
-        return TokenMetric(task.label_names, device)
-    return ClassificationMetric(len(task.label_names), device)
+    if task.per_token and marks_entities(task.label_names):
+        return EntityMetric(task.label_names, device)
+    scores = WordScores if task.per_token else ClassScores
+    return ClassificationMetric(len(task.label_names), device, scores)
