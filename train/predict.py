@@ -68,7 +68,7 @@ class Predictor:
     Args:
         name: a run folder, a model folder or a Hub id.
         device: where to compute.
-        precision: `fp32` or `bf16`.
+        precision: `fp32`, `bf16` or `fp16`.
         batch_size: texts of a batch.
 
     Raises:

@@ -55,7 +55,7 @@ def _resolve_given(given: Mapping[str, Any], info: RunInfo) -> dict[str, Any]:
     if "model" in given:
         resolved["model"] = absolute_model(given["model"])
     if given.get("precision") == "auto":
-        resolved["precision"] = devices.pick_precision("auto", devices.pick_device(given.get("device", "auto")))
+        resolved["precision"] = devices.pick_precision("auto", devices.pick_device(given.get("device", run.device)))
     return resolved
 
 

@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 
 from cache import open_cache
 from cache.common.folder import Folder
@@ -28,7 +29,7 @@ from train.loop.checkpoints import checkpoints as checkpoint_names
 from train.loop.checkpoints import newest_checkpoint
 from train.resume import resumed_settings
 from train.run import resume_run
-from train.run_folder.folder import RunInfo
+from train.run_folder.folder import RunInfo, open_run, read_run
 from train.runtime.signals import Stopped
 from train.settings import Settings
 
@@ -254,6 +255,15 @@ def test_the_same_settings_spelled_otherwise_are_no_contradiction(stopped_at_10,
     given = {"model": "model", "precision": "auto", "cache": "toy", "lr": 1e-3, "device": "auto", "out": out}
     resume(tmp_path / "same", **given)
     assert result(tmp_path / "same") == result(place / "whole")
+
+
+def test_automatic_precision_is_that_of_the_runs_device(stopped_at_10, monkeypatch):
+    """Not of an accelerator that the machine has besides."""
+    with open_run(stopped_at_10) as run:
+        info = read_run(run)
+    monkeypatch.setattr("train.runtime.device.native_bf16", lambda device: device.type != "cpu")
+    monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda **_: torch.device("mps"))
+    assert resumed_settings(stopped_at_10, info, {"precision": "auto"}).precision == "fp32"
 
 
 @pytest.mark.parametrize(

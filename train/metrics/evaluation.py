@@ -46,7 +46,7 @@ def evaluate(
         model: on `device`.
         split: its classes must be among the model's; they are matched by name.
         device: where to compute.
-        precision: `fp32` or `bf16`.
+        precision: `fp32`, `bf16` or `fp16`.
         batch_size: rows of a batch; about, where some rows are asked for.
         limit: score so many rows, always the same ones. None: every row.
         stop: asked before each batch; once it says so, on any rank, there is no result.
