@@ -48,7 +48,10 @@ def _resolve_given(given: Mapping[str, Any], info: RunInfo) -> dict[str, Any]:
     """What was given on the command line, as the resolved settings of the run would hold it."""
     resolved, run = dict(given), info.settings
     if given.get("keep_best") == AUTO:
-        resolved["keep_best"] = main_metric(Task(str(run.task), ()), run.task == MLM, info.metric)
+        # Of tagged words it depends on the tags, which only the cache has; but no tags have both of these scores.
+        tasks = [Task(str(run.task), names) for names in ((), ("O",))]
+        scores = [main_metric(task, run.task == MLM, info.metric) for task in tasks]
+        resolved["keep_best"] = run.keep_best if run.keep_best in scores else scores[0]
     if "class_weights" in given and run.class_weights not in (None, BALANCED):
         task = Task(str(run.task), tuple(json.loads(run.class_weights)))
         resolved["class_weights"] = resolve_weights(given["class_weights"], 0, task, task.kind)

@@ -269,7 +269,8 @@ def test_automatic_precision_is_that_of_the_runs_device(stopped_at_10, monkeypat
 @pytest.mark.parametrize(
     ("task", "metric", "main"),
     [("classification", "", "accuracy"), ("classification", "Matthews", "matthews"), (TOKENS, "", "entity_f1"),
-     ("regression", "", "spearman"), ("multi-label", "", "f1_micro"), (MLM, "", "perplexity")],
+     (TOKENS, "", "accuracy"), ("regression", "", "spearman"), ("multi-label", "", "f1_micro"),
+     (MLM, "", "perplexity")],
 )  # fmt: skip
 def test_a_bare_keep_best_and_a_file_of_class_weights_are_compared_by_what_they_stand_for(tmp_path, task, metric, main):
     weights = tmp_path / "weights.json"
