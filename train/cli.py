@@ -215,14 +215,16 @@ def _print_scores(scores: "Scores", rows: "Split", names: tuple[str, ...]) -> No
 @json_option
 @click.option("--html", type=click.Path(path_type=Path), help="Also draw the runs' curves, on one HTML page.")
 def compare(runs: tuple[Path, ...], as_json: bool, html: Path | None) -> None:
-    """Print runs side by side, as a table in Markdown. What cannot be read as a run is left out with a warning.
+    """Print runs side by side, as a table in Markdown, and the means of those that differ only by seed. What cannot be
+    read as a run is left out with a warning.
 
     \b
     Examples:
       train compare runs/imdb-1 runs/imdb-2
       train compare runs/imdb-* --html runs.html
     """
-    from .compare.table import comparison, read_results, to_json
+    from .compare.results import read_results, to_json
+    from .compare.table import comparison, groups_to_json
     from .run_folder.records import finite
 
     results = read_results(runs, _warn)
@@ -232,7 +234,7 @@ def compare(runs: tuple[Path, ...], as_json: bool, html: Path | None) -> None:
         size = write_comparison(results, html)
         click.echo(f"wrote {html} ({sized(size)})", err=True)
     if as_json:
-        print_json(finite({"runs": [to_json(result) for result in results]}))
+        print_json(finite({"runs": [to_json(result) for result in results], "groups": groups_to_json(results)}))
     else:
         click.echo(comparison(results))
 

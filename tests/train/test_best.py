@@ -20,7 +20,7 @@ from tests.helpers.caches import write_cache
 from tests.helpers.files import flip
 from tests.helpers.models import write_model
 from tests.helpers.runs import check_same_run, records, resume, resume_from_first_checkpoint, start, stopped_after
-from train.compare.table import read_result
+from train.compare.results import read_result
 from train.loop.resolution import resolve_settings
 from train.loop.step import OutOfMemoryError
 from train.metrics.scores import is_better

@@ -17,7 +17,8 @@ from tests.helpers.pages import CHROMIUM, check_in_browser, check_page
 from train.cli import cli
 from train.compare.curves import RunCurves, curves_of, group_runs, smooth
 from train.compare.figures import comparison_page, learning
-from train.compare.table import comparison, read_result, to_json
+from train.compare.results import read_result, to_json
+from train.compare.table import comparison, groups_to_json
 from train.run_folder.folder import METRICS, TIMING, RunInfo, Summary, write_settings, write_summary
 from train.run_folder.records import Records
 from train.settings import Settings
@@ -89,6 +90,23 @@ def test_runs_that_differ_only_by_seed_are_one_group(runs) -> None:
     assert [(group.name, len(group.runs)) for group in groups] == [("smart", 3), ("fixed", 1)]
     assert groups[0].stack("real_tokens")[0, -1] == 6000
     assert groups[0].stack("seconds")[0].tolist() == list(range(1, 61))
+
+
+def test_the_terminal_shows_the_means_of_runs_that_differ_only_by_seed(runs) -> None:
+    """Below the table of runs, where there are such runs; in JSON too."""
+    results = [read_result(folder) for folder in runs]
+    table, note, means = comparison(results).split("\n\n")
+    assert [line.split("|")[1].strip() for line in table.splitlines()[2:]] == [str(folder) for folder in runs]
+    assert note == "Means of runs that differ only by seed, ± their standard deviation:"
+    rows = [[cell.strip().replace("\u00a0", " ") for cell in line.split("|")[1:-1]] for line in means.splitlines()]
+    assert rows[0] == ["runs", *(cell.strip() for cell in table.splitlines()[0].split("|")[2:-1])]
+    assert [(row[0], row[5]) for row in rows[2:]] == [("smart, 3 runs", "0.7200 ± 0.0100"), ("fixed, 1 run", "0.7100")]
+    assert comparison([results[0], results[-1]]).count("\n\n") == 0
+    smart, fixed = groups_to_json(results)
+    folders = [str(result.folder) for result in results if result.info.settings.strategy == "smart"]
+    assert (smart["name"], smart["runs"], smart["score"]) == ("smart", folders, "accuracy")
+    assert (smart["mean"], smart["standard_deviation"]) == (pytest.approx(0.72), pytest.approx(0.01))
+    assert (fixed["mean"], fixed["standard_deviation"]) == (0.71, None)
 
 
 def test_a_resumed_run_has_the_time_of_all_its_steps(tmp_path) -> None:

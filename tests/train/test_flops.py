@@ -14,7 +14,7 @@ from tests.helpers.caches import write_cache
 from tests.helpers.files import read_jsonl
 from tests.helpers.models import DEBERTA_V3, DISTIL, KINDS, random_model, write_model
 from tests.helpers.runs import records
-from train.compare.table import read_result
+from train.compare.results import read_result
 from train.forward.frozen import freeze, use_gradient_checkpointing
 from train.forward.masked_lm import masked_forward
 from train.forward.packed import use_packed

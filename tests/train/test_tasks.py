@@ -19,7 +19,8 @@ from tests.helpers.models import write_model
 from tests.helpers.runs import check_same_run, resume_from_first_checkpoint
 from tests.helpers.scores import entities, f1, rank_correlation
 from tests.helpers.tasks import TAGS, build_task, rows_of, train_task
-from train.compare.table import comparison, read_result
+from train.compare.results import read_result
+from train.compare.table import comparison
 from train.forward.inputs import model_inputs
 from train.metrics.evaluation import evaluate
 from train.metrics.scores import main_score

@@ -5,22 +5,16 @@ Shapes: S records of a run, R runs of a group.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from ..metrics.scores import main_score
 from ..run_folder.folder import Json
-from ..settings import FREE_ON_RESUME
-from .table import RunResult
+from .results import RunResult
+from .seeds import groups_by_seed
 
 Floats = npt.NDArray[np.float64]
-
-NOT_COMPARED = FREE_ON_RESUME | {"seed", "plan_seed"}
-"""Settings in which the runs of a group may differ: their records are of the same steps. Caches are compared by
-fingerprint, devices as they were found."""
 
 
 @dataclass(frozen=True)
@@ -99,52 +93,8 @@ def _column(records: Sequence[Json], name: str) -> Floats:
 
 def group_runs(runs: Sequence[RunCurves]) -> list[Group]:
     """Group runs that differ only by seed, in the order given."""
-    groups: dict[str, list[RunCurves]] = {}
-    facts = [_facts(run) for run in runs]
-    for run, fact in zip(runs, facts, strict=True):
-        groups.setdefault(repr(sorted(fact.items())), []).append(run)
-    varying = [name for name in facts[0] if len({repr(fact.get(name)) for fact in facts}) > 1]
-    names = [_name(_facts(members[0]), varying) for members in groups.values()]
-    return [
-        Group(name if names.count(name) == 1 else f"{name} ({index + 1})", tuple(members))
-        for index, (name, members) in enumerate(zip(names, groups.values(), strict=True))
-    ]
-
-
-def _facts(run: RunCurves) -> dict[str, Any]:
-    info = run.result.info
-    settings = {name: value for name, value in info.settings.to_json().items() if name not in NOT_COMPARED}
-    return {
-        **settings,
-        "cache_name": info.cache_name,
-        "max_length": info.max_length,
-        "device": info.environment.get("device"),
-        "total_steps": info.total_steps,
-        "cache_fingerprint": info.cache_fingerprint,
-        "model_digest": info.model_digest,
-    }
-
-
-NAMED_BY_VALUE = ("strategy", "cache_name", "device", "precision")
-"""Settings whose value alone says what it is."""
-NOT_NAMED = ("cache_fingerprint", "model_digest", "total_steps")
-"""Differences that no name of a group shows."""
-
-
-def _name(facts: dict[str, Any], varying: Sequence[str]) -> str:
-    """The settings in which a group differs from the others, its strategy first."""
-    parts = []
-    for name in sorted(varying, key=lambda name: name != "strategy"):
-        value = facts.get(name)
-        if value is None or name in NOT_NAMED:
-            continue
-        if name == "model":
-            parts.append(Path(str(value)).name)
-        elif name in NAMED_BY_VALUE:
-            parts.append(str(value))
-        else:
-            parts.append(f"{name.replace('_', ' ')} {value}")
-    return ", ".join(parts) or str(facts["strategy"])
+    found = groups_by_seed([run.result for run in runs])
+    return [Group(name, tuple(runs[number] for number in members)) for name, members in found.items()]
 
 
 def smooth(values: Floats, window: int) -> Floats:

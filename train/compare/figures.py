@@ -14,7 +14,8 @@ from cache.errors import InputError
 
 from ..metrics.scores import score_title
 from .curves import Floats, Group, curves_of, group_runs, smooth
-from .table import RunResult, cells, column_names, mean_text
+from .results import RunResult
+from .table import column_names, group_rows, mean_text
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -47,10 +48,7 @@ def comparison_page(groups: Sequence[Group]) -> str:
         folders = ", ".join(str(result.folder) for result in results)
         raise InputError(f"no step is recorded yet in {folders}; wait for the first log point (--logging-steps steps)")
     heading = f"Runs on {', '.join(sorted({result.info.cache_name for result in results}))}"
-    rows = []
-    for group in groups:
-        name = f"{group.name}, {counted(len(group.runs), 'run')}"
-        rows.append(cells(name, [run.result for run in group.runs]))
+    rows = group_rows({group.name: [run.result for run in group.runs] for group in groups})
     about = (
         f"{counted(len(results), 'run')} in {counted(len(groups), 'group')}; runs that differ only by seed are grouped"
     )

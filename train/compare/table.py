@@ -1,17 +1,17 @@
-"""The table of `train compare` in Markdown: the tutorial's columns, one row per run."""
+"""The tables of `train compare` in Markdown: the tutorial's columns, one row per run, and one per group of seeds."""
 
 import re
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import fmean, stdev
 
 from cache.console.progress import clock
-from cache.errors import LengthwiseError
+from cache.console.text import counted
 
-from ..metrics.scores import main_score, score_title
-from ..run_folder.folder import METRICS, TIMING, Json, RunInfo, open_run, read_run, read_summary
-from ..run_folder.records import exported_evaluation, read_records
+from ..metrics.scores import score_title
+from ..run_folder.folder import Json
+from .results import RunResult
+from .seeds import groups_by_seed
 
 COLUMNS = (
     "run", "padding", "model", "batch size", "max length", "accuracy", "device", "time per epoch", "steps",
@@ -22,78 +22,6 @@ PLUS_MINUS = "\u00a0±\u00a0"
 _MARKDOWN = re.compile(r"[\\|`<\[*&]")
 
 
-@dataclass(frozen=True)
-class RunResult:
-    """The results recorded in a run folder.
-
-    Attributes:
-        folder: of the run.
-        info: its settings.
-        score: name and value of the main score of its model, see `exported_evaluation`; None where there is none.
-        split: that the score is of; empty where there is none.
-        epoch_seconds: training time of each epoch, seconds.
-        steps: optimizer steps done.
-        padded_tokens: tokens computed in training, padding included.
-        finished: whether the run is complete.
-        metrics, timing: its records so far.
-    """
-
-    folder: Path
-    info: RunInfo
-    score: tuple[str, float] | None
-    split: str
-    epoch_seconds: tuple[float, ...]
-    steps: int
-    padded_tokens: int
-    finished: bool
-    metrics: Sequence[Json]
-    timing: Sequence[Json]
-
-
-def read_result(folder: Path) -> RunResult:
-    """Read the results that a run has so far.
-
-    Raises:
-        InputError: the folder is not a run folder.
-    """
-    with open_run(folder) as run:
-        info, finished = read_run(run), read_summary(run) is not None
-        metrics, timing = read_records(run, METRICS), read_records(run, TIMING)
-    steps = [record for record in metrics if record["kind"] == "step"]
-    evaluation = exported_evaluation(metrics, info.settings)
-    return RunResult(
-        folder=folder,
-        info=info,
-        score=None if evaluation is None else main_score(evaluation, info.metric),
-        split="" if evaluation is None else evaluation["split"],
-        epoch_seconds=tuple(record["seconds"] for record in timing if record["kind"] == "epoch"),
-        steps=steps[-1]["step"] if steps else 0,
-        padded_tokens=sum(record["padded_tokens"] for record in steps),
-        finished=finished,
-        metrics=metrics,
-        timing=timing,
-    )
-
-
-def read_results(folders: Sequence[Path], warn: Callable[[str], None]) -> list[RunResult]:
-    """Read the results of the runs among some folders; `warn` receives why another one is left out.
-
-    Raises:
-        LengthwiseError: none of them can be read; what is wrong with each is named.
-    """
-    results, errors = [], []
-    for folder in folders:
-        try:
-            results.append(read_result(folder))
-        except LengthwiseError as error:
-            errors.append(error)
-    if not results:
-        raise type(errors[0])("\n".join(map(str, errors)))
-    for text in errors:
-        warn(f"warning: left out: {text}")
-    return results
-
-
 def column_names(results: Sequence[RunResult]) -> tuple[str, ...]:
     """`COLUMNS`, with `score` for accuracy where a run has another main score."""
     others = any(result.score and result.score[0] != "accuracy" for result in results)
@@ -101,9 +29,26 @@ def column_names(results: Sequence[RunResult]) -> tuple[str, ...]:
 
 
 def comparison(results: Sequence[RunResult]) -> str:
-    """The table of some runs in Markdown, one row per run."""
-    rows = [column_names(results), *(cells(str(result.folder), [result]) for result in results)]
-    rows = [tuple(_MARKDOWN.sub(r"\\\g<0>", cell) for cell in row) for row in rows]
+    """The table of some runs in Markdown, one row per run; where some differ only by seed, also one row per group."""
+    tables = [_markdown(column_names(results), [cells(str(result.folder), [result]) for result in results])]
+    groups = _groups(results)
+    if len(groups) < len(results):
+        tables.append("Means of runs that differ only by seed, ± their standard deviation:")
+        tables.append(_markdown(("runs", *column_names(results)[1:]), group_rows(groups)))
+    return "\n\n".join(tables)
+
+
+def _groups(results: Sequence[RunResult]) -> dict[str, list[RunResult]]:
+    return {name: [results[number] for number in members] for name, members in groups_by_seed(results).items()}
+
+
+def group_rows(groups: Mapping[str, Sequence[RunResult]]) -> list[tuple[str, ...]]:
+    """A row of the table for each group of runs, by its name."""
+    return [cells(f"{name}, {counted(len(runs), 'run')}", runs) for name, runs in groups.items()]
+
+
+def _markdown(names: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    rows = [tuple(_MARKDOWN.sub(r"\\\g<0>", cell) for cell in row) for row in (names, *rows)]
     widths = [max(len(row[i]) for row in rows) for i in range(len(COLUMNS))]
     lines = ["| " + " | ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)) + " |" for row in rows]
     lines.insert(1, "| " + " | ".join("-" * width for width in widths) + " |")
@@ -143,15 +88,16 @@ def mean_text(values: Sequence[float], form: str) -> str:
     return f"{fmean(values):{form}}{PLUS_MINUS}{stdev(values):{form}}"
 
 
-def to_json(result: RunResult) -> Json:
-    """A run's result as plain JSON."""
-    return {
-        "run": str(result.folder),
-        "settings": result.info.settings.to_json(),
-        "accuracy": None,
-        **({} if result.score is None else {**dict([result.score]), "split": result.split}),
-        "epoch_seconds": list(result.epoch_seconds),
-        "steps": result.steps,
-        "padded_tokens": result.padded_tokens,
-        "finished": result.finished,
-    }
+def groups_to_json(results: Sequence[RunResult]) -> list[Json]:
+    """The groups of runs that differ only by seed, with their main score, as plain JSON; a single run has no standard
+    deviation."""
+    groups = []
+    for name, runs in _groups(results).items():
+        scores = [run.score for run in runs if run.score]
+        group: Json = {"name": name, "runs": [str(run.folder) for run in runs]}
+        if scores:
+            values = [value for _, value in scores]
+            deviation = stdev(values) if len(values) > 1 else None
+            group |= {"score": scores[0][0], "mean": fmean(values), "standard_deviation": deviation}
+        groups.append(group)
+    return groups
