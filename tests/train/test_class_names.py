@@ -20,7 +20,7 @@ from tests.helpers.scores import entities, f1
 from tests.helpers.tasks import TAGS, build_task, rows_of, train_task
 from train.cli import cli
 from train.metrics.evaluation import evaluate
-from train.models.classes import map_classes
+from train.models.classes import map_classes, positions_of
 from train.models.fit import CacheRequirements
 from train.models.trained import load_for_evaluation
 
@@ -34,10 +34,10 @@ def random_model(folder: Path, *names: str) -> Path:
 
 
 def test_scores_are_of_the_names_whatever_their_numbers(tmp_path: Path) -> None:
-    """Two of three classes, in another order: loss and counts by a plain computation, row by row. The third class is
-    predicted for some rows, and wrong."""
-    names = ("neg", "mid", "pos")
-    cache = write_cache(tmp_path / "cache", {"test": 80}, classes=("pos", "neg"))
+    """Two of three classes, in another order and case: loss and counts by a plain computation, row by row. The third
+    class is predicted for some rows, and wrong."""
+    names = ("NEG", "mid", "pos")
+    cache = write_cache(tmp_path / "cache", {"test": 80}, classes=("Pos", "neg"))
     folder = random_model(tmp_path / "model", *names)
     flags = ["--cache", str(cache.folder), "--precision", "fp32", "--device", "cpu", "--batch-size", "7"]
     done = CliRunner().invoke(cli, ["eval", str(folder), *flags, "--json"])
@@ -46,7 +46,7 @@ def test_scores_are_of_the_names_whatever_their_numbers(tmp_path: Path) -> None:
     model: Any = AutoModelForSequenceClassification.from_pretrained(folder).eval()
     confusion, loss = np.zeros((3, 3), int), 0.0
     for row in cache["test"]:
-        actual = names.index(("pos", "neg")[row.label])
+        actual = names.index(("pos", "NEG")[row.label])
         with torch.no_grad():
             logits = model(input_ids=torch.tensor([row.input_ids.tolist()])).logits[0].double()
         confusion[actual, int(logits.argmax())] += 1
@@ -116,6 +116,23 @@ def test_a_class_that_the_model_lacks_is_named(tmp_path: Path) -> None:
         load_for_evaluation(folder, CPU, required)
     with pytest.raises(MismatchError, match="no class 'neg', 'pos'"):  # two names cannot stand for three classes
         load_for_evaluation(write_model(tmp_path / "unnamed", classes=2), CPU, required)
+
+
+@pytest.mark.parametrize(
+    ("wanted", "names", "expected"),
+    [
+        (("negative", "positive"), ("POSITIVE", "NEGATIVE"), [1, 0]),
+        (("neg", "Mid"), ("mid", "pos", "neg"), [2, 0]),
+        (("us", "US"), ("US", "it", "us"), [2, 0]),
+        (("us", "it"), ("US", "Us", "it"), [None, 2]),
+        (("Us", "US"), ("us", "it"), [None, None]),
+        (("neg", "other"), ("NEG", "POS"), [0, None]),
+    ],
+)
+def test_case_tells_no_classes_apart_but_those_of_one_name(
+    wanted: tuple[str, ...], names: tuple[str, ...], expected: list[int | None]
+) -> None:
+    assert positions_of(wanted, names) == expected
 
 
 def test_classes_without_names_are_taken_in_their_order(tmp_path: Path) -> None:

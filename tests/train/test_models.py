@@ -79,8 +79,8 @@ def test_a_classifier_gets_a_new_head_where_one_is_asked_for(tmp_path, needs, ki
 
 @pytest.mark.parametrize("kind", ["bert", "distilbert", "roberta", "electra", "modernbert"])
 def test_a_classifier_goes_on_with_its_classes_by_their_names(tmp_path, needs, kind):
-    """The model's are pos and neg, the cache's neg and pos: what was said for a class is said for it again."""
-    folder = write_model(tmp_path / "model", kind=kind, classes=("pos", "neg"), **IDS)
+    """The model's are Pos and neg, the cache's neg and pos: what was said for a class is said for it again."""
+    folder = write_model(tmp_path / "model", kind=kind, classes=("Pos", "neg"), **IDS)
     stock = AutoModelForSequenceClassification.from_pretrained(folder).eval()
     lines = []
     model = load_model(folder, needs, 0, lines.append).eval()
@@ -88,6 +88,14 @@ def test_a_classifier_goes_on_with_its_classes_by_their_names(tmp_path, needs, k
     row = torch.tensor([[2, 7, 9, 3]])
     with torch.no_grad():
         torch.testing.assert_close(model(row).logits, stock(row).logits.flip(1))
+    assert model.config.id2label == {0: "neg", 1: "pos"}
+
+
+def test_a_head_stays_as_it_is_where_its_classes_have_the_order_of_the_cache_s(tmp_path, needs):
+    folder, lines = write_model(tmp_path / "model", classes=("NEG", "POS"), **IDS), []
+    model = load_model(folder, needs, 0, lines.append)
+    assert lines == ["head       the model's own"]
+    assert torch.equal(model.classifier.weight, load_file(folder / "model.safetensors")["classifier.weight"])
     assert model.config.id2label == {0: "neg", 1: "pos"}
 
 

@@ -44,7 +44,7 @@ class ClassMap:
 
 
 def map_classes(config: PretrainedConfig, task: Task, device: torch.device) -> ClassMap:
-    """Match the classes of a cache with a model's, by their names.
+    """Match the classes of a cache with a model's, by their names: see `positions_of`.
 
     Where the model has no names of its own but transformers' LABEL_0, LABEL_1, …, as many classes as the cache has are
     taken to be the same.
@@ -60,10 +60,10 @@ def map_classes(config: PretrainedConfig, task: Task, device: torch.device) -> C
     names, wanted = label_names(config), task.label_names
     if not wanted or names == wanted:
         return ClassMap(task, None)
-    missing = [name for name in wanted if name not in names]
+    positions = positions_of(wanted, names)
+    missing = [name for name, position in zip(wanted, positions, strict=True) if position is None]
     if not missing:
-        numbers = torch.tensor([names.index(name) for name in wanted], device=device)
-        return ClassMap(replace(task, label_names=names), numbers)
+        return ClassMap(replace(task, label_names=names), torch.tensor(positions, device=device))
     if len(names) == len(wanted) and are_unnamed(names):
         return ClassMap(task, None)
     lacking, known = (listed([*map(repr, some)], 8) for some in (missing, names))
@@ -71,6 +71,16 @@ def map_classes(config: PretrainedConfig, task: Task, device: torch.device) -> C
         f"the model has no class {lacking}, which the cache has; the model's classes are {known}; "
         "evaluate it on a cache of these classes, all or some of them, in any order"
     )
+
+
+def positions_of(wanted: Sequence[str], names: Sequence[str]) -> list[int | None]:
+    """Where each wanted class is among a model's, None where it is not; NEGATIVE is negative, as long as case tells no
+    two classes apart."""
+    exact = [names.index(name) if name in names else None for name in wanted]
+    folded, sought = ([name.casefold() for name in some] for some in (names, wanted))
+    if None not in exact or len({*folded}) < len(folded) or len({*sought}) < len(sought):
+        return exact
+    return [folded.index(name) if name in folded else None for name in sought]
 
 
 def are_unnamed(names: Sequence[str]) -> bool:
@@ -91,10 +101,12 @@ def renumber_classes(model: PreTrainedModel, names: Sequence[str], wanted: Seque
     """
     if names == wanted or are_unnamed(names):
         return "the model's own"
-    if sorted(names) != sorted(wanted):
+    order = positions_of(wanted, names)
+    if None in order:
         return f"the model's own, trained for {listed([*map(repr, names)], 8)}; --new-head makes a new one"
+    if order == [*range(len(names))]:
+        return "the model's own"
     layers = [layer for layer in model.modules() if isinstance(layer, nn.Linear) and layer.out_features == len(names)]
-    order = [names.index(name) for name in wanted]
     with torch.no_grad():
         for parameter in layers[-1].parameters():  # (C, H), (C,)
             parameter.copy_(parameter[order])
