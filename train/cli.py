@@ -114,7 +114,7 @@ def run(resume: Path | None, quiet: bool, as_json: bool, config: Path | None, **
         raise InputError("--cache is missing, expected a cache's folder; `prep list` shows the caches here")
     if resume is None:
         settings = Settings.from_json(given)  # what is wrong shows before torch is loaded
-    load_libraries()
+    load_libraries(quiet)
     from . import run as runs
     from .run_folder.records import finite
     from .runtime.launch import launched_ranks
@@ -172,7 +172,7 @@ def evaluate(
 
     opened = open_cache(cache, quiet=quiet)
     rows = opened[split]
-    load_libraries()
+    load_libraries(quiet)
     from .metrics.evaluation import evaluate as score
     from .models.classes import scored_classes
     from .models.fit import CacheRequirements

@@ -1,17 +1,20 @@
 """Loading torch and transformers."""
 
 import gc
+import os
 import resource
 import sys
 
+from cache.console.progress import waiting
 from cache.errors import InputError
 
 TORCH_BYTES = 1 << 30
 """Address space that torch and a small model take on a CPU, rounded up."""
 
 
-def load_libraries() -> None:
-    """Import torch and transformers, which is nearly all that the start of a command costs.
+def load_libraries(quiet: bool = False) -> None:
+    """Import torch and transformers, which is nearly all that the start of a command costs; a terminal shows it, but
+    for one of several ranks that is not the first.
 
     Garbage collection is off meanwhile: what is imported stays, and looking through it again and again takes a tenth
     of the time.
@@ -29,7 +32,8 @@ def load_libraries() -> None:
         return
     gc.disable()
     try:
-        from .models import heads  # noqa: F401
+        with waiting("loading torch and transformers", quiet or os.environ.get("RANK", "0") != "0"):
+            from .models import heads  # noqa: F401
     finally:
         gc.freeze()
         gc.enable()

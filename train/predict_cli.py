@@ -79,7 +79,7 @@ def predict(
         check_out(out, file, force)
         table = open_table(file, Cells.typed(delimiter, quotes))
         columns = table.text_columns(text, text_pair)
-        predictor = _predictor(model, **options)
+        predictor = _predictor(model, quiet, **options)
         from .predict_file import predict_file
 
         done = predict_file(predictor, table, columns, out, ConsoleProgress(quiet))
@@ -94,7 +94,7 @@ def predict(
     if not texts and file is None and (sys.stdin is None or sys.stdin.isatty()):
         raise InputError('no text was given; pass texts, --file FILE, or pipe them in: echo "…" | train predict MODEL')
     given = texts or read_texts(file)
-    predictor = _predictor(model, **options)
+    predictor = _predictor(model, quiet, **options)
     from .run_folder.records import finite
 
     for result in predictor(given):
@@ -104,8 +104,8 @@ def predict(
             click.echo(result.to_line())
 
 
-def _predictor(model: str, batch_size: int, device: str, precision: str) -> "Predictor":
-    load_libraries()
+def _predictor(model: str, quiet: bool, batch_size: int, device: str, precision: str) -> "Predictor":
+    load_libraries(quiet)
     from .predict import Predictor
     from .runtime.device import pick_device, pick_precision
 

@@ -16,6 +16,7 @@ from cache import open_cache
 from cache.common.files import storage_errors
 from cache.common.folder import Folder
 from cache.common.hub import user_path
+from cache.console.progress import waiting
 from cache.errors import StorageError
 
 from .forward.masked_lm import masked_tokens
@@ -108,7 +109,7 @@ def _start(settings: Settings, launch: Launch) -> Path:
         model = load_model(source, required, settings.seed, progress.log, settings.new_head)
         setup = prepare_training(model, cache, settings, device, ranks)
         info = run_info(setup, model_digest(source))
-    start, heaviest = _checked(ResumePoint(setup, info, State(Meter(device, ranks=ranks)), {}))
+    start, heaviest = _checked(ResumePoint(setup, info, State(Meter(device, ranks=ranks)), {}), progress.quiet)
     torch.manual_seed(settings.seed)
     launch.stop.graceful = True
     run, trackers = make_run(launch, info)
@@ -134,21 +135,21 @@ def _resume(path: Path, given: Mapping[str, Any], launch: Launch) -> Path:
     if ranks.first:
         with storage_errors(path):
             remove_leftovers(run)
-    start, _ = _checked(load_resume_point(run, settings, info, progress.warn, ranks))
+    start, _ = _checked(load_resume_point(run, settings, info, progress.warn, ranks), progress.quiet)
     launch.stop.graceful = True
     trackers = open_run_trackers(launch, run, info, settings, start.state.step)
     progress.log(f"resuming {path} at step {start.state.step:,} of {start.setup.total_steps:,}")
     return _train_to_end(run, start, launch, trackers)
 
 
-def _checked(start: ResumePoint) -> tuple[ResumePoint, str]:
-    """Check that the steps to come fit into memory, and that all ranks are about to do the same.
+def _checked(start: ResumePoint, quiet: bool) -> tuple[ResumePoint, str]:
+    """Check that the steps to come fit into memory, and that all ranks are about to do the same; a terminal shows it.
 
     Returns:
         `start`, its gradients summed over the ranks; and the size of its largest micro-batch, in words.
     """
     setup, state, heaviest = start.setup, start.state, HeaviestStep("none")
-    with setup.ranks.together():
+    with setup.ranks.together(), waiting("trying the largest batch", quiet):
         if not state.is_finished(len(setup.steps), setup.settings.early_stopping):
             check_padding_free(setup)
             heaviest = check_memory(setup, state)

@@ -6,6 +6,8 @@ Plain text without colours, so NO_COLOR needs no handling.
 import os
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -128,6 +130,17 @@ class ConsoleProgress:
     def bar(self, what: str, total: int, unit: str) -> Progress:
         """A progress bar that appears after two seconds."""
         return Progress(what, total, unit, quiet=self.quiet, delay_s=2)
+
+
+@contextmanager
+def waiting(what: str, quiet: bool = False) -> Iterator[None]:
+    """Say on a terminal what is under way while it is; for work that cannot tell how far it is."""
+    line = "" if quiet or not is_terminal() else f"{what} ..."
+    print(line, end="", file=sys.stderr, flush=True)
+    try:
+        yield
+    finally:
+        print(f"\r{' ' * len(line)}\r" if line else "", end="", file=sys.stderr, flush=True)
 
 
 def is_terminal() -> bool:

@@ -16,6 +16,7 @@ import pytest
 
 from cache.console import progress
 from cache.console.progress import Progress
+from train.libraries import load_libraries
 from train.run_folder.console import TrainingProgress
 
 from ..helpers import ROOT
@@ -100,8 +101,9 @@ def test_on_a_terminal_train_run_draws_a_bar_that_leaves_only_the_report(place: 
     shown = on_terminal(place, "train", *RUN, "--out", "terminal")
     assert re.search(BAR.format(what="training", unit="steps") + r", loss \d\.\d{4}, [\d,]+ tokens/s\]", shown)
     assert re.search(BAR.format(what="evaluating test", unit="rows"), shown)
+    assert "trying the largest batch ..." in shown
     left = screen(shown)
-    assert not any("%|" in line for line in left)
+    assert not any("%|" in line or "..." in line for line in left)
     assert [line.split()[0] for line in left if re.match(r" +[12]/2 ", line)] == ["1/2", "2/2"]
     assert sum("train loss" in line for line in left) == 1
 
@@ -110,6 +112,7 @@ def test_elsewhere_train_run_writes_plain_lines(place: Path) -> None:
     out, err = in_files(place, "train", *RUN, "--out", "plain")
     assert "\r" not in out + err
     assert "\x1b" not in out + err
+    assert "..." not in out + err
     steps = r"^training +\d+%  \d+/\d+ steps  .* elapsed  .* left  loss \d\.\d{4}, [\d,]+ tokens/s$"
     assert len(re.findall(steps, err, re.MULTILINE)) > 4
     assert re.search(r"^evaluating test +100%  60/60 rows", err, re.MULTILINE)
@@ -237,6 +240,24 @@ def test_a_warning_takes_the_place_of_the_bar(
         window.warn("second")
     left = screen(capsys.readouterr().err)
     assert left == ["first", "second", ""]
+
+
+def test_what_is_loaded_is_named_on_a_terminal_until_it_is_there(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """But where quiet, or by a rank beside the first."""
+    monkeypatch.delitem(sys.modules, "train.models.heads")
+    load_libraries()
+    assert capsys.readouterr().err == ""
+    monkeypatch.setattr(progress, "is_terminal", lambda: True)
+    load_libraries()
+    shown = capsys.readouterr().err
+    assert shown.startswith("loading torch and transformers ...\r")
+    assert screen(shown) == [""]
+    load_libraries(quiet=True)
+    monkeypatch.setenv("RANK", "1")
+    load_libraries()
+    assert capsys.readouterr().err == ""
 
 
 def test_what_was_done_before_does_not_count_as_speed(
