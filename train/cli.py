@@ -141,7 +141,13 @@ def run(resume: Path | None, quiet: bool, as_json: bool, config: Path | None, **
 )
 @click.option("--batch-size", type=click.IntRange(1), default=64, show_default=True, help="Rows of a batch.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, …")
-@click.option("--precision", type=click.Choice(PRECISIONS), default="auto", show_default=True)
+@click.option(
+    "--precision",
+    type=click.Choice(PRECISIONS),
+    default="auto",
+    show_default=True,
+    help="auto: fp32 for a run that was trained in it, else bf16 where the hardware computes it natively, else fp32.",
+)
 @quiet_option
 @json_option
 def evaluate(
@@ -177,12 +183,12 @@ def evaluate(
     from .models.classes import scored_classes
     from .models.fit import CacheRequirements
     from .models.trained import load_for_evaluation
-    from .run_folder.export import trained_model_folder
+    from .run_folder.export import evaluated_precision, trained_model_folder
     from .run_folder.records import finite
     from .runtime.device import pick_device, pick_precision
 
     on = pick_device(device)
-    resolved = pick_precision(precision, on)
+    resolved = pick_precision(evaluated_precision(model, precision), on)
     required = CacheRequirements(opened, rows.info.longest)
     trained = load_for_evaluation(trained_model_folder(model), on, required)
     with Progress(f"evaluating {split}", limit or len(rows), "rows", quiet=quiet, delay_s=1) as progress:

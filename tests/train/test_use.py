@@ -25,6 +25,7 @@ from train.declarations import declarations
 from train.models.trained import load_text_classifier
 from train.predict import Predictor
 from train.run_folder.records import read_records
+from train.runtime import device
 from train.settings import Settings
 from train.tables.lines import read_texts
 
@@ -137,6 +138,16 @@ def test_eval_equals_a_plain_count_row_by_row(place, command):
     assert scores["rows"] == 50
     last = [r for r in read_records(Folder.open(place / "runs" / "toy-1"), "metrics.jsonl") if r["kind"] == "eval"][-1]
     assert (last["accuracy"], last["f1"]) == (scores["accuracy"], scores["f1"])
+
+
+def test_a_run_in_fp32_is_evaluated_in_fp32_where_bf16_is_native(place, command, monkeypatch):
+    """So that its scores come out again; a model's folder does not say how it was trained."""
+    monkeypatch.setattr(device, "native_bf16", lambda on: True)
+    used, autocast = [], device.autocast
+    monkeypatch.setattr(device, "autocast", lambda on, name: used.append(name) or autocast(on, name))
+    for model, flags in (("runs/toy-1", ()), ("runs/toy-1/model", ()), ("runs/toy-1", ("--precision", "bf16"))):
+        command("eval", model, "--cache", "cache/toy", *flags)
+    assert used == ["fp32", "bf16", "bf16"]
 
 
 def test_eval_warns_of_outputs_that_are_no_numbers(place, monkeypatch):

@@ -19,7 +19,7 @@ from ..forward.inputs import PADDING_SIDE
 from ..models.folder import CONFIG, DETAILS, TOKENIZER, TOKENIZER_CONFIG, WEIGHTS
 from ..models.heads import quiet_transformers
 from ..models.loading import find_model
-from .folder import MODEL, SETTINGS, Json, RunInfo
+from .folder import MODEL, SETTINGS, Json, RunInfo, open_run, read_run
 from .model_card import README, model_card
 
 TOKENIZER_FILES = {TOKENIZER, TOKENIZER_CONFIG, "special_tokens_map.json"}
@@ -107,3 +107,13 @@ def trained_model_folder(name: str) -> Path:
         return run / MODEL
     remedy = f"the folder of a run, such as runs/imdb-1, or one that holds {CONFIG} and {WEIGHTS}"
     return find_model(name, "MODEL", remedy)
+
+
+def evaluated_precision(name: str, given: str) -> str:
+    """What `auto` stands for in an evaluation of a run that was trained in fp32: fp32, so that its scores come out
+    again. Everything else stays as it was given."""
+    run = Path(name)
+    if given != "auto" or not (run / SETTINGS).is_file():
+        return given
+    with open_run(run) as folder:
+        return "fp32" if read_run(folder).settings.precision == "fp32" else given
