@@ -16,7 +16,7 @@ from cache import Cache, open_cache
 from cache.common.folder import Folder
 from cache.common.hub import user_path
 from cache.common.table_files import BY_NAME
-from cache.console.progress import ConsoleProgress
+from cache.console.progress import ConsoleProgress, waiting
 from cache.console.text import counted
 from cache.errors import InputError
 from cache.format.manifest import MISSING_ROWS, Manifest
@@ -84,11 +84,12 @@ def build(settings: BuildSettings, console: ConsoleProgress, source: Source | No
     """
     _check_address_space()
     url = find_place(settings.out)
-    source = source or open_source(settings.source, settings.columns, settings.memory_bytes)
+    source = source or _opened(settings, console)
     _check_source(settings, source)
     if settings.missing == DROP:
         source = replace(source, splits={split: FilledRows(stream) for split, stream in source.splits.items()})
-    tokenizer = find_tokenizer(settings.tokenizer)
+    with waiting("opening the tokenizer", console.quiet):
+        tokenizer = find_tokenizer(settings.tokenizer)
     if settings.task == MLM:
         read_specials(tokenizer.files, tokenizer.name)  # refuses a tokenizer without a mask token
     unread = f"{source.unread} is not read: --task mlm takes no labels" if source.unread else ""
@@ -118,6 +119,13 @@ def build(settings: BuildSettings, console: ConsoleProgress, source: Source | No
             f"{settings.plan.id} is taken where it is named, from Python as spec={settings.plan!r}"
         )
     return result
+
+
+def _opened(settings: BuildSettings, console: ConsoleProgress) -> Source:
+    """The source that is named; a terminal shows that it is opened, for it may be downloaded, and files are hashed."""
+    first = settings.source if isinstance(settings.source, str) else settings.source[0]
+    with waiting(f"opening {first}", console.quiet):
+        return open_source(settings.source, settings.columns, settings.memory_bytes)
 
 
 @dataclass(frozen=True)

@@ -123,7 +123,9 @@ def test_elsewhere_train_run_writes_plain_lines(place: Path) -> None:
 def test_prep_build_and_verify_show_how_far_they_are(place: Path) -> None:
     shown = on_terminal(place, "prep", *BUILD, "--name", "terminal")
     assert re.search(BAR.format(what="tokenizing", unit="B") + r", [\d,]+ tokens/s\]", shown)
-    assert not any("%|" in line for line in screen(shown))
+    assert shown.startswith("opening reviews.csv ...\r")
+    assert "opening the tokenizer ...\r" in shown
+    assert not any("%|" in line or "..." in line for line in screen(shown))
     out, err = in_files(place, "prep", *BUILD, "--name", "plain")
     assert re.search(r"^tokenizing +\d+%  [\d.]+/[\d.]+ MB  .* elapsed  .* left  [\d,]+ tokens/s$", err, re.MULTILINE)
     assert re.search(r"^planning +100%  3/3 epochs", err, re.MULTILINE)
