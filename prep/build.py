@@ -223,13 +223,12 @@ class _Build:
                 f"{counted(empty, 'row')} without text, of special tokens alone; --missing drop leaves such rows out"
             )
         missing = {MISSING_ROWS: encoded.left_out} if encoded.left_out else {}
-        files = write_tokenizer(folder, self.encoder.files.files)
         complete = replace(
             self.manifest,
             source={**self.manifest.source, **missing},
             splits=splits,
             task=encoded.task,
-            tokenizer=replace(self.manifest.tokenizer, files=files),
+            tokenizer=replace(self.manifest.tokenizer, files=write_tokenizer(folder, self.encoder.files.files)),
             build=facts,
             created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         )
