@@ -168,9 +168,8 @@ def _print_built(result: "BuildResult", spec: "PlanSpec", took: str) -> None:
 def plan(cache: str, split: str, epochs: int, quiet: bool, as_json: bool, **options: Any) -> None:
     """Plan batches for CACHE, and keep them in it.
 
-    With one layer and 20 seeds, what models learned by smart, tight and budget batches could not be told from random
-    order (dynamic, fixed); with six layers and three seeds smart was 0.9 and budget 0.5 points of accuracy below it,
-    tight was not (docs/benchmarks.md).
+    What models learned by smart, tight and budget batches could not be told from random order (dynamic, fixed), within
+    0.3 to 1.3 points of accuracy (docs/benchmarks.md).
 
     \b
     Examples:
