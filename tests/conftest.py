@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from cache import Cache
-from cache.common.forked import Forked
+from cache.common.forked import Forked, moderate
 from cache.console import command_line
 from cache.console.progress import ConsoleProgress
 from prep.build import build
@@ -47,7 +47,7 @@ def imdb_cache(tmp_path_factory: pytest.TempPathFactory) -> Cache:
 def parsed_here() -> Iterator[None]:
     """Parse files in this process: a fork for each takes longer than a small file does."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Forked, "_run", lambda _, path, items: items())
+        patch.setattr(Forked, "_run", lambda _, path, items: moderate(items()))
         yield
 
 

@@ -144,12 +144,11 @@ def _serve(sender: Connection, items: Callable[[], Iterator[Any]], memory_bytes:
         faulthandler.disable()
         os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # libraries write there as they crash
         _limit(memory_bytes)
-        for item in items():
+        for item in moderate(items()):
             if isinstance(item, pa.RecordBatch):
-                for part in _parts(item):
-                    packed = _packed(part)  # before it is announced, for this may take too much memory
-                    sender.send(("batch", None))
-                    sender.send_bytes(packed)
+                packed = _packed(item)  # before it is announced, for this may take too much memory
+                sender.send(("batch", None))
+                sender.send_bytes(packed)
             else:
                 sender.send(("value", item))
         sender.send(("end", None))
@@ -180,6 +179,43 @@ def _limit(memory_bytes: int) -> None:
         _, most = resource.getrlimit(resource.RLIMIT_AS)
         limit = held + memory_bytes + HEADROOM
         resource.setrlimit(resource.RLIMIT_AS, (limit if most == resource.RLIM_INFINITY else min(limit, most), most))
+
+
+def moderate(items: Iterator[Any]) -> Iterator[Any]:
+    """The items, small record batches together and large ones in parts; the first one as it comes, so that the parent
+    has something to do."""
+    import pyarrow as pa
+
+    held: list[pa.RecordBatch] = []
+    sent = False
+    for item in items:
+        if not isinstance(item, pa.RecordBatch):
+            yield item
+        elif not sent:
+            yield from _parts(item)
+            sent = item.num_rows > 0
+        else:
+            if held and not _fits(held, item):
+                yield from _parts(_joined(held))
+                held = []
+            held.append(item)
+    if held:
+        yield from _parts(_joined(held))
+
+
+def _fits(held: list["pa.RecordBatch"], batch: "pa.RecordBatch") -> bool:
+    """Whether another batch can join those that are held."""
+    size, rows = (sum(getattr(part, name) for part in (*held, batch)) for name in ("nbytes", "num_rows"))
+    return bool(batch.schema == held[0].schema) and size <= BATCH_BYTES and rows <= BATCH_ROWS
+
+
+def _joined(held: list["pa.RecordBatch"]) -> "pa.RecordBatch":
+    import pyarrow as pa
+
+    if len(held) == 1:
+        return held[0]
+    [joined] = pa.Table.from_batches(held).combine_chunks().to_batches() or [held[0]]  # of no rows there is none
+    return joined
 
 
 def _parts(batch: "pa.RecordBatch") -> Iterator["pa.RecordBatch"]:

@@ -26,8 +26,10 @@ from .text_lines import read_lines
 if TYPE_CHECKING:
     import pyarrow as pa
 
-BLOCK_BYTES = 16 << 20
-"""Files are parsed in blocks of this many bytes; where a row is longer, in blocks of the longest row allowed."""
+BLOCK_BYTES = 2 << 20
+"""Files are parsed in blocks of this many bytes, so that the first rows come soon; where a row is longer, in those of
+`LARGE_BLOCK_BYTES`, and at last of the longest row allowed."""
+LARGE_BLOCK_BYTES = 16 << 20
 
 
 def names_of(path: SourcePath, cells: Cells, row_bytes: int) -> list[str]:
@@ -166,7 +168,7 @@ def _check_cells(path: SourcePath, rows: "pa.RecordBatch", first_row: int) -> No
 
 
 def _block_sizes(first: int, row_bytes: int) -> list[int]:
-    return sorted({min(first, row_bytes), min(BLOCK_BYTES, row_bytes), row_bytes})
+    return sorted({min(size, row_bytes) for size in (first, LARGE_BLOCK_BYTES, row_bytes)})
 
 
 @contextlib.contextmanager

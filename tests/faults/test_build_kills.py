@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from cache.common import forked
 from prep.parsing import readers as sources
 
 from ..helpers.children import ended, print_to, spawn
@@ -55,7 +56,7 @@ def build(corpus: Path, cwd: Path, source: str, *options: str, printed: str = "p
 
 def prepare(printed: str) -> None:
     """Print to one file, and read in blocks of 16 kB."""
-    sources.BLOCK_BYTES = 1 << 14
+    sources.BLOCK_BYTES = forked.BATCH_BYTES = 1 << 14
     print_to(printed, printed)
 
 

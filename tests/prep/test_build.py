@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from cache import InputError, MismatchError, open_cache
+from cache.common import forked
 from prep.parsing import readers
 from prep.rows import assembly
 
@@ -242,7 +243,8 @@ def test_runs_that_are_kept_in_files_make_the_same_shards(tmp_path: Path, monkey
     rows = toy_rows(500)
     path = write_rows(tmp_path / "a.csv", rows)
     whole = build_toy(path, tmp_path, epochs=0).cache
-    monkeypatch.setattr(readers, "BLOCK_BYTES", 3000)
+    for module, size in ((readers, "BLOCK_BYTES"), (forked, "BATCH_BYTES")):
+        monkeypatch.setattr(module, size, 3000)
     spilled = build_toy(path, tmp_path, epochs=0, memory_bytes=100, name="spilled").cache
     shards = {name: data for name, data in content(whole.folder).items() if name != "manifest.json"}
     assert {name: data for name, data in content(spilled.folder).items() if name != "manifest.json"} == shards

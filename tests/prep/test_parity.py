@@ -91,7 +91,8 @@ def test_a_wrong_row_is_found_and_the_whole_build_falls_back_with_a_warning(
     else:
         rows[-1] = ("word77", "neg")
     if where == "a later chunk":
-        monkeypatch.setattr("prep.parsing.readers.BLOCK_BYTES", 6000)
+        for size in ("prep.parsing.readers.BLOCK_BYTES", "cache.common.forked.BATCH_BYTES"):
+            monkeypatch.setattr(size, 6000)
     path = write_rows(tmp_path / "a.csv", rows)
     honest = build_toy(path, tmp_path, engine="tokenizers", name="honest").cache
     made: list[Liar] = []

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from cache.common import forked
 from prep.parsing import readers
 from prep.rows import assembly
 from prep.tokenization.engines import TokenizersEngine
@@ -27,12 +28,12 @@ pytestmark = pytest.mark.slow
 
 def small_blocks() -> None:
     """Read in small blocks."""
-    readers.BLOCK_BYTES = 1 << 20
+    readers.BLOCK_BYTES = forked.BATCH_BYTES = 1 << 20
 
 
 def slow_engine() -> None:
     """Read in blocks of 16 kB, for each of which the slow engine takes half a second, busy or not."""
-    readers.BLOCK_BYTES = 1 << 14
+    readers.BLOCK_BYTES = forked.BATCH_BYTES = 1 << 14
     encode = TokenizersEngine.encode
     TokenizersEngine.encode = lambda engine, texts: time.sleep(0.5) or encode(engine, texts)
 
