@@ -187,6 +187,7 @@ def moderate(items: Iterator[Any]) -> Iterator[Any]:
     import pyarrow as pa
 
     held: list[pa.RecordBatch] = []
+    rows = size = 0
     sent = False
     for item in items:
         if not isinstance(item, pa.RecordBatch):
@@ -195,18 +196,14 @@ def moderate(items: Iterator[Any]) -> Iterator[Any]:
             yield from _parts(item)
             sent = item.num_rows > 0
         else:
-            if held and not _fits(held, item):
+            fits = size + item.nbytes <= BATCH_BYTES and rows + item.num_rows <= BATCH_ROWS
+            if held and not (fits and item.schema == held[0].schema):
                 yield from _parts(_joined(held))
-                held = []
+                held, rows, size = [], 0, 0
             held.append(item)
+            rows, size = rows + item.num_rows, size + item.nbytes
     if held:
         yield from _parts(_joined(held))
-
-
-def _fits(held: list["pa.RecordBatch"], batch: "pa.RecordBatch") -> bool:
-    """Whether another batch can join those that are held."""
-    size, rows = (sum(getattr(part, name) for part in (*held, batch)) for name in ("nbytes", "num_rows"))
-    return bool(batch.schema == held[0].schema) and size <= BATCH_BYTES and rows <= BATCH_ROWS
 
 
 def _joined(held: list["pa.RecordBatch"]) -> "pa.RecordBatch":
