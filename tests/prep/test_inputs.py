@@ -30,7 +30,8 @@ SOURCES: dict[str, Case] = {
         "d/train.csv and d/train.jsonl would both be the split 'train'",
     ),
     "a split with a space": (
-        "d/train set.csv", GOOD, "d", "the split 'train set', which is not a valid name for a split", "rename it",
+        ("d/train set.csv", "d/train more.csv"), GOOD, "d",
+        "the split 'train more', which is not a valid name for a split", "rename it",
     ),
     "a folder without files": (
         "d/README.md", "", "d", "d holds neither table files", "split/label/*.txt", "d/train/pos/1.txt",
