@@ -43,7 +43,7 @@ class PlannedSplit:
         self.name, self.info = name, manifest.splits[name]
         self.max_length, self.fingerprint = manifest.max_length, manifest.fingerprint
         self._owner = PlanOwner(self.fingerprint, name, self.info.rows)
-        self._built_from, self._built_plan = manifest.source.get("argument"), manifest.default_plan
+        self._built_from, self._built_plan = manifest.source.get("argument"), manifest.plan
         self._plans = weakref.WeakValueDictionary[tuple[PlanSpec, int], EpochPlan]()
         self._costs: dict[PlanSpec, PlanCost] = {}
 
