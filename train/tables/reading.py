@@ -8,6 +8,7 @@ in a forked process with a memory limit.
 import contextlib
 import gzip
 import itertools
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -233,3 +234,20 @@ def _parquet_batches(path: Path) -> Iterator["pa.RecordBatch"]:
         for batch in file.iter_batches(batch_size=min(max(fitting, 1), CHUNK_ROWS)):
             batch.validate(full=True)  # the reader does not look whether text is UTF-8
             yield batch
+
+
+def read_texts(path: Path | None) -> list[str]:
+    """The texts in a file, or on standard input where there is no path, one per line.
+
+    Raises:
+        InputError: it cannot be read, is not UTF-8, or holds no line.
+    """
+    source = "stdin" if path is None else f"--file {path}"
+    try:
+        with contextlib.nullcontext(sys.stdin.buffer) if path is None else path.open("rb") as file:
+            texts = [line.rstrip("\r\n") for line in Lines(path, file)]
+    except OSError as error:
+        raise InputError(f"{source} cannot be read ({error.strerror})") from None
+    if not texts:
+        raise InputError(f"{source} holds no text, expected one per line")
+    return texts
