@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
 from cache.common.files import open_regular
-from cache.common.forked import Forked
+from cache.common.forked import Forked, parts
 from cache.common.table_files import BY_NAME, DELIMITERS, FORMATS, JSON, MAX_NAME, PARQUET, Cells, other_delimiter
 from cache.errors import InputError
 
@@ -198,7 +198,8 @@ def _parquet_chunks(path: Path, size: int) -> Iterator[Chunk]:
         table = pa.Table.from_batches(batches)
         return Chunk(done, tuple(table.column_names), table, size * (done + len(table)) // max(total, 1))
 
-    for batch in forked.stream(path, _parquet_batches, path):
+    joined = forked.stream(path, _parquet_batches, path)
+    for batch in (part for larger in joined for part in parts(larger, CHUNK_ROWS, CHUNK_BYTES // 4)):
         batches.append(batch)
         held = sum(part.num_rows for part in batches)
         if held >= CHUNK_ROWS or sum(part.nbytes for part in batches) > CHUNK_BYTES:
