@@ -63,15 +63,7 @@ class ClassLoss:
 
 
 def training_loss(split: Split, kind: str, weights: str | None, smoothing: float, device: torch.device) -> Loss:
-    """The loss to train with.
-
-    Args:
-        split: the training split.
-        kind: of the task.
-        weights: from `resolve_weights`.
-        smoothing: 0 to below 1.
-        device: where to compute.
-    """
+    """The loss to train with; the class weights are from `resolve_weights`."""
     if weights is None and not smoothing:
         return model_loss
     values = None

@@ -92,15 +92,7 @@ def f1_score(correct: int, predicted: int, actual: int) -> float:
 
 
 class Metric(ABC):
-    """Adds up on the device what a model says of batch after batch.
-
-    Args:
-        device: where the logits are.
-        shapes: of the counts.
-
-    Attributes:
-        counts: int64 tensors.
-    """
+    """Adds up on the device what a model says of batch after batch, in int64 `counts` of some shapes."""
 
     def __init__(self, device: torch.device, *shapes: tuple[int, ...]) -> None:
         self.counts = [torch.zeros(shape, dtype=torch.int64, device=device) for shape in shapes]

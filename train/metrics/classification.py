@@ -86,13 +86,7 @@ class WordScores(ClassScores):
 
 
 class ClassificationMetric(Metric):
-    """Counts of classes: actual, predicted, both.
-
-    Args:
-        classes: how many there are.
-        device: where the logits are.
-        scores: what `compute` gives.
-    """
+    """Counts of classes, actual, predicted and both, for `scores`."""
 
     def __init__(self, classes: int, device: torch.device, scores: type[ClassScores] = ClassScores) -> None:
         super().__init__(device, (3, classes), (classes, classes) if classes <= MAX_CONFUSION_CLASSES else (0, 0))

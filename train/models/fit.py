@@ -83,13 +83,8 @@ def usable_positions(model: PreTrainedModel) -> int | None:
 def check_fit(
     folder: ModelFolder, config: PretrainedConfig, required: CacheRequirements, evaluated: bool = False
 ) -> None:
-    """Refuse a model that cannot compute the cache's rows, or whose tokenizer gives their ids another meaning.
-
-    Args:
-        folder: of the model.
-        config: of the model.
-        required: what the cache requires of it.
-        evaluated: whether it is evaluated, not trained: the cache may then have some of its classes.
+    """Refuse a model that cannot compute the cache's rows, or whose tokenizer gives their ids another meaning. A cache
+    that it is `evaluated` on, not trained, may have some of its classes.
 
     Raises:
         MismatchError: all reasons, one per line, and what to do about them.

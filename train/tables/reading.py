@@ -106,11 +106,7 @@ class Table:
         return (text or TEXT_COLUMN, *([] if pair is None else [pair]))
 
     def _check_name(self, name: str) -> None:
-        """Refuse an only column whose name looks like several names, or like a text.
-
-        Raises:
-            InputError: it does.
-        """
+        """Refuse an only column whose name looks like several names, or like a text."""
         mark = other_delimiter(name) if self.kind in DELIMITERS else ""
         if mark:
             reason = f"are its cells separated by something else than commas? Then pass --delimiter {mark}"
@@ -131,11 +127,7 @@ def format_of(path: Path) -> str | None:
 
 
 def open_table(path: Path, cells: Cells = BY_NAME) -> Table:
-    """Open a file of rows and read its first chunk.
-
-    Args:
-        path: of the file.
-        cells: how csv is cut into them.
+    """Open a file of rows and read its first chunk; `cells` says how csv is cut into them.
 
     Raises:
         InputError: it cannot be read as what its ending says, its ending says nothing, or it has no rows.
