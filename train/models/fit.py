@@ -47,11 +47,6 @@ class CacheRequirements:
         """The kind of task, one of `cache.format.tasks.KINDS`."""
         return self.task or self.cache.manifest.task.kind
 
-    @property
-    def outputs(self) -> int:
-        """Number of outputs of the head, per row or per token."""
-        return 1 if self.kind == "regression" else len(self.label_names)
-
 
 def vocabulary_size(model: PreTrainedModel) -> int:
     """Entries of a model's table of token embeddings; 0 where it has none, as CANINE, which reads characters."""
@@ -130,9 +125,10 @@ def _head_problems(config: PretrainedConfig, required: CacheRequirements, evalua
     if required.kind == MLM or not has_trained_head(config):
         return  # a classifier's head is dropped, or a new one made
     by_name = evaluated and bool(required.label_names)
+    outputs = 1 if required.kind == "regression" else len(required.label_names)
     if kind_of(config) != required.kind:
         yield f"task: its head was trained for {kind_of(config)}, the cache is for {required.kind}"
-    elif not by_name and config.num_labels != required.outputs:
+    elif not by_name and config.num_labels != outputs:
         names = ", ".join(required.label_names[:8])
         yield (
             f"labels: its classifier was trained for {config.num_labels} classes, the cache has "
