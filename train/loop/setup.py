@@ -199,7 +199,7 @@ def prepare_training(
         tokenizer=exported_tokenizer(cache),
         optimizations=optimizations,
         masking=masking,
-        loss=training_loss(split, str(settings.task), settings.class_weights, settings.label_smoothing, device),
+        loss=training_loss(split, settings.class_weights, settings.label_smoothing, device),
         loss_scale=LossScale(device) if settings.precision == "fp16" else None,
         ranks=ranks,
     )
