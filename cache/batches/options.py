@@ -95,7 +95,10 @@ def resolve(options: BatchOptions, padding_side: str, without: Sequence[str] = (
     known = [name for name in DEFAULTS if name not in without]
     unknown = options.keys() - set(known)
     if unknown:
-        raise InputError(f"there is no option {', '.join(sorted(unknown))}; there are spec, {', '.join(known)}")
+        raise InputError(
+            f"there is no option {', '.join(sorted(unknown))}; there are spec (such as PlanSpec('tight', 32)), "
+            f"{', '.join(known)}"
+        )
     found = BatchOptions(**{**DEFAULTS, **checked(options, KINDS)})  # type: ignore[typeddict-item]
     if not 0 <= found["rank"] < found["world_size"]:
         raise InputError(

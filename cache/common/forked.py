@@ -193,24 +193,28 @@ def moderate(items: Iterator[Any]) -> Iterator[Any]:
         if not isinstance(item, pa.RecordBatch):
             yield item
         elif not sent:
-            yield from _parts([item])
+            yield from parts(item, BATCH_ROWS, BATCH_BYTES)
             sent = item.num_rows > 0
         else:
             fits = size + item.nbytes <= BATCH_BYTES and rows + item.num_rows <= BATCH_ROWS
             if held and not (fits and item.schema == held[0].schema):
-                yield from _parts(held)
+                yield from parts(_joined(held), BATCH_ROWS, BATCH_BYTES)
                 held, rows, size = [], 0, 0
             held.append(item)
             rows, size = rows + item.num_rows, size + item.nbytes
     if held:
-        yield from _parts(held)
+        yield from parts(_joined(held), BATCH_ROWS, BATCH_BYTES)
 
 
-def _parts(held: list["pa.RecordBatch"]) -> Iterator["pa.RecordBatch"]:
+def _joined(held: list["pa.RecordBatch"]) -> "pa.RecordBatch":
     import pyarrow as pa
 
-    batch = held[0] if len(held) == 1 else pa.concat_batches(held)  # which would copy a large one
-    rows = max(1, min(BATCH_ROWS, batch.num_rows * BATCH_BYTES // max(batch.nbytes, 1)))
+    return held[0] if len(held) == 1 else pa.concat_batches(held)  # which would copy a large one
+
+
+def parts(batch: "pa.RecordBatch", max_rows: int, max_bytes: int) -> Iterator["pa.RecordBatch"]:
+    """The batch cut into parts of at most so many rows and about so many bytes, each of at least one row."""
+    rows = max(1, min(max_rows, batch.num_rows * max_bytes // max(batch.nbytes, 1)))
     for first in range(0, max(batch.num_rows, 1), rows):
         yield batch.slice(first, rows)
 
