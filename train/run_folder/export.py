@@ -64,15 +64,8 @@ def export_model(
     info: RunInfo,
     results: Sequence[Json],
 ) -> None:
-    """Write the fine-tuned model with its tokenizer and its model card.
-
-    Args:
-        run: the run folder.
-        model: the model.
-        tokenizer: from `exported_tokenizer`.
-        manifest: of the cache it was trained on.
-        info: content of settings.json.
-        results: the records of the epochs and their evaluations.
+    """Write the fine-tuned model with its tokenizer, from `exported_tokenizer`, and its model card, of the cache's
+    manifest and the records of the epochs and their evaluations.
 
     Raises:
         StorageError: the file system refused.
