@@ -159,7 +159,7 @@ def _print_built(result: "BuildResult", spec: "PlanSpec", took: str) -> None:
         click.echo(f"next: train eval MODEL --cache {place} --split {next(iter(result.cache))}")
         click.echo("no split is called train, as train run needs it; to name splits: prep build train=FILE test=FILE")
         return
-    default = result.cache.manifest.default_plan
+    default = result.cache.manifest.plan
     flags = f" {_plan_flags(spec, default.seed)}" if spec != default else ""
     click.echo(f"next: train run --cache {place}{flags}")
 

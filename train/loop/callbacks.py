@@ -33,12 +33,7 @@ from .step import OutOfMemoryError, learning_rate, non_finite
 class RunCallbacks:
     """What the training loop calls between steps: it keeps a run's records and checkpoints, evaluates, and stops.
 
-    Args:
-        start: where the run starts.
-        run: the run folder.
-        progress: shows progress.
-        stop: whether to stop, asked after every step.
-        trackers: also receive the records.
+    The trackers receive the records too. `stop` is asked after every step.
     """
 
     def __init__(

@@ -61,14 +61,11 @@ class Checkpoint:
 def save_checkpoint(
     root: Folder, setup: TrainingSetup, state: State, window: Sums, owner: Json, records: Mapping[str, FileInfo]
 ) -> None:
-    """Write the checkpoint of the current step.
+    """Write the checkpoint of the current step into a run's `checkpoints` folder.
 
     Args:
-        root: the run's `checkpoints` folder.
-        setup: model and optimizer.
-        state: the progress of the run.
         window: the sums since the last log point.
-        owner: what it belongs to: cache fingerprint, base model and settings.
+        owner: what it belongs to, from `checkpoint_owner`.
         records: size and checksum of each record file up to here.
 
     Raises:

@@ -17,7 +17,7 @@ from cache.plans.spec import PlanSpec
 
 from ..forward.frozen import freeze, use_gradient_checkpointing
 from ..forward.half_weights import HalfWeights
-from ..forward.inputs import PADDING_SIDE, attention_length, use_ready_masks
+from ..forward.inputs import PADDING_SIDE, attention_length, takes_token_types, use_ready_masks
 from ..forward.losses import Loss, model_loss, training_loss
 from ..forward.masked_lm import PROBABILITY, Masking, masked_forward, summed_loss
 from ..forward.packed import check_packed, use_packed
@@ -172,15 +172,8 @@ class TrainingSetup:
 def prepare_training(
     model: PreTrainedModel, cache: Cache, settings: Settings, device: torch.device, ranks: Ranks = ALONE
 ) -> TrainingSetup:
-    """Put a model on its device with its optimizations and optimizer.
-
-    Args:
-        model: of the settings' task, on the CPU.
-        cache: the cache.
-        settings: from `resolve_settings`.
-        device: where to compute.
-        ranks: the processes that share the run.
-    """
+    """Put a model of the settings' task on its device, with its optimizations and optimizer; the settings are
+    resolved."""
     devices.prepare(device)
     split = training_split(cache)
     spec = settings.plan_spec(split.default_spec())
@@ -203,10 +196,10 @@ def prepare_training(
         settings=settings,
         device=device,
         steps=epoch_steps(split, spec, settings),
-        tokenizer=exported_tokenizer(cache),
+        tokenizer=exported_tokenizer(cache, takes_token_types(model.config)),
         optimizations=optimizations,
         masking=masking,
-        loss=training_loss(split, str(settings.task), settings.class_weights, settings.label_smoothing, device),
+        loss=training_loss(split, settings.class_weights, settings.label_smoothing, device),
         loss_scale=LossScale(device) if settings.precision == "fp16" else None,
         ranks=ranks,
     )
@@ -235,11 +228,8 @@ def _optimized(
 
 
 def check_padding_free(setup: TrainingSetup) -> None:
-    """Compare the first micro-batch, where it is packed, with what the padded forward gives for its rows.
-
-    Raises:
-        MismatchError: they differ.
-    """
+    """Raise a MismatchError if the first micro-batch, where it is packed, differs from what the padded forward gives
+    for its rows."""
     if setup.packed:
         packed, padded = (setup.epoch_batches(0, 0, kind, equal_rows=True).step(0)[0] for kind in (True, False))
         check_packed(setup.model, packed, padded, setup.settings.precision)

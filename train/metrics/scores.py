@@ -12,7 +12,7 @@ import torch
 from cache.format.tasks import Task
 
 from .base import Metric
-from .classification import ClassificationMetric, ClassScores, MultiLabelMetric, WordScores
+from .classification import ClassificationMetric, MultiLabelMetric
 from .entities import EntityMetric, marks_entities
 from .regression import RegressionMetric
 
@@ -68,5 +68,4 @@ def metric_of(task: Task, device: torch.device) -> Metric:
         return MultiLabelMetric(len(task.label_names), device)
     if task.per_token and marks_entities(task.label_names):
         return EntityMetric(task.label_names, device)
-    scores = WordScores if task.per_token else ClassScores
-    return ClassificationMetric(len(task.label_names), device, scores)
+    return ClassificationMetric(len(task.label_names), device, "word" if task.per_token else "row")

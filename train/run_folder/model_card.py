@@ -46,15 +46,8 @@ LABELS_SHOWN = 50
 
 
 def model_card(name: str, info: RunInfo, config: PretrainedConfig, manifest: Manifest, records: Sequence[Json]) -> str:
-    """The text of a model card.
-
-    Args:
-        name: of the model.
-        info: what settings.json of its run says.
-        config: the model's.
-        manifest: of the cache it was trained on.
-        records: of the run's epochs and evaluations, as `joined_records` gives them.
-    """
+    """The text of the card of the model called `name`; `records` are of the run's epochs and evaluations, as
+    `joined_records` gives them."""
     task = pipeline_of(config)
     front = _front_matter(name, info, task, manifest, exported_evaluation(records, info.settings))
     parts = [

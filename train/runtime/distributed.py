@@ -119,11 +119,7 @@ ALONE = Ranks()
 
 
 class StopVote:
-    """Whether any rank wants to stop, answered alike on all ranks.
-
-    Args:
-        ranks: that vote.
-    """
+    """Whether any rank wants to stop, answered alike on all ranks."""
 
     def __init__(self, ranks: Ranks) -> None:
         self.ranks = ranks

@@ -155,11 +155,7 @@ def _check_quotes(path: Path, lines: list[str], last: int, delimiter: str) -> No
 
 
 def check_header(path: Path, names: list[str]) -> list[str]:
-    """The names of a file's columns.
-
-    Raises:
-        InputError: one is there twice.
-    """
+    """The names of a file's columns; refused if one is there twice."""
     for name in names:
         if names.count(name) > 1:
             raise InputError(f"{path} has {names.count(name)} columns {name!r}; rename all but one")

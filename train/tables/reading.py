@@ -8,6 +8,7 @@ in a forked process with a memory limit.
 import contextlib
 import gzip
 import itertools
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -105,11 +106,7 @@ class Table:
         return (text or TEXT_COLUMN, *([] if pair is None else [pair]))
 
     def _check_name(self, name: str) -> None:
-        """Refuse an only column whose name looks like several names, or like a text.
-
-        Raises:
-            InputError: it does.
-        """
+        """Refuse an only column whose name looks like several names, or like a text."""
         mark = other_delimiter(name) if self.kind in DELIMITERS else ""
         if mark:
             reason = f"are its cells separated by something else than commas? Then pass --delimiter {mark}"
@@ -130,11 +127,7 @@ def format_of(path: Path) -> str | None:
 
 
 def open_table(path: Path, cells: Cells = BY_NAME) -> Table:
-    """Open a file of rows and read its first chunk.
-
-    Args:
-        path: of the file.
-        cells: how csv is cut into them.
+    """Open a file of rows and read its first chunk; `cells` says how csv is cut into them.
 
     Raises:
         InputError: it cannot be read as what its ending says, its ending says nothing, or it has no rows.
@@ -234,3 +227,20 @@ def _parquet_batches(path: Path) -> Iterator["pa.RecordBatch"]:
         for batch in file.iter_batches(batch_size=min(max(fitting, 1), CHUNK_ROWS)):
             batch.validate(full=True)  # the reader does not look whether text is UTF-8
             yield batch
+
+
+def read_texts(path: Path | None) -> list[str]:
+    """The texts in a file, or on standard input where there is no path, one per line.
+
+    Raises:
+        InputError: it cannot be read, is not UTF-8, or holds no line.
+    """
+    source = "stdin" if path is None else f"--file {path}"
+    try:
+        with contextlib.nullcontext(sys.stdin.buffer) if path is None else path.open("rb") as file:
+            texts = [line.rstrip("\r\n") for line in Lines(path, file)]
+    except OSError as error:
+        raise InputError(f"{source} cannot be read ({error.strerror})") from None
+    if not texts:
+        raise InputError(f"{source} holds no text, expected one per line")
+    return texts
