@@ -112,9 +112,9 @@ def _moments(setup: TrainingSetup) -> Tensors:
     }
 
 
-def step_name(step: int | None) -> str:
-    """The name of a step's checkpoint; of no step, the name of none."""
-    return "" if step is None else f"step-{step:06d}"
+def step_name(step: int) -> str:
+    """The name of a step's checkpoint."""
+    return f"step-{step:06d}"
 
 
 # --- reading
