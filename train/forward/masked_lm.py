@@ -99,7 +99,8 @@ class Masking:
 
     def masked_positions(self, batch: Batch) -> torch.Tensor:
         """(K,) positions in the (B x W,) tokens of a batch from `mask`: the masked ones, and others unless `exact`."""
-        labels = _labels(batch).flatten()
+        assert batch.labels is not None
+        labels = batch.labels.flatten()
         if self.exact:
             return (labels != IGNORED).nonzero()[:, 0]
         mean = self.probability * batch.real_tokens
@@ -108,15 +109,10 @@ class Masking:
         return (labels != IGNORED).byte().topk(min(most, len(labels)), sorted=False).indices
 
 
-def _labels(batch: Batch) -> torch.Tensor:
-    if batch.labels is None:
-        raise TypeError("the batch holds no labels; it must come from Masking.mask")
-    return batch.labels
-
-
 def masked_tokens(batch: Batch) -> torch.Tensor:
     """() int64, the number of masked tokens of a batch from `Masking.mask`; stays on the device."""
-    return (_labels(batch) != IGNORED).sum()
+    assert batch.labels is not None
+    return (batch.labels != IGNORED).sum()
 
 
 def summed_loss(

@@ -157,8 +157,7 @@ def check_packed(model: PreTrainedModel, packed: Batch, padded: Batch, precision
     Raises:
         MismatchError: logits, or the hidden states of a masked language model, differ by more than rounding.
     """
-    if packed.cu_seq_lens is None:
-        raise TypeError("the batch is not packed")
+    assert packed.cu_seq_lens is not None
     rows = [0, len(padded.input_ids) - 1]
     parts = {name: getattr(padded, name) for name in ("input_ids", "attention_mask", "token_type_ids")}
     taken: dict[str, Any] = {name: part[rows] for name, part in parts.items() if part is not None}
