@@ -220,8 +220,7 @@ def _optimized(
         all_tokens = use_pooled_only(model) if settings.pooled_only else "--no-pooled-only"
     padded: str | None = "--padded"
     if settings.padding_free:
-        first_only = settings.task != MLM and all_tokens is None
-        padded = "--compile" if settings.compile else use_packed(model, device, settings.precision, first_only)
+        padded = "--compile" if settings.compile else use_packed(model, device, settings.precision)
     if settings.compile:
         forward = torch.compile(forward)
     return forward, ModelOptimizations(all_tokens, torch_kernels, padded)
