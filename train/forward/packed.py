@@ -41,16 +41,8 @@ TOLERANCES = {"fp32": 1e-3, "bf16": 0.1, "fp16": 0.02}
 
 
 def use_packed(model: PreTrainedModel, device: torch.device, precision: str) -> str | None:
-    """Make a model take packed batches; padded ones are computed as before.
-
-    Args:
-        model: on `device`.
-        device: where it computes.
-        precision: "fp32", "bf16" or "fp16".
-
-    Returns:
-        None, or the reason why it cannot.
-    """
+    """Make a model, on its device, take packed batches; padded ones are computed as before. Returns None, or the reason
+    why it cannot."""
     kind, padded = model.config.model_type, model.config._attn_implementation
     if kind not in SUPPORTED or getattr(model.config, "is_decoder", False):
         return f"models of type {kind} are not supported"
@@ -134,12 +126,8 @@ def _without_masks(module: torch.nn.Module, args: Any, given: dict[str, Any]) ->
 
 
 def check_packed(model: PreTrainedModel, packed: Batch, padded: Batch, precision: str) -> None:
-    """Compare what a model makes of a packed batch with what it makes of its first and last row padded, dropout off.
-
-    Args:
-        model: from `use_packed`.
-        packed, padded: the same rows.
-        precision: to compute in, beside fp32 where the model can.
+    """Compare what a model makes of a packed batch with what it makes of its first and last row padded, dropout off, in
+    `precision` and, where the model can, in fp32.
 
     Raises:
         MismatchError: logits, or the hidden states of a masked language model, differ by more than rounding.

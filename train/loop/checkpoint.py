@@ -165,10 +165,7 @@ def read_checkpoint(root: Folder, name: str) -> Checkpoint:
 
 
 def load_checkpoint(checkpoint: Checkpoint, setup: TrainingSetup) -> State:
-    """Restore weights, optimizer and random state.
-
-    Returns:
-        The progress of the run.
+    """Restore weights, optimizer and random state; returns the progress of the run.
 
     Raises:
         MismatchError: progress or tensors are not those of this run and model.

@@ -129,12 +129,8 @@ class TrainingSetup:
         return any(steps is not None and step % steps == 0 for steps in every)
 
     def compute_loss(self, inputs: dict[str, Any], counts: bool) -> torch.Tensor:
-        """() the loss of a micro-batch: the mean over its targets, or summed over masked tokens.
-
-        Args:
-            inputs: of the model; in masked language modelling also the masked positions.
-            counts: whether there is a target; if not, the loss is 0, and so are the gradients.
-        """
+        """() the loss of a micro-batch: the mean over its targets, or summed over the masked tokens, whose positions
+        are among the inputs. Unless it `counts`, for it has no target, the loss is 0, and so are the gradients."""
         if self.masking is not None:
             return summed_loss(self.forward, **inputs)[0]
         if counts:
