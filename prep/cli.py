@@ -154,7 +154,7 @@ def _print_built(result: "BuildResult", spec: "PlanSpec", took: str) -> None:
     else:
         print_cache(result.cache)
         click.echo(f"\nbuilt {result.place} in {took}")
-    default = result.cache.manifest.default_plan
+    default = result.cache.manifest.plan
     flags = f" {_plan_flags(spec, default.seed)}" if spec != default else ""
     click.echo(f"next: train run --cache {shlex.quote(result.place)}{flags}")
 

@@ -1,5 +1,6 @@
 """What both commands know of files of rows: the formats that endings stand for, and the way out of another encoding."""
 
+import codecs
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -25,18 +26,6 @@ DELIMITERS = {CSV: ",", TSV: "\t"}
 """What separates the cells."""
 
 
-def parse_delimiter(typed: str) -> str:
-    """What separates a file's cells, from what was typed: a tab as \\t.
-
-    Raises:
-        InputError: nothing can be separated by it.
-    """
-    mark = "\t" if typed == "\\t" else typed
-    if len(mark) != 1 or not mark.isascii() or mark in '"\r\n':
-        raise InputError(f"--delimiter {typed!r} is not one character such as ';' (a tab is '\\t')")
-    return mark
-
-
 @dataclass(frozen=True)
 class Cells:
     """How csv and text files are cut into cells.
@@ -53,12 +42,15 @@ class Cells:
 
     @classmethod
     def typed(cls, delimiter: str | None, quotes: bool | None) -> Self:
-        """From what was typed.
+        """From what was typed: a tab as \\t.
 
         Raises:
             InputError: nothing can be separated by the delimiter.
         """
-        return cls(None if delimiter is None else parse_delimiter(delimiter), quotes)
+        mark = "\t" if delimiter == "\\t" else delimiter
+        if mark is not None and (len(mark) != 1 or not mark.isascii() or mark in '"\r\n'):
+            raise InputError(f"--delimiter {delimiter!r} is not one character such as ';' (a tab is '\\t')")
+        return cls(mark, quotes)
 
     @property
     def flag(self) -> str:
@@ -68,8 +60,7 @@ class Cells:
     @property
     def identity(self) -> dict[str, Any]:
         """What a cache's manifest says of them: nothing of what is as the names of files say."""
-        quotes = {} if self.quotes is None else {"quotes": self.quotes}
-        return {**({"delimiter": self.delimiter} if self.delimiter else {}), **quotes}
+        return {name: value for name, value in vars(self).items() if value is not None}
 
 
 BY_NAME = Cells()
@@ -150,9 +141,6 @@ def other_delimiter(name: str) -> str:
     return next((typed for mark, typed in _OTHER_DELIMITERS.items() if mark in name), "")
 
 
-UTF16_MARKS = (b"\xff\xfe", b"\xfe\xff")
-
-
 def utf8_remedy(begin: bytes, name: str | None) -> str:
     """What to do about text that is not UTF-8.
 
@@ -160,6 +148,6 @@ def utf8_remedy(begin: bytes, name: str | None) -> str:
         begin: its first bytes, which tell UTF-16.
         name: its file; None for standard input.
     """
-    encoding = "utf-16" if begin[:2] in UTF16_MARKS else "latin1"
+    encoding = "utf-16" if begin[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE) else "latin1"
     files = "" if name is None else f" {shlex.quote(name)} > {shlex.quote(f'utf8-{name}')}"
     return f"convert it first, for example: iconv -f {encoding} -t utf-8{files}"

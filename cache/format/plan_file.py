@@ -162,7 +162,7 @@ def _unfit(plan: EpochPlan, spec: PlanSpec, lengths: Array, max_length: int) -> 
 
 
 def read_plan(folder: Folder, owner: PlanOwner) -> StoredPlan:
-    """Read the plan.json in a plan's folder; see `stored_plans` for what it raises.
+    """Read the plan.json in a plan's folder; see `PlannedSplit.stored_plans` for what it raises.
 
     Raises:
         FileNotFoundError: there is none.
@@ -173,7 +173,7 @@ def read_plan(folder: Folder, owner: PlanOwner) -> StoredPlan:
 
 
 def parse_plan(data: bytes, path: Path, owner: PlanOwner) -> StoredPlan:
-    """Parse the content of a plan.json; see `stored_plans` for what it raises.
+    """Parse the content of a plan.json; see `PlannedSplit.stored_plans` for what it raises.
 
     Args:
         data: the content.

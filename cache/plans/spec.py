@@ -54,10 +54,8 @@ class PlanSpec:
     def of(
         cls, strategy: str, batch_size: int | None = None, max_tokens: int | None = None, seed: int = 0
     ) -> "PlanSpec":
-        """A spec in which a batch size that was not given is 16, where the strategy takes one."""
-        if batch_size is None and strategy != "budget":
-            batch_size = 16
-        return cls(strategy, batch_size, max_tokens, seed)
+        """A spec in which a batch size of None was not given."""
+        return cls(strategy, _BY_STRATEGY if batch_size is None else batch_size, max_tokens, seed)
 
     def of_strategy(self, strategy: str) -> "PlanSpec":
         """The settings of a strategy with this one's seed, and its batch size or budget where the strategy has one."""
