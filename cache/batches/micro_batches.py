@@ -124,14 +124,8 @@ class MicroBatches:
 def micro_batches(
     plan: EpochPlan, lengths: Array, begin: int, end: int, sharing: Sharing, label_counts: Array | None = None
 ) -> MicroBatches:
-    """A rank's micro-batches of the steps `begin` to `end`, without micro-steps at which no rank has rows.
-
-    Args:
-        plan: the epoch.
-        lengths: (rows of the split,) tokens of each.
-        begin, end: a range of steps, not empty.
-        sharing: ranks, accumulation, padding.
-        label_counts: (rows of the split,) labelled tokens of each; None where each row has one label.
+    """A rank's micro-batches of the steps `begin` to `end`, of which there are some, without micro-steps at which no
+    rank has rows. `lengths` and `label_counts` are those of all rows of the split; None where each row has one label.
     """
     first, stop = int(plan.batch_offsets[begin]), int(plan.batch_offsets[end])
     rows = plan.rows[first:stop].astype(np.int64)

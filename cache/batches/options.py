@@ -82,12 +82,7 @@ KINDS = {name: type(value) for name, value in DEFAULTS.items() if isinstance(val
 
 
 def resolve(options: BatchOptions, padding_side: str, without: Sequence[str] = ()) -> BatchOptions:
-    """The options with none left out.
-
-    Args:
-        options: those given.
-        padding_side: the tokenizer's.
-        without: options that are settled otherwise.
+    """The options with none left out, but for those that are settled otherwise; `padding_side` is the tokenizer's.
 
     Raises:
         InputError: an option is unknown, of a wrong type or out of range.

@@ -89,14 +89,7 @@ def holds_rows(cell: str) -> bool:
 
 
 def holds_rows_error(path: object, row: int, column: str, cell: str) -> InputError:
-    """The error for such a cell.
-
-    Args:
-        path: of the file.
-        row: from 0.
-        column: its name.
-        cell: what it holds.
-    """
+    """The error for such a cell of a row, counted from 0."""
     return InputError(
         f"{path}: row {row:,} (counted from 0) holds tabs and {counted(cell.count(chr(10)), 'line break')} in "
         f"{column!r}, {cell[:40]!r}…, which are between two quotes; {TEXT_QUOTES}; where they are part of this cell, "
@@ -107,13 +100,7 @@ def holds_rows_error(path: object, row: int, column: str, cell: str) -> InputErr
 def text_behind_quote(path: object, lines: Sequence[str], last: int) -> str:
     """What to say of a row in which a text follows the quote that ends a cell, which readers take for the rest of it:
     two quotes that are part of texts make one cell of the lines between them. Empty for a row of one line, but where
-    quotes within its cells are written with backslashes.
-
-    Args:
-        path: of the file.
-        lines: of the row.
-        last: number of the last one in the file, from 1.
-    """
+    quotes within its cells are written with backslashes. `last` is the number of the row's last line, from 1."""
     first = last - len(lines) + 1
     as_it_is = "where the row is right so, pass --quotes"
     if any('\\"' in line for line in lines):
@@ -142,12 +129,7 @@ def other_delimiter(name: str) -> str:
 
 
 def utf8_remedy(begin: bytes, name: str | None) -> str:
-    """What to do about text that is not UTF-8.
-
-    Args:
-        begin: its first bytes, which tell UTF-16.
-        name: its file; None for standard input.
-    """
+    """What to do about text that is not UTF-8: its first bytes tell UTF-16, its file is None for standard input."""
     encoding = "utf-16" if begin[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE) else "latin1"
     files = "" if name is None else f" {shlex.quote(name)} > {shlex.quote(f'utf8-{name}')}"
     return f"convert it first, for example: iconv -f {encoding} -t utf-8{files}"

@@ -35,12 +35,7 @@ def distinct(numbers: Array) -> list[int]:
 
 
 def locate(split: SplitReader, rows: Array) -> Located:
-    """Find rows.
-
-    Args:
-        split: whose rows.
-        rows: (N,) int64 row numbers, in any order.
-    """
+    """Find rows by their numbers, (N,) int64 in any order."""
     task = split.task
     own = task.labelled and not task.per_token
     names = ("offsets", *(("labels",) if own else ()), *(("first_lengths",) if task.pair else ()))
@@ -57,12 +52,7 @@ def locate(split: SplitReader, rows: Array) -> Located:
 
 
 def check_once(split: SplitReader, found: Located, lengths: Array) -> None:
-    """Check the ids of rows, each piece of a shard the first time a row of it is read.
-
-    Args:
-        split: whose rows.
-        found: where they lie.
-        lengths: (N,) tokens of each.
+    """Check the ids of rows, (N,) tokens long, each piece of a shard the first time a row of it is read.
 
     Raises:
         CorruptCacheError: an id is outside the vocabulary.
@@ -84,16 +74,8 @@ _PIECE = 1 << 20
 
 
 def flat_tokens(split: SplitReader, found: Located, lengths: Array, name: str = "input_ids") -> Array:
-    """The tokens of rows, end to end, as stored.
-
-    Args:
-        split: whose rows.
-        found: where they lie.
-        lengths: (N,) tokens of each.
-        name: "input_ids", or "labels" where each token has one.
-
-    Returns:
-        (T,) uint16 or uint32; labels int8 or int16.
+    """The tokens of rows, (N,) tokens long, end to end, as stored: (T,) uint16 or uint32; with `name` "labels", which
+    each token then has, int8 or int16.
 
     Raises:
         CorruptCacheError: an id is outside the vocabulary.
@@ -121,11 +103,9 @@ def padded_rows(
     """Rows padded to a rectangle; their ids are not checked, see `check_once`.
 
     Args:
-        split: whose rows.
         rows: (B,) row numbers, ascending.
         lengths: (B,) their lengths.
         width: W, at least the longest.
-        left: whether to pad on the left.
         name: "input_ids", or "labels" where each token has one.
 
     Returns:

@@ -25,14 +25,9 @@ from .manifest import naming_remedy
 class PlannedSplit:
     """What is known of one split of a cache without its shards: the lengths of its rows, and its plans.
 
-    Args:
-        files: the folder of the cache, open.
-        manifest: everything the cache says of itself.
-        name: "train", "test", …
-
     Attributes:
         folder: the path of the cache's folder.
-        name: as given.
+        name: "train", "test", …
         info: what the manifest says of the split.
         max_length: of the cache, tokens.
         fingerprint: of the cache.

@@ -35,12 +35,6 @@ def expect_split(given: object) -> None:
 class SplitReader(PlannedSplit):
     """One split of a cache. Rows are numbered 0..len-1 in ascending length.
 
-    Args:
-        files: the folder of the cache, open.
-        manifest: everything the cache says of itself.
-        name: "train", "test", …
-        tokenizer: the stored tokenizer.
-
     Attributes:
         folder, name, info, max_length, fingerprint: see `PlannedSplit`.
         task: what its labels mean.

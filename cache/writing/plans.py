@@ -37,13 +37,6 @@ def store_plan(
     Processes that store plans of one split at once take turns, and the second finds the work done. What a killed
     process or a full disk left behind is removed.
 
-    Args:
-        cache: the folder of the cache.
-        owner: the split.
-        spec: the plan's settings.
-        epochs: how many epochs are wanted.
-        draw: makes the plan of one epoch.
-
     Raises:
         StorageError: the folder cannot be written.
         CorruptCacheError: a folder of the cache is a link.

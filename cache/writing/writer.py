@@ -48,18 +48,8 @@ class ShardColumns:
 def write_shard(
     folder: Folder, split: str, index: int, columns: ShardColumns, task: Task = CLASSIFICATION
 ) -> ShardInfo:
-    """Write one shard of a cache under construction; one that was begun before is replaced.
-
-    Args:
-        folder: the folder of the cache.
-        split: the split's name.
-        index: the shard's number, from 0.
-        columns: its rows.
-        task: what the labels mean.
-
-    Returns:
-        What the manifest says of it.
-    """
+    """Write one shard of a cache under construction, its number counted from 0; one that was begun before is replaced.
+    Returns what the manifest says of it."""
     lengths, input_ids = columns.lengths, columns.input_ids
     offsets = np.zeros(len(lengths) + 1, np.int64)
     np.cumsum(lengths, out=offsets[1:])

@@ -17,7 +17,7 @@ from cache.plans.spec import PlanSpec
 
 from ..forward.frozen import freeze, use_gradient_checkpointing
 from ..forward.half_weights import HalfWeights
-from ..forward.inputs import PADDING_SIDE, attention_length, use_ready_masks
+from ..forward.inputs import PADDING_SIDE, attention_length, takes_token_types, use_ready_masks
 from ..forward.losses import Loss, model_loss, training_loss
 from ..forward.masked_lm import PROBABILITY, Masking, masked_forward, summed_loss
 from ..forward.packed import check_packed, use_packed
@@ -192,7 +192,7 @@ def prepare_training(
         settings=settings,
         device=device,
         steps=epoch_steps(split, spec, settings),
-        tokenizer=exported_tokenizer(cache),
+        tokenizer=exported_tokenizer(cache, takes_token_types(model.config)),
         optimizations=optimizations,
         masking=masking,
         loss=training_loss(split, settings.class_weights, settings.label_smoothing, device),
