@@ -129,12 +129,8 @@ class TrainingSetup:
         return any(steps is not None and step % steps == 0 for steps in every)
 
     def compute_loss(self, inputs: dict[str, Any], counts: bool) -> torch.Tensor:
-        """() the loss of a micro-batch: the mean over its targets, or summed over masked tokens.
-
-        Args:
-            inputs: of the model; in masked language modelling also the masked positions.
-            counts: whether there is a target; if not, the loss is 0, and so are the gradients.
-        """
+        """() the loss of a micro-batch: the mean over its targets, or summed over the masked tokens, whose positions
+        are among the inputs. Unless it `counts`, for it has no target, the loss is 0, and so are the gradients."""
         if self.masking is not None:
             return summed_loss(self.forward, **inputs)[0]
         if counts:
@@ -220,8 +216,7 @@ def _optimized(
         all_tokens = use_pooled_only(model) if settings.pooled_only else "--no-pooled-only"
     padded: str | None = "--padded"
     if settings.padding_free:
-        first_only = settings.task != MLM and all_tokens is None
-        padded = "--compile" if settings.compile else use_packed(model, device, settings.precision, first_only)
+        padded = "--compile" if settings.compile else use_packed(model, device, settings.precision)
     if settings.compile:
         forward = torch.compile(forward)
     return forward, ModelOptimizations(all_tokens, torch_kernels, padded)
