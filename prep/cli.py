@@ -198,7 +198,8 @@ def plan(cache: str, split: str, epochs: int, quiet: bool, as_json: bool, **opti
         return
     click.echo(format_token_table(plan_rows(rows, spec)))
     click.echo(f"\n{cache}: {counted(added, 'epoch')} of {spec.id} planned for {split!r}, {there} were there")
-    click.echo(f"next: train run --cache {shlex.quote(cache)} {_plan_flags(spec, rows.default_spec().seed)}")
+    if split == "train":
+        click.echo(f"next: train run --cache {shlex.quote(cache)} {_plan_flags(spec, rows.default_spec().seed)}")
 
 
 def _plan_flags(spec: "PlanSpec", default_seed: int) -> str:

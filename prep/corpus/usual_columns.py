@@ -124,7 +124,7 @@ def _usual(what: str, names: Sequence[str], usual: Sequence[str], more: Sequence
     near = [name for name in names if not mark and {*usual, *more} & set(_plain(name).split("_"))][:3]
     hints = [f"name one with --{what} {' or '.join(map(shlex.quote, near)) or 'COLUMN'}"]
     if what == "label":
-        hints.append("without labels pass --task mlm, to adapt a model to the texts")
+        hints.append("without labels pass --task mlm, to adapt a model to them, or keep the file for train predict")
     if any(len(name) > MAX_NAME or name.strip().isdigit() for name in names) and not mark:
         hints.append("is its first line a row already? Put one above it that names the columns, such as text,label")
     if mark:

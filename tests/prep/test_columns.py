@@ -72,6 +72,7 @@ def test_a_column_that_is_named_settles_the_other_of_its_pair() -> None:
         ("product_review,label", "It has 'product_review', 'label'; name one with --text product_review"),
         ("text,Airline Sentiment", "name one with --label 'Airline Sentiment'; without labels pass --task mlm"),
         ("text", "It has 'text'; name one with --label COLUMN; without labels pass --task mlm, to adapt a model"),
+        ("text,id", "or keep the file for train predict"),
     ],
 )
 def test_what_is_not_taken_is_offered(header: str, message: str) -> None:
