@@ -24,7 +24,7 @@ from ..corpus.usual_columns import settle_columns
 from ..parsing.diagnose import reading
 from ..parsing.formats import ARCHIVE, EXPECTED, FORMATS, LINES, check_known, format_of, not_csv
 from ..parsing.remote_path import RemotePath, SourcePath
-from .files import column_names, holds_words, table_stream, text_files_stream
+from .files import table_columns, table_stream, text_files_stream
 from .remote import is_remote_glob, matching, source_path, without_scheme
 from .saved import is_saved, open_saved
 
@@ -116,8 +116,8 @@ def open_tables(
         raise not_csv(asked.cells, paths[0])
     for path in paths:
         check_known(path, asked.cells.delimiter, asked.labelled)
-    names = column_names(paths, asked.cells, forked)
-    asked, note, unread = settle_columns(zip(names, paths, strict=True), asked)
+    found = table_columns(paths, asked.cells, forked)
+    asked, note, unread = settle_columns(((names, path) for (names, _), path in zip(found, paths, strict=True)), asked)
     streams = {split: table_stream(files, asked, forked) for split, files in splits.items()}
     identity = files_identity(splits, asked)
     return Source(
@@ -127,7 +127,7 @@ def open_tables(
         splits=streams,
         label_names=asked.classes,
         pair=asked.pair is not None,
-        words=holds_words(paths, asked, forked),
+        words=all(asked.text in lists for _, lists in found),
         size_bytes=sum(file["bytes"] for file in identity["files"]),
         note=note,
         unread=unread,
