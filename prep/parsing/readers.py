@@ -99,16 +99,19 @@ def _read_table(
 
 def _read(table: TableFile, columns: list[str], texts: int, row_bytes: int) -> Iterator["pa.RecordBatch"]:
     """The columns of a file, the first `texts` of which are text, and perhaps its last one."""
-    path = table.path
     if table.kind == LINES:
-        yield from read_lines(table, row_bytes)
-        return
+        return read_lines(table, row_bytes)
     if table.kind in (CONLL, CONLLU):
-        yield from read_conll(path, table.kind, columns, row_bytes)
-        return
+        return read_conll(table.path, table.kind, columns, row_bytes)
     if table.kind == "parquet":
-        yield from _read_parquet(table, columns)
-        return
+        return _read_parquet(table, columns)
+    return _read_blocks(table, columns, texts, row_bytes)
+
+
+def _read_blocks(table: TableFile, columns: list[str], texts: int, row_bytes: int) -> Iterator["pa.RecordBatch"]:
+    """The same of a csv or JSON file. Where a block is too small for a row, or a value of another type than the first
+    ones, the file is parsed anew, and the rows that were read are passed over."""
+    path = table.path
     done, end, last = 0, "", ""
     doubtful = table.kind == "csv" and quotes_in_doubt(table.delimiter, table.quotes)
     if table.kind == "csv" and table.quotes is not False and table.span is None:
