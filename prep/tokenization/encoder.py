@@ -79,7 +79,7 @@ class Encoder:
                 f"--max-length {max_length} leaves no room for {'two texts' if pair else 'text'}: the tokenizer adds "
                 f"{self.special_tokens} special tokens; pass at least {least}"
             )
-        self.rules = Rules(text, max_length, self.truncation_side, self.pad_id)
+        self.rules = Rules(text, max_length, self.truncation_side)
         self.pair, self.takes_words, self.chunked = pair, words, chunked
         self.reference = TokenizersEngine(self.rules, backend)
         try:

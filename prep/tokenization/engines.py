@@ -52,13 +52,11 @@ class Rules:
         tokenizer_json: its content.
         max_length: tokens of a row at most, special tokens included.
         truncation_side: "right" or "left", the side where tokens are dropped.
-        pad_id: used for scratch space only.
     """
 
     tokenizer_json: str
     max_length: int
     truncation_side: str
-    pad_id: int
 
 
 class TokenizersEngine:
@@ -166,7 +164,7 @@ class GigatokenEngine:
         for first in range(0, len(texts), self.ROWS):
             matrix, lengths = self.backend.encode_batch_padded(
                 list(texts[first : first + self.ROWS]),
-                self.rules.pad_id,
+                0,  # what it pads with, which is left out below
                 max_length=None if bare else self.rules.max_length,
                 truncate=not bare,
                 truncate_left=self.rules.truncation_side == "left",

@@ -34,7 +34,7 @@ def test_chunks_are_those_of_tokenizers(kind: str, name: str) -> None:
         *("the " * size for size in range(1, 20)),
         *map(" ".join, random.choice(["Größe", "film", "ok."], (9, 9))),
     ]
-    rules = Rules(engine_json(kind), 7, "left" if name == "tokenizers" else "right", 1)
+    rules = Rules(engine_json(kind), 7, "left" if name == "tokenizers" else "right")
     reference = Tokenizer.from_str(engine_json(kind))
     reference.no_padding()
     reference.enable_truncation(7)
@@ -54,7 +54,7 @@ def test_chunks_are_those_of_tokenizers(kind: str, name: str) -> None:
 def test_a_wrong_engine_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, long_token: int) -> None:
     """By all tokens of a text; of one too long to be encoded again, by the beginning."""
     monkeypatch.setattr(parity, "LONG_TOKEN", long_token)
-    rules = Rules((write_tokenizer(tmp_path / "t") / "tokenizer.json").read_text(), 8, "right", 0)
+    rules = Rules((write_tokenizer(tmp_path / "t") / "tokenizer.json").read_text(), 8, "right")
 
     class Wrong(TokenizersEngine):
         name, token = "wrong", -1
