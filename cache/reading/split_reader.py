@@ -113,8 +113,7 @@ class SplitReader(PlannedSplit):
 
     def shards_of(self, rows: Array) -> Array:
         """The shards that hold rows of these numbers."""
-        found: Array = np.searchsorted(self.first_rows, rows, side="right") - 1
-        return found
+        return np.searchsorted(self.first_rows, rows, side="right") - 1
 
     def shard(self, index: int) -> dict[str, Array]:
         """The tensors of a shard, its lengths and labels checked when first asked for."""
