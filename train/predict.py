@@ -19,6 +19,7 @@ from cache.format.tasks import TOKENS
 from cache.reading.padding import gather_rows, row_mask
 
 from .forward.half_weights import HalfWeights
+from .forward.inputs import takes_token_types
 from .models.fit import vocabulary_size
 from .models.heads import kind_of, label_names
 from .models.library_errors import library_errors
@@ -85,7 +86,7 @@ class Predictor:
         self.name, self.kind = name, kind_of(self.model.config)
         self.vocabulary = vocabulary_size(self.model)
         self.labels = label_names(self.model.config)
-        self.typed = getattr(self.model.config, "type_vocab_size", 0) > 1
+        self.typed = takes_token_types(self.model.config)
 
     def __call__(self, texts: Iterable[str]) -> Iterator[Prediction]:
         """A prediction for each text, in order; reads at most `TEXTS_AT_A_TIME` texts ahead.

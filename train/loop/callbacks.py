@@ -163,7 +163,7 @@ class RunCallbacks:
         value = None if name is None else finite(result).get(name)
         if name is None or not is_better(name, value, None if state.best is None else state.best["value"]):
             return False
-        state.best = {"epoch": epoch, "step": state.step, "value": value, "scores": finite(state.scores or {})}
+        state.best = {"epoch": epoch, "step": state.step, "value": value, "scores": state.scores}
         return True
 
     def save(self) -> None:

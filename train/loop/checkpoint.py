@@ -112,9 +112,9 @@ def _moments(setup: TrainingSetup) -> Tensors:
     }
 
 
-def step_name(step: int | None) -> str:
-    """The name of a step's checkpoint; of no step, the name of none."""
-    return "" if step is None else f"step-{step:06d}"
+def step_name(step: int) -> str:
+    """The name of a step's checkpoint."""
+    return f"step-{step:06d}"
 
 
 # --- reading
@@ -165,10 +165,7 @@ def read_checkpoint(root: Folder, name: str) -> Checkpoint:
 
 
 def load_checkpoint(checkpoint: Checkpoint, setup: TrainingSetup) -> State:
-    """Restore weights, optimizer and random state.
-
-    Returns:
-        The progress of the run.
+    """Restore weights, optimizer and random state; returns the progress of the run.
 
     Raises:
         MismatchError: progress or tensors are not those of this run and model.

@@ -17,7 +17,7 @@ from cache.plans.spec import PlanSpec
 
 from ..forward.frozen import freeze, use_gradient_checkpointing
 from ..forward.half_weights import HalfWeights
-from ..forward.inputs import PADDING_SIDE, attention_length, use_ready_masks
+from ..forward.inputs import PADDING_SIDE, attention_length, takes_token_types, use_ready_masks
 from ..forward.losses import Loss, model_loss, training_loss
 from ..forward.masked_lm import PROBABILITY, Masking, masked_forward, summed_loss
 from ..forward.packed import check_packed, use_packed
@@ -129,12 +129,8 @@ class TrainingSetup:
         return any(steps is not None and step % steps == 0 for steps in every)
 
     def compute_loss(self, inputs: dict[str, Any], counts: bool) -> torch.Tensor:
-        """() the loss of a micro-batch: the mean over its targets, or summed over masked tokens.
-
-        Args:
-            inputs: of the model; in masked language modelling also the masked positions.
-            counts: whether there is a target; if not, the loss is 0, and so are the gradients.
-        """
+        """() the loss of a micro-batch: the mean over its targets, or summed over the masked tokens, whose positions
+        are among the inputs. Unless it `counts`, for it has no target, the loss is 0, and so are the gradients."""
         if self.masking is not None:
             return summed_loss(self.forward, **inputs)[0]
         if counts:
@@ -196,7 +192,7 @@ def prepare_training(
         settings=settings,
         device=device,
         steps=epoch_steps(split, spec, settings),
-        tokenizer=exported_tokenizer(cache),
+        tokenizer=exported_tokenizer(cache, takes_token_types(model.config)),
         optimizations=optimizations,
         masking=masking,
         loss=training_loss(split, settings.class_weights, settings.label_smoothing, device),
@@ -220,8 +216,7 @@ def _optimized(
         all_tokens = use_pooled_only(model) if settings.pooled_only else "--no-pooled-only"
     padded: str | None = "--padded"
     if settings.padding_free:
-        first_only = settings.task != MLM and all_tokens is None
-        padded = "--compile" if settings.compile else use_packed(model, device, settings.precision, first_only)
+        padded = "--compile" if settings.compile else use_packed(model, device, settings.precision)
     if settings.compile:
         forward = torch.compile(forward)
     return forward, ModelOptimizations(all_tokens, torch_kernels, padded)

@@ -50,12 +50,8 @@ def is_better(name: str, value: float | None, best: float | None) -> bool:
 
 
 def main_score(scores: dict[str, Any], metric: str = "") -> tuple[str, float] | None:
-    """Name and value of the score that stands for all of them: `metric`, or that of the task; None if neither is there.
-
-    Args:
-        scores: by name, as an evaluation was recorded.
-        metric: title of the score that the corpus is known for, such as "Matthews"; empty where there is none.
-    """
+    """Name and value of the score that stands for all of them: the one with the title `metric`, which the corpus is
+    known for, or that of the task; None if neither is there."""
     wanted = [name for name in scores if score_title(name) == metric]
     return next(((name, scores[name]) for name in (*wanted, *MAIN) if scores.get(name) is not None), None)
 

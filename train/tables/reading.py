@@ -183,22 +183,14 @@ def _parquet_chunks(path: Path, size: int) -> Iterator[Chunk]:
 
     forked = Forked(PARQUET_BYTES, "write it with smaller row groups, or as csv")
     total = forked.call(path, _parquet_length, path)
-    batches: list[pa.RecordBatch] = []
     done = 0
-
-    def chunk() -> Chunk:
-        table = pa.Table.from_batches(batches)
-        return Chunk(done, tuple(table.column_names), table, size * (done + len(table)) // max(total, 1))
-
-    joined = forked.stream(path, _parquet_batches, path)
-    for batch in (part for larger in joined for part in parts(larger, CHUNK_ROWS, CHUNK_BYTES // 4)):
-        batches.append(batch)
-        held = sum(part.num_rows for part in batches)
-        if held >= CHUNK_ROWS or sum(part.nbytes for part in batches) > CHUNK_BYTES:
-            yield chunk()
-            done, batches = done + held, []
-    if any(part.num_rows for part in batches):
-        yield chunk()
+    for joined in forked.stream(path, _parquet_batches, path):
+        for batch in parts(joined, CHUNK_ROWS, CHUNK_BYTES):
+            if batch.num_rows:
+                end = done + batch.num_rows
+                table = pa.Table.from_batches([batch])
+                yield Chunk(done, tuple(table.column_names), table, size * end // max(total, 1))
+                done = end
 
 
 @contextlib.contextmanager
