@@ -140,10 +140,12 @@ def _usage(task: str | None, config: PretrainedConfig, manifest: Manifest) -> st
     options = f", truncation=True, max_length={manifest.max_length}" if task == "text-classification" else ""
     if task == "text-classification" and manifest.task.kind == "multi-label":
         options += ", top_k=None"
+    # Of the tokens of a word only the first has a tag in training.
+    words = ', aggregation_strategy="first"' if task == "token-classification" else ""
     return f'''```python
 from transformers import pipeline
 
-model = pipeline("{task}", model="path/to/this/folder")  # or its name on the Hub
+model = pipeline("{task}", model="path/to/this/folder"{words})  # or its name on the Hub
 print(model({example}{options}))
 ```
 
