@@ -82,6 +82,11 @@ def _checked(options: BuildOptions) -> BuildOptions:
     if unknown:
         known = ", ".join(BuildOptions.__annotations__)
         raise InputError(f"build_cache has no option {', '.join(sorted(unknown))}; it has {known}")
+    if hasattr(tokenizer := options.get("tokenizer"), "save_pretrained"):
+        raise InputError(
+            f"tokenizer is a {type(tokenizer).__name__}, expected a folder or a Hub id; save it with "
+            "tokenizer.save_pretrained(FOLDER), and pass tokenizer=FOLDER"
+        )
     found: BuildOptions = BuildOptions(**checked(options, get_type_hints(BuildOptions)))  # type: ignore[typeddict-item]
     return found
 

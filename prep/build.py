@@ -112,7 +112,7 @@ def build(settings: BuildSettings, console: ConsoleProgress, source: Source | No
         result = work.in_folder(user_path(settings.out) / manifest.name)
     else:
         result = work.at_url(url / manifest.name)
-    default = result.cache.manifest.default_plan
+    default = result.cache.manifest.plan
     if default != settings.plan:
         console.warn(
             f"{result.place} was built with the plan {default.id}, which stays its default; "

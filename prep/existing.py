@@ -1,6 +1,5 @@
 """Which cache a build is to make, and whether it is there already: both by its fingerprint."""
 
-from dataclasses import asdict
 from pathlib import Path
 
 from cache import Cache, open_cache
@@ -52,7 +51,7 @@ def wanted_manifest(settings: BuildSettings, source: Source, encoder: Encoder) -
         ),
         max_length=encoder.max_length,
         task=Task("classification", source.label_names or (), source.pair),  # as far as it is known yet
-        plan=asdict(settings.plan),
+        plan=settings.plan,
         splits={},
     )
 

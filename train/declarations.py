@@ -1,7 +1,7 @@
 """The declaration of a setting: a dataclass field with its type, default, help text and bounds, all in one place."""
 
 from collections.abc import Iterator
-from dataclasses import MISSING, dataclass, field, fields, replace
+from dataclasses import MISSING, dataclass, field, fields
 from types import NoneType
 from typing import Any, get_args
 
@@ -14,6 +14,10 @@ class Declaration:
     """What a setting means and which values it takes.
 
     Attributes:
+        name: of the field.
+        kind: type of its values: bool, int, float or str.
+        optional: whether None is allowed.
+        default: its default; MISSING where it must be given.
         text: what it is, with its unit.
         default_text: the default in words, where the value alone does not say it.
         minimum, above, maximum, below: bounds of a number.
@@ -23,12 +27,12 @@ class Declaration:
         bare: the value of a flag given without one; None where the flag needs a value.
         metavar: what the help calls the value.
         free_on_resume: whether it may differ when a run is resumed, because it changes none of the run's numbers.
-        name: of the field.
-        kind: type of its values: bool, int, float or str.
-        optional: whether None is allowed.
-        default: its default; MISSING where it must be given.
     """
 
+    name: str
+    kind: type
+    optional: bool
+    default: Any
     text: str
     default_text: str = ""
     minimum: float | None = None
@@ -41,10 +45,6 @@ class Declaration:
     bare: str | None = None
     metavar: str | None = None
     free_on_resume: bool = False
-    name: str = ""
-    kind: type = str
-    optional: bool = False
-    default: Any = None
 
     @property
     def flag(self) -> str:
@@ -102,7 +102,7 @@ class Declaration:
 
 def setting(default: Any, text: str, **rule: Any) -> Any:
     """A field with a default, MISSING where it has none, its help text and other attributes of its `Declaration`."""
-    return field(default=default, metadata={"declared": Declaration(text, **rule)})
+    return field(default=default, metadata={"text": text, **rule})
 
 
 def _in_range(number: int | float) -> bool:
@@ -113,8 +113,7 @@ def declarations(settings: type) -> Iterator[Declaration]:
     """The settings that a dataclass declares, in order."""
     for item in fields(settings):
         types = get_args(item.type) or (item.type,)
-        declared: Declaration = item.metadata["declared"]
-        yield replace(declared, name=item.name, kind=types[0], optional=NoneType in types, default=item.default)
+        yield Declaration(item.name, types[0], NoneType in types, item.default, **item.metadata)
 
 
 def flag(name: str) -> str:

@@ -19,13 +19,13 @@ from cache.format.tasks import TOKENS
 from cache.reading.padding import gather_rows, row_mask
 
 from .forward.half_weights import HalfWeights
+from .forward.inputs import takes_token_types
 from .models.fit import vocabulary_size
 from .models.heads import kind_of, label_names
 from .models.library_errors import library_errors
 from .models.trained import load_text_classifier
 from .run_folder.export import trained_model_folder
 from .runtime import device as devices
-from .tables.lines import split_pair
 
 TEXTS_AT_A_TIME = 8192
 """Texts that are tokenized and sorted together, so that memory stays bounded for any length of input."""
@@ -86,7 +86,7 @@ class Predictor:
         self.name, self.kind = name, kind_of(self.model.config)
         self.vocabulary = vocabulary_size(self.model)
         self.labels = label_names(self.model.config)
-        self.typed = getattr(self.model.config, "type_vocab_size", 0) > 1
+        self.typed = takes_token_types(self.model.config)
 
     def __call__(self, texts: Iterable[str]) -> Iterator[Prediction]:
         """A prediction for each text, in order; reads at most `TEXTS_AT_A_TIME` texts ahead.
@@ -98,7 +98,7 @@ class Predictor:
         """
         source = iter(texts)
         while chunk := list(islice(source, TEXTS_AT_A_TIME)):
-            inputs: list[Input] = [split_pair(text) for text in chunk] if self.pair else [*chunk]
+            inputs: list[Input] = [_split_pair(text) for text in chunk] if self.pair else [*chunk]
             for text, output in zip(chunk, self.outputs(inputs), strict=True):
                 yield self._prediction(text, output)
 
@@ -228,6 +228,17 @@ class Predictor:
             logits = torch.stack([classes.float(), probabilities], dim=-1)
         outputs: Output = logits.cpu().numpy()
         return outputs
+
+
+def _split_pair(text: str) -> tuple[str, str]:
+    """The two texts on a line, which holds exactly one tab or is refused."""
+    parts = text.split("\t")
+    if len(parts) != 2:
+        raise InputError(
+            f"the text {text[:60]!r} holds {len(parts) - 1} tabs, but the model takes pairs; put one tab between the "
+            "first and the second text"
+        )
+    return parts[0], parts[1]
 
 
 @dataclass(frozen=True)

@@ -69,8 +69,7 @@ def predict(
       train predict runs/imdb-1 --file reviews.txt --json
       train predict runs/imdb-1 --file reviews.csv --text review --out labelled.csv
     """
-    from .tables.lines import read_texts
-    from .tables.reading import open_table
+    from .tables.reading import open_table, read_texts
     from .tables.writing import check_out
 
     if texts and file is not None:

@@ -59,16 +59,9 @@ class FilePredictions:
 def predict_file(
     predictor: Predictor, table: Table, texts: tuple[str, ...], out: Path, progress: ConsoleProgress
 ) -> FilePredictions:
-    """Write the rows of a file with their predictions.
+    """Write the rows of a file with their predictions, of the column of texts or the two of pairs.
 
     A row whose text is missing or blank is written without a prediction.
-
-    Args:
-        predictor: the model.
-        table: the file.
-        texts: its column of text, or the two of pairs.
-        out: checked by `check_out`.
-        progress: shows how far it is.
 
     Raises:
         InputError: a row holds something else than text, has a column named as one that is added, or does not fit the

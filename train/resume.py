@@ -139,11 +139,7 @@ def _changes(before: Json, here: Json) -> list[str]:
 
 
 def _refuse(folder: Path, differences: list[str]) -> None:
-    """Refuse to resume a run if there are differences.
-
-    Raises:
-        MismatchError: there are.
-    """
+    """Raise a MismatchError if there are differences."""
     if differences:
         raise MismatchError(
             f"{folder} cannot be resumed exactly, because of these differences:\n  "

@@ -112,8 +112,7 @@ class MicroBatches:
     @property
     def padded_tokens(self) -> Array:
         """(M,) int64, rows x width."""
-        tokens: Array = np.diff(self.offsets) * self.widths.astype(np.int64)
-        return tokens
+        return np.diff(self.offsets) * self.widths.astype(np.int64)
 
     @property
     def real_tokens(self) -> Array:
@@ -124,14 +123,8 @@ class MicroBatches:
 def micro_batches(
     plan: EpochPlan, lengths: Array, begin: int, end: int, sharing: Sharing, label_counts: Array | None = None
 ) -> MicroBatches:
-    """A rank's micro-batches of the steps `begin` to `end`, without micro-steps at which no rank has rows.
-
-    Args:
-        plan: the epoch.
-        lengths: (rows of the split,) tokens of each.
-        begin, end: a range of steps, not empty.
-        sharing: ranks, accumulation, padding.
-        label_counts: (rows of the split,) labelled tokens of each; None where each row has one label.
+    """A rank's micro-batches of the steps `begin` to `end`, of which there are some, without micro-steps at which no
+    rank has rows. `lengths` and `label_counts` are those of all rows of the split; None where each row has one label.
     """
     first, stop = int(plan.batch_offsets[begin]), int(plan.batch_offsets[end])
     rows = plan.rows[first:stop].astype(np.int64)
@@ -166,8 +159,7 @@ def micro_batches(
 
 def _sums(rows: Array, begins: Array, label_counts: Array | None, sizes: Array) -> Array:
     """Labels of each slice of `rows` that starts at one of `begins` and has `sizes` rows."""
-    sums: Array = sizes if label_counts is None else np.add.reduceat(label_counts[rows], begins)
-    return sums
+    return sizes if label_counts is None else np.add.reduceat(label_counts[rows], begins)
 
 
 def _share(rows: Array, step: Array, sizes: Array, lengths: Array, sharing: Sharing) -> tuple[Array, Array, Array]:

@@ -82,12 +82,7 @@ KINDS = {name: type(value) for name, value in DEFAULTS.items() if isinstance(val
 
 
 def resolve(options: BatchOptions, padding_side: str, without: Sequence[str] = ()) -> BatchOptions:
-    """The options with none left out.
-
-    Args:
-        options: those given.
-        padding_side: the tokenizer's.
-        without: options that are settled otherwise.
+    """The options with none left out, but for those that are settled otherwise; `padding_side` is the tokenizer's.
 
     Raises:
         InputError: an option is unknown, of a wrong type or out of range.
@@ -95,7 +90,10 @@ def resolve(options: BatchOptions, padding_side: str, without: Sequence[str] = (
     known = [name for name in DEFAULTS if name not in without]
     unknown = options.keys() - set(known)
     if unknown:
-        raise InputError(f"there is no option {', '.join(sorted(unknown))}; there are spec, {', '.join(known)}")
+        raise InputError(
+            f"there is no option {', '.join(sorted(unknown))}; there are spec (such as PlanSpec('tight', 32)), "
+            f"{', '.join(known)}"
+        )
     found = BatchOptions(**{**DEFAULTS, **checked(options, KINDS)})  # type: ignore[typeddict-item]
     if not 0 <= found["rank"] < found["world_size"]:
         raise InputError(

@@ -85,8 +85,9 @@ class BatchStream:
 class StepDataset(Dataset[dict[str, torch.Tensor]]):
     """The steps of an epoch as a map-style dataset: item i is step i's batch, ready for a model.
 
-    For `torch.utils.data.DataLoader(StepDataset(split), batch_size=None)`, with workers or without, and for trainers
-    that want a DataLoader. `set_epoch` chooses the epoch; accelerate and the Hugging Face Trainer call it.
+    For `torch.utils.data.DataLoader(StepDataset(split), batch_size=None)`, with workers or without. accelerate, and
+    with it the Hugging Face Trainer, skips and shares batches only in `DataLoader(StepDataset(split), batch_size=1,
+    collate_fn=operator.itemgetter(0))`. `set_epoch` chooses the epoch; both call it.
 
     An item does not tell its loss weight, so all ranks get equally many rows: a trainer then takes the mean of their
     gradients. Where a batch does not divide evenly, rows count more on a rank that has fewer, and dummy batches count.

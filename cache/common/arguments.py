@@ -9,11 +9,8 @@ from ..errors import InputError
 
 
 def checked(given: Mapping[str, Any], kinds: Mapping[str, Any]) -> dict[str, Any]:
-    """Arguments by name, numpy's numbers among them as Python's own.
-
-    Args:
-        given: the arguments.
-        kinds: annotations of those that are looked at: a type, or several in a union.
+    """Arguments by name, numpy's numbers among them as Python's own; `kinds` annotates those that are looked at: with a
+    type, or several in a union.
 
     Raises:
         InputError: some are of another type; all of them are named.

@@ -108,12 +108,8 @@ def require_drawing(command: str) -> None:
 
 
 def render_page(template: Path, **values: Any) -> str:
-    """An HTML page from a template that extends `page.html`; all text is escaped.
-
-    Args:
-        template: path of the template.
-        values: what it shows; figures become sections with inline SVG by the template's `figure_section`.
-    """
+    """An HTML page from a template that extends `page.html` and shows `values`, all text of which is escaped; figures
+    become sections with inline SVG by the template's `figure_section`."""
     import jinja2
 
     folders = [template.parent, Path(__file__).parent]

@@ -176,12 +176,8 @@ class Folder:
 
     @contextlib.contextmanager
     def create(self, name: str, *, durable: bool = True) -> Iterator[BinaryIO]:
-        """A new file, open for writing; anything of that name is an error.
-
-        Args:
-            name: of the file.
-            durable: flush it to disk at the end; not needed before `publish`, which does.
-        """
+        """A new file, open for writing; anything of that name is an error. It is flushed to disk at the end where it is
+        to be `durable`; not needed before `publish`, which does."""
         with self._parent(name) as (folder, last):
             handle = os.open(last, _CREATE, 0o666, dir_fd=folder.handle)
             with os.fdopen(handle, "wb") as file:
@@ -263,8 +259,7 @@ class Folder:
             waiting: called once if another process holds it. None: do not wait.
 
         Yields:
-            Whether it is held. False where `waiting` is None and another one holds it, or where the file system has no
-            locks.
+            Whether it is held; see `cache.common.locks.locked`.
         """
         # Opened anew, so that threads exclude each other too.
         with locked_handle(os.open(".", _FOLDER, dir_fd=self.handle), waiting) as held:

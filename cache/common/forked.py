@@ -61,7 +61,7 @@ class Forked:
             InputError: as the function raises it; or reading took too much memory, or crashed.
             StorageError: the system gives no process.
         """
-        import pyarrow  # noqa: F401  # once here rather than in each child
+        import pyarrow as pa  # once here rather than in each child
 
         receiver, sender = Pipe(duplex=False)
         child, status = 0, None
@@ -87,7 +87,7 @@ class Forked:
                     raise InputError(self._short(path))
                 if kind == "error":
                     raise value
-                yield _unpacked(receiver.recv_bytes()) if kind == "batch" else value
+                yield pa.ipc.open_stream(receiver.recv_bytes()).read_next_batch() if kind == "batch" else value
         finally:
             receiver.close()
             if child and status is None:
@@ -193,30 +193,28 @@ def moderate(items: Iterator[Any]) -> Iterator[Any]:
         if not isinstance(item, pa.RecordBatch):
             yield item
         elif not sent:
-            yield from _parts(item)
+            yield from parts(item, BATCH_ROWS, BATCH_BYTES)
             sent = item.num_rows > 0
         else:
             fits = size + item.nbytes <= BATCH_BYTES and rows + item.num_rows <= BATCH_ROWS
             if held and not (fits and item.schema == held[0].schema):
-                yield from _parts(_joined(held))
+                yield from parts(_joined(held), BATCH_ROWS, BATCH_BYTES)
                 held, rows, size = [], 0, 0
             held.append(item)
             rows, size = rows + item.num_rows, size + item.nbytes
     if held:
-        yield from _parts(_joined(held))
+        yield from parts(_joined(held), BATCH_ROWS, BATCH_BYTES)
 
 
 def _joined(held: list["pa.RecordBatch"]) -> "pa.RecordBatch":
     import pyarrow as pa
 
-    if len(held) == 1:
-        return held[0]
-    [joined] = pa.Table.from_batches(held).combine_chunks().to_batches() or [held[0]]  # of no rows there is none
-    return joined
+    return held[0] if len(held) == 1 else pa.concat_batches(held)  # which would copy a large one
 
 
-def _parts(batch: "pa.RecordBatch") -> Iterator["pa.RecordBatch"]:
-    rows = max(1, min(BATCH_ROWS, batch.num_rows * BATCH_BYTES // max(batch.nbytes, 1)))
+def parts(batch: "pa.RecordBatch", max_rows: int, max_bytes: int) -> Iterator["pa.RecordBatch"]:
+    """The batch cut into parts of at most so many rows and about so many bytes, each of at least one row."""
+    rows = max(1, min(max_rows, batch.num_rows * max_bytes // max(batch.nbytes, 1)))
     for first in range(0, max(batch.num_rows, 1), rows):
         yield batch.slice(first, rows)
 
@@ -228,10 +226,3 @@ def _packed(batch: "pa.RecordBatch") -> "pa.Buffer":
     with pa.ipc.new_stream(sink, batch.schema) as writer:
         writer.write_batch(batch)
     return sink.getvalue()
-
-
-def _unpacked(data: bytes) -> "pa.RecordBatch":
-    import pyarrow as pa
-
-    with pa.ipc.open_stream(data) as reader:
-        return reader.read_next_batch()

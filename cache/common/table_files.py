@@ -1,5 +1,6 @@
 """What both commands know of files of rows: the formats that endings stand for, and the way out of another encoding."""
 
+import codecs
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -25,18 +26,6 @@ DELIMITERS = {CSV: ",", TSV: "\t"}
 """What separates the cells."""
 
 
-def parse_delimiter(typed: str) -> str:
-    """What separates a file's cells, from what was typed: a tab as \\t.
-
-    Raises:
-        InputError: nothing can be separated by it.
-    """
-    mark = "\t" if typed == "\\t" else typed
-    if len(mark) != 1 or not mark.isascii() or mark in '"\r\n':
-        raise InputError(f"--delimiter {typed!r} is not one character such as ';' (a tab is '\\t')")
-    return mark
-
-
 @dataclass(frozen=True)
 class Cells:
     """How csv and text files are cut into cells.
@@ -53,12 +42,15 @@ class Cells:
 
     @classmethod
     def typed(cls, delimiter: str | None, quotes: bool | None) -> Self:
-        """From what was typed.
+        """From what was typed: a tab as \\t.
 
         Raises:
             InputError: nothing can be separated by the delimiter.
         """
-        return cls(None if delimiter is None else parse_delimiter(delimiter), quotes)
+        mark = "\t" if delimiter == "\\t" else delimiter
+        if mark is not None and (len(mark) != 1 or not mark.isascii() or mark in '"\r\n'):
+            raise InputError(f"--delimiter {delimiter!r} is not one character such as ';' (a tab is '\\t')")
+        return cls(mark, quotes)
 
     @property
     def flag(self) -> str:
@@ -68,8 +60,7 @@ class Cells:
     @property
     def identity(self) -> dict[str, Any]:
         """What a cache's manifest says of them: nothing of what is as the names of files say."""
-        quotes = {} if self.quotes is None else {"quotes": self.quotes}
-        return {**({"delimiter": self.delimiter} if self.delimiter else {}), **quotes}
+        return {name: value for name, value in vars(self).items() if value is not None}
 
 
 BY_NAME = Cells()
@@ -80,8 +71,10 @@ TEXT_QUOTES = "where quotes are part of the text, pass --no-quotes"
 """What to do where quotes do not hold cells together."""
 
 
-def ragged_remedy(delimiter: str, quotes: bool | None) -> str:
-    """What to do about a row that has more or fewer cells than the header."""
+def ragged_remedy(delimiter: str, quotes: bool | None, names: Sequence[str]) -> str:
+    """What to do about a row that has more or fewer cells than the header, whose cells are `names`."""
+    if len(names) == 1 and (mark := other_delimiter(names[0])):
+        return f"are its cells separated by something else than {delimiter!r}? Pass --delimiter {mark}"
     if quotes is False:
         return "replace delimiters and line breaks within texts, or quote such texts and leave out --no-quotes"
     return f"put quotes around text that holds {delimiter!r} or line breaks; {TEXT_QUOTES}"
@@ -98,14 +91,7 @@ def holds_rows(cell: str) -> bool:
 
 
 def holds_rows_error(path: object, row: int, column: str, cell: str) -> InputError:
-    """The error for such a cell.
-
-    Args:
-        path: of the file.
-        row: from 0.
-        column: its name.
-        cell: what it holds.
-    """
+    """The error for such a cell of a row, counted from 0."""
     return InputError(
         f"{path}: row {row:,} (counted from 0) holds tabs and {counted(cell.count(chr(10)), 'line break')} in "
         f"{column!r}, {cell[:40]!r}…, which are between two quotes; {TEXT_QUOTES}; where they are part of this cell, "
@@ -116,13 +102,7 @@ def holds_rows_error(path: object, row: int, column: str, cell: str) -> InputErr
 def text_behind_quote(path: object, lines: Sequence[str], last: int) -> str:
     """What to say of a row in which a text follows the quote that ends a cell, which readers take for the rest of it:
     two quotes that are part of texts make one cell of the lines between them. Empty for a row of one line, but where
-    quotes within its cells are written with backslashes.
-
-    Args:
-        path: of the file.
-        lines: of the row.
-        last: number of the last one in the file, from 1.
-    """
+    quotes within its cells are written with backslashes. `last` is the number of the row's last line, from 1."""
     first = last - len(lines) + 1
     as_it_is = "where the row is right so, pass --quotes"
     if any('\\"' in line for line in lines):
@@ -150,16 +130,8 @@ def other_delimiter(name: str) -> str:
     return next((typed for mark, typed in _OTHER_DELIMITERS.items() if mark in name), "")
 
 
-UTF16_MARKS = (b"\xff\xfe", b"\xfe\xff")
-
-
 def utf8_remedy(begin: bytes, name: str | None) -> str:
-    """What to do about text that is not UTF-8.
-
-    Args:
-        begin: its first bytes, which tell UTF-16.
-        name: its file; None for standard input.
-    """
-    encoding = "utf-16" if begin[:2] in UTF16_MARKS else "latin1"
+    """What to do about text that is not UTF-8: its first bytes tell UTF-16, its file is None for standard input."""
+    encoding = "utf-16" if begin[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE) else "cp1252"
     files = "" if name is None else f" {shlex.quote(name)} > {shlex.quote(f'utf8-{name}')}"
     return f"convert it first, for example: iconv -f {encoding} -t utf-8{files}"

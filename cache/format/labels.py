@@ -12,13 +12,7 @@ from .tasks import IGNORED, Task
 
 
 def fault(task: Task, tensors: Mapping[str, Array], lengths: Array) -> str:
-    """What is wrong with the labels and token types of a shard; empty if nothing.
-
-    Args:
-        task: what the labels mean.
-        tensors: of the shard.
-        lengths: (N,) tokens of each row.
-    """
+    """What is wrong with the labels and token types of a shard of rows of these lengths (N,); empty if nothing."""
     if task.pair:
         first = tensors["first_lengths"]
         if np.any(first < 0) or np.any(first > lengths):
@@ -42,14 +36,8 @@ def _fault(task: Task, labels: Array) -> str:
 
 
 def labelled(labels: Array, offsets: Array) -> Array:
-    """(N,) int64, how many tokens of each row have a label.
-
-    Args:
-        labels: (T,) per token, `IGNORED` where there is none.
-        offsets: (N+1,) row i is labels[offsets[i]:offsets[i+1]].
-    """
-    counts: Array = np.diff(np.append(0, np.cumsum(labels != IGNORED))[offsets])
-    return counts
+    """(N,) int64, how many tokens of each row have a label; row i is labels[offsets[i]:offsets[i+1]]."""
+    return np.diff(np.append(0, np.cumsum(labels != IGNORED))[offsets])
 
 
 def for_model(labels: Array) -> Array:

@@ -104,7 +104,7 @@ class Manifest:
     tokenizer: TokenizerInfo
     max_length: int
     task: Task
-    plan: Json
+    plan: PlanSpec
     splits: dict[str, SplitInfo]
     build: Json = field(default_factory=dict)
     created: str = ""
@@ -119,11 +119,6 @@ class Manifest:
     def chunked(self) -> bool:
         """Whether texts longer than the max length are several rows; else they were truncated."""
         return LONG_TEXTS in self.source
-
-    @property
-    def default_plan(self) -> PlanSpec:
-        """`plan`, parsed."""
-        return PlanSpec(**self.plan)
 
     def to_bytes(self) -> bytes:
         """The manifest's file content."""
@@ -153,7 +148,7 @@ class Manifest:
             tokenizer=_tokenizer(Fields(fields.mapping("tokenizer"), path)),
             max_length=max_length,
             task=_task(Fields(fields.mapping("task"), path)),
-            plan=fields.check("plan", "settings of a plan", _is_plan),
+            plan=_plan(fields),
             splits={name: _split(name, Fields(splits, path), max_length) for name in splits},
             build=fields.mapping("build"),
             created=fields.text("created"),
@@ -241,11 +236,11 @@ def _task(fields: Fields) -> Task:
     return Task(kind, names, pair)
 
 
-def _is_plan(value: Any) -> bool:
+def _plan(fields: Fields) -> PlanSpec:
     try:
-        return isinstance(value, dict) and isinstance(PlanSpec(**value), PlanSpec)
+        return PlanSpec(**fields.mapping("plan"))
     except (InputError, TypeError):
-        return False
+        raise fields.wrong("plan", "settings of a plan") from None
 
 
 def _split(name: str, parent: Fields, max_length: int) -> SplitInfo:

@@ -72,13 +72,7 @@ class StoredPlan:
     epochs: tuple[EpochInfo, ...]
 
     def load(self, folder: Folder, epoch: int, lengths: Array, max_length: int) -> EpochPlan:
-        """Read one epoch's plan and check that it is a plan of rows of these `lengths`.
-
-        Args:
-            folder: of the plan.
-            epoch: its number, from 0.
-            lengths: (rows,) tokens of each row of the split.
-            max_length: of the cache, tokens.
+        """Read one epoch's plan, and check that it is a plan of the split's rows, which have these `lengths` (rows,).
 
         Raises:
             CorruptCacheError: a row is missing, out of range or there twice, or a batch does not fit its width.
@@ -162,7 +156,7 @@ def _unfit(plan: EpochPlan, spec: PlanSpec, lengths: Array, max_length: int) -> 
 
 
 def read_plan(folder: Folder, owner: PlanOwner) -> StoredPlan:
-    """Read the plan.json in a plan's folder; see `stored_plans` for what it raises.
+    """Read the plan.json in a plan's folder; see `PlannedSplit.stored_plans` for what it raises.
 
     Raises:
         FileNotFoundError: there is none.
@@ -173,13 +167,8 @@ def read_plan(folder: Folder, owner: PlanOwner) -> StoredPlan:
 
 
 def parse_plan(data: bytes, path: Path, owner: PlanOwner) -> StoredPlan:
-    """Parse the content of a plan.json; see `stored_plans` for what it raises.
-
-    Args:
-        data: the content.
-        path: of the file, in a folder named by the plan; named in errors.
-        owner: what it must be a plan of.
-    """
+    """Parse the content of a plan.json; see `PlannedSplit.stored_plans` for what it raises. The folder in
+    its path has the plan's name."""
     raw = unseal(data, path, PLAN_FORMAT, PLAN_VERSION)
     fields = Fields(raw, path)
     found = PlanOwner(fields.digest("cache"), fields.name("split"), fields.integer("rows", 0, MAX_COUNT))

@@ -33,13 +33,8 @@ DTYPES: dict[str, np.dtype[Any]] = {
 
 
 class MappedFile:
-    """A safetensors file mapped into memory: `tensors[name]` is a read-only view, valid while this object lives.
-
-    Args:
-        folder: where it lies.
-        name: of the file, below that folder.
-        expected: the tensors that the file must hold.
-        size: bytes that the file must have.
+    """A safetensors file of so many bytes, mapped into memory: `tensors[name]` is a read-only view, valid while this
+    object lives.
 
     Raises:
         CorruptCacheError: the file is missing, or its size, header or tensors are not as expected.
@@ -61,10 +56,8 @@ class MappedFile:
         """Refuse to go on if the file under the mapping was cut or written to.
 
         Reading a page past the end of a file that shrank kills the process (SIGBUS), so readers call this
-        before each epoch. A file that was removed or replaced by a rename stays complete under the mapping.
-
-        Args:
-            folder: the one that holds the file itself.
+        before each epoch. A file that was removed or replaced by a rename stays complete under the mapping. `folder` is
+        the one that holds the file itself.
         """
         found = folder.stat(self.path.name)
         now = _identity(found) if found else self.identity
@@ -80,13 +73,7 @@ def _identity(stat: os.stat_result) -> tuple[int, int, int, int]:
 
 
 def check_header(file: BinaryIO, size: int, expected: Shapes, path: Path) -> dict[str, int]:
-    """Check a safetensors header, byte for byte, against that of a file of these tensors.
-
-    Args:
-        file: at its beginning.
-        size: bytes of the whole file.
-        expected: every tensor of the file.
-        path: named in errors.
+    """Check a safetensors header, byte for byte, against that of a file of these tensors and no others.
 
     Returns:
         The position of each tensor's first byte in the file.

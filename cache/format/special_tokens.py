@@ -22,11 +22,7 @@ class Specials:
 
 
 def read_specials(files: Mapping[str, bytes], name: str) -> Specials:
-    """Find the special tokens of a tokenizer.
-
-    Args:
-        files: file name to content: tokenizer.json, and what there is of `CONFIGS`.
-        name: of the tokenizer, for errors.
+    """Find the special tokens of a tokenizer in its files: tokenizer.json, and what there is of `CONFIGS`.
 
     Raises:
         InputError: it has no mask token, or its files do not parse.

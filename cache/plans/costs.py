@@ -72,9 +72,7 @@ def rank_use(
     """How well `ranks` are used that share batches as `Split.batches` does; of a long epoch some steps spread evenly.
 
     Args:
-        plan: the epoch.
         lengths: (N,) tokens of each row.
-        ranks: R.
         packed: rows are not padded.
         fixed_width: what all rows are padded to; None: each rank pads to its own longest row.
         attention_length: see `BatchOptions`.
@@ -108,9 +106,8 @@ MOST_PARTS = 1 << 21
 def round_up(widths: Array, multiple: int, max_length: int) -> Array:
     """Widths (M,) rounded up to a multiple, which suits tensor cores, but not past `max_length`."""
     multiple = min(multiple, max_length)  # a larger one gives `max_length` too
-    rounded = -(-widths // multiple) * multiple
-    found: Array = np.maximum(widths, np.minimum(rounded, max_length))
-    return found
+    rounded: Array = np.minimum(-(-widths // multiple) * multiple, max_length)
+    return rounded
 
 
 def heaviest_step(plan: EpochPlan) -> int:

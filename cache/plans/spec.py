@@ -1,10 +1,13 @@
 """The settings of a plan. Loads without numpy, so that the commands can name the strategies in their help."""
 
 from dataclasses import dataclass
+from typing import Any
 
 from ..errors import InputError
 
 STRATEGIES = ("smart", "tight", "budget", "dynamic", "fixed")
+
+_BY_STRATEGY: Any = ...
 
 
 @dataclass(frozen=True)
@@ -13,7 +16,8 @@ class PlanSpec:
 
     Attributes:
         strategy: one of `STRATEGIES`; the README's table says what each does.
-        batch_size: rows of one optimizer step, over all ranks and accumulation steps. None for `budget`.
+        batch_size: rows of one optimizer step, over all ranks and accumulation steps. None for `budget`. Where it is
+            left out, 16 for the other strategies.
         max_tokens: most padded tokens (rows x width) of one batch. Only for `budget`.
         seed: seed of the plan's randomness, 0 or more.
 
@@ -22,11 +26,13 @@ class PlanSpec:
     """
 
     strategy: str = "smart"
-    batch_size: int | None = 16
+    batch_size: int | None = _BY_STRATEGY
     max_tokens: int | None = None
     seed: int = 0
 
     def __post_init__(self) -> None:
+        if self.batch_size is _BY_STRATEGY:
+            object.__setattr__(self, "batch_size", None if self.strategy == "budget" else 16)
         wrong = []
         sizes = (("--batch-size", self.batch_size), ("--max-tokens", self.max_tokens))
         given = "".join(f"; {flag} is {value!r}" for flag, value in sizes if value is not None)
@@ -48,10 +54,8 @@ class PlanSpec:
     def of(
         cls, strategy: str, batch_size: int | None = None, max_tokens: int | None = None, seed: int = 0
     ) -> "PlanSpec":
-        """A spec in which a batch size that was not given is 16, where the strategy takes one."""
-        if batch_size is None and strategy != "budget":
-            batch_size = 16
-        return cls(strategy, batch_size, max_tokens, seed)
+        """A spec in which a batch size of None was not given."""
+        return cls(strategy, _BY_STRATEGY if batch_size is None else batch_size, max_tokens, seed)
 
     def of_strategy(self, strategy: str) -> "PlanSpec":
         """The settings of a strategy with this one's seed, and its batch size or budget where the strategy has one."""

@@ -30,17 +30,11 @@ class Located:
 
 def distinct(numbers: Array) -> list[int]:
     """The distinct values of small numbers of 0 or more, ascending. `np.unique` would import numpy.ma: 7 ms."""
-    found: list[int] = np.flatnonzero(np.bincount(numbers)).tolist()
-    return found
+    return np.flatnonzero(np.bincount(numbers)).tolist()
 
 
 def locate(split: SplitReader, rows: Array) -> Located:
-    """Find rows.
-
-    Args:
-        split: whose rows.
-        rows: (N,) int64 row numbers, in any order.
-    """
+    """Find rows by their numbers, (N,) int64 in any order."""
     task = split.task
     own = task.labelled and not task.per_token
     names = ("offsets", *(("labels",) if own else ()), *(("first_lengths",) if task.pair else ()))
@@ -57,12 +51,7 @@ def locate(split: SplitReader, rows: Array) -> Located:
 
 
 def check_once(split: SplitReader, found: Located, lengths: Array) -> None:
-    """Check the ids of rows, each piece of a shard the first time a row of it is read.
-
-    Args:
-        split: whose rows.
-        found: where they lie.
-        lengths: (N,) tokens of each.
+    """Check the ids of rows, (N,) tokens long, each piece of a shard the first time a row of it is read.
 
     Raises:
         CorruptCacheError: an id is outside the vocabulary.
@@ -84,16 +73,8 @@ _PIECE = 1 << 20
 
 
 def flat_tokens(split: SplitReader, found: Located, lengths: Array, name: str = "input_ids") -> Array:
-    """The tokens of rows, end to end, as stored.
-
-    Args:
-        split: whose rows.
-        found: where they lie.
-        lengths: (N,) tokens of each.
-        name: "input_ids", or "labels" where each token has one.
-
-    Returns:
-        (T,) uint16 or uint32; labels int8 or int16.
+    """The tokens of rows, (N,) tokens long, end to end, as stored: (T,) uint16 or uint32; with `name` "labels", which
+    each token then has, int8 or int16.
 
     Raises:
         CorruptCacheError: an id is outside the vocabulary.
@@ -121,11 +102,9 @@ def padded_rows(
     """Rows padded to a rectangle; their ids are not checked, see `check_once`.
 
     Args:
-        split: whose rows.
         rows: (B,) row numbers, ascending.
         lengths: (B,) their lengths.
         width: W, at least the longest.
-        left: whether to pad on the left.
         name: "input_ids", or "labels" where each token has one.
 
     Returns:
@@ -137,5 +116,4 @@ def padded_rows(
         chosen = slice(*np.searchsorted(rows, split.first_rows[index : index + 2]))
         tensors, local = split.shard(index), rows[chosen] - split.first_rows[index]
         parts.append(gather_rows(tensors[name], tensors["offsets"][local], lengths[chosen], width, fill, left))
-    padded: Array = parts[0] if len(parts) == 1 else np.concatenate(parts)
-    return padded
+    return parts[0] if len(parts) == 1 else np.concatenate(parts)

@@ -9,11 +9,7 @@ from ..errors import LengthwiseError, StorageError
 
 @contextlib.contextmanager
 def in_place(cache: Folder, action: str) -> Iterator[None]:
-    """Work that is for the cache that its path leads to.
-
-    Args:
-        cache: the folder of the cache.
-        action: what is done, as in "open it again to store plans in it".
+    """Work that is for the cache that its path leads to: an `action` as in "open it again to store plans in it".
 
     Raises:
         StorageError: another cache, or none, is at the path when the work begins or ends.

@@ -25,14 +25,9 @@ from .manifest import naming_remedy
 class PlannedSplit:
     """What is known of one split of a cache without its shards: the lengths of its rows, and its plans.
 
-    Args:
-        files: the folder of the cache, open.
-        manifest: everything the cache says of itself.
-        name: "train", "test", …
-
     Attributes:
         folder: the path of the cache's folder.
-        name: as given.
+        name: "train", "test", …
         info: what the manifest says of the split.
         max_length: of the cache, tokens.
         fingerprint: of the cache.
@@ -43,7 +38,7 @@ class PlannedSplit:
         self.name, self.info = name, manifest.splits[name]
         self.max_length, self.fingerprint = manifest.max_length, manifest.fingerprint
         self._owner = PlanOwner(self.fingerprint, name, self.info.rows)
-        self._built_from, self._built_plan = manifest.source.get("argument"), manifest.default_plan
+        self._built_from, self._built_plan = manifest.source.get("argument"), manifest.plan
         self._plans = weakref.WeakValueDictionary[tuple[PlanSpec, int], EpochPlan]()
         self._costs: dict[PlanSpec, PlanCost] = {}
 
@@ -62,9 +57,28 @@ class PlannedSplit:
         return lengths
 
     def stored_plans(self) -> dict[PlanSpec, StoredPlan]:
-        """The complete plans that are stored in the cache."""
-        with naming_remedy(self._built_from):
-            return _stored_plans(self._files, self._owner)
+        """The complete plans that are stored in the cache.
+
+        Raises:
+            MismatchError: a plan belongs to another cache or split.
+            CorruptCacheError, FormatVersionError: a plan is damaged, or a link.
+            StorageError: the system does not let one be read.
+        """
+        found = {}
+        with (
+            naming_remedy(self._built_from),
+            storage_errors(self.folder / self.name / PLANS, "read"),
+            contextlib.suppress(FileNotFoundError, NotADirectoryError),
+            self._files.folder(f"{self.name}/{PLANS}") as plans,
+        ):
+            for name in plans.names():
+                if name.startswith("."):
+                    continue
+                with contextlib.suppress(FileNotFoundError, NotADirectoryError), plans.folder(name) as folder:
+                    plan = read_plan(folder, self._owner)
+                    plan.check_headers(folder)
+                    found[plan.spec] = plan
+        return found
 
     def check_plans(self) -> None:
         """Check that every epoch of every stored plan is a plan of this split's rows.
@@ -73,7 +87,7 @@ class PlannedSplit:
             CorruptCacheError: one is not.
         """
         for spec, plan in self.stored_plans().items():
-            with naming_remedy(self._built_from), _plan_folder(self._files, self.name, spec.id) as folder:
+            with naming_remedy(self._built_from), self._files.folder(f"{self.name}/{PLANS}/{spec.id}") as folder:
                 for epoch in range(len(plan.epochs)):
                     plan.load(folder, epoch, self.lengths, self.max_length)
 
@@ -116,7 +130,7 @@ class PlannedSplit:
                 storage_errors(self.folder / self.name / PLANS / spec.id, "read"),
                 contextlib.suppress(FileNotFoundError, NotADirectoryError),
                 naming_remedy(self._built_from),
-                _plan_folder(self._files, self.name, spec.id) as folder,
+                self._files.folder(f"{self.name}/{PLANS}/{spec.id}") as folder,
             ):
                 plan = read_plan(folder, self._owner)
                 return plan.load(folder, epoch, self.lengths, self.max_length) if epoch < len(plan.epochs) else None
@@ -174,37 +188,3 @@ class PlannedSplit:
         except StorageError:
             return False
         return True
-
-
-def _stored_plans(cache: Folder, owner: PlanOwner) -> dict[PlanSpec, StoredPlan]:
-    """The complete plans of a split, in the folder of its cache.
-
-    Raises:
-        MismatchError: a plan belongs to another cache or split.
-        CorruptCacheError, FormatVersionError: a plan is damaged, or a link.
-        StorageError: the system does not let one be read.
-    """
-    found = {}
-    with (
-        storage_errors(cache.path / owner.split / PLANS, "read"),
-        contextlib.suppress(FileNotFoundError, NotADirectoryError),
-        cache.folder(f"{owner.split}/{PLANS}") as plans,
-    ):
-        for name in plans.names():
-            if name.startswith("."):
-                continue
-            with contextlib.suppress(FileNotFoundError, NotADirectoryError), plans.folder(name) as folder:
-                plan = read_plan(folder, owner)
-                plan.check_headers(folder)
-                found[plan.spec] = plan
-    return found
-
-
-def _plan_folder(cache: Folder, split: str, plan_id: str) -> Folder:
-    """Open the folder of a plan.
-
-    Raises:
-        FileNotFoundError, NotADirectoryError: there is none.
-        CorruptCacheError: it is a link.
-    """
-    return cache.folder(f"{split}/{PLANS}/{plan_id}")

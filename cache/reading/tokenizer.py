@@ -13,11 +13,7 @@ from ..format.manifest import TOKENIZER, TokenizerInfo
 
 
 class StoredTokenizer:
-    """The files of a tokenizer, held open: they can be read after the cache was replaced.
-
-    Args:
-        cache: the folder of the cache.
-        info: what the manifest says of the tokenizer.
+    """The files of a cache's tokenizer, held open: they can be read after the cache was replaced.
 
     Raises:
         CorruptCacheError: a file is missing, or of another size.

@@ -25,12 +25,8 @@ class Finding(NamedTuple):
 
 
 def find_unlisted(cache: Folder, listed: Set[str]) -> Iterator[Finding]:
-    """Find what lies in a cache beside its files, and files with odd modes.
-
-    Args:
-        cache: its folder.
-        listed: the paths of its files, below the folder.
-    """
+    """Find what lies in a cache beside its files, which are `listed` by their paths below it, and files with odd
+    modes."""
     folders = {str(parent) for name in listed for parent in PurePosixPath(name).parents}
     return _find(cache, "", listed, folders)
 

@@ -19,11 +19,7 @@ CHUNK_BYTES = 2 << 20
 
 
 class Remote(ABC):
-    """A folder somewhere else. Its methods block; `transfer` and `watched` run them.
-
-    Args:
-        url: of the folder.
-    """
+    """A folder somewhere else. Its methods block; `transfer` and `watched` run them."""
 
     def __init__(self, url: StoreUrl) -> None:
         self.url = url

@@ -115,14 +115,8 @@ class HubDataset(Remote):
             return []
 
     def publish(self, files: Mapping[str, Path], stale: list[str], message: str, bars: bool) -> None:
-        """Add files and remove others by one commit, made only if nobody made another one since `commit`.
-
-        Args:
-            files: where each lies, by name.
-            stale: names of those to remove.
-            message: of the commit.
-            bars: let the library draw its progress bars.
-        """
+        """Add files and remove stale ones by one commit, made only if nobody made another one since `commit`; with
+        `bars` the library draws its progress bars."""
         from huggingface_hub import CommitOperationAdd, CommitOperationDelete
         from huggingface_hub.utils import disable_progress_bars  # type: ignore[attr-defined]  # as above
 

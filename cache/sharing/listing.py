@@ -84,13 +84,8 @@ def read_cache(remote: Remote, report: Report) -> RemoteCache:
 
 
 def stored_epochs(remote: Remote, name: str, manifest: Manifest, report: Report) -> int:
-    """How many epochs of a plan a remote cache has; 0 where its plan.json cannot be used.
-
-    Args:
-        remote: where it is.
-        name: of the plan.json, such as train/plans/smart-b16-s0/plan.json.
-        manifest: of the cache.
-        report: called while it is read.
+    """How many epochs of a plan a remote cache has; 0 where its plan.json cannot be used, whose name is such as
+    train/plans/smart-b16-s0/plan.json.
 
     Raises:
         DeniedError: the store does not let these credentials look.

@@ -157,13 +157,7 @@ def _staging(parent: Folder, name: str, cache: RemoteCache) -> Iterator[Folder]:
 
 
 class _Download:
-    """One download of a cache.
-
-    Args:
-        remote: where from.
-        cache: what the manifest there says.
-        progress: where to show it.
-    """
+    """One download of a cache."""
 
     def __init__(self, remote: Remote, cache: RemoteCache, progress: ConsoleProgress) -> None:
         self.remote, self.cache, self.progress = remote, cache, progress

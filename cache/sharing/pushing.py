@@ -77,15 +77,8 @@ class _Local:
 
 
 def push_files(cache: Folder, names: Sequence[str], url: StoreUrl, force: bool, progress: ConsoleProgress) -> Pushed:
-    """Send the files of a cache to a URL; see `Cache.push`.
-
-    Args:
-        cache: its folder.
-        names: the paths of its files below the folder, each plan.json after what it lists; without the manifest.
-        url: where to.
-        force: replace another cache that is there.
-        progress: where to show it.
-    """
+    """Send the files of a cache to a URL; see `Cache.push`. `names` are the paths of its files below its folder, each
+    plan.json after what it lists; without the manifest."""
     with storage_errors(cache.path, "read"):
         data = cache.read(MANIFEST, MAX_MANIFEST_BYTES)
         sizes = {name: found.st_size for name in names if (found := cache.stat(name))}
@@ -169,15 +162,7 @@ def push_goes_on(remote: Remote, data: bytes, report: Report, force: bool) -> bo
 
 
 class _Push:
-    """One push to a store of objects.
-
-    Args:
-        remote: where to.
-        local: the cache.
-        old: the cache that is there.
-        force: replace it, and what another push left.
-        progress: where to show it.
-    """
+    """One push to a store of objects; with `force` it takes the place of what another push left."""
 
     def __init__(
         self, remote: ObjectStore, local: _Local, old: RemoteCache | None, force: bool, progress: ConsoleProgress

@@ -37,13 +37,6 @@ def store_plan(
     Processes that store plans of one split at once take turns, and the second finds the work done. What a killed
     process or a full disk left behind is removed.
 
-    Args:
-        cache: the folder of the cache.
-        owner: the split.
-        spec: the plan's settings.
-        epochs: how many epochs are wanted.
-        draw: makes the plan of one epoch.
-
     Raises:
         StorageError: the folder cannot be written.
         CorruptCacheError: a folder of the cache is a link.
@@ -96,8 +89,7 @@ def _remove_unlisted(folder: Folder, infos: list[EpochInfo]) -> None:
 
 
 def _write_epoch(folder: Folder, name: str, plan: EpochPlan) -> EpochInfo:
-    arrays = {"rows": plan.rows, "batch_offsets": plan.batch_offsets, "widths": plan.widths}
     with folder.replace(name) as file:
-        write_safetensors(file, {key: Tensor.of(array) for key, array in arrays.items()})
+        write_safetensors(file, {key: Tensor.of(array) for key, array in vars(plan).items()})
     info = file_info(folder, name)
     return EpochInfo(name, info.bytes, info.sha256, len(plan), plan.padded_tokens)

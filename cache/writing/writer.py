@@ -48,30 +48,20 @@ class ShardColumns:
 def write_shard(
     folder: Folder, split: str, index: int, columns: ShardColumns, task: Task = CLASSIFICATION
 ) -> ShardInfo:
-    """Write one shard of a cache under construction; one that was begun before is replaced.
-
-    Args:
-        folder: the folder of the cache.
-        split: the split's name.
-        index: the shard's number, from 0.
-        columns: its rows.
-        task: what the labels mean.
-
-    Returns:
-        What the manifest says of it.
-    """
+    """Write one shard of a cache under construction, its number counted from 0; one that was begun before is replaced.
+    Returns what the manifest says of it."""
     lengths, input_ids = columns.lengths, columns.input_ids
     offsets = np.zeros(len(lengths) + 1, np.int64)
     np.cumsum(lengths, out=offsets[1:])
     contents = {**vars(columns), "offsets": offsets}
     expected = shard_tensors(len(lengths), len(input_ids), 1, task)
     dtypes = {name: DTYPES[kind] for name, (kind, _) in expected.items()} | {"input_ids": input_ids.dtype}
-    tensors = {name: np.ascontiguousarray(contents[name], dtype) for name, dtype in dtypes.items()}
+    tensors = {name: Tensor.of(np.asarray(contents[name], dtype)) for name, dtype in dtypes.items()}
     file_name = shard_name(split, index)
     with storage_errors(folder.path / file_name):
         folder.folder(split, make=True).close()
         with folder.replace(file_name, durable=False) as file:
-            write_safetensors(file, {name: Tensor.of(array) for name, array in tensors.items()})
+            write_safetensors(file, tensors)
         info = file_info(folder, file_name)
     return ShardInfo(file_name, info.bytes, info.sha256, rows=len(lengths), tokens=len(input_ids))
 

@@ -129,7 +129,8 @@ def _usual(what: str, names: Sequence[str], usual: Sequence[str], more: Sequence
         hints.append("is its first line a row already? Put one above it that names the columns, such as text,label")
     if mark:
         hints.append(f"are its cells separated by something else than commas? Pass --delimiter {mark}")
-    raise InputError(f"{where}: which column is the {what}? It has {', '.join(map(repr, names))}; {'; '.join(hints)}")
+    has = ", ".join(map(repr, names)) or "none whose name is a text"
+    raise InputError(f"{where}: which column is the {what}? It has {has}; {'; '.join(hints)}")
 
 
 def _usual_pair(names: Sequence[str]) -> tuple[str | None, str | None]:

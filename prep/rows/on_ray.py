@@ -82,7 +82,8 @@ class Place:
             raise InputError(f"lengthwise is {found} here, expected {self.version}; install the same on all machines")
         if not self.building.is_dir():
             raise InputError(
-                f"{self.building} is not there; --executor ray needs --out on storage that all machines share"
+                f"{self.building} is not there; --executor ray needs --out, or LENGTHWISE_STORE where that is a URL, "
+                "on storage that all machines share"
             )
         try:
             os.chdir(self.working)

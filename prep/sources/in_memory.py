@@ -52,8 +52,12 @@ def given_source(data: Any, labels: Any, text_pairs: Any, name: str | None, aske
     return frames_source("", name, frames, asked)
 
 
+PLAIN = ("ndarray", "Tensor", "Series", "Column", "ChunkedArray")
+"""Types that are as good as lists, of numpy, torch, pandas and polars, datasets, Arrow."""
+
+
 def _is_plain(data: Any) -> bool:
-    return isinstance(data, list | tuple) or type(data).__name__ in ("ndarray", "Series")
+    return isinstance(data, list | tuple) or type(data).__name__ in PLAIN
 
 
 def _is_table(data: Any) -> bool:
@@ -97,7 +101,8 @@ def _listed(values: Any, name: str) -> list[Any]:
         values = values.astype(object).where(values.notna(), None)
     if isinstance(values, str | bytes | Mapping) or not hasattr(values, "__iter__"):
         raise InputError(f"{name} is {_short(values)}, expected a list; data may be {KINDS}")
-    return list(values.tolist() if hasattr(values, "tolist") else values)
+    made = getattr(values, "tolist", None) or getattr(values, "to_pylist", None)
+    return list(made() if made else values)
 
 
 def _text_array(texts: list[Any], name: str) -> "pa.Array":

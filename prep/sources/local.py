@@ -236,8 +236,8 @@ def _open_texts(argument: str, path: SourcePath, texts: dict[str, Texts], asked:
     for split in texts:
         check_split_name(split, path / split)
     streams = {split: text_files_stream(path, members, forked, asked.labelled) for split, members in texts.items()}
-    files = []
-    for split, file in ((split, file) for split, members in texts.items() for file, _ in members):
+    files, found = [], [(split, file) for split, members in texts.items() for file, _ in members]
+    for split, file in found:
         with reading(file):
             name = path_text(os.path.relpath(str(file), str(path)))
             files.append({"split": split, "file": name, **_content(file)})
@@ -246,7 +246,7 @@ def _open_texts(argument: str, path: SourcePath, texts: dict[str, Texts], asked:
         name=cache_name(path.resolve().name),
         identity={"kind": "texts", "files": files, **asked.missing},
         splits=streams,
-        unread="" if asked.labelled else "the folders' names",
+        unread="" if asked.labelled or all(file.parent.parent == path for _, file in found) else "each folder's name",
     )
 
 
@@ -258,7 +258,8 @@ def _texts_below(folder: SourcePath, labelled: bool) -> dict[str, Texts]:
     for split in splits:
         files: list[SourcePath] = sorted(file for pattern in patterns for file in split.glob(pattern))
         if texts := [(file, path_text(file.parent.name)) for file in files if file.is_file()]:
-            found[split.name] = texts
+            usual = split_of_folder(split)
+            found[usual if usual and usual not in found else split.name] = texts
     return found
 
 

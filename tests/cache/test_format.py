@@ -38,7 +38,7 @@ def write_golden(place: Path) -> Cache:
             tokenizer=TokenizerInfo("toy", None, files[0].sha256, 32, 0, "right", files),
             max_length=8,
             task=Task("classification", ("schlecht", "schön")),
-            plan={"strategy": "smart", "batch_size": 2, "max_tokens": None, "seed": 3},
+            plan=SPEC,
             splits={"train": SplitInfo(5, 17, 2, 5, (0, 0, 1, 2, 1, 1), shards)},
             build={"engine": "none"},
             created="2026-01-01T00:00:00Z",

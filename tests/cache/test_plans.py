@@ -168,8 +168,8 @@ def test_settings_that_make_no_sense_are_all_named_at_once(settings_of_plan: dic
 
 
 def test_a_batch_size_that_was_not_given_is_16_but_for_budget() -> None:
-    assert PlanSpec.of("tight") == PlanSpec("tight", 16)
-    assert PlanSpec.of("budget", max_tokens=99) == PlanSpec("budget", None, 99)
+    assert PlanSpec.of("tight") == PlanSpec("tight") == PlanSpec("tight", 16)
+    assert PlanSpec.of("budget", max_tokens=99) == PlanSpec("budget", max_tokens=99) == PlanSpec("budget", None, 99)
     assert [PlanSpec.of("smart", 4, seed=2).id, PlanSpec("budget", None, 99).id] == ["smart-b4-s2", "budget-t99-s0"]
 
 

@@ -9,6 +9,7 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+import torch
 from transformers import BertForSequenceClassification
 
 from cache import Cache
@@ -21,6 +22,16 @@ from tests.helpers.ranks import call_ranks, errors_of
 pytestmark = pytest.mark.slow
 
 EXAMPLES = ROOT / "examples"
+
+
+TRAINER: dict[str, Any] = {
+    "num_train_epochs": 2,
+    "save_steps": 11,
+    "logging_steps": 1,
+    "disable_tqdm": True,
+    "use_cpu": True,
+}
+"""Settings of transformers' Trainer."""
 
 
 def example(name: str) -> ModuleType:
@@ -87,17 +98,33 @@ def test_data_loader_sees_every_row_in_every_epoch(corpus: Cache) -> None:
 
 
 def test_hf_trainer_takes_the_planned_batches_and_resumes(corpus: Cache, model: str, tmp_path: Path) -> None:
-    """Two epochs in one go, and stopped within the second and resumed: the same batches, the same weights."""
+    """Two epochs in one go, and resumed from a checkpoint within the second: the same batches, the same weights."""
     main = example("hf_trainer").main
-    settings = {"num_train_epochs": 2, "save_steps": 11, "logging_steps": 1, "disable_tqdm": True, "use_cpu": True}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        whole = main(str(corpus.folder), model, str(tmp_path / "whole"), **settings)
+        whole = main(str(corpus.folder), model, str(tmp_path / "whole"), **TRAINER)
         assert whole.state.global_step == 16
-        resumed = main(str(corpus.folder), model, str(tmp_path / "whole"), resume=True, **settings)
+        checkpoint = str(tmp_path / "whole" / "checkpoint-11")
+        resumed = main(str(corpus.folder), model, str(tmp_path / "resumed"), resume=checkpoint, **TRAINER)
     losses = {entry["step"]: entry["loss"] for entry in whole.state.log_history if "loss" in entry}
     again = {entry["step"]: entry["loss"] for entry in resumed.state.log_history if "loss" in entry}
     assert {step: again[step] for step in range(12, 17)} == {step: losses[step] for step in range(12, 17)}
+    weights = [dict(trainer.model.named_parameters()) for trainer in (whole, resumed)]
+    assert all(torch.equal(tensor, weights[1][name]) for name, tensor in weights[0].items())
+
+
+def trainer_as_rank(*arguments: str) -> None:
+    """The steps that the Trainer takes as one of several ranks go to a file."""
+    trainer = example("hf_trainer").main(*arguments, **TRAINER)
+    Path(f"steps-{os.environ['RANK']}.txt").write_text(str(trainer.state.global_step))
+
+
+def test_hf_trainer_shares_the_planned_batches_among_two_ranks(corpus: Cache, model: str, tmp_path: Path) -> None:
+    """Each takes every other one: two epochs of eight batches are eight steps."""
+    processes = call_ranks(tmp_path, 2, partial(trainer_as_rank, str(corpus.folder), model, str(tmp_path / "out")))
+    codes = [ended(process) for process in processes]
+    assert codes == [0, 0], errors_of(tmp_path, 2)
+    assert [(tmp_path / f"steps-{rank}.txt").read_text() for rank in range(2)] == ["8", "8"]
 
 
 def test_accelerate_loop_trains(corpus: Cache, model: str) -> None:

@@ -393,4 +393,4 @@ def test_a_tokenizer_with_a_file_of_weights_is_refused_before_training(trained: 
     cache = open_cache(trained / "toy")
     hostile = type("Cache", (), {"tokenizer_files": lambda self: {"model.safetensors": b""}, "folder": cache.folder})()
     with pytest.raises(CorruptCacheError, match=r"'model\.safetensors', which no tokenizer has"):
-        exported_tokenizer(hostile)
+        exported_tokenizer(hostile, typed=True)

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from cache import Cache, open_cache
+from cache import Cache, PlanSpec, open_cache
 from cache.common.arrays import Array
 from cache.common.folder import Folder
 from cache.format import files as listed
@@ -86,7 +86,7 @@ def publish_toy(
         source={"kind": "toy", "argument": "toy.csv"},
         tokenizer=TokenizerInfo("toy", None, files[0].sha256, vocab_size, 0, padding_side, files),
         task=task,
-        plan={"strategy": "smart", "batch_size": 8, "max_tokens": None, "seed": 0},
+        plan=PlanSpec("smart", 8),
         splits=splits,
         created="2026-01-01T00:00:00Z",
         **facts,

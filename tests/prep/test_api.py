@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas
 import pyarrow as pa
 import pytest
 
@@ -39,8 +40,6 @@ class Capsule:
 
 def pandas_frame(columns: dict[str, Any]) -> Any:
     """With an index as a filter leaves it, and a column Arrow has no type for."""
-    import pandas
-
     frame = pandas.DataFrame({**columns, "odd": [1, "x"] * (len(TEXTS) // 2)}, index=range(len(TEXTS), 0, -1))
     return frame.astype({"label": "category"})
 
@@ -66,6 +65,10 @@ TABLES: dict[str, Callable[[dict[str, Any]], Any]] = {
     "capsule": Capsule,
     "datasets": hub_dataset,
     "splits": lambda columns: {"train": pa.table(columns)},
+    "columns of datasets": lambda columns: dict(
+        zip(columns, map(hub_dataset(columns).__getitem__, columns), strict=True)
+    ),
+    "columns of arrow": lambda columns: {name: pa.chunked_array([values]) for name, values in columns.items()},
     "dicts": lambda columns: [{**row, "odd": object()} for row in pa.table(columns).to_pylist()],
     "a dict of lists": lambda columns: {**columns, "odd": [object(), 1] * (len(TEXTS) // 2)},
 }
@@ -154,12 +157,12 @@ def test_pairs_come_as_two_lists_as_one_of_pairs_or_as_columns(tmp_path: Path) -
 
 
 def test_arrays_and_series_are_lists(tmp_path: Path) -> None:
-    import pandas
-
     cache = give(tmp_path, np.array(TEXTS), np.arange(len(TEXTS)) % 3)
     assert cache.manifest.task.label_names == ("0", "1", "2")
     before = content(cache.folder)
     give(tmp_path, pandas.Series(TEXTS), pandas.Series(np.arange(len(TEXTS)) % 3))
+    columns = hub_dataset({"text": TEXTS})["text"], pa.chunked_array([np.arange(len(TEXTS)) % 3])
+    give(tmp_path, *columns)
     assert content(cache.folder) == before
     gaps = pandas.Series(["a", None, "c", float("nan")]), pandas.Series([0, 1, pandas.NA, 1], dtype="Int64")
     assert give(tmp_path, *gaps, missing="drop", force=True)["train"].source_rows.tolist() == [0]
@@ -225,6 +228,12 @@ WRONG: dict[str, tuple[tuple[Any, ...], dict[str, Any], str]] = {
     "wrong types": ((TEXTS, LABELS), {"max_length": "5", "force": 1}, "max_length is '5', expected int .*; force is 1"),
     "a list of labels": ((TEXTS, LABELS), {"label": 5}, "label is 5, expected str"),
     "no memory": ((TEXTS, LABELS), {"memory_bytes": 0}, "--memory 0 is not 1 byte or more"),
+    "a tokenizer": (
+        (TEXTS, LABELS),
+        {"tokenizer": type("Loaded", (), {"save_pretrained": None})()},
+        r"tokenizer is a Loaded, expected a folder or a Hub id; save it with tokenizer.save_pretrained\(FOLDER\)",
+    ),
+    "columns without names": ((pandas.DataFrame([["a", 1]]),), {}, "It has none whose name is a text"),
     "no table": ((3,), {}, "split 'train' is int 3, expected texts="),
     "lazy": ((Lazy(),), {}, r"call collect\(\) first"),
     "a generator": ((({} for _ in "ab"),), {}, r"make it a list first: list\("),

@@ -266,7 +266,10 @@ def test_machines_must_have_the_same_version_folders_and_storage(tmp_path: Path)
     place.take()
     for other, expected in (
         ({"version": "9.9"}, "expected 9.9; install the same on all machines"),
-        ({"building": tmp_path / "elsewhere"}, "needs --out on storage that all machines share"),
+        (
+            {"building": tmp_path / "elsewhere"},
+            "needs --out, or LENGTHWISE_STORE where that is a URL, on storage that all machines share",
+        ),
         ({"working": tmp_path / "elsewhere"}, "start prep build in a folder that all machines share"),
     ):
         with pytest.raises(InputError, match=expected):

@@ -90,7 +90,13 @@ def test_lines_come_from_archives_globs_several_files_and_folders(prep: Prep) ->
     assert ids(build(prep, "data", "--task", "mlm", "--force")) == [[2, 6, 3]]
     write("films/train/a.txt", "word1\nword2\n")
     write("films/notes.txt", "word5\n")
-    assert ids(build(prep, "films", "--task", "mlm", "--force")) == [[2, 6, 7, 3]]
+    done = build(prep, "films", "--task", "mlm", "--force")
+    assert ids(done) == [[2, 6, 7, 3]]
+    assert "is not read" not in done.err
+    write("films/valid/label/a.txt", "word5")
+    done = build(prep, "films", "--task", "mlm", "--force")
+    assert ids(done, "validation") == [[2, 10, 3]]
+    assert "each folder's name is not read: --task mlm takes no labels" in done.err
 
 
 def test_lines_stand_beside_tables_with_a_column_text(prep: Prep) -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from cache import Cache, PlanSpec, open_cache
+from cache import Cache, open_cache
 from cache.console.progress import ConsoleProgress
 from cache.errors import InputError
 from cache.remote.urls import parse_url
@@ -116,13 +116,13 @@ def test_epochs_that_only_the_store_has_are_pushed_and_a_longer_plan_there_stays
 ) -> None:
     assert prep(*arguments(source, "--out", OUT)).code == 0
     cache = open_cache(URL)
-    cache["train"].keep_plan(PlanSpec(**cache.manifest.plan), 2)
+    cache["train"].keep_plan(cache.manifest.plan, 2)
     two = arguments(source, "--out", OUT, "--epochs", "2")
     assert prep(*two).code == 0
     assert any(name.endswith("/epoch-0001.safetensors") for name in names_at(s3))
     monkeypatch.setenv("LENGTHWISE_STORE", str(tmp_path / "elsewhere"))
     open_cache(URL)
-    cache["train"].keep_plan(PlanSpec(**cache.manifest.plan), 3)
+    cache["train"].keep_plan(cache.manifest.plan, 3)
     cache.push(URL)
     there = dict(s3.objects)
     assert prep(*arguments(source, "--out", OUT, "--epochs", "3")).code == 0

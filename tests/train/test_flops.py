@@ -91,7 +91,7 @@ def test_the_kernels_of_a_run_do_not_change_the_count() -> None:
     cpu = torch.device("cpu")
     for change in (
         lambda: use_cpu_kernels(model, cpu),
-        lambda: use_packed(model, cpu, "fp32", False),
+        lambda: use_packed(model, cpu, "fp32"),
         lambda: use_gradient_checkpointing(model, cpu),
     ):
         assert change() is None

@@ -78,10 +78,10 @@ def prepared(toy: Cache, folder: Path, kind: str, packed: bool = False) -> Train
     settings = Settings(cache=str(toy.folder), precision="fp32", gradient_accumulation_steps=2)
     model = load_model(write_model(folder / "model", kind=kind, **MODELS[kind]), CacheRequirements(toy, 48), 0)
     use_ready_masks(model)
-    first_only = use_pooled_only(model) is None
+    use_pooled_only(model)
     if packed:
         model.bfloat16()
-        assert use_packed(model, CUDA, "bf16", first_only) is None
+        assert use_packed(model, CUDA, "bf16") is None
     model.to(META)
     optimizer = make_optimizer(model, settings)
     setup = TrainingSetup(model, model, optimizer, toy, toy["train"], PlanSpec("dynamic", 8), settings, META, (2,), {})

@@ -142,10 +142,9 @@ def test_classifiers_give_the_padded_logits_and_gradients(name, task, pooled_onl
     stock, model = tiny(name, task), tiny(name, task)
     if kernels:
         use_cpu_kernels(model, CPU)
-    first_only = pooled_only and use_pooled_only(model) is None
-    if pooled_only and not first_only:
+    if pooled_only and use_pooled_only(model) is not None:
         pytest.skip("its last layer is always computed for all tokens")
-    assert use_packed(model, CPU, "fp32", first_only) is None
+    assert use_packed(model, CPU, "fp32") is None
     for pairs in (False, True):
         if pairs and getattr(model.config, "type_vocab_size", 0) < 2:
             continue
@@ -160,7 +159,7 @@ def test_classifiers_give_the_padded_logits_and_gradients(name, task, pooled_onl
 @pytest.mark.parametrize("name", [name for name in CONFIGS if name != "modernbert-mean"])
 def test_token_classifiers_give_the_padded_logits_and_gradients(name):
     stock, model = tiny(name, "tokens"), tiny(name, "tokens")
-    assert use_packed(model, CPU, "fp32", False) is None
+    assert use_packed(model, CPU, "fp32") is None
     padded, packed = batches("tokens", pad=model.config.pad_token_id)
     logits, gradients = results(stock, padded)
     found, found_gradients = results(model, packed)
@@ -171,7 +170,7 @@ def test_token_classifiers_give_the_padded_logits_and_gradients(name):
 @pytest.mark.parametrize("name", [name for name in CONFIGS if name != "modernbert-mean"])
 def test_masked_language_models_mask_the_same_tokens_and_give_the_padded_loss_and_gradients(name):
     stock, model = tiny(name, "mlm"), tiny(name, "mlm")
-    assert use_packed(model, CPU, "fp32", False) is None
+    assert use_packed(model, CPU, "fp32") is None
     masking = Masking(3, 0.4, 4, 0, torch.zeros(100, dtype=torch.bool), True)
     losses = []
     for one, batch in zip((stock, model), batches("mlm", pad=model.config.pad_token_id), strict=True):
@@ -240,10 +239,10 @@ def test_on_cuda_packed_rows_are_checked_in_the_precisions_that_its_kernels_have
         ("modernbert", ["bf16"], "its sliding window needs bf16 or fp16 on CUDA"),
     ):
         monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (7, 5))
-        assert use_packed(tiny(name), cuda, "bf16", False).startswith(needed)
+        assert use_packed(tiny(name), cuda, "bf16").startswith(needed)
         monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (8, 0))
         model = tiny(name)
-        assert use_packed(model, cuda, "bf16", False) is None
+        assert use_packed(model, cuda, "bf16") is None
         used.clear()
         torch.set_float32_matmul_precision("high")
         try:
@@ -252,19 +251,19 @@ def test_on_cuda_packed_rows_are_checked_in_the_precisions_that_its_kernels_have
         finally:
             torch.set_float32_matmul_precision("highest")
         assert used == precisions
-    assert use_packed(tiny("modernbert"), cuda, "fp32", False).startswith("its sliding window needs bf16")
+    assert use_packed(tiny("modernbert"), cuda, "fp32").startswith("its sliding window needs bf16")
 
 
 def test_deberta_is_computed_padded_and_says_so():
     config = DebertaV2Config(**{**SMALL, "type_vocab_size": 0})
     model = AutoModelForSequenceClassification.from_config(config)
-    assert use_packed(model, CPU, "fp32", False) == "models of type deberta-v2 are not supported"
+    assert use_packed(model, CPU, "fp32") == "models of type deberta-v2 are not supported"
 
 
 @pytest.mark.parametrize("task", ["classification", "tokens", "mlm"])
 def test_rows_that_see_each_other_are_found_before_training(task, monkeypatch):
     model = tiny("bert", task).float()
-    use_packed(model, CPU, "fp32", False)
+    use_packed(model, CPU, "fp32")
     padded, packed = batches(task)
     check_packed(model.train(), packed, padded, "bf16")
     assert model.training
@@ -353,8 +352,8 @@ def test_classifiers_give_the_padded_logits_and_gradients_on_cuda(name, precisio
     """Flash attention in bf16, memory-efficient attention in fp32; the last layer for the pooled token alone."""
     stock, model = tiny(name).float().cuda(), tiny(name).float().cuda()
     device = torch.device("cuda")
-    first_only = use_pooled_only(model) is None
-    reason = use_packed(model, device, precision, first_only)
+    use_pooled_only(model)
+    reason = use_packed(model, device, precision)
     if name.startswith("modernbert") and precision == "fp32":
         assert str(reason).startswith("its sliding window needs bf16 or fp16 on CUDA")
         return

@@ -14,11 +14,12 @@ from transformers import AutoModelForSequenceClassification, AutoModelForTokenCl
 from cache import Batch, Cache, InputError, MismatchError, PlanSpec, open_cache
 from tests.helpers.builds import build_toy
 from tests.helpers.corpora import WORDS
-from tests.helpers.files import write_jsonl
+from tests.helpers.files import edit_json, write_jsonl
 from tests.helpers.models import write_model
 from tests.helpers.runs import check_same_run, resume_from_first_checkpoint
 from tests.helpers.scores import entities, f1, rank_correlation
 from tests.helpers.tasks import TAGS, build_task, rows_of, train_task
+from tests.helpers.tokenizers import write_tokenizer
 from train.compare.results import read_result
 from train.compare.table import comparison
 from train.forward.inputs import model_inputs
@@ -170,6 +171,24 @@ def test_predictions_are_those_of_transformers(trained: tuple[str, Cache, Path])
             check_tags(content, logits.softmax(-1), given.word_ids(0))
             assert len(result.to_line().partition("\t")[0].split()) == len(words)
         assert result.to_line().endswith(content["text"])
+
+
+@pytest.mark.slow
+def test_the_tokenizer_of_a_model_trained_with_token_types_gives_them(tmp_path: Path) -> None:
+    """Though its class is of no model, and by itself gives none; a run on this cache exports it so."""
+    edit_json(write_tokenizer(tmp_path / "tokenizer") / "tokenizer_config.json", tokenizer_class="TokenizersBackend")
+    cache = build_task("pairs", tmp_path)
+    run = train_task(cache, tmp_path / "run", max_steps=1)
+    rows = {row.source_row: row for row in cache["test"]}
+    for folder, typed in ((run / "model", True), (cache.tokenizer_folder, False)):
+        tokenizer = AutoTokenizer.from_pretrained(folder)
+        for number, row in rows.items():
+            source = rows_of("pairs")[number]
+            given = tokenizer(source["text"], source["second"])
+            assert given["input_ids"] == row.input_ids.tolist()
+            assert ("token_type_ids" in given) == typed
+            if typed:
+                assert given["token_type_ids"].count(0) == row.first_length
 
 
 def typed(kind: str, row: dict[str, Any]) -> str:

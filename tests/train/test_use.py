@@ -27,7 +27,7 @@ from train.predict import Predictor
 from train.run_folder.records import read_records
 from train.runtime import device
 from train.settings import Settings
-from train.tables.lines import read_texts
+from train.tables.reading import read_texts
 
 pytestmark = pytest.mark.slow
 

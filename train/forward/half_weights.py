@@ -22,13 +22,10 @@ group are there."""
 
 
 class HalfWeights:
-    """The weights and biases of a model's linear layers, which compute with copies of them while `in_use`.
+    """The weights and biases of a model's linear layers, which compute with copies of them while `in_use`; none in
+    fp32.
 
     Those that another module has too, such as a decoder's that are the embeddings, are left to autocast.
-
-    Args:
-        model: with weights in fp32.
-        precision: in fp32 there is nothing to cast.
     """
 
     def __init__(self, model: nn.Module, precision: str) -> None:

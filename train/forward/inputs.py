@@ -26,11 +26,16 @@ COUNT_FROM_PADDING = frozenset({"camembert", "roberta", "xlm-roberta"})
 """Model types that number positions from their pad id + 1."""
 
 
+def takes_token_types(config: PretrainedConfig) -> bool:
+    """Whether a model tells two texts apart by token types."""
+    return bool(getattr(config, "type_vocab_size", 0) >= 2)
+
+
 def model_inputs(batch: Batch, config: PretrainedConfig) -> dict[str, Any]:
     """Keyword arguments for the model of this configuration: input_ids, labels, a mask where one is needed, token types
     where the cache has them and the model has at least two; of a packed batch positions and where its rows begin."""
     inputs = batch.model_inputs()
-    if getattr(config, "type_vocab_size", 0) < 2:
+    if not takes_token_types(config):
         inputs.pop("token_type_ids", None)
     if batch.position_ids is not None and config.model_type in COUNT_FROM_PADDING:
         inputs["position_ids"] = batch.position_ids + config.pad_token_id + 1

@@ -8,7 +8,7 @@ Shapes: B rows, W columns, N rows of a split, C classes.
 import json
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -38,40 +38,22 @@ def model_loss(forward: Callable[..., Any], inputs: dict[str, torch.Tensor]) -> 
     return loss
 
 
-@dataclass(frozen=True)
-class ClassLoss:
-    """Cross-entropy with class weights and label smoothing (Szegedy et al. 2016).
+def class_loss(
+    weights: torch.Tensor | None, smoothing: float, forward: Callable[..., Any], inputs: dict[str, torch.Tensor]
+) -> torch.Tensor:
+    """Cross-entropy with class weights (C,), None for all alike, and label smoothing (Szegedy et al. 2016).
 
     The mean is over targets and not over their weights, so that micro-batches add up to the loss of the whole batch.
-
-    Attributes:
-        weights: (C,) float32; None weighs all classes alike.
-        smoothing: probability spread evenly over all classes.
     """
-
-    weights: torch.Tensor | None
-    smoothing: float
-
-    def __call__(self, forward: Callable[..., Any], inputs: dict[str, torch.Tensor]) -> torch.Tensor:
-        inputs = dict(inputs)
-        labels = inputs.pop("labels").flatten()  # (B,) or (B·W,)
-        logits = forward(**inputs).logits.flatten(0, -2).float()  # (B, C) or (B·W, C)
-        summed = cross_entropy(
-            logits, labels, self.weights, reduction="sum", ignore_index=IGNORED, label_smoothing=self.smoothing
-        )
-        return summed / (labels != IGNORED).sum()
+    inputs = dict(inputs)
+    labels = inputs.pop("labels").flatten()  # (B,) or (B·W,)
+    logits = forward(**inputs).logits.flatten(0, -2).float()  # (B, C) or (B·W, C)
+    summed = cross_entropy(logits, labels, weights, reduction="sum", ignore_index=IGNORED, label_smoothing=smoothing)
+    return summed / (labels != IGNORED).sum()
 
 
-def training_loss(split: Split, kind: str, weights: str | None, smoothing: float, device: torch.device) -> Loss:
-    """The loss to train with.
-
-    Args:
-        split: the training split.
-        kind: of the task.
-        weights: from `resolve_weights`.
-        smoothing: 0 to below 1.
-        device: where to compute.
-    """
+def training_loss(split: Split, weights: str | None, smoothing: float, device: torch.device) -> Loss:
+    """The loss to train with; the class weights are from `resolve_weights`."""
     if weights is None and not smoothing:
         return model_loss
     values = None
@@ -79,7 +61,7 @@ def training_loss(split: Split, kind: str, weights: str | None, smoothing: float
         values = balanced_weights(split)
     elif weights is not None:
         values = np.array([json.loads(weights)[name] for name in split.task.label_names], np.float32)
-    return ClassLoss(None if values is None else torch.from_numpy(values).to(device), smoothing)
+    return partial(class_loss, None if values is None else torch.from_numpy(values).to(device), smoothing)
 
 
 def balanced_weights(split: Split) -> Array:

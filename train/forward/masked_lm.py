@@ -99,7 +99,8 @@ class Masking:
 
     def masked_positions(self, batch: Batch) -> torch.Tensor:
         """(K,) positions in the (B x W,) tokens of a batch from `mask`: the masked ones, and others unless `exact`."""
-        labels = _labels(batch).flatten()
+        assert batch.labels is not None
+        labels = batch.labels.flatten()
         if self.exact:
             return (labels != IGNORED).nonzero()[:, 0]
         mean = self.probability * batch.real_tokens
@@ -108,15 +109,10 @@ class Masking:
         return (labels != IGNORED).byte().topk(min(most, len(labels)), sorted=False).indices
 
 
-def _labels(batch: Batch) -> torch.Tensor:
-    if batch.labels is None:
-        raise TypeError("the batch holds no labels; it must come from Masking.mask")
-    return batch.labels
-
-
 def masked_tokens(batch: Batch) -> torch.Tensor:
     """() int64, the number of masked tokens of a batch from `Masking.mask`; stays on the device."""
-    return (_labels(batch) != IGNORED).sum()
+    assert batch.labels is not None
+    return (batch.labels != IGNORED).sum()
 
 
 def summed_loss(
@@ -142,15 +138,8 @@ def summed_loss(
 
 
 def split_mix(state: "torch.Tensor | int", positions: torch.Tensor) -> torch.Tensor:
-    """Numbers of a stream, counted from 0.
-
-    Args:
-        state: where the stream begins: one for all, or int64 of a shape that broadcasts with that of `positions`.
-        positions: int64, which numbers of the stream.
-
-    Returns:
-        int64, the bits of the unsigned numbers.
-    """
+    """Numbers of a stream, as int64 of the same bits: those at `positions`, counted from 0, where `state` is where the
+    stream begins, one for all or of a shape that broadcasts."""
     bits = state + (positions + 1) * _signed(0x9E3779B97F4A7C15)
     bits = (bits ^ _shifted(bits, 30)) * _signed(0xBF58476D1CE4E5B9)
     bits = (bits ^ _shifted(bits, 27)) * _signed(0x94D049BB133111EB)
@@ -171,11 +160,8 @@ def _signed(number: int) -> int:
 
 
 def masked_forward(model: PreTrainedModel) -> tuple[Forward, str | None]:
-    """The function that computes a masked language model's logits at some positions.
-
-    Returns:
-        The function; and None, or the reason why it computes the head for every token.
-    """
+    """The function that computes a masked language model's logits at some positions; and None, or the reason why it
+    computes the head for every token."""
     head = HEADS.get(f"{type(model).__module__}.{type(model).__name__}")
     encoder = model.base_model
 

@@ -40,18 +40,9 @@ TOLERANCES = {"fp32": 1e-3, "bf16": 0.1, "fp16": 0.02}
 """Precision to the difference in logits that is rounding, as a fraction of the largest logit or of 1."""
 
 
-def use_packed(model: PreTrainedModel, device: torch.device, precision: str, first_only: bool) -> str | None:
-    """Make a model take packed batches; padded ones are computed as before.
-
-    Args:
-        model: on `device`.
-        device: where it computes.
-        precision: "fp32", "bf16" or "fp16".
-        first_only: whether the last layer is computed for the pooled token alone, see `pooled`.
-
-    Returns:
-        None, or the reason why it cannot.
-    """
+def use_packed(model: PreTrainedModel, device: torch.device, precision: str) -> str | None:
+    """Make a model, on its device, take packed batches; padded ones are computed as before. Returns None, or the reason
+    why it cannot."""
     kind, padded = model.config.model_type, model.config._attn_implementation
     if kind not in SUPPORTED or getattr(model.config, "is_decoder", False):
         return f"models of type {kind} are not supported"
@@ -73,8 +64,7 @@ def use_packed(model: PreTrainedModel, device: torch.device, precision: str, fir
     if type(model).__name__.endswith("ForSequenceClassification"):
         encoder = getattr(base, "encoder", None) or getattr(base, "transformer", None) or base
         mean = getattr(model.config, "classifier_pooling", "cls") == "mean"
-        pool = _pooled_already if first_only else _mean_of_rows if mean else _first_of_rows
-        encoder.register_forward_hook(partial(_replace_output, pool), with_kwargs=True)
+        encoder.register_forward_hook(partial(_pool_rows, mean), with_kwargs=True)
     return None
 
 
@@ -115,27 +105,16 @@ def attention(
     return out, None
 
 
-Pool = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
-"""From hidden states (1, T, H) and `cu_seq_lens` (B+1,) to one vector per row, (B, H)."""
-
-
-def _pooled_already(hidden: torch.Tensor, cu_seq_lens: torch.Tensor) -> torch.Tensor:
-    return hidden[0]  # the last layer gave (1, B, H)
-
-
-def _first_of_rows(hidden: torch.Tensor, cu_seq_lens: torch.Tensor) -> torch.Tensor:
-    return hidden[0, cu_seq_lens[:-1]]
-
-
-def _mean_of_rows(hidden: torch.Tensor, cu_seq_lens: torch.Tensor) -> torch.Tensor:
-    means: torch.Tensor = torch.segment_reduce(hidden[0], "mean", offsets=cu_seq_lens.long(), axis=0)
-    return means
-
-
-def _replace_output(pool: Pool, module: torch.nn.Module, args: object, given: dict[str, Any], output: Any) -> Any:
+def _pool_rows(mean: bool, module: torch.nn.Module, args: object, given: dict[str, Any], output: Any) -> Any:
     """Hook: of a packed batch the encoder gives (B, 1, H), of which every head reads the first column."""
-    if given.get("cu_seq_lens_q") is not None:
-        output.last_hidden_state = pool(output.last_hidden_state, given["cu_seq_lens_q"])[:, None]
+    cu_seq_lens = given.get("cu_seq_lens_q")
+    if cu_seq_lens is not None:
+        rows = output.last_hidden_state[0]  # (T, H), or (B, H) where the last layer gave the pooled tokens alone
+        if mean:
+            rows = torch.segment_reduce(rows, "mean", offsets=cu_seq_lens.long(), axis=0)
+        elif len(rows) >= len(cu_seq_lens):
+            rows = rows[cu_seq_lens[:-1]]
+        output.last_hidden_state = rows[:, None]
     return output
 
 
@@ -147,18 +126,13 @@ def _without_masks(module: torch.nn.Module, args: Any, given: dict[str, Any]) ->
 
 
 def check_packed(model: PreTrainedModel, packed: Batch, padded: Batch, precision: str) -> None:
-    """Compare what a model makes of a packed batch with what it makes of its first and last row padded, dropout off.
-
-    Args:
-        model: from `use_packed`.
-        packed, padded: the same rows.
-        precision: to compute in, beside fp32 where the model can.
+    """Compare what a model makes of a packed batch with what it makes of its first and last row padded, dropout off, in
+    `precision` and, where the model can, in fp32.
 
     Raises:
         MismatchError: logits, or the hidden states of a masked language model, differ by more than rounding.
     """
-    if packed.cu_seq_lens is None:
-        raise TypeError("the batch is not packed")
+    assert packed.cu_seq_lens is not None
     rows = [0, len(padded.input_ids) - 1]
     parts = {name: getattr(padded, name) for name in ("input_ids", "attention_mask", "token_type_ids")}
     taken: dict[str, Any] = {name: part[rows] for name, part in parts.items() if part is not None}

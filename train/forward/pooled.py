@@ -28,11 +28,8 @@ ATTENTIONS = ("sdpa", "eager", BLOCKED)
 
 
 def use_pooled_only(model: PreTrainedModel) -> str | None:
-    """Make a classifier compute its last layer for the pooled token alone.
-
-    Returns:
-        None, or the reason why the model stays as it is.
-    """
+    """Make a classifier compute its last layer for the pooled token alone; returns None, or the reason why it stays as
+    it is."""
     if not type(model).__name__.endswith("ForSequenceClassification"):
         return f"{type(model).__name__} reads more than one token of its encoder's output"
     if model.config._attn_implementation not in ATTENTIONS:

@@ -20,11 +20,8 @@ NAME = "lengthwise_cpu"
 
 
 def use_cpu_kernels(model: PreTrainedModel, device: torch.device) -> str | None:
-    """Make a model attend by blocks and draw its dropout from raw bits, where it computes on a CPU.
-
-    Returns:
-        None, or the reason why its attention stays as it is.
-    """
+    """Make a model attend by blocks and draw its dropout from raw bits, where it computes on a CPU; returns None, or
+    the reason why its attention stays as it is."""
     if device.type != "cpu":
         return f"{device.type} has kernels of its own"
     use_raw_bits(model)

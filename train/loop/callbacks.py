@@ -33,12 +33,7 @@ from .step import OutOfMemoryError, learning_rate, non_finite
 class RunCallbacks:
     """What the training loop calls between steps: it keeps a run's records and checkpoints, evaluates, and stops.
 
-    Args:
-        start: where the run starts.
-        run: the run folder.
-        progress: shows progress.
-        stop: whether to stop, asked after every step.
-        trackers: also receive the records.
+    The trackers receive the records too. `stop` is asked after every step.
     """
 
     def __init__(
@@ -168,7 +163,7 @@ class RunCallbacks:
         value = None if name is None else finite(result).get(name)
         if name is None or not is_better(name, value, None if state.best is None else state.best["value"]):
             return False
-        state.best = {"epoch": epoch, "step": state.step, "value": value, "scores": finite(state.scores or {})}
+        state.best = {"epoch": epoch, "step": state.step, "value": value, "scores": state.scores}
         return True
 
     def save(self) -> None:

@@ -61,14 +61,11 @@ class Checkpoint:
 def save_checkpoint(
     root: Folder, setup: TrainingSetup, state: State, window: Sums, owner: Json, records: Mapping[str, FileInfo]
 ) -> None:
-    """Write the checkpoint of the current step.
+    """Write the checkpoint of the current step into a run's `checkpoints` folder.
 
     Args:
-        root: the run's `checkpoints` folder.
-        setup: model and optimizer.
-        state: the progress of the run.
         window: the sums since the last log point.
-        owner: what it belongs to: cache fingerprint, base model and settings.
+        owner: what it belongs to, from `checkpoint_owner`.
         records: size and checksum of each record file up to here.
 
     Raises:
@@ -115,9 +112,9 @@ def _moments(setup: TrainingSetup) -> Tensors:
     }
 
 
-def step_name(step: int | None) -> str:
-    """The name of a step's checkpoint; of no step, the name of none."""
-    return "" if step is None else f"step-{step:06d}"
+def step_name(step: int) -> str:
+    """The name of a step's checkpoint."""
+    return f"step-{step:06d}"
 
 
 # --- reading
@@ -168,10 +165,7 @@ def read_checkpoint(root: Folder, name: str) -> Checkpoint:
 
 
 def load_checkpoint(checkpoint: Checkpoint, setup: TrainingSetup) -> State:
-    """Restore weights, optimizer and random state.
-
-    Returns:
-        The progress of the run.
+    """Restore weights, optimizer and random state; returns the progress of the run.
 
     Raises:
         MismatchError: progress or tensors are not those of this run and model.

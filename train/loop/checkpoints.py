@@ -30,7 +30,7 @@ def _half_deleted(root: Folder, name: str) -> bool:
 def prune(root: Folder, keep: int, best_step: int | None) -> None:
     """Delete all but the `keep` newest checkpoints and the best one."""
     for name in checkpoints(root)[keep:]:
-        if name != step_name(best_step):
+        if best_step is None or name != step_name(best_step):
             _remove(root, name)
 
 

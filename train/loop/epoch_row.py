@@ -11,15 +11,8 @@ from .state import State, Sums
 def epoch_row(
     setup: TrainingSetup, state: State, result: Json, eval_seconds: float, mfu: float | None
 ) -> dict[str, str]:
-    """The cells of the line, by title; losses and speed are of the current epoch up to the last log point.
-
-    Args:
-        setup: what is trained.
-        state: the progress of the run.
-        result: the summary of the evaluation, empty if there was none.
-        eval_seconds: how long it took.
-        mfu: model FLOPs utilization; None where it is not known.
-    """
+    """The cells of the line, by title; losses and speed are of the current epoch up to the last log point. `result` is
+    the summary of the evaluation, empty if there was none; `mfu` is None where it is not known."""
     sums = state.epoch_sums
     done = state.epoch + state.epoch_step / max(setup.steps[state.epoch], 1)
     scores = {name: value for name, value in result.items() if name not in ("loss", "rows")}

@@ -44,12 +44,8 @@ class Objective(torch.nn.Module):
 
 
 def sum_gradients(setup: TrainingSetup, some_unused: bool) -> TrainingSetup:
-    """The setup whose `parallel` adds up gradients over the ranks; as it is for a process alone.
-
-    Args:
-        setup: the same on all ranks.
-        some_unused: whether a backward pass here left some parameters without a gradient.
-    """
+    """The setup whose `parallel` adds up gradients over the ranks; as it is for a process alone. `some_unused`: whether
+    a backward pass here left some parameters without a gradient."""
     if not setup.ranks.several:
         return setup
     found = bool(setup.ranks.totals(some_unused)[0])
@@ -89,11 +85,7 @@ def seed_dropout(setup: TrainingSetup, state: State) -> None:
 
 
 def check_agreement(start: ResumePoint) -> None:
-    """Compare what this rank is about to do with what the others are.
-
-    Raises:
-        MismatchError: they differ.
-    """
+    """Raise a MismatchError if what this rank is about to do differs from what the others are."""
     ranks = start.setup.ranks
     if not ranks.several:
         return

@@ -64,11 +64,7 @@ def resolve_settings(settings: Settings, cache: Cache, ranks: Ranks = ALONE) -> 
 
 
 def _check_skipping(settings: Settings, device: torch.device) -> None:
-    """Refuse settings by which an update may be skipped where torch would make it all the same.
-
-    Raises:
-        InputError: there is one of them.
-    """
+    """Refuse settings by which an update may be skipped where torch would make it all the same."""
     asked = {"--on-nonfinite skip": settings.on_nonfinite == "skip", "--precision fp16": settings.precision == "fp16"}
     flags = [flag for flag, given in asked.items() if given]
     if flags and not devices.skips_updates(device):
@@ -88,11 +84,7 @@ def _resolve_split(flag: str, given: str | None, cache: Cache, usual: Sequence[s
 
 
 def _check_evaluated(settings: Settings, eval_split: str) -> None:
-    """Refuse settings about evaluations where there is none.
-
-    Raises:
-        InputError: there is one of them.
-    """
+    """Refuse settings about evaluations where there is none."""
     for name in ("keep_best", "early_stopping", "eval_steps"):
         if getattr(settings, name) and eval_split == NO_SPLIT:
             raise InputError(
@@ -119,13 +111,8 @@ def _resolve_metric(settings: Settings, cache: Cache, task: str) -> str | None:
 
 
 def main_metric(task: Task, masked: bool, corpus: str) -> str:
-    """The score that --keep-best stands for without a metric: `corpus`, by its title, or that of the task.
-
-    Args:
-        task: of the cache.
-        masked: whether a masked language model is trained.
-        corpus: from `corpus_metric`.
-    """
+    """The score that --keep-best stands for without a metric: the `corpus_metric`, or that of the cache's task;
+    `masked`: that of a masked language model."""
     names = score_names(task, masked)
     main = main_score(dict.fromkeys(names, 0.0), corpus)
     return main[0] if main else names[0]
@@ -189,11 +176,9 @@ def absolute_model(model: str) -> str:
 def cache_requirements(cache: Cache, settings: Settings) -> CacheRequirements:
     """What the rows to train on and to evaluate require of a model."""
     others = [cache[name] for name in (settings.eval_split, settings.test_split) if name not in (None, NO_SPLIT)]
-    width = max(split.info.longest for split in [training_split(cache), *others])
-    multiple = settings.pad_to_multiple_of or 1
-    width = max(width, min(-(-width // multiple) * multiple, cache.manifest.max_length))
-    if settings.strategy == "fixed":
-        width = cache.manifest.max_length
+    longest = max(split.info.longest for split in [training_split(cache), *others])
+    multiple, most = settings.pad_to_multiple_of or 1, cache.manifest.max_length
+    width = most if settings.strategy == "fixed" else min(-(-longest // multiple) * multiple, most)
     return CacheRequirements(cache, width, settings.task)
 
 

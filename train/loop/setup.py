@@ -17,7 +17,7 @@ from cache.plans.spec import PlanSpec
 
 from ..forward.frozen import freeze, use_gradient_checkpointing
 from ..forward.half_weights import HalfWeights
-from ..forward.inputs import PADDING_SIDE, attention_length, use_ready_masks
+from ..forward.inputs import PADDING_SIDE, attention_length, takes_token_types, use_ready_masks
 from ..forward.losses import Loss, model_loss, training_loss
 from ..forward.masked_lm import PROBABILITY, Masking, masked_forward, summed_loss
 from ..forward.packed import check_packed, use_packed
@@ -129,12 +129,8 @@ class TrainingSetup:
         return any(steps is not None and step % steps == 0 for steps in every)
 
     def compute_loss(self, inputs: dict[str, Any], counts: bool) -> torch.Tensor:
-        """() the loss of a micro-batch: the mean over its targets, or summed over masked tokens.
-
-        Args:
-            inputs: of the model; in masked language modelling also the masked positions.
-            counts: whether there is a target; if not, the loss is 0, and so are the gradients.
-        """
+        """() the loss of a micro-batch: the mean over its targets, or summed over the masked tokens, whose positions
+        are among the inputs. Unless it `counts`, for it has no target, the loss is 0, and so are the gradients."""
         if self.masking is not None:
             return summed_loss(self.forward, **inputs)[0]
         if counts:
@@ -172,15 +168,8 @@ class TrainingSetup:
 def prepare_training(
     model: PreTrainedModel, cache: Cache, settings: Settings, device: torch.device, ranks: Ranks = ALONE
 ) -> TrainingSetup:
-    """Put a model on its device with its optimizations and optimizer.
-
-    Args:
-        model: of the settings' task, on the CPU.
-        cache: the cache.
-        settings: from `resolve_settings`.
-        device: where to compute.
-        ranks: the processes that share the run.
-    """
+    """Put a model of the settings' task on its device, with its optimizations and optimizer; the settings are
+    resolved."""
     devices.prepare(device)
     split = training_split(cache)
     spec = settings.plan_spec(split.default_spec())
@@ -203,10 +192,10 @@ def prepare_training(
         settings=settings,
         device=device,
         steps=epoch_steps(split, spec, settings),
-        tokenizer=exported_tokenizer(cache),
+        tokenizer=exported_tokenizer(cache, takes_token_types(model.config)),
         optimizations=optimizations,
         masking=masking,
-        loss=training_loss(split, str(settings.task), settings.class_weights, settings.label_smoothing, device),
+        loss=training_loss(split, settings.class_weights, settings.label_smoothing, device),
         loss_scale=LossScale(device) if settings.precision == "fp16" else None,
         ranks=ranks,
     )
@@ -227,19 +216,15 @@ def _optimized(
         all_tokens = use_pooled_only(model) if settings.pooled_only else "--no-pooled-only"
     padded: str | None = "--padded"
     if settings.padding_free:
-        first_only = settings.task != MLM and all_tokens is None
-        padded = "--compile" if settings.compile else use_packed(model, device, settings.precision, first_only)
+        padded = "--compile" if settings.compile else use_packed(model, device, settings.precision)
     if settings.compile:
         forward = torch.compile(forward)
     return forward, ModelOptimizations(all_tokens, torch_kernels, padded)
 
 
 def check_padding_free(setup: TrainingSetup) -> None:
-    """Compare the first micro-batch, where it is packed, with what the padded forward gives for its rows.
-
-    Raises:
-        MismatchError: they differ.
-    """
+    """Raise a MismatchError if the first micro-batch, where it is packed, differs from what the padded forward gives
+    for its rows."""
     if setup.packed:
         packed, padded = (setup.epoch_batches(0, 0, kind, equal_rows=True).step(0)[0] for kind in (True, False))
         check_packed(setup.model, packed, padded, setup.settings.precision)

@@ -13,11 +13,8 @@ from .state import Sums
 
 
 class SpeedMeter:
-    """Model FLOPs of a run's steps, and what share of the device's peak they are.
-
-    Args:
-        setup: what is trained; its model computes a few tiny rows, see `metrics.flops`.
-    """
+    """Model FLOPs of a run's steps, and what share of the device's peak they are. To count them the model computes a
+    few tiny rows, see `metrics.flops`."""
 
     def __init__(self, setup: TrainingSetup) -> None:
         self.setup, self.device_count = setup, setup.ranks.world_size

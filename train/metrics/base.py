@@ -6,8 +6,8 @@ Shapes: B rows of a batch, W columns, C classes.
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any, ClassVar
+from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 
@@ -63,12 +63,13 @@ class CountedScores(Scores):
         correct: those that were found, per class or type.
         predicted: those that were given each class or type.
         actual: those that have each class or type.
+        unit: what is counted.
     """
 
     correct: tuple[int, ...]
     predicted: tuple[int, ...]
     actual: tuple[int, ...]
-    unit: ClassVar[str] = "row"
+    unit: str = field(default="row", kw_only=True)
 
     @property
     def counts(self) -> list[tuple[int, int, int]]:
@@ -79,6 +80,11 @@ class CountedScores(Scores):
     def sums(self) -> tuple[int, int, int]:
         """Correct, predicted and actual ones of all."""
         return sum(self.correct), sum(self.predicted), sum(self.actual)
+
+    def to_json(self) -> dict[str, Any]:
+        """The scores as plain JSON, with the counts."""
+        counts = {"correct": self.correct, "predicted": self.predicted, "actual": self.actual}
+        return {**self.summary(), **counts}
 
     def lines_of_counts(self, names: Sequence[str]) -> Iterator[tuple[str, str]]:
         """The counts of each class, of the first 20."""
@@ -92,15 +98,7 @@ def f1_score(correct: int, predicted: int, actual: int) -> float:
 
 
 class Metric(ABC):
-    """Adds up on the device what a model says of batch after batch.
-
-    Args:
-        device: where the logits are.
-        shapes: of the counts.
-
-    Attributes:
-        counts: int64 tensors.
-    """
+    """Adds up on the device what a model says of batch after batch, in int64 `counts` of some shapes."""
 
     def __init__(self, device: torch.device, *shapes: tuple[int, ...]) -> None:
         self.counts = [torch.zeros(shape, dtype=torch.int64, device=device) for shape in shapes]

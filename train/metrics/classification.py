@@ -6,7 +6,7 @@ Shapes: B rows of a batch, W columns, C classes.
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 
@@ -24,17 +24,22 @@ MAX_CONFUSION_CLASSES = 1024
 
 @dataclass(frozen=True)
 class ClassScores(CountedScores):
-    """What a classifier of rows did on a split.
+    """What a classifier of rows or words did on a split.
 
     Attributes:
-        confusion: confusion[actual][predicted] counts rows; None beyond `MAX_CONFUSION_CLASSES`.
+        confusion: confusion[actual][predicted] counts them; None beyond `MAX_CONFUSION_CLASSES`.
     """
 
     confusion: tuple[tuple[int, ...], ...] | None
 
     @property
+    def targets(self) -> int:
+        """Rows, or labelled words."""
+        return sum(self.actual)
+
+    @property
     def accuracy(self) -> float:
-        """Share of rows whose class was found."""
+        """Share of them whose class was found."""
         return sum(self.correct) / self.targets if self.targets else 0.0
 
     @property
@@ -58,8 +63,7 @@ class ClassScores(CountedScores):
         return {"accuracy": self.accuracy, "f1": self.f1, "matthews": self.matthews}
 
     def to_json(self) -> dict[str, Any]:
-        counts = {"correct": self.correct, "predicted": self.predicted, "actual": self.actual}
-        return {**self.summary(), **({"confusion": self.confusion} if self.confusion is not None else counts)}
+        return super().to_json() if self.confusion is None else {**self.summary(), "confusion": self.confusion}
 
     def lines(self, names: Sequence[str]) -> Iterator[tuple[str, str]]:
         """Accuracy, F1, Matthews correlation, and as what the rows of each class were found, or how many were."""
@@ -73,30 +77,12 @@ class ClassScores(CountedScores):
             yield "", f"{names[number]}: {counted(self.actual[number], self.unit)}, found as {found or 'nothing'}"
 
 
-@dataclass(frozen=True)
-class WordScores(ClassScores):
-    """What a classifier of words did on a split: the same scores, over labelled words."""
-
-    unit: ClassVar[str] = "word"
-
-    @property
-    def targets(self) -> int:
-        """Labelled words."""
-        return sum(self.actual)
-
-
 class ClassificationMetric(Metric):
-    """Counts of classes: actual, predicted, both.
+    """Counts of classes, actual, predicted and both; `unit` is what has a class."""
 
-    Args:
-        classes: how many there are.
-        device: where the logits are.
-        scores: what `compute` gives.
-    """
-
-    def __init__(self, classes: int, device: torch.device, scores: type[ClassScores] = ClassScores) -> None:
+    def __init__(self, classes: int, device: torch.device, unit: str = "row") -> None:
         super().__init__(device, (3, classes), (classes, classes) if classes <= MAX_CONFUSION_CLASSES else (0, 0))
-        self.scores = scores
+        self.unit = unit
 
     def update(self, logits: torch.Tensor, labels: torch.Tensor) -> None:
         found, labels = logits.argmax(dim=-1).flatten(), labels.flatten()  # (B,) or (B W,)
@@ -111,7 +97,7 @@ class ClassificationMetric(Metric):
 
     def compute(self, rows: int, loss: float) -> ClassScores:
         (correct, predicted, actual), confusion = (tuple(map(tuple, part.tolist())) for part in self.counts)
-        return self.scores(rows, loss, correct, predicted, actual, confusion or None)
+        return ClassScores(rows, loss, correct, predicted, actual, confusion or None, unit=self.unit)
 
 
 # --- any number of classes a row
@@ -133,10 +119,6 @@ class MultiLabelScores(CountedScores):
 
     def scores(self) -> dict[str, float]:
         return {"f1_micro": self.f1_micro, "f1_macro": self.f1_macro}
-
-    def to_json(self) -> dict[str, Any]:
-        counts = {"correct": self.correct, "predicted": self.predicted, "actual": self.actual}
-        return {**self.summary(), **counts}
 
     def lines(self, names: Sequence[str]) -> Iterator[tuple[str, str]]:
         """Both F1, and the counts of each class."""

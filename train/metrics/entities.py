@@ -97,12 +97,7 @@ def scores_of(correct: int, predicted: int, actual: int) -> tuple[float, float, 
 
 
 class EntityMetric(Metric):
-    """Counts of labelled tokens and of entities.
-
-    Args:
-        names: the classes, class 0 first.
-        device: where the logits are.
-    """
+    """Counts of labelled tokens and of entities; the tags are `names`, class 0 first."""
 
     def __init__(self, names: Sequence[str], device: torch.device) -> None:
         read = [read_tag(name) for name in (*names, "O")]  # the last is outside of rows

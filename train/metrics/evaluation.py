@@ -96,12 +96,8 @@ def _batches(split: Split, device: torch.device, batch_size: int, limit: int | N
 
 
 def score_names(task: Task, masked: bool) -> tuple[str, ...]:
-    """The names of the scores that `evaluate` gives, the loss among them.
-
-    Args:
-        task: of the cache.
-        masked: whether a masked language model is evaluated.
-    """
+    """The names of the scores that `evaluate` gives for a cache's task, or of a masked language model; the loss among
+    them."""
     device = torch.device("cpu")
     metric: Metric = MaskedLMMetric(device) if masked else metric_of(task, device)
     return tuple(name for name in metric.compute(0, 0.0).summary() if name != "rows")

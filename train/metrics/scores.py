@@ -12,7 +12,7 @@ import torch
 from cache.format.tasks import Task
 
 from .base import Metric
-from .classification import ClassificationMetric, ClassScores, MultiLabelMetric, WordScores
+from .classification import ClassificationMetric, MultiLabelMetric
 from .entities import EntityMetric, marks_entities
 from .regression import RegressionMetric
 
@@ -50,12 +50,8 @@ def is_better(name: str, value: float | None, best: float | None) -> bool:
 
 
 def main_score(scores: dict[str, Any], metric: str = "") -> tuple[str, float] | None:
-    """Name and value of the score that stands for all of them: `metric`, or that of the task; None if neither is there.
-
-    Args:
-        scores: by name, as an evaluation was recorded.
-        metric: title of the score that the corpus is known for, such as "Matthews"; empty where there is none.
-    """
+    """Name and value of the score that stands for all of them: the one with the title `metric`, which the corpus is
+    known for, or that of the task; None if neither is there."""
     wanted = [name for name in scores if score_title(name) == metric]
     return next(((name, scores[name]) for name in (*wanted, *MAIN) if scores.get(name) is not None), None)
 
@@ -68,5 +64,4 @@ def metric_of(task: Task, device: torch.device) -> Metric:
         return MultiLabelMetric(len(task.label_names), device)
     if task.per_token and marks_entities(task.label_names):
         return EntityMetric(task.label_names, device)
-    scores = WordScores if task.per_token else ClassScores
-    return ClassificationMetric(len(task.label_names), device, scores)
+    return ClassificationMetric(len(task.label_names), device, "word" if task.per_token else "row")

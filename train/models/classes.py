@@ -44,15 +44,10 @@ class ClassMap:
 
 
 def map_classes(config: PretrainedConfig, task: Task, device: torch.device) -> ClassMap:
-    """Match the classes of a cache with a model's, by their names: see `positions_of`.
+    """Match the classes of a cache's task with those of a trained classifier, by their names: see `positions_of`.
 
     Where the model has no names of its own but transformers' LABEL_0, LABEL_1, …, as many classes as the cache has are
     taken to be the same.
-
-    Args:
-        config: of a trained classifier.
-        task: of the cache.
-        device: of the labels.
 
     Raises:
         MismatchError: the cache has a class that the model lacks; each is named.
@@ -89,12 +84,8 @@ def are_unnamed(names: Sequence[str]) -> bool:
 
 
 def renumber_classes(model: PreTrainedModel, names: Sequence[str], wanted: Sequence[str]) -> str:
-    """Give a classifier that is trained on the cache's numbers of its classes, where both have the same ones.
-
-    Args:
-        model: a trained classifier, whose last matrix has a row for each class.
-        names: its classes as it numbers them.
-        wanted: the cache's; as many.
+    """Give a classifier, whose last matrix has a row for each of its classes `names`, the numbers of the cache's,
+    `wanted`, if these are the same ones.
 
     Returns:
         What was done, for the report; of other classes, which the head is trained on for, what they were.

@@ -47,11 +47,6 @@ class CacheRequirements:
         """The kind of task, one of `cache.format.tasks.KINDS`."""
         return self.task or self.cache.manifest.task.kind
 
-    @property
-    def outputs(self) -> int:
-        """Number of outputs of the head, per row or per token."""
-        return 1 if self.kind == "regression" else len(self.label_names)
-
 
 def vocabulary_size(model: PreTrainedModel) -> int:
     """Entries of a model's table of token embeddings; 0 where it has none, as CANINE, which reads characters."""
@@ -83,13 +78,8 @@ def usable_positions(model: PreTrainedModel) -> int | None:
 def check_fit(
     folder: ModelFolder, config: PretrainedConfig, required: CacheRequirements, evaluated: bool = False
 ) -> None:
-    """Refuse a model that cannot compute the cache's rows, or whose tokenizer gives their ids another meaning.
-
-    Args:
-        folder: of the model.
-        config: of the model.
-        required: what the cache requires of it.
-        evaluated: whether it is evaluated, not trained: the cache may then have some of its classes.
+    """Refuse a model that cannot compute the cache's rows, or whose tokenizer gives their ids another meaning. A cache
+    that it is `evaluated` on, not trained, may have some of its classes.
 
     Raises:
         MismatchError: all reasons, one per line, and what to do about them.
@@ -135,9 +125,10 @@ def _head_problems(config: PretrainedConfig, required: CacheRequirements, evalua
     if required.kind == MLM or not has_trained_head(config):
         return  # a classifier's head is dropped, or a new one made
     by_name = evaluated and bool(required.label_names)
+    outputs = 1 if required.kind == "regression" else len(required.label_names)
     if kind_of(config) != required.kind:
         yield f"task: its head was trained for {kind_of(config)}, the cache is for {required.kind}"
-    elif not by_name and config.num_labels != required.outputs:
+    elif not by_name and config.num_labels != outputs:
         names = ", ".join(required.label_names[:8])
         yield (
             f"labels: its classifier was trained for {config.num_labels} classes, the cache has "

@@ -41,12 +41,6 @@ def quiet_transformers() -> Iterator[None]:
             transformers_logging.enable_progress_bar()
 
 
-def as_model(model: object) -> PreTrainedModel:
-    """The same model, with its type known to the type checker."""
-    assert isinstance(model, PreTrainedModel)
-    return model
-
-
 CLASSES: dict[str, tuple[Any, str]] = {
     MLM: (AutoModelForMaskedLM, "masked language model"),
     TOKENS: (AutoModelForTokenClassification, "token classifier"),
@@ -73,7 +67,8 @@ def empty_model(config: PretrainedConfig, kind: str) -> PreTrainedModel:
     what = f"a model of type {config.model_type!r} cannot be built from its configuration"
     try:
         with torch.device("meta"), no_init_weights(), quiet_transformers(), library_errors(InputError, what):
-            return as_model(auto_class.from_config(config, trust_remote_code=False))
+            model: PreTrainedModel = auto_class.from_config(config, trust_remote_code=False)
+            return model
     except InputError as error:
         if "Unrecognized configuration class" not in str(error):
             raise

@@ -18,7 +18,7 @@ from .classes import renumber_classes
 from .configuration import read_config
 from .fit import CacheRequirements, check_fit, usable_positions
 from .folder import CONFIG, TOKENIZER, WEIGHTS, ModelFolder
-from .heads import PROBLEMS, as_model, empty_model, label_names, quiet_transformers
+from .heads import PROBLEMS, empty_model, label_names, quiet_transformers
 from .library_errors import library_errors
 
 HUB_FILES = [CONFIG, "*.safetensors", "*.safetensors.index.json", TOKENIZER]
@@ -140,7 +140,7 @@ def load_weights(
             ignore_mismatched_sizes=True,  # refused below, with a reason
             output_loading_info=True,
         )
-        model, report = as_model(loaded[0]), loaded[1]
+        model, report = loaded
         new = _check_loaded(model, report, encoder)
     left_out = [n for n in report["unexpected_keys"] if n.startswith(encoder * prefixed) and "pooler" not in n]
     if left_out:

@@ -11,13 +11,8 @@ CELL = 8
 
 
 class TrainingProgress:
-    """The progress bar and the report of a run; updated at log points only, where the numbers are read anyway.
-
-    Args:
-        quiet: show only warnings.
-        report: prints a line of the report.
-        alarm: prints a warning.
-    """
+    """The progress bar and the report of a run; updated at log points only, where the numbers are read anyway. With
+    `quiet` only warnings are shown, by `alarm`."""
 
     def __init__(self, quiet: bool, report: Log, alarm: Log) -> None:
         self.quiet, self.report, self.alarm = quiet, report, alarm

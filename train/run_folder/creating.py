@@ -101,11 +101,8 @@ def _check_empty(out: str) -> None:
 
 
 def lock_run(run: Folder) -> AbstractContextManager[bool]:
-    """Keep other processes from training the same run. Its value is False where the file system has no locks.
-
-    Raises:
-        InputError: another process is training it.
-    """
+    """Keep other processes from training the same run; an InputError if one does. Its value is False where the file
+    system has no locks."""
 
     def refuse() -> NoReturn:
         raise InputError(f"{run.path} is being trained by another process; wait for it, or stop it first")

@@ -26,8 +26,13 @@ TOKENIZER_FILES = {TOKENIZER, TOKENIZER_CONFIG, "special_tokens_map.json"}
 """What a tokenizer may consist of; a file of another name could be taken for weights or for code."""
 
 
-def exported_tokenizer(cache: Cache) -> dict[str, bytes]:
-    """The tokenizer's files by name, set to pad on the side that the model is trained with.
+def exported_tokenizer(cache: Cache, typed: bool) -> dict[str, bytes]:
+    """The tokenizer's files by name, set to pad on the side that the model is trained with, and to give the token types
+    of pairs where it was trained with them: a tokenizer of no model's own class gives none by itself.
+
+    Args:
+        cache: whose tokenizer.
+        typed: whether the model tells two texts apart by token types.
 
     Raises:
         CorruptCacheError: a file is damaged, or does not belong to a tokenizer.
@@ -35,10 +40,15 @@ def exported_tokenizer(cache: Cache) -> dict[str, bytes]:
     files = dict(cache.tokenizer_files())
     if strange := sorted(files.keys() - TOKENIZER_FILES):
         raise CorruptCacheError(f"{cache.folder}: its tokenizer has the file {strange[0]!r}, which no tokenizer has")
+    settings: Json = {}
     if cache.manifest.tokenizer.padding_side != PADDING_SIDE:
+        settings["padding_side"] = PADDING_SIDE
+    if typed and cache.manifest.task.pair:
+        settings["model_input_names"] = ["input_ids", "token_type_ids", "attention_mask"]
+    if settings:
         try:
             config = json.loads(files.get(TOKENIZER_CONFIG, b"{}"))
-            text = json.dumps({**config, "padding_side": PADDING_SIDE}, indent=2, ensure_ascii=False) + "\n"
+            text = json.dumps({**config, **settings}, indent=2, ensure_ascii=False) + "\n"
             files[TOKENIZER_CONFIG] = text.encode()
         except (ValueError, TypeError, RecursionError) as error:
             path = cache.tokenizer_folder / TOKENIZER_CONFIG
@@ -54,15 +64,8 @@ def export_model(
     info: RunInfo,
     results: Sequence[Json],
 ) -> None:
-    """Write the fine-tuned model with its tokenizer and its model card.
-
-    Args:
-        run: the run folder.
-        model: the model.
-        tokenizer: from `exported_tokenizer`.
-        manifest: of the cache it was trained on.
-        info: content of settings.json.
-        results: the records of the epochs and their evaluations.
+    """Write the fine-tuned model with its tokenizer, from `exported_tokenizer`, and its model card, of the cache's
+    manifest and the records of the epochs and their evaluations.
 
     Raises:
         StorageError: the file system refused.

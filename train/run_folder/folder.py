@@ -78,12 +78,7 @@ class RunInfo:
 
 
 def open_run(path: Path) -> Folder:
-    """The folder of a run.
-
-    Raises:
-        InputError: there is none.
-        StorageError: it cannot be opened.
-    """
+    """The folder of a run; an InputError if there is none, a StorageError if it cannot be opened."""
     with storage_errors(path, "open"):
         try:
             return Folder.open(path)
@@ -179,11 +174,7 @@ def read_summary(run: Folder) -> Summary | None:
 
 
 def write_settings(run: Folder, info: RunInfo) -> bytes:
-    """Write settings.json, complete or not at all; returns its content.
-
-    Raises:
-        StorageError: the file system refused.
-    """
+    """Write settings.json, complete or not at all; returns its content."""
     content = seal(info.to_json())
     with storage_errors(run.path / SETTINGS):
         run.write(SETTINGS, content)
@@ -191,22 +182,14 @@ def write_settings(run: Folder, info: RunInfo) -> bytes:
 
 
 def write_summary(run: Folder, summary: Summary) -> None:
-    """Write summary.json, complete or not at all.
-
-    Raises:
-        StorageError: the file system refused.
-    """
+    """Write summary.json, complete or not at all."""
     records = [asdict(summary.records[name]) for name in (METRICS, TIMING)]
     with storage_errors(run.path / SUMMARY):
         run.write(SUMMARY, seal({"format": SUMMARY_FORMAT, "version": VERSION, **summary.facts, "records": records}))
 
 
 def listed_files(fields: Fields, key: str, names: Collection[str]) -> dict[str, FileInfo]:
-    """A list of files with their sizes and checksums, which must be those called `names`.
-
-    Raises:
-        CorruptCacheError: it is not.
-    """
+    """A list of files with their sizes and checksums; a CorruptCacheError unless they are those called `names`."""
     expected = f"a list of {', '.join(names)}"
     found = [FileInfo(**file_entry(item, expected, lambda name: name in names)) for item in fields.objects(key)]
     if sorted(info.file for info in found) != sorted(names):

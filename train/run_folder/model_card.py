@@ -46,15 +46,8 @@ LABELS_SHOWN = 50
 
 
 def model_card(name: str, info: RunInfo, config: PretrainedConfig, manifest: Manifest, records: Sequence[Json]) -> str:
-    """The text of a model card.
-
-    Args:
-        name: of the model.
-        info: what settings.json of its run says.
-        config: the model's.
-        manifest: of the cache it was trained on.
-        records: of the run's epochs and evaluations, as `joined_records` gives them.
-    """
+    """The text of the card of the model called `name`; `records` are of the run's epochs and evaluations, as
+    `joined_records` gives them."""
     task = pipeline_of(config)
     front = _front_matter(name, info, task, manifest, exported_evaluation(records, info.settings))
     parts = [
@@ -147,10 +140,12 @@ def _usage(task: str | None, config: PretrainedConfig, manifest: Manifest) -> st
     options = f", truncation=True, max_length={manifest.max_length}" if task == "text-classification" else ""
     if task == "text-classification" and manifest.task.kind == "multi-label":
         options += ", top_k=None"
+    # Of the tokens of a word only the first has a tag in training.
+    words = ', aggregation_strategy="first"' if task == "token-classification" else ""
     return f'''```python
 from transformers import pipeline
 
-model = pipeline("{task}", model="path/to/this/folder")  # or its name on the Hub
+model = pipeline("{task}", model="path/to/this/folder"{words})  # or its name on the Hub
 print(model({example}{options}))
 ```
 

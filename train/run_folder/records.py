@@ -157,13 +157,8 @@ def _record(line: bytes, path: Path, number: int) -> Json:
 
 
 def exported_evaluation(records: Sequence[Json], settings: Settings) -> Json | None:
-    """The record of what the exported model did: on the test split at the end, else after its epoch; None if it was not
-    evaluated.
-
-    Args:
-        records: of a run's metrics.
-        settings: of the run.
-    """
+    """The record of what the exported model did, among those of a run's metrics: on the test split at the end, else
+    after its epoch; None if it was not evaluated."""
     if tests := [record for record in records if record["kind"] == "test"]:
         return tests[-1]
     best: Json | None = None

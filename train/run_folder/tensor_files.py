@@ -37,11 +37,7 @@ def read_tensors(folder: Folder, name: str) -> Tensors:
 
 
 def check_tensors(found: Tensors, expected: Tensors) -> None:
-    """Refuse tensors that have other names, types or shapes than expected.
-
-    Raises:
-        ValueError: they have.
-    """
+    """Raise a ValueError for tensors that have other names, types or shapes than expected."""
     if differing := sorted(found.keys() ^ expected.keys()):
         raise ValueError(f"{differing[0]} is {'unknown' if differing[0] in found else 'missing'}")
     for name, tensor in found.items():

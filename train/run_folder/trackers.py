@@ -37,12 +37,8 @@ CURVES = {"step": "train", "epoch": "epoch", "eval": "eval", "test": "test"}
 
 
 class TensorBoard:
-    """Curves in a TensorBoard events file.
-
-    Args:
-        folder: where to write; it must not hold the curves of another run.
-        info: content of settings.json.
-        step: optimizer steps done by a resumed run, whose later points are hidden; None for a new run.
+    """Curves in a TensorBoard events file, in a folder that must not hold those of another run. Points of a resumed run
+    beyond its `step` are hidden; it is None for a new run.
 
     Attributes:
         fresh: whether it has no records of this run yet.
@@ -77,13 +73,7 @@ class TensorBoard:
 
 
 class WeightsAndBiases:
-    """A run at Weights & Biases, or in the run folder with WANDB_MODE=offline.
-
-    Args:
-        run: the run folder.
-        project: name of the project.
-        info: content of settings.json.
-        quiet: silence wandb's own messages.
+    """A run at Weights & Biases, or in the run folder with WANDB_MODE=offline; `quiet` silences wandb's own messages.
 
     Attributes:
         fresh: whether it has no records of this run yet.
@@ -123,9 +113,6 @@ Tracker = TensorBoard | WeightsAndBiases
 
 class Trackers:
     """All trackers of a run; a context that closes them.
-
-    Args:
-        warn: prints a warning.
 
     Attributes:
         open: the working ones, by name.
@@ -173,15 +160,7 @@ class Trackers:
 def open_trackers(
     settings: Settings, run: Folder, info: RunInfo, step: int | None, warn: Callable[[str], None], quiet: bool
 ) -> Trackers:
-    """Open the trackers that the settings name.
-
-    Args:
-        settings: name the trackers.
-        run: the run folder.
-        info: content of settings.json.
-        step: optimizer steps done by a resumed run, None for a new one.
-        warn: see `Trackers`.
-        quiet: silence their own messages.
+    """Open the trackers that the settings name; `step` is that of a resumed run, None for a new one.
 
     Raises:
         LengthwiseError: the run is new and one cannot be opened. In a resumed run it is dropped with a warning.
@@ -210,11 +189,7 @@ def requested(settings: Settings) -> dict[str, str]:
 
 
 def check_installed(settings: Settings) -> None:
-    """Refuse trackers whose package is not installed.
-
-    Raises:
-        InputError: one is not.
-    """
+    """Raise an InputError for trackers whose package is not installed."""
     for name in requested(settings):
         spec = importlib.util.find_spec(name)
         if spec is None or spec.origin is None:  # not there, or only a folder of that name

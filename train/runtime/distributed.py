@@ -119,11 +119,7 @@ ALONE = Ranks()
 
 
 class StopVote:
-    """Whether any rank wants to stop, answered alike on all ranks.
-
-    Args:
-        ranks: that vote.
-    """
+    """Whether any rank wants to stop, answered alike on all ranks."""
 
     def __init__(self, ranks: Ranks) -> None:
         self.ranks = ranks
@@ -181,7 +177,8 @@ def process_group(ranks: Ranks) -> Iterator[None]:
         where = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
         raise InputError(
             f"rank {ranks.rank} of {ranks.world_size} does not find the others at {where} (MASTER_ADDR and "
-            f"MASTER_PORT): {_first_sentence(error)}; start all of them anew, within {TIMEOUT.seconds // 60} minutes"
+            f"MASTER_PORT): {_first_sentence(error)}; start all of them anew, within {TIMEOUT.seconds // 60} minutes, "
+            "on several machines with GLOO_SOCKET_IFNAME set to the network interface that connects them"
         ) from None
     _GROUPS.append(dist.group.WORLD)
     try:

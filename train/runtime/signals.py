@@ -9,15 +9,10 @@ from typing import Any, Self
 
 class Stopped(SystemExit):
     """The process was told to stop. Uncaught, it exits with the code that shells report for a process that a signal
-    ended: 143 for SIGTERM, 130 for Ctrl-C, 129 for SIGHUP.
-
-    Attributes:
-        signum: the signal.
-    """
+    ended: 143 for SIGTERM, 130 for Ctrl-C, 129 for SIGHUP."""
 
     def __init__(self, signum: int) -> None:
         super().__init__(128 + signum)
-        self.signum = signum
 
 
 class StopRequest:

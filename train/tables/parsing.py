@@ -122,7 +122,7 @@ def csv_rows(path: Path, lines: Iterable[str], delimiter: str, quotes: bool | No
             if len(cells) != len(names):
                 raise InputError(
                     f"{path}: row {number:,} (counted from 0, ends on line {reader.line_num:,}) has {len(cells)} "
-                    f"cells, the header {len(names)}; {ragged_remedy(delimiter, quotes)}"
+                    f"cells, the header {len(names)}; {ragged_remedy(delimiter, quotes, names)}"
                 )
             row = dict(zip(names, cells, strict=True))
             for name, cell in row.items() if doubtful else ():
@@ -155,11 +155,7 @@ def _check_quotes(path: Path, lines: list[str], last: int, delimiter: str) -> No
 
 
 def check_header(path: Path, names: list[str]) -> list[str]:
-    """The names of a file's columns.
-
-    Raises:
-        InputError: one is there twice.
-    """
+    """The names of a file's columns; refused if one is there twice."""
     for name in names:
         if names.count(name) > 1:
             raise InputError(f"{path} has {names.count(name)} columns {name!r}; rename all but one")

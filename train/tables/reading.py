@@ -8,13 +8,14 @@ in a forked process with a memory limit.
 import contextlib
 import gzip
 import itertools
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
 from cache.common.files import open_regular
-from cache.common.forked import Forked
+from cache.common.forked import Forked, parts
 from cache.common.table_files import BY_NAME, DELIMITERS, FORMATS, JSON, MAX_NAME, PARQUET, Cells, other_delimiter
 from cache.errors import InputError
 
@@ -105,11 +106,7 @@ class Table:
         return (text or TEXT_COLUMN, *([] if pair is None else [pair]))
 
     def _check_name(self, name: str) -> None:
-        """Refuse an only column whose name looks like several names, or like a text.
-
-        Raises:
-            InputError: it does.
-        """
+        """Refuse an only column whose name looks like several names, or like a text."""
         mark = other_delimiter(name) if self.kind in DELIMITERS else ""
         if mark:
             reason = f"are its cells separated by something else than commas? Then pass --delimiter {mark}"
@@ -130,11 +127,7 @@ def format_of(path: Path) -> str | None:
 
 
 def open_table(path: Path, cells: Cells = BY_NAME) -> Table:
-    """Open a file of rows and read its first chunk.
-
-    Args:
-        path: of the file.
-        cells: how csv is cut into them.
+    """Open a file of rows and read its first chunk; `cells` says how csv is cut into them.
 
     Raises:
         InputError: it cannot be read as what its ending says, its ending says nothing, or it has no rows.
@@ -190,21 +183,14 @@ def _parquet_chunks(path: Path, size: int) -> Iterator[Chunk]:
 
     forked = Forked(PARQUET_BYTES, "write it with smaller row groups, or as csv")
     total = forked.call(path, _parquet_length, path)
-    batches: list[pa.RecordBatch] = []
     done = 0
-
-    def chunk() -> Chunk:
-        table = pa.Table.from_batches(batches)
-        return Chunk(done, tuple(table.column_names), table, size * (done + len(table)) // max(total, 1))
-
-    for batch in forked.stream(path, _parquet_batches, path):
-        batches.append(batch)
-        held = sum(part.num_rows for part in batches)
-        if held >= CHUNK_ROWS or sum(part.nbytes for part in batches) > CHUNK_BYTES:
-            yield chunk()
-            done, batches = done + held, []
-    if any(part.num_rows for part in batches):
-        yield chunk()
+    for joined in forked.stream(path, _parquet_batches, path):
+        for batch in parts(joined, CHUNK_ROWS, CHUNK_BYTES):
+            if batch.num_rows:
+                end = done + batch.num_rows
+                table = pa.Table.from_batches([batch])
+                yield Chunk(done, tuple(table.column_names), table, size * end // max(total, 1))
+                done = end
 
 
 @contextlib.contextmanager
@@ -233,3 +219,20 @@ def _parquet_batches(path: Path) -> Iterator["pa.RecordBatch"]:
         for batch in file.iter_batches(batch_size=min(max(fitting, 1), CHUNK_ROWS)):
             batch.validate(full=True)  # the reader does not look whether text is UTF-8
             yield batch
+
+
+def read_texts(path: Path | None) -> list[str]:
+    """The texts in a file, or on standard input where there is no path, one per line.
+
+    Raises:
+        InputError: it cannot be read, is not UTF-8, or holds no line.
+    """
+    source = "stdin" if path is None else f"--file {path}"
+    try:
+        with contextlib.nullcontext(sys.stdin.buffer) if path is None else path.open("rb") as file:
+            texts = [line.rstrip("\r\n") for line in Lines(path, file)]
+    except OSError as error:
+        raise InputError(f"{source} cannot be read ({error.strerror})") from None
+    if not texts:
+        raise InputError(f"{source} holds no text, expected one per line")
+    return texts

@@ -36,11 +36,8 @@ Write = Callable[[Chunk, Mapping[str, Sequence[Any]]], None]
 
 
 def check_out(out: Path, source: Path, force: bool) -> None:
-    """Refuse a file to write to whose ending says no format, that is there, or that is the one to read.
-
-    Raises:
-        InputError: it is one of these.
-    """
+    """Raise an InputError for a file to write to whose ending says no format, that is there, or that is the one to
+    read."""
     if out.suffix.lower() not in FORMATS:
         raise InputError(f"--out {out}: its ending does not say what to write; expected {', '.join(FORMATS)}")
     if out.is_dir():
