@@ -154,9 +154,14 @@ def _print_built(result: "BuildResult", spec: "PlanSpec", took: str) -> None:
     else:
         print_cache(result.cache)
         click.echo(f"\nbuilt {result.place} in {took}")
+    place = shlex.quote(result.place)
+    if "train" not in result.cache:
+        click.echo(f"next: train eval MODEL --cache {place} --split {next(iter(result.cache))}")
+        click.echo("no split is called train, as train run needs it; to name splits: prep build train=FILE test=FILE")
+        return
     default = result.cache.manifest.plan
     flags = f" {_plan_flags(spec, default.seed)}" if spec != default else ""
-    click.echo(f"next: train run --cache {shlex.quote(result.place)}{flags}")
+    click.echo(f"next: train run --cache {place}{flags}")
 
 
 @cli.command()

@@ -71,8 +71,10 @@ TEXT_QUOTES = "where quotes are part of the text, pass --no-quotes"
 """What to do where quotes do not hold cells together."""
 
 
-def ragged_remedy(delimiter: str, quotes: bool | None) -> str:
-    """What to do about a row that has more or fewer cells than the header."""
+def ragged_remedy(delimiter: str, quotes: bool | None, names: Sequence[str]) -> str:
+    """What to do about a row that has more or fewer cells than the header, whose cells are `names`."""
+    if len(names) == 1 and (mark := other_delimiter(names[0])):
+        return f"are its cells separated by something else than {delimiter!r}? Pass --delimiter {mark}"
     if quotes is False:
         return "replace delimiters and line breaks within texts, or quote such texts and leave out --no-quotes"
     return f"put quotes around text that holds {delimiter!r} or line breaks; {TEXT_QUOTES}"
@@ -130,6 +132,6 @@ def other_delimiter(name: str) -> str:
 
 def utf8_remedy(begin: bytes, name: str | None) -> str:
     """What to do about text that is not UTF-8: its first bytes tell UTF-16, its file is None for standard input."""
-    encoding = "utf-16" if begin[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE) else "latin1"
+    encoding = "utf-16" if begin[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE) else "cp1252"
     files = "" if name is None else f" {shlex.quote(name)} > {shlex.quote(f'utf8-{name}')}"
     return f"convert it first, for example: iconv -f {encoding} -t utf-8{files}"

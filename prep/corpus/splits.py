@@ -1,12 +1,15 @@
 """Which split a table file is of, by its name or that of its folder.
 
 train.csv  test.jsonl  dev-1.csv  reviews_valid.csv  train/a.csv   the usual names; dev, val, valid are validation
+imdb.train.csv  train_data.csv                                     the same with more before or behind
 train-00000-of-00003.parquet  extra-00000-of-00001.parquet         the same as the Hub has it, and with any name
-validation_matched.csv                                             more than a usual name: a split of its own
+validation_matched.csv  validation_mismatched.csv                  two of one usual name: splits of their own
+my_train_v2.csv  testset.csv                                       perhaps a split: refused where there are several
 part-0.parquet  0000.parquet  reviews.csv                          no split: parts of train
 """
 
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 
 from cache.console.text import listed
@@ -38,10 +41,11 @@ def by_split(paths: Sequence[SourcePath]) -> dict[str, list[SourcePath]]:
 
     Raises:
         InputError: some names say a split and others do not, or two files are one split without being its parts, or
-            have one name but for their endings.
+            have one name but for their endings, or no name says a split but some seem to.
     """
-    named = {path: _split_of(path) for path in paths}
+    named = _usual_where_one({path: _split_of(path) for path in paths})
     if not any(named.values()):
+        _check_no_hint(paths)
         _check_names_differ(paths)
         return {"train": list(paths)}
     named |= {path: _split_of_shard(path) for path, split in named.items() if split is None}
@@ -59,6 +63,27 @@ def by_split(paths: Sequence[SourcePath]) -> dict[str, list[SourcePath]]:
     for split, files in splits.items():
         check_split_name(split, files[0])
     return splits
+
+
+def _usual_where_one(named: Mapping[SourcePath, str | None]) -> dict[SourcePath, str | None]:
+    """Names such as train_data become the usual one that they begin with, unless other names begin with it too."""
+    usual = {split: _usual_beginning(split) for split in named.values() if split}
+    times = Counter(usual.values())
+    alone = {split: name for split, name in usual.items() if name and times[name] == 1}
+    return {
+        path: split if split is None or _split_of_shard(path) else alone.get(split, split)
+        for path, split in named.items()
+    }
+
+
+def _check_no_hint(paths: Sequence[SourcePath]) -> None:
+    """Raise an `InputError` where several files would be `train` although a name holds that of a split."""
+    hint = re.compile(rf"(.*[^a-z])?({_USUAL}|eval)(set|data|uation)?([^a-z].*)?", re.IGNORECASE)
+    if len(paths) > 1 and any(hint.fullmatch(_stem(path)) for path in paths):
+        raise InputError(
+            f"{listed([*map(str, paths)], _LISTED)}: these names do not say plainly which file is which split; name "
+            "the split of each: prep build train=FILE test=FILE"
+        )
 
 
 def _check_names_differ(paths: Sequence[SourcePath]) -> None:
@@ -93,11 +118,17 @@ def split_of_folder(folder: SourcePath) -> str | None:
 def _split_of(path: SourcePath) -> str | None:
     """The split by a usual name at the beginning or end of the file's name."""
     stem = _stem(path)
-    if found := re.fullmatch(rf"({_USUAL})([-_ ]?[0-9]+(-of-[0-9]+)?)?", stem, re.IGNORECASE):
+    if found := re.fullmatch(rf"({_USUAL})([-_. ]?[0-9]+(-of-[0-9]+)?)?", stem, re.IGNORECASE):
         return SPLITS[found[1].lower()]
-    if re.match(rf"({_USUAL})[-_ ]", stem, re.IGNORECASE):
+    if _usual_beginning(stem):
         return _split_of_shard(path) or stem
-    found = re.fullmatch(rf".*[-_ ]({_USUAL})([-_ ][0-9]+(-of-[0-9]+)?)?", stem, re.IGNORECASE)
+    found = re.fullmatch(rf".*[-_. ]({_USUAL})([-_. ][0-9]+(-of-[0-9]+)?)?", stem, re.IGNORECASE)
+    return SPLITS[found[1].lower()] if found else None
+
+
+def _usual_beginning(name: str) -> str | None:
+    """The split whose usual name is the first word of a name."""
+    found = re.match(rf"({_USUAL})(?![a-z0-9])", name, re.IGNORECASE)
     return SPLITS[found[1].lower()] if found else None
 
 
@@ -108,7 +139,7 @@ def _split_of_shard(path: SourcePath) -> str | None:
 
 
 def _stem(path: SourcePath) -> str:
-    return path.name.split(".")[0]
+    return without_endings(path).rsplit("/", 1)[-1]
 
 
 def _is_part(path: SourcePath) -> bool:

@@ -103,7 +103,7 @@ def _ragged_row(table: TableFile) -> str:
                 if len(row) != len(header):
                     return (
                         f" (row {number}, counted from 0, which ends on line {rows.line_num}, has {len(row)} cells, "
-                        f"the header has {len(header)}; {ragged_remedy(table.delimiter, table.quotes)})"
+                        f"the header has {len(header)}; {ragged_remedy(table.delimiter, table.quotes, header)})"
                     )
     except csv.Error:
         return ""

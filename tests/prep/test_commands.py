@@ -56,6 +56,12 @@ def test_a_label_is_shown_by_its_names_or_as_its_number() -> None:
     assert shown == ["b", "0.5", "a, c", "no label"]
 
 
+def test_a_cache_without_the_split_train_is_not_said_to_be_trained_on(prep: Prep) -> None:
+    done = build(prep, f"test={write('a.csv', GOOD)}", "--name", "a")
+    assert "next: train eval MODEL --cache cache/a --split test\nno split is called train" in done.out
+    assert "train run --cache" not in done.out
+
+
 def test_another_plan_for_a_cache_that_is_there_is_told_how_it_is_taken(prep: Prep) -> None:
     """Its default stays the plan that it was built with."""
     build(prep, write("a.csv", GOOD))

@@ -426,7 +426,7 @@ def test_standard_input_is_read_and_leaves_no_file(prep: Prep, monkeypatch: pyte
     monkeypatch.setattr("tempfile.tempdir", "temporary")
     from_stdin(monkeypatch, b'{"text": "caf\xe9", "label": 1}')
     assert refused(prep, "-").startswith(
-        "error: standard input: not UTF-8 text at byte 13; convert it first, for example: iconv -f latin1 -t utf-8\n"
+        "error: standard input: not UTF-8 text at byte 13; convert it first, for example: iconv -f cp1252 -t utf-8\n"
     )
     from_stdin(monkeypatch, b"")
     assert "cannot read standard input: Empty JSON" in refused(prep, "-")

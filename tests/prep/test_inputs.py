@@ -30,7 +30,8 @@ SOURCES: dict[str, Case] = {
         "d/train.csv and d/train.jsonl would both be the split 'train'",
     ),
     "a split with a space": (
-        "d/train set.csv", GOOD, "d", "the split 'train set', which is not a valid name for a split", "rename it",
+        ("d/train set.csv", "d/train more.csv"), GOOD, "d",
+        "the split 'train more', which is not a valid name for a split", "rename it",
     ),
     "a folder without files": (
         "d/README.md", "", "d", "d holds neither table files", "split/label/*.txt", "d/train/pos/1.txt",
@@ -40,7 +41,7 @@ SOURCES: dict[str, Case] = {
 }  # fmt: skip
 
 ENCODINGS: dict[str, Case] = {
-    "latin-1 csv": ("a.csv", LATIN1, "", "a.csv: not UTF-8 text at byte 14", "iconv -f latin1"),
+    "latin-1 csv": ("a.csv", LATIN1, "", "a.csv: not UTF-8 text at byte 14", "iconv -f cp1252"),
     "latin-1 jsonl": ("a.jsonl", ROW.replace("word1", "é").encode("latin1"), "", "a.jsonl: not UTF-8 text at byte 10"),
     "latin-1 gz": ("a.csv.gz", gzip.compress(LATIN1), "", "a.csv.gz: not UTF-8 text at byte 14"),
     "latin-1 text file": ("d/train/x/1.txt", "café".encode("latin1"), "d", "1.txt: not UTF-8 text at byte 3"),
@@ -58,6 +59,11 @@ TABLES: dict[str, Case] = {
     "a cell too many": (
         "a.csv", "text,label\nword1,x\nword1, word2,y\n", "",
         "a.csv", "row 1, counted from 0", "line 3", "has 3 cells, the header has 2", "quotes",
+    ),
+    "semicolons, and commas in texts": (
+        "a.csv", "text;label\nword1, word2;x\nword1;x\n", "",
+        "row 0, counted from 0, which ends on line 2, has 2 cells, the header has 1; are its cells separated by",
+        "Pass --delimiter ';'",
     ),
     "a cell too few": ("a.csv", GOOD + "word2\n", "", "row 2, counted from 0", "has 1 cells"),
     "a quote that does not end": (

@@ -29,7 +29,10 @@ ROWS = toy_rows(60)
         ("test_2.csv", "test"),
         ("reviews_train.csv", "train"),
         ("imdb-test-00001-of-00002.parquet", "test"),
-        ("validation_matched.parquet", "validation_matched"),
+        ("imdb.train.csv", "train"),
+        ("wiki.v2.valid.0.jsonl.gz", "validation"),
+        ("train_data.csv", "train"),
+        ("test-set (1).csv", "test"),
         ("validation_mismatched-00000-of-00001.parquet", "validation_mismatched"),
         ("unsupervised-00000-of-00001.parquet", "unsupervised"),
     ],
@@ -55,6 +58,19 @@ def test_files_without_the_name_of_a_split_are_parts_of_train(tmp_path: Path, na
     cache = build_toy(tmp_path / "data", tmp_path).cache
     assert list(cache) == ["train"]
     check_rows(cache, ROWS[: len(names) * 20])
+
+
+def test_two_names_that_begin_with_one_usual_name_are_splits_of_their_own() -> None:
+    names = ("train_all", "validation_matched", "validation_mismatched")
+    splits = by_split([Path(name).with_suffix(".csv") for name in names])
+    assert list(splits) == ["train", *names[1:]]
+
+
+@pytest.mark.parametrize("names", [["my_train_v2", "my_test_v2"], ["trainset", "testset"], ["a", "eval"]])
+def test_files_that_may_be_several_splits_are_not_read_as_one(names: list[str]) -> None:
+    with pytest.raises(InputError, match=f"{names[0]}.csv.*{names[1]}.csv: these names do not say plainly"):
+        by_split([Path(name + ".csv") for name in names])
+    assert by_split([Path(names[1] + ".csv")]) == {"train": [Path(names[1] + ".csv")]}
 
 
 def test_where_some_names_say_the_split_all_have_to() -> None:

@@ -284,6 +284,7 @@ HOSTILE: dict[str, tuple[str, bytes | str, list[str], str]] = {
     "which column": ("in.csv", "a,b\nc,d\n", [], "nothing tells which column of in.csv is the text; pass --text"),
     "no columns": ("in.jsonl", "{}\n", [], "nothing tells which column of in.jsonl is the text"),
     "semicolons": ("in.csv", "text;label\nword1;x\n", [], "separated by something else than commas? Then pass --delim"),
+    "semicolons and commas": ("in.csv", "text;label\na, b;x\n", [], "by something else than ','? Pass --delimiter ';'"),
     "no header": ("in.csv", f"{'word ' * 13}\nword2\n", [], "is its first line a row? Then put a line such as"),
     "delimiter of json": ("in.jsonl", "{}", ["--delimiter", ";"], "--delimiter is for csv and tsv, but --file"),
     "quotes of json": ("in.jsonl", "{}", ["--no-quotes"], "--no-quotes is for csv and tsv, but --file in.jsonl"),

@@ -122,7 +122,7 @@ def csv_rows(path: Path, lines: Iterable[str], delimiter: str, quotes: bool | No
             if len(cells) != len(names):
                 raise InputError(
                     f"{path}: row {number:,} (counted from 0, ends on line {reader.line_num:,}) has {len(cells)} "
-                    f"cells, the header {len(names)}; {ragged_remedy(delimiter, quotes)}"
+                    f"cells, the header {len(names)}; {ragged_remedy(delimiter, quotes, names)}"
                 )
             row = dict(zip(names, cells, strict=True))
             for name, cell in row.items() if doubtful else ():
