@@ -32,35 +32,30 @@ BLOCK_BYTES = 2 << 20
 LARGE_BLOCK_BYTES = 16 << 20
 
 
-def names_of(path: SourcePath, cells: Cells, row_bytes: int) -> list[str]:
-    """The columns of a table file."""
+def columns_of(path: SourcePath, cells: Cells, row_bytes: int) -> tuple[list[str], set[str]]:
+    """The columns of a table file, and those of them that hold lists, by its schema or their first values."""
     with reading(path, cells):
         table = table_file(path, cells)
         if table.kind == "parquet":
-            return list(_parquet_schema(path).names)
+            schema = _parquet_schema(path)
+            return list(schema.names), {field.name for field in schema if is_list(field.type)}
         if table.kind == LINES:
-            return [TEXT]
+            return [TEXT], set()
         if table.kind in (CONLL, CONLLU):
-            return conll_names(path, table.kind, row_bytes)
+            names = conll_names(path, table.kind, row_bytes)
+            return names, set(names)
         head = json_head(path, row_bytes) if table.kind == "json" else {}
-        if head:
-            return list(head)
-        for block_bytes in _block_sizes(HEAD_BYTES, row_bytes):
-            with _growing(path, block_bytes, row_bytes), _open(table, block_bytes, row_bytes) as reader:
-                return list(reader.schema.names)
+        firsts = {name: next((value for value in values if value is not None), None) for name, values in head.items()}
+        lists = {name for name, first in firsts.items() if isinstance(first, list)}
+        return list(head) or _names(table, row_bytes), lists
+
+
+def _names(table: TableFile, row_bytes: int) -> list[str]:
+    """The columns of a csv or json file, as its first block has them."""
+    for block_bytes in _block_sizes(HEAD_BYTES, row_bytes):
+        with _growing(table.path, block_bytes, row_bytes), _open(table, block_bytes, row_bytes) as reader:
+            return list(reader.schema.names)
     raise AssertionError("the largest block either fits or raises")
-
-
-def holds_lists(path: SourcePath, columns: Columns, row_bytes: int) -> bool:
-    """Whether the column of text of a table file holds lists, by its schema or first value."""
-    with reading(path, columns.cells):
-        kind = table_file(path, columns.cells).kind
-        if kind == "json":
-            values = [value for value in json_head(path, row_bytes).get(str(columns.text), []) if value is not None]
-            return bool(values) and isinstance(values[0], list)
-        if kind == "parquet":
-            return is_list(_parquet_schema(path).field(columns.text).type)
-    return kind in (CONLL, CONLLU)
 
 
 def named(batch: "pa.RecordBatch", columns: Columns) -> "pa.RecordBatch":
@@ -104,20 +99,23 @@ def _read_table(
 
 def _read(table: TableFile, columns: list[str], texts: int, row_bytes: int) -> Iterator["pa.RecordBatch"]:
     """The columns of a file, the first `texts` of which are text, and perhaps its last one."""
-    path = table.path
     if table.kind == LINES:
-        yield from read_lines(table, row_bytes)
-        return
+        return read_lines(table, row_bytes)
     if table.kind in (CONLL, CONLLU):
-        yield from read_conll(path, table.kind, columns, row_bytes)
-        return
+        return read_conll(table.path, table.kind, columns, row_bytes)
     if table.kind == "parquet":
-        yield from _read_parquet(table, columns)
-        return
+        return _read_parquet(table, columns)
+    return _read_blocks(table, columns, texts, row_bytes)
+
+
+def _read_blocks(table: TableFile, columns: list[str], texts: int, row_bytes: int) -> Iterator["pa.RecordBatch"]:
+    """The same of a csv or JSON file. Where a block is too small for a row, or a value of another type than the first
+    ones, the file is parsed anew, and the rows that were read are passed over."""
+    path = table.path
     done, end, last = 0, "", ""
     doubtful = table.kind == "csv" and quotes_in_doubt(table.delimiter, table.quotes)
     if table.kind == "csv" and table.quotes is not False and table.span is None:
-        names = names_of(path, Cells(table.delimiter, table.quotes), row_bytes)
+        names = _names(table, row_bytes)
         last = names[-1]
         columns = list(dict.fromkeys([*columns, *(names if doubtful else [last])]))
     for empty, block_bytes in product((STRINGS, NUMBERS, BOOLEANS), _block_sizes(BLOCK_BYTES, row_bytes)):
@@ -246,7 +244,7 @@ def _open_csv(table: TableFile, block_bytes: int, row_bytes: int, columns: list[
 
     header = None
     if table.span and table.span.begin:
-        header = names_of(table.path, Cells(table.delimiter, table.quotes), row_bytes)
+        header = _names(replace(table, span=None), row_bytes)
     read = pyarrow.csv.ReadOptions(block_size=block_bytes, column_names=header)
     quoted = table.quotes is not False
     parse = pyarrow.csv.ParseOptions(

@@ -15,7 +15,7 @@ from cache.common.table_files import Cells
 
 from ..columns import Columns, PartedStream, Stream
 from ..parsing.cutting import FilePart, cut_tables, neighbours
-from ..parsing.readers import holds_lists, names_of, read_tables, read_texts
+from ..parsing.readers import columns_of, read_tables, read_texts
 from ..parsing.remote_path import SourcePath, changed, each
 
 if TYPE_CHECKING:
@@ -32,20 +32,15 @@ def longest_row(forked: Forked) -> int:
     return min(forked.memory_bytes // ROW_SHARE, MAX_ROW_BYTES)
 
 
-def column_names(paths: Sequence[SourcePath], cells: Cells, forked: Forked) -> list[list[str]]:
-    """The columns of each of some table files.
+def table_columns(paths: Sequence[SourcePath], cells: Cells, forked: Forked) -> list[tuple[list[str], set[str]]]:
+    """The columns of each of some table files, and those of them that hold lists, such as the words of a text.
 
     Raises:
         InputError: a file cannot be read as what its ending says.
     """
-    found: list[list[str]] = forked.call(_together(paths), each, names_of, paths, cells, longest_row(forked))
+    found: list[tuple[list[str], set[str]]]
+    found = forked.call(_together(paths), each, columns_of, paths, cells, longest_row(forked))
     return found
-
-
-def holds_words(paths: Sequence[SourcePath], columns: Columns, forked: Forked) -> bool:
-    """Whether the column of text of each file holds lists, such as the words of a text, by its schema or first
-    value."""
-    return all(forked.call(_together(paths), each, holds_lists, paths, columns, longest_row(forked)))
 
 
 def table_stream(
