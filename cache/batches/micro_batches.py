@@ -94,9 +94,6 @@ class MicroBatches:
     last: Array
     dummy: Array
 
-    def __len__(self) -> int:
-        return len(self.widths)
-
     def __iter__(self) -> Iterator[MicroBatch]:
         spans = zip(pairwise(self.offsets.tolist()), self.dummy.tolist(), strict=True)
         rows = (self.rows[first : first if dummy else stop] for (first, stop), dummy in spans)
