@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
+import pyarrow as pa
+
 from cache.common.table_files import BY_NAME, CSV, DELIMITERS, TSV, Cells
 from cache.common.table_files import FORMATS as TABLE_FORMATS
 from cache.console.text import counted, listed
@@ -130,8 +132,6 @@ def check_known(path: SourcePath, delimiter: str | None, labelled: bool) -> None
 def open_unpacked(path: SourcePath, span: Span | None = None) -> Any:
     """A pyarrow stream of a file's bytes, decompressed; of an archive, of those of the file it holds. Of a file that is
     neither, perhaps of some bytes alone."""
-    import pyarrow as pa
-
     if span is not None:
         return file_of(_bytes(path, span))
     suffix = path.suffix.lower()
@@ -159,8 +159,6 @@ def _bytes(path: SourcePath, span: Span) -> Iterator[bytes]:
 
 def file_of(pieces: Iterator[bytes]) -> Any:
     """A pyarrow stream of bytes that come in pieces."""
-    import pyarrow as pa
-
     return pa.PythonFile(io.BufferedReader(_Pieces(pieces)), mode="r")
 
 

@@ -5,9 +5,11 @@ import re
 from collections.abc import Iterator
 from dataclasses import replace
 from itertools import product
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.csv
 
 from cache.common.forked import BATCH_BYTES, BATCH_ROWS
 from cache.common.table_files import TEXT_QUOTES, Cells, holds_rows, holds_rows_error, quotes_in_doubt
@@ -22,9 +24,6 @@ from .formats import LINES, Span, TableFile, file_of, open_unpacked, table_file
 from .json_files import BOOLEANS, HEAD_BYTES, NUMBERS, STRINGS, json_batches, json_head
 from .remote_path import SourcePath, check_unchanged, open_bytes
 from .text_lines import read_lines
-
-if TYPE_CHECKING:
-    import pyarrow as pa
 
 BLOCK_BYTES = 2 << 20
 """Files are parsed in blocks of this many bytes, so that the first rows come soon; where a row is longer, in those of
@@ -58,10 +57,8 @@ def _names(table: TableFile, row_bytes: int) -> list[str]:
     raise AssertionError("the largest block either fits or raises")
 
 
-def named(batch: "pa.RecordBatch", columns: Columns) -> "pa.RecordBatch":
+def named(batch: pa.RecordBatch, columns: Columns) -> pa.RecordBatch:
     """A batch with the columns that a stream has."""
-    import pyarrow as pa
-
     texts, labels = ([batch.column(name) for name in names] for names in (columns.texts, columns.labels))
     names = [TEXT, PAIR][: len(texts)]
     if len(labels) < 2:
@@ -75,7 +72,7 @@ def named(batch: "pa.RecordBatch", columns: Columns) -> "pa.RecordBatch":
 
 def read_tables(
     files: list[FilePart], columns: Columns, where: tuple[str, str] | None, row_bytes: int
-) -> Iterator["pa.RecordBatch"]:
+) -> Iterator[pa.RecordBatch]:
     """Some columns of table files; `where` = (column, value) keeps the rows that have it."""
     for path, span in files:
         yield from _read_table(path, span, columns, where, row_bytes)
@@ -84,7 +81,7 @@ def read_tables(
 
 def _read_table(
     path: SourcePath, span: Span | None, columns: Columns, where: tuple[str, str] | None, row_bytes: int
-) -> Iterator["pa.RecordBatch"]:
+) -> Iterator[pa.RecordBatch]:
     wanted = list(dict.fromkeys([*columns.names, *([where[0]] if where else [])]))
     with reading(path, columns.cells):
         table = replace(table_file(path, columns.cells), span=span)
@@ -97,7 +94,7 @@ def _read_table(
             yield chosen
 
 
-def _read(table: TableFile, columns: list[str], texts: int, row_bytes: int) -> Iterator["pa.RecordBatch"]:
+def _read(table: TableFile, columns: list[str], texts: int, row_bytes: int) -> Iterator[pa.RecordBatch]:
     """The columns of a file, the first `texts` of which are text, and perhaps its last one."""
     if table.kind == LINES:
         return read_lines(table, row_bytes)
@@ -108,7 +105,7 @@ def _read(table: TableFile, columns: list[str], texts: int, row_bytes: int) -> I
     return _read_blocks(table, columns, texts, row_bytes)
 
 
-def _read_blocks(table: TableFile, columns: list[str], texts: int, row_bytes: int) -> Iterator["pa.RecordBatch"]:
+def _read_blocks(table: TableFile, columns: list[str], texts: int, row_bytes: int) -> Iterator[pa.RecordBatch]:
     """The same of a csv or JSON file. Where a block is too small for a row, or a value of another type than the first
     ones, the file is parsed anew, and the rows that were read are passed over."""
     path = table.path
@@ -154,7 +151,7 @@ def _check_closed(path: SourcePath, cell: str) -> None:
         )
 
 
-def _check_cells(path: SourcePath, rows: "pa.RecordBatch", first_row: int) -> None:
+def _check_cells(path: SourcePath, rows: pa.RecordBatch, first_row: int) -> None:
     """Raise an `InputError` where a cell is likely several rows."""
     for name, column in zip(rows.schema.names, rows.columns, strict=True):
         text = column.buffers()[2]
@@ -172,8 +169,6 @@ def _block_sizes(first: int, row_bytes: int) -> list[int]:
 @contextlib.contextmanager
 def _growing(path: SourcePath, block_bytes: int, row_bytes: int) -> Iterator[None]:
     """Let a row that is longer than a block pass as long as there is a larger size to try."""
-    import pyarrow as pa
-
     try:
         yield
     except pa.ArrowInvalid as error:
@@ -187,8 +182,6 @@ def _growing(path: SourcePath, block_bytes: int, row_bytes: int) -> Iterator[Non
 def _allowing(empty: str) -> Iterator[None]:
     """Let a value pass that is not of the type of a JSON file's first ones, where a later choice of `empty` may take
     it."""
-    import pyarrow as pa
-
     try:
         yield
     except pa.ArrowInvalid as error:
@@ -210,7 +203,7 @@ def _parquet_schema(path: SourcePath) -> Any:
         return pyarrow.parquet.read_schema(data)
 
 
-def _read_parquet(table: TableFile, columns: list[str]) -> Iterator["pa.RecordBatch"]:
+def _read_parquet(table: TableFile, columns: list[str]) -> Iterator[pa.RecordBatch]:
     import pyarrow.parquet
 
     with open_bytes(table.path) as data, pyarrow.parquet.ParquetFile(data) as file:
@@ -239,9 +232,6 @@ def _open(
 def _open_csv(table: TableFile, block_bytes: int, row_bytes: int, columns: list[str] | None) -> Iterator[Any]:
     """Every column is read as text: types guessed from the first block would fail on a later one. Labels find their
     type in prep.labels.class_labels. An empty cell is missing; a quoted empty cell is an empty text."""
-    import pyarrow as pa
-    import pyarrow.csv
-
     header = None
     if table.span and table.span.begin:
         header = _names(replace(table, span=None), row_bytes)
@@ -267,10 +257,8 @@ def _open_csv(table: TableFile, block_bytes: int, row_bytes: int, columns: list[
 # --- files of text
 
 
-def read_texts(files: list[tuple[SourcePath, str]], labelled: bool, row_bytes: int) -> Iterator["pa.RecordBatch"]:
+def read_texts(files: list[tuple[SourcePath, str]], labelled: bool, row_bytes: int) -> Iterator[pa.RecordBatch]:
     """A row per file: its text, and the label given with it where labels are wanted."""
-    import pyarrow as pa
-
     texts: list[str] = []
     labels: list[str] = []
     size = 0

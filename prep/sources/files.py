@@ -8,7 +8,8 @@ make it first, then hash the files.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING
+
+import pyarrow as pa
 
 from cache.common.forked import BATCH_BYTES, Forked
 from cache.common.table_files import Cells
@@ -17,9 +18,6 @@ from ..columns import Columns, PartedStream, Stream
 from ..parsing.cutting import FilePart, cut_tables, neighbours
 from ..parsing.readers import columns_of, read_tables, read_texts
 from ..parsing.remote_path import SourcePath, changed, each
-
-if TYPE_CHECKING:
-    import pyarrow as pa
 
 ROW_SHARE = 8
 """A row, or the text of a file, may take an eighth of the memory."""
@@ -56,7 +54,7 @@ def table_stream(
 
 
 def _parts_stream(files: list[FilePart], columns: Columns, forked: Forked, where: tuple[str, str] | None) -> Stream:
-    def batches() -> Iterator["pa.RecordBatch"]:
+    def batches() -> Iterator[pa.RecordBatch]:
         # Small files together, for a process takes longer to start than they to read.
         for group in neighbours(list(map(_size, paths)), BATCH_BYTES):
             called = _together(paths[group])
@@ -77,7 +75,7 @@ def watch(paths: Sequence[SourcePath]) -> Callable[[Stream], Stream]:
     before = [_look(path) for path in paths]
 
     def watched(stream: Stream) -> Stream:
-        def batches() -> Iterator["pa.RecordBatch"]:
+        def batches() -> Iterator[pa.RecordBatch]:
             yield from stream()
             for path, look in zip(paths, before, strict=True):
                 if _look(path) != look:
