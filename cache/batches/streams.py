@@ -122,3 +122,16 @@ class StepDataset(Dataset[dict[str, torch.Tensor]]):
             self.set_epoch(epoch)
         (batch,) = self.batches.step(step)
         return batch.model_inputs()
+
+    def __getitems__(self, steps: list[int]) -> list[dict[str, torch.Tensor]]:
+        """The items that a DataLoader with a batch size asks for at once.
+
+        Raises:
+            InputError: there are several, and no batch can be made of batches.
+        """
+        if len(steps) > 1:
+            raise InputError(
+                f"a batch of {len(steps)} items is asked for, but an item of StepDataset is a whole batch; pass "
+                "batch_size=None to the DataLoader, or batch_size=1, collate_fn=operator.itemgetter(0) under accelerate"
+            )
+        return [self[step] for step in steps]
