@@ -4,10 +4,11 @@ Of a zip archive the one file that it holds counts.
 """
 
 import io
+import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pyarrow as pa
 
@@ -17,9 +18,6 @@ from cache.console.text import counted, listed
 from cache.errors import InputError
 
 from .remote_path import SourcePath, open_bytes
-
-if TYPE_CHECKING:
-    import zipfile
 
 FORMATS = {
     **{ending: kind if kind != TSV else CSV for ending, kind in TABLE_FORMATS.items()},
@@ -141,8 +139,6 @@ def open_unpacked(path: SourcePath, span: Span | None = None) -> Any:
 
 
 def _unzipped(path: SourcePath) -> Iterator[bytes]:
-    import zipfile
-
     with open_bytes(path) as file, zipfile.ZipFile(file) as archive, archive.open(_lone_member(path)) as member:
         while piece := member.read(PIECE_BYTES):
             yield piece
@@ -180,10 +176,8 @@ class _Pieces(io.RawIOBase):
         return len(part)
 
 
-def _lone_member(path: SourcePath) -> "zipfile.ZipInfo":
+def _lone_member(path: SourcePath) -> zipfile.ZipInfo:
     """The file in an archive that holds one; what macOS adds to archives aside."""
-    import zipfile
-
     with open_bytes(path) as file, zipfile.ZipFile(file) as archive:
         members = [info for info in archive.infolist() if not info.is_dir() and not _hidden(info.filename)]
     if len(members) != 1:
