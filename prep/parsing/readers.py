@@ -214,17 +214,10 @@ def _read_parquet(table: TableFile, columns: list[str]) -> Iterator[pa.RecordBat
         yield from file.iter_batches(min(max(fitting, 1), BATCH_ROWS), groups, columns)
 
 
-def _open(
-    table: TableFile,
-    block_bytes: int,
-    row_bytes: int,
-    columns: list[str] | None = None,
-    texts: int = 0,
-    empty: str = STRINGS,
-) -> Any:
-    """A context manager around the batches of a csv or json file."""
+def _open(table: TableFile, block_bytes: int, row_bytes: int, columns: list[str] | None = None, *more: Any) -> Any:
+    """A context manager around the batches of a csv or JSON file; `more` is what only `json_batches` takes."""
     if table.kind == "json":
-        return json_batches(table, block_bytes, row_bytes, columns, texts, empty)
+        return json_batches(table, block_bytes, row_bytes, columns, *more)
     return _open_csv(table, block_bytes, row_bytes, columns)
 
 
