@@ -28,18 +28,22 @@ if TYPE_CHECKING:
     from .batches.batch import Batch
     from .batches.batches import Batches
     from .batches.streams import BatchStream, StepDataset
-    from .opening import Cache, Row, Split, open_cache
+    from .opening import Cache, Split, open_cache
     from .plans.strategies import EpochPlan, plan_epoch
+    from .reading.row import Row
 
 _MODULES = {
-    "batches.batch": ("Batch",),
-    "batches.batches": ("Batches",),
-    "batches.streams": ("BatchStream", "StepDataset"),
-    "opening": ("Cache", "Row", "Split", "open_cache"),
-    "plans.strategies": ("EpochPlan", "plan_epoch"),
+    "Batch": "batches.batch",
+    "BatchStream": "batches.streams",
+    "Batches": "batches.batches",
+    "Cache": "opening",
+    "EpochPlan": "plans.strategies",
+    "Row": "reading.row",
+    "Split": "opening",
+    "StepDataset": "batches.streams",
+    "open_cache": "opening",
+    "plan_epoch": "plans.strategies",
 }
-
-_HOMES = {name: module for module, names in _MODULES.items() for name in names}
 
 __all__ = [
     "STRATEGIES",
@@ -66,6 +70,6 @@ __all__ = [
 
 
 def __getattr__(name: str) -> object:
-    if name in _HOMES:
-        return getattr(import_module(f".{_HOMES[name]}", __name__), name)
+    if name in _MODULES:
+        return getattr(import_module(f".{_MODULES[name]}", __name__), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -27,7 +27,6 @@ from .format.plan_file import PLAN_FILE, PLANS, plan_remedy
 from .plans.spec import PlanSpec
 from .reading.in_place import in_place
 from .reading.manifest import naming_remedy, open_folder, read_manifest
-from .reading.row import Row
 from .reading.split_reader import SplitReader
 from .reading.tokenizer import StoredTokenizer
 from .reading.unlisted import Finding, find_unlisted
@@ -39,8 +38,6 @@ if TYPE_CHECKING:
 
     from .batches.batches import Batches
     from .sharing.pushing import Pushed
-
-__all__ = ["Cache", "Row", "Split", "open_cache"]
 
 
 def open_cache(folder: str | Path, *, verify: bool = False, quiet: bool = False) -> "Cache":
@@ -165,7 +162,7 @@ class Cache(Mapping[str, Split]):
 
     def __getitem__(self, split: str) -> Split:
         if split not in self._splits:
-            raise InputError(f"{self.folder} has no split {split!r}; it has {', '.join(self._splits) or 'none'}")
+            raise InputError(f"{self.folder} has no split {split!r}; it has {', '.join(self._splits)}")
         return self._splits[split]
 
     def get(self, split: str, default: Any = None) -> Any:

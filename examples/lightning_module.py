@@ -1,6 +1,9 @@
 """Lightning over planned batches. Requires the package lightning.
 
 python examples/lightning_module.py cache/imdb minilm
+
+Save checkpoints at the ends of epochs: from one within, Lightning takes as many batches as were left, but from the
+epoch's first on, as it does with any DataLoader that has no state.
 """
 
 import sys

@@ -18,6 +18,7 @@ from cache.console.command_line import (
     quotes_option,
     run_command,
 )
+from cache.console.progress import ConsoleProgress, clock
 from cache.console.sizes import parse_bytes
 from cache.console.text import counted
 from cache.errors import InputError
@@ -132,8 +133,6 @@ def build(source: tuple[str, ...], quiet: bool, as_json: bool, memory: str, **op
       prep build saved_dataset --tokenizer bert-base-cased
       prep build notes.txt --task mlm --long-texts chunk
     """
-    from cache.console.progress import ConsoleProgress, clock
-
     from .build import build as build_cache
     from .inspect.summary import build_facts
     from .settings import BuildSettings
@@ -182,7 +181,6 @@ def plan(cache: str, split: str, epochs: int, quiet: bool, as_json: bool, **opti
       prep plan cache/imdb --strategy budget --max-tokens 8192 --epochs 5
     """
     from cache import open_cache
-    from cache.console.progress import ConsoleProgress
 
     from .inspect.summary import format_token_table, plan_facts, plan_rows
 

@@ -7,21 +7,19 @@ a tenth.
 import contextlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 
 from cache.common.table_files import BY_NAME, Cells
 from cache.errors import InputError
 from cache.format.checksummed_json import Json
 
-if TYPE_CHECKING:
-    import pyarrow as pa
-
 TEXT, PAIR, LABEL, LABELS = "text", "text_pair", "label", "labels"
 
-Stream = Callable[[], Iterator["pa.RecordBatch"]]
+Stream = Callable[[], Iterator[pa.RecordBatch]]
 """A function that starts reading from the front and yields record batches with the columns text, perhaps text_pair,
 and label, or labels: a struct with a field for each class where each has a column; no labels where none are wanted."""
 
@@ -86,7 +84,7 @@ class PartedStream:
     whole: Stream
     parts: Callable[[int], list[Stream]]
 
-    def __call__(self) -> Iterator["pa.RecordBatch"]:
+    def __call__(self) -> Iterator[pa.RecordBatch]:
         """Start reading from the front."""
         return self.whole()
 
@@ -134,7 +132,7 @@ Mask = npt.NDArray[np.bool_]
 """(rows,) True for the rows that are taken."""
 
 
-def distinct(column: "pa.Array") -> tuple[list[Any], npt.NDArray[np.int64]]:
+def distinct(column: pa.Array) -> tuple[list[Any], npt.NDArray[np.int64]]:
     """The distinct values of a column without nulls, and (rows,) for each row the number of its value.
 
     Raises:
@@ -148,12 +146,10 @@ def distinct(column: "pa.Array") -> tuple[list[Any], npt.NDArray[np.int64]]:
 
 def is_list(kind: Any) -> bool:
     """Whether an Arrow type is one of lists."""
-    import pyarrow as pa
-
     return bool(pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind))
 
 
-def list_counts(column: "pa.Array") -> npt.NDArray[np.int64]:
+def list_counts(column: pa.Array) -> npt.NDArray[np.int64]:
     """(rows,) how many values each list of a column without nulls has."""
     if hasattr(column.type, "list_size"):
         return np.full(len(column), column.type.list_size, np.int64)
@@ -163,16 +159,13 @@ def list_counts(column: "pa.Array") -> npt.NDArray[np.int64]:
 
 def is_text(kind: Any) -> bool:
     """Whether an Arrow type is one of text."""
-    import pyarrow as pa
-
     return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind))
 
 
-def plain(batch: "pa.RecordBatch") -> "pa.RecordBatch":
+def plain(batch: pa.RecordBatch) -> pa.RecordBatch:
     """A batch without views and dictionaries, which not all of pyarrow's functions know."""
-    import pyarrow as pa
 
-    def converted(column: "pa.Array") -> "pa.Array":
+    def converted(column: pa.Array) -> pa.Array:
         if pa.types.is_dictionary(column.type):
             return converted(column.dictionary).take(column.indices)
         kind = column.type
@@ -185,10 +178,8 @@ def plain(batch: "pa.RecordBatch") -> "pa.RecordBatch":
     return pa.RecordBatch.from_arrays([converted(column) for column in batch.columns], batch.schema.names)
 
 
-def kept(rows: "pa.Array | pa.RecordBatch", mask: Mask) -> Any:
+def kept(rows: pa.Array | pa.RecordBatch, mask: Mask) -> Any:
     """The rows for which `mask` (rows,) is true; without a copy where they lie together."""
-    import pyarrow as pa
-
     chosen = np.flatnonzero(mask)
     if not len(chosen):
         return rows.slice(0, 0)
@@ -199,18 +190,18 @@ def kept(rows: "pa.Array | pa.RecordBatch", mask: Mask) -> Any:
     return rows.filter(pa.Array.from_buffers(pa.bool_(), len(mask), [None, bits]))
 
 
-def first_null(column: "pa.Array") -> int:
+def first_null(column: pa.Array) -> int:
     """The row of the first null in a column that has one."""
     return int(column.is_null().to_numpy(zero_copy_only=False).argmax())
 
 
-def check_filled(texts: "pa.Array") -> None:
+def check_filled(texts: pa.Array) -> None:
     """Raise a `BadDataError` that names the first row without a text."""
     if texts.null_count:
         raise BadDataError(f"has no text; fill it in or remove the row, {LEAVE_OUT}", first_null(texts))
 
 
-def checked_texts(texts: "pa.Array") -> "pa.Array":
+def checked_texts(texts: pa.Array) -> pa.Array:
     """A column of text; a `BadDataError` where it holds something else, or a text is missing."""
     check_filled(texts)
     if len(texts) and not is_text(texts.type):
@@ -218,7 +209,7 @@ def checked_texts(texts: "pa.Array") -> "pa.Array":
     return texts
 
 
-def flat_lists(column: "pa.Array", what: str) -> tuple[npt.NDArray[np.int64], "pa.Array"]:
+def flat_lists(column: pa.Array, what: str) -> tuple[npt.NDArray[np.int64], pa.Array]:
     """(rows,) how many values each list of a column without nulls has, and the values end to end; `what` is one of
     them, for the `BadDataError` where one is null."""
     counts, values = list_counts(column), column.flatten()

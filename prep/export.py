@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import numpy as np
+import pyarrow as pa
 
 from cache import Split
 from cache.errors import InputError
@@ -12,7 +13,6 @@ from cache.reading.split_reader import expect_split
 
 if TYPE_CHECKING:
     import datasets
-    import pyarrow as pa
 
 
 def to_dataset(split: Split) -> "datasets.Dataset":
@@ -41,8 +41,6 @@ def to_dataset(split: Split) -> "datasets.Dataset":
         raise InputError(
             "to_dataset needs the package datasets, which is not installed; run: pip install datasets"
         ) from None
-    import pyarrow as pa
-
     features = _features(split)
     schema = features.arrow_schema
     tables = [pa.Table.from_arrays(columns, schema=schema) for columns in _shards(split)]
@@ -71,10 +69,8 @@ def _features(split: Split) -> "datasets.Features":
     return Features({"input_ids": List(Value(ids)), **types, **own, "source_row": Value("int64")})
 
 
-def _shards(split: Split) -> Iterator[list["pa.Array"]]:
+def _shards(split: Split) -> Iterator[list[pa.Array]]:
     """The columns of each shard; what has the type of a column is not copied."""
-    import pyarrow as pa
-
     for tensors in split.shards():
         split.check_ids(tensors["input_ids"])
         offsets = tensors["offsets"]

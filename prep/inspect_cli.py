@@ -1,10 +1,13 @@
 """The commands of `prep` that look at caches: info, show, report, verify, list."""
 
+import shutil
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from cache.console.command_line import cache_argument, complete_folder, json_option, print_json, quiet_option
+from cache.console.progress import ConsoleProgress
 from cache.console.text import counted, sized
 
 if TYPE_CHECKING:
@@ -51,8 +54,6 @@ def info(cache: str, model: str | None, ranks: int | None, as_json: bool) -> Non
 
 def print_cache(cache: "Cache") -> None:
     """Print what a cache holds, and what each way of batching its first split costs."""
-    from cache.console.progress import ConsoleProgress
-
     from .corpus.source import describe_missing, describe_source
     from .inspect.summary import first_split, format_splits, format_token_table, packed_row, table_specs, token_table
 
@@ -84,8 +85,6 @@ def show(cache: str, split: str, rows: int, seed: int | None, special_tokens: bo
     Example:
       prep show cache/imdb --rows 3
     """
-    import shutil
-
     from cache import open_cache
 
     from .inspect.samples import format_sample, random_samples
@@ -109,8 +108,6 @@ def report(cache: str, out: str | None, png: str | None, split: str | None, quie
       prep report cache/imdb
       prep report cache/imdb --out imdb.html --png pictures
     """
-    from pathlib import Path
-
     from cache import open_cache
     from cache.common.drawing import write_page, write_pngs
 
@@ -140,7 +137,6 @@ def verify(cache: str, quiet: bool, as_json: bool) -> None:
       prep verify cache/imdb
     """
     from cache import open_cache
-    from cache.console.progress import ConsoleProgress
 
     opened = open_cache(cache)
     files = size = 0
@@ -172,8 +168,6 @@ def list_caches(folder: str, as_json: bool) -> None:
       prep list
       prep list s3://bucket/caches
     """
-    from cache.console.progress import ConsoleProgress
-
     from .corpus.presets import PRESETS
     from .inspect.samples import find_caches
     from .inspect.summary import format_list, list_facts

@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from cache.console.command_line import cache_argument, complete_folder, json_option, print_json, quiet_option
+from cache.console.progress import ConsoleProgress
 from cache.console.sizes import parse_bytes
 from cache.console.text import counted, sized
 
@@ -29,7 +30,6 @@ def push(cache: str, url: str, force: bool, quiet: bool, as_json: bool) -> None:
       prep push cache/imdb hf://datasets/user/imdb-cache
     """
     from cache import open_cache
-    from cache.console.progress import ConsoleProgress
 
     pushed = open_cache(cache, quiet=quiet).push(url, force=force, progress=ConsoleProgress(quiet))
     if as_json:
@@ -60,7 +60,6 @@ def pull(url: str, to: str | None, quiet: bool, as_json: bool) -> None:
       prep pull s3://bucket/caches/imdb
       prep pull hf://datasets/user/imdb-cache --to cache/imdb
     """
-    from cache.console.progress import ConsoleProgress
     from cache.sharing.pulling import pull as pull_cache
 
     with pull_cache(url, to, ConsoleProgress(quiet)) as pulled:

@@ -142,15 +142,15 @@ def slow_at_load(name: str) -> set[str]:
     elif room == "cache" and not name.startswith("cache.batches."):
         wrong = names - set(sys.stdlib_module_names) - {"numpy", "safetensors"}
     if room == "prep":
-        wrong |= names & {"transformers", "datasets", "pyarrow", "tokenizers", "huggingface_hub", "nanotoken"}
+        wrong |= names & {"transformers", "datasets", "tokenizers", "huggingface_hub", "nanotoken"}
     if room == "train":
         wrong |= names & ({"pyarrow"} if name == "train.predict" else {"pyarrow", "tokenizers"})
     return wrong | names & {"matplotlib", "jinja2", "markupsafe"}
 
 
 def test_slow_libraries_are_imported_where_they_are_used() -> None:
-    """cache loads with numpy and safetensors alone but for its batches of tensors; prep and the command-line modules
-    load nothing slow, and no module what draws."""
+    """cache loads with numpy and safetensors alone but for its batches of tensors; prep loads pyarrow, but nothing that
+    is slower, the command-line modules not even that, and no module what draws."""
     check_none({name: slow_at_load(name) for name in MODULES})
 
 
@@ -241,5 +241,14 @@ def test_ctrl_c_while_the_command_line_is_imported_is_told_in_one_line(
 def test_importing_cache_loads_no_torch() -> None:
     """`import cache` is light; torch comes with the first batch."""
     code = "import sys, cache; assert not {'torch', 'transformers', 'pyarrow'} & set(sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.slow
+def test_looking_at_a_cache_loads_no_pyarrow() -> None:
+    """`prep info`, `show`, `report` and `list` start without the library that a build needs."""
+    names = ["prep.corpus.source", *(name for name in MODULES if name.startswith("prep.inspect."))]
+    code = f"import sys, importlib; list(map(importlib.import_module, {names})); assert 'pyarrow' not in sys.modules"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, cwd=ROOT)
     assert done.returncode == 0, done.stderr

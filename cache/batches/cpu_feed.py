@@ -55,7 +55,7 @@ class _Blocks:
     def part(self, number: int, name: str) -> Array:
         """The rows of a block as stored, (rows, length): `input_ids`, or the `labels` of tokens."""
         tokens = self._shards_used[self._shards[number]][name][self._begins[number] : self._ends[number]]
-        rectangle: Array = tokens.reshape(-1, self._lengths[number])
+        rectangle = tokens.reshape(-1, self._lengths[number])
         if not self._whole[number]:
             rectangle = rectangle.take(self.positions[self.starts[number] : self.starts[number + 1]], axis=0)
         return rectangle

@@ -7,7 +7,6 @@
 """
 
 from collections.abc import Callable, Iterator
-from typing import Any
 
 import torch
 
@@ -32,9 +31,8 @@ def choose_feed(name: str, split: SplitReader, device: torch.device, padding: Pa
     if name == "auto":
         name = "direct" if device.type == "cpu" else "resident" if _fits(split, device) else "streamed"
     direct = PackedFeed if padding.packed else DirectFeed
-    make: Any = {"direct": direct, "resident": ResidentFeed, "streamed": StreamedFeed}[name]
-    feed: Feed = make(split, device, padding)
-    return feed
+    feeds: dict[str, Callable[..., Feed]] = {"direct": direct, "resident": ResidentFeed, "streamed": StreamedFeed}
+    return feeds[name](split, device, padding)
 
 
 def _fits(split: SplitReader, device: torch.device) -> bool:

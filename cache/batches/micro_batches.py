@@ -94,9 +94,6 @@ class MicroBatches:
     last: Array
     dummy: Array
 
-    def __len__(self) -> int:
-        return len(self.widths)
-
     def __iter__(self) -> Iterator[MicroBatch]:
         spans = zip(pairwise(self.offsets.tolist()), self.dummy.tolist(), strict=True)
         rows = (self.rows[first : first if dummy else stop] for (first, stop), dummy in spans)
@@ -112,8 +109,7 @@ class MicroBatches:
     @property
     def padded_tokens(self) -> Array:
         """(M,) int64, rows x width."""
-        tokens: Array = np.diff(self.offsets) * self.widths.astype(np.int64)
-        return tokens
+        return np.diff(self.offsets) * self.widths.astype(np.int64)
 
     @property
     def real_tokens(self) -> Array:
@@ -160,8 +156,7 @@ def micro_batches(
 
 def _sums(rows: Array, begins: Array, label_counts: Array | None, sizes: Array) -> Array:
     """Labels of each slice of `rows` that starts at one of `begins` and has `sizes` rows."""
-    sums: Array = sizes if label_counts is None else np.add.reduceat(label_counts[rows], begins)
-    return sums
+    return sizes if label_counts is None else np.add.reduceat(label_counts[rows], begins)
 
 
 def _share(rows: Array, step: Array, sizes: Array, lengths: Array, sharing: Sharing) -> tuple[Array, Array, Array]:

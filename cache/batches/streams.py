@@ -87,7 +87,8 @@ class StepDataset(Dataset[dict[str, torch.Tensor]]):
 
     For `torch.utils.data.DataLoader(StepDataset(split), batch_size=None)`, with workers or without. accelerate, and
     with it the Hugging Face Trainer, skips and shares batches only in `DataLoader(StepDataset(split), batch_size=1,
-    collate_fn=operator.itemgetter(0))`. `set_epoch` chooses the epoch; both call it.
+    collate_fn=operator.itemgetter(0))`; it gives each process items of its own, so leave out `rank` and `world_size`
+    there, or rows are passed over. `set_epoch` chooses the epoch; both call it.
 
     An item does not tell its loss weight, so all ranks get equally many rows: a trainer then takes the mean of their
     gradients. Where a batch does not divide evenly, rows count more on a rank that has fewer, and dummy batches count.
@@ -122,3 +123,16 @@ class StepDataset(Dataset[dict[str, torch.Tensor]]):
             self.set_epoch(epoch)
         (batch,) = self.batches.step(step)
         return batch.model_inputs()
+
+    def __getitems__(self, steps: list[int]) -> list[dict[str, torch.Tensor]]:
+        """The items that a DataLoader with a batch size asks for at once.
+
+        Raises:
+            InputError: there are several, and no batch can be made of batches.
+        """
+        if len(steps) > 1:
+            raise InputError(
+                f"a batch of {len(steps)} items is asked for, but an item of StepDataset is a whole batch; pass "
+                "batch_size=None to the DataLoader, or batch_size=1, collate_fn=operator.itemgetter(0) under accelerate"
+            )
+        return [self[step] for step in steps]

@@ -259,8 +259,7 @@ class Folder:
             waiting: called once if another process holds it. None: do not wait.
 
         Yields:
-            Whether it is held. False where `waiting` is None and another one holds it, or where the file system has no
-            locks.
+            Whether it is held; see `cache.common.locks.locked`.
         """
         # Opened anew, so that threads exclude each other too.
         with locked_handle(os.open(".", _FOLDER, dir_fd=self.handle), waiting) as held:

@@ -39,12 +39,8 @@ def hold_shared(handle: int) -> bool:
 
 
 def _acquire(attempt: Callable[[bool], object], waiting: Callable[[], object] | None = None) -> bool:
-    """Call `attempt` without waiting; where the lock is taken, call `waiting`, then `attempt` that waits.
-
-    Returns:
-        Whether it is held. False where `waiting` is None and another one holds it, or where the file system has no
-        locks.
-    """
+    """Call `attempt` without waiting; where the lock is taken, call `waiting`, then `attempt` that waits. Returns
+    whether it is held; see `locked`."""
     try:
         try:
             attempt(False)

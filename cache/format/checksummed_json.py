@@ -91,11 +91,7 @@ def _parts(item: Json | list[Any]) -> list[Any]:
 def _layout(content: Json) -> str:
     text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False)
     # Histograms on one line: a raw line break stands only between JSON tokens, never inside a string.
-    return re.sub(r"\[\n\s+(\d[\d,\s]*)\n\s+\]", _one_line, text) + "\n"
-
-
-def _one_line(match: re.Match[str]) -> str:
-    return "[" + " ".join(match.group(1).split()) + "]"
+    return re.sub(r"\[\n\s+(\d[\d,\s]*)\n\s+\]", lambda found: f"[{' '.join(found[1].split())}]", text) + "\n"
 
 
 def unique_keys(pairs: list[tuple[str, Any]]) -> Json:

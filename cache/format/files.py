@@ -36,7 +36,7 @@ def open_file_info(name: str, file: BufferedReader) -> FileInfo:
 
 
 @contextlib.contextmanager
-def listed(path: Path) -> Iterator[None]:
+def listed_errors(path: Path) -> Iterator[None]:
     """Within it, the system's errors about a file or folder that a manifest or a plan lists are typed ones.
 
     Raises:
@@ -59,7 +59,7 @@ def open_listed(folder: Folder, name: str, size: int) -> Iterator[BufferedReader
         StorageError: the system does not let it be read.
     """
     path = folder.path / name
-    with listed(path):
+    with listed_errors(path):
         file = folder.open_file(name)
     with file:
         found = os.fstat(file.fileno()).st_size

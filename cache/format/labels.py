@@ -37,8 +37,7 @@ def _fault(task: Task, labels: Array) -> str:
 
 def labelled(labels: Array, offsets: Array) -> Array:
     """(N,) int64, how many tokens of each row have a label; row i is labels[offsets[i]:offsets[i+1]]."""
-    counts: Array = np.diff(np.append(0, np.cumsum(labels != IGNORED))[offsets])
-    return counts
+    return np.diff(np.append(0, np.cumsum(labels != IGNORED))[offsets])
 
 
 def for_model(labels: Array) -> Array:

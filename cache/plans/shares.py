@@ -137,11 +137,10 @@ def _exchange(costs: Array, batch: Array, found: Array, loads: Array) -> bool:
 
 def _numbered(costs: Array) -> Array:
     """(M, P) the number of each part: its place among the parts of its batch, the costliest first."""
-    numbers: Array = np.argsort(np.argsort(-costs, axis=1, kind="stable"), axis=1)
-    return numbers
+    return np.argsort(np.argsort(-costs, axis=1, kind="stable"), axis=1)
 
 
 def equal_parts(costs: Array, sizes: Array, parts: int) -> Array:
     """Every P-th row from the longest down: as many rows in one part as in another, give or take one."""
-    places: Array = np.repeat(np.cumsum(sizes), sizes) - 1 - np.arange(len(costs))
+    places = np.repeat(np.cumsum(sizes), sizes) - 1 - np.arange(len(costs))
     return places % parts

@@ -138,7 +138,7 @@ def _groups(lengths: Array) -> Iterator[tuple[int, int]]:
 
 def _group_shuffled(start: int, end: int, rows: int, words: Words) -> Array:
     """start..end-1 in random order, in the type of a plan of so many rows."""
-    shuffled: Array = _shuffled(end - start, words).astype(_row_type(rows), copy=False)
+    shuffled = _shuffled(end - start, words).astype(_row_type(rows), copy=False)
     shuffled += _row_type(rows)(start)
     return shuffled
 

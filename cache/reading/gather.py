@@ -30,8 +30,7 @@ class Located:
 
 def distinct(numbers: Array) -> list[int]:
     """The distinct values of small numbers of 0 or more, ascending. `np.unique` would import numpy.ma: 7 ms."""
-    found: list[int] = np.flatnonzero(np.bincount(numbers)).tolist()
-    return found
+    return np.flatnonzero(np.bincount(numbers)).tolist()
 
 
 def locate(split: SplitReader, rows: Array) -> Located:
@@ -117,5 +116,4 @@ def padded_rows(
         chosen = slice(*np.searchsorted(rows, split.first_rows[index : index + 2]))
         tensors, local = split.shard(index), rows[chosen] - split.first_rows[index]
         parts.append(gather_rows(tensors[name], tensors["offsets"][local], lengths[chosen], width, fill, left))
-    padded: Array = parts[0] if len(parts) == 1 else np.concatenate(parts)
-    return padded
+    return parts[0] if len(parts) == 1 else np.concatenate(parts)

@@ -38,5 +38,4 @@ def gather_rows(flat: Array, begins: Array, lengths: Array, width: int, pad: int
 def row_mask(lengths: Array, width: int, left: bool = False) -> Array:
     """(B, W) bool, True where a row of these lengths has a token."""
     columns = np.arange(width, dtype=lengths.dtype)  # of one type, which are compared twice as fast
-    mask: Array = (columns[::-1] if left else columns) < lengths[:, None]
-    return mask
+    return (columns[::-1] if left else columns) < lengths[:, None]

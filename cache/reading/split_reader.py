@@ -16,7 +16,7 @@ from ..common.arrays import Array
 from ..common.folder import Folder
 from ..console.text import counted
 from ..errors import CorruptCacheError, InputError
-from ..format.files import listed
+from ..format.files import listed_errors
 from ..format.labels import fault, labelled
 from ..format.manifest import Manifest, ShardInfo, shard_tensors
 from ..format.safetensors_file import MappedFile
@@ -113,8 +113,7 @@ class SplitReader(PlannedSplit):
 
     def shards_of(self, rows: Array) -> Array:
         """The shards that hold rows of these numbers."""
-        found: Array = np.searchsorted(self.first_rows, rows, side="right") - 1
-        return found
+        return np.searchsorted(self.first_rows, rows, side="right") - 1
 
     def shard(self, index: int) -> dict[str, Array]:
         """The tensors of a shard, its lengths and labels checked when first asked for."""
@@ -133,7 +132,7 @@ class SplitReader(PlannedSplit):
         """Map all shards at opening: they stay as they are though the cache be replaced later."""
         if not self.info.shards:
             return []
-        with listed(self.folder / self.name):
+        with listed_errors(self.folder / self.name):
             folder = self._files.folder(self.name)
         with folder:
             return [self._map_shard(folder, info) for info in self.info.shards]

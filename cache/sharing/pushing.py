@@ -99,7 +99,6 @@ def push_files(cache: Folder, names: Sequence[str], url: StoreUrl, force: bool, 
     if isinstance(remote, HubDataset):
         sent = _commit(remote, local, old, progress)
     else:
-        assert isinstance(remote, ObjectStore)
         sent = _Push(remote, local, old, force, progress).run()
     total = sum(sizes.values()) + len(data)
     return Pushed(url, len(sizes) + 1, total, len(sent), sum(sent.values()))

@@ -89,8 +89,7 @@ def _remove_unlisted(folder: Folder, infos: list[EpochInfo]) -> None:
 
 
 def _write_epoch(folder: Folder, name: str, plan: EpochPlan) -> EpochInfo:
-    arrays = {"rows": plan.rows, "batch_offsets": plan.batch_offsets, "widths": plan.widths}
     with folder.replace(name) as file:
-        write_safetensors(file, {key: Tensor.of(array) for key, array in arrays.items()})
+        write_safetensors(file, {key: Tensor.of(array) for key, array in vars(plan).items()})
     info = file_info(folder, name)
     return EpochInfo(name, info.bytes, info.sha256, len(plan), plan.padded_tokens)

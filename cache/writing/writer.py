@@ -56,12 +56,12 @@ def write_shard(
     contents = {**vars(columns), "offsets": offsets}
     expected = shard_tensors(len(lengths), len(input_ids), 1, task)
     dtypes = {name: DTYPES[kind] for name, (kind, _) in expected.items()} | {"input_ids": input_ids.dtype}
-    tensors = {name: np.ascontiguousarray(contents[name], dtype) for name, dtype in dtypes.items()}
+    tensors = {name: Tensor.of(np.asarray(contents[name], dtype)) for name, dtype in dtypes.items()}
     file_name = shard_name(split, index)
     with storage_errors(folder.path / file_name):
         folder.folder(split, make=True).close()
         with folder.replace(file_name, durable=False) as file:
-            write_safetensors(file, {name: Tensor.of(array) for name, array in tensors.items()})
+            write_safetensors(file, tensors)
         info = file_info(folder, file_name)
     return ShardInfo(file_name, info.bytes, info.sha256, rows=len(lengths), tokens=len(input_ids))
 

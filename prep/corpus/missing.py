@@ -3,14 +3,12 @@
 import contextlib
 import math
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import pyarrow as pa
 
 from ..columns import LABELS, PAIR, TEXT, BadDataError, Mask, Stream, kept, parts
-
-if TYPE_CHECKING:
-    import pyarrow as pa
 
 
 class FilledRows:
@@ -21,7 +19,7 @@ class FilledRows:
         self.stream = stream
         self._filled: list[Mask] = []
 
-    def __call__(self) -> Iterator["pa.RecordBatch"]:
+    def __call__(self) -> Iterator[pa.RecordBatch]:
         """Read it from the front."""
         self._filled = []
         for batch in self.stream():
@@ -50,7 +48,7 @@ def noting_left_out(drop_missing: bool) -> Iterator[None]:
         raise BadDataError(f"{error.said} {note}", error.row, error.split) from error
 
 
-def _filled_rows(batch: "pa.RecordBatch") -> Mask:
+def _filled_rows(batch: pa.RecordBatch) -> Mask:
     """(rows,) True where texts and labels are there."""
     filled = np.ones(batch.num_rows, bool)
     for name in batch.schema.names:

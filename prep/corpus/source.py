@@ -1,13 +1,15 @@
 """A corpus, ready to be read, whatever it comes from."""
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from cache.errors import InputError
 from cache.format.checksummed_json import NAME_PATTERN, Json
 from cache.format.manifest import MISSING_ROWS, TOKENIZER
 
-from ..columns import Stream
-from ..parsing.remote_path import SourcePath
+if TYPE_CHECKING:
+    from ..columns import Stream
+    from ..parsing.remote_path import SourcePath
 
 STDIN = "-"
 """What is typed for standard input."""
@@ -38,7 +40,7 @@ class Source:
     argument: str
     name: str
     identity: Json
-    splits: dict[str, Stream]
+    splits: "dict[str, Stream]"
     label_names: tuple[str, ...] | None = None
     max_length: int | None = None
     holdout: float = 0.0
@@ -63,7 +65,7 @@ def cache_name(name: str) -> str:
     return plain[:100] or "corpus"
 
 
-def check_split_name(name: str, where: SourcePath) -> None:
+def check_split_name(name: str, where: "SourcePath") -> None:
     """Raise an `InputError` where a split cannot be called so."""
     if not NAME_PATTERN.fullmatch(name) or name == TOKENIZER:
         raise InputError(

@@ -6,10 +6,11 @@ Labels pass by in pieces, one per record batch, and only their distinct values a
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 
 from cache.common.arrays import Array
 from cache.errors import InputError
@@ -29,9 +30,6 @@ from ..columns import (
     row_of,
 )
 from .values import class_of, number_of
-
-if TYPE_CHECKING:
-    import pyarrow as pa
 
 Found = TypeVar("Found")
 
@@ -61,14 +59,14 @@ class Coded:
         return position if self.counts is None else row_of(self.counts, position)
 
 
-def code_batch(batch: "pa.RecordBatch") -> Coded:
+def code_batch(batch: pa.RecordBatch) -> Coded:
     """The labels of a batch, from one column or from one for each class; raises what `code_labels` does."""
     names = batch.schema.names
     coded = code_columns(batch.column(LABELS)) if LABELS in names else code_labels(batch.column(LABEL))
     return replace(coded, codes=coded.codes.astype(np.min_scalar_type(len(coded.values))))
 
 
-def code_labels(labels: "pa.Array", what: str = "label") -> Coded:
+def code_labels(labels: pa.Array, what: str = "label") -> Coded:
     """Take a piece of a label column, of plain values or lists of them, apart into distinct values and codes.
 
     `what` is one of them, for errors.
@@ -96,7 +94,7 @@ YES_NO = {"0": False, "1": True, "false": False, "true": True, "0.0": False, "1.
 """What the column of a class may say of a row."""
 
 
-def code_columns(labels: "pa.Array") -> Coded:
+def code_columns(labels: pa.Array) -> Coded:
     """The same for structs with a field for each class, which holds 0 or 1."""
     names = [field.name for field in labels.type]
     held = np.zeros((len(labels), len(names)), bool)  # (N, C)

@@ -4,9 +4,8 @@ Until all of a source was read, nobody knows which tags there are. So tags are n
 says at the end which class each number is.
 """
 
-from typing import TYPE_CHECKING
-
 import numpy as np
+import pyarrow as pa
 
 from cache.common.arrays import Array
 from cache.console.text import counted
@@ -16,9 +15,6 @@ from cache.format.tasks import IGNORED, MAX_TOKEN_LABELS
 from ..columns import LABEL, TEXT, BadDataError, check_filled, flat_lists, is_list, is_text
 from ..tokenization.words import Words
 from .class_labels import Coded, class_ids, classes_of, code_labels, number_classes
-
-if TYPE_CHECKING:
-    import pyarrow as pa
 
 OUTSIDE = "O"
 """The tag of words that belong to no entity; where there is one it is class 0."""
@@ -63,7 +59,7 @@ class Tags:
         return names, np.array([IGNORED, *(ids[value] for value in self.numbers)], np.int64)
 
 
-def tagged_words(batch: "pa.RecordBatch", tags: Tags) -> Words:
+def tagged_words(batch: pa.RecordBatch, tags: Tags) -> Words:
     """The rows of a record batch, each checked to have a tag for each word, marked by the numbers of their tags.
 
     Raises:

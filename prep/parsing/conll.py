@@ -16,16 +16,14 @@ import io
 import re
 from collections.abc import Iterator
 from itertools import islice
-from typing import TYPE_CHECKING
+
+import pyarrow as pa
 
 from cache.errors import InputError
 
 from .diagnose import row_too_long
 from .formats import open_unpacked
 from .remote_path import SourcePath
-
-if TYPE_CHECKING:
-    import pyarrow as pa
 
 BATCH_SENTENCES = 1 << 14
 DOCUMENT = "-DOCSTART-"
@@ -51,10 +49,8 @@ def conll_names(path: SourcePath, kind: str, row_bytes: int) -> list[str]:
     return list(CONLLU_NAMES) if kind == CONLLU else ["tokens", *map(str, range(2, len(first[0]))), "tags"]
 
 
-def read_conll(path: SourcePath, kind: str, columns: list[str], row_bytes: int) -> Iterator["pa.RecordBatch"]:
+def read_conll(path: SourcePath, kind: str, columns: list[str], row_bytes: int) -> Iterator[pa.RecordBatch]:
     """Some columns of a file: a row per sentence, each column a list of text."""
-    import pyarrow as pa
-
     names = conll_names(path, kind, row_bytes)
     positions = [names.index(name) for name in columns]
     sentences = _sentences(path, kind, row_bytes)

@@ -68,32 +68,28 @@ class QuotePairs:
 
 
 def wrong_quotes(table: TableFile) -> str:
-    """What `text_behind_quote` says of the first row for which it says something; empty if there is none."""
-    limit = csv.field_size_limit(LONGEST_CELL)
-    try:
-        with io.TextIOWrapper(open_unpacked(table.path), "utf-8-sig", "replace", newline="") as file:
-            return _wrong_lines(table, file)
-    finally:
-        csv.field_size_limit(limit)
+    """What `text_behind_quote` says of the first row for which it says something; empty if there is none.
 
-
-def _wrong_lines(table: TableFile, file: TextIO) -> str:
+    csv's limit of a cell stays changed: this runs in a forked process.
+    """
+    csv.field_size_limit(LONGEST_CELL)
     held: list[str] = []  # the lines of a row
 
-    def lines() -> Iterator[str]:
+    def lines(file: TextIO) -> Iterator[str]:
         for line in file:
             held.append(line)
             yield line
 
-    rows = csv.reader(lines(), delimiter=table.delimiter, strict=True)
-    while True:
-        held.clear()
-        try:
-            next(rows)
-        except StopIteration:
-            return ""
-        except csv.Error as error:
-            if "expected after" not in str(error):
+    with io.TextIOWrapper(open_unpacked(table.path), "utf-8-sig", "replace", newline="") as file:
+        rows = csv.reader(lines(file), delimiter=table.delimiter, strict=True)
+        while True:
+            held.clear()
+            try:
+                next(rows)
+            except StopIteration:
                 return ""
-            if wrong := text_behind_quote(table.path, held, rows.line_num):
-                return wrong
+            except csv.Error as error:
+                if "expected after" not in str(error):
+                    return ""
+                if wrong := text_behind_quote(table.path, held, rows.line_num):
+                    return wrong

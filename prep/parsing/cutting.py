@@ -10,6 +10,7 @@ all others                                  nowhere: a quote may hold the end of
 from codecs import BOM_UTF8
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 from cache.common.table_files import Cells
 from cache.remote.base import CHUNK_BYTES
@@ -90,10 +91,7 @@ def _holds_quote(path: SourcePath) -> bool:
         with ThreadPoolExecutor(WORKERS) as threads:
             return any(threads.map(found, range(0, remote.size, CHUNK_BYTES)))
     with open_bytes(path) as file:
-        while block := file.read(BLOCK_BYTES):
-            if b'"' in block:
-                return True
-    return False
+        return any(b'"' in block for block in iter(partial(file.read, BLOCK_BYTES), b""))
 
 
 def _line_ends(path: SourcePath, size: int, part_bytes: int) -> list[int]:
@@ -104,11 +102,9 @@ def _line_ends(path: SourcePath, size: int, part_bytes: int) -> list[int]:
             if ends and start <= ends[-1]:
                 continue
             file.seek(start)
-            while (block := file.read(BLOCK_BYTES)) and b"\n" not in block:
-                pass
-            position = file.tell() - len(block) + block.find(b"\n") + 1
-            file.seek(position)
-            # Behind a mark of byte order there is no cut: a reader would take it for a file's beginning.
-            if block and position < size and file.read(len(BOM_UTF8)) != BOM_UTF8:
+            file.readline()
+            position = file.tell()
+            # Before a mark of byte order there is no cut: a reader would take it for a file's beginning.
+            if position < size and file.read(len(BOM_UTF8)) != BOM_UTF8:
                 ends.append(position)
     return ends

@@ -90,25 +90,20 @@ def not_utf8(path: SourcePath, position: int) -> str:
 
 def _ragged_row(table: TableFile) -> str:
     """Where the first row of a csv file is that has more or fewer cells than the header."""
-    limit = csv.field_size_limit(1 << 30)
-    try:
-        with _open(table.path) as file:
-            rows = csv.reader(
-                (line.decode("utf-8-sig") for line in file),
-                delimiter=table.delimiter,
-                quoting=csv.QUOTE_NONE if table.quotes is False else csv.QUOTE_MINIMAL,
-            )
-            header = next(rows, [])
-            for number, row in enumerate(filter(None, rows)):
-                if len(row) != len(header):
-                    return (
-                        f" (row {number}, counted from 0, which ends on line {rows.line_num}, has {len(row)} cells, "
-                        f"the header has {len(header)}; {ragged_remedy(table.delimiter, table.quotes, header)})"
-                    )
-    except csv.Error:
-        return ""
-    finally:
-        csv.field_size_limit(limit)
+    csv.field_size_limit(1 << 30)  # stays so: this runs in a forked process
+    with contextlib.suppress(csv.Error), _open(table.path) as file:
+        rows = csv.reader(
+            (line.decode("utf-8-sig") for line in file),
+            delimiter=table.delimiter,
+            quoting=csv.QUOTE_NONE if table.quotes is False else csv.QUOTE_MINIMAL,
+        )
+        header = next(rows, [])
+        for number, row in enumerate(filter(None, rows)):
+            if len(row) != len(header):
+                return (
+                    f" (row {number}, counted from 0, which ends on line {rows.line_num}, has {len(row)} cells, "
+                    f"the header has {len(header)}; {ragged_remedy(table.delimiter, table.quotes, header)})"
+                )
     return ""
 
 

@@ -4,10 +4,13 @@ Of a zip archive the one file that it holds counts.
 """
 
 import io
+import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import pyarrow as pa
 
 from cache.common.table_files import BY_NAME, CSV, DELIMITERS, TSV, Cells
 from cache.common.table_files import FORMATS as TABLE_FORMATS
@@ -15,9 +18,6 @@ from cache.console.text import counted, listed
 from cache.errors import InputError
 
 from .remote_path import SourcePath, open_bytes
-
-if TYPE_CHECKING:
-    import zipfile
 
 FORMATS = {
     **{ending: kind if kind != TSV else CSV for ending, kind in TABLE_FORMATS.items()},
@@ -130,8 +130,6 @@ def check_known(path: SourcePath, delimiter: str | None, labelled: bool) -> None
 def open_unpacked(path: SourcePath, span: Span | None = None) -> Any:
     """A pyarrow stream of a file's bytes, decompressed; of an archive, of those of the file it holds. Of a file that is
     neither, perhaps of some bytes alone."""
-    import pyarrow as pa
-
     if span is not None:
         return file_of(_bytes(path, span))
     suffix = path.suffix.lower()
@@ -141,8 +139,6 @@ def open_unpacked(path: SourcePath, span: Span | None = None) -> Any:
 
 
 def _unzipped(path: SourcePath) -> Iterator[bytes]:
-    import zipfile
-
     with open_bytes(path) as file, zipfile.ZipFile(file) as archive, archive.open(_lone_member(path)) as member:
         while piece := member.read(PIECE_BYTES):
             yield piece
@@ -159,8 +155,6 @@ def _bytes(path: SourcePath, span: Span) -> Iterator[bytes]:
 
 def file_of(pieces: Iterator[bytes]) -> Any:
     """A pyarrow stream of bytes that come in pieces."""
-    import pyarrow as pa
-
     return pa.PythonFile(io.BufferedReader(_Pieces(pieces)), mode="r")
 
 
@@ -182,10 +176,8 @@ class _Pieces(io.RawIOBase):
         return len(part)
 
 
-def _lone_member(path: SourcePath) -> "zipfile.ZipInfo":
+def _lone_member(path: SourcePath) -> zipfile.ZipInfo:
     """The file in an archive that holds one; what macOS adds to archives aside."""
-    import zipfile
-
     with open_bytes(path) as file, zipfile.ZipFile(file) as archive:
         members = [info for info in archive.infolist() if not info.is_dir() and not _hidden(info.filename)]
     if len(members) != 1:

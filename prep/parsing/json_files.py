@@ -9,7 +9,10 @@ import json
 import re
 from codecs import BOM_UTF8
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.json
 
 from cache.errors import InputError
 
@@ -17,9 +20,6 @@ from ..columns import is_list
 from .diagnose import row_too_long
 from .formats import PIECE_BYTES, Span, TableFile, file_of, open_unpacked
 from .remote_path import SourcePath
-
-if TYPE_CHECKING:
-    import pyarrow as pa
 
 HEAD_BYTES = 256 << 10
 """The columns and their types are found in so many bytes at the beginning of a file, or in its first object."""
@@ -54,9 +54,6 @@ def json_batches(
         empty: what a column without a first value holds; where it is numbers, whole ones are taken for such with a
             fraction.
     """
-    import pyarrow as pa
-    import pyarrow.json
-
     form = form_of(table.path)
     parse = pyarrow.json.ParseOptions(newlines_in_values=form == OBJECTS)
     if columns is not None:
@@ -94,11 +91,9 @@ def _fields(text: str) -> dict[str, list[Any]]:
     return fields
 
 
-def _type(values: list[Any], text: bool, empty: str) -> "pa.DataType":
+def _type(values: list[Any], text: bool, empty: str) -> pa.DataType:
     """The type of a field by its first values; that of the very first one where they are mixed. `text` or words are
     text, whatever they look like; `empty` is as for `json_batches`."""
-    import pyarrow as pa
-
     empty_types = {STRINGS: pa.string(), NUMBERS: pa.float64(), BOOLEANS: pa.bool_()}
     values = [value for value in values if value is not None]
     if text:

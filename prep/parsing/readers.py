@@ -5,9 +5,11 @@ import re
 from collections.abc import Iterator
 from dataclasses import replace
 from itertools import product
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.csv
 
 from cache.common.forked import BATCH_BYTES, BATCH_ROWS
 from cache.common.table_files import TEXT_QUOTES, Cells, holds_rows, holds_rows_error, quotes_in_doubt
@@ -23,50 +25,40 @@ from .json_files import BOOLEANS, HEAD_BYTES, NUMBERS, STRINGS, json_batches, js
 from .remote_path import SourcePath, check_unchanged, open_bytes
 from .text_lines import read_lines
 
-if TYPE_CHECKING:
-    import pyarrow as pa
-
 BLOCK_BYTES = 2 << 20
 """Files are parsed in blocks of this many bytes, so that the first rows come soon; where a row is longer, in those of
 `LARGE_BLOCK_BYTES`, and at last of the longest row allowed."""
 LARGE_BLOCK_BYTES = 16 << 20
 
 
-def names_of(path: SourcePath, cells: Cells, row_bytes: int) -> list[str]:
-    """The columns of a table file."""
+def columns_of(path: SourcePath, cells: Cells, row_bytes: int) -> tuple[list[str], set[str]]:
+    """The columns of a table file, and those of them that hold lists, by its schema or their first values."""
     with reading(path, cells):
         table = table_file(path, cells)
         if table.kind == "parquet":
-            return list(_parquet_schema(path).names)
+            schema = _parquet_schema(path)
+            return list(schema.names), {field.name for field in schema if is_list(field.type)}
         if table.kind == LINES:
-            return [TEXT]
+            return [TEXT], set()
         if table.kind in (CONLL, CONLLU):
-            return conll_names(path, table.kind, row_bytes)
+            names = conll_names(path, table.kind, row_bytes)
+            return names, set(names)
         head = json_head(path, row_bytes) if table.kind == "json" else {}
-        if head:
-            return list(head)
-        for block_bytes in _block_sizes(HEAD_BYTES, row_bytes):
-            with _growing(path, block_bytes, row_bytes), _open(table, block_bytes, row_bytes) as reader:
-                return list(reader.schema.names)
+        firsts = {name: next((value for value in values if value is not None), None) for name, values in head.items()}
+        lists = {name for name, first in firsts.items() if isinstance(first, list)}
+        return list(head) or _names(table, row_bytes), lists
+
+
+def _names(table: TableFile, row_bytes: int) -> list[str]:
+    """The columns of a csv or json file, as its first block has them."""
+    for block_bytes in _block_sizes(HEAD_BYTES, row_bytes):
+        with _growing(table.path, block_bytes, row_bytes), _open(table, block_bytes, row_bytes) as reader:
+            return list(reader.schema.names)
     raise AssertionError("the largest block either fits or raises")
 
 
-def holds_lists(path: SourcePath, columns: Columns, row_bytes: int) -> bool:
-    """Whether the column of text of a table file holds lists, by its schema or first value."""
-    with reading(path, columns.cells):
-        kind = table_file(path, columns.cells).kind
-        if kind == "json":
-            values = [value for value in json_head(path, row_bytes).get(str(columns.text), []) if value is not None]
-            return bool(values) and isinstance(values[0], list)
-        if kind == "parquet":
-            return is_list(_parquet_schema(path).field(columns.text).type)
-    return kind in (CONLL, CONLLU)
-
-
-def named(batch: "pa.RecordBatch", columns: Columns) -> "pa.RecordBatch":
+def named(batch: pa.RecordBatch, columns: Columns) -> pa.RecordBatch:
     """A batch with the columns that a stream has."""
-    import pyarrow as pa
-
     texts, labels = ([batch.column(name) for name in names] for names in (columns.texts, columns.labels))
     names = [TEXT, PAIR][: len(texts)]
     if len(labels) < 2:
@@ -80,7 +72,7 @@ def named(batch: "pa.RecordBatch", columns: Columns) -> "pa.RecordBatch":
 
 def read_tables(
     files: list[FilePart], columns: Columns, where: tuple[str, str] | None, row_bytes: int
-) -> Iterator["pa.RecordBatch"]:
+) -> Iterator[pa.RecordBatch]:
     """Some columns of table files; `where` = (column, value) keeps the rows that have it."""
     for path, span in files:
         yield from _read_table(path, span, columns, where, row_bytes)
@@ -89,7 +81,7 @@ def read_tables(
 
 def _read_table(
     path: SourcePath, span: Span | None, columns: Columns, where: tuple[str, str] | None, row_bytes: int
-) -> Iterator["pa.RecordBatch"]:
+) -> Iterator[pa.RecordBatch]:
     wanted = list(dict.fromkeys([*columns.names, *([where[0]] if where else [])]))
     with reading(path, columns.cells):
         table = replace(table_file(path, columns.cells), span=span)
@@ -102,22 +94,25 @@ def _read_table(
             yield chosen
 
 
-def _read(table: TableFile, columns: list[str], texts: int, row_bytes: int) -> Iterator["pa.RecordBatch"]:
+def _read(table: TableFile, columns: list[str], texts: int, row_bytes: int) -> Iterator[pa.RecordBatch]:
     """The columns of a file, the first `texts` of which are text, and perhaps its last one."""
-    path = table.path
     if table.kind == LINES:
-        yield from read_lines(table, row_bytes)
-        return
+        return read_lines(table, row_bytes)
     if table.kind in (CONLL, CONLLU):
-        yield from read_conll(path, table.kind, columns, row_bytes)
-        return
+        return read_conll(table.path, table.kind, columns, row_bytes)
     if table.kind == "parquet":
-        yield from _read_parquet(table, columns)
-        return
+        return _read_parquet(table, columns)
+    return _read_blocks(table, columns, texts, row_bytes)
+
+
+def _read_blocks(table: TableFile, columns: list[str], texts: int, row_bytes: int) -> Iterator[pa.RecordBatch]:
+    """The same of a csv or JSON file. Where a block is too small for a row, or a value of another type than the first
+    ones, the file is parsed anew, and the rows that were read are passed over."""
+    path = table.path
     done, end, last = 0, "", ""
     doubtful = table.kind == "csv" and quotes_in_doubt(table.delimiter, table.quotes)
     if table.kind == "csv" and table.quotes is not False and table.span is None:
-        names = names_of(path, Cells(table.delimiter, table.quotes), row_bytes)
+        names = _names(table, row_bytes)
         last = names[-1]
         columns = list(dict.fromkeys([*columns, *(names if doubtful else [last])]))
     for empty, block_bytes in product((STRINGS, NUMBERS, BOOLEANS), _block_sizes(BLOCK_BYTES, row_bytes)):
@@ -156,7 +151,7 @@ def _check_closed(path: SourcePath, cell: str) -> None:
         )
 
 
-def _check_cells(path: SourcePath, rows: "pa.RecordBatch", first_row: int) -> None:
+def _check_cells(path: SourcePath, rows: pa.RecordBatch, first_row: int) -> None:
     """Raise an `InputError` where a cell is likely several rows."""
     for name, column in zip(rows.schema.names, rows.columns, strict=True):
         text = column.buffers()[2]
@@ -174,8 +169,6 @@ def _block_sizes(first: int, row_bytes: int) -> list[int]:
 @contextlib.contextmanager
 def _growing(path: SourcePath, block_bytes: int, row_bytes: int) -> Iterator[None]:
     """Let a row that is longer than a block pass as long as there is a larger size to try."""
-    import pyarrow as pa
-
     try:
         yield
     except pa.ArrowInvalid as error:
@@ -189,8 +182,6 @@ def _growing(path: SourcePath, block_bytes: int, row_bytes: int) -> Iterator[Non
 def _allowing(empty: str) -> Iterator[None]:
     """Let a value pass that is not of the type of a JSON file's first ones, where a later choice of `empty` may take
     it."""
-    import pyarrow as pa
-
     try:
         yield
     except pa.ArrowInvalid as error:
@@ -212,7 +203,7 @@ def _parquet_schema(path: SourcePath) -> Any:
         return pyarrow.parquet.read_schema(data)
 
 
-def _read_parquet(table: TableFile, columns: list[str]) -> Iterator["pa.RecordBatch"]:
+def _read_parquet(table: TableFile, columns: list[str]) -> Iterator[pa.RecordBatch]:
     import pyarrow.parquet
 
     with open_bytes(table.path) as data, pyarrow.parquet.ParquetFile(data) as file:
@@ -223,17 +214,10 @@ def _read_parquet(table: TableFile, columns: list[str]) -> Iterator["pa.RecordBa
         yield from file.iter_batches(min(max(fitting, 1), BATCH_ROWS), groups, columns)
 
 
-def _open(
-    table: TableFile,
-    block_bytes: int,
-    row_bytes: int,
-    columns: list[str] | None = None,
-    texts: int = 0,
-    empty: str = STRINGS,
-) -> Any:
-    """A context manager around the batches of a csv or json file."""
+def _open(table: TableFile, block_bytes: int, row_bytes: int, columns: list[str] | None = None, *more: Any) -> Any:
+    """A context manager around the batches of a csv or JSON file; `more` is what only `json_batches` takes."""
     if table.kind == "json":
-        return json_batches(table, block_bytes, row_bytes, columns, texts, empty)
+        return json_batches(table, block_bytes, row_bytes, columns, *more)
     return _open_csv(table, block_bytes, row_bytes, columns)
 
 
@@ -241,12 +225,9 @@ def _open(
 def _open_csv(table: TableFile, block_bytes: int, row_bytes: int, columns: list[str] | None) -> Iterator[Any]:
     """Every column is read as text: types guessed from the first block would fail on a later one. Labels find their
     type in prep.labels.class_labels. An empty cell is missing; a quoted empty cell is an empty text."""
-    import pyarrow as pa
-    import pyarrow.csv
-
     header = None
     if table.span and table.span.begin:
-        header = names_of(table.path, Cells(table.delimiter, table.quotes), row_bytes)
+        header = _names(replace(table, span=None), row_bytes)
     read = pyarrow.csv.ReadOptions(block_size=block_bytes, column_names=header)
     quoted = table.quotes is not False
     parse = pyarrow.csv.ParseOptions(
@@ -269,10 +250,8 @@ def _open_csv(table: TableFile, block_bytes: int, row_bytes: int, columns: list[
 # --- files of text
 
 
-def read_texts(files: list[tuple[SourcePath, str]], labelled: bool, row_bytes: int) -> Iterator["pa.RecordBatch"]:
+def read_texts(files: list[tuple[SourcePath, str]], labelled: bool, row_bytes: int) -> Iterator[pa.RecordBatch]:
     """A row per file: its text, and the label given with it where labels are wanted."""
-    import pyarrow as pa
-
     texts: list[str] = []
     labels: list[str] = []
     size = 0

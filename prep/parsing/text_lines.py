@@ -5,28 +5,24 @@ ends with a line feed, or with a carriage return and one; no other character end
 """
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+
+import pyarrow as pa
 
 from ..columns import TEXT
 from .diagnose import row_too_long
 from .formats import TableFile, open_unpacked
 
-if TYPE_CHECKING:
-    import pyarrow as pa
-
 BLOCK_BYTES = 1 << 20
 """A file is read in blocks of this many bytes."""
 
 
-def read_lines(table: TableFile, row_bytes: int) -> Iterator["pa.RecordBatch"]:
+def read_lines(table: TableFile, row_bytes: int) -> Iterator[pa.RecordBatch]:
     """The lines of a file that hold a text, as the column `text`.
 
     Raises:
         InputError: a line is longer than `row_bytes`.
         UnicodeDecodeError: the file is not UTF-8.
     """
-    import pyarrow as pa
-
     for number, block in enumerate(_whole_lines(table, row_bytes)):
         text = block.decode("utf-8-sig" if number == 0 else "utf-8")
         lines = (line.removesuffix("\r") for line in text.split("\n"))

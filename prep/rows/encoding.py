@@ -4,9 +4,9 @@ import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from secrets import token_hex
-from typing import TYPE_CHECKING
 
 import numpy as np
+import pyarrow as pa
 
 from cache.common.arrays import Array
 from cache.errors import InputError
@@ -20,9 +20,6 @@ from ..tokenization.engines import RowError
 from ..tokenization.words import Words, pack
 from .external_sort import SortedRunStore, sort_rows
 from .parts import Part, Report, Shared
-
-if TYPE_CHECKING:
-    import pyarrow as pa
 
 RUNS_SHARE = 16
 """Ids of a split may take 1/16 of a task's memory; the engine's caches, a shard and the text under way take more."""
@@ -116,7 +113,7 @@ def _check_budget(longest: int, max_tokens: int, max_length: int) -> None:
         )
 
 
-def _content(batch: "pa.RecordBatch", shared: Shared) -> "list[pa.Array] | Words":
+def _content(batch: pa.RecordBatch, shared: Shared) -> list[pa.Array] | Words:
     """What is encoded of a batch: its words, or its columns of text."""
     if shared.encoder.words:
         return tagged_words(batch, shared.tags)
@@ -124,7 +121,7 @@ def _content(batch: "pa.RecordBatch", shared: Shared) -> "list[pa.Array] | Words
 
 
 def _encode(
-    content: "list[pa.Array] | Words", mask: Mask | None, first_row: int, encoder: Encoder, split: EncodedRows
+    content: list[pa.Array] | Words, mask: Mask | None, first_row: int, encoder: Encoder, split: EncodedRows
 ) -> int:
     """Encode the rows of a batch that belong to a split of the cache, as one sorted run; returns how many tokens.
 

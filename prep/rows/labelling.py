@@ -1,5 +1,6 @@
 """What the labels of a source mean, once all of it was read: the task, and the label of each row."""
 
+import re
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -16,6 +17,9 @@ from ..labels.tags import Tags
 
 MISSING_NAMES = ("", "nan", "none", "null", "n/a")
 """Names of classes that may well stand for a missing label, in small letters."""
+
+LIST = re.compile(r"""\[(['"].*|[-0-9., ]*)\]""", re.DOTALL)
+"""How Python and JSON spell lists of texts and of numbers."""
 
 
 def tags_task(asked: str, tags: Tags, console: ConsoleProgress) -> tuple[Task, Array]:
@@ -66,7 +70,8 @@ def _oddities(names: tuple[str, ...], classes: dict[str, Array]) -> Iterator[str
 
 
 def confusable(names: Sequence[str]) -> Iterator[str]:
-    """What is odd about the names of classes: some differ only in white space or case, or look like none."""
+    """What is odd about the names of classes: some differ only in white space or case, or look like none
+    or like lists."""
     alike: dict[str, list[str]] = {}
     for name in names:
         alike.setdefault(" ".join(name.split()).casefold(), []).append(repr(name))
@@ -77,3 +82,9 @@ def confusable(names: Sequence[str]) -> Iterator[str]:
     absent = [repr(name) for name in names if name.strip().casefold() in MISSING_NAMES]
     if absent:
         yield f"classes that look like missing labels: {listed(absent, 5)}; if they are, remove their rows"
+    lists = [repr(name) for name in names if LIST.fullmatch(name)]
+    if lists:
+        yield (
+            f"classes that look like lists written as text: {listed(lists, 5)}; csv holds no lists, so if they are, "
+            "give lists from Python, or as jsonl or parquet"
+        )

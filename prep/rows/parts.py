@@ -8,15 +8,13 @@ split (`prep.rows.executors.run_parts`).
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+
+import pyarrow as pa
 
 from ..columns import Mask, Stream, in_split
 from ..labels.class_labels import Coded, code_batch
 from ..labels.tags import Tags, tagged_words
 from ..tokenization.encoder import Encoder
-
-if TYPE_CHECKING:
-    import pyarrow as pa
 
 Report = Callable[[int, int], object]
 """Called with bytes of text and tokens that are done."""
@@ -61,9 +59,9 @@ class Part:
     stream: Stream
     split: str
     masks: dict[str, Mask | None]
-    batches: "list[pa.RecordBatch] | None" = None
+    batches: list[pa.RecordBatch] | None = None
 
-    def read(self) -> "Iterator[pa.RecordBatch]":
+    def read(self) -> Iterator[pa.RecordBatch]:
         """Its record batches in order."""
         return self.stream() if self.batches is None else iter(self.batches)
 
@@ -82,7 +80,7 @@ class Survey:
     rows: int = 0
     coded: list[Coded] = field(default_factory=list)
     tags: list[int | str] = field(default_factory=list)
-    batches: "list[pa.RecordBatch] | None" = None
+    batches: list[pa.RecordBatch] | None = None
 
 
 def survey(shared: Shared, part: Part, report: Report) -> Survey:

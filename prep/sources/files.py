@@ -8,18 +8,16 @@ make it first, then hash the files.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING
+
+import pyarrow as pa
 
 from cache.common.forked import BATCH_BYTES, Forked
 from cache.common.table_files import Cells
 
 from ..columns import Columns, PartedStream, Stream
 from ..parsing.cutting import FilePart, cut_tables, neighbours
-from ..parsing.readers import holds_lists, names_of, read_tables, read_texts
+from ..parsing.readers import columns_of, read_tables, read_texts
 from ..parsing.remote_path import SourcePath, changed, each
-
-if TYPE_CHECKING:
-    import pyarrow as pa
 
 ROW_SHARE = 8
 """A row, or the text of a file, may take an eighth of the memory."""
@@ -32,20 +30,15 @@ def longest_row(forked: Forked) -> int:
     return min(forked.memory_bytes // ROW_SHARE, MAX_ROW_BYTES)
 
 
-def column_names(paths: Sequence[SourcePath], cells: Cells, forked: Forked) -> list[list[str]]:
-    """The columns of each of some table files.
+def table_columns(paths: Sequence[SourcePath], cells: Cells, forked: Forked) -> list[tuple[list[str], set[str]]]:
+    """The columns of each of some table files, and those of them that hold lists, such as the words of a text.
 
     Raises:
         InputError: a file cannot be read as what its ending says.
     """
-    found: list[list[str]] = forked.call(_together(paths), each, names_of, paths, cells, longest_row(forked))
+    found: list[tuple[list[str], set[str]]]
+    found = forked.call(_together(paths), each, columns_of, paths, cells, longest_row(forked))
     return found
-
-
-def holds_words(paths: Sequence[SourcePath], columns: Columns, forked: Forked) -> bool:
-    """Whether the column of text of each file holds lists, such as the words of a text, by its schema or first
-    value."""
-    return all(forked.call(_together(paths), each, holds_lists, paths, columns, longest_row(forked)))
 
 
 def table_stream(
@@ -61,7 +54,7 @@ def table_stream(
 
 
 def _parts_stream(files: list[FilePart], columns: Columns, forked: Forked, where: tuple[str, str] | None) -> Stream:
-    def batches() -> Iterator["pa.RecordBatch"]:
+    def batches() -> Iterator[pa.RecordBatch]:
         # Small files together, for a process takes longer to start than they to read.
         for group in neighbours(list(map(_size, paths)), BATCH_BYTES):
             called = _together(paths[group])
@@ -82,7 +75,7 @@ def watch(paths: Sequence[SourcePath]) -> Callable[[Stream], Stream]:
     before = [_look(path) for path in paths]
 
     def watched(stream: Stream) -> Stream:
-        def batches() -> Iterator["pa.RecordBatch"]:
+        def batches() -> Iterator[pa.RecordBatch]:
             yield from stream()
             for path, look in zip(paths, before, strict=True):
                 if _look(path) != look:

@@ -8,7 +8,9 @@ from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import pyarrow as pa
 
 from cache.common.forked import BATCH_ROWS
 from cache.errors import InputError
@@ -17,9 +19,6 @@ from cache.format.tasks import MLM, TOKENS
 from ..columns import LABEL, PAIR, TEXT, Columns, Stream
 from ..corpus.source import Source, check_split_name
 from .tables import Frame, dataset_frame, frames_source
-
-if TYPE_CHECKING:
-    import pyarrow as pa
 
 KINDS = (
     "texts=[…], labels=[…]; a DataFrame of pandas or polars, an Arrow table, a datasets.Dataset, a list of dicts or a "
@@ -90,8 +89,6 @@ def _lists(data: Any, labels: Any, text_pairs: Any, task: str) -> tuple[Frame, C
     if len({len(column) for column in columns.values()}) > 1:
         counts = ", ".join(f"{len(column):,} in {name}" for name, column in columns.items())
         raise InputError(f"the lists are of different lengths ({counts}), expected one text and one label per row")
-    import pyarrow as pa
-
     pair = PAIR if PAIR in columns else None
     return _arrow_frame(pa.table(columns)), Columns(TEXT, pair, (LABEL,) if labelled else (), labelled)
 
@@ -105,9 +102,7 @@ def _listed(values: Any, name: str) -> list[Any]:
     return list(made() if made else values)
 
 
-def _text_array(texts: list[Any], name: str) -> "pa.Array":
-    import pyarrow as pa
-
+def _text_array(texts: list[Any], name: str) -> pa.Array:
     for row, text in enumerate(texts):
         if text is not None and not isinstance(text, str):
             raise InputError(f"row {row} of {name} (counted from 0) is {_short(text)}, expected text")
@@ -118,10 +113,8 @@ def _text_array(texts: list[Any], name: str) -> "pa.Array":
         raise InputError(f"row {row} of {name} (counted from 0) is not valid text: {error.reason}") from None
 
 
-def _words_array(texts: list[Any]) -> "pa.Array":
+def _words_array(texts: list[Any]) -> pa.Array:
     """Lists of words, each of them checked."""
-    import pyarrow as pa
-
     for row, words in enumerate(texts):
         if words is not None and not isinstance(words, tuple | list):
             raise InputError(f"row {row} of texts (counted from 0) is {_short(words)}, expected a list of words")
@@ -129,7 +122,7 @@ def _words_array(texts: list[Any]) -> "pa.Array":
     return pa.array(texts, pa.large_list(pa.large_string()))
 
 
-def _array(values: list[Any], name: str) -> "pa.Array":
+def _array(values: list[Any], name: str) -> pa.Array:
     """Values as a column, whose type follows from them."""
     made = _made(values)
     if not isinstance(made, Exception):
@@ -138,10 +131,8 @@ def _array(values: list[Any], name: str) -> "pa.Array":
     raise InputError(f"row {row} of {name} (counted from 0): {made}; expected numbers, texts, or lists of one of them")
 
 
-def _made(values: list[Any]) -> "pa.Array | Exception":
+def _made(values: list[Any]) -> pa.Array | Exception:
     """Values as a column, or why they make none."""
-    import pyarrow as pa
-
     try:
         return pa.array(values)
     except (pa.ArrowException, TypeError, ValueError, OverflowError) as error:
@@ -179,7 +170,7 @@ def _frame(data: Any, split: str) -> Frame:
     return _arrow_frame(_arrow_table(data, split))
 
 
-def _arrow_frame(table: "pa.Table") -> Frame:
+def _arrow_frame(table: pa.Table) -> Frame:
     return Frame(table.column_names, lambda names: _stream(table.select(names)))
 
 
@@ -207,14 +198,12 @@ def _is(data: Any, module: str, name: str) -> bool:
     return loaded is not None and isinstance(data, getattr(loaded, name, ()))
 
 
-def _arrow_table(data: Any, split: str) -> "pa.Table":
-    import pyarrow as pa
-
+def _arrow_table(data: Any, split: str) -> pa.Table:
     try:
         return pa.table(data)
     except (pa.ArrowException, TypeError, ValueError, OverflowError) as error:
         raise InputError(f"split {split!r} cannot be made into an Arrow table: {error}") from error
 
 
-def _stream(table: "pa.Table") -> Stream:
+def _stream(table: pa.Table) -> Stream:
     return lambda: iter(table.to_batches(max_chunksize=BATCH_ROWS))

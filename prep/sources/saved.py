@@ -4,7 +4,9 @@ import json
 from collections.abc import Iterator, Mapping
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import pyarrow as pa
 
 from cache.common.files import open_regular
 from cache.common.forked import BATCH_ROWS, Forked
@@ -16,9 +18,6 @@ from ..parsing.diagnose import reading
 from ..parsing.remote_path import SourcePath
 from .files import watch
 from .tables import Classes, Frame, class_names, frames_source
-
-if TYPE_CHECKING:
-    import pyarrow as pa
 
 DICT, INFO, STATE = "dataset_dict.json", "dataset_info.json", "state.json"
 MAX_JSON_BYTES = 64 << 20
@@ -64,9 +63,7 @@ def arrow_frame(files: list[Path], names: list[str], classes: Mapping[str, Class
     return Frame(names, select, classes, parts)
 
 
-def _batches(path: Path, names: list[str]) -> Iterator["pa.RecordBatch"]:
-    import pyarrow as pa
-
+def _batches(path: Path, names: list[str]) -> Iterator[pa.RecordBatch]:
     # Not mapped: a mapped file that shrinks is a SIGBUS.
     with reading(path), open_regular(path) as file, pa.ipc.open_stream(file) as stream:
         missing = [name for name in names if name not in stream.schema.names]

@@ -8,7 +8,8 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from tempfile import mkdtemp
-from typing import TYPE_CHECKING
+
+import pyarrow as pa
 
 from cache.common.files import storage_errors
 from cache.common.forked import Forked
@@ -17,9 +18,6 @@ from cache.errors import InputError
 from ..columns import Columns
 from ..corpus.source import STDIN, Source
 from .local import open_file
-
-if TYPE_CHECKING:
-    import pyarrow as pa
 
 
 def open_stdin(asked: Columns, forked: Forked) -> Source:
@@ -43,7 +41,7 @@ def open_stdin(asked: Columns, forked: Forked) -> Source:
         shutil.rmtree(folder, ignore_errors=True)
         raise
 
-    def stream() -> Iterator["pa.RecordBatch"]:
+    def stream() -> Iterator[pa.RecordBatch]:
         with _named_stdin(path):
             yield from source.splits["train"]()
 

@@ -9,9 +9,10 @@ import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import pyarrow as pa
 
 from cache.common.forked import BATCH_ROWS
 from cache.errors import InputError
@@ -37,9 +38,6 @@ from ..corpus.source import Source, cache_name
 from ..corpus.usual_columns import settle_columns
 from ..labels.class_labels import Coded, code_batch
 from ..parsing.readers import named
-
-if TYPE_CHECKING:
-    import pyarrow as pa
 
 Classes = tuple[str, ...]
 
@@ -80,7 +78,7 @@ def class_names(features: Mapping[str, Any]) -> dict[str, Classes]:
 def dataset_frame(rows: Any) -> Frame:
     """A `datasets.Dataset`, its order and selection of rows kept."""
 
-    def batches(names: list[str]) -> Iterator["pa.RecordBatch"]:
+    def batches(names: list[str]) -> Iterator[pa.RecordBatch]:
         for table in rows.select_columns(names).with_format("arrow").iter(BATCH_ROWS):
             yield from table.to_batches()
 
@@ -144,11 +142,9 @@ def frame_stream(frame: Frame, columns: Columns, where: str) -> Stream:
     Raises:
         InputError: the columns cannot be made into Arrow's; while reading: text is not valid UTF-8.
     """
-    import pyarrow as pa
-
     selected = frame.select(list(dict.fromkeys(columns.names)))
 
-    def batches() -> Iterator["pa.RecordBatch"]:
+    def batches() -> Iterator[pa.RecordBatch]:
         for batch in selected():
             batch = named(plain(batch), columns)
             try:
@@ -226,7 +222,7 @@ def digest(split: str, stream: Stream) -> Digest:
     return Digest(rows, size, hashlib.sha256(listed.encode()).hexdigest())
 
 
-def _add_batch(parts: dict[str, Any], batch: "pa.RecordBatch") -> None:
+def _add_batch(parts: dict[str, Any], batch: pa.RecordBatch) -> None:
     """Add the texts and labels of a batch to the hashes of each."""
     for name in (TEXT, PAIR):
         if name not in batch.schema.names:
@@ -246,10 +242,8 @@ def _add_batch(parts: dict[str, Any], batch: "pa.RecordBatch") -> None:
             parts["counts"].update(coded.counts.astype("<i8").tobytes())
 
 
-def _text_bytes(texts: "pa.Array") -> tuple[bytes, memoryview]:
+def _text_bytes(texts: pa.Array) -> tuple[bytes, memoryview]:
     """Bytes of each text, as 64-bit numbers, and the texts end to end."""
-    import pyarrow as pa
-
     if not len(texts):
         return b"", memoryview(b"")
     _, offsets, data = texts.buffers()

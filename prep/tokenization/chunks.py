@@ -12,7 +12,7 @@ import numpy as np
 from cache.common.arrays import Array
 from cache.errors import InputError
 
-from .engines import Rules, TokenizersEngine, assemble_rows, special_ids
+from .engines import TokenizersEngine, assemble_rows
 from .parity import ParityCheck
 
 ChunkedRows = tuple[Array, Array, Array]
@@ -41,17 +41,17 @@ class ChunkEncoder:
     """A tokenizer that turns a text into as many rows as it needs.
 
     Args:
-        rules: as for single rows.
-        check: a fast engine; None for `tokenizers`.
+        reference: `tokenizers`.
+        check: a fast engine; None for the reference itself.
 
     Raises:
         InputError: the tokenizer does not simply put special tokens before and after a text.
     """
 
-    def __init__(self, rules: Rules, check: ParityCheck | None) -> None:
-        self.check, self.max_length, self.reference = check, rules.max_length, TokenizersEngine(rules)
+    def __init__(self, reference: TokenizersEngine, check: ParityCheck | None) -> None:
+        self.reference, self.check, self.max_length = reference, check, reference.rules.max_length
         try:
-            self.before, self.after = special_ids(self.reference.backend)
+            self.before, self.after = reference.special_ids()
         except ValueError as error:
             raise InputError(f"--long-texts chunk does not take this tokenizer: {error}; leave it out") from error
 

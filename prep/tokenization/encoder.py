@@ -79,9 +79,8 @@ class Encoder:
                 f"--max-length {max_length} leaves no room for {'two texts' if pair else 'text'}: the tokenizer adds "
                 f"{self.special_tokens} special tokens; pass at least {least}"
             )
-        self.rules = Rules(text, max_length, self.truncation_side, self.pad_id)
         self.pair, self.takes_words, self.chunked = pair, words, chunked
-        self.reference = TokenizersEngine(self.rules, backend)
+        self.reference = TokenizersEngine(Rules(text, max_length, self.truncation_side), backend)
         try:
             with panics_as_errors():
                 self.use(engine)
@@ -90,11 +89,11 @@ class Encoder:
 
     def use(self, engine: str) -> None:
         """Choose the engine, one of `prep.choices.ENGINES`."""
-        fast = fast_engine(engine, self.rules)
+        fast = fast_engine(engine, self.reference.rules)
         self.check = None if fast is None else ParityCheck(fast, self.reference)
-        self.pairs = PairEncoder(self.rules, self.check) if self.pair else None
-        self.words = WordEncoder(self.rules, self.check) if self.takes_words else None
-        self.chunks = ChunkEncoder(self.rules, self.check) if self.chunked else None
+        self.pairs = PairEncoder(self.reference, self.check) if self.pair else None
+        self.words = WordEncoder(self.reference, self.check) if self.takes_words else None
+        self.chunks = ChunkEncoder(self.reference, self.check) if self.chunked else None
         self.checking: Future[None] | None = None
 
     def encode(self, texts: Sequence[str]) -> tuple[Array, Array]:

@@ -52,13 +52,11 @@ class Rules:
         tokenizer_json: its content.
         max_length: tokens of a row at most, special tokens included.
         truncation_side: "right" or "left", the side where tokens are dropped.
-        pad_id: used for scratch space only.
     """
 
     tokenizer_json: str
     max_length: int
     truncation_side: str
-    pad_id: int
 
 
 class TokenizersEngine:
@@ -92,6 +90,20 @@ class TokenizersEngine:
         finally:
             if bare:  # no change of it while another thread encodes
                 self.truncate()
+
+    def special_ids(self) -> tuple[list[int], list[int]]:
+        """The special tokens that are put before and after a single text.
+
+        Raises:
+            ValueError: the tokenizer does not simply put some before and some after.
+        """
+        self.backend.no_truncation()
+        bare, full = self.backend.encode("a", add_special_tokens=False).ids, self.backend.encode("a").ids
+        self.truncate()
+        for start in range(len(full) - len(bare) + 1):
+            if full[start : start + len(bare)] == bare:
+                return full[:start], full[start + len(bare) :]
+        raise ValueError("its special tokens are not simply put around the text")
 
     def encodings(self, encode: Callable[..., Any], rows: Sequence[Any], **options: Any) -> Iterator[Any]:
         """What a function of the library that encodes batches gives for each row.
@@ -154,19 +166,18 @@ class GigatokenEngine:
 
     def __init__(self, rules: Rules) -> None:
         import gigatoken
-        from tokenizers import Tokenizer
 
         self.rules = rules
         self.backend = gigatoken.Tokenizer.from_json(rules.tokenizer_json)
-        self.before, self.after = special_ids(Tokenizer.from_str(rules.tokenizer_json))
         self.careful = TokenizersEngine(rules)
+        self.before, self.after = self.careful.special_ids()
 
     def encode(self, texts: Sequence[str], bare: bool = False) -> tuple[Array, Array]:
         rows: list[Array] = []
         for first in range(0, len(texts), self.ROWS):
             matrix, lengths = self.backend.encode_batch_padded(
                 list(texts[first : first + self.ROWS]),
-                self.rules.pad_id,
+                0,  # what it pads with, which is left out below
                 max_length=None if bare else self.rules.max_length,
                 truncate=not bare,
                 truncate_left=self.rules.truncation_side == "left",
@@ -229,21 +240,6 @@ def has_young_letters(text: str) -> bool:
 def _is_young(character: str) -> bool:
     old = unicodedata.ucd_3_2_0.category(character) != "Cn"
     return not old and unicodedata.category(character)[0] not in "SP"
-
-
-def special_ids(backend: Any) -> tuple[list[int], list[int]]:
-    """The special tokens that a tokenizer puts before and after a single text.
-
-    Raises:
-        ValueError: it does not simply put some before and some after.
-    """
-    backend.no_padding()
-    backend.no_truncation()
-    bare, full = backend.encode("a", add_special_tokens=False).ids, backend.encode("a").ids
-    for start in range(len(full) - len(bare) + 1):
-        if full[start : start + len(bare)] == bare:
-            return full[:start], full[start + len(bare) :]
-    raise ValueError("its special tokens are not simply put around the text")
 
 
 FastEngine = NanotokenEngine | GigatokenEngine

@@ -16,7 +16,7 @@ from cache.common.arrays import Array
 from cache.common.pairs import longest_first, truncated_pair
 from cache.errors import InputError
 
-from .engines import ParityError, Rules, TokenizersEngine, assemble_rows, join_rows
+from .engines import ParityError, TokenizersEngine, assemble_rows, join_rows
 from .parity import ParityCheck
 
 Rows = tuple[Array, Array, Array]
@@ -89,19 +89,18 @@ class PairEncoder:
     """A tokenizer that turns pairs of texts into rows.
 
     Args:
-        rules: as for single texts; `max_length` counts the special tokens of a pair.
-        check: a fast engine for the single texts; None for `tokenizers`.
+        reference: `tokenizers`, which from now on truncates nothing; its `max_length` counts the special tokens.
+        check: a fast engine for the single texts; None for the reference itself.
 
     Raises:
         InputError: the tokenizer's template is not one that a cache can hold.
     """
 
-    def __init__(self, rules: Rules, check: ParityCheck | None) -> None:
-        self.rules, self.check = rules, check
-        self.reference = TokenizersEngine(rules)
-        self.reference.backend.no_truncation()
-        self.template = pair_template(self.reference.backend)
-        self.most = rules.max_length - self.template.specials
+    def __init__(self, reference: TokenizersEngine, check: ParityCheck | None) -> None:
+        self.rules, self.reference, self.check = reference.rules, reference, check
+        reference.backend.no_truncation()
+        self.template = pair_template(reference.backend)
+        self.most = self.rules.max_length - self.template.specials
 
     def encode(self, firsts: Sequence[str], seconds: Sequence[str]) -> Rows:
         """Encode pairs.

@@ -106,13 +106,9 @@ class ParityCheck:
     def choose(self, texts: Sequence[str]) -> list[int]:
         """The rows of the next chunk to check."""
         longest, foreign, sample = self.LATER if self.rows >= sum(self.FIRST) else self.FIRST
-        total = min(longest + foreign + sample, len(texts))
+        total = longest + foreign + sample
         random = np.random.default_rng(self.chunks).permutation(len(texts)).tolist()
         sizes = np.fromiter(map(len, texts), np.int64, len(texts))
-        chosen = dict.fromkeys(np.argsort(-sizes, kind="stable")[:longest].tolist())
-        chosen.update(dict.fromkeys([row for row in random if not texts[row].isascii()][:foreign]))
-        for row in random:
-            if len(chosen) >= total:
-                break
-            chosen[row] = None
-        return list(chosen)
+        longest_rows = np.argsort(-sizes, kind="stable")[:longest].tolist()
+        foreign_rows = [row for row in random if not texts[row].isascii()][:foreign]
+        return list(dict.fromkeys([*longest_rows, *foreign_rows, *random[:total]]))[:total]

@@ -19,7 +19,7 @@ import numpy as np
 from cache.common.arrays import Array
 from cache.errors import InputError
 
-from .engines import ParityError, Rules, TokenizersEngine, assemble_rows, join_rows, special_ids, split_rows
+from .engines import ParityError, TokenizersEngine, assemble_rows, join_rows, split_rows
 from .parity import ParityCheck
 
 Marked = tuple[Array, Array, Array]
@@ -80,18 +80,16 @@ class WordEncoder:
     """A tokenizer that turns lists of words into rows.
 
     Args:
-        rules: as for texts.
-        check: a fast engine for words; None for `tokenizers`.
+        reference: `tokenizers`.
+        check: a fast engine for words; None for the reference itself.
     """
 
-    def __init__(self, rules: Rules, check: ParityCheck | None) -> None:
-        self.rules, self.check = rules, check
-        self.reference = TokenizersEngine(rules)
+    def __init__(self, reference: TokenizersEngine, check: ParityCheck | None) -> None:
+        self.rules, self.reference, self.check = reference.rules, reference, check
         try:
-            self.before, self.after = special_ids(self.reference.backend)
+            self.before, self.after = reference.special_ids()
         except ValueError as error:
             raise InputError(f"the tokenizer does not take words: {error}; pass another --tokenizer") from None
-        self.reference.truncate()
 
     def encode(self, words: Words) -> Marked:
         """Encode rows of words.

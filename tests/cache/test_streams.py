@@ -4,6 +4,7 @@ import copy
 import json
 from collections.abc import Callable
 from datetime import timedelta
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -204,6 +205,15 @@ def test_a_data_loader_gives_the_planned_batches(corpus: Cache, workers: int) ->
         for one, other in zip(found, expected, strict=True):
             assert one.keys() == other.keys()
             assert all(torch.equal(one[name], other[name]) for name in other)
+
+
+def test_a_data_loader_that_would_batch_batches_is_told_how_to_be_made(corpus: Cache) -> None:
+    """As with transformers' Trainer as it comes; one by one they are taken."""
+    dataset = StepDataset(corpus["train"], TIGHT)
+    with pytest.raises(InputError, match=r"a batch of 2 items is asked for, .* pass batch_size=None"):
+        next(iter(DataLoader(dataset, batch_size=2)))
+    alone = next(iter(DataLoader(dataset, batch_size=1, collate_fn=itemgetter(0))))
+    assert torch.equal(alone["input_ids"], dataset[0]["input_ids"])
 
 
 def test_a_split_in_another_process_is_refused_once_the_cache_is_another(corpus: Cache, tmp_path: Path) -> None:

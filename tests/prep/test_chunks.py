@@ -34,14 +34,14 @@ def test_chunks_are_those_of_tokenizers(kind: str, name: str) -> None:
         *("the " * size for size in range(1, 20)),
         *map(" ".join, random.choice(["Größe", "film", "ok."], (9, 9))),
     ]
-    rules = Rules(engine_json(kind), 7, "left" if name == "tokenizers" else "right", 1)
+    rules = Rules(engine_json(kind), 7, "left" if name == "tokenizers" else "right")
     reference = Tokenizer.from_str(engine_json(kind))
     reference.no_padding()
     reference.enable_truncation(7)
     engine = fast_engine(name, rules)
     assert (engine is None) == (name == "tokenizers")
-    check = ParityCheck(engine, TokenizersEngine(rules)) if engine else None
-    ids, lengths, rows = ChunkEncoder(rules, check).encode(texts)
+    encoding = TokenizersEngine(rules)
+    ids, lengths, rows = ChunkEncoder(encoding, ParityCheck(engine, encoding) if engine else None).encode(texts)
     expected = [
         (text, chunk.ids)
         for text, whole in enumerate(reference.encode_batch(texts))
@@ -54,7 +54,7 @@ def test_chunks_are_those_of_tokenizers(kind: str, name: str) -> None:
 def test_a_wrong_engine_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, long_token: int) -> None:
     """By all tokens of a text; of one too long to be encoded again, by the beginning."""
     monkeypatch.setattr(parity, "LONG_TOKEN", long_token)
-    rules = Rules((write_tokenizer(tmp_path / "t") / "tokenizer.json").read_text(), 8, "right", 0)
+    rules = Rules((write_tokenizer(tmp_path / "t") / "tokenizer.json").read_text(), 8, "right")
 
     class Wrong(TokenizersEngine):
         name, token = "wrong", -1
@@ -67,10 +67,10 @@ def test_a_wrong_engine_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     engine: Any = Wrong(rules)
     check = ParityCheck(engine, TokenizersEngine(rules))
     if long_token == 10:
-        ChunkEncoder(rules, check).encode(["word1 " * 20])  # the last word is not looked at
+        ChunkEncoder(check.reference, check).encode(["word1 " * 20])  # the last word is not looked at
         engine.token = 0
     with pytest.raises(ParityError, match="wrong and tokenizers disagree"):
-        ChunkEncoder(rules, check).encode(["word1 " * 20])
+        ChunkEncoder(check.reference, check).encode(["word1 " * 20])
 
 
 def test_a_cache_holds_every_token_of_every_text(tmp_path: Path) -> None:

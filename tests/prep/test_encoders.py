@@ -49,15 +49,15 @@ def test_a_fast_engine_puts_rows_together_as_tokenizers_does(rows: int, name: st
     files = TokenizerFiles("toy", None, {"tokenizer.json": content.encode()})
     spaced = with_space_before(files).files["tokenizer.json"].decode()
     for max_length in MAX_LENGTHS[name][: 3 if side == "right" else 2]:  # nothing is cut at 200
-        rules = Rules(content if name == "pairs" else spaced, max_length, side, 1)
+        rules = Rules(content if name == "pairs" else spaced, max_length, side)
         engine = fast_engine("auto", rules)
         assert engine
         check = ParityCheck(engine, TokenizersEngine(rules))
         if name == "pairs":
-            pairs = PairEncoder(rules, check)
+            pairs = PairEncoder(check.reference, check)
             found, expected = pairs.encode(*texts), pairs.by_tokenizers(*texts)
         else:
-            encoder = WordEncoder(rules, check)
+            encoder = WordEncoder(check.reference, check)
             found, expected = encoder.encode(words_of(words, marks)), encoder.by_tokenizers(words, marks)
         for one, other in zip(found, expected, strict=True):
             np.testing.assert_array_equal(one, other)
@@ -69,7 +69,7 @@ FAULTS = [("pairs", "an id"), ("words", "an id"), ("words", "a token more")]
 @pytest.mark.parametrize(("name", "fault"), FAULTS)
 def test_a_wrong_engine_is_found(tmp_path: Path, name: str, fault: str) -> None:
     """One id off in one text; or a word of one token too many, which also moves a mark."""
-    rules = Rules((write_tokenizer(tmp_path / "t") / "tokenizer.json").read_text(), 32, "right", 0)
+    rules = Rules((write_tokenizer(tmp_path / "t") / "tokenizer.json").read_text(), 32, "right")
 
     class Wrong(TokenizersEngine):
         name = "wrong"
@@ -86,9 +86,10 @@ def test_a_wrong_engine_is_found(tmp_path: Path, name: str, fault: str) -> None:
     check = ParityCheck(engine, TokenizersEngine(rules))
     with pytest.raises(ParityError, match="wrong and tokenizers disagree"):
         if name == "pairs":
-            PairEncoder(rules, check).encode(["word1 word2"], ["word3"])
+            PairEncoder(check.reference, check).encode(["word1 word2"], ["word3"])
         else:
-            WordEncoder(rules, check).encode(words_of([["word1", "word2"], ["word3"]], np.array([1, 2, 3])))
+            words = words_of([["word1", "word2"], ["word3"]], np.array([1, 2, 3]))
+            WordEncoder(check.reference, check).encode(words)
 
 
 def test_truncation_takes_from_the_longer_text_as_tokenizers_does(tmp_path: Path) -> None:
@@ -112,10 +113,10 @@ def test_the_reference_for_pairs_truncates_as_tokenizers_does_and_keeps_nothing_
     """`tokenizers` itself would keep every combination of the pieces, gigabytes of two long texts."""
     from tokenizers import Tokenizer
 
-    rules = Rules((write_tokenizer(tmp_path / "t") / "tokenizer.json").read_text(), 9, side, 0)
+    rules = Rules((write_tokenizer(tmp_path / "t") / "tokenizer.json").read_text(), 9, side)
     counts = list(product(range(9), range(9)))
     firsts, seconds = ([" ".join(f"word{n}" for n in range(pair[text])) for pair in counts] for text in (0, 1))
-    encoder = PairEncoder(rules, None)
+    encoder = PairEncoder(TokenizersEngine(rules), None)
     assert encoder.reference.backend.truncation is None
     ids, lengths, zeros = encoder.encode(firsts, seconds)
     backend = Tokenizer.from_str(rules.tokenizer_json)
@@ -127,8 +128,9 @@ def test_the_reference_for_pairs_truncates_as_tokenizers_does_and_keeps_nothing_
 
 def test_marks_that_are_off_are_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Though every id be right."""
-    rules = Rules((write_tokenizer(tmp_path / "t") / "tokenizer.json").read_text(), 32, "right", 0)
-    encoder = WordEncoder(rules, ParityCheck(NanotokenEngine(rules), TokenizersEngine(rules)))
+    rules = Rules((write_tokenizer(tmp_path / "t") / "tokenizer.json").read_text(), 32, "right")
+    reference = TokenizersEngine(rules)
+    encoder = WordEncoder(reference, ParityCheck(NanotokenEngine(rules), reference))
     honest = encoder.assemble
     monkeypatch.setattr(encoder, "assemble", lambda *given: (*honest(*given)[:2], np.roll(honest(*given)[2], 1)))
     with pytest.raises(ParityError, match="disagree where the words of 'word1 word2' begin"):

@@ -25,7 +25,7 @@ TRUNCATIONS = ((400, "right"), (9, "left"), (4, "right"))
 def pairs(kind: str) -> list[tuple[engines.FastEngine, TokenizersEngine]]:
     """For each truncation the fast engine and the reference."""
     make, text = ENGINE_KINDS[kind][0], engine_json(kind)
-    rules = [Rules(text, max_length, side, 1) for max_length, side in TRUNCATIONS]
+    rules = [Rules(text, max_length, side) for max_length, side in TRUNCATIONS]
     return [(make(rule), TokenizersEngine(rule)) for rule in rules]
 
 
@@ -93,26 +93,26 @@ def test_letters_younger_than_unicode_3_2_are_told_from_old_ones_and_from_symbol
 
 def test_the_engine_fits_the_model() -> None:
     for kind in ENGINE_KINDS:
-        engine = fast_engine("auto", Rules(engine_json(kind), 30, "right", 1))
+        engine = fast_engine("auto", Rules(engine_json(kind), 30, "right"))
         assert engine
         assert engine.name == ("nanotoken" if kind.startswith("bert") else "gigatoken")
     unigram = Tokenizer(models.Unigram([("<unk>", 0.0), ("a", -1.0)], 0)).to_str()
-    assert fast_engine("auto", Rules(unigram, 30, "right", 0)) is None
+    assert fast_engine("auto", Rules(unigram, 30, "right")) is None
 
 
 @pytest.mark.parametrize("engine", ["nanotoken", "gigatoken"])
 def test_an_engine_that_is_not_installed_is_passed_over_or_named(monkeypatch: pytest.MonkeyPatch, engine: str) -> None:
     monkeypatch.setitem(sys.modules, engine, None)
     text = engine_json("bert" if engine == "nanotoken" else "roberta")
-    assert fast_engine("auto", Rules(text, 30, "right", 1)) is None
+    assert fast_engine("auto", Rules(text, 30, "right")) is None
     with pytest.raises(InputError, match=f"--engine {engine} is not installed: pip install {engine}"):
-        fast_engine(engine, Rules(text, 30, "right", 1))
+        fast_engine(engine, Rules(text, 30, "right"))
 
 
 @pytest.mark.parametrize(("engine", "kind"), [("nanotoken", "roberta"), ("gigatoken", "bert")])
 def test_an_engine_that_does_not_take_the_tokenizer_says_so(engine: str, kind: str) -> None:
     with pytest.raises(InputError, match=rf"--engine {engine} does not take this \w+ tokenizer: .*--engine tokenizers"):
-        fast_engine(engine, Rules(engine_json(kind), 30, "right", 1))
+        fast_engine(engine, Rules(engine_json(kind), 30, "right"))
 
 
 @pytest.mark.parametrize("single", ["$A", "<s> $A", "$A </s>", "<s> $A </s> </s>"])

@@ -184,7 +184,8 @@ def test_a_manifest_with_other_counts_is_damaged(prep: Prep) -> None:
         (["Neg", "neg", "pos", "POS"], "'Neg' and 'neg', 'POS' and 'pos'; if they are one, correct the labels"),
         (["x", "NaN", "None"], "classes that look like missing labels: 'NaN', 'None'; if they are, remove their rows"),
         (["x", " "], "classes that look like missing labels: ' '"),
-        (["x", "nano"], ""),
+        (["[0, 2]", "['a', 'b']", "[]"], "'[0, 2]', '[]'; csv holds no lists, so if they are, give lists from Python"),
+        (["x", "nano", "[x]"], ""),
     ],
 )
 def test_classes_that_look_alike_or_missing_are_named(prep: Prep, labels: list[str], warning: str) -> None:

@@ -135,7 +135,7 @@ def test_an_engine_that_fails_is_replaced(
 
 
 def test_enough_rows_are_checked_the_longest_and_foreign_ones_first() -> None:
-    rules = Rules(engine_json("bert"), 400, "right", 0)
+    rules = Rules(engine_json("bert"), 400, "right")
     texts = [f"text {number}" for number in range(5000)]
     for row in range(0, 1000, 10):
         texts[row] = "é" + texts[row]

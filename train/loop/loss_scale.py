@@ -45,8 +45,5 @@ class LossScale:
         """
         overflow = ~torch.isfinite(norm)
         excused = overflow & (self.value > 1)
-        self.steps = torch.where(overflow, 0, self.steps + 1)
-        grows = self.steps == INTERVAL
-        self.steps = torch.where(grows, 0, self.steps)
-        self.value = torch.where(overflow, self.value / FACTOR, torch.where(grows, self.value * FACTOR, self.value))
+        torch._amp_update_scale_(self.value, self.steps, overflow.float(), FACTOR, 1 / FACTOR, INTERVAL)
         return excused

@@ -176,11 +176,9 @@ def absolute_model(model: str) -> str:
 def cache_requirements(cache: Cache, settings: Settings) -> CacheRequirements:
     """What the rows to train on and to evaluate require of a model."""
     others = [cache[name] for name in (settings.eval_split, settings.test_split) if name not in (None, NO_SPLIT)]
-    width = max(split.info.longest for split in [training_split(cache), *others])
-    multiple = settings.pad_to_multiple_of or 1
-    width = max(width, min(-(-width // multiple) * multiple, cache.manifest.max_length))
-    if settings.strategy == "fixed":
-        width = cache.manifest.max_length
+    longest = max(split.info.longest for split in [training_split(cache), *others])
+    multiple, most = settings.pad_to_multiple_of or 1, cache.manifest.max_length
+    width = most if settings.strategy == "fixed" else min(-(-longest // multiple) * multiple, most)
     return CacheRequirements(cache, width, settings.task)
 
 

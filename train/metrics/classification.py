@@ -66,7 +66,6 @@ class ClassScores(CountedScores):
         return super().to_json() if self.confusion is None else {**self.summary(), "confusion": self.confusion}
 
     def lines(self, names: Sequence[str]) -> Iterator[tuple[str, str]]:
-        """Accuracy, F1, Matthews correlation, and as what the rows of each class were found, or how many were."""
         yield "accuracy", f"{self.accuracy:.4f} ({sum(self.correct):,} right)"
         yield "F1", f"{self.f1:.4f} ({f'class {names[1]}' if len(names) == 2 else 'mean over classes'})"
         yield "Matthews", f"{self.matthews:.4f}"
@@ -121,7 +120,6 @@ class MultiLabelScores(CountedScores):
         return {"f1_micro": self.f1_micro, "f1_macro": self.f1_macro}
 
     def lines(self, names: Sequence[str]) -> Iterator[tuple[str, str]]:
-        """Both F1, and the counts of each class."""
         yield "micro F1", f"{self.f1_micro:.4f} (over all decisions)"
         yield "macro F1", f"{self.f1_macro:.4f} (mean over classes)"
         yield from self.lines_of_counts(names)

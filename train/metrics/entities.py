@@ -66,19 +66,16 @@ class EntityScores(CountedScores):
         return self.right / self.tokens if self.tokens else 0.0
 
     def scores(self) -> dict[str, float]:
-        """The scores over the entities of all types, and the share of right tokens."""
         precision, recall, f1 = scores_of(*self.sums)
         entities = {"entity_precision": precision, "entity_recall": recall, "entity_f1": f1}
         return {**entities, "token_accuracy": self.accuracy}
 
     def to_json(self) -> dict[str, Any]:
-        """The scores as plain JSON, with the counts of each type that occurs."""
         names = ("correct", "predicted", "actual")
         types = {name: dict(zip(names, counts, strict=True)) for name, counts in self._present()}
         return {**self.summary(), "tokens": self.tokens, "types": types}
 
     def lines(self, names: Sequence[str]) -> Iterator[tuple[str, str]]:
-        """Precision, recall and F1 over all entities, right tokens, and the F1 of each type."""
         precision, recall, f1 = scores_of(*self.sums)
         yield "F1", f"{f1:.4f} (of entities: precision {precision:.4f}, recall {recall:.4f})"
         yield "accuracy", f"{self.accuracy:.4f} ({self.right:,} of {self.tokens:,} labelled tokens)"

@@ -45,7 +45,6 @@ class MaskedLMScores(Scores):
         return {**self.summary(), "masked_tokens": self.tokens, "correct": self.correct}
 
     def lines(self, names: Sequence[str]) -> Iterator[tuple[str, str]]:
-        """Perplexity, and how many of the masked tokens were found."""
         yield "perplexity", f"{self.perplexity:.4f}"
         yield "masked", f"{counted(self.tokens, 'token')}, {self.correct / max(self.tokens, 1):.1%} of them found"
 

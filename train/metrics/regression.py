@@ -31,7 +31,6 @@ class RegressionScores(Scores):
         return {"pearson": self.pearson, "spearman": self.spearman}
 
     def lines(self, names: Sequence[str]) -> Iterator[tuple[str, str]]:
-        """Both correlations."""
         yield "Pearson", f"{self.pearson:.4f}"
         yield "Spearman", f"{self.spearman:.4f}"
 

@@ -163,7 +163,8 @@ class ModelFolder:
         if index is None:
             raise InputError(
                 f"{self.path} holds no {WEIGHTS}; only safetensors weights are read, so convert others with "
-                "AutoModel.from_pretrained(…).save_pretrained(…)"
+                "AutoModel.from_pretrained(…).save_pretrained(…), or with AutoModelForSequenceClassification or the "
+                "like, which keep the head"
             )
         mapping = index.get("weight_map")
         names: list[Any] = list(mapping.values()) if isinstance(mapping, dict) else [mapping]

@@ -40,7 +40,10 @@ def load_text_classifier(path: Path, device: torch.device) -> tuple[PreTrainedMo
         data = folder.read(TOKENIZER, MAX_TOKENIZER_BYTES)
         if data is None:
             read_config(folder)  # refuses a folder that is no model
-            raise InputError(f"{path} holds no {TOKENIZER}, expected one beside the model")
+            raise InputError(
+                f"{path} holds no {TOKENIZER}, expected one beside the model; copy it there from the folder tokenizer/ "
+                "of the cache that the model was trained on, or save it with save_pretrained(…)"
+            )
         tokenizer = parse_tokenizer(data, path / TOKENIZER)
         model = _load_classifier(folder, device, None)
         max_length = _max_length(folder, model)
