@@ -56,4 +56,6 @@ def _named_stdin(path: Path) -> Iterator[None]:
         yield
     except InputError as error:
         of_file = f" {path.name} > utf8-{path.name}"  # what `utf8_remedy` ends with
-        raise InputError(str(error).replace(of_file, "").replace(str(path), "standard input")) from error
+        json = "expected one JSON object per line"
+        message = str(error).replace(of_file, "").replace(json, f"{json}, or csv with --delimiter ','")
+        raise InputError(message.replace(str(path), "standard input")) from error

@@ -430,6 +430,8 @@ def test_standard_input_is_read_and_leaves_no_file(prep: Prep, monkeypatch: pyte
     )
     from_stdin(monkeypatch, b"")
     assert "cannot read standard input: Empty JSON" in refused(prep, "-")
+    from_stdin(monkeypatch, GOOD.encode())
+    assert "expected one JSON object per line, or csv with --delimiter ','" in refused(prep, "-")
     for expected in ("built cache/a", "cache/a is up to date"):
         from_stdin(monkeypatch, LINES.encode())
         done = build(prep, "-", "--holdout", "0.5", "--task", "mlm")
