@@ -14,7 +14,8 @@ from urllib.parse import parse_qs, unquote, urlsplit
 from xml.sax.saxutils import escape
 
 Fault = Callable[[str, str, int], str | None]
-"""From method, key and count of a request to "cut", "flip", "hang", "slow 0.1", a status as "403 x", or None."""
+"""From method, key and count of a request to "cut", "flip", "hang", "hold" (until `released`), "slow 0.1", a status as
+"403 x", or None."""
 
 
 class ObjectServer(ThreadingHTTPServer):
@@ -34,6 +35,7 @@ class ObjectServer(ThreadingHTTPServer):
         self.requests: list[tuple[str, str]] = []
         self.fault: Fault = lambda method, key, count: None
         self.over = threading.Event()
+        self.released = threading.Event()
         self.lock = threading.Lock()
 
     @property
@@ -114,6 +116,9 @@ class Handler(BaseHTTPRequestHandler):
                 self.wfile.write(b"x" * 100)
             self.close_connection = True
             return True
+        if fault == "hold":
+            self.server.released.wait(60)
+            return False
         if fault.startswith("slow"):
             time.sleep(float(fault[4:]))
             return False
