@@ -37,7 +37,7 @@ _LISTED = 5
 
 
 def by_split(paths: Sequence[SourcePath]) -> dict[str, list[SourcePath]]:
-    """Table files by the split that their names say, in this order; all are `train` where no name says one.
+    """Table files by the split that their names say, else their folders' names, in this order; else all are `train`.
 
     Raises:
         InputError: some names say a split and others do not, or two files are one split without being its parts, or
@@ -45,6 +45,14 @@ def by_split(paths: Sequence[SourcePath]) -> dict[str, list[SourcePath]]:
     """
     named = _usual_where_one({path: _split_of(path) for path in paths})
     if not any(named.values()):
+        folders = {path: split_of_folder(path.parent) for path in paths}
+        if len({*folders.values()}) > 1:
+            check_all_named(folders)
+            _check_names_differ(paths)
+            return {
+                str(split): [path for path in paths if folders[path] == split]
+                for split in dict.fromkeys(folders.values())
+            }
         _check_no_hint(paths)
         _check_names_differ(paths)
         return {"train": list(paths)}
@@ -106,7 +114,7 @@ def check_all_named(named: Mapping[SourcePath, str | None] | Mapping[str, str | 
         raise InputError(
             f"some names say which split they are ({listed(having, _LISTED)}) and some do not "
             f"({listed(without, _LISTED)}); move those away, or name the split of each: "
-            f"prep build train={without[0]} test=…"
+            "prep build train=FILE test=FILE"
         )
 
 

@@ -66,6 +66,14 @@ def test_two_names_that_begin_with_one_usual_name_are_splits_of_their_own() -> N
     assert list(splits) == ["train", *names[1:]]
 
 
+def test_names_of_several_folders_say_the_split_where_those_of_files_do_not() -> None:
+    train, more, dev = Path("train", "0.csv"), Path("train", "1.csv"), Path("d", "dev", "0.csv")
+    assert by_split([train, more, dev]) == {"train": [train, more], "validation": [dev]}
+    assert by_split([dev]) == {"train": [dev]}
+    with pytest.raises(InputError, match=r"\(train/0.csv\) and some do not \(d/a.csv\)"):
+        by_split([train, Path("d", "a.csv")])
+
+
 @pytest.mark.parametrize("names", [["my_train_v2", "my_test_v2"], ["trainset", "testset"], ["a", "eval"]])
 def test_files_that_may_be_several_splits_are_not_read_as_one(names: list[str]) -> None:
     with pytest.raises(InputError, match=f"{names[0]}.csv.*{names[1]}.csv: these names do not say plainly"):
@@ -77,7 +85,7 @@ def test_where_some_names_say_the_split_all_have_to() -> None:
     paths = [Path("d", name) for name in ("extra.csv", "test.csv", "train.csv")]
     message = (
         r"some names say which split they are \(d/test.csv, d/train.csv\) and some do not \(d/extra.csv\); move those "
-        r"away, or name the split of each: prep build train=d/extra.csv test=…"
+        r"away, or name the split of each: prep build train=FILE test=FILE"
     )
     with pytest.raises(InputError, match=message):
         by_split(paths)
