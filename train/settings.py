@@ -148,7 +148,9 @@ class Settings:
         None, "Round batch widths up to a multiple of this many tokens.", default_text="8 on CUDA, else 1", minimum=1
     )
     eval_split: str | None = setting(
-        None, "Split to evaluate after each epoch, or none.", default_text="validation, else test, where there is one"
+        None,
+        "Split to evaluate after each epoch, or none.",
+        default_text="validation (valid, val, dev, validation_matched), else test, where there is one",
     )
     test_split: str | None = setting(
         None,

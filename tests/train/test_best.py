@@ -245,6 +245,16 @@ def test_splits_are_those_a_user_expects(folder):
         resolved("both", eval_steps=1, eval_split="none")
 
 
+@pytest.mark.parametrize("names", [("dev", "test"), ("validation_mismatched", "validation_matched")])
+def test_other_names_of_validation_are_evaluated_too(folder, tmp_path, names):
+    """Those of a dataset that is read with its own names, as MNLI is."""
+    cache = write_cache(tmp_path / "named", {"train": 24, **dict.fromkeys(names, 8)})
+    given = Settings(cache=str(cache.folder), model=str(folder / "model"), device="cpu")
+    expected = {"dev": ("dev", "test"), "validation_mismatched": ("validation_matched", "none")}[names[0]]
+    found = resolve_settings(given, cache)[0]
+    assert (found.eval_split, found.test_split) == expected
+
+
 def test_a_cache_of_one_class_is_refused_but_for_masked_language_modelling(folder, tmp_path):
     """transformers takes a classifier of one class for a regression, which eval and predict would then refuse."""
     cache = write_cache(tmp_path / "one", {"train": 24, "test": 8}, classes=("same",))

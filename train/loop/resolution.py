@@ -25,6 +25,9 @@ from ..runtime import device as devices
 from ..runtime.distributed import ALONE, Ranks
 from ..settings import AUTO, NO_SPLIT, OFF, Settings
 
+VALIDATION = ("validation", "validation_matched", "valid", "val", "dev")
+"""Splits to evaluate where none is given, the first that is there; the second is MNLI's, the others are synonyms."""
+
 
 def resolve_settings(settings: Settings, cache: Cache, ranks: Ranks = ALONE) -> tuple[Settings, torch.device]:
     """The settings with every default and `auto` replaced by what it stands for here, so that they give the same run
@@ -35,7 +38,7 @@ def resolve_settings(settings: Settings, cache: Cache, ranks: Ranks = ALONE) -> 
     """
     device = devices.pick_device(settings.device, ranks.local_rank if ranks.several else None)
     task = _resolve_task(settings, cache)
-    eval_split = _resolve_split("--eval-split", settings.eval_split, cache, ("validation", "test"))
+    eval_split = _resolve_split("--eval-split", settings.eval_split, cache, (*VALIDATION, "test"))
     _check_evaluated(settings, eval_split)
     after = () if eval_split in ("test", NO_SPLIT) else ("test",)
     test_split = _resolve_split("--test-split", settings.test_split, cache, after)
