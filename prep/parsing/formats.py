@@ -119,8 +119,9 @@ def check_known(path: SourcePath, delimiter: str | None, labelled: bool) -> None
     if format_of(path, delimiter) == LINES and labelled:
         raise InputError(
             f"{path}: nothing tells where its labels are; where it is a table, say what separates its cells: "
-            "--delimiter ';' (a tab is \\t); where it holds a text per line, pass --task mlm, to adapt a model to the "
-            "texts; texts in files of their own are read from a folder, as split/label/*.txt"
+            "--delimiter ';' (a tab is \\t); where a line holds a word and its tag, rename it to .conll; where it "
+            "holds a text per line, pass --task mlm, to adapt a model to the texts; texts in files of their own are "
+            "read from a folder, as split/label/*.txt"
         )
 
 

@@ -135,7 +135,7 @@ def test_without_labels_asked_for_the_ways_are_named(prep: Prep, source: str) ->
     write("notes/a.txt", TEXTS)
     done = build(prep, source)
     assert done.code == 2
-    for way in ("--delimiter ';'", "a text per line, pass --task mlm", "split/label/*.txt"):
+    for way in ("--delimiter ';'", "rename it to .conll", "a text per line, pass --task mlm", "split/label/*.txt"):
         assert way in done.err
 
 
