@@ -6,7 +6,6 @@ temporary folder, which is renamed at the end.
 
 import contextlib
 import datetime
-import resource
 import shutil
 from dataclasses import dataclass, replace
 from functools import partial
@@ -27,6 +26,7 @@ from cache.sharing.store import store_folder
 from cache.writing.publishing import building, publish, remove_leftovers, staging
 from cache.writing.writer import write_manifest, write_tokenizer
 
+from .address_space import check_address_space
 from .at_url import check_other_push, existing_at_url, find_place, lacks_epochs, push_built, stored
 from .choices import CHUNK, DROP, LOCAL
 from .corpus.missing import FilledRows, noting_left_out
@@ -46,8 +46,6 @@ from .tokenization.tokenizer_files import default_max_length, find_tokenizer, ow
 
 SORTED_RUNS = ".runs"
 """Folder of the sorted runs of a build; splits have no such name."""
-ADDRESS_SPACE = 1 << 30
-"""Bytes that a process must be allowed to map: libraries take 500 MB of them, threads and their caches the rest."""
 
 
 @dataclass(frozen=True)
@@ -82,7 +80,7 @@ def build(settings: BuildSettings, console: ConsoleProgress, source: Source | No
         MismatchError: another cache has the name, and `force` is not set.
         StorageError: the folder cannot be written, or the store at a URL refuses.
     """
-    _check_address_space()
+    check_address_space()
     url = find_place(settings.out)
     source = source or _opened(settings, console)
     _check_source(settings, source)
@@ -274,16 +272,6 @@ def _check_executor(settings: BuildSettings, source: Source) -> None:
             f"--executor {settings.executor} reads files that all machines see, but "
             f"{'standard input' if source.argument else source.where} is in this process; write it to a file, or leave "
             "--executor out"
-        )
-
-
-def _check_address_space() -> None:
-    """Refuse to start where the libraries that parse and tokenize would abort for lack of memory."""
-    limit, _ = resource.getrlimit(resource.RLIMIT_AS)
-    if limit != resource.RLIM_INFINITY and limit < ADDRESS_SPACE:
-        raise InputError(
-            f"this process may have {limit >> 20:,} MiB of address space, expected {ADDRESS_SPACE >> 20:,} MiB or more "
-            "to build a cache; first run: ulimit -v unlimited"
         )
 
 

@@ -24,6 +24,7 @@ from cache.console.text import counted
 from cache.errors import InputError
 from cache.plans.spec import STRATEGIES, PlanSpec
 
+from .address_space import check_address_space
 from .choices import ENGINES, EXECUTORS, LONG_TEXTS, MISSING, TASKS, TRUNCATE
 from .inspect_cli import info, list_caches, print_cache, report, show, verify
 from .sharing_cli import gc, pull, push
@@ -133,6 +134,8 @@ def build(source: tuple[str, ...], quiet: bool, as_json: bool, memory: str, **op
       prep build saved_dataset --tokenizer bert-base-cased
       prep build notes.txt --task mlm --long-texts chunk
     """
+    check_address_space()
+
     from .build import build as build_cache
     from .inspect.summary import build_facts
     from .settings import BuildSettings

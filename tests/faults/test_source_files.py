@@ -182,8 +182,7 @@ def test_little_address_space_is_said(tmp_path: Path, mib: int) -> None:
     done = run_python(code, "build", "a.csv", "--tokenizer", "minilm", folder=tmp_path)
     assert done.returncode in (1, 2)
     assert done.stderr.startswith("error: ")
-    messages = (f"{mib} MiB of address space, expected 1,024 MiB", "not enough memory", "libarrow")  # it is not loaded
-    assert any(message in done.stderr for message in messages)
+    assert f"{mib} MiB of address space, expected 1,024 MiB" in done.stderr or "not enough memory" in done.stderr
     assert "Traceback" not in done.stderr
 
 
