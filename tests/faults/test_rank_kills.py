@@ -101,15 +101,16 @@ def whole_run(place: Path, ranks: int, model: str) -> Path:
     return run
 
 
-def seconds_to_the_end(processes: list[ForkServerProcess], victim: int, terminate: bool) -> float:
+def seconds_to_the_end(place: Path, processes: list[ForkServerProcess], victim: int, terminate: bool) -> float:
     """From the end of the victim to that of all.
 
     Args:
+        place: the folder they run in.
         processes: the ranks.
         victim: dies.
         terminate: send the others SIGTERM soon, as launchers do; otherwise they must find out.
     """
-    assert ended(processes[victim]) == -signal.SIGKILL
+    assert ended(processes[victim]) == -signal.SIGKILL, errors_of(place, len(processes))
     begun = time.monotonic()
     others = [process for process in processes if process is not processes[victim]]
     if terminate:
@@ -133,7 +134,7 @@ def kill_and_resume(place: Path, number: int, chance: random.Random) -> tuple[st
     prepare = partial(die, victim, name, chance.choice(phase.calls), chance.random() * phase.delay_s)
     command = [*FLAGS, "--model", model, "--out", run.name]
     processes = start(place, ranks, *command, prepare=prepare)
-    seconds = seconds_to_the_end(processes, victim, terminate=name == "start" or chance.random() < 0.5)
+    seconds = seconds_to_the_end(place, processes, victim, terminate=name == "start" or chance.random() < 0.5)
     said = "".join(errors_of(place, ranks))
     assert "Traceback" not in said, said
     codes = [process.exitcode for process in processes]

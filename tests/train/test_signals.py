@@ -1,5 +1,6 @@
 """Signals to a run: the first saves and says how to go on, the second stops at once."""
 
+import io
 import os
 import signal
 import subprocess
@@ -57,9 +58,10 @@ def test_the_first_ctrl_c_and_a_closed_terminal_save_and_say_how_to_go_on(place,
     process = spawn(place, *arguments(out, epochs=40), prepare=in_a_terminal)
     wait_for_lines(place / out / "metrics.jsonl", 1, process)
     os.kill(process.pid, signum)
-    assert ended(process) == 128 + signum
+    code, said = ended(process), (place / "err.txt").read_text()
+    assert code == 128 + signum, said
     assert checkpoints(place / out / "checkpoints")
-    assert f"train run --resume {out}" in (place / "err.txt").read_text()
+    assert f"train run --resume {out}" in said
 
 
 def ignore_hangups() -> None:
@@ -104,6 +106,25 @@ def test_a_signal_before_the_first_step_leaves_nothing(place, monkeypatch, signu
         begin(place, "early")
     assert stopped.value.code == 128 + signum
     assert not (place / "early").exists()
+
+
+def test_a_signal_that_comes_while_a_line_is_printed_stops_as_any_other():
+    """A buffered stream refuses to be written to from within its own write."""
+
+    class Terminal(io.RawIOBase):
+        def writable(self):
+            return True
+
+        def write(self, data):
+            signal.raise_signal(signal.SIGTERM)
+            return len(data)
+
+    stream = io.TextIOWrapper(io.BufferedWriter(Terminal()))
+    with StopRequest(lambda text: print(text, file=stream, flush=True)) as stop:
+        stop.graceful = True
+        print("training", file=stream, flush=True)
+        assert stop.signum == signal.SIGTERM
+        stream.close()
 
 
 def test_the_signal_handlers_are_put_back():

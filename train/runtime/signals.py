@@ -1,5 +1,6 @@
 """Requests to stop a run: SIGTERM, which a cluster sends before it takes a machine away, Ctrl-C, a closed terminal."""
 
+import contextlib
 import signal
 import threading
 from collections.abc import Callable
@@ -47,4 +48,5 @@ class StopRequest:
             raise Stopped(signum)
         if self.signum is None:
             self.signum = signum
-            self.notice("stopping after this step; press Ctrl-C again to stop at once")
+            with contextlib.suppress(RuntimeError):  # a signal that comes while a line is printed cannot print another
+                self.notice("stopping after this step; press Ctrl-C again to stop at once")
