@@ -16,8 +16,8 @@ import pytest
 ROOT = Path(__file__).parent.parent
 ORDER = {
     "cache": "errors console common plans format writing reading batches remote sharing opening __init__",
-    "prep": "address_space choices columns tokenization labels parsing corpus sources settings rows existing at_url build "
-    "export api inspect sharing_cli inspect_cli cli entry __init__",
+    "prep": "address_space choices columns tokenization labels parsing corpus sources settings rows existing at_url "
+    "build export api inspect sharing_cli inspect_cli cli entry __init__",
     "train": "declarations settings_file settings runtime kernels forward models libraries metrics "
     "run_folder loop report resume run tables predict predict_file compare predict_cli cli entry __init__",
 }
