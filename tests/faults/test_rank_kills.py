@@ -17,6 +17,7 @@ import pytest
 
 import train.loop.callbacks
 import train.run
+import train.run_folder.launching
 from tests.helpers.caches import write_cache
 from tests.helpers.children import ended, spawn
 from tests.helpers.models import STEADY, write_model
@@ -52,7 +53,7 @@ PHASES = {
     "step": Phase(train.run, "update", range(2, 12), 0.02),
     "evaluation": Phase(train.loop.callbacks, "evaluate", range(1, 3), 0.05),
     "first step": Phase(train.run, "backward", range(1, 2), 0.02),
-    "start": Phase(train.run, "launched_ranks", range(1, 2), 2.0),
+    "start": Phase(train.run_folder.launching, "launched_ranks", range(1, 2), 0.5),
 }
 
 
